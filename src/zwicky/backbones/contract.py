@@ -1,0 +1,46 @@
+"""What every backbone promises, so that every method runs on every backbone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Features:
+    """summary: [B, D], one vector an image. regions: [B, h, w, D], one a patch or last-stage cell."""
+
+    summary: Tensor
+    regions: Tensor
+
+
+class Backbone(nn.Module, ABC):
+    """A network from images to `Features`.
+
+    dim: D, the width of summary and regions.
+    config: what `backbones.create` needs to build the same network again.
+    """
+
+    dim: int
+    config: dict
+
+    @abstractmethod
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Features:
+        """images [B, bands, H, W] float → Features.
+
+        mask: [B, h, w] bool on the region grid; True cells are hidden behind a learned mask token.
+        """
+
+    @abstractmethod
+    def grid(self, size: int) -> tuple[int, int]:
+        """(h, w) of the regions of a square image of `size` pixels; a size that does not fit raises UserError."""
+
+    @abstractmethod
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names from the input to the output, one list a layer, for layer-wise learning-rate decay."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters never decayed besides biases and norms: tokens and position embeddings."""
+        return set()
