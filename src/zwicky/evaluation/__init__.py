@@ -1,0 +1,1 @@
+"""Runs and labels become result tables: frozen features, probes, baselines, the label-efficiency benchmark."""
