@@ -1,0 +1,37 @@
+"""Backbones by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from zwicky.backbones import pretrained as weights
+from zwicky.backbones import vit
+from zwicky.backbones.contract import Backbone
+from zwicky.backbones.resnet import ResNet18
+from zwicky.errors import UserError
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    name: partial(vit.ViT, width=width, depth=depth, heads=heads) for name, (width, depth, heads) in vit.SIZES.items()
+}
+BACKBONES["resnet18"] = ResNet18
+
+
+def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:
+    """Build a backbone.
+
+    name: one of BACKBONES. bands: channels of the images. image_size: side in pixels of the square the network is
+    built for (other sizes may follow). pretrained: a timm model name (`timm/…` on the hub) or a local file of
+    weights; null starts from random ones. options: patch_size, width, depth, heads, drop_path for ViTs.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")
+    try:
+        backbone = BACKBONES[name](bands=bands, image_size=image_size, **options)
+    except TypeError as error:
+        raise UserError(f"backbone: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename") from error
+    backbone.config = {"name": name, "bands": bands, "image_size": image_size, **options}
+    if pretrained is not None:
+        weights.load(backbone, pretrained)
+    return backbone

@@ -1,0 +1,120 @@
+"""DINO: self-distillation with no labels (Caron et al. 2021).
+
+A student sees all crops of an image, a teacher only the global ones. The student learns to give each crop the
+prototype probabilities the teacher gives another crop. Centring and sharpening of the teacher keep it from
+collapsing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zwicky.backbones.contract import Backbone, Features
+from zwicky.methods import losses
+from zwicky.methods.contract import Method, ViewsNeeded
+from zwicky.methods.gauges import normalised_std
+from zwicky.methods.heads import PrototypeHead
+from zwicky.methods.schedules import cosine, ramp
+from zwicky.methods.teacher import follow, make_teacher
+from zwicky.views.contract import Views
+
+
+class DINO(Method):
+    """Options, with τ temperatures and λ the teacher's momentum:
+
+    prototypes: K; the paper's 65,536 is for 10⁶ images, 512-1024 for 10³-10⁵.
+    student_temperature: τ_s. teacher_temperature, teacher_temperature_end: τ_t rises from one to the other over the
+    first `temperature_ramp` of training. momentum: λ at the start, 1 at the end. center_momentum: m.
+    freeze_prototypes: share of training during which the last layer stands still.
+    """
+
+    needs = ViewsNeeded(global_crops=2, local_crops=True)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        prototypes: int = 1024,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        teacher_temperature_end: float = 0.04,
+        temperature_ramp: float = 0.3,
+        momentum: float = 0.996,
+        center_momentum: float = 0.9,
+        freeze_prototypes: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.student = nn.ModuleDict(
+            {"backbone": backbone, "head": PrototypeHead(backbone.dim, prototypes, hidden, bottleneck)}
+        )
+        self.teacher = make_teacher(self.student)
+        self.register_buffer("center", torch.zeros(prototypes))
+        self.student_temperature = student_temperature
+        self.teacher_temperatures = (teacher_temperature, teacher_temperature_end, temperature_ramp)
+        self.momentum = momentum
+        self.center_momentum = center_momentum
+        self.freeze_prototypes = freeze_prototypes
+        self._teacher_mean: Tensor | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.teacher["backbone"]
+
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        progress = float(self.progress)
+        start, end, length = self.teacher_temperatures
+        global_crops = views.crops[: views.global_count]
+
+        with torch.no_grad():
+            teacher_features = forward_crops(self.teacher["backbone"], global_crops)
+            teacher_logits = self.teacher["head"](torch.cat([f.summary for f in teacher_features]))
+            teacher = losses.teacher_probabilities(teacher_logits, self.center, ramp(start, end, progress, length))
+            self._teacher_mean = teacher_logits.mean(0)
+
+        summaries = torch.cat([f.summary for f in forward_crops(self.student["backbone"], views.crops)])
+        student_logits = self.student["head"](summaries, frozen=progress < self.freeze_prototypes)
+        batch = len(views)
+        loss = losses.view_cross_entropy(
+            list(student_logits.split(batch)), list(teacher.split(batch)), self.student_temperature
+        )
+        with torch.no_grad():
+            entropy = losses.entropy(teacher)
+            return {
+                "loss": loss,
+                "teacher_entropy": entropy,
+                "teacher_kl": loss.detach() - entropy,
+                "usage_entropy": losses.entropy(teacher.mean(0)),
+                "embedding_std": normalised_std(teacher_features[0].summary),
+            }
+
+    def after_step(self, progress: float) -> None:
+        momentum = cosine(self.momentum, 1.0, float(self.progress))
+        super().after_step(progress)
+        follow(self.teacher, self.student, momentum)
+        assert self._teacher_mean is not None, "after_step follows forward"
+        losses.update_center(self.center, self._teacher_mean, self.center_momentum)
+
+    def layer_groups(self) -> list[list[str]]:
+        return [[f"student.backbone.{name}" for name in group] for group in self.student["backbone"].layer_groups()]
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"student.backbone.{name}" for name in self.student["backbone"].no_weight_decay()}
+
+
+def forward_crops(backbone: nn.Module, crops: list[Tensor]) -> list[Features]:
+    """Features of each crop, with one pass of the network per crop size."""
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for position, crop in enumerate(crops):
+        sizes.setdefault(tuple(crop.shape[2:]), []).append(position)
+    features: list[Features | None] = [None] * len(crops)
+    for positions in sizes.values():
+        together = backbone(torch.cat([crops[position] for position in positions]))
+        counts = [len(crops[position]) for position in positions]
+        for position, summary, regions in zip(
+            positions, together.summary.split(counts), together.regions.split(counts), strict=True
+        ):
+            features[position] = Features(summary, regions)
+    return features  # type: ignore[return-value]

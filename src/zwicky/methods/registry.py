@@ -1,0 +1,23 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zwicky.backbones.contract import Backbone
+from zwicky.errors import UserError
+from zwicky.methods.contract import Method
+from zwicky.methods.dino import DINO
+from zwicky.methods.supervised import Supervised
+
+METHODS: dict[str, type[Method]] = {"supervised": Supervised, "dino": DINO}
+
+
+def create(name: str, backbone: Backbone, **options: Any) -> Method:
+    """Build a method around a backbone; options are the keywords of its class."""
+    if name not in METHODS:
+        raise UserError(f"method: no method is named {name!r}; choose one of {', '.join(METHODS)}")
+    try:
+        return METHODS[name](backbone, **options)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise UserError(f"method: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename") from error

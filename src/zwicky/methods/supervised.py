@@ -1,0 +1,69 @@
+"""Supervised learning: a linear head on the summary, for classes or for regression. Fine-tuning is this method."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zwicky.backbones.contract import Backbone
+from zwicky.errors import UserError
+from zwicky.methods.contract import Method, ViewsNeeded
+from zwicky.views.contract import Views
+
+
+class Supervised(Method):
+    """Cross-entropy over `classes`, or smooth L1 over standardised `targets`; give one of the two.
+
+    classes: number of classes. targets: number of regression columns; `target_mean` and `target_std` (from the labels
+    it may learn from) put them on a common scale. label_smoothing: share of the target spread over all classes.
+    """
+
+    needs = ViewsNeeded(global_crops=1, targets=True)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        classes: int = 0,
+        targets: int = 0,
+        target_mean: list[float] | None = None,
+        target_std: list[float] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if (classes > 1) == (targets > 0):
+            raise UserError("supervised: needs either two or more classes or at least one regression target; give labels of two classes")
+        self.net = backbone
+        self.head = nn.Linear(backbone.dim, classes or targets)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.classes, self.targets, self.label_smoothing = classes, targets, label_smoothing
+        if targets:
+            self.register_buffer("target_mean", torch.tensor(target_mean or [0.0] * targets))
+            self.register_buffer("target_std", torch.tensor(target_std or [1.0] * targets).clamp_min(1e-12))
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.net
+
+    def outputs(self, crops: Tensor) -> Tensor:
+        """Logits [B, classes], or predictions [B, targets] in the targets' own units; float32."""
+        outputs = self.head(self.net(crops).summary).float()
+        return outputs * self.target_std + self.target_mean if self.targets else outputs
+
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        assert views.targets is not None, "supervised views carry targets"
+        outputs = self.outputs(torch.cat(views.crops))
+        targets = torch.cat(views.targets)
+        if self.targets:
+            loss = F.smooth_l1_loss((outputs - self.target_mean) / self.target_std, (targets - self.target_mean) / self.target_std)
+            return {"loss": loss, "mae": (outputs.detach() - targets).abs().mean()}
+        loss = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+        return {"loss": loss, "accuracy": (outputs.detach().argmax(1) == targets).float().mean()}
+
+    def layer_groups(self) -> list[list[str]]:
+        return [[f"net.{name}" for name in group] for group in self.net.layer_groups()]
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"net.{name}" for name in self.net.no_weight_decay()}

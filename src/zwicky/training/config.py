@@ -1,0 +1,131 @@
+"""What can be chosen about training; plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zwicky.backbones.config import BackboneConfig
+from zwicky.methods.config import MethodConfig
+from zwicky.views.config import NormalisationConfig, ViewsConfig
+
+
+@dataclass
+class TrainConfig:
+    """How the loop runs. The number of steps is epochs × images / batch_size, kept within min_steps and max_steps.
+
+    Args:
+        epochs: passes over the training images.
+        min_steps: fewest optimiser steps, however few the images.
+        max_steps: most optimiser steps, however many the images; 0 means no limit.
+        batch_size: images a step, over all processes; smaller where there are fewer images.
+        lr: peak learning rate at a batch of 256; it scales with the batch.
+        min_lr: learning rate at the end.
+        warmup: share of training over which the learning rate rises from 0.
+        weight_decay: at the start.
+        weight_decay_end: at the end; null keeps it constant.
+        clip: largest gradient norm; 0 does not clip.
+        layer_decay: factor on the learning rate for each layer further from the output.
+        weight_ema: decay a step of the averaged weights that are kept; 0 keeps the last weights.
+        evaluations: how many times a fit looks at its selection set.
+        precision: bf16 (losses stay float32), float32, or auto, which takes bf16 where the hardware has it.
+        compile: use torch.compile; costs a minute first.
+    """
+
+    epochs: float = 100
+    min_steps: int = 0
+    max_steps: int = 0
+    batch_size: int = 128
+    lr: float = 5e-4
+    min_lr: float = 1e-6
+    warmup: float = 0.1
+    weight_decay: float = 0.04
+    weight_decay_end: float | None = None
+    clip: float = 3.0
+    layer_decay: float = 1.0
+    weight_ema: float = 0.0
+    evaluations: int = 20
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    compile: bool = False
+
+    def steps(self, images: int) -> int:
+        """Optimiser steps for this many training images."""
+        batch = min(self.batch_size, images)
+        steps = max(round(self.epochs * images / batch), self.min_steps, 1)
+        return min(steps, self.max_steps) if self.max_steps else steps
+
+
+@dataclass
+class PretrainConfig:
+    """`zwicky pretrain`: a backbone learns from cutouts without labels.
+
+    Args:
+        method: which self-supervision.
+        backbone: which network.
+        views: crops and augmentation.
+        normalisation: scale of the pixel values.
+        train: the loop.
+        split: name of the store's split; its roles train and unlabelled are used.
+        seed: seed of weights, order and augmentation.
+    """
+
+    method: MethodConfig = field(default_factory=MethodConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
+    train: TrainConfig = field(default_factory=lambda: TrainConfig(weight_decay_end=0.4))
+    split: str = "holdout"
+    seed: int = 0
+
+
+@dataclass
+class FitConfig:
+    """How a network is fitted to labels, from pretrained weights or from scratch.
+
+    Args:
+        train: the loop.
+        select: share of the n labels kept back to choose the weights and the temperature.
+        select_most: largest number of labels kept back.
+        label_smoothing: share of each label spread over all classes.
+        drop_path: probability of skipping a residual branch, growing with depth (ViT only).
+    """
+
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            epochs=60, min_steps=300, batch_size=64, lr=2e-3, weight_decay=0.05, layer_decay=0.75, weight_ema=0.99
+        )
+    )
+    select: float = 0.2
+    select_most: int = 400
+    label_smoothing: float = 0.05
+    drop_path: float = 0.0
+
+
+def augmentation_for_labels() -> ViewsConfig:
+    """Views for learning from labels: the whole window, turned, mirrored and shifted, no zoom."""
+    return ViewsConfig(global_scale=(1.0, 1.0), blur=0.0, noise=0.0, local_crops=0)
+
+
+@dataclass
+class FinetuneConfig:
+    """`zwicky finetune`: labels for a pretrained (or, with --from-scratch, a new) network.
+
+    Args:
+        views: augmentation; crop and image_size follow the pretrained network where null.
+        fit: the fit.
+        labels: how many labels to use, selection included; 0 is all of the split's role train.
+        targets: names of numeric columns to regress, comma-separated list; empty classifies.
+        balanced: draw as many labels of each class.
+        split: name of the store's split.
+        draw: number of the label draw.
+        seed: seed of the head, order and augmentation.
+    """
+
+    views: ViewsConfig = field(default_factory=augmentation_for_labels)
+    fit: FitConfig = field(default_factory=FitConfig)
+    labels: int = 0
+    targets: list[str] = field(default_factory=list)
+    balanced: bool = False
+    split: str = "holdout"
+    draw: int = 0
+    seed: int = 0

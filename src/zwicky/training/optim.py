@@ -1,0 +1,49 @@
+"""Parameter groups, learning rate and weight decay as functions of progress."""
+
+from __future__ import annotations
+
+import torch
+
+from zwicky.methods.contract import Method
+from zwicky.methods.schedules import cosine, warmup_cosine
+from zwicky.training.config import TrainConfig
+
+
+def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that learn.
+
+    Biases, norms (one-dimensional parameters) and whatever the method names are not decayed. With layer_decay < 1 the
+    last group (the head) learns at the full rate and each layer below at that factor of the one above.
+    """
+    spared = method.no_weight_decay()
+    layers = method.layer_groups()
+    layer_of = {name: depth for depth, names in enumerate(layers) for name in names}
+    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and name not in spared
+            groups.setdefault((layer_of.get(name, len(layers)), decayed), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": 0.0,
+                "weight_decay": 0.0,
+                "decayed": decayed,
+                "scale": config.layer_decay ** (len(layers) - layer),
+            }
+            for (layer, decayed), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, batch_size: int, progress: float) -> float:
+    """Set learning rate and weight decay for the step at `progress`; return the learning rate of the head."""
+    lr = warmup_cosine(config.lr * batch_size / 256, config.min_lr, progress, config.warmup)
+    end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
+    decay = cosine(config.weight_decay, end, progress)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+        group["weight_decay"] = decay if group["decayed"] else 0.0
+    return lr
