@@ -17,6 +17,7 @@ class ResNet18(Backbone):
         super().__init__()
         self.dim = 512
         self.net = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=0, in_chans=bands, zero_init_last=True)
+        self.net.to(memory_format=torch.channels_last)
         self.stride = 32 if image_size >= 64 else 16
         if self.stride == 16:
             self.net.maxpool = nn.Identity()

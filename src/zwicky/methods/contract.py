@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,10 @@ class Method(nn.Module, ABC):
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step; `progress` is the share of all steps done, 0 < progress ≤ 1."""
         self.progress.fill_(progress)
+
+    def diagnose(self, gauges: Mapping[str, float]) -> str | None:
+        """One line on the failure these gauges show and what to try; None when they look healthy."""
+        return None
 
     @property
     @abstractmethod

@@ -7,13 +7,15 @@ collapsing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from zwicky.backbones.contract import Backbone, Features
 from zwicky.methods import losses
 from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.methods.gauges import normalised_std
+from zwicky.methods.gauges import diagnose, normalised_std
 from zwicky.methods.heads import PrototypeHead
 from zwicky.methods.schedules import cosine, ramp
 from zwicky.methods.teacher import follow, make_teacher
@@ -96,6 +98,9 @@ class DINO(Method):
         follow(self.teacher, self.student, momentum)
         assert self._teacher_mean is not None, "after_step follows forward"
         losses.update_center(self.center, self._teacher_mean, self.center_momentum)
+
+    def diagnose(self, gauges: Mapping[str, float]) -> str | None:
+        return diagnose(gauges, dim=self.backbone.dim, prototypes=len(self.center))
 
     def layer_groups(self) -> list[list[str]]:
         return [[f"student.backbone.{name}" for name in group] for group in self.student["backbone"].layer_groups()]

@@ -87,7 +87,6 @@ class FitConfig:
         select: share of the n labels kept back to choose the weights and the temperature.
         select_most: largest number of labels kept back.
         label_smoothing: share of each label spread over all classes.
-        drop_path: probability of skipping a residual branch, growing with depth (ViT only).
     """
 
     train: TrainConfig = field(
@@ -98,7 +97,6 @@ class FitConfig:
     select: float = 0.2
     select_most: int = 400
     label_smoothing: float = 0.05
-    drop_path: float = 0.0
 
 
 def augmentation_for_labels() -> ViewsConfig:

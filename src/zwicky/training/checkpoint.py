@@ -1,0 +1,27 @@
+"""Checkpoints: complete, atomic, and read without unpickling code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zwicky.errors import UserError
+from zwicky.files import replacing
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a nested dict of tensors, numbers and strings; a kill leaves the one before."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Read what `save` wrote, onto the CPU; None where there is nothing yet."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # truncated archives, foreign pickles: each raises its own kind
+        raise UserError(f"{path} is damaged or not a zwicky checkpoint ({type(error).__name__}); delete it to start again") from error

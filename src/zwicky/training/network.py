@@ -1,0 +1,152 @@
+"""A trained network with all it needs to meet new cutouts: normalisation, window, bands, and its head if it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from zwicky import backbones
+from zwicky.backbones.contract import Backbone
+from zwicky.cutouts.contract import Cutouts
+from zwicky.errors import UserError
+from zwicky.files import read_json, replacing, write_json
+from zwicky.training.config import TrainConfig
+from zwicky.training.loop import use_bf16
+from zwicky.views.augment import d4, eval_views
+from zwicky.views.config import ViewsConfig
+from zwicky.views.normalise import Normalisation
+
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class Network:
+    """backbone and head (None before fine-tuning), and what they were made for.
+
+    classes: class names in the order of the head's outputs, or () for regression. targets: the regression columns.
+    temperature: divides logits so that probabilities are calibrated. pixel_scale: arcsec per pixel, None if unknown.
+    """
+
+    backbone: Backbone
+    normalisation: Normalisation
+    views: ViewsConfig
+    bands: tuple[str, ...]
+    pixel_scale: float | None = None
+    head: nn.Module | None = None
+    classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    target_mean: list[float] = field(default_factory=list)
+    target_std: list[float] = field(default_factory=list)
+    temperature: float = 1.0
+
+    def features(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
+        """Frozen features [N, D] float32 of raw images [N, bands, H, W]; `turns` averages over the eight turns and mirrors."""
+        return self._over_batches(lambda crops: self.backbone(crops).summary, images, batch_size, turns)
+
+    def outputs(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
+        """Logits [N, classes] (not yet divided by the temperature) or predictions [N, targets] of raw images."""
+        if self.head is None:
+            raise UserError("this network has no head yet; run `zwicky finetune` on it first")
+        head = self.head
+        outputs = self._over_batches(lambda crops: head(self.backbone(crops).summary), images, batch_size, turns)
+        return outputs * np.asarray(self.target_std) + np.asarray(self.target_mean) if self.targets else outputs
+
+    def probabilities(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+        """Calibrated class probabilities [N, classes] of raw images."""
+        logits = self.outputs(images, batch_size).astype(np.float64) / self.temperature
+        logits -= logits.max(1, keepdims=True)
+        return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+    def check(self, cutouts: Cutouts) -> None:
+        """Refuse cutouts this network was not made for: other bands or another pixel scale."""
+        if cutouts.bands != self.bands:
+            raise UserError(f"the network was made for bands {', '.join(self.bands)}; these cutouts have {', '.join(cutouts.bands)}")
+        scale = cutouts.pixel_scale
+        if self.pixel_scale and scale and abs(scale / self.pixel_scale - 1) > 0.02:
+            raise UserError(f"the network was made for {self.pixel_scale}\" a pixel; these cutouts have {scale}\"; resample them or pretrain again")
+
+    @torch.inference_mode()
+    def _over_batches(self, function: Callable[[Tensor], Tensor], images: np.ndarray, batch_size: int, turns: bool) -> np.ndarray:
+        device = next(self.backbone.parameters()).device
+        modules = [module for module in (self.backbone, self.head) if module is not None]
+        training = [module.training for module in modules]
+        for module in modules:
+            module.eval()
+        chunks = []
+        for start in range(0, len(images), batch_size):
+            raw = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
+            crops, _ = eval_views(raw.to(device), self.views, self.normalisation)
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(TrainConfig())):
+                views = d4(crops) if turns else [crops]
+                chunks.append(torch.stack([function(view).float() for view in views]).mean(0).cpu())
+        for module, was_training in zip(modules, training, strict=True):
+            module.train(was_training)
+        width = self.backbone.dim if not chunks else chunks[0].shape[1]
+        return torch.cat(chunks).numpy() if chunks else np.zeros((0, width), np.float32)
+
+
+def save_network(folder: Path, network: Network) -> None:
+    """Write `network.safetensors` and `network.json`."""
+    state = {f"backbone.{name}": value.contiguous() for name, value in network.backbone.state_dict().items()}
+    if network.head is not None:
+        state |= {f"head.{name}": value.contiguous() for name, value in network.head.state_dict().items()}
+    with replacing(folder / "network.safetensors") as temporary:
+        save_file(state, temporary)
+    write_json(
+        folder / "network.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "backbone": network.backbone.config,
+            "normalisation": network.normalisation.to_dict(),
+            "views": asdict(network.views),
+            "head": None if network.head is None else len(network.classes or network.targets),
+            **{
+                name: getattr(network, name)
+                for name in ("bands", "pixel_scale", "classes", "targets", "target_mean", "target_std", "temperature")
+            },
+        },
+    )
+
+
+def load_network(folder: Path) -> Network:
+    """Read what `save_network` wrote."""
+    if not (folder / "network.json").exists():
+        raise UserError(f"{folder} holds no network; give the --out of `zwicky pretrain` or `zwicky finetune`, finished")
+    known: dict[str, Any] = read_json(folder / "network.json")
+    if known.get("schema_version", 0) > SCHEMA_VERSION:
+        raise UserError(f"{folder} was written by a newer zwicky; update zwicky")
+    backbone = backbones.create(**known["backbone"])
+    head = None if known["head"] is None else nn.Linear(backbone.dim, known["head"])
+    try:
+        state = load_file(folder / "network.safetensors")
+        _load_part(backbone, state, "backbone.")
+        if head is not None:
+            _load_part(head, state, "head.")
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{folder / 'network.safetensors'} is damaged ({type(error).__name__}); make the run again") from error
+    views = {name: tuple(value) if isinstance(value, list) else value for name, value in known["views"].items()}
+    return Network(
+        backbone,
+        Normalisation.from_dict(known["normalisation"]),
+        ViewsConfig(**views),
+        tuple(known["bands"]),
+        known["pixel_scale"],
+        head,
+        tuple(known["classes"]),
+        tuple(known["targets"]),
+        known["target_mean"],
+        known["target_std"],
+        known["temperature"],
+    )
+
+
+def _load_part(module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
+    module.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})

@@ -1,0 +1,127 @@
+"""Pretraining: a backbone learns from cutouts without labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zwicky import backbones, methods
+from zwicky.backbones.config import BackboneConfig
+from zwicky.cutouts.contract import Cutouts
+from zwicky.errors import UserError
+from zwicky.metrics.embeddings import knn_probabilities, rankme
+from zwicky.methods.contract import Method
+from zwicky.training import seen
+from zwicky.training.config import PretrainConfig
+from zwicky.training.loop import Fitted, Source, fit
+from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.run import Run
+from zwicky.views.augment import Augment
+from zwicky.views.config import ViewsConfig
+from zwicky.views.normalise import Normalisation
+
+GAUGE_IMAGES = 512  # images the gauges of an evaluation look at
+KNN_NEIGHBOURS = 10
+
+
+def pretrain(
+    config: PretrainConfig,
+    cutouts: Cutouts,
+    rows: np.ndarray,
+    out: Path,
+    *,
+    labels: np.ndarray | None = None,
+    title: str = "pretrain",
+    quiet: bool = False,
+) -> Network:
+    """Pretrain on `rows` of the cutouts into the run directory `out`, or go on there; a finished run is read back.
+
+    labels: [len(rows)] class names or None, for the kNN gauge alone; they touch neither weights nor choices.
+    """
+    run = Run(out, "pretrain", config, config.seed)
+    if run.finished:
+        return load_network(out)
+    if len(rows) < 2:
+        raise UserError(f"{title}: {len(rows)} images to pretrain on; give a store with more")
+    images = resident(cutouts)
+    views = resolve_views(config.views, cutouts.size)
+    normalisation = Normalisation.fit(cutouts.images[rows], cutouts.bands, config.normalisation)
+    torch.manual_seed(config.seed)
+    backbone = new_backbone(config.backbone, cutouts, views)
+    method = methods.create(config.method.name, backbone, **config.method.options)
+    if method.needs.targets:
+        raise UserError(f"{config.method.name} learns from labels; use `zwicky finetune`")
+    augment = Augment(views, normalisation, cutouts.size, cutouts.bands, method.needs.global_crops, method.needs.local_crops)
+
+    network = Network(method.backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
+    watched = np.random.default_rng(config.seed).permutation(len(rows))[:GAUGE_IMAGES]
+    known = None if labels is None else labels[watched]
+
+    def gauges(_: Method) -> dict[str, float]:
+        features = network.features(cutouts.images[rows[watched]], turns=False)
+        values = {"rankme": float(rankme(features))}
+        if known is not None:
+            accuracy = _knn_accuracy(features, known)
+            values |= {} if accuracy is None else {"knn_accuracy": accuracy}
+        return values
+
+    fitted = fit(
+        method,
+        Source(images, torch.from_numpy(np.asarray(rows, dtype=np.int64))),
+        augment,
+        config.train,
+        seed=config.seed,
+        folder=out,
+        title=title,
+        evaluate=gauges,
+        quiet=quiet,
+    )
+    save_network(out, network)
+    seen.write(out, seen.record(cutouts, {"pretrain": np.asarray(rows)}))
+    run.finish(**cost(fitted, method), images=len(rows), warnings=fitted.warnings)
+    return network
+
+
+def resident(cutouts: Cutouts) -> torch.Tensor:
+    """The pixels as a tensor in their own type (uint16 as int32, which torch can index)."""
+    images = cutouts.images.astype(np.int32) if cutouts.images.dtype == np.uint16 else cutouts.images
+    return torch.from_numpy(images)
+
+
+def resolve_views(views: ViewsConfig, size: tuple[int, int]) -> ViewsConfig:
+    """Fill in the window and the network's image size where the user left them open."""
+    crop = views.crop or min(size)
+    return replace(views, crop=crop, image_size=views.image_size or crop)
+
+
+def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -> backbones.contract.Backbone:
+    """A backbone for these cutouts as these views show them."""
+    assert views.image_size is not None, "views are resolved first"
+    return backbones.create(
+        config.name, bands=len(cutouts.bands), image_size=views.image_size, pretrained=config.pretrained, **config.options
+    )
+
+
+def cost(fitted: Fitted, method: Method) -> dict[str, float]:
+    """What a fit cost, for `run.json` and result tables."""
+    return {
+        "steps": fitted.steps,
+        "images_seen": fitted.images_seen,
+        "pflops": fitted.flops / 1e15,
+        "parameters": sum(p.numel() for p in method.backbone.parameters()),
+    }
+
+
+def _knn_accuracy(features: np.ndarray, labels: np.ndarray) -> float | None:
+    """Leave-one-out kNN accuracy among the labelled, None where fewer than two classes have labels."""
+    some = np.array([label is not None for label in labels])
+    classes, truth = np.unique(labels[some].astype(str), return_inverse=True)
+    if len(classes) < 2 or some.sum() <= 2 * KNN_NEIGHBOURS:
+        return None
+    half = some.sum() // 2
+    x = features[some]
+    probabilities = knn_probabilities(x[:half], truth[:half], x[half:], k=KNN_NEIGHBOURS, classes=len(classes))
+    return float((probabilities.argmax(1) == truth[half:]).mean())

@@ -1,0 +1,68 @@
+"""Progress: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class TrainingProgress:
+    """Shows steps, images/s, loss and gauges. On a terminal a bar; else a line at each tenth of the way."""
+
+    def __init__(self, title: str, steps: int, start: int, images_a_step: int, quiet: bool = False) -> None:
+        self.title, self.steps, self.images_a_step = title, steps, images_a_step
+        self._start, self._step, self._text = start, start, ""
+        self._began = time.monotonic()
+        self._line_at = start + max(1, steps // 10)
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        if not quiet and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(title, total=steps, completed=start, text="")
+
+    def __enter__(self) -> TrainingProgress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def gauges(self, row: Mapping[str, float]) -> None:
+        """Show these values from now on."""
+        shown = [name for name in ("loss", "accuracy", "teacher_kl", "rankme", "knn_accuracy", "select_loss") if name in row]
+        self._text = " ".join(f"{name} {row[name]:.3f}" for name in shown)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self._bar:
+            self._bar.console.print(line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def advance(self) -> None:
+        """One step is done."""
+        self._step += 1
+        rate = (self._step - self._start) * self.images_a_step / max(time.monotonic() - self._began, 1e-9)
+        text = f"{rate:.0f} images/s {self._text}"
+        if self._bar:
+            self._bar.update(self._task, completed=self._step, text=text)
+        elif not self._quiet and (self._step >= self._line_at or self._step == self.steps):
+            self._line_at += max(1, self.steps // 10)
+            left = (self.steps - self._step) * self.images_a_step / max(rate, 1e-9)
+            print(f"{self.title}: step {self._step}/{self.steps}, {text}, {left:.0f} s left", file=sys.stderr, flush=True)
