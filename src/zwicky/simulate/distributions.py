@@ -1,0 +1,80 @@
+"""How one parameter is drawn: small declarations that say what they are when printed.
+
+`draw(rng, count, drawn)` gives [count] floats; `drawn` holds the parameters drawn before, which some depend on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class Distribution(Protocol):
+    """Anything that can draw `count` values of one parameter."""
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        """[count] float64."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Flat between `low` and `high`."""
+
+    low: float
+    high: float
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        return rng.uniform(self.low, self.high, count)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Gaussian, redrawn until it falls between `low` and `high`."""
+
+    mean: float
+    deviation: float
+    low: float = -np.inf
+    high: float = np.inf
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        values = rng.normal(self.mean, self.deviation, count)
+        while (outside := (values < self.low) | (values > self.high)).any():
+            values[outside] = rng.normal(self.mean, self.deviation, int(outside.sum()))
+        return values
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `values`, with these weights."""
+
+    values: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        share = np.asarray(self.weights, dtype=np.float64)
+        return rng.choice(np.asarray(self.values, dtype=np.float64), count, p=share / share.sum())
+
+
+@dataclass(frozen=True)
+class Around:
+    """The value of the parameter `name` plus a draw."""
+
+    name: str
+    offset: Distribution
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        return drawn[self.name] + self.offset.draw(rng, count, drawn)
+
+
+@dataclass(frozen=True)
+class Times:
+    """The value of the parameter `name` times a draw."""
+
+    name: str
+    factor: Distribution
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        return drawn[self.name] * self.factor.draw(rng, count, drawn)

@@ -1,0 +1,84 @@
+"""From the parameters of a kind to one layer of light: the shapes that populations name.
+
+Each takes positions [n, H, W] and the block's parameters, [n, 1, 1] each, and gives a surface brightness [n, H, W] of
+any normalisation: the renderer scales it to the wanted magnitudes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from zwicky.simulate.components import elliptical_polar, ring, sersic, sersic_flux, shoot, spiral
+
+Parameters = Mapping[str, Tensor]
+
+
+def galaxy(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """The red galaxy alone: a Sérsic ellipse."""
+    return sersic(x, y, p["lens_x"], p["lens_y"], p["lens_e1"], p["lens_e2"], p["lens_R"], p["lens_n"])
+
+
+def lensed_source(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """A Sérsic source behind an SIE with external shear, centred on the red galaxy."""
+    mass = (p[name] for name in ("lens_x", "lens_y", "theta_E", "mass_e1", "mass_e2", "gamma1", "gamma2"))
+    u, v = shoot(x, y, *mass)
+    x0, y0 = p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]
+    return sersic(u, v, x0, y0, p["source_e1"], p["source_e2"], p["source_R"], p["source_n"])
+
+
+def two_arm_spiral(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Two blue arms around the red galaxy."""
+    return _arms(x, y, p, 2)
+
+
+def tidal_tail(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """One blue arm: the tail of a merger."""
+    return _arms(x, y, p, 1)
+
+
+def _arms(x: Tensor, y: Tensor, p: Parameters, arms: int) -> Tensor:
+    r, angle = elliptical_polar(x, y, p["lens_x"], p["lens_y"], p["disc_e1"], p["disc_e2"])
+    light = spiral(r, angle, arms, p["arm_radius"], p["arm_angle"], p["arm_pitch"], p["arm_sense"], p["arm_sharpness"])
+    return light * torch.exp(p["lopsided"] * torch.cos(angle - p["lopsided_angle"]))
+
+
+def blue_ring(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """A blue ring around the red galaxy, as a collision or a bar leaves it."""
+    r, angle = elliptical_polar(x, y, p["lens_x"], p["lens_y"], p["ring_e1"], p["ring_e2"])
+    return ring(r, angle, p["radius"], p["ring_width"], p["ring_knots"], p["ring_angle"])
+
+
+def companions(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """One to three blue exponential discs near the red galaxy."""
+    total = torch.zeros_like(x + p["lens_x"])
+    for k in (1, 2, 3):
+        own = {name: p[f"companion{k}_{name}"] for name in ("distance", "angle", "weight", "R", "e1", "e2")}
+        x0 = p["lens_x"] + own["distance"] * torch.cos(own["angle"])
+        y0 = p["lens_y"] + own["distance"] * torch.sin(own["angle"])
+        n = torch.ones_like(x0)
+        weight = own["weight"] * (p["companions"] >= k) / sersic_flux(own["R"], n)
+        total = total + weight * sersic(x, y, x0, y0, own["e1"], own["e2"], own["R"], n)
+    return total
+
+
+def pair(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """The red galaxy and a second red nucleus, in one light of the same colour."""
+    x0 = p["lens_x"] + p["second_distance"] * torch.cos(p["second_angle"])
+    y0 = p["lens_y"] + p["second_distance"] * torch.sin(p["second_angle"])
+    second = sersic(x, y, x0, y0, p["lens_e2"], p["lens_e1"], p["second_R"], p["lens_n"])
+    weight = p["second_weight"] / sersic_flux(p["second_R"], p["lens_n"])
+    return galaxy(x, y, p) / sersic_flux(p["lens_R"], p["lens_n"]) + weight * second
+
+
+LAYERS: dict[str, Callable[[Tensor, Tensor, Parameters], Tensor]] = {
+    "galaxy": galaxy,
+    "pair": pair,
+    "lensed_source": lensed_source,
+    "spiral": two_arm_spiral,
+    "tail": tidal_tail,
+    "ring": blue_ring,
+    "companions": companions,
+}
