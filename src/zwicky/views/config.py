@@ -11,13 +11,14 @@ class ViewsConfig:
     """How cutouts become crops. Lengths are in source pixels unless said otherwise.
 
     Args:
-        crop: side of the square window cut from each image before any zoom; null takes the whole image.
+        crop: side of the square window cut from each image before any zoom; null takes the largest there is.
         image_size: side in pixels of the square the network sees; null means `crop`.
-        rotation: any angle, quarter turns only, none; auto is any where the image holds the turned window.
+        rotation: any angle, quarter turns only, none; auto is any where the image holds the turned window, else
+            quarter. With any, what falls outside the image is 0 and not valid.
         flip: mirror half of the images.
-        shift: largest shift of the window's centre on each axis.
+        shift: largest shift of the window's centre on each axis; less where the image has no room for it.
         global_scale: range of the share of the window's area a global crop shows.
-        local_crops: how many local crops, for methods that use them.
+        local_crops: how many local crops, for methods that use them; each lies inside a turned and shifted window.
         local_size: side in pixels of a local crop.
         local_scale: range of the share of the window's area a local crop shows.
         brightness: half-width of the factor on all bands together, around 1.

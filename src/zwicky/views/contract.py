@@ -28,7 +28,8 @@ class Views:
     crops: each [B, bands, h, w] float32, normalised, 0 where invalid; global crops come first.
     to_source: each [B, 2, 3], the affine map from (x, y, 1) in crop pixels to (x, y) in source pixels; pixel
         centres are at whole numbers, (0, 0) is the centre of the first pixel, x runs along the last axis.
-    valid: each [B, bands, h, w] bool, False where the source had no valid pixel.
+    valid: each [B, bands, h, w] bool, False where any pixel that contributed was not valid, and in a band that
+        band dropout blanked. May be an expanded True: do not write into it.
     rows: [B] int64 row numbers of the images in their `Cutouts`.
     targets: one per crop: [B] int64 classes, or [B, columns] float32 regression targets turned with the crop.
     global_count: how many of the crops are global.
