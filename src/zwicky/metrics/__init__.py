@@ -1,0 +1,1 @@
+"""Numbers from arrays: classification, calibration, regression, embeddings, bootstrap intervals."""
