@@ -33,6 +33,11 @@ class Backbone(nn.Module, ABC):
         mask: [B, h, w] bool on the region grid; True cells are hidden behind a learned mask token.
         """
 
+    def let_learn(self, masked: bool = False) -> None:
+        """Let every parameter learn; the mask token only where a method masks, since else it has no gradient."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(masked or name != "mask_token")
+
     @abstractmethod
     def grid(self, size: int) -> tuple[int, int]:
         """(h, w) of the regions of a square image of `size` pixels; a size that does not fit raises UserError."""

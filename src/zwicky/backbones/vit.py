@@ -44,7 +44,8 @@ class ViT(Backbone):
             drop_path_rate=drop_path,
             dynamic_img_size=True,
         )
-        self.mask_token = nn.Parameter(torch.zeros(width), requires_grad=False)  # a method that masks lets it learn
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.let_learn()
 
     def grid(self, size: int) -> tuple[int, int]:
         if size % self.patch_size or size < self.patch_size:

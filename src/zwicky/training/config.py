@@ -106,13 +106,13 @@ def augmentation_for_labels() -> ViewsConfig:
 
 @dataclass
 class FinetuneConfig:
-    """`zwicky finetune`: labels for a pretrained (or, with --from-scratch, a new) network.
+    """`zwicky finetune`: labels for a pretrained network.
 
     Args:
         views: augmentation; crop and image_size follow the pretrained network where null.
         fit: the fit.
         labels: how many labels to use, selection included; 0 is all of the split's role train.
-        targets: names of numeric columns to regress, comma-separated list; empty classifies.
+        targets: columns to regress, as a list: a name, vector:X/Y or spin2:FIRST/SECOND; empty classifies.
         balanced: draw as many labels of each class.
         split: name of the store's split.
         draw: number of the label draw.

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from zwicky import backbones
 from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
+from zwicky.cutouts.splits import fit_select, label_subsets
+from zwicky.cutouts.tables import Labels, Split
+from zwicky.errors import UserError
 from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.methods.contract import Method
 from zwicky.methods.supervised import Supervised
-from zwicky.training.config import FitConfig
+from zwicky.training import seen
+from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.loop import Fitted, Source, fit
-from zwicky.training.network import Network
-from zwicky.training.pretrain import resident
+from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.pretrain import cost, resident
+from zwicky.training.run import Run, to_plain
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target
@@ -53,6 +59,7 @@ def fit_labels(
 ) -> tuple[Network, Fitted]:
     """Fit `backbone` (in place) and a new head to `task.fit`; `task.select` chooses the weights and the temperature."""
     torch.manual_seed(seed)
+    backbone.let_learn()  # a pretrained one may be a teacher, which had no gradients
     columns = tuple(name for target in task.targets for name in target.columns)
     if columns:
         known = task.truth[task.fit]
@@ -94,3 +101,82 @@ def fit_labels(
     if some and not columns:
         network.temperature = fit_temperature(network.outputs(cutouts.images[task.select]), task.truth[task.select])
     return network, fitted
+
+
+def finetune(
+    config: FinetuneConfig,
+    start: Path,
+    cutouts: Cutouts,
+    labels: Labels,
+    split: Split,
+    out: Path,
+    *,
+    from_scratch: bool = False,
+    quiet: bool = False,
+) -> Network:
+    """`zwicky finetune`: fit the network of the run `start` to n labels of the split's role train.
+
+    from_scratch: the same network from random weights instead, the comparison pretraining must win.
+    """
+    run = Run(out, "finetune", {"start": str(start), "from_scratch": from_scratch, **to_plain(config)}, config.seed)
+    if run.finished:
+        return load_network(out)
+    pretrained = load_network(start)
+    pretrained.check(cutouts)
+    before = None if from_scratch else seen.read(start)
+    seen.refuse_overlap(cutouts, cutouts.rows_of(split.ids("test")), before, f"the test of split {split.name!r}")
+    backbone = pretrained.backbone
+    if from_scratch:
+        torch.manual_seed(config.seed)
+        backbone = backbones.create(**backbone.config)
+    ids, truth, classes, targets = _what_to_learn(config, cutouts, labels, split)
+    split.refuse_leak(ids, "learning from labels", ("train",))
+    fit_ids, select_ids = divide_labels(ids, labels, config.fit, config.draw, split)
+    views = replace(config.views, crop=config.views.crop or pretrained.views.crop, image_size=pretrained.views.image_size)
+    task = Task(cutouts.rows_of(fit_ids), cutouts.rows_of(select_ids), truth, classes, targets)
+    network, fitted = fit_labels(
+        backbone, pretrained.normalisation, views, cutouts, task, config.fit, seed=config.seed, folder=out, title="finetune", quiet=quiet
+    )
+    save_network(out, network)
+    seen.write(out, seen.record(cutouts, {"fit": task.fit, "select": task.select}, before))
+    run.finish(**cost(fitted, network.backbone), labels=len(ids), temperature=network.temperature)
+    return network
+
+
+def divide_labels(ids: np.ndarray, labels: Labels, fit: FitConfig, seed: int, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Divide the n labels into those that are fitted and those that choose weights and temperature."""
+    if not fit.select:
+        return ids, ids[:0]
+    share = min(fit.select, fit.select_most / max(len(ids), 1))
+    return fit_select(ids, labels, share, seed=seed, groups=split.groups)
+
+
+def _what_to_learn(
+    config: FinetuneConfig, cutouts: Cutouts, labels: Labels, split: Split
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[Target, ...]]:
+    """(ids of the n labels, truth over all rows, classes, targets)."""
+    if not config.targets:
+        if len(labels.classes) < 2:
+            raise UserError(f"the labels hold {len(labels.classes)} class; give at least two, or name columns with --targets")
+        index = {name: position for position, name in enumerate(labels.classes)}
+        truth = np.array([index.get(label, -1) for label in labels.of(cutouts.ids)], dtype=np.int64)
+        chosen = label_subsets(split, labels, [config.labels], seed=config.draw, balanced=config.balanced)
+        return chosen[config.labels], truth, labels.classes, ()
+    targets = tuple(_target(text) for text in config.targets)
+    truth = np.stack([cutouts.column(name) for target in targets for name in target.columns], axis=1).astype(np.float32)
+    known = set(cutouts.ids[np.isfinite(truth).all(1)])
+    pool = np.array([identifier for identifier in split.ids("train") if identifier in known], dtype=object)
+    if len(pool) < max(config.labels, 2):
+        raise UserError(f"{len(pool)} training objects have finite {', '.join(config.targets)}; ask for fewer labels or ingest more")
+    order = np.random.default_rng(config.draw).permutation(len(pool))  # prefixes are nested
+    return pool[order[: config.labels or None]], truth, (), targets
+
+
+def _target(text: str) -> Target:
+    """`theta_E`, `vector:dx/dy`, `spin2:gamma1/gamma2` → Target."""
+    kind, _, columns = text.rpartition(":")
+    names = tuple(columns.split("/"))
+    kinds = {"": ("scalar", 1), "scalar": ("scalar", 1), "vector": ("vector", 2), "spin2": ("spin2", 2)}
+    if kind not in kinds or len(names) != kinds[kind][1]:
+        raise UserError(f"target {text!r}: write a column name, vector:X/Y or spin2:FIRST/SECOND")
+    return Target(names, kinds[kind][0])  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import torch
 
 from zwicky import backbones, methods
 from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.metrics.embeddings import knn_probabilities, rankme
@@ -81,7 +82,7 @@ def pretrain(
     )
     save_network(out, network)
     seen.write(out, seen.record(cutouts, {"pretrain": np.asarray(rows)}))
-    run.finish(**cost(fitted, method), images=len(rows), warnings=fitted.warnings)
+    run.finish(**cost(fitted, network.backbone), images=len(rows), warnings=fitted.warnings)
     return network
 
 
@@ -97,7 +98,7 @@ def resolve_views(views: ViewsConfig, size: tuple[int, int]) -> ViewsConfig:
     return replace(views, crop=crop, image_size=views.image_size or crop)
 
 
-def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -> backbones.contract.Backbone:
+def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -> Backbone:
     """A backbone for these cutouts as these views show them."""
     assert views.image_size is not None, "views are resolved first"
     return backbones.create(
@@ -105,13 +106,13 @@ def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -
     )
 
 
-def cost(fitted: Fitted, method: Method) -> dict[str, float]:
+def cost(fitted: Fitted, backbone: Backbone) -> dict[str, float]:
     """What a fit cost, for `run.json` and result tables."""
     return {
         "steps": fitted.steps,
         "images_seen": fitted.images_seen,
         "pflops": fitted.flops / 1e15,
-        "parameters": sum(p.numel() for p in method.backbone.parameters()),
+        "parameters": sum(p.numel() for p in backbone.parameters()),
     }
 
 

@@ -1,0 +1,31 @@
+"""The split a store keeps, so that every command on it agrees who is tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zwicky.cutouts.contract import Cutouts
+from zwicky.cutouts.splits import holdout_split
+from zwicky.cutouts.tables import Labels, Split, read_split, write_split
+from zwicky.errors import UserError
+
+DEFAULT = "holdout"
+
+
+def stored_split(store: Path | str, name: str, cutouts: Cutouts, labels: Labels) -> Split:
+    """Read `_splits/NAME.parquet`; the default one is drawn and written (seed 0) where there is none yet.
+
+    Without labels everything is `unlabelled`, and nothing is written, since labels may come later.
+    """
+    folder = Path(store) / "_splits"
+    path = folder / f"{name}.parquet"
+    if path.exists():
+        return read_split(path)
+    if not labels.values:
+        return Split(name, dict.fromkeys(cutouts.ids, "unlabelled"))
+    if name != DEFAULT:
+        have = ", ".join(sorted(p.stem for p in folder.glob("*.parquet"))) or "none yet"
+        raise UserError(f"{store} has no split {name!r} (it has: {have}); use {DEFAULT}, which is drawn where it is missing")
+    split = holdout_split(cutouts, labels, seed=0, name=name)
+    write_split(folder, split)
+    return split

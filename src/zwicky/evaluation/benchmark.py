@@ -1,0 +1,77 @@
+"""The label-efficiency benchmark: every arm × number of labels × draw, resumable cell by cell."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from zwicky.cutouts.audit import audit
+from zwicky.cutouts.store import open_store
+from zwicky.cutouts.tables import read_labels
+from zwicky.errors import UserError
+from zwicky.evaluation.cells import Arm, Bench, arms, pairs, run_cell
+from zwicky.evaluation.config import BenchmarkConfig
+from zwicky.evaluation.describe import describe
+from zwicky.evaluation.design import Draw, make_draws, write_draws
+from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key
+from zwicky.evaluation.statistics import summarise
+from zwicky.files import read_json, write_csv, write_json
+from zwicky.training.run import Run
+
+SUMMARY_COLUMNS = ("arm", "labels", "metric", "value", "low", "high", "draws", "pretrain_seeds", "test_objects")
+COMPARISON_COLUMNS = ("labels", "metric", "arm", "reference", "difference", "low", "high", "p", "p_holm", "significant")
+
+
+def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False) -> BenchmarkResult:
+    """Run the benchmark into `out`, or go on where it stopped; see `evaluation.results` for what it writes."""
+    cutouts, labels = open_store(store), read_labels(store)
+    if len(labels.classes) < 2:
+        raise UserError(f"{store} has labels of {len(labels.classes)} classes; a benchmark needs at least two")
+    run = Run(out, "benchmark", config, config.seed)
+    draws = make_draws(config, cutouts, labels)
+    known = labels.of(cutouts.ids)
+    index = {name: position for position, name in enumerate(labels.classes)}
+    truth = np.array([index.get(label, -1) for label in known], dtype=np.int64)
+    bench = Bench(config, cutouts, labels.classes, truth, out, quiet)
+    everyone = arms(bench)
+    write_draws(out, draws)
+    write_json(out / "data.json", describe(store, config, cutouts, labels, draws))
+    if not (out / "audit.json").exists():
+        write_json(out / "audit.json", audit(cutouts, labels))
+
+    todo = [(arm, draw, count) for draw in draws for count in sorted(draw.subsets) for arm in everyone]
+    for position, (arm, draw, count) in enumerate(todo, start=1):
+        _run_once(bench, arm, draw, count, f"{position}/{len(todo)}")
+        _write_results(out, everyone, draws)
+    result = BenchmarkResult(out)
+    units = {draw.index: draw.unit for draw in draws}
+    compared = pairs(config, [arm.name for arm in everyone])
+    summary, comparisons = summarise(result, compared, replicates=config.replicates, seed=config.seed, units=units)
+    write_csv(out / "summary.csv", summary, SUMMARY_COLUMNS)
+    write_csv(out / "comparisons.csv", comparisons, COMPARISON_COLUMNS)
+    if not run.finished:
+        run.finish(cells=len(todo))
+    return BenchmarkResult(out)
+
+
+def _run_once(bench: Bench, arm: Arm, draw: Draw, count: int, place: str) -> None:
+    folder = bench.folder / "cells" / cell_key(arm.name, count, draw.index)
+    if (folder / "result.json").exists():
+        return
+    row = run_cell(bench, arm, draw, count, folder)
+    if not bench.quiet:
+        text = f"[{place}] {arm.title}, {count} labels, draw {draw.index}: accuracy {row['accuracy']:.4f}, AUC {row['auc']:.4f}, {row['seconds']:.0f} s"
+        print(text, file=sys.stderr, flush=True)
+
+
+def _write_results(out: Path, everyone: list[Arm], draws: list[Draw]) -> None:
+    rows = []
+    for arm in everyone:
+        for draw in draws:
+            for count in sorted(draw.subsets):
+                path = out / "cells" / cell_key(arm.name, count, draw.index) / "result.json"
+                if path.exists():
+                    rows.append(read_json(path))
+    write_csv(out / "results.csv", rows, RESULT_COLUMNS)
