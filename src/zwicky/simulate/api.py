@@ -14,7 +14,7 @@ from zwicky.cutouts.store import StoreWriter
 from zwicky.cutouts.tables import Labels, write_labels
 from zwicky.errors import UserError
 from zwicky.simulate.draw import BLOCK, draw_block, generator
-from zwicky.simulate.noise import add_noise, sky_noise
+from zwicky.simulate.noise import add_noise, signal_to_noise, sky_noise
 from zwicky.simulate.population import Population
 from zwicky.simulate.registry import find_population
 from zwicky.simulate.render import render_block
@@ -23,8 +23,9 @@ from zwicky.simulate.render import render_block
 def simulate(population: str, count: int, seed: int = 0) -> tuple[Cutouts, Labels]:
     """Simulate `count` images of a population, known by name, in memory.
 
-    Pixels are float32 nanomaggies with noise. Image i depends on (population, seed, i) alone. Truth columns are NaN
-    where a kind has no such parameter. An unknown population, a count below 1 or a negative seed is a UserError.
+    Pixels are float32 nanomaggies with noise. Image i depends on (population, seed, i) alone, bit for bit on one
+    machine with one number of threads. Truth columns are NaN where a kind has no such parameter; `units` in
+    `zwicky.simulate.draw` says what each means. An unknown population, a count below 1 or a negative seed is a UserError.
     """
     chosen = _check(population, count, seed)
     blocks = list(_blocks(chosen, count, seed))
@@ -62,7 +63,10 @@ def _blocks(population: Population, count: int, seed: int) -> Iterator[tuple[np.
     fwhm = np.array([band.fwhm for band in instrument.bands])
     for block in range(-(-count // BLOCK)):
         drawn = draw_block(population, seed, block)
-        clean, more = render_block(population, drawn)
+        layers, more = render_block(population, drawn)
+        clean = layers.sum(1)
+        for position, layer in enumerate(population.light):
+            more[f"{layer}_snr"] = signal_to_noise(layers[:, position], clean, instrument)
         images = add_noise(clean, instrument, generator(population, seed, block, "noise"))
         kept = min(BLOCK, count - block * BLOCK)
         truth = {name: values[:kept] for name, values in (drawn.values | more).items()}

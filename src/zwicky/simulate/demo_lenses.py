@@ -44,7 +44,7 @@ LENS: Mapping[str, Parameter] = {
 
 SPIRAL: Mapping[str, Parameter] = {
     "arm_angle": Parameter(ANGLE, "rad", "phase of the arms"),
-    "arm_radius": Parameter(Times("radius", Uniform(0.5, 0.9)), "arcsec", "where the arms are brightest"),
+    "arm_radius": Parameter(Times("radius", Uniform(0.45, 0.8)), "arcsec", "where the arms are brightest"),
     "arm_pitch": Parameter(Uniform(0.2, 0.45), "rad", "pitch angle of the arms"),
     "arm_sense": Parameter(Choice((-1.0, 1.0), (1.0, 1.0)), "", "sense in which the arms wind"),
     "arm_sharpness": Parameter(Uniform(2.0, 6.0), "", "concentration of the arms in angle"),
@@ -102,7 +102,7 @@ DEMO_LENSES = Population(
     common=COMMON,
     light={
         "lens": Light("r", Normal(20.4, 0.6, 19.0, 21.8), {"g": Normal(1.45, 0.15), "i": Normal(-0.75, 0.12)}),
-        "arc": Light("r", Normal(22.0, 0.6, 20.6, 23.4), {"g": Normal(0.25, 0.2), "i": Normal(-0.15, 0.15)}),
+        "arc": Light("r", Normal(22.4, 0.7, 20.8, 24.0), {"g": Normal(0.25, 0.2), "i": Normal(-0.15, 0.15)}),
     },
     kinds={
         "lens": Kind("lens", 0.5, {"lens": "galaxy", "arc": "lensed_source"}, LENS),

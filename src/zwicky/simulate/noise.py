@@ -32,13 +32,25 @@ def sky_noise(instrument: Instrument) -> np.ndarray:
     )
 
 
+def variance(images: np.ndarray, instrument: Instrument) -> np.ndarray:
+    """Variance of each pixel, nanomaggies², of noiseless images [n, bands, H, W]: sky, read noise, the light itself."""
+    gain = np.array([electrons_per_nanomaggy(band) for band in instrument.bands], dtype=np.float32)[:, None, None]
+    sky = sky_noise(instrument).astype(np.float32)[:, None, None]
+    return sky**2 + np.maximum(images, 0) / gain
+
+
+def signal_to_noise(light: np.ndarray, images: np.ndarray, instrument: Instrument) -> np.ndarray:
+    """[n] signal-to-noise of a layer `light` within `images`, all bands together, as a matched filter sees it.
+
+    S/N² = Σ light² / variance over pixels and bands; both arrays are noiseless, [n, bands, H, W].
+    """
+    return np.sqrt((light**2 / variance(images, instrument)).sum((1, 2, 3), dtype=np.float64))
+
+
 def add_noise(images: np.ndarray, instrument: Instrument, rng: np.random.Generator) -> np.ndarray:
     """Noisy, sky-subtracted images [n, bands, H, W] float32 from noiseless ones in nanomaggies.
 
     Photons are counted as Gaussian numbers of Poisson variance: with thousands of sky electrons in a pixel the two
     cannot be told apart, and a last-bit change in one pixel then stays in that pixel.
     """
-    gain = np.array([electrons_per_nanomaggy(band) for band in instrument.bands], dtype=np.float32)[:, None, None]
-    sky = sky_noise(instrument).astype(np.float32)[:, None, None]
-    variance = sky**2 + np.maximum(images, 0) / gain
-    return images + np.sqrt(variance) * rng.standard_normal(images.shape, dtype=np.float32)
+    return images + np.sqrt(variance(images, instrument)) * rng.standard_normal(images.shape, dtype=np.float32)

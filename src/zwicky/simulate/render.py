@@ -29,7 +29,7 @@ def grid(size: int, scale: float) -> tuple[Tensor, Tensor]:
 
 
 def render_block(population: Population, drawn: Drawn) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Noiseless images [n, bands, size, size] float32 in nanomaggies, and what only the rendering tells.
+    """Noiseless layers [n, layers, bands, size, size] float32 in nanomaggies, and what only the rendering tells.
 
     The latter is `magnification` (total, within the frame) and `source_mag_BAND` (unlensed), NaN without a source.
     """
@@ -38,15 +38,14 @@ def render_block(population: Population, drawn: Drawn) -> tuple[np.ndarray, dict
     scale = instrument.pixel_scale / SUPERSAMPLING
     shapes, sums = _shapes(population, drawn, fine, scale)
     spectra = torch.fft.rfft2(shapes)  # [n, layers, fine, fine//2+1]
-    images = []
+    bands = []
     for band in instrument.bands:
-        flux = np.stack([nanomaggies(drawn.values[f"{layer}_mag_{band.name}"]) for layer in population.light], 1)
-        spectrum = torch.einsum("nlyx,nl->nyx", spectra, _tensor(flux).to(spectra.dtype))
         transfer = moffat_transfer(_tensor(band.fwhm * drawn.values["seeing"]), fine, scale)
-        images.append(torch.fft.irfft2(spectrum * transfer, s=(fine, fine)))
-    pixels = torch.nn.functional.avg_pool2d(torch.stack(images, 1), SUPERSAMPLING, divisor_override=1)
-    stamp = pixels[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN].contiguous().numpy()
-    return stamp, _lensing_truth(population, drawn, sums * scale**2)
+        light = torch.fft.irfft2(spectra * transfer[:, None], s=(fine, fine))
+        pixels = torch.nn.functional.avg_pool2d(light, SUPERSAMPLING, divisor_override=1)  # the sum, not the mean
+        flux = np.stack([nanomaggies(drawn.values[f"{layer}_mag_{band.name}"]) for layer in population.light], 1)
+        bands.append(pixels[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * _tensor(flux)[:, :, None, None])
+    return torch.stack(bands, 2).numpy(), _lensing_truth(population, drawn, sums * scale**2)
 
 
 def _shapes(population: Population, drawn: Drawn, size: int, scale: float) -> tuple[Tensor, np.ndarray]:
