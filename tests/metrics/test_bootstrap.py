@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
@@ -22,6 +22,7 @@ def weighted_case(draw, classes=2):
     return truth, scores, weights
 
 
+@settings(deadline=None, max_examples=50)
 @given(weighted_case())
 def test_a_weight_is_a_number_of_copies(case):
     """Each weighted metric equals the plain one on objects written out as often as they weigh."""
@@ -40,6 +41,7 @@ def test_a_weight_is_a_number_of_copies(case):
             assert found == pytest.approx(expected, nan_ok=True), name
 
 
+@settings(deadline=None, max_examples=50)
 @given(weighted_case(classes=3))
 def test_weighted_macro_auc_matches_sklearn(case):
     truth, scores, weights = case
@@ -275,6 +277,7 @@ def test_holm_by_hand():
     assert len(b.holm([])) == 0
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_lies_between_no_correction_and_bonferroni(p_values):
     found = b.holm(p_values)

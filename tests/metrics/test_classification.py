@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as oracle
@@ -18,6 +18,7 @@ def ranked(draw):
     return truth, draw(hnp.arrays(np.int64, count, elements=st.integers(-3, 6))).astype(float)
 
 
+@settings(deadline=None, max_examples=50)
 @given(ranked())
 def test_auc_is_the_share_of_pairs_won(case):
     truth, score = case
@@ -37,6 +38,7 @@ def test_auc_macro_matches_sklearn():
     assert c.auc(truth % 2, probabilities[:, :2]) == pytest.approx(oracle.roc_auc_score(truth % 2, probabilities[:, 1]))
 
 
+@settings(deadline=None, max_examples=50)
 @given(ranked())
 def test_roc_matches_sklearn(case):
     for mine, theirs in zip(c.roc(*case), oracle.roc_curve(*case, drop_intermediate=False), strict=True):
@@ -49,6 +51,7 @@ def test_roc_keeps_infinite_scores_tied():
     assert tpr.tolist() == [0, 0.5, 1]
 
 
+@settings(deadline=None, max_examples=50)
 @given(ranked(), st.integers(0, 6))
 def test_recall_at_false_positives_is_the_best_threshold(case, k):
     truth, score = case
@@ -78,6 +81,7 @@ def test_expected_purity_of_known_cases():
         c.expected_purity(0.5, 0.1, 1.0)
 
 
+@settings(deadline=None, max_examples=50)
 @given(ranked())
 def test_purity_at_the_sample_prevalence_is_precision(case):
     truth, score = case

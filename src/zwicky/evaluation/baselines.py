@@ -83,7 +83,8 @@ def _principal(train: np.ndarray, test: np.ndarray, count: int, seed: int) -> tu
     if len(train) > PCA_IMAGES:
         chosen = train[np.sort(np.random.default_rng(seed).choice(len(train), PCA_IMAGES, replace=False))]
     flat = _in_blocks(chosen, pixels)
-    pca = PCA(min(count, *flat.shape), svd_solver="randomized", random_state=seed).fit(flat)
+    with np.errstate(invalid="ignore"):  # blank images: no variance to take a share of
+        pca = PCA(min(count, *flat.shape), svd_solver="randomized", random_state=seed).fit(flat)
     del flat
     return _in_blocks(train, lambda block: pca.transform(pixels(block))), _in_blocks(
         test, lambda block: pca.transform(pixels(block))

@@ -42,7 +42,8 @@ def linear_probe(
     for name, features in (("training", train_x), ("test", test_x)):
         if not np.isfinite(features).all():
             raise UserError(f"the {name} features hold NaN or infinity; look for a diverged training or bad pixels")
-    scaler = StandardScaler().fit(np.asarray(train_x, dtype=np.float64))
+    train_x, test_x = np.asarray(train_x, dtype=np.float64), np.asarray(test_x, dtype=np.float64)
+    scaler = StandardScaler().fit(train_x)
     return fit_logistic(scaler.transform(train_x), train_y, scaler.transform(test_x), classes, seed)[0]
 
 

@@ -34,6 +34,7 @@ def summarise(
     units: draw → what is resampled with it; for repeated cross-validation the repeat its fold belongs to. By
         default each draw is its own unit.
     """
+    _refuse_incomplete(result)
     arms = list(dict.fromkeys(row["arm"] for row in result.results))
     for name in dict.fromkeys(name for pair in pairs for name in pair):
         if name not in arms:
@@ -95,6 +96,16 @@ def summarise(
     return summary, comparisons
 
 
+def _refuse_incomplete(result: BenchmarkResult) -> None:
+    for line, row in enumerate(result.results, start=2):
+        wrong = [name for name in ("arm", "labels", "draw") if row.get(name) is None]
+        wrong += [name for name in ("labels", "draw") if name not in wrong and not isinstance(row[name], int)]
+        if wrong:
+            raise UserError(
+                f"{result.path / 'results.csv'}, line {line}: no usable {wrong[0]!r}; run the benchmark again"
+            )
+
+
 def _cells(result: BenchmarkResult, units: dict[int, str]) -> dict[int, dict[str, list[Cell]]]:
     """labels → arm → cells, numbers of labels ascending, arms in the order of results.csv."""
     cells: dict[int, dict[str, list[Cell]]] = {}
@@ -118,7 +129,7 @@ def _cells(result: BenchmarkResult, units: dict[int, str]) -> dict[int, dict[str
         cell = Cell(
             draw,
             units.get(draw, f"draw {draw}"),
-            row["pretrain_seed"],
+            row.get("pretrain_seed"),
             predictions.ids,
             groups,
             truth,
