@@ -25,7 +25,8 @@ def simulate(population: str, count: int, seed: int = 0) -> tuple[Cutouts, Label
 
     Pixels are float32 nanomaggies with noise. Image i depends on (population, seed, i) alone, bit for bit on one
     machine with one number of threads. Truth columns are NaN where a kind has no such parameter; `units` in
-    `zwicky.simulate.draw` says what each means. An unknown population, a count below 1 or a negative seed is a UserError.
+    `zwicky.simulate.draw` says what each means. An unknown population, a count below 1 or a negative seed is a
+    UserError.
     """
     chosen = _check(population, count, seed)
     blocks = list(_blocks(chosen, count, seed))

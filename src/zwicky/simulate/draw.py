@@ -63,7 +63,7 @@ def units(population: Population) -> dict[str, tuple[str, str]]:
     table = {name: (parameter.unit, parameter.meaning) for name, parameter in known.items()}
     for layer in population.light:
         for band in population.instrument.band_names:
-            table[f"{layer}_mag_{band}"] = ("mag", f"observed AB magnitude of the {layer} light in {band}, in the frame")
+            table[f"{layer}_mag_{band}"] = ("mag", f"AB magnitude of the {layer} light in {band}, as observed")
         table[f"{layer}_snr"] = ("", f"signal-to-noise of the {layer} light, all bands together")
     if any("lensed_source" in kind.layers.values() for kind in population.kinds.values()):
         table["magnification"] = ("", "total magnification of the source, in the frame")
