@@ -253,6 +253,9 @@ def test_unpaired_arms_are_refused():
         bootstrap.difference("a", "moved", "auc")
     with pytest.raises(UserError, match="different objects"):
         bootstrap.difference("a", "others", "auc")
+    relabelled = [replace(cell, truth=1 - cell.truth) for cell in cells]
+    with pytest.raises(UserError, match="or labels"):
+        b.Bootstrap({"a": cells, "b": relabelled}, ["auc"], replicates=50).difference("a", "b", "auc")
     assert bootstrap.difference("a", "two", "auc").value == 0  # compared on the draws both have
 
 

@@ -223,11 +223,11 @@ def _cell_weights(cells: Sequence[Cell], units: dict[Hashable, np.ndarray], repl
 
 
 def _refuse_other_objects(arm: str, reference: str, cells: dict[str, list[Cell]]) -> None:
-    tested = {cell.draw: set(cell.ids) for cell in cells[reference]}
+    tested = {cell.draw: set(zip(cell.ids, cell.truth, strict=True)) for cell in cells[reference]}
     for cell in cells[arm]:
-        if set(cell.ids) != tested[cell.draw]:
+        if set(zip(cell.ids, cell.truth, strict=True)) != tested[cell.draw]:
             raise UserError(
-                f"{arm} and {reference} were tested on different objects in draw {cell.draw}; "
+                f"{arm} and {reference} were tested on different objects or labels in draw {cell.draw}; "
                 "evaluate both on the same test split"
             )
 
