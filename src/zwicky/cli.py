@@ -24,6 +24,7 @@ class Command:
     """One verb. arguments: adds to a parser; run: does the work with what was parsed."""
 
     help: str
+    usage: str
     arguments: Callable[[ArgumentParser], Any]
     run: Callable[[Namespace], None]
     settings: type | None = None  # the dataclass a recipe fills
@@ -172,7 +173,8 @@ def _report(given: Namespace) -> None:
 
 def _demo(given: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
-    from zwicky.report.verdict import summary_lines
+    from zwicky.report.material import gather
+    from zwicky.report.verdict import verdict
     from zwicky.simulate.api import simulate_store
 
     began = time.monotonic()
@@ -185,8 +187,8 @@ def _demo(given: Namespace) -> None:
         simulate_store(simulation["population"], simulation["n"], simulation["seed"], store)
     benchmark(_settings(BenchmarkConfig, config), store, run)
     page = _write_page(run, store)
-    for line in summary_lines(run):
-        print(line)
+    found = verdict(gather(run))
+    print("\n".join([found.headline, *found.details][:3]))
     print(f"{time.monotonic() - began:.0f} s; open {page}")
 
 
@@ -203,20 +205,21 @@ def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
 
 
 COMMANDS = {
-    "simulate": Command("Make a store of simulated lenses and look-alikes.", _simulate_arguments, _simulate),
-    "ingest": Command("Read a folder of cutouts into a store.", _ingest_arguments, _ingest),
-    "audit": Command("Say what is in a store and what is suspicious about it.", _audit_arguments, _audit),
-    "pretrain": Command("Learn from cutouts without labels.", _pretrain_arguments, _pretrain, PretrainConfig),
-    "finetune": Command("Teach a pretrained network with some labels.", _finetune_arguments, _finetune, FinetuneConfig),
-    "evaluate": Command("Test a network on a store's test objects.", _evaluate_arguments, _evaluate),
+    "simulate": Command("Make a store of simulated lenses and look-alikes.", "POPULATION --out STORE [--n N] [--seed S]", _simulate_arguments, _simulate),
+    "ingest": Command("Read a folder of cutouts into a store.", "PATH --out STORE [--catalog CSV] [options]", _ingest_arguments, _ingest),
+    "audit": Command("Say what is in a store and what is suspicious about it.", "STORE", _audit_arguments, _audit),
+    "pretrain": Command("Learn from cutouts without labels.", "RECIPE --data STORE --out RUN [--size SIZE] [settings]", _pretrain_arguments, _pretrain, PretrainConfig),
+    "finetune": Command("Teach a pretrained network with some labels.", "RUN --data STORE --out RUN [--labels N] [settings]", _finetune_arguments, _finetune, FinetuneConfig),
+    "evaluate": Command("Test a network on a store's test objects.", "RUN --data STORE [--split NAME]", _evaluate_arguments, _evaluate),
     "benchmark": Command(
         "Compare pretraining with the same network from scratch and with baselines.",
-        lambda parser: _pretrain_arguments(parser),
+        "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
+        _pretrain_arguments,
         _benchmark,
         BenchmarkConfig,
     ),
-    "report": Command("Write the page of a benchmark again.", _report_arguments, _report),
-    "demo": Command("Do all of it on simulated lenses made on the spot.", _demo_arguments, _demo),
+    "report": Command("Write the page of a benchmark again.", "RUN [--data STORE] [--out PAGE]", _report_arguments, _report),
+    "demo": Command("Do all of it on simulated lenses made on the spot.", "[--out FOLDER] [--size desk|smoke]", _demo_arguments, _demo),
 }
 
 
@@ -224,7 +227,8 @@ COMMANDS = {
 
 
 def _parser(name: str, command: Command) -> ArgumentParser:
-    parser = ArgumentParser(prog=f"zwicky {name}", description=command.help, exit_on_error=False)
+    usage = f"zwicky {name} {command.usage}".rstrip()
+    parser = ArgumentParser(prog=f"zwicky {name}", usage=usage, description=command.help, exit_on_error=False)
     if command.settings is not None:
         parser.add_argument("--config", action="config", help="YAML file of settings laid over the recipe")
         parser.add_class_arguments(command.settings, fail_untyped=False)
