@@ -105,7 +105,9 @@ def test_row_groups_hold_8_to_32_megabytes(tmp_path, dtype):
     """But the last; of noisy pixels, which no encoding shrinks much."""
     rng = np.random.default_rng(0)
     pixels = (
-        rng.normal(30_000, 5000, (20, 1, 1000, 1000)) if dtype != "uint8" else rng.integers(0, 256, (40, 1, 1000, 1000))
+        rng.normal(30_000, 5000, (20, 1, 1000, 1000))
+        if dtype != "uint8"
+        else rng.integers(0, 256, (20, 1, 1000, 1000), np.uint8)
     )
     path = write(tmp_path / "s", pixels.astype(dtype), step=8)
     sizes = [
@@ -149,9 +151,13 @@ def test_existing_store_is_refused_and_kept(tmp_path):
 
 
 def test_an_error_leaves_nothing_and_a_kill_is_cleaned_up(tmp_path):
-    with pytest.raises(KeyboardInterrupt), StoreWriter(tmp_path / "s", ("b0", "b1"), (4, 5), "uint16") as writer:
-        writer.append(ramp(), make_table([str(row) for row in range(7)]))
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with StoreWriter(tmp_path / "s", ("b0", "b1"), (4, 5), "uint16") as writer:
+            writer.append(ramp(), make_table([str(row) for row in range(7)]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ".s.incomplete").mkdir()  # as a killed writer leaves it
     (tmp_path / ".s.incomplete" / "part-00007.parquet").write_text("half")

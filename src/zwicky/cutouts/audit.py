@@ -83,7 +83,10 @@ def _duplicates(cutouts: Cutouts, groups: dict[str, str], classes: np.ndarray) -
 
 
 def _values(cutouts: Cutouts, seed: int) -> dict[str, dict[str, float]]:
-    """Per band: least and largest value and the share of NaN over all pixels; percentiles over a sample of images."""
+    """Per band: least and largest value and the share of NaN over all pixels; percentiles over a sample of images.
+
+    A band without any valid pixel has its `nan_share` alone.
+    """
     rows = np.sort(np.random.default_rng(seed).permutation(len(cutouts))[:_PERCENTILE_IMAGES])
     sample = cutouts.images[rows]
     floats = cutouts.images.dtype.kind == "f"
@@ -97,9 +100,12 @@ def _values(cutouts: Cutouts, seed: int) -> dict[str, dict[str, float]]:
             invalid += int(np.isnan(block).sum()) if floats else 0
         pixels = sample[:, index].ravel().astype(np.float32)
         pixels = pixels[np.isfinite(pixels)]
-        p1, median, p99 = np.percentile(pixels, [1, 50, 99]).tolist() if len(pixels) else [float("nan")] * 3
         share = invalid / max(1, cutouts.images[:, index].size)
-        values[band] = {"min": low, "p1": p1, "median": median, "p99": p99, "max": high, "nan_share": share}
+        if len(pixels):
+            p1, median, p99 = np.percentile(pixels, [1, 50, 99]).tolist()
+            values[band] = {"min": low, "p1": p1, "median": median, "p99": p99, "max": high, "nan_share": share}
+        else:
+            values[band] = {"nan_share": share}
     return values
 
 
@@ -224,7 +230,7 @@ def audit_text(audit: dict[str, Any]) -> str:
     lines.append(f"duplicates: {duplicates['same_pixels']} by pixels, {duplicates['same_position']} by position")
     lines.append("band: least, 1 %, median, 99 %, largest value, share invalid")
     for band, value in audit["values"].items():
-        numbers = ", ".join(f"{value[key]:.4g}" for key in ("min", "p1", "median", "p99", "max"))
+        numbers = ", ".join(f"{value[key]:.4g}" for key in ("min", "p1", "median", "p99", "max") if key in value)
         lines.append(f"  {band}: {numbers}, {value['nan_share']:.2%}")
     for name, features in audit["shortcuts"].items():
         lines.append(f"how well trivial numbers tell {name!r} from the rest:")

@@ -124,7 +124,7 @@ def ingest(
                     read_ids |= {file: plan.ids[file] for file, _, _ in kept}
             if not read_ids:
                 raise _nothing(source, plan.set_aside)
-            _refuse_mixed(other + Counter({kind: len(read_ids)}))
+            _refuse_mixed(other + Counter({kind: len(read_ids)}), kind)
             labels = {read_ids[file]: plan.labels[file] for file in read_ids if file in plan.labels}
             if labels:
                 now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -217,8 +217,9 @@ def _sample_kind(source: Path, plan: _Plan, config: IngestConfig, pool: ThreadPo
     if not kinds:
         plan.set_aside += [(file, _reason(source / file)) for file in plan.files[:100]]
         raise _nothing(source, plan.set_aside)
-    _refuse_mixed(kinds)
-    return kinds.most_common(1)[0][0]
+    commonest = kinds.most_common(1)[0][0]
+    _refuse_mixed(kinds, commonest)
+    return commonest
 
 
 def _kind_of(path: Path) -> Kind | None:
@@ -240,11 +241,11 @@ def _kind(image: Image) -> Kind:
     return image.pixels.shape, image.pixels.dtype.name, image.bands
 
 
-def _refuse_mixed(kinds: Counter[Kind]) -> None:
-    """Raise UserError if more than a small minority of the images differ in size, bands or type from the rest."""
+def _refuse_mixed(kinds: Counter[Kind], chosen: Kind) -> None:
+    """Raise UserError if more than a small minority of the images differ from the chosen kind."""
     common = kinds.most_common()
     total = sum(kinds.values())
-    if len(common) > 1 and total - common[0][1] > MINORITY * total:
+    if total - kinds[chosen] > MINORITY * total:
         said = ", ".join(f"{_said(kind)} ({count} files)" for kind, count in common[:4]) + ", …" * (len(common) > 4)
         raise UserError(
             f"the images are of several kinds: {said}; ingest each kind into a store of its own or cut them to one size"
