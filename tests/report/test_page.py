@@ -181,7 +181,7 @@ def test_hostile_names_are_escaped(result_maker: Callable[..., Path], store_make
         "cells",
     ],
 )
-@pytest.mark.parametrize("damage", ["missing", "garbage"])
+@pytest.mark.parametrize("damage", [pytest.param("missing", marks=pytest.mark.slow), "garbage"])
 def test_a_part_that_is_missing_or_damaged(
     part: str, damage: str, shared_result: Path, store_maker: Callable[..., Cutouts], tmp_path: Path
 ) -> None:

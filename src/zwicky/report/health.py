@@ -36,16 +36,16 @@ def ends(values: np.ndarray) -> tuple[float, float] | None:
     return (float(finite[:share].mean()), float(finite[-share:].mean())) if len(finite) >= 4 else None
 
 
-def health(rows: Sequence[dict[str, Any]]) -> Health:
-    """Judge one pretraining by its loss and gauges."""
+def health(rows: Sequence[dict[str, Any]], warnings: Any = None) -> Health:
+    """Judge one pretraining by its loss and gauges, and by the warnings it gave while it trained, if any."""
     if any(isinstance(row.get("loss"), float) and not is_number(row["loss"]) for row in rows):
         return Health("collapsed", ("The loss became infinite or not a number: lower the learning rate.",))
-    bad: list[str] = []
+    bad = [f"It warned: {warning}." for warning in warnings] if isinstance(warnings, list) else []
     doubts: list[str] = []
     good: list[str] = []
     loss = ends(series(rows, "loss"))
     if loss is None:
-        return Health("unknown", ("Too few steps were logged to judge.",))
+        return Health("doubtful" if bad else "unknown", (*bad, "Too few steps were logged to judge."))
     for column in dict.fromkeys(key for row in rows for key in row):
         if (pair := ends(series(rows, column))) is None:
             continue

@@ -190,15 +190,19 @@ class Material:
 
     @cached_property
     def reference(self) -> Arm | None:
-        """The same network trained from scratch."""
-        scratch = [arm for arm in self.arms if arm.kind != "ssl" and arm.protocol == "scratch"]
-        same = [arm for arm in scratch if self.primary is not None and arm.backbone == self.primary.backbone]
-        return same[0] if same else next((arm for arm in scratch if arm.kind == "supervised"), None)
+        """What the primary arm is measured against."""
+        return None if self.primary is None else self.reference_of(self.primary)
+
+    def reference_of(self, arm: Arm) -> Arm | None:
+        """The same network trained from scratch; failing that, the first one trained from scratch."""
+        scratch = [other for other in self.arms if other.kind == "supervised" and other.protocol == "scratch"]
+        return next((other for other in scratch if other.backbone == arm.backbone), scratch[0] if scratch else None)
 
     @cached_property
     def rivals(self) -> list[Arm]:
-        """The baselines the headline has to face, besides the reference."""
-        return [arm for arm in self.arms if arm.kind != "ssl" and arm != self.reference]
+        """The baselines the headline has to face: what is neither self-supervised nor the reference of such an arm."""
+        references = [self.reference_of(arm) for arm in self.arms if arm.kind == "ssl"]
+        return [arm for arm in self.arms if arm.kind != "ssl" and arm not in references]
 
     @cached_property
     def focus(self) -> list[Arm]:

@@ -65,7 +65,8 @@ def render(material: Material, store: Cutouts | None) -> str:
     )
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     return template.render(
-        title=f"{material.data.get('name') or material.result.path.resolve().name}: how far do few labels go?",
+        title=material.data.get("title")
+        or f"{material.data.get('name') or material.result.path.resolve().name}: label efficiency",
         verdict=verdict(material),
         size_note=material.data.get("size_note"),
         facts=facts(material),

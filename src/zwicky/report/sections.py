@@ -42,9 +42,8 @@ def audit(material: Material) -> Markup:
     parts = [Markup('<p class="warning">{}</p>').format(warning) for warning in warnings]
     if not warnings:
         parts.append(Markup("<p>No warning.</p>"))
-    shortcuts = found.get("shortcuts")
     try:
-        parts.append(tables.shortcuts(shortcuts if isinstance(shortcuts, list) else []))
+        parts.append(tables.shortcuts(found.get("shortcuts")))
     except Missing as reason:
         parts.append(Markup('<p class="missing">{}</p>').format(str(reason)))
     return Markup("\n").join(parts)
@@ -158,7 +157,7 @@ def curves(material: Material) -> Markup:
     """Loss, gauges and a word on health of each pretraining; then the fine-tuning."""
     parts: list[Markup] = []
     for position, (name, rows) in enumerate(material.pretraining.items()):
-        state = health(rows)
+        state = health(rows, material.pretraining_run(name).get("warnings"))
         reasons = Markup('<p><span class="state {}">{}</span> {}</p>').format(
             state.state, state.state, " ".join(state.reasons)
         )

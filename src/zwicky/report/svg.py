@@ -46,9 +46,11 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def new_axes(width: float = 4.6, height: float = 3.5) -> Axes:
-    """Axes of one panel, inches; call inside `matplotlib.rc_context(STYLE)`, as each figure does."""
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+def new_axes(width: float = 4.6, height: float = 3.5, left: float = 0.62) -> Axes:
+    """Axes of one panel with fixed margins, inches; call inside `matplotlib.rc_context(STYLE)`."""
+    right, bottom, top = 0.12, 0.55, 0.32
+    box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+    return Figure(figsize=(width, height)).add_axes(box)
 
 
 def to_svg(axes: Axes, name: str, description: str) -> Markup:

@@ -207,21 +207,23 @@ def purity(bands: Sequence[tuple[Arm, Band]], prevalences: Sequence[float], nega
     )
 
 
-def shortcuts(rows: Sequence[Any]) -> Markup:
-    """What a single feature of the files can tell about the label."""
+def shortcuts(found: Any) -> Markup:
+    """What a single feature of the files tells about each class. found: class → feature → {auc, low, high}."""
     cells = []
-    for row in rows:
-        if isinstance(row, dict) and is_number(row.get("auc")):
-            bounded = is_number(row.get("low")) and is_number(row.get("high"))
-            bounds = words.interval(row["low"], row["high"], "auc") if bounded else "–"
-            cells.append([str(row.get("feature", words.UNKNOWN)), words.number(row["auc"], "auc"), bounds])
+    by_class = found if isinstance(found, dict) else {}
+    for name, features in by_class.items():
+        for feature, row in (features if isinstance(features, dict) else {}).items():
+            if isinstance(row, dict) and is_number(row.get("auc")):
+                bounded = is_number(row.get("low")) and is_number(row.get("high"))
+                bounds = words.interval(row["low"], row["high"], "auc") if bounded else "–"
+                cells.append([feature.replace("_", " "), name, words.number(row["auc"], "auc"), bounds])
     if not cells:
         raise Missing("No shortcut was measured.")
     caption = (
         "How well each feature alone tells the classes apart (0.5: not at all). "
         "Where one does, a network may learn it instead of the lens"
     )
-    return table(caption, ["Feature", "max(AUC, 1 − AUC)", "95 % interval"], cells, "numbers")
+    return table(caption, ["Feature", "Class against the rest", "max(AUC, 1 − AUC)", "95 % interval"], cells, "numbers")
 
 
 def cost(material: Material) -> Markup:
@@ -235,8 +237,8 @@ def cost(material: Material) -> Markup:
         }
         numbers = {
             "parameters": info.get("parameters"),
-            "steps": info.get("step", info.get("steps")),
-            "images_seen": info.get("images", info.get("images_seen")),
+            "steps": info.get("steps", curves[-1].get("step")),
+            "images_seen": info.get("images_seen", curves[-1].get("images")),
         }
         rows.append(
             [

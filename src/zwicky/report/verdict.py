@@ -21,29 +21,44 @@ class Verdict:
 
 def verdict(material: Material) -> Verdict:
     """The headline is the difference in AUC at the smallest number of labels, primary arm against reference."""
-    primary, reference, labels = material.primary, material.reference, material.labels[0]
-    at = f"At {words.plural(labels, 'label')}"
+    primary, labels = material.primary, material.labels[0]
     if primary is None:
-        return Verdict(
-            "No self-supervised arm was run: there is no pretraining to judge.", "unknown", _conditions(material)
-        )
-    facing = _rivals(material, primary, labels)
+        headline = "No self-supervised arm was run: there is no pretraining to judge."
+        return Verdict(headline, "unknown", _conditions(material))
+    reference = material.reference_of(primary)
+    at = f"At {words.plural(labels, 'label')}"
+    rest = (*_others(material, primary), *_rivals(material, primary, labels), *_conditions(material))
     if reference is None:
-        lack = "has no network trained from scratch to be compared with: nothing follows for pretraining"
-        headline = f"{at}, {primary.title} {lack}."
-        return Verdict(headline, "unknown", (*facing, *_conditions(material)))
+        lack = "was not set against the same network trained from scratch: nothing follows for pretraining"
+        return Verdict(f"{at}, “{primary.title}” {lack}.", "unknown", rest)
     row = material.difference(primary.name, reference.name, labels, "auc")
-    against = "the same network trained from scratch"
-    if primary.backbone != reference.backbone:
-        against = f"{reference.title}, a different network trained from scratch"
     if row is None:
-        headline = f"{at}, {primary.title} was not compared with {against}: nothing can be said of a difference."
-        return Verdict(
-            headline, "unknown", (*_values(material, [primary, reference], labels), *facing, *_conditions(material))
-        )
-    change = f"{words.number(row.difference, 'auc', True)} {words.interval(row.low, row.high, 'auc', True)}"
-    headline = f"{at}, pretraining ({primary.title}) changes AUC by {change} against {against}: {conclusion(row)}."
-    return Verdict(headline, tone(row), (*_later(material, primary, reference), *facing, *_conditions(material)))
+        headline = f"{at}, “{primary.title}” and “{reference.title}” were not compared: no difference can be stated."
+        return Verdict(headline, "unknown", (*_values(material, [primary, reference], labels), *rest))
+    same = "the same network" if primary.backbone == reference.backbone else "a different network"
+    headline = (
+        f"{at}, pretraining changes AUC by {_change(row)} against {same} trained from scratch: {conclusion(row)}."
+    )
+    pair = f"Compared: “{primary.title}” with “{reference.title}”."
+    return Verdict(headline, tone(row), (pair, *_later(material, primary, reference), *rest))
+
+
+def _change(row: Difference) -> str:
+    return f"{words.number(row.difference, 'auc', True)} {words.interval(row.low, row.high, 'auc', True)}"
+
+
+def _others(material: Material, primary: Arm) -> list[str]:
+    """The same question of every other fine-tuned self-supervised arm."""
+    sentences = []
+    for arm in material.arms:
+        reference = material.reference_of(arm)
+        if arm.kind == "ssl" and arm.protocol == "finetune" and arm != primary and reference is not None:
+            row = material.difference(arm.name, reference.name, material.labels[0], "auc")
+            if row is not None:
+                sentences.append(
+                    f"“{arm.title}” against “{reference.title}”: {_change(row)} in AUC, {conclusion(row)}."
+                )
+    return sentences
 
 
 def tone(row: Difference) -> str:
@@ -67,7 +82,7 @@ def _later(material: Material, primary: Arm, reference: Arm) -> list[str]:
     row = material.difference(primary.name, reference.name, labels, "auc")
     if row is None or labels == material.labels[0]:
         return []
-    change = f"{words.number(row.difference, 'auc', True)} {words.interval(row.low, row.high, 'auc', True)}"
+    change = _change(row)
     return [f"At {words.plural(labels, 'label')} the change is {change}: {conclusion(row)}."]
 
 
@@ -80,7 +95,7 @@ def _rivals(material: Material, primary: Arm, labels: int) -> list[str]:
         if scored:
             best = max(scored, key=lambda pair: pair[0])[1]
             noun = "network" if is_network else "simple baseline"
-            label = f"the {noun} {best.title}" if len(scored) == 1 else f"the best {noun}, {best.title},"
+            label = f"the {noun} “{best.title}”" if len(scored) == 1 else f"the best {noun}, “{best.title}”,"
             sentences.append(_against_rival(material, primary, best, label, labels))
     return sentences
 
@@ -91,28 +106,32 @@ def _against_rival(material: Material, primary: Arm, rival: Arm, label: str, lab
     if row is None:
         ours, theirs = (material.estimate(arm.name, labels, "auc") for arm in (primary, rival))
         if ours is None or theirs is None:
-            return f"{start} cannot be set against {primary.title}: a value is missing."
+            return f"{start} cannot be set against “{primary.title}”: a value is missing."
         order = "as high as or higher than" if theirs.value >= ours.value else "lower than"
-        values = f"{words.estimate(theirs, 'auc')}, {order} {primary.title} with {words.estimate(ours, 'auc')}"
+        values = f"{words.estimate(theirs, 'auc')}, {order} “{primary.title}” with {words.estimate(ours, 'auc')}"
         return f"{start} has AUC {values}; the difference was not tested."
-    change = f"{words.number(row.difference, 'auc', True)} {words.interval(row.low, row.high, 'auc', True)}"
+    change = _change(row)
     if not row.significant:
-        return f"{start} cannot be told apart from {primary.title}: the difference in AUC is {change}."
+        return f"{start} cannot be told apart from “{primary.title}”: the difference in AUC is {change}."
     if row.difference < 0:
-        return f"{start} is better than {primary.title}: the difference in AUC is {change}."
+        return f"{start} is better than “{primary.title}”: the difference in AUC is {change}."
     if row.difference < CLOSE:
-        return f"{start} is close: {primary.title} is above it by only {change} in AUC."
-    return f"{start} is below {primary.title}: the difference in AUC is {change}."
+        return f"{start} is close: “{primary.title}” is above it by only {change} in AUC."
+    return f"{start} is below “{primary.title}”: the difference in AUC is {change}."
 
 
 def _values(material: Material, arms: list[Arm], labels: int) -> list[str]:
     known = [(arm, value) for arm in arms if (value := material.estimate(arm.name, labels, "auc"))]
-    return [f"{arm.title} has AUC {words.estimate(value, 'auc')}." for arm, value in known]
+    return [f"“{arm.title}” has AUC {words.estimate(value, 'auc')}." for arm, value in known]
 
 
 def _conditions(material: Material) -> tuple[str, ...]:
     """What the numbers hold for."""
-    sentences = []
+    data = words.data_kind(material.data.get("simulated"))
+    draws = words.plural(material.draw_count, "draw")
+    sentences = [
+        f"Measured on {words.plural(material.test_objects, 'test object')}, {data}, with {draws} of the labels."
+    ]
     if material.draw_count == 1:
         sentences.append("One draw of the labels: how much another draw would change is unknown.")
     if material.pretrain_seeds == 1:
