@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -163,6 +166,40 @@ def test_an_error_leaves_nothing_and_a_kill_is_cleaned_up(tmp_path):
     (tmp_path / ".s.incomplete" / "part-00007.parquet").write_text("half")
     (tmp_path / "s").mkdir()  # an empty directory is no obstacle
     assert len(open_store(write(tmp_path / "s", ramp()))) == 7
+
+
+def test_a_kill_leaves_no_store(tmp_path):
+    """A process that is killed while writing, its first part on disk."""
+    script = """
+import os, signal, sys
+import numpy as np
+from zwicky.cutouts import store
+from zwicky.cutouts.contract import make_table
+store.ROW_GROUP_BYTES = 100
+with store.StoreWriter(sys.argv[1], ("b0", "b1"), (4, 5), "uint16") as writer:
+    writer.append(np.zeros((5, 2, 4, 5), "uint16"), make_table(list("abcde")))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "s")])
+    assert done.returncode == -signal.SIGKILL
+    assert [entry.name for entry in tmp_path.iterdir()] == [".s.incomplete"]
+    with pytest.raises(UserError, match="does not exist"):
+        open_store(tmp_path / "s")
+    assert len(open_store(write(tmp_path / "s", ramp()))) == 7
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_memory_stays_flat_while_writing(tmp_path, monkeypatch):
+    """Arrow never holds more than a few row groups, however many are written."""
+    monkeypatch.setattr(store_module, "ROW_GROUP_BYTES", 2**20)
+    images = np.random.default_rng(0).normal(size=(16, 1, 64, 64)).astype(np.float32)  # a quarter of a group
+    before, most = pa.total_allocated_bytes(), 0
+    with StoreWriter(tmp_path / "s", ("g",), (64, 64), "float32") as writer:
+        for start in range(0, 16 * 100, 16):
+            writer.append(images, make_table([str(start + row) for row in range(16)]))
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert len(open_store(tmp_path / "s")) == 1600
+    assert most < 6 * 2**20
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,8 @@ def properties(catalog: Catalog, match: Match) -> tuple[dict[str, list], dict[st
                 )
         elif position not in skip and column:
             name = f"catalog_{column}" if column in STANDARD_COLUMNS or column == "image" else column
+            while name in values or name in limits:
+                name += "_"
             numbers = [_number(cell) for cell in cells]
             filled = sum(cell.lower() not in _EMPTY for cell in cells)
             numeric = 0 < filled == sum(number is not None for number in numbers)

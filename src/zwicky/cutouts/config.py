@@ -9,13 +9,14 @@ from dataclasses import dataclass
 class IngestConfig:
     """What the files do not say themselves, and how to read them.
 
-    bands: names of the channels, e.g. g r i; empty: what the files say (`gray`, or `R G B` for colour images).
-    pixel_scale: arcsec per pixel of every image; empty: what the headers or the catalogue say.
-    survey: the survey or instrument the images come from.
-    simulated: yes for simulations, no for observations; empty: not stated.
-    label_source: who gave the labels; empty: the class folders or the name of the catalogue.
-    max_invalid: an image with a larger share of invalid (NaN) pixels is set aside.
-    workers: threads that decode files.
+    Args:
+        bands: names of the channels, e.g. g, r, i; empty means what the files say (gray, or R, G, B).
+        pixel_scale: arcsec per pixel of every image; null means what the headers say.
+        survey: the survey or instrument the images come from.
+        simulated: true for simulations, false for observations; null means not stated.
+        label_source: who gave the labels; empty means the class folders or the name of the catalogue.
+        max_invalid: an image with a larger share of invalid (NaN) pixels than this is set aside.
+        workers: threads that decode files.
     """
 
     bands: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from zwicky.cutouts import catalog as catalogs
 from zwicky.cutouts.config import IngestConfig
 from zwicky.cutouts.contract import make_table, pixel_hash
 from zwicky.cutouts.readers import Image, Unreadable, read_image
-from zwicky.cutouts.scan import Scan, folder_labels, scan_folder
+from zwicky.cutouts.scan import folder_labels, scan_folder
 from zwicky.cutouts.store import StoreWriter, refuse_existing
 from zwicky.cutouts.tables import Labels, order_classes, write_labels
 from zwicky.errors import UserError
@@ -345,6 +345,3 @@ def _nothing(source: Path, set_aside: list[tuple[str, str]]) -> UserError:
         f"no image could be read in {source}: {len(set_aside)} files set aside, {count} of them because: {reason}; "
         "zwicky reads PNG, JPEG, TIFF, .npy and FITS"
     )
-
-
-__all__ = ["IngestReport", "Scan", "ingest"]

@@ -215,7 +215,7 @@ def open_store(path: Path | str) -> Cutouts:
             count = file.metadata.row_group(group).num_rows
             jobs.append((part, group, images[start : start + count]))
             start += count
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         tables = list(pool.map(_read_group, jobs))
     empty = files[0].schema_arrow.empty_table().drop_columns("image")
     table = pa.concat_tables([empty, *tables]).combine_chunks().replace_schema_metadata(None)
