@@ -236,6 +236,17 @@ def test_invalid_pixels_end_as_zero_and_do_not_spread(stretch):
     assert not views.valid[0][:, 1].all()
 
 
+def test_a_flat_sky_with_holes_stays_flat():
+    """No step lets the 0 of a hole, of the image's edge or of a turned corner into a valid pixel."""
+    images = torch.full((20, 2, 40, 40), 7.0)
+    images[torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) < 0.03] = float("nan")
+    config = ViewsConfig(crop=36, local_size=16, rotation="any", brightness=0, contrast=0.5, blur=1.0, noise=0)
+    views = build(config, images)(images, torch.arange(20), seed=0, step=0)
+    for crop, valid in zip(views.crops, views.valid, strict=True):
+        assert 0.3 < valid.double().mean() < 1
+        torch.testing.assert_close(crop, torch.where(valid, 7.0, 0.0), atol=0.01, rtol=0)
+
+
 def test_integer_images_are_as_good_as_their_float_copies():
     images = torch.randint(0, 256, (6, 3, 46, 46), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     augment = build(EVERYTHING, images)

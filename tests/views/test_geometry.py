@@ -1,5 +1,6 @@
 """Where crops look: the map against rendered points, the sampling against scipy and kornia, bounds, exact copies."""
 
+import dataclasses
 import math
 
 import kornia
@@ -48,7 +49,8 @@ def test_crops_stay_inside_the_image(side, crop, size, low, high, rotation, shif
     )
     where = (maps[:, None] @ points[:, :, None])[..., 0]
     # Where the crop has more pixels than the window, its outermost ones lie within the image's outermost half pixel.
-    edge = 0.5 if geometry.reach > (crop - 1) / 2 else 0.0
+    edge = 0.0 if rotation == "any" else max(0.0, geometry.reach - min(geometry.center))
+    assert edge < 0.5
     assert where.min() >= -edge - 1e-6
     assert (where[..., 0] <= side[1] - 1 + edge + 1e-6).all()
     assert (where[..., 1] <= side[0] - 1 + edge + 1e-6).all()
@@ -164,6 +166,12 @@ def test_shift_is_reduced_to_the_room():
     assert centers[:, 0].sub(19.5).abs().max() > 3
 
 
+def test_a_whole_image_enlarged_has_no_room_to_move():
+    geometry = Geometry((20, 20), 20, 40, shift=3.0)
+    maps = geometry.draw(draws(50))
+    torch.testing.assert_close(maps, torch.tensor([[0.5, 0, -0.25], [0, 0.5, -0.25]]).double().expand(50, 2, 3))
+
+
 def test_area_angle_and_mirror_are_spread_as_declared():
     geometry = Geometry((64, 64), 32, 16, (0.1, 0.3), "any", True, 0.0)
     maps = geometry.draw(draws(4000))
@@ -178,6 +186,23 @@ def test_area_angle_and_mirror_are_spread_as_declared():
     # One area for both axes: a resize of the height alone would squash.
     lengths = maps[:, :, :2].norm(dim=1)
     torch.testing.assert_close(lengths[:, 0], lengths[:, 1])
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS)
+def test_sub_windows_fill_the_base_window_and_no_more(rotation):
+    u = draws(2000)
+    base = Geometry((70, 64), 40, 40, (1.0, 1.0), rotation, True, 2.0)
+    part = dataclasses.replace(base, size=20, scale=(0.1, 0.3))
+    u[..., 3:5] = 0.5  # exact crops move by whole pixels, others do not
+    last = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64).expand(2000, 1, 3)
+    inverse = torch.linalg.inv(torch.cat([base.draw(u), last], 1))
+    inside = (inverse[:, None, :2] @ torch.cat([corners(part.draw(u), 20), torch.ones(2000, 4, 1)], -1)[..., None])[
+        ..., 0
+    ]
+    assert inside.min() > -1e-9
+    assert inside.max() < 39 + 1e-9
+    assert inside.amin((0, 1)).max() < 0.5
+    assert inside.amax((0, 1)).min() > 38.5
 
 
 def test_zooming_out_averages_and_does_not_alias():

@@ -134,7 +134,6 @@ def sample(
     invalid = read((~valid).float()) if valid is not None else torch.zeros_like(values)
     if may_leave:
         outside = (grid.abs() > 1 + 1e-5).any(-1)[:, None]
-        values.masked_fill_(outside, 0)
         invalid.masked_fill_(outside, 1)
     usable = crops(invalid) < TINY_WEIGHT
     return crops(values).masked_fill_(~usable, 0), usable.expand(-1, channels, -1, -1)
