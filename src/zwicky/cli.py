@@ -42,17 +42,29 @@ def _simulate_arguments(parser: ArgumentParser) -> None:
 
 def _ingest_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="folder of images, class folders, or a folder a catalogue describes")
-    parser.add_argument("--catalog", type=Path | None, default=None, help="CSV with file names, labels, ra, dec (degrees) and any properties")
+    parser.add_argument(
+        "--catalog",
+        type=Path | None,
+        default=None,
+        help="CSV with file names, labels, ra, dec (degrees) and any properties",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the store to write (a new folder)")
     parser.add_class_arguments(IngestConfig, fail_untyped=False)
 
 
 def _data(parser: ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="the store, as `zwicky ingest` or `zwicky simulate` wrote it")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the store, as `zwicky ingest` or `zwicky simulate` wrote it"
+    )
 
 
 def _out(parser: ArgumentParser, required: bool = True) -> None:
-    parser.add_argument("--out", type=Path if required else Path | None, required=required, help="the run directory; one that was interrupted goes on")
+    parser.add_argument(
+        "--out",
+        type=Path if required else Path | None,
+        required=required,
+        help="the run directory; one that was interrupted goes on",
+    )
 
 
 def _audit_arguments(parser: ArgumentParser) -> None:
@@ -61,7 +73,9 @@ def _audit_arguments(parser: ArgumentParser) -> None:
 
 def _recipe(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", type=str, help=f"a shipped recipe ({', '.join(recipes.names())}) or a YAML file")
-    parser.add_argument("--size", type=str | None, default=None, help="one of the recipe's sizes; the first unless said")
+    parser.add_argument(
+        "--size", type=str | None, default=None, help="one of the recipe's sizes; the first unless said"
+    )
 
 
 def _pretrain_arguments(parser: ArgumentParser) -> None:
@@ -74,7 +88,9 @@ def _finetune_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="the run whose network to start from")
     _data(parser)
     _out(parser)
-    parser.add_argument("--from_scratch", type=bool, default=False, help="the same network from random weights, for comparison")
+    parser.add_argument(
+        "--from_scratch", type=bool, default=False, help="the same network from random weights, for comparison"
+    )
 
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
@@ -85,13 +101,22 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
 
 def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="the run directory of `zwicky benchmark`")
-    parser.add_argument("--data", type=Path | None, default=None, help="the store, for example images; the run's own where it still stands")
-    parser.add_argument("--out", type=Path | None, default=None, help="the page to write; report.html in the run unless said")
+    parser.add_argument(
+        "--data",
+        type=Path | None,
+        default=None,
+        help="the store, for example images; the run's own where it still stands",
+    )
+    parser.add_argument(
+        "--out", type=Path | None, default=None, help="the page to write; report.html in the run unless said"
+    )
 
 
 def _demo_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the simulated store and the run")
-    parser.add_argument("--size", type=str, default="desk", help="desk (about ten minutes on two cores) or smoke (a minute or two)")
+    parser.add_argument(
+        "--size", type=str, default="desk", help="desk (about ten minutes on two cores) or smoke (a minute or two)"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- running
@@ -130,7 +155,10 @@ def _pretrain(given: Namespace) -> None:
     split = stored_split(given.data, config.split, cutouts, labels)
     ids = split.ids("train", "unlabelled")
     pretrain(config, cutouts, cutouts.rows_of(ids), given.out, labels=labels.of(ids))
-    print(f"pretrained on {len(ids)} cutouts; next: zwicky finetune {given.out} --data {given.data} --labels 300 --out RUN")
+    print(
+        f"pretrained on {len(ids)} cutouts; "
+        f"next: zwicky finetune {given.out} --data {given.data} --labels 300 --out RUN"
+    )
 
 
 def _finetune(given: Namespace) -> None:
@@ -205,12 +233,36 @@ def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
 
 
 COMMANDS = {
-    "simulate": Command("Make a store of simulated lenses and look-alikes.", "POPULATION --out STORE [--n N] [--seed S]", _simulate_arguments, _simulate),
-    "ingest": Command("Read a folder of cutouts into a store.", "PATH --out STORE [--catalog CSV] [options]", _ingest_arguments, _ingest),
+    "simulate": Command(
+        "Make a store of simulated lenses and look-alikes.",
+        "POPULATION --out STORE [--n N] [--seed S]",
+        _simulate_arguments,
+        _simulate,
+    ),
+    "ingest": Command(
+        "Read a folder of cutouts into a store.",
+        "PATH --out STORE [--catalog CSV] [options]",
+        _ingest_arguments,
+        _ingest,
+    ),
     "audit": Command("Say what is in a store and what is suspicious about it.", "STORE", _audit_arguments, _audit),
-    "pretrain": Command("Learn from cutouts without labels.", "RECIPE --data STORE --out RUN [--size SIZE] [settings]", _pretrain_arguments, _pretrain, PretrainConfig),
-    "finetune": Command("Teach a pretrained network with some labels.", "RUN --data STORE --out RUN [--labels N] [settings]", _finetune_arguments, _finetune, FinetuneConfig),
-    "evaluate": Command("Test a network on a store's test objects.", "RUN --data STORE [--split NAME]", _evaluate_arguments, _evaluate),
+    "pretrain": Command(
+        "Learn from cutouts without labels.",
+        "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
+        _pretrain_arguments,
+        _pretrain,
+        PretrainConfig,
+    ),
+    "finetune": Command(
+        "Teach a pretrained network with some labels.",
+        "RUN --data STORE --out RUN [--labels N] [settings]",
+        _finetune_arguments,
+        _finetune,
+        FinetuneConfig,
+    ),
+    "evaluate": Command(
+        "Test a network on a store's test objects.", "RUN --data STORE [--split NAME]", _evaluate_arguments, _evaluate
+    ),
     "benchmark": Command(
         "Compare pretraining with the same network from scratch and with baselines.",
         "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
@@ -218,8 +270,15 @@ COMMANDS = {
         _benchmark,
         BenchmarkConfig,
     ),
-    "report": Command("Write the page of a benchmark again.", "RUN [--data STORE] [--out PAGE]", _report_arguments, _report),
-    "demo": Command("Do all of it on simulated lenses made on the spot.", "[--out FOLDER] [--size desk|smoke]", _demo_arguments, _demo),
+    "report": Command(
+        "Write the page of a benchmark again.", "RUN [--data STORE] [--out PAGE]", _report_arguments, _report
+    ),
+    "demo": Command(
+        "Do all of it on simulated lenses made on the spot.",
+        "[--out FOLDER] [--size desk|smoke]",
+        _demo_arguments,
+        _demo,
+    ),
 }
 
 

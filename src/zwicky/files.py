@@ -26,7 +26,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose a place with room that you may write to") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; choose a place with room that you may write to"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

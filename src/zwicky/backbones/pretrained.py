@@ -30,16 +30,19 @@ def load(backbone: Backbone, source: str) -> None:
     for key in ("patch_embed.proj.weight", "conv1.weight"):
         if key in state and state[key].ndim == 4 and state[key].shape[1] != bands:
             if state[key].shape[1] != 3:
-                raise UserError(f"pretrained {source}: made for {state[key].shape[1]} bands, and only RGB weights can be adapted to {bands}")
+                made = state[key].shape[1]
+                raise UserError(
+                    f"pretrained {source}: made for {made} bands; only RGB weights can be adapted to {bands}"
+                )
             state[key] = adapt_input_conv(bands, state[key])
     if hasattr(net, "patch_embed"):
-        state = checkpoint_filter_fn(state, net)
+        state = checkpoint_filter_fn(state, net)  # type: ignore[arg-type]  # any network with patches and positions
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "head_dist."))}
     own = net.state_dict()
     wrong = sorted(key for key in own if key not in state or state[key].shape != own[key].shape)
     if wrong:
         raise UserError(
-            f"pretrained {source}: the weights do not fit {backbone.config['name']} ({len(wrong)} of {len(own)} tensors differ, "
+            f"pretrained {source}: the weights do not fit {backbone.config['name']} ({len(wrong)} of {len(own)} differ, "
             f"first {wrong[0]}); choose the backbone and patch size they were made for"
         )
     net.load_state_dict({key: state[key] for key in own})
@@ -53,9 +56,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"pretrained {path}: no such file; give the path of a safetensors or PyTorch weights file") from error
+        raise UserError(
+            f"pretrained {path}: no such file; give the path of a safetensors or PyTorch weights file"
+        ) from error
     except Exception as error:  # damaged files raise many kinds, and a pickle with code in it is refused here
-        raise UserError(f"pretrained {path}: not a readable weights file ({type(error).__name__}); save it as safetensors") from error
+        raise UserError(
+            f"pretrained {path}: not a readable weights file ({type(error).__name__}); save it as safetensors"
+        ) from error
     for key in ("model", "state_dict", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -69,6 +76,6 @@ def _from_timm(name: str) -> dict[str, Tensor]:
         return create_model(name.removeprefix("timm/"), pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # unknown names, hubs out of reach and half downloads each raise their own kind
         raise UserError(
-            f"pretrained {name}: could not be fetched ({type(error).__name__}); check the name with timm.list_pretrained(), "
-            "or download the weights elsewhere and give the path of the safetensors file"
+            f"pretrained {name}: could not be fetched ({type(error).__name__}); check the name with "
+            "timm.list_pretrained(), or download the weights elsewhere and give the path of the safetensors file"
         ) from error

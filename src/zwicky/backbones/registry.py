@@ -30,7 +30,9 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
     try:
         backbone = BACKBONES[name](bands=bands, image_size=image_size, **options)
     except TypeError as error:
-        raise UserError(f"backbone: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename") from error
+        raise UserError(
+            f"backbone: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename"
+        ) from error
     backbone.config = {"name": name, "bands": bands, "image_size": image_size, **options}
     if pretrained is not None:
         weights.load(backbone, pretrained)

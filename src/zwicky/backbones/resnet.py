@@ -16,17 +16,19 @@ class ResNet18(Backbone):
     def __init__(self, *, bands: int, image_size: int) -> None:
         super().__init__()
         self.dim = 512
-        self.net = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=0, in_chans=bands, zero_init_last=True)
+        self.net = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=0, in_chans=bands, zero_init_last=True)  # type: ignore[arg-type]
         self.net.to(memory_format=torch.channels_last)
         self.stride = 32 if image_size >= 64 else 16
         if self.stride == 16:
-            self.net.maxpool = nn.Identity()
+            self.net.add_module("maxpool", nn.Identity())
         self.grid(image_size)
 
     def grid(self, size: int) -> tuple[int, int]:
         side = -(-size // self.stride)
         if size < self.stride:
-            raise UserError(f"backbone: resnet18 needs images of at least {self.stride} px, not {size}; take larger crops")
+            raise UserError(
+                f"backbone: resnet18 needs images of at least {self.stride} px, not {size}; take larger crops"
+            )
         return side, side
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -69,8 +70,9 @@ class ViT(Backbone):
 
     def _choose_attention(self, device: torch.device) -> None:
         # On CPUs torch's fused attention in bfloat16 runs at about 0.6 of plain matrix products at 17-65 tokens.
-        for block in self.net.blocks:
-            block.attn.fused_attn = device.type != "cpu"
+        for module in self.net.blocks.modules():
+            if isinstance(module, Attention):
+                module.fused_attn = device.type != "cpu"  # type: ignore[misc]
 
     def layer_groups(self) -> list[list[str]]:
         names = [name for name, _ in self.named_parameters()]

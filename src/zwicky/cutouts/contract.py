@@ -100,7 +100,9 @@ class Cutouts:
         row = {identifier: position for position, identifier in enumerate(self.ids)}
         unknown = [identifier for identifier in ids if identifier not in row]
         if unknown:
-            raise UserError(f"{len(unknown)} ids are not in the store (first: {unknown[0]!r}); was it ingested from the same files?")
+            raise UserError(
+                f"{len(unknown)} ids are not in the store (first: {unknown[0]!r}); was it ingested from the same files?"
+            )
         return np.array([row[identifier] for identifier in ids], dtype=np.int64)
 
 

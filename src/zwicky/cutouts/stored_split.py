@@ -25,7 +25,9 @@ def stored_split(store: Path | str, name: str, cutouts: Cutouts, labels: Labels)
         return Split(name, dict.fromkeys(cutouts.ids, "unlabelled"))
     if name != DEFAULT:
         have = ", ".join(sorted(p.stem for p in folder.glob("*.parquet"))) or "none yet"
-        raise UserError(f"{store} has no split {name!r} (it has: {have}); use {DEFAULT}, which is drawn where it is missing")
+        raise UserError(
+            f"{store} has no split {name!r} (it has: {have}); use {DEFAULT}, which is drawn where it is missing"
+        )
     split = holdout_split(cutouts, labels, seed=0, name=name)
     write_split(folder, split)
     return split

@@ -38,7 +38,19 @@ class Labels:
 
 
 # Names people give to the class that is *not* looked for. Whatever is not here sorts after what is.
-NEGATIVE_NAMES = ("nonlens", "nonlenses", "non-lens", "non_lens", "notlens", "no_sub", "no", "none", "negative", "0", "false")
+NEGATIVE_NAMES = (
+    "nonlens",
+    "nonlenses",
+    "non-lens",
+    "non_lens",
+    "notlens",
+    "no_sub",
+    "no",
+    "none",
+    "negative",
+    "0",
+    "false",
+)
 
 
 def order_classes(names: set[str]) -> tuple[str, ...]:
@@ -96,7 +108,10 @@ def read_labels(store: Path | str) -> Labels:
 def write_split(folder: Path | str, split: Split) -> None:
     """Write `NAME.parquet` into a folder (a store's `_splits`, a run)."""
     groups = [split.groups.get(identifier, "") for identifier in split.roles]
-    _write(Path(folder) / f"{split.name}.parquet", {"id": list(split.roles), "role": list(split.roles.values()), "group": groups})
+    _write(
+        Path(folder) / f"{split.name}.parquet",
+        {"id": list(split.roles), "role": list(split.roles.values()), "group": groups},
+    )
 
 
 def read_split(path: Path | str) -> Split:

@@ -62,8 +62,8 @@ def _run_once(bench: Bench, arm: Arm, draw: Draw, count: int, place: str) -> Non
         return
     row = run_cell(bench, arm, draw, count, folder)
     if not bench.quiet:
-        text = f"[{place}] {arm.title}, {count} labels, draw {draw.index}: accuracy {row['accuracy']:.4f}, AUC {row['auc']:.4f}, {row['seconds']:.0f} s"
-        print(text, file=sys.stderr, flush=True)
+        found = f"accuracy {row['accuracy']:.4f}, AUC {row['auc']:.4f}, {row['seconds']:.0f} s"
+        print(f"[{place}] {arm.title}, {count} labels, draw {draw.index}: {found}", file=sys.stderr, flush=True)
 
 
 def _write_results(out: Path, everyone: list[Arm], draws: list[Draw]) -> None:

@@ -27,7 +27,7 @@ from zwicky.metrics import calibration, classification
 from zwicky.training import seen
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import Task, fit_labels
-from zwicky.training.network import Network, load_network
+from zwicky.training.network import Network
 from zwicky.training.pretrain import cost, new_backbone, pretrain, resolve_views
 from zwicky.views.normalise import Normalisation
 
@@ -76,27 +76,64 @@ def arms(bench: Bench) -> list[Arm]:
     config, found = bench.config, []
     for network, backbone in config.backbones.items():
         kind = backbone.name.replace("_", "-")
-        for method, options in config.methods.items():
+        for method in config.methods:
             start = f"{method.upper()} pretraining, {network}"
             found.append(
-                Arm(f"{method}-{network}-finetune", f"{start}, fine-tuned", "ssl", kind, "finetune", finetuned(bench, network, method))
+                Arm(
+                    f"{method}-{network}-finetune",
+                    f"{start}, fine-tuned",
+                    "ssl",
+                    kind,
+                    "finetune",
+                    finetuned(bench, network, method),
+                )
             )
             for probe in config.probes:
                 found.append(
-                    Arm(f"{method}-{network}-{probe}", f"{start}, frozen, {probe} probe", "ssl", kind, probe, probed(bench, network, method, probe))
+                    Arm(
+                        f"{method}-{network}-{probe}",
+                        f"{start}, frozen, {probe} probe",
+                        "ssl",
+                        kind,
+                        probe,
+                        probed(bench, network, method, probe),
+                    )
                 )
         found.append(
-            Arm(f"{network}-supervised", f"{network} from scratch", "supervised", kind, "scratch", from_scratch(bench, backbone, config.scratch))
+            Arm(
+                f"{network}-supervised",
+                f"{network} from scratch",
+                "supervised",
+                kind,
+                "scratch",
+                from_scratch(bench, backbone, config.scratch),
+            )
         )
     if config.convnet is not None:
         convnet = BackboneConfig("resnet18")
         found.append(
-            Arm("resnet18-supervised", "ResNet-18 from scratch", "baseline", "resnet18", "scratch", from_scratch(bench, convnet, config.convnet))
+            Arm(
+                "resnet18-supervised",
+                "ResNet-18 from scratch",
+                "baseline",
+                "resnet18",
+                "scratch",
+                from_scratch(bench, convnet, config.convnet),
+            )
         )
     for name in config.baselines:
         if name not in BASELINES:
             raise UserError(f"baselines: no baseline is named {name!r}; choose of {', '.join(BASELINES)}")
-        found.append(Arm(name.replace("_", "-"), BASELINE_TITLES.get(name, name), "baseline", "", "baseline", baseline(bench, name)))
+        found.append(
+            Arm(
+                name.replace("_", "-"),
+                BASELINE_TITLES.get(name, name),
+                "baseline",
+                "",
+                "baseline",
+                baseline(bench, name),
+            )
+        )
     return found
 
 
@@ -106,7 +143,9 @@ def pairs(config: BenchmarkConfig, names: Sequence[str]) -> list[tuple[str, str]
     for network in config.backbones:
         tuned = [f"{method}-{network}-finetune" for method in config.methods]
         found += [(arm, f"{network}-supervised") for arm in tuned]
-        references = [name for name in names if name == "resnet18-supervised" or name.replace("-", "_") in config.baselines]
+        references = [
+            name for name in names if name == "resnet18-supervised" or name.replace("-", "_") in config.baselines
+        ]
         found += [(arm, reference) for arm in tuned for reference in references]
     return [pair for pair in found if set(pair) <= set(names)]
 
@@ -144,7 +183,9 @@ def probed(bench: Bench, network: str, method: str, probe: str) -> Callable[[Dra
         place[known] = np.arange(len(known))
         rows = np.concatenate(draw.rows(bench.cutouts, labels))
         test = draw.test_rows(bench.cutouts)
-        probabilities = PROBES[probe](features[place[rows]], bench.truth[rows], features[place[test]], len(bench.classes))
+        probabilities = PROBES[probe](
+            features[place[rows]], bench.truth[rows], features[place[test]], len(bench.classes)
+        )
         return Outcome(probabilities, {"pretrain_seed": pretrain_seed(bench, draw)})
 
     return learn
@@ -190,7 +231,9 @@ def pretrained(bench: Bench, network: str, method: str, draw: Draw) -> Network:
     return result
 
 
-def _fit(bench: Bench, start: Network, fit: FitConfig, draw: Draw, labels: int, folder: Path, pretrain_seed: int | None) -> Outcome:
+def _fit(
+    bench: Bench, start: Network, fit: FitConfig, draw: Draw, labels: int, folder: Path, pretrain_seed: int | None
+) -> Outcome:
     fit_rows, select_rows = draw.rows(bench.cutouts, labels)
     views = replace(bench.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
     network, fitted = fit_labels(

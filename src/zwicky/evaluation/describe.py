@@ -12,7 +12,9 @@ from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.design import Draw
 
 
-def describe(store: Path, config: BenchmarkConfig, cutouts: Cutouts, labels: Labels, draws: list[Draw]) -> dict[str, Any]:
+def describe(
+    store: Path, config: BenchmarkConfig, cutouts: Cutouts, labels: Labels, draws: list[Draw]
+) -> dict[str, Any]:
     """What the report says of the data. Roles are those of the first split; for folds the others are alike."""
     split = draws[0].split
     roles = {role: Counter(labels.values.get(i, "unlabelled") for i in split.ids(role)) for role in ROLES}

@@ -18,11 +18,11 @@ from zwicky.files import replacing, write_csv
 from zwicky.metrics import regression
 from zwicky.metrics.bootstrap import METRICS, Bootstrap, Cell
 from zwicky.training import seen
-from zwicky.training.network import Network, load_network
+from zwicky.training.network import Network, columns_of, load_network
 
 
 def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicates: int = 1000) -> list[dict[str, Any]]:
-    """Test the network of a run on the split's role test; write results.csv and predictions.parquet into the run.
+    """Test the network of a run on the split's role test; write results.csv and predictions-NAME.parquet into the run.
 
     A fine-tuned network gives its probabilities (or regressed values). One without a head is looked at through a
     linear and a kNN probe on its frozen features, with the labels of the role train. Objects the network has seen
@@ -39,11 +39,22 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     else:
         rows = []
         classes = network.classes or labels.classes
+        _refuse_strangers(labels.of(cutouts.ids[test]), classes)
         for name, probabilities in _probabilities(network, cutouts, labels, split, test, classes).items():
             rows += _classification(name, probabilities, cutouts, labels, split, test, classes, replicates)
             _write_predictions(run / f"predictions-{name}.parquet", cutouts.ids[test], labels, classes, probabilities)
     write_csv(run / "results.csv", rows)
     return rows
+
+
+def _refuse_strangers(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    strange = [label for label in labels if label not in classes]
+    if strange:
+        name = "no label" if strange[0] is None else f"the label {strange[0]!r}"
+        raise UserError(
+            f"{len(strange)} test objects cannot be scored (first: {name}; the classes are {', '.join(classes)}); "
+            "correct their labels, or take a split that tests others"
+        )
 
 
 def _probabilities(
@@ -79,27 +90,39 @@ def _classification(
     rows = []
     for metric in METRICS:
         interval = bootstrap.interval(name, metric)
-        rows.append({"of": name, "metric": metric, "value": interval.value, "low": interval.low, "high": interval.high, **common})
+        rows.append(
+            {
+                "of": name,
+                "metric": metric,
+                "value": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                **common,
+            }
+        )
     for metric in ("ece", "nll"):
         rows.append({"of": name, "metric": metric, "value": scores(truth, probabilities)[metric], **common})
     return rows
 
 
 def _regression(network: Network, cutouts: Cutouts, test: np.ndarray) -> list[dict[str, Any]]:
-    truth = np.stack([cutouts.column(name) for name in network.targets], axis=1)[test]
+    columns = columns_of(network.targets)
+    truth = np.stack([cutouts.column(name) for name in columns], axis=1)[test]
     some = np.isfinite(truth).all(1)
     if not some.any():
-        raise UserError(f"no test object has a finite {', '.join(network.targets)}; give a store with these columns")
+        raise UserError(f"no test object has a finite {', '.join(columns)}; give a store with these columns")
     predicted = network.outputs(cutouts.images[test[some]])
     mae, r2 = regression.mae(truth[some], predicted), regression.r2(truth[some], predicted)
     return [
-        {"of": target, "metric": metric, "value": float(values[position]), "test_objects": int(some.sum())}
-        for position, target in enumerate(network.targets)
+        {"of": name, "metric": metric, "value": float(values[position]), "test_objects": int(some.sum())}
+        for position, name in enumerate(columns)
         for metric, values in (("mae", mae), ("r2", r2))
     ]
 
 
-def _write_predictions(path: Path, ids: np.ndarray, labels: Labels, classes: tuple[str, ...], probabilities: np.ndarray) -> None:
+def _write_predictions(
+    path: Path, ids: np.ndarray, labels: Labels, classes: tuple[str, ...], probabilities: np.ndarray
+) -> None:
     columns: dict[str, Any] = {"id": list(ids), "label": list(labels.of(ids))}
     columns |= {f"p_{name}": probabilities[:, position] for position, name in enumerate(classes)}
     with replacing(path) as temporary:

@@ -2,7 +2,7 @@
 
     config.yaml                     the resolved recipe
     run.json                        kind "benchmark", command, versions, seed, schema version, times
-    data.json                       the data in words and numbers, see `describe` in `evaluation.benchmark`
+    data.json                       the data in words and numbers, see `evaluation.describe`
     audit.json                      the audit of the store, see `cutouts.audit`
     draws.parquet                   draw, labels, use ("fit" or "select"), id: every label subset
     splits/NAME.parquet             one split, or one a fold
@@ -127,6 +127,7 @@ class BenchmarkResult:
 
 
 def cell_key(arm: str, labels: int, draw: int) -> str:
+    """The name of a cell's folder."""
     return f"{arm}-n{labels}-d{draw}"
 
 

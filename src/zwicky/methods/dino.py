@@ -32,6 +32,8 @@ class DINO(Method):
     """
 
     needs = ViewsNeeded(global_crops=2, local_crops=True)
+    teacher: nn.ModuleDict
+    center: Tensor
 
     def __init__(
         self,
@@ -63,7 +65,9 @@ class DINO(Method):
 
     @property
     def backbone(self) -> Backbone:
-        return self.teacher["backbone"]
+        backbone = self.teacher["backbone"]
+        assert isinstance(backbone, Backbone)
+        return backbone
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         progress = float(self.progress)
@@ -103,10 +107,10 @@ class DINO(Method):
         return diagnose(gauges, dim=self.backbone.dim, prototypes=len(self.center))
 
     def layer_groups(self) -> list[list[str]]:
-        return [[f"student.backbone.{name}" for name in group] for group in self.student["backbone"].layer_groups()]
+        return [[f"student.backbone.{name}" for name in group] for group in self.backbone.layer_groups()]
 
     def no_weight_decay(self) -> set[str]:
-        return {f"student.backbone.{name}" for name in self.student["backbone"].no_weight_decay()}
+        return {f"student.backbone.{name}" for name in self.backbone.no_weight_decay()}
 
 
 def forward_crops(backbone: nn.Module, crops: list[Tensor]) -> list[Features]:

@@ -20,7 +20,9 @@ def diagnose(gauges: Mapping[str, float], *, dim: int, prototypes: int | None) -
     gauges: the last epoch's means. dim: width of the embeddings. prototypes: K, for methods that have them.
     """
     if any(not math.isfinite(value) for value in gauges.values()):
-        return "the loss or a gauge is not finite: lower the learning rate, or look for extreme pixels with `zwicky audit`"
+        return (
+            "the loss or a gauge is not finite: lower the learning rate, or look for extreme pixels with `zwicky audit`"
+        )
     if prototypes is not None and "teacher_entropy" in gauges:
         top = math.log(prototypes)
         if gauges["usage_entropy"] < 0.05 * top:

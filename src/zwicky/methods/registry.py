@@ -20,4 +20,6 @@ def create(name: str, backbone: Backbone, **options: Any) -> Method:
     try:
         return METHODS[name](backbone, **options)  # type: ignore[call-arg]
     except TypeError as error:
-        raise UserError(f"method: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename") from error
+        raise UserError(
+            f"method: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename"
+        ) from error

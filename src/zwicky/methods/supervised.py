@@ -20,6 +20,8 @@ class Supervised(Method):
     """
 
     needs = ViewsNeeded(global_crops=1, targets=True)
+    target_mean: Tensor
+    target_std: Tensor
 
     def __init__(
         self,
@@ -33,7 +35,9 @@ class Supervised(Method):
     ) -> None:
         super().__init__()
         if (classes > 1) == (targets > 0):
-            raise UserError("supervised: needs either two or more classes or at least one regression target; give labels of two classes")
+            raise UserError(
+                "supervised: needs two or more classes or at least one regression target; give labels of two classes"
+            )
         self.net = backbone
         self.head = nn.Linear(backbone.dim, classes or targets)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -57,7 +61,7 @@ class Supervised(Method):
         outputs = self.outputs(torch.cat(views.crops))
         targets = torch.cat(views.targets)
         if self.targets:
-            loss = F.smooth_l1_loss((outputs - self.target_mean) / self.target_std, (targets - self.target_mean) / self.target_std)
+            loss = F.smooth_l1_loss(outputs / self.target_std, targets / self.target_std)
             return {"loss": loss, "mae": (outputs.detach() - targets).abs().mean()}
         loss = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
         return {"loss": loss, "accuracy": (outputs.detach().argmax(1) == targets).float().mean()}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from timm.layers import DropPath
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-def make_teacher(student: nn.Module) -> nn.Module:
+
+def make_teacher(student: M) -> M:
     """A copy of the student, without gradients, drop path or dropout.
 
     It stays in training mode, as in the original methods: where it has BatchNorm it uses batch statistics.

@@ -26,11 +26,15 @@ def read(name: str, size: str | None = None) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"recipe: there is no {name!r}; name one of {', '.join(names())}, or give the path of a YAML file") from None
+        raise UserError(
+            f"recipe: there is no {name!r}; name one of {', '.join(names())}, or give the path of a YAML file"
+        ) from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise UserError(f"recipe {path}: not YAML{line} ({getattr(error, 'problem', 'unreadable')}); mend it there") from None
+        raise UserError(
+            f"recipe {path}: not YAML{line} ({getattr(error, 'problem', 'unreadable')}); mend it there"
+        ) from None
     if not isinstance(settings, dict):
         raise UserError(f"recipe {path}: holds {type(settings).__name__}, not settings; write `name: value` lines")
     sizes = settings.pop("sizes", None) or {}

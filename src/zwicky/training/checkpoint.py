@@ -24,4 +24,6 @@ def load(path: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated archives, foreign pickles: each raises its own kind
-        raise UserError(f"{path} is damaged or not a zwicky checkpoint ({type(error).__name__}); delete it to start again") from error
+        raise UserError(
+            f"{path} is damaged or not a zwicky checkpoint ({type(error).__name__}); delete it to start again"
+        ) from error

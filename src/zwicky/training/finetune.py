@@ -14,13 +14,13 @@ from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.splits import fit_select, label_subsets
 from zwicky.cutouts.tables import Labels, Split
 from zwicky.errors import UserError
-from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.methods.contract import Method
 from zwicky.methods.supervised import Supervised
+from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.loop import Fitted, Source, fit
-from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.network import Network, columns_of, load_network, save_network
 from zwicky.training.pretrain import cost, resident
 from zwicky.training.run import Run, to_plain
 from zwicky.views.augment import Augment
@@ -60,7 +60,7 @@ def fit_labels(
     """Fit `backbone` (in place) and a new head to `task.fit`; `task.select` chooses the weights and the temperature."""
     torch.manual_seed(seed)
     backbone.let_learn()  # a pretrained one may be a teacher, which had no gradients
-    columns = tuple(name for target in task.targets for name in target.columns)
+    columns = columns_of(task.targets)
     if columns:
         known = task.truth[task.fit]
         mean, std = known.mean(0).tolist(), known.std(0).tolist()
@@ -74,7 +74,9 @@ def fit_labels(
     def network_of(learner: Method) -> Network:
         assert isinstance(learner, Supervised)
         scale = cutouts.pixel_scale
-        return Network(learner.net, normalisation, views, cutouts.bands, scale, learner.head, task.classes, columns, mean, std)
+        return Network(
+            learner.net, normalisation, views, cutouts.bands, scale, learner.head, task.classes, task.targets, mean, std
+        )
 
     def selection(learner: Method) -> dict[str, float]:
         outputs = network_of(learner).outputs(cutouts.images[task.select], turns=False)
@@ -131,11 +133,23 @@ def finetune(
         backbone = backbones.create(**backbone.config)
     ids, truth, classes, targets = _what_to_learn(config, cutouts, labels, split)
     split.refuse_leak(ids, "learning from labels", ("train",))
-    fit_ids, select_ids = divide_labels(ids, labels, config.fit, config.draw, split)
-    views = replace(config.views, crop=config.views.crop or pretrained.views.crop, image_size=pretrained.views.image_size)
+    strata = Labels(dict.fromkeys(ids, "known")) if targets else labels  # regression needs no class labels
+    fit_ids, select_ids = divide_labels(ids, strata, config.fit, config.draw, split)
+    views = replace(
+        config.views, crop=config.views.crop or pretrained.views.crop, image_size=pretrained.views.image_size
+    )
     task = Task(cutouts.rows_of(fit_ids), cutouts.rows_of(select_ids), truth, classes, targets)
     network, fitted = fit_labels(
-        backbone, pretrained.normalisation, views, cutouts, task, config.fit, seed=config.seed, folder=out, title="finetune", quiet=quiet
+        backbone,
+        pretrained.normalisation,
+        views,
+        cutouts,
+        task,
+        config.fit,
+        seed=config.seed,
+        folder=out,
+        title="finetune",
+        quiet=quiet,
     )
     save_network(out, network)
     seen.write(out, seen.record(cutouts, {"fit": task.fit, "select": task.select}, before))
@@ -143,7 +157,9 @@ def finetune(
     return network
 
 
-def divide_labels(ids: np.ndarray, labels: Labels, fit: FitConfig, seed: int, split: Split) -> tuple[np.ndarray, np.ndarray]:
+def divide_labels(
+    ids: np.ndarray, labels: Labels, fit: FitConfig, seed: int, split: Split
+) -> tuple[np.ndarray, np.ndarray]:
     """Divide the n labels into those that are fitted and those that choose weights and temperature."""
     if not fit.select:
         return ids, ids[:0]
@@ -157,7 +173,9 @@ def _what_to_learn(
     """(ids of the n labels, truth over all rows, classes, targets)."""
     if not config.targets:
         if len(labels.classes) < 2:
-            raise UserError(f"the labels hold {len(labels.classes)} class; give at least two, or name columns with --targets")
+            raise UserError(
+                f"the labels hold {len(labels.classes)} class; give at least two, or name columns with --targets"
+            )
         index = {name: position for position, name in enumerate(labels.classes)}
         truth = np.array([index.get(label, -1) for label in labels.of(cutouts.ids)], dtype=np.int64)
         chosen = label_subsets(split, labels, [config.labels], seed=config.draw, balanced=config.balanced)
@@ -167,7 +185,9 @@ def _what_to_learn(
     known = set(cutouts.ids[np.isfinite(truth).all(1)])
     pool = np.array([identifier for identifier in split.ids("train") if identifier in known], dtype=object)
     if len(pool) < max(config.labels, 2):
-        raise UserError(f"{len(pool)} training objects have finite {', '.join(config.targets)}; ask for fewer labels or ingest more")
+        raise UserError(
+            f"{len(pool)} training objects have finite {', '.join(config.targets)}; ask for fewer labels or ingest more"
+        )
     order = np.random.default_rng(config.draw).permutation(len(pool))  # prefixes are nested
     return pool[order[: config.labels or None]], truth, (), targets
 

@@ -142,12 +142,22 @@ def fit(
             last = done.steps == steps
             if done.steps % log_every == 0 or last:
                 since = (done.steps - 1) % log_every + 1
-                row = {"step": done.steps, "images": done.images_seen, "epoch": done.steps / batches.per_epoch, "lr": lr}
+                row = {
+                    "step": done.steps,
+                    "images": done.images_seen,
+                    "epoch": done.steps / batches.per_epoch,
+                    "lr": lr,
+                }
                 row |= {name: float(total) / since for name, total in sums.items()}
                 sums = {}
                 if not math.isfinite(row["loss"]):
-                    raise UserError(f"{title}: the loss is not finite at step {done.steps}; lower train.lr or look for extreme pixels with zwicky audit")
-                if evaluate is not None and (done.steps // evaluate_every > (done.steps - log_every) // evaluate_every or last):
+                    raise UserError(
+                        f"{title}: the loss is not finite at step {done.steps}; "
+                        "lower train.lr or look for extreme pixels with zwicky audit"
+                    )
+                if evaluate is not None and (
+                    done.steps // evaluate_every > (done.steps - log_every) // evaluate_every or last
+                ):
                     row |= evaluate(shown)
                     method.train()
                     if keep_lowest is not None and row[keep_lowest] < best_value:
@@ -201,5 +211,7 @@ def use_bf16(config: TrainConfig) -> bool:
         return config.precision == "bf16"
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    supported = (getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    supported = (
+        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
     return any(supported)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from zwicky.training.config import TrainConfig
 from zwicky.training.loop import use_bf16
 from zwicky.views.augment import d4, eval_views
 from zwicky.views.config import ViewsConfig
+from zwicky.views.contract import Target, transform_targets
 from zwicky.views.normalise import Normalisation
 
 SCHEMA_VERSION = 1
@@ -31,7 +32,8 @@ SCHEMA_VERSION = 1
 class Network:
     """backbone and head (None before fine-tuning), and what they were made for.
 
-    classes: class names in the order of the head's outputs, or () for regression. targets: the regression columns.
+    classes: class names in the order of the head's outputs, or () for regression. targets: what is regressed, with
+    target_mean and target_std, one number a column, which the head's outputs are multiplied by and added to.
     temperature: divides logits so that probabilities are calibrated. pixel_scale: arcsec per pixel, None if unknown.
     """
 
@@ -42,22 +44,29 @@ class Network:
     pixel_scale: float | None = None
     head: nn.Module | None = None
     classes: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
     target_mean: list[float] = field(default_factory=list)
     target_std: list[float] = field(default_factory=list)
     temperature: float = 1.0
 
     def features(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
-        """Frozen features [N, D] float32 of raw images [N, bands, H, W]; `turns` averages over the eight turns and mirrors."""
-        return self._over_batches(lambda crops: self.backbone(crops).summary, images, batch_size, turns)
+        """Frozen features [N, D] float32 of raw images [N, bands, H, W]; `turns` averages over the eight of D4."""
+        return self._over_batches(lambda crops, _: self.backbone(crops).summary, images, batch_size, turns)
 
     def outputs(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Logits [N, classes] (not yet divided by the temperature) or predictions [N, targets] of raw images."""
         if self.head is None:
             raise UserError("this network has no head yet; run `zwicky finetune` on it first")
-        head = self.head
-        outputs = self._over_batches(lambda crops: head(self.backbone(crops).summary), images, batch_size, turns)
-        return outputs * np.asarray(self.target_std) + np.asarray(self.target_mean) if self.targets else outputs
+        head, kinds, back = self.head, self.targets, turns_back()
+
+        def answer(crops: Tensor, turn: int) -> Tensor:
+            outputs = head(self.backbone(crops).summary).float()
+            if not kinds:
+                return outputs
+            outputs = outputs * outputs.new_tensor(self.target_std) + outputs.new_tensor(self.target_mean)
+            return transform_targets(outputs, kinds, back[turn].to(outputs.device).expand(len(outputs), 2, 3))
+
+        return self._over_batches(answer, images, batch_size, turns)
 
     def probabilities(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """Calibrated class probabilities [N, classes] of raw images."""
@@ -68,13 +77,20 @@ class Network:
     def check(self, cutouts: Cutouts) -> None:
         """Refuse cutouts this network was not made for: other bands or another pixel scale."""
         if cutouts.bands != self.bands:
-            raise UserError(f"the network was made for bands {', '.join(self.bands)}; these cutouts have {', '.join(cutouts.bands)}")
+            raise UserError(
+                f"the network was made for bands {', '.join(self.bands)}; these cutouts have {', '.join(cutouts.bands)}"
+            )
         scale = cutouts.pixel_scale
         if self.pixel_scale and scale and abs(scale / self.pixel_scale - 1) > 0.02:
-            raise UserError(f"the network was made for {self.pixel_scale}\" a pixel; these cutouts have {scale}\"; resample them or pretrain again")
+            raise UserError(
+                f'the network was made for {self.pixel_scale}" a pixel; these cutouts have {scale}"; '
+                "resample them or pretrain again"
+            )
 
     @torch.inference_mode()
-    def _over_batches(self, function: Callable[[Tensor], Tensor], images: np.ndarray, batch_size: int, turns: bool) -> np.ndarray:
+    def _over_batches(
+        self, function: Callable[[Tensor, int], Tensor], images: np.ndarray, batch_size: int, turns: bool
+    ) -> np.ndarray:
         device = next(self.backbone.parameters()).device
         modules = [module for module in (self.backbone, self.head) if module is not None]
         training = [module.training for module in modules]
@@ -86,11 +102,24 @@ class Network:
             crops, _ = eval_views(raw.to(device), self.views, self.normalisation)
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(TrainConfig())):
                 views = d4(crops) if turns else [crops]
-                chunks.append(torch.stack([function(view).float() for view in views]).mean(0).cpu())
+                answers = [function(view, turn).float() for turn, view in enumerate(views)]
+                chunks.append(torch.stack(answers).mean(0).cpu())
         for module, was_training in zip(modules, training, strict=True):
             module.train(was_training)
         width = self.backbone.dim if not chunks else chunks[0].shape[1]
         return torch.cat(chunks).numpy() if chunks else np.zeros((0, width), np.float32)
+
+
+def turns_back() -> Tensor:
+    """[8, 2, 3] the linear maps source → crop of the turns and mirrors of `d4`: they undo what it did to a target."""
+    mirror, quarter = torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    to_source = [first @ torch.linalg.matrix_power(quarter, k) for first in (torch.eye(2), mirror) for k in range(4)]
+    return torch.stack([torch.cat([linear.T, torch.zeros(2, 1)], 1) for linear in to_source])
+
+
+def columns_of(targets: Sequence[Target]) -> tuple[str, ...]:
+    """Names of the table's columns that these targets are made of."""
+    return tuple(name for target in targets for name in target.columns)
 
 
 def save_network(folder: Path, network: Network) -> None:
@@ -107,11 +136,12 @@ def save_network(folder: Path, network: Network) -> None:
             "backbone": network.backbone.config,
             "normalisation": network.normalisation.to_dict(),
             "views": asdict(network.views),
-            "head": None if network.head is None else len(network.classes or network.targets),
+            "head": None if network.head is None else len(network.classes or columns_of(network.targets)),
             **{
                 name: getattr(network, name)
-                for name in ("bands", "pixel_scale", "classes", "targets", "target_mean", "target_std", "temperature")
+                for name in ("bands", "pixel_scale", "classes", "target_mean", "target_std", "temperature")
             },
+            "targets": [asdict(target) for target in network.targets],
         },
     )
 
@@ -119,8 +149,13 @@ def save_network(folder: Path, network: Network) -> None:
 def load_network(folder: Path) -> Network:
     """Read what `save_network` wrote."""
     if not (folder / "network.json").exists():
-        raise UserError(f"{folder} holds no network; give the --out of `zwicky pretrain` or `zwicky finetune`, finished")
+        raise UserError(
+            f"{folder} holds no network; give the --out of `zwicky pretrain` or `zwicky finetune`, finished"
+        )
     known: dict[str, Any] = read_json(folder / "network.json")
+    missing = {"backbone", "normalisation", "views", "head"} - set(known)
+    if missing:
+        raise UserError(f"{folder / 'network.json'} lacks {min(missing)!r}; make the run again")
     if known.get("schema_version", 0) > SCHEMA_VERSION:
         raise UserError(f"{folder} was written by a newer zwicky; update zwicky")
     backbone = backbones.create(**known["backbone"])
@@ -131,8 +166,12 @@ def load_network(folder: Path) -> Network:
         if head is not None:
             _load_part(head, state, "head.")
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{folder / 'network.safetensors'} is damaged ({type(error).__name__}); make the run again") from error
-    views = {name: tuple(value) if isinstance(value, list) else value for name, value in known["views"].items()}
+        raise UserError(
+            f"{folder / 'network.safetensors'} is damaged ({type(error).__name__}); make the run again"
+        ) from error
+    views: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in known["views"].items()
+    }
     return Network(
         backbone,
         Normalisation.from_dict(known["normalisation"]),
@@ -141,7 +180,7 @@ def load_network(folder: Path) -> Network:
         known["pixel_scale"],
         head,
         tuple(known["classes"]),
-        tuple(known["targets"]),
+        tuple(Target(tuple(target["columns"]), target["kind"]) for target in known["targets"]),
         known["target_mean"],
         known["target_std"],
         known["temperature"],
@@ -149,4 +188,6 @@ def load_network(folder: Path) -> Network:
 
 
 def _load_part(module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
-    module.load_state_dict({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+    module.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    )

@@ -13,13 +13,13 @@ from zwicky.backbones.config import BackboneConfig
 from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
-from zwicky.metrics.embeddings import knn_probabilities, rankme
 from zwicky.methods.contract import Method
+from zwicky.metrics.embeddings import knn_probabilities, rankme
 from zwicky.training import seen
 from zwicky.training.config import PretrainConfig
 from zwicky.training.loop import Fitted, Source, fit
 from zwicky.training.network import Network, load_network, save_network
-from zwicky.training.run import Run
+from zwicky.training.run import Run, fingerprint
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.normalise import Normalisation
@@ -42,7 +42,7 @@ def pretrain(
 
     labels: [len(rows)] class names or None, for the kNN gauge alone; they touch neither weights nor choices.
     """
-    run = Run(out, "pretrain", config, config.seed)
+    run = Run(out, "pretrain", config, config.seed, fingerprint(cutouts, rows))
     if run.finished:
         return load_network(out)
     if len(rows) < 2:
@@ -55,7 +55,9 @@ def pretrain(
     method = methods.create(config.method.name, backbone, **config.method.options)
     if method.needs.targets:
         raise UserError(f"{config.method.name} learns from labels; use `zwicky finetune`")
-    augment = Augment(views, normalisation, cutouts.size, cutouts.bands, method.needs.global_crops, method.needs.local_crops)
+    augment = Augment(
+        views, normalisation, cutouts.size, cutouts.bands, method.needs.global_crops, method.needs.local_crops
+    )
 
     network = Network(method.backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
     watched = np.random.default_rng(config.seed).permutation(len(rows))[:GAUGE_IMAGES]
@@ -102,7 +104,11 @@ def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -
     """A backbone for these cutouts as these views show them."""
     assert views.image_size is not None, "views are resolved first"
     return backbones.create(
-        config.name, bands=len(cutouts.bands), image_size=views.image_size, pretrained=config.pretrained, **config.options
+        config.name,
+        bands=len(cutouts.bands),
+        image_size=views.image_size,
+        pretrained=config.pretrained,
+        **config.options,
     )
 
 

@@ -10,15 +10,17 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+SECONDS_BETWEEN_LINES = 15.0
+
 
 class TrainingProgress:
-    """Shows steps, images/s, loss and gauges. On a terminal a bar; else a line at each tenth of the way."""
+    """Shows steps, images/s, loss and gauges. On a terminal a bar; in a log a line now and then."""
 
     def __init__(self, title: str, steps: int, start: int, images_a_step: int, quiet: bool = False) -> None:
         self.title, self.steps, self.images_a_step = title, steps, images_a_step
         self._start, self._step, self._text = start, start, ""
         self._began = time.monotonic()
-        self._line_at = start + max(1, steps // 10)
+        self._line_at = self._began + SECONDS_BETWEEN_LINES
         self._quiet = quiet
         self._bar: Progress | None = None
         if not quiet and sys.stderr.isatty():
@@ -39,13 +41,17 @@ class TrainingProgress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
     def gauges(self, row: Mapping[str, float]) -> None:
         """Show these values from now on."""
-        shown = [name for name in ("loss", "accuracy", "teacher_kl", "rankme", "knn_accuracy", "select_loss") if name in row]
+        shown = [
+            name for name in ("loss", "accuracy", "teacher_kl", "rankme", "knn_accuracy", "select_loss") if name in row
+        ]
         self._text = " ".join(f"{name} {row[name]:.3f}" for name in shown)
 
     def say(self, line: str) -> None:
@@ -62,7 +68,9 @@ class TrainingProgress:
         text = f"{rate:.0f} images/s {self._text}"
         if self._bar:
             self._bar.update(self._task, completed=self._step, text=text)
-        elif not self._quiet and (self._step >= self._line_at or self._step == self.steps):
-            self._line_at += max(1, self.steps // 10)
+        elif not self._quiet and time.monotonic() >= self._line_at:
+            self._line_at = time.monotonic() + SECONDS_BETWEEN_LINES
             left = (self.steps - self._step) * self.images_a_step / max(rate, 1e-9)
-            print(f"{self.title}: step {self._step}/{self.steps}, {text}, {left:.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{self.title}: step {self._step}/{self.steps}, {text}, {left:.0f} s left", file=sys.stderr, flush=True
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import platform
 import sys
 import time
@@ -11,8 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import yaml
 
+from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.files import read_json, write_json, write_text
 
@@ -23,17 +27,22 @@ PACKAGES = ("zwicky", "torch", "timm", "lightning-fabric", "numpy", "scikit-lear
 class Run:
     """A run directory: `config.yaml`, `run.json`, `checkpoint/`, `metrics.csv` and results. Writes are atomic.
 
-    Opening a directory that holds the same configuration goes on where it stopped; another one is refused.
+    Opening a directory that holds the same configuration and data goes on where it stopped; another one is refused,
+    unless nothing has been learnt there yet.
+
+    data: `fingerprint` of what is learnt from.
     """
 
-    def __init__(self, path: Path | str, kind: str, config: Any, seed: int = 0) -> None:
+    def __init__(self, path: Path | str, kind: str, config: Any, seed: int, data: str) -> None:
         self.path = Path(path)
+        if seed < 0:
+            raise UserError(f"seed is {seed}; choose 0 or more")
         settings = to_plain(config)
-        if (self.path / "run.json").exists():
-            self._check_same(kind, settings)
+        if (self.path / "run.json").exists() and self._goes_on(kind, settings, data):
             self.info = read_json(self.path / "run.json")
         else:
-            if self.path.exists() and (not self.path.is_dir() or any(_visible(self.path))):
+            foreign = self.path.exists() and (not self.path.is_dir() or any(_visible(self.path)))
+            if foreign and not (self.path / "run.json").exists():
                 raise UserError(f"{self.path} exists and is not a zwicky run; choose another --out")
             write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
             self.info = {
@@ -41,6 +50,7 @@ class Run:
                 "command": " ".join(["zwicky", *sys.argv[1:]]) if Path(sys.argv[0]).name == "zwicky" else None,
                 "schema_version": SCHEMA_VERSION,
                 "seed": seed,
+                "data": data,
                 "started": _now(),
                 "finished": None,
                 "seconds": 0.0,
@@ -65,16 +75,35 @@ class Run:
         self.info |= {"finished": _now(), "seconds": round(self.seconds, 1), **results}
         write_json(self.path / "run.json", self.info)
 
-    def _check_same(self, kind: str, settings: dict[str, Any]) -> None:
+    def _goes_on(self, kind: str, settings: dict[str, Any], data: str) -> bool:
+        """Whether this is the run that stands here; False where it failed before it learnt anything."""
         info = read_json(self.path / "run.json")
         if info.get("schema_version", 0) > SCHEMA_VERSION:
             raise UserError(f"{self.path} was written by a newer zwicky; update zwicky or choose another --out")
         if info.get("kind") != kind:
             raise UserError(f"{self.path} holds a {info.get('kind')} run, not a {kind}; choose another --out")
-        stored = read_config(self.path)
-        changed = sorted(_differences(stored, settings))
+        changed = sorted(_differences(read_config(self.path), settings))
+        if not changed and info.get("data") == data:
+            return True
+        if not any(self.path.rglob("last.pt")) and not any(self.path.rglob("result.json")) and not info.get("finished"):
+            return False
         if changed:
-            raise UserError(f"{self.path} was started with other settings ({', '.join(changed[:3])}); choose another --out or the same settings")
+            raise UserError(
+                f"{self.path} was started with other settings ({', '.join(changed[:3])}); "
+                "choose another --out or the same settings"
+            )
+        raise UserError(f"{self.path} was started with other data; choose another --out or the same store")
+
+
+def fingerprint(cutouts: Cutouts, rows: np.ndarray, known: np.ndarray | None = None) -> str:
+    """A hash of what is learnt from: ids and pixels of these rows, and what is `known` of them (labels, targets)."""
+    table = cutouts.table.select(["id", "pixel_hash"]).take(pa.array(rows))
+    digest = hashlib.blake2b(repr((cutouts.bands, cutouts.pixel_scale, cutouts.size)).encode(), digest_size=16)
+    for column in ("id", "pixel_hash"):
+        digest.update(repr(table.column(column).to_pylist()).encode())
+    if known is not None:
+        digest.update(repr(np.asarray(known).tolist()).encode())
+    return digest.hexdigest()
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -82,7 +111,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path / 'config.yaml'} ({type(error).__name__}); is {path} a zwicky run?") from error
+        raise UserError(
+            f"cannot read {path / 'config.yaml'} ({type(error).__name__}); is {path} a zwicky run?"
+        ) from error
 
 
 def to_plain(value: Any) -> Any:
@@ -124,9 +155,10 @@ def _versions() -> dict[str, str]:
 def _machine() -> dict[str, Any]:
     import torch
 
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()) if hasattr(torch.cpu, "get_capabilities") else platform.processor(),
+        "processor": capabilities.get("cpu_name") or platform.processor(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -41,18 +41,15 @@ def read(folder: Path) -> pa.Table | None:
     return pq.read_table(path) if path.exists() else None
 
 
-def overlap(cutouts: Cutouts, rows: np.ndarray, seen: pa.Table, same_store: bool = True) -> np.ndarray:
-    """[len(rows)] bool: which of these objects were seen, by pixel hash, by sky position within 1″, and by id.
-
-    same_store: ids are compared too; ids of another store may coincide by accident.
-    """
+def overlap(cutouts: Cutouts, rows: np.ndarray, seen: pa.Table) -> np.ndarray:
+    """[len(rows)] bool: which of these objects were seen, by id, by pixel hash, or by sky position within 1″."""
     table = cutouts.table.select(list(COLUMNS)).take(pa.array(rows))
 
     def same(name: str) -> np.ndarray:
         known = {value for value in seen.column(name).to_pylist() if value is not None}
         return np.array([value in known for value in table.column(name).to_pylist()], dtype=bool)
 
-    found = same("pixel_hash") | (same("id") if same_store else False)
+    found = same("id") | same("pixel_hash")
     here, there = _positions(table), _positions(seen)
     placed, known = ~np.isnan(here).any(1), ~np.isnan(there).any(1)
     if placed.any() and known.any():
