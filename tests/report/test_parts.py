@@ -124,7 +124,8 @@ def test_health() -> None:
     assert health(rows(**good | {"rankme": 100 - 80 * t})).state == "doubtful"
     assert health(rows(**good | {"usage_entropy": 4 * (1 - t) ** 4})).state == "collapsed"
     assert health(rows(**good | {"loss": 5 + 0 * t, "teacher_kl": 0.01 + 0 * t})).state == "collapsed"
-    assert health(rows(**good | {"loss": 5 + 0 * t})).state == "doubtful"
+    assert health(rows(**good | {"loss": 5 + t})).state == "healthy"  # the teacher grew less sure, the student follows
+    assert health(rows(**good | {"loss": 5 + 0 * t, "teacher_kl": 1 + 0 * t})).state == "doubtful"
     assert health(rows(**good | {"loss": np.where(t > 0.9, np.nan, 5.0)})).state == "collapsed"
     assert health(rows(**good)[:2]).state == "unknown"
     warned = health(rows(**good), ["the loss stands still"])

@@ -200,9 +200,12 @@ def finetuning(draws: Sequence[list[dict[str, Any]]], columns: Sequence[str], na
             if last:
                 drawn = True
                 said.append(f"{column} ends at {np.mean(last):.3g}")
-        axes.set_title(title)
+        axes.set_title(columns[0])
         _plain_ticks(axes)
-    return to_svg(axes, name, f"{title}: {', '.join(said)}") if drawn else None
+    if not drawn:
+        return None
+    drawing = to_svg(axes, name, f"{title}: {', '.join(said)}")
+    return Markup('<p class="panel-title">{}</p>{}').format(title, drawing)
 
 
 def curve_legend(titles: Sequence[str]) -> Markup:

@@ -70,12 +70,16 @@ def health(rows: Sequence[dict[str, Any]], warnings: Any = None) -> Health:
             bad.append("The teacher gives nearly all images the same answer: collapse onto one prototype.")
         elif column.endswith("teacher_kl") and last < 0.02 * loss[1] and abs(loss[1] - loss[0]) < 0.02 * abs(loss[0]):
             bad.append("Loss and teacher entropy are equal and flat: the teacher is undecided, collapse to uniform.")
-    if abs(loss[0]) > 0 and loss[1] > loss[0] - 0.01 * abs(loss[0]):
-        doubts.append(
-            f"The loss did not fall ({loss[0]:.3g} → {loss[1]:.3g}); with a moving teacher that alone is no fault."
-        )
-    else:
+    kl = ends(series(rows, "teacher_kl"))
+    if loss[1] < loss[0] - 0.01 * abs(loss[0]):
         good.insert(0, f"the loss fell from {loss[0]:.3g} to {loss[1]:.3g}")
+    elif kl is not None and kl[1] < 0.9 * kl[0]:
+        # The loss is teacher entropy + KL, and only the KL says how well the student follows.
+        good.insert(0, f"the loss did not fall, but the student follows its teacher (KL {kl[0]:.3g} → {kl[1]:.3g})")
+    else:
+        doubts.append(
+            f"The loss did not fall ({loss[0]:.3g} → {loss[1]:.3g}): train longer or lower the learning rate."
+        )
     if bad:
         return Health("collapsed", (*bad, *doubts))
     sentence = "; ".join(good)

@@ -15,6 +15,7 @@ RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 FALSE_POSITIVES_NEEDED = 10  # behind a rate before purity is quoted at it
 ROC_POINTS = 150
 GAUGES_SHOWN = 8
+PRETRAININGS_DRAWN = 3  # with folds there may be dozens; the others get their word on health alone
 NOT_GAUGES = (
     "step",
     "images",
@@ -163,10 +164,8 @@ def curves(material: Material) -> Markup:
         )
         columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in NOT_GAUGES]
         columns.sort(key=lambda column: column != "loss")
-        drawn = (
-            figures.gauge(rows, column, f"pretrain-{position}-{index}")
-            for index, column in enumerate(columns[:GAUGES_SHOWN])
-        )
+        shown = columns[:GAUGES_SHOWN] if position < PRETRAININGS_DRAWN else []
+        drawn = (figures.gauge(rows, column, f"pretrain-{position}-{index}") for index, column in enumerate(shown))
         panels = [panel for panel in drawn if panel is not None]
         parts.append(Markup("<h3>Pretraining {}</h3>{}").format(name, reasons))
         if panels:
@@ -180,7 +179,7 @@ def curves(material: Material) -> Markup:
         for index, arm in enumerate(material.focus):
             draws = material.curves(arm.name, labels)
             for what in ("loss", "accuracy"):
-                title = f"{arm.title}, {words.count(labels)}: {what}"
+                title = f"{arm.title}, {words.plural(labels, 'label')}"
                 panel = (
                     figures.finetuning(draws, (what, f"select_{what}"), f"finetune-{labels}-{index}-{what}", title)
                     if draws

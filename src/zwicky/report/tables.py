@@ -79,8 +79,10 @@ def efficiency(material: Material, metric: str) -> Markup:
         for arm in material.arms
     ]
     name = words.metric_name(metric)
-    unit = " in per cent" if metric in words.PERCENT else ""
-    caption = f"{name[0].upper() + name[1:]}{unit}, with 95 % interval, by number of labels"
+    unit = " (%)" if metric in words.PERCENT else ""
+    estimates = [material.estimate(arm.name, n, metric) for arm in material.arms for n in material.labels]
+    bounds = ", with 95 % interval" if any(value and value.low is not None for value in estimates) else ""
+    caption = f"{name[0].upper() + name[1:]}{unit}{bounds}, by number of labels"
     return table(caption, ["Arm", *(words.count(n) for n in material.labels)], rows, "numbers")
 
 
@@ -116,7 +118,7 @@ def differences(material: Material) -> Markup:
                 verdict,
             ]
         )
-    caption = "Paired differences, arm minus reference, with 95 % interval; p after Holm's correction over the table"
+    caption = "Paired differences, arm minus reference, with 95 % interval; p is Holm's, over all tests of a metric"
     return table(caption, ["Metric", "Labels", "Arm − reference", "Difference", "p (Holm)", "Better"], rows)
 
 
@@ -220,10 +222,10 @@ def shortcuts(found: Any) -> Markup:
     if not cells:
         raise Missing("No shortcut was measured.")
     caption = (
-        "How well each feature alone tells the classes apart (0.5: not at all). "
+        "How well each feature alone tells a class from the rest: AUC or 1 − AUC, whichever is larger. "
         "Where one does, a network may learn it instead of the lens"
     )
-    return table(caption, ["Feature", "Class against the rest", "max(AUC, 1 − AUC)", "95 % interval"], cells, "numbers")
+    return table(caption, ["Feature", "Class", "AUC", "95 % interval"], cells, "numbers")
 
 
 def cost(material: Material) -> Markup:

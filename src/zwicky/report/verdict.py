@@ -72,7 +72,7 @@ def conclusion(row: Difference) -> str:
     if row.significant:
         return "pretraining helps" if row.difference > 0 else "pretraining hurts"
     if row.low > 0 or row.high < 0:
-        return "not established, since it does not outlive Holm's correction over the table"
+        return "not established, since it does not outlive Holm's correction"
     return "not distinguishable from no effect"
 
 
