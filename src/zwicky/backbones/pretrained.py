@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models import create_model
@@ -13,6 +14,7 @@ from torch import Tensor
 from zwicky.backbones.contract import Backbone
 from zwicky.errors import UserError
 
+OTHER_PARTS = ("mask_token", "head.", "head_dist.", "fc.")  # not the network's, or its old task's
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
@@ -23,7 +25,7 @@ def load(backbone: Backbone, source: str) -> None:
     had or belong to another architecture.
     """
     state = _read_file(Path(source)) if source.endswith(FILE_SUFFIXES) else _from_timm(source)
-    state = {key.removeprefix("net."): value for key, value in state.items() if key != "mask_token"}
+    state = {key.removeprefix("net."): value for key, value in state.items() if not key.startswith(OTHER_PARTS)}
     net = backbone.net
     assert isinstance(net, torch.nn.Module)
     bands = backbone.config["bands"]
@@ -35,14 +37,17 @@ def load(backbone: Backbone, source: str) -> None:
                     f"pretrained {source}: made for {made} bands; only RGB weights can be adapted to {bands}"
                 )
             state[key] = adapt_input_conv(bands, state[key])
-    if hasattr(net, "patch_embed"):
+    if hasattr(net, "patch_embed") and "patch_embed.proj.weight" in state:
         state = checkpoint_filter_fn(state, net)  # type: ignore[arg-type]  # any network with patches and positions
-    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc.", "head_dist."))}
     own = net.state_dict()
-    wrong = sorted(key for key in own if key not in state or state[key].shape != own[key].shape)
+    # Old files do not count BatchNorm's batches, and with a fixed momentum nobody reads the number.
+    own_counts = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    state = {**own_counts, **state}
+    wrong = sorted(key for key in own.keys() | state.keys() if key not in state or key not in own)
+    wrong += sorted(key for key in own.keys() & state.keys() if state[key].shape != own[key].shape)
     if wrong:
         raise UserError(
-            f"pretrained {source}: the weights do not fit {backbone.config['name']} ({len(wrong)} of {len(own)} differ, "
+            f"pretrained {source}: weights do not fit {backbone.config['name']} ({len(wrong)} of {len(own)} differ, "
             f"first {wrong[0]}); choose the backbone and patch size they were made for"
         )
     net.load_state_dict({key: state[key] for key in own})
@@ -53,8 +58,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(
             f"pretrained {path}: no such file; give the path of a safetensors or PyTorch weights file"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from zwicky.cutouts.audit import audit
 from zwicky.cutouts.store import open_store
-from zwicky.cutouts.tables import read_labels
+from zwicky.cutouts.tables import Labels, read_labels
 from zwicky.errors import UserError
 from zwicky.evaluation.cells import Arm, Bench, arms, pairs, run_cell
 from zwicky.evaluation.config import BenchmarkConfig
@@ -18,7 +19,7 @@ from zwicky.evaluation.design import Draw, make_draws, write_draws
 from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key
 from zwicky.evaluation.statistics import summarise
 from zwicky.files import read_json, write_csv, write_json
-from zwicky.training.run import Run
+from zwicky.training.run import Run, fingerprint
 
 SUMMARY_COLUMNS = ("arm", "labels", "metric", "value", "low", "high", "draws", "pretrain_seeds", "test_objects")
 COMPARISON_COLUMNS = ("labels", "metric", "arm", "reference", "difference", "low", "high", "p", "p_holm", "significant")
@@ -29,19 +30,21 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     cutouts, labels = open_store(store), read_labels(store)
     if len(labels.classes) < 2:
         raise UserError(f"{store} has labels of {len(labels.classes)} classes; a benchmark needs at least two")
-    run = Run(out, "benchmark", config, config.seed)
-    draws = make_draws(config, cutouts, labels)
     known = labels.of(cutouts.ids)
+    run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), known))
+    draws = make_draws(config, cutouts, labels)
     index = {name: position for position, name in enumerate(labels.classes)}
     truth = np.array([index.get(label, -1) for label in known], dtype=np.int64)
     bench = Bench(config, cutouts, labels.classes, truth, out, quiet)
     everyone = arms(bench)
+    todo = [(arm, draw, count) for draw in draws for count in sorted(draw.subsets) for arm in everyone]
+    if run.finished and all(_result(out, *cell).exists() for cell in todo):
+        return BenchmarkResult(out)
     write_draws(out, draws)
     write_json(out / "data.json", describe(store, config, cutouts, labels, draws))
     if not (out / "audit.json").exists():
-        write_json(out / "audit.json", audit(cutouts, labels))
+        write_json(out / "audit.json", audit(cutouts, _used(labels, draws)))
 
-    todo = [(arm, draw, count) for draw in draws for count in sorted(draw.subsets) for arm in everyone]
     for position, (arm, draw, count) in enumerate(todo, start=1):
         _run_once(bench, arm, draw, count, f"{position}/{len(todo)}")
         _write_results(out, everyone, draws)
@@ -56,14 +59,24 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     return BenchmarkResult(out)
 
 
+def _used(labels: Labels, draws: list[Draw]) -> Labels:
+    """The labels that teach or test; a shortcut among the others, which only pretrain, does no harm."""
+    roles = draws[0].split.roles
+    return replace(labels, values={i: name for i, name in labels.values.items() if roles.get(i) != "unlabelled"})
+
+
 def _run_once(bench: Bench, arm: Arm, draw: Draw, count: int, place: str) -> None:
-    folder = bench.folder / "cells" / cell_key(arm.name, count, draw.index)
-    if (folder / "result.json").exists():
+    path = _result(bench.folder, arm, draw, count)
+    if path.exists():
         return
-    row = run_cell(bench, arm, draw, count, folder)
+    row = run_cell(bench, arm, draw, count, path.parent)
     if not bench.quiet:
         found = f"accuracy {row['accuracy']:.4f}, AUC {row['auc']:.4f}, {row['seconds']:.0f} s"
         print(f"[{place}] {arm.title}, {count} labels, draw {draw.index}: {found}", file=sys.stderr, flush=True)
+
+
+def _result(out: Path, arm: Arm, draw: Draw, count: int) -> Path:
+    return out / "cells" / cell_key(arm.name, count, draw.index) / "result.json"
 
 
 def _write_results(out: Path, everyone: list[Arm], draws: list[Draw]) -> None:
@@ -71,7 +84,7 @@ def _write_results(out: Path, everyone: list[Arm], draws: list[Draw]) -> None:
     for arm in everyone:
         for draw in draws:
             for count in sorted(draw.subsets):
-                path = out / "cells" / cell_key(arm.name, count, draw.index) / "result.json"
+                path = _result(out, arm, draw, count)
                 if path.exists():
                     rows.append(read_json(path))
     write_csv(out / "results.csv", rows, RESULT_COLUMNS)

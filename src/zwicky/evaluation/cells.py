@@ -29,6 +29,7 @@ from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import Task, fit_labels
 from zwicky.training.network import Network
 from zwicky.training.pretrain import cost, new_backbone, pretrain, resolve_views
+from zwicky.views.config import ViewsConfig
 from zwicky.views.normalise import Normalisation
 
 BASELINE_TITLES = {
@@ -74,6 +75,13 @@ class Arm:
 def arms(bench: Bench) -> list[Arm]:
     """All arms of a benchmark, self-supervised ones first."""
     config, found = bench.config, []
+    window = _window(config.label_views, bench)
+    for method, options in config.methods.items():
+        if _window(options.views, bench) != window:
+            raise UserError(
+                f"methods.{method}.views shows the networks {_window(options.views, bench)} (crop, image_size) but "
+                f"label_views {window}; give both the same, or networks from scratch would see other images"
+            )
     for network, backbone in config.backbones.items():
         kind = backbone.name.replace("_", "-")
         for method in config.methods:
@@ -135,6 +143,11 @@ def arms(bench: Bench) -> list[Arm]:
             )
         )
     return found
+
+
+def _window(views: ViewsConfig, bench: Bench) -> tuple[int | None, int | None]:
+    resolved = resolve_views(views, bench.cutouts.size)
+    return resolved.crop, resolved.image_size
 
 
 def pairs(config: BenchmarkConfig, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ def diagnose(gauges: Mapping[str, float], *, dim: int, prototypes: int | None) -
         if gauges["usage_entropy"] < 0.05 * top:
             return (
                 "collapse onto one prototype: the teacher gives all images the same answer; "
-                "raise center_momentum's effect (0.9), lower the learning rate, or use larger batches"
+                "set center_momentum to 0.9, lower the learning rate, or use larger batches"
             )
         if gauges["teacher_entropy"] > 0.98 * top and gauges["teacher_kl"] < 0.02 * top:
             return (

@@ -28,9 +28,11 @@ class PrototypeHead(nn.Module):
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
         """features [..., D] → logits [..., K] in float32; `frozen` keeps gradients from the prototypes."""
-        z = F.normalize(self.mlp(features).float(), dim=-1)
-        prototypes = F.normalize(self.prototypes.float(), dim=-1)
-        if frozen:
-            # Zero gradient rather than none: every trainable parameter takes part in each step, as DDP asks.
-            prototypes = prototypes.detach() + 0.0 * prototypes
-        return z @ prototypes.T
+        z = self.mlp(features).float()
+        # Divided by temperatures of some hundredths, logits rounded to bfloat16 would be off by tenths.
+        with torch.autocast(z.device.type, enabled=False):
+            prototypes = F.normalize(self.prototypes.float(), dim=-1)
+            if frozen:
+                # Zero gradient rather than none: every trainable parameter takes part in each step, as DDP asks.
+                prototypes = prototypes.detach() + 0.0 * prototypes
+            return F.normalize(z, dim=-1) @ prototypes.T

@@ -22,7 +22,7 @@ from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.loop import Fitted, Source, fit
 from zwicky.training.network import Network, columns_of, load_network, save_network
 from zwicky.training.pretrain import cost, resident
-from zwicky.training.run import Run, to_plain
+from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target
@@ -120,7 +120,11 @@ def finetune(
 
     from_scratch: the same network from random weights instead, the comparison pretraining must win.
     """
-    run = Run(out, "finetune", {"start": str(start), "from_scratch": from_scratch, **to_plain(config)}, config.seed)
+    ids, truth, classes, targets = _what_to_learn(config, cutouts, labels, split)
+    split.refuse_leak(ids, "learning from labels", ("train",))
+    settings = {"start": str(start), "from_scratch": from_scratch, **to_plain(config)}
+    rows = cutouts.rows_of(ids)
+    run = Run(out, "finetune", settings, config.seed, fingerprint(cutouts, rows, truth[rows]))
     if run.finished:
         return load_network(out)
     pretrained = load_network(start)
@@ -131,8 +135,6 @@ def finetune(
     if from_scratch:
         torch.manual_seed(config.seed)
         backbone = backbones.create(**backbone.config)
-    ids, truth, classes, targets = _what_to_learn(config, cutouts, labels, split)
-    split.refuse_leak(ids, "learning from labels", ("train",))
     strata = Labels(dict.fromkeys(ids, "known")) if targets else labels  # regression needs no class labels
     fit_ids, select_ids = divide_labels(ids, strata, config.fit, config.draw, split)
     views = replace(

@@ -1,0 +1,94 @@
+"""What the gauges say of collapses made by hand, and of collapses that happen."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from zwicky import methods
+from zwicky.methods import losses
+from zwicky.methods.gauges import diagnose, normalised_std
+
+K, D = 64, 32
+
+
+def gauges_of(teacher, student, embeddings):
+    """The gauges DINO would report of these probabilities [B, K] and logits."""
+    entropy = losses.entropy(teacher)
+    loss = losses.view_cross_entropy([student, student], [teacher, teacher], 0.1)
+    return {
+        "loss": float(loss),
+        "teacher_entropy": float(entropy),
+        "teacher_kl": float(loss - entropy),
+        "usage_entropy": float(losses.entropy(teacher.mean(0))),
+        "embedding_std": float(normalised_std(embeddings)),
+    }
+
+
+def made(kind):
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(256, D, generator=generator)
+    student = torch.randn(256, K, generator=generator) * 0.1
+    if kind == "one prototype":
+        teacher = torch.eye(K)[:1].expand(256, K)
+        student = 10 * teacher
+    elif kind == "uniform":
+        teacher, student = torch.full((256, K), 1 / K), torch.zeros(256, K)
+    else:
+        teacher = torch.softmax(torch.randn(256, K, generator=generator) * 3, -1)
+    if kind == "constant":
+        embeddings = embeddings[:1] + 1e-4 * embeddings
+    return gauges_of(teacher, student, embeddings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("one prototype", "one prototype"), ("uniform", "uniform"), ("constant", "constant embeddings"), ("healthy", None)],
+)
+def test_diagnosis_of_made_collapses(kind, words):
+    found = diagnose(made(kind), dim=D, prototypes=K)
+    if words is None:
+        assert found is None
+    else:
+        assert words in found
+        assert "\n" not in found
+
+
+def test_not_finite_is_said_first():
+    assert "not finite" in diagnose({**made("healthy"), "loss": math.nan}, dim=D, prototypes=K)
+
+
+def test_spread_of_a_sphere_and_of_a_point():
+    embeddings = torch.randn(20_000, D, generator=torch.Generator().manual_seed(1))
+    assert float(normalised_std(embeddings)) == pytest.approx(1 / math.sqrt(D), rel=0.01)
+    assert float(normalised_std(embeddings[:1].expand(50, D))) == pytest.approx(0, abs=1e-6)
+
+
+def train(tiny_vit, make_views, steps=60, **options):
+    method = methods.create("dino", tiny_vit(), prototypes=K, hidden=64, bottleneck=16, **options)
+    optimizer = torch.optim.AdamW((p for p in method.parameters() if p.requires_grad), lr=2e-3)
+    for step in range(steps):
+        gauges = method(make_views(batch=32, local=0, seed=step))
+        optimizer.zero_grad()
+        gauges["loss"].backward()
+        optimizer.step()
+        method.after_step((step + 1) / (2 * steps))
+    return method, {name: float(value) for name, value in gauges.items()}
+
+
+def test_drill_no_centering_collapses_onto_one_prototype(tiny_vit, make_views):
+    """Sharpening alone: without the centre (its momentum is 1, so it stays 0) one prototype wins."""
+    method, gauges = train(
+        tiny_vit, make_views, center_momentum=1.0, teacher_temperature=0.01, teacher_temperature_end=0.01, momentum=0.5
+    )
+    assert not method.center.any()
+    assert "one prototype" in method.diagnose(gauges), gauges
+
+
+def test_drill_no_sharpening_collapses_to_uniform(tiny_vit, make_views):
+    """Centring alone: a teacher softer than the student is undecided, and the loss is ln K."""
+    method, gauges = train(tiny_vit, make_views, teacher_temperature=1.0, teacher_temperature_end=1.0, momentum=0.9)
+    assert gauges["loss"] == pytest.approx(math.log(K), rel=0.02)
+    assert "uniform" in method.diagnose(gauges), gauges
