@@ -133,7 +133,7 @@ def _ingest(given: Namespace) -> None:
     from zwicky.cutouts.ingest import ingest
 
     settings = IngestConfig(**{field.name: given[field.name] for field in fields(IngestConfig)})
-    print(ingest(given.path, given.out, given.catalog, settings))
+    print(ingest(given.path, given.out, given.catalog, settings).text())
 
 
 def _audit(given: Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def load(backbone: Backbone, source: str) -> None:
                 )
             state[key] = adapt_input_conv(bands, state[key])
     if hasattr(net, "patch_embed") and "patch_embed.proj.weight" in state:
-        state = checkpoint_filter_fn(state, net)  # type: ignore[arg-type]  # any network with patches and positions
+        with contextlib.suppress(RuntimeError):  # a shape that cannot be resampled is named below
+            state = checkpoint_filter_fn(state, net)  # type: ignore[arg-type]  # any network with patches, positions
     own = net.state_dict()
     # Old files do not count BatchNorm's batches, and with a fixed momentum nobody reads the number.
     own_counts = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
