@@ -45,7 +45,7 @@ def made(kind):
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("one prototype", "one prototype"), ("uniform", "uniform"), ("constant", "constant embeddings"), ("healthy", None)],
+    [("one prototype",) * 2, ("uniform",) * 2, ("constant", "constant embeddings"), ("healthy", None)],
 )
 def test_diagnosis_of_made_collapses(kind, words):
     found = diagnose(made(kind), dim=D, prototypes=K)

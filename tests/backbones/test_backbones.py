@@ -1,0 +1,165 @@
+"""Every backbone by every number of bands and size keeps the contract."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from zwicky import backbones
+from zwicky.backbones.registry import BACKBONES
+from zwicky.errors import UserError
+
+TINY = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2}
+
+
+def make(name, bands=3, image_size=32, **options):
+    torch.manual_seed(0)
+    small = {} if name == "resnet18" else TINY
+    return backbones.create(name, bands=bands, image_size=image_size, **small, **options)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 6])
+def test_features_have_the_promised_shapes(name, bands):
+    backbone = make(name, bands)
+    for size in (16, 32, 48):
+        found = backbone(torch.randn(2, bands, size, size))
+        assert found.summary.shape == (2, backbone.dim)
+        assert found.regions.shape == (2, *backbone.grid(size), backbone.dim)
+        assert torch.isfinite(found.summary).all()
+
+
+@pytest.mark.parametrize("size", [64, 70, 96, 100])
+def test_resnet_grid_of_larger_images(size):
+    backbone = make("resnet18", image_size=64)
+    assert backbone(torch.randn(1, 3, size, size)).regions.shape[1:3] == backbone.grid(size)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_layer_groups_hold_every_parameter_once(name):
+    backbone = make(name)
+    grouped = [parameter for group in backbone.layer_groups() for parameter in group]
+    assert sorted(grouped) == sorted(parameter for parameter, _ in backbone.named_parameters())
+    assert all(backbone.layer_groups())
+    assert backbone.no_weight_decay() <= {parameter for parameter, _ in backbone.named_parameters()}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_layer_groups_go_from_input_to_output(name):
+    backbone = make(name)
+    layer_of = {parameter: index for index, group in enumerate(backbone.layer_groups()) for parameter in group}
+    visited = []
+    for module_name, module in backbone.named_modules():
+        own = [f"{module_name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False)]
+        if module_name.startswith("net.") and own:
+            module.register_forward_hook(lambda *_, layer=layer_of[own[0]]: visited.append(layer))
+    backbone(torch.randn(1, 3, 32, 32))
+    assert visited == sorted(visited)
+    assert set(visited) == set(range(len(backbone.layer_groups())))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_config_builds_the_same_network_again(name):
+    backbone = make(name, bands=2, image_size=48)
+    again = backbones.create(**backbone.config)
+    again.load_state_dict(backbone.state_dict())
+    images = torch.randn(2, 2, 48, 48)
+    assert torch.equal(backbone.eval()(images).summary, again.eval()(images).summary)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_everything_that_learns_gets_a_gradient(name):
+    backbone = make(name)
+    found = backbone(torch.randn(3, 3, 32, 32))
+    (found.summary.square().sum() + found.regions.square().sum()).backward()
+    missing = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+
+
+@pytest.mark.parametrize("size", [20, 4, 7, 33])
+def test_a_size_that_does_not_fit_is_refused_with_one_that_does(size):
+    backbone = make("vit_tiny")
+    with pytest.raises(UserError) as caught:
+        backbone.grid(size)
+    better = int(str(caught.value).split("take ")[1].split()[0])
+    assert backbone.grid(better)
+    with pytest.raises(UserError):
+        backbones.create("vit_tiny", bands=3, image_size=size, **TINY)
+
+
+def test_resnet_refuses_images_smaller_than_its_stride():
+    with pytest.raises(UserError, match="at least 16 px"):
+        make("resnet18", image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("vit_huge", {}, "vit_tiny"),
+        ("vit_tiny", {"widht": 3}, "widht"),
+        ("vit_tiny", {"width": 32, "heads": 3}, "divisible"),
+        ("resnet18", {"patch_size": 8}, "patch_size"),
+    ],
+)
+def test_a_wrong_backbone_is_one_line(name, options, words):
+    with pytest.raises(UserError, match=words) as caught:
+        backbones.create(name, bands=3, image_size=32, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_resampled_positions_turn_with_the_image():
+    """Positions symmetric under a quarter turn stay so at any other size; `scale_factor` would shift them."""
+    backbone = make("vit_tiny", image_size=32).eval()
+    net = backbone.net
+    with torch.no_grad():
+        grid = net.pos_embed[:, 1:].unflatten(1, (4, 4))
+        symmetric = sum(grid.rot90(k, (1, 2)) for k in range(4)) / 4
+        net.pos_embed[:, 1:] = symmetric.flatten(1, 2)
+        for side in (2, 3, 5, 6):
+            patches = torch.zeros(1, side, side, backbone.dim)
+            placed = net._pos_embed(patches)[:, 1:].unflatten(1, (side, side))
+            assert torch.allclose(placed, placed.rot90(1, (1, 2)), atol=1e-5), side
+
+
+def test_masked_cells_are_hidden_and_only_those():
+    backbone = make("vit_tiny").eval()
+    with torch.no_grad():
+        backbone.mask_token.normal_()
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[:, 1, 2] = True
+    images = torch.randn(2, 3, 32, 32)
+    hidden, shown = images.clone(), images.clone()
+    hidden[:, :, 8:16, 16:24] += 5
+    shown[:, :, 0:8, 0:8] += 5
+    with torch.no_grad():
+        known = backbone(images, mask).regions
+        assert torch.equal(backbone(hidden, mask).regions, known)
+        assert not torch.allclose(backbone(shown, mask).regions, known, atol=1e-3)
+        assert torch.equal(backbone(images, torch.zeros_like(mask)).regions, backbone(images).regions)
+        assert not torch.allclose(known, backbone(images).regions, atol=1e-3)
+
+
+def test_only_a_masking_method_trains_the_mask_token():
+    backbone = make("vit_tiny")
+    assert not backbone.mask_token.requires_grad
+    backbone.let_learn(masked=True)
+    assert backbone.mask_token.requires_grad
+    assert all(p.requires_grad for p in backbone.parameters())
+
+
+def test_resnet_says_that_it_cannot_mask():
+    with pytest.raises(UserError, match="vit"):
+        make("resnet18")(torch.randn(1, 3, 32, 32), torch.zeros(1, 2, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_deepcopy_is_independent(name):
+    backbone = make(name)
+    other = copy.deepcopy(backbone)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    mine, theirs = dict(backbone.named_parameters()), dict(other.named_parameters())
+    assert not any(torch.equal(mine[key], theirs[key]) for key in mine)

@@ -1,0 +1,93 @@
+"""Every method on every backbone: a step runs, everything that learns gets a gradient, nothing else does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zwicky import backbones, methods
+from zwicky.backbones.registry import BACKBONES
+from zwicky.errors import UserError
+from zwicky.methods.registry import METHODS
+
+OPTIONS = {"dino": {"prototypes": 16, "hidden": 16, "bottleneck": 8}, "supervised": {"classes": 3}}
+
+
+@pytest.mark.parametrize("method_name", METHODS)
+@pytest.mark.parametrize("backbone_name", BACKBONES)
+def test_each_step_reaches_every_parameter(method_name, backbone_name, make_views):
+    small = {} if backbone_name == "resnet18" else {"patch_size": 8, "width": 32, "depth": 1, "heads": 2}
+    backbone = backbones.create(backbone_name, bands=3, image_size=32, **small)
+    method = methods.create(method_name, backbone, **OPTIONS[method_name])
+    learning = [p for p in method.parameters() if p.requires_grad]
+    for step in range(2):
+        targets = torch.tensor([0, 1, 2, 0]) if method.needs.targets else None
+        views = make_views(batch=4, local=2 if method.needs.local_crops else 0, seed=step, targets=targets)
+        gauges = method(views)
+        gauges["loss"].backward()
+        assert torch.isfinite(gauges["loss"])
+        assert all(value.ndim == 0 for value in gauges.values())
+        without = [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None]
+        assert without == []
+        assert all(p.grad is None for p in method.parameters() if not p.requires_grad)
+        method.zero_grad()
+        method.after_step((step + 1) / 2)
+    assert learning
+    assert method.backbone.dim == backbone.dim
+
+
+@pytest.mark.parametrize("method_name", METHODS)
+def test_names_for_the_optimiser_exist(method_name, tiny_vit):
+    method = methods.create(method_name, tiny_vit(), **OPTIONS[method_name])
+    known = {name for name, _ in method.named_parameters()}
+    learning = {name for name, p in method.named_parameters() if p.requires_grad}
+    grouped = [name for group in method.layer_groups() for name in group]
+    assert set(grouped) <= known
+    assert len(grouped) == len(set(grouped))
+    assert method.no_weight_decay() <= known
+    head = learning - set(grouped)
+    assert head
+    assert all("head" in name for name in head)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("dinosaur", {}, "dino"),
+        ("dino", {"protoypes": 3}, "protoypes"),
+        ("supervised", {}, "two or more classes"),
+        ("supervised", {"classes": 1}, "two or more classes"),
+        ("supervised", {"classes": 2, "targets": 1}, "two or more classes"),
+    ],
+)
+def test_a_wrong_method_is_one_line(name, options, words, tiny_vit):
+    with pytest.raises(UserError, match=words) as caught:
+        methods.create(name, tiny_vit(), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_supervised_losses_are_torchs(tiny_vit, make_views):
+    backbone = tiny_vit()
+    targets = torch.tensor([0, 2, 1, 1, 0, 2])
+    method = methods.create("supervised", backbone, classes=3, label_smoothing=0.1)
+    views = make_views(local=0, targets=targets)
+    logits = torch.cat([method.head(backbone(crop).summary) for crop in views.crops]).double()
+    smooth = 0.9 * torch.eye(3)[targets.repeat(2)] + 0.1 / 3
+    expected = -(smooth * logits.log_softmax(-1)).sum(-1).mean()
+    assert float(method(views)["loss"].detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
+
+
+def test_regression_loss_is_on_the_scale_of_the_labels(tiny_vit, make_views):
+    backbone = tiny_vit()
+    values = torch.randn(6, 2) * torch.tensor([5.0, 0.1]) + torch.tensor([100.0, -3.0])
+    mean, std = [100.0, -3.0], [5.0, 0.1]
+    method = methods.create("supervised", backbone, targets=2, target_mean=mean, target_std=std)
+    views = make_views(local=0, targets=values)
+    raw = torch.cat([method.head(backbone(crop).summary) for crop in views.crops])
+    scaled = (values.repeat(2, 1) - torch.tensor(mean)) / torch.tensor(std)
+    apart = (raw - scaled).abs()
+    expected = torch.where(apart < 1, 0.5 * apart**2, apart - 0.5).mean()
+    gauges = method(views)
+    assert float(gauges["loss"].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    outputs = method.outputs(views.crops[0]).detach()
+    assert torch.allclose(outputs, raw[:6].detach() * torch.tensor(std) + torch.tensor(mean), atol=1e-4)
