@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.duplicates import SAME_POSITION, chord, find_groups, unit_vectors
+from zwicky.cutouts.duplicates import find_groups
 from zwicky.cutouts.tables import Labels, Split, order_classes
 from zwicky.errors import UserError
 
@@ -167,47 +166,6 @@ def fit_select(
     part_of = _share_out(group, classes, (1 - fraction, fraction), np.random.default_rng(seed))
     selects = np.array([part_of[its_group] == 1 for its_group in group], dtype=bool)
     return ids[~selects], ids[selects]
-
-
-def check_leaks(
-    pretrain_ids: Sequence[str] | np.ndarray,
-    test_ids: Sequence[str] | np.ndarray,
-    cutouts: Cutouts,
-    test_cutouts: Cutouts | None = None,
-) -> None:
-    """Raise UserError if an object of `test_ids` was also learnt from: by id, by pixels, or within 1″ on the sky.
-
-    test_cutouts: the store of the tested objects, where it is not that of the learnt ones.
-    """
-    test_cutouts = cutouts if test_cutouts is None else test_cutouts
-    learnt, tested = np.asarray(pretrain_ids, dtype=object), np.asarray(test_ids, dtype=object)
-    both = set(learnt) & set(tested)
-    if both:
-        raise _leak(len(both), "by id", min(both))
-    learnt_table, tested_table = _table_of(cutouts, learnt), _table_of(test_cutouts, tested)
-    hashes = set(learnt_table.column("pixel_hash")) - {None}
-    same = tested[[value in hashes for value in tested_table.column("pixel_hash")]]
-    if len(same):
-        raise _leak(len(same), "by their pixels", same[0])
-    there, here = unit_vectors(learnt_table), unit_vectors(tested_table)
-    known_there, known_here = np.isfinite(there).all(axis=1), np.isfinite(here).all(axis=1)
-    if known_there.any() and known_here.any():
-        distance, _ = cKDTree(there[known_there]).query(here[known_here])
-        near = tested[known_here][distance <= chord(SAME_POSITION)]
-        if len(near):
-            raise _leak(len(near), f"by position, within {SAME_POSITION:g} arcsec", near[0])
-
-
-def _leak(count: int, how: str, first: str) -> UserError:
-    return UserError(
-        f"leak: {count} test objects were also learnt from ({how}; first: {first!r}); leave them out of pretraining"
-    )
-
-
-def _table_of(cutouts: Cutouts, ids: np.ndarray) -> Cutouts:
-    """These objects without their pixels, which may be many gigabytes."""
-    table = cutouts.table.take(cutouts.rows_of(ids))
-    return Cutouts(np.empty((len(ids), len(cutouts.bands), 0, 0), np.uint8), table, cutouts.bands)
 
 
 def _needs(chosen: np.ndarray, complaint: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from astropy import units
 from astropy.coordinates import SkyCoord
 
 from zwicky.cutouts.contract import Cutouts
+from zwicky.cutouts.duplicates import SAME_POSITION
 from zwicky.errors import UserError
 from zwicky.files import replacing
 
@@ -55,7 +56,7 @@ def overlap(cutouts: Cutouts, rows: np.ndarray, seen: pa.Table) -> np.ndarray:
     if placed.any() and known.any():
         sky = SkyCoord(*there[known].T, unit="deg")
         _, separation, _ = SkyCoord(*here[placed].T, unit="deg").match_to_catalog_sky(sky)
-        found[np.flatnonzero(placed)] |= separation < 1 * units.arcsec
+        found[np.flatnonzero(placed)] |= separation < SAME_POSITION * units.arcsec
     return found
 
 
