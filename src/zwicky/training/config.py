@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from zwicky.backbones.config import BackboneConfig
+from zwicky.errors import UserError
 from zwicky.methods.config import MethodConfig
 from zwicky.views.config import NormalisationConfig, ViewsConfig
+
+
+def _refuse(where: str, config: object, name: str, holds: bool, instead: str) -> None:
+    if not holds:
+        raise UserError(f"{where}.{name} is {getattr(config, name)}; choose {instead}")
 
 
 @dataclass
@@ -47,6 +54,17 @@ class TrainConfig:
     evaluations: int = 20
     precision: Literal["auto", "bf16", "float32"] = "auto"
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        _refuse("train", self, "batch_size", self.batch_size >= 1, "1 or more")
+        _refuse("train", self, "epochs", 0 < self.epochs < math.inf, "a number above 0")
+        for name in ("lr", "min_lr", "weight_decay", "clip"):
+            _refuse("train", self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("min_steps", "max_steps", "evaluations"):
+            _refuse("train", self, name, getattr(self, name) >= 0, "0 or more")
+        _refuse("train", self, "warmup", 0 <= self.warmup <= 1, "a share from 0 to 1")
+        _refuse("train", self, "layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1")
+        _refuse("train", self, "weight_ema", 0 <= self.weight_ema < 1, "a decay from 0 to below 1")
 
     def steps(self, images: int) -> int:
         """Optimiser steps for this many training images."""
@@ -97,6 +115,11 @@ class FitConfig:
     select: float = 0.2
     select_most: int = 400
     label_smoothing: float = 0.05
+
+    def __post_init__(self) -> None:
+        _refuse("fit", self, "select", 0 <= self.select < 1, "a share from 0 to below 1")
+        _refuse("fit", self, "select_most", self.select_most >= 1, "1 or more")
+        _refuse("fit", self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
 
 
 def augmentation_for_labels() -> ViewsConfig:
