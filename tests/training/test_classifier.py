@@ -1,0 +1,148 @@
+"""LensClassifier: the conventions of scikit-learn, what it learns, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import get_scorer, roc_auc_score
+from sklearn.model_selection import cross_val_score
+
+import zwicky
+from zwicky.errors import UserError
+from zwicky.training.classifier import LensClassifier
+
+SMALL = {
+    "options": {"patch_size": 8, "width": 32, "depth": 2, "heads": 2},
+    "method_options": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
+    "pretrain_epochs": 1,
+    "epochs": 1,
+    "min_steps": 60,
+}
+
+
+def blobs(count: int, seed: int, bands: int = 2, size: int = 19) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a ring or of a filled disc of equal flux in noise, and their names."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    r = np.hypot(x, y)
+    ring = np.exp(-0.5 * ((r - 5) / 1.0) ** 2)
+    disc = np.exp(-0.5 * (r / 2.5) ** 2)
+    kinds = rng.permutation(count) % 2
+    light = np.where(kinds[:, None, None], ring / ring.sum(), disc / disc.sum()) * 300
+    images = np.repeat(light[:, None], bands, axis=1) + rng.normal(0, 0.3, (count, bands, size, size))
+    return images.astype(np.float32), np.array(["disc", "ring"])[kinds]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> LensClassifier:
+    return LensClassifier(**SMALL).fit(*blobs(80, seed=0))
+
+
+def test_learns_and_its_columns_follow_classes(fitted: LensClassifier) -> None:
+    images, labels = blobs(200, seed=1)
+    probabilities = fitted.predict_proba(images)
+    assert fitted.classes_.tolist() == ["disc", "ring"]
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert roc_auc_score(labels == "ring", probabilities[:, 1]) > 0.98
+    assert fitted.score(images, labels) == (fitted.predict(images) == labels).mean() > 0.9
+    # scikit-learn's scorer finds the positive column through classes_; a wrong order would give 1 − AUC.
+    assert get_scorer("roc_auc")(fitted, images, labels) > 0.98
+
+
+def test_parameters_survive_clone_and_set() -> None:
+    classifier = LensClassifier(**SMALL, random_state=3)
+    twin = clone(classifier)
+    assert twin.get_params() == classifier.get_params()
+    assert twin.set_params(epochs=7, crop=16).get_params()["epochs"] == 7
+    assert clone(LensClassifier(pretrained="somewhere")).pretrained == "somewhere"
+
+
+def test_not_fitted_is_said() -> None:
+    with pytest.raises(NotFittedError):
+        LensClassifier().predict(blobs(2, seed=0)[0])
+
+
+def test_same_seed_same_answer(fitted: LensClassifier) -> None:
+    again = clone(fitted).fit(*blobs(80, seed=0))
+    images, _ = blobs(20, seed=2)
+    np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
+
+
+def test_fit_starts_from_pretrain_and_leaves_it_alone(tmp_path) -> None:
+    images, labels = blobs(60, seed=4)
+    classifier = LensClassifier(**SMALL).pretrain(images, tmp_path / "run")
+    before = {name: value.clone() for name, value in classifier.pretrained_.backbone.state_dict().items()}
+    classifier.set_params(min_steps=1, epochs=0.1).fit(images[:40], labels[:40])
+    after = classifier.pretrained_.backbone.state_dict()
+    fresh = LensClassifier(**SMALL, pretrained=tmp_path / "run").set_params(min_steps=1, epochs=0.1)
+    fresh.fit(images[:40], labels[:40])
+    np.testing.assert_array_equal(fresh.predict_proba(images), classifier.predict_proba(images))
+    assert all((after[name] == value).all() for name, value in before.items())
+    # One step at the start of the warm-up moves next to nothing: the weights are still those of the pretraining.
+    moved = classifier.network_.backbone.state_dict()["net.patch_embed.proj.weight"]
+    assert (moved - before["net.patch_embed.proj.weight"]).abs().max() < 1e-3
+
+
+def test_works_inside_cross_validation() -> None:
+    images, labels = blobs(60, seed=5)
+    scores = cross_val_score(LensClassifier(**SMALL), images, labels == "ring", cv=2)
+    assert scores.shape == (2,)
+    assert (scores > 0.8).all()
+
+
+def test_float64_numbers_as_labels_and_three_classes() -> None:
+    images, labels = blobs(30, seed=6)
+    numbers = np.where(labels == "ring", 7, 3)
+    numbers[:9] = 5
+    classifier = LensClassifier(**{**SMALL, "min_steps": 2}).fit(images.astype(np.float64), numbers)
+    assert classifier.classes_.tolist() == [3, 5, 7]
+    assert classifier.predict_proba(images[:4]).shape == (4, 3)
+    assert set(classifier.predict(images)) <= {3, 5, 7}
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (np.zeros((4, 16, 16)), ["a", "b", "a", "b"], "N, bands, H, W"),
+        (np.zeros((0, 1, 16, 16)), [], "N, bands, H, W"),
+        (np.full((4, 1, 16, 16), "x"), ["a", "b", "a", "b"], "N, bands, H, W"),
+        (np.zeros((4, 1, 16, 16)), ["a", "b"], "one label an image"),
+        (np.zeros((4, 1, 16, 16)), [None, "b", "a", "b"], "one label an image"),
+        (np.zeros((4, 1, 16, 16)), [0.0, 1.0, np.nan, 1.0], "one label an image"),
+        (np.zeros((4, 1, 16, 16)), ["a"] * 4, "1 class"),
+        (np.zeros((4, 1, 4, 4)), ["a", "b", "a", "b"], "crop"),
+    ],
+)
+def test_mistakes_are_one_line(images, labels, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        LensClassifier(**SMALL).fit(images, np.array(labels, dtype=object if None in labels else None))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_images_than_fitted_are_refused(fitted: LensClassifier, tmp_path) -> None:
+    with pytest.raises(UserError, match="cut them alike"):
+        fitted.predict(blobs(2, seed=0, bands=3)[0])
+    with pytest.raises(UserError, match="cut them alike"):
+        fitted.predict(blobs(2, seed=0, size=25)[0])
+    pretrained = LensClassifier(**SMALL).pretrain(blobs(20, seed=0)[0])
+    with pytest.raises(UserError, match="2 bands, given 3"):
+        pretrained.fit(*blobs(20, seed=0, bands=3))
+
+
+def test_the_package_offers_its_verbs_without_loading_torch() -> None:
+    code = (
+        "import sys, zwicky; assert not {'torch', 'sklearn', 'astropy', 'matplotlib'} & set(sys.modules)\n"
+        "assert all(hasattr(zwicky, name) for name in zwicky.__all__)\n"
+        "import zwicky.simulate.api, zwicky.report.page\n"
+        "cutouts, labels = zwicky.simulate('demo-lenses', 3, seed=1)\n"
+        "assert len(cutouts) == 3 and callable(zwicky.report) and zwicky.simulate.api.simulate\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert zwicky.LensClassifier is LensClassifier
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = zwicky.nothing_of_the_kind
