@@ -1,9 +1,74 @@
-"""zwicky: self-supervised learning for strong gravitational lenses."""
+"""zwicky: self-supervised learning for strong gravitational lenses.
+
+The names in `__all__` are loaded when first used, so `import zwicky` is quick and loads no torch.
+"""
 
 import os
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 # Idle OpenMP threads that spin take a second process on the same cores from 250 to 60 images/s; they must
 # sleep instead, and the choice is only read when torch first loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
+
+_OFFERED = {
+    "UserError": "errors",
+    "Cutouts": "cutouts.contract",
+    "make_cutouts": "cutouts.contract",
+    "IngestConfig": "cutouts.config",
+    "ingest": "cutouts.ingest",
+    "open_store": "cutouts.store",
+    "Labels": "cutouts.tables",
+    "Split": "cutouts.tables",
+    "read_labels": "cutouts.tables",
+    "write_labels": "cutouts.tables",
+    "read_split": "cutouts.tables",
+    "write_split": "cutouts.tables",
+    "holdout_split": "cutouts.splits",
+    "fold_splits": "cutouts.splits",
+    "label_subsets": "cutouts.splits",
+    "audit": "cutouts.audit",
+    "simulate_store": "simulate.api",
+    "ViewsConfig": "views.config",
+    "PretrainConfig": "training.config",
+    "FinetuneConfig": "training.config",
+    "LensClassifier": "training.classifier",
+    "Network": "training.network",
+    "load_network": "training.network",
+    "pretrain": "training.pretrain",
+    "finetune": "training.finetune",
+    "evaluate": "evaluation.evaluate",
+    "BenchmarkConfig": "evaluation.config",
+    "BenchmarkResult": "evaluation.results",
+    "benchmark": "evaluation.benchmark",
+}
+_VERBS = {"simulate": "simulate.api", "report": "report.page"}  # rooms that are called like what they do
+
+__all__ = sorted([*_OFFERED, *_VERBS])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OFFERED:
+        return getattr(import_module(f"zwicky.{_OFFERED[name]}"), name)
+    raise AttributeError(f"module 'zwicky' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Verb(ModuleType):
+    """A room that can be called: `zwicky.simulate("demo-lenses", 300)` beside `zwicky.simulate.api`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module(f"zwicky.{_VERBS[name]}"), name)(*args, **kwargs)
+
+
+for _name in _VERBS:
+    import_module(f"zwicky.{_name}")
+    sys.modules[f"zwicky.{_name}"].__class__ = _Verb
