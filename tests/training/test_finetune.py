@@ -1,0 +1,239 @@
+"""From pretraining to labels: what is learnt, from whom, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zwicky.cutouts.contract import Cutouts, make_cutouts
+from zwicky.cutouts.tables import Labels, Split
+from zwicky.errors import UserError
+from zwicky.evaluation.evaluate import evaluate
+from zwicky.files import read_json
+from zwicky.training import loop, seen
+from zwicky.training.finetune import finetune
+from zwicky.training.network import load_network
+from zwicky.training.pretrain import pretrain
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, data):
+    """The directory of a finished pretraining on the roles train and unlabelled of `data`."""
+    from zwicky.backbones.config import BackboneConfig
+    from zwicky.methods.config import MethodConfig
+    from zwicky.training.config import PretrainConfig, TrainConfig
+    from zwicky.views.config import ViewsConfig
+
+    cutouts, _, split = data
+    config = PretrainConfig(
+        method=MethodConfig("dino", {"prototypes": 16, "hidden": 16, "bottleneck": 8}),
+        backbone=BackboneConfig("vit_tiny", {"patch_size": 4, "width": 32, "depth": 2, "heads": 2}),
+        views=ViewsConfig(local_crops=2, local_size=8),
+        train=TrainConfig(max_steps=4, batch_size=16, precision="float32", evaluations=2),
+    )
+    out = tmp_path_factory.mktemp("pretrain") / "run"
+    pretrain(config, cutouts, cutouts.rows_of(split.ids("train", "unlabelled")), out, quiet=True)
+    return out
+
+
+def test_pretraining_is_read_back_and_touches_no_test_object(started, data, pretrain_config):
+    _, _, split = data
+    table = seen.read(started)
+    assert set(table.column("id").to_pylist()) == set(split.ids("train", "unlabelled"))
+    assert not set(table.column("id").to_pylist()) & set(split.ids("test"))
+    info = read_json(started / "run.json")
+    assert info["finished"]
+    assert info["steps"] == 4
+    assert info["images_seen"] == 64
+    assert info["pflops"] > 0
+
+
+def test_pretraining_killed_and_resumed_is_the_same(tmp_path, monkeypatch, data, pretrain_config):
+    cutouts, labels, split = data
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    rows = cutouts.rows_of(split.ids("train"))
+    config = pretrain_config()
+    known = labels.of(cutouts.ids[rows])
+    whole = pretrain(config, cutouts, rows, tmp_path / "whole", labels=known, quiet=True)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    for step in (2, 4):
+        advance = loop.TrainingProgress.advance
+
+        def count(self, step=step, advance=advance):
+            advance(self)
+            if self._step == step:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(loop.TrainingProgress, "advance", count)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, cutouts, rows, tmp_path / "parts", labels=known, quiet=True)
+        monkeypatch.setattr(loop.TrainingProgress, "advance", advance)
+    monkeypatch.setattr("zwicky.training.pretrain.save_network", stop)  # killed between the fit and its network
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, cutouts, rows, tmp_path / "parts", labels=known, quiet=True)
+    monkeypatch.undo()
+    parts = pretrain(config, cutouts, rows, tmp_path / "parts", labels=known, quiet=True)
+    for key, value in whole.backbone.state_dict().items():
+        assert torch.equal(value, parts.backbone.state_dict()[key]), key
+    for name in ("metrics.csv", "config.yaml", "network.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+    before = (tmp_path / "parts" / "network.safetensors").stat().st_mtime_ns
+    pretrain(config, cutouts, rows, tmp_path / "parts", quiet=True)
+    assert (tmp_path / "parts" / "network.safetensors").stat().st_mtime_ns == before
+
+
+def test_pretraining_goes_on_with_the_same_images_only(tmp_path, data, pretrain_config):
+    cutouts, _, split = data
+    rows = cutouts.rows_of(split.ids("train"))
+    pretrain(pretrain_config(), cutouts, rows, tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="other data"):
+        pretrain(pretrain_config(), cutouts, rows[:-1], tmp_path / "run", quiet=True)
+
+
+def test_a_method_that_needs_labels_does_not_pretrain(tmp_path, data, pretrain_config):
+    cutouts, _, _ = data
+    config = pretrain_config()
+    config.method.name, config.method.options = "supervised", {"classes": 2}
+    with pytest.raises(UserError, match="finetune"):
+        pretrain(config, cutouts, np.arange(20), tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="images to pretrain on"):
+        pretrain(pretrain_config(), cutouts, np.arange(1), tmp_path / "run", quiet=True)
+
+
+def test_classes_are_learnt_from_the_labels_asked_for(tmp_path, started, data, finetune_config):
+    cutouts, labels, split = data
+    network = finetune(finetune_config(labels=40), started, cutouts, labels, split, tmp_path / "run", quiet=True)
+    assert network.classes == ("nonlens", "lens")
+    assert network.temperature > 0
+    table = seen.read(tmp_path / "run").to_pydict()
+    mine = [i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"]
+    assert len(mine) == len(set(mine)) == 40
+    assert table["use"].count("select") == 8
+    assert table["use"].count("pretrain") == len(split.ids("train", "unlabelled"))
+    assert all(split.roles[i] == "train" for i in mine)
+    assert not set(table["id"]) & set(split.ids("test"))
+    more = finetune(finetune_config(labels=60), started, cutouts, labels, split, tmp_path / "more", quiet=True)
+    assert more.classes == network.classes
+    table = seen.read(tmp_path / "more").to_pydict()
+    assert set(mine) < {i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"}
+
+
+def test_finetuning_resumed_is_uninterrupted(tmp_path, monkeypatch, started, data, finetune_config):
+    cutouts, labels, split = data
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    config = finetune_config()
+    whole = finetune(config, started, cutouts, labels, split, tmp_path / "whole", quiet=True)
+    advance = loop.TrainingProgress.advance
+
+    def count(self):
+        advance(self)
+        if self._step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.TrainingProgress, "advance", count)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, started, cutouts, labels, split, tmp_path / "parts", quiet=True)
+    monkeypatch.undo()
+    parts = finetune(config, started, cutouts, labels, split, tmp_path / "parts", quiet=True)
+    assert whole.temperature == parts.temperature
+    for name in ("metrics.csv", "network.safetensors", "network.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_from_scratch_forgets_what_was_learnt(tmp_path, started, data, finetune_config):
+    cutouts, labels, split = data
+    config = finetune_config(steps=1, lr=0.0, min_lr=0.0)
+    warm = finetune(config, started, cutouts, labels, split, tmp_path / "warm", quiet=True)
+    cold = finetune(config, started, cutouts, labels, split, tmp_path / "cold", from_scratch=True, quiet=True)
+    start = load_network(started).backbone.state_dict()
+    assert all(torch.equal(value, start[key]) for key, value in warm.backbone.state_dict().items())
+    key = "net.blocks.0.attn.qkv.weight"
+    assert not torch.equal(cold.backbone.state_dict()[key], start[key])
+    assert set(seen.read(tmp_path / "cold").column("use").to_pylist()) == {"fit", "select"}
+
+
+def test_leaks_are_refused(tmp_path, started, data, finetune_config):
+    cutouts, labels, split = data
+    turned = Split("turned", {i: {"train": "test", "test": "train"}.get(r, r) for i, r in split.roles.items()})
+    with pytest.raises(UserError, match="leak"):
+        finetune(finetune_config(labels=20), started, cutouts, labels, turned, tmp_path / "run", quiet=True)
+    # the same pixels under other ids, in another store
+    copy = make_cutouts(cutouts.images, cutouts.bands, [f"copy {i}" for i in cutouts.ids], pixel_scale=[0.2] * 120)
+    names = Labels({f"copy {i}": label for i, label in labels.values.items()})
+    roles = Split("copy", {f"copy {i}": role for i, role in turned.roles.items()})
+    with pytest.raises(UserError, match="leak"):
+        finetune(finetune_config(labels=20), started, copy, names, roles, tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="leak"):
+        evaluate(started, copy, names, roles)
+    assert not (tmp_path / "run" / "network.json").exists()
+
+
+def test_mistakes_are_one_line_and_do_not_bar_the_directory(tmp_path, started, data, finetune_config):
+    cutouts, labels, split = data
+    run = tmp_path / "run"
+    single = Labels(dict.fromkeys(labels.values, "lens"))
+    other = make_cutouts(cutouts.images, ("g", "r"), cutouts.ids, pixel_scale=[0.2] * 120)
+    for arguments, words in (
+        ((finetune_config(labels=4000), started, cutouts, labels, split), "4000"),
+        ((finetune_config(targets=["colour"]), started, cutouts, labels, split), "colour"),
+        ((finetune_config(targets=["vector:dx"]), started, cutouts, labels, split), "vector:X/Y"),
+        ((finetune_config(), started, cutouts, single, split), "1 class"),
+        ((finetune_config(), started, other, labels, split), "bands"),
+        ((finetune_config(), tmp_path, cutouts, labels, split), "holds no network"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            finetune(*arguments, run, quiet=True)
+        assert "\n" not in str(caught.value)
+    finetune(finetune_config(steps=1), started, cutouts, labels, split, run, quiet=True)
+    with pytest.raises(UserError, match=r"fit\.train"):
+        finetune(finetune_config(steps=2), started, cutouts, labels, split, run, quiet=True)
+
+
+@pytest.mark.parametrize("labelled", [1.0, 0.5])
+def test_regression_of_partly_labelled_stores(tmp_path, started, data, finetune_config, labelled):
+    """Regression asks for the numbers, not for class labels."""
+    cutouts, labels, split = data
+    some = Labels({i: label for i, label in labels.values.items() if int(i[-4:]) < 120 * labelled})
+    config = finetune_config(targets=["flux", "vector:dx/dy", "spin2:e1/e2"], labels=0, steps=3)
+    network = finetune(config, started, cutouts, some, split, tmp_path / "run", quiet=True)
+    assert network.classes == ()
+    assert [target.kind for target in network.targets] == ["scalar", "vector", "spin2"]
+    assert network.outputs(cutouts.images[:3]).shape == (3, 5)
+    rows = evaluate(tmp_path / "run", cutouts, some, split)
+    assert {row["of"] for row in rows} == {"flux", "dx", "dy", "e1", "e2"}
+    assert {row["metric"] for row in rows} == {"mae", "r2"}
+
+
+def test_objects_without_the_number_are_left_out(tmp_path, started, data, finetune_config):
+    cutouts, labels, split = data
+    flux = cutouts.column("flux").copy()
+    flux[::3] = np.nan
+    table = cutouts.table.set_column(cutouts.table.column_names.index("flux"), "flux", [flux])
+    holes = Cutouts(cutouts.images, table, cutouts.bands)
+    config = finetune_config(targets=["flux"], labels=0, steps=2)
+    finetune(config, started, holes, labels, split, tmp_path / "run", quiet=True)
+    table = seen.read(tmp_path / "run").to_pydict()
+    mine = [i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"]
+    train = holes.rows_of(split.ids("train"))
+    assert sorted(mine) == sorted(holes.ids[train[np.isfinite(flux[train])]])
+
+
+@pytest.mark.slow
+def test_a_planted_signal_is_learnt(tmp_path, make_blobs, started, finetune_config):
+    """Flux, offset and shape of blobs, from a few hundred of them; R² on blobs never seen."""
+    cutouts, labels = make_blobs(500, seed=7)
+    roles = dict(zip(cutouts.ids, ["train"] * 400 + ["test"] * 100, strict=True))
+    split = Split("holdout", roles)
+    config = finetune_config(
+        targets=["flux", "vector:dx/dy", "spin2:e1/e2"], labels=0, steps=400, batch_size=64, lr=8e-3, layer_decay=1.0
+    )
+    config.fit.train.weight_ema = 0.98
+    config.views.brightness = config.views.contrast = 0.0  # flux is one of the targets
+    finetune(config, started, cutouts, labels, split, tmp_path / "run", from_scratch=True, quiet=True)
+    rows = evaluate(tmp_path / "run", cutouts, labels, split)
+    found = {row["of"]: row["value"] for row in rows if row["metric"] == "r2"}
+    assert min(found.values()) > 0.7, found

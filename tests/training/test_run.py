@@ -1,0 +1,110 @@
+"""A run directory goes on with the same settings and data, and refuses others."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from zwicky.cutouts.contract import make_cutouts
+from zwicky.errors import UserError
+from zwicky.training.config import PretrainConfig, TrainConfig
+from zwicky.training.run import Run, fingerprint, read_config, to_plain
+
+
+def learnt(folder):
+    """Leave what a run leaves once it has learnt something."""
+    (folder / "checkpoint").mkdir(exist_ok=True)
+    (folder / "checkpoint" / "last.pt").write_bytes(b"")
+
+
+def test_the_same_goes_on_and_is_finished_once(tmp_path):
+    config = PretrainConfig(seed=3)
+    run = Run(tmp_path / "run", "pretrain", config, 3, "data")
+    assert not run.finished
+    learnt(run.path)
+    again = Run(tmp_path / "run", "pretrain", PretrainConfig(seed=3), 3, "data")
+    again.finish(steps=7)
+    assert Run(tmp_path / "run", "pretrain", config, 3, "data").finished
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (info["kind"], info["seed"], info["steps"], info["schema_version"]) == ("pretrain", 3, 7, 1)
+    assert info["versions"]["torch"]
+    assert info["seconds"] >= 0
+
+
+def test_the_settings_written_are_all_of_them(tmp_path):
+    config = PretrainConfig(train=TrainConfig(lr=1e-5, weight_decay_end=None))
+    Run(tmp_path, "pretrain", config, 0, "data")
+    assert read_config(tmp_path) == to_plain(config) == yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert read_config(tmp_path)["train"]["lr"] == 1e-5
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    Run(tmp_path, "pretrain", PretrainConfig(), 0, "data")
+    learnt(tmp_path)
+    other = PretrainConfig(seed=1, train=TrainConfig(lr=9.0, weight_decay_end=0.4))
+    with pytest.raises(UserError, match=r"seed, train\.lr") as caught:
+        Run(tmp_path, "pretrain", other, 1, "data")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="holds a pretrain run"):
+        Run(tmp_path, "finetune", PretrainConfig(), 0, "data")
+    with pytest.raises(UserError, match="other data"):
+        Run(tmp_path, "pretrain", PretrainConfig(), 0, "other data")
+
+
+def test_settings_may_change_while_nothing_is_learnt(tmp_path):
+    """A mistake found after the directory was made must not bar the corrected command from it."""
+    Run(tmp_path, "pretrain", PretrainConfig(seed=1), 1, "data")
+    Run(tmp_path, "pretrain", PretrainConfig(seed=2), 2, "other")
+    assert read_config(tmp_path)["seed"] == 2
+    assert json.loads((tmp_path / "run.json").read_text())["data"] == "other"
+    (tmp_path / "cells" / "a").mkdir(parents=True)
+    (tmp_path / "cells" / "a" / "result.json").write_text("{}")
+    with pytest.raises(UserError, match="other settings"):
+        Run(tmp_path, "pretrain", PretrainConfig(seed=3), 3, "other")
+
+
+def test_foreign_directories_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not a zwicky run"):
+        Run(tmp_path, "pretrain", PretrainConfig(), 0, "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(UserError, match="not a zwicky run"):
+        Run(tmp_path / "thesis.tex", "pretrain", PretrainConfig(), 0, "data")
+
+
+def test_newer_and_damaged_runs_are_one_line(tmp_path):
+    Run(tmp_path, "pretrain", PretrainConfig(), 0, "data")
+    path = tmp_path / "run.json"
+    info = json.loads(path.read_text())
+    for text in (json.dumps({**info, "schema_version": 99}), path.read_text()[:20]):
+        path.write_text(text)
+        with pytest.raises(UserError) as caught:
+            Run(tmp_path, "pretrain", PretrainConfig(), 0, "data")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_negative_seed_is_refused(tmp_path):
+    with pytest.raises(UserError, match="seed"):
+        Run(tmp_path, "pretrain", PretrainConfig(seed=-1), -1, "data")
+
+
+def test_the_fingerprint_is_of_what_is_learnt(make_blobs):
+    cutouts, labels = make_blobs(10)
+    rows, known = np.arange(6), labels.of(cutouts.ids[:6])
+    first = fingerprint(cutouts, rows, known)
+    assert first == fingerprint(make_blobs(10)[0], rows, known)
+    pixels = cutouts.images.copy()
+    pixels[5] += 1
+    changed = make_cutouts(pixels, cutouts.bands, ids=cutouts.ids, pixel_scale=[0.2] * 10)
+    others = [
+        fingerprint(cutouts, np.arange(5), known[:5]),
+        fingerprint(cutouts, rows[::-1], known),
+        fingerprint(cutouts, rows, known[::-1]),
+        fingerprint(changed, rows, known),
+        fingerprint(make_cutouts(cutouts.images, ("g", "r"), ids=cutouts.ids), rows, known),
+    ]
+    assert len({first, *others}) == 6
+    assert fingerprint(changed, np.arange(5), known[:5]) == others[0]  # what is not learnt from may change
