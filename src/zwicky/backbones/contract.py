@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Features:
-    """summary: [B, D], one vector an image. regions: [B, h, w, D], one a patch or last-stage cell."""
+    """summary: [B, D], one vector an image. regions: [B, h, w, D], a patch or last-stage cell each, or 0 × 0."""
 
     summary: Tensor
     regions: Tensor
@@ -27,10 +27,11 @@ class Backbone(nn.Module, ABC):
     config: dict
 
     @abstractmethod
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
         """images [B, bands, H, W] float → Features.
 
         mask: [B, h, w] bool on the region grid; True cells are hidden behind a learned mask token.
+        regions: False where only the summary is used, which lets a backbone leave out the rest of its last layer.
         """
 
     def let_learn(self, masked: bool = False) -> None:

@@ -31,7 +31,7 @@ class ResNet18(Backbone):
             )
         return side, side
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
         if mask is not None:
             raise UserError("backbone: resnet18 has no tokens to mask; take a vit for methods that mask")
         maps = self.net.forward_features(images.contiguous(memory_format=torch.channels_last))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from zwicky.backbones import block
 from zwicky.backbones.contract import Backbone, Features
 from zwicky.errors import UserError
 
@@ -57,22 +57,21 @@ class ViT(Backbone):
             )
         return size // self.patch_size, size // self.patch_size
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
         net = self.net
-        self._choose_attention(images.device)
         patches = net.patch_embed(images)  # [B, h, w, D]
         height, width = patches.shape[1:3]
         if mask is not None:
             patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
-        tokens = net.norm(net.blocks(net.norm_pre(net._pos_embed(patches))))
-        regions = tokens[:, net.num_prefix_tokens :]
-        return Features(tokens[:, 0], regions.unflatten(1, (height, width)))
-
-    def _choose_attention(self, device: torch.device) -> None:
-        # On CPUs torch's fused attention in bfloat16 runs at about 0.6 of plain matrix products at 17-65 tokens.
-        for module in self.net.blocks.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = device.type != "cpu"  # type: ignore[misc]
+        tokens = net._pos_embed(patches)
+        *blocks, last = net.blocks
+        for each in blocks:
+            tokens = block.run(each, tokens)
+        # Without regions the last block computes what [CLS] needs and no more.
+        tokens = net.norm(block.run(last, tokens, kept=None if regions else 1))
+        if not regions:
+            return Features(tokens[:, 0], tokens.new_empty(len(tokens), 0, 0, self.dim))
+        return Features(tokens[:, 0], tokens[:, net.num_prefix_tokens :].unflatten(1, (height, width)))
 
     def layer_groups(self) -> list[list[str]]:
         names = [name for name, _ in self.named_parameters()]

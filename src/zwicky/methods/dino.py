@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.contract import Backbone
 from zwicky.methods import losses
 from zwicky.methods.contract import Method, ViewsNeeded
 from zwicky.methods.gauges import diagnose, normalised_std
@@ -75,13 +75,13 @@ class DINO(Method):
         global_crops = views.crops[: views.global_count]
 
         with torch.no_grad():
-            teacher_features = forward_crops(self.teacher["backbone"], global_crops)
-            teacher_logits = self.teacher["head"](torch.cat([f.summary for f in teacher_features]))
+            embeddings = summaries(self.teacher["backbone"], global_crops)
+            teacher_logits = self.teacher["head"](embeddings)
             teacher = losses.teacher_probabilities(teacher_logits, self.center, ramp(start, end, progress, length))
             self._teacher_mean = teacher_logits.mean(0)
 
-        summaries = torch.cat([f.summary for f in forward_crops(self.student["backbone"], views.crops)])
-        student_logits = self.student["head"](summaries, frozen=progress < self.freeze_prototypes)
+        student_embeddings = summaries(self.student["backbone"], views.crops)
+        student_logits = self.student["head"](student_embeddings, frozen=progress < self.freeze_prototypes)
         batch = len(views)
         loss = losses.view_cross_entropy(
             list(student_logits.split(batch)), list(teacher.split(batch)), self.student_temperature
@@ -93,7 +93,7 @@ class DINO(Method):
                 "teacher_entropy": entropy,
                 "teacher_kl": loss.detach() - entropy,
                 "usage_entropy": losses.entropy(teacher.mean(0)),
-                "embedding_std": normalised_std(teacher_features[0].summary),
+                "embedding_std": normalised_std(embeddings[:batch]),
             }
 
     def after_step(self, progress: float) -> None:
@@ -113,17 +113,13 @@ class DINO(Method):
         return {f"student.backbone.{name}" for name in self.backbone.no_weight_decay()}
 
 
-def forward_crops(backbone: nn.Module, crops: list[Tensor]) -> list[Features]:
-    """Features of each crop, with one pass of the network per crop size."""
+def summaries(backbone: nn.Module, crops: list[Tensor]) -> Tensor:
+    """[sum of the crops' B, D] summaries in the order of the crops, with one pass of the network per crop size."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for position, crop in enumerate(crops):
         sizes.setdefault(tuple(crop.shape[2:]), []).append(position)
-    features: list[Features | None] = [None] * len(crops)
+    found: dict[int, Tensor] = {}
     for positions in sizes.values():
-        together = backbone(torch.cat([crops[position] for position in positions]))
-        counts = [len(crops[position]) for position in positions]
-        for position, summary, regions in zip(
-            positions, together.summary.split(counts), together.regions.split(counts), strict=True
-        ):
-            features[position] = Features(summary, regions)
-    return features  # type: ignore[return-value]
+        together = backbone(torch.cat([crops[position] for position in positions]), regions=False).summary
+        found |= zip(positions, together.split([len(crops[position]) for position in positions]), strict=True)
+    return torch.cat([found[position] for position in range(len(crops))])

@@ -53,7 +53,7 @@ class Supervised(Method):
 
     def outputs(self, crops: Tensor) -> Tensor:
         """Logits [B, classes], or predictions [B, targets] in the targets' own units; float32."""
-        outputs = self.head(self.net(crops).summary).float()
+        outputs = self.head(self.net(crops, regions=False).summary).float()
         return outputs * self.target_std + self.target_mean if self.targets else outputs
 
     def forward(self, views: Views) -> dict[str, Tensor]:

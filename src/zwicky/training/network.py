@@ -51,7 +51,7 @@ class Network:
 
     def features(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Frozen features [N, D] float32 of raw images [N, bands, H, W]; `turns` averages over the eight of D4."""
-        return self._over_batches(lambda crops, _: self.backbone(crops).summary, images, batch_size, turns)
+        return self._over_batches(lambda crops, _: self.backbone(crops, regions=False).summary, images, batch_size, turns)
 
     def outputs(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Logits [N, classes] (not yet divided by the temperature) or predictions [N, targets] of raw images."""
@@ -60,7 +60,7 @@ class Network:
         head, kinds, back = self.head, self.targets, turns_back()
 
         def answer(crops: Tensor, turn: int) -> Tensor:
-            outputs = head(self.backbone(crops).summary).float()
+            outputs = head(self.backbone(crops, regions=False).summary).float()
             if not kinds:
                 return outputs
             outputs = outputs * outputs.new_tensor(self.target_std) + outputs.new_tensor(self.target_mean)
