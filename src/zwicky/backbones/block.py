@@ -10,19 +10,20 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
-from torch import Tensor, nn
+from timm.models.vision_transformer import Block
+from torch import Tensor
 
 
-def run(block: nn.Module, tokens: Tensor, kept: int | None = None) -> Tensor:
+def run(block: Block, tokens: Tensor, kept: int | None = None) -> Tensor:
     """x ← x + attention(norm x), then x ← x + mlp(norm x); tokens [B, N, D] → [B, kept or N, D].
 
     kept: how many tokens, from the first on, are wanted of the output. All N still give keys and values.
     """
     assert isinstance(block.attn, Attention)
     tokens_kept = tokens[:, :kept]
-    attended = attention(block.attn, normed(block.norm1, tokens), kept)
+    attended = attention(block.attn, block.norm1(tokens), kept)
     tokens_kept = tokens_kept + block.drop_path1(block.ls1(attended))
-    return tokens_kept + block.drop_path2(block.ls2(block.mlp(normed(block.norm2, tokens_kept))))
+    return tokens_kept + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens_kept))))
 
 
 def attention(attn: Attention, tokens: Tensor, kept: int | None) -> Tensor:
@@ -36,15 +37,3 @@ def attention(attn: Attention, tokens: Tensor, kept: int | None) -> Tensor:
         scores = (q[:, :, :kept] @ k.transpose(2, 3)).float() * attn.scale
         mixed = scores.softmax(-1).to(v.dtype) @ v
     return attn.proj(mixed.transpose(1, 2).flatten(2))
-
-
-def normed(norm: nn.Module, tokens: Tensor) -> Tensor:
-    """The block's LayerNorm. The residual stream is float32; on CPUs under autocast it is rounded before the norm.
-
-    The norm's output is rounded for the products anyway, and LayerNorm's gradient in bfloat16 takes a third of the
-    time.
-    """
-    if tokens.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        tokens = tokens.to(torch.get_autocast_dtype("cpu"))
-    return norm(tokens)
-

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from zwicky.backbones import block
@@ -64,7 +66,7 @@ class ViT(Backbone):
         if mask is not None:
             patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
         tokens = net._pos_embed(patches)
-        *blocks, last = net.blocks
+        *blocks, last = cast(list[Block], list(net.blocks))
         for each in blocks:
             tokens = block.run(each, tokens)
         # Without regions the last block computes what [CLS] needs and no more.
