@@ -25,6 +25,7 @@ class Backbone(nn.Module, ABC):
 
     dim: int
     config: dict
+    bf16_on_cpu = True  # whether bfloat16 pays on CPUs that have it
 
     @abstractmethod
     def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:

@@ -74,7 +74,7 @@ def fit(
     its lowest value are kept at the end. Every step is a function of (seed, step), so a resumed fit ends with the
     same numbers as an uninterrupted one.
     """
-    fabric = make_fabric(config)
+    fabric = make_fabric(config, method.backbone)
     batches = Batches(source.rows, config.batch_size, seed)
     steps = config.steps(len(source.rows))
     log_every, evaluate_every = math.ceil(steps / ROWS_OF_METRICS), math.ceil(steps / max(config.evaluations, 1))
@@ -191,7 +191,7 @@ def fit(
     return done
 
 
-def make_fabric(config: TrainConfig) -> Fabric:
+def make_fabric(config: TrainConfig, backbone: Backbone) -> Fabric:
     """The engine: device, precision, and the processes torchrun or SLURM started, if any."""
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     fabric = Fabric(
@@ -199,19 +199,17 @@ def make_fabric(config: TrainConfig) -> Fabric:
         devices=local,
         num_nodes=max(world // local, 1),
         strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if use_bf16(config) else "32-true",
+        precision="bf16-mixed" if use_bf16(config.precision, backbone) else "32-true",
     )
     fabric.launch()
     return fabric
 
 
-def use_bf16(config: TrainConfig) -> bool:
+def use_bf16(precision: str, backbone: Backbone) -> bool:
     """Whether to compute in bfloat16: where asked for, or where the hardware multiplies it faster than float32."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
+    if precision != "auto":
+        return precision == "bf16"
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    supported = (
-        getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return any(supported)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return backbone.bf16_on_cpu and any(getattr(torch.cpu, name, lambda: False)() for name in names)

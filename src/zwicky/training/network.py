@@ -18,7 +18,6 @@ from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.files import read_json, replacing, write_json
-from zwicky.training.config import TrainConfig
 from zwicky.training.loop import use_bf16
 from zwicky.views.augment import d4, eval_views
 from zwicky.views.config import ViewsConfig
@@ -100,7 +99,7 @@ class Network:
         for start in range(0, len(images), batch_size):
             raw = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
             crops, _ = eval_views(raw.to(device), self.views, self.normalisation)
-            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(TrainConfig())):
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16("auto", self.backbone)):
                 views = d4(crops) if turns else [crops]
                 answers = [function(view, turn).float() for turn, view in enumerate(views)]
                 chunks.append(torch.stack(answers).mean(0).cpu())
