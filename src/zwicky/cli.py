@@ -315,6 +315,17 @@ def _option(words: Sequence[str], name: str) -> str | None:
     return None
 
 
+def _refuse_other_verb(name: str, recipe: str, settings: dict[str, Any]) -> None:
+    """Say so where all settings of a recipe are those of another command."""
+
+    def fits(command: Command) -> bool:
+        return command.settings is not None and set(settings) <= {field.name for field in fields(command.settings)}
+
+    others = [verb for verb, command in COMMANDS.items() if fits(command)]
+    if others and name not in others:
+        raise UserError(f"recipe {recipe} is for `zwicky {others[0]}`, not `zwicky {name}`; use that, or another recipe")
+
+
 def _help() -> str:
     lines = ["usage: zwicky COMMAND …", "", "Self-supervised learning for strong gravitational lenses.", ""]
     lines += [f"  {name:10s} {command.help}" for name, command in COMMANDS.items()]
@@ -338,6 +349,7 @@ def run(words: Sequence[str]) -> None:
     settings = recipes.read(rest[0], _option(rest, "--size")) if takes_recipe and not helping else None
     if settings is not None:
         settings.pop("simulate", None)
+        _refuse_other_verb(name, rest[0], settings)
     command.run(_parse(command, name, settings, rest))
 
 
