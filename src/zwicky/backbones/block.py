@@ -7,7 +7,6 @@ compute the first tokens alone, for losses that look at nothing but [CLS].
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
