@@ -34,12 +34,16 @@ class LensClassifier(ClassifierMixin, BaseEstimator):
     run `pretrained`, else from random weights; it leaves `classes_`, sorted, and `network_`. Mistakes are UserErrors.
 
     Args:
-        backbone: vit_tiny, vit_small, vit_base or resnet18; options: its keywords, e.g. {"patch_size": 8, "depth": 6}.
+        backbone: vit_tiny, vit_small, vit_base or resnet18.
+        options: its keywords, e.g. {"patch_size": 8, "depth": 6}.
         crop: side in pixels of the window the network sees; None takes the largest that 8 (or patch_size) divides.
         pretrained: run directory of `zwicky pretrain`; it decides the network and the window.
-        method: the self-supervision of `pretrain`; method_options: its keywords, e.g. {"prototypes": 512}.
-        pretrain_epochs: passes of `pretrain` over its images, batch_size at a step.
-        epochs: passes of `fit` over its images, in no fewer than min_steps steps.
+        method: the self-supervision of `pretrain`.
+        method_options: its keywords, e.g. {"prototypes": 512}.
+        pretrain_epochs: passes of `pretrain` over its images.
+        batch_size: images a step of `pretrain`.
+        epochs: passes of `fit` over its images.
+        min_steps: fewest steps of `fit`.
         random_state: seed of weights, order and augmentation.
         quiet: show no progress.
     """
