@@ -323,7 +323,7 @@ def _refuse_other_verb(name: str, recipe: str, settings: dict[str, Any]) -> None
 
     others = [verb for verb, command in COMMANDS.items() if fits(command)]
     if others and name not in others:
-        raise UserError(f"recipe {recipe} is for `zwicky {others[0]}`, not `zwicky {name}`; use that, or another recipe")
+        raise UserError(f"recipe {recipe} is for `zwicky {others[0]}`, not `zwicky {name}`; use that or another one")
 
 
 def _help() -> str:
