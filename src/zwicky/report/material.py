@@ -168,6 +168,25 @@ class Material:
         return len({row["draw"] for row in self.results})
 
     @cached_property
+    def folds(self) -> tuple[int, int] | None:
+        """(repeats, folds) of a cross-validation, None for a holdout."""
+        repeats, folds = self.data.get("repeats"), self.data.get("folds")
+        return (int(repeats), int(folds)) if is_number(repeats) and is_number(folds) else None
+
+    @cached_property
+    def trials(self) -> str:
+        """What is averaged over, in words."""
+        if self.folds is None:
+            return f"{self.draw_count} draw{'s' if self.draw_count > 1 else ''} of the labels"
+        repeats, folds = self.folds
+        return f"{repeats} repeat{'s' if repeats > 1 else ''} of {folds} folds"
+
+    @cached_property
+    def conditional(self) -> str:
+        """On what one pretraining seed makes everything conditional, in words."""
+        return "one pretraining" if self.folds is None else "one pretraining seed, each fold with its own pretraining"
+
+    @cached_property
     def pretrain_seeds(self) -> int:
         """How many pretrainings stand behind the best-served arm."""
         counts: dict[str, set[Any]] = {}

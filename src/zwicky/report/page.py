@@ -106,8 +106,8 @@ def facts(material: Material) -> Markup:
             ("Bands", ", ".join(map(str, data["bands"])) if isinstance(data.get("bands"), list) else None),
             ("Size", pixels),
             ("Labels", ", ".join(words.count(n) for n in material.labels)),
-            ("Draws of labels", words.count(material.draw_count)),
-            ("Pretrainings", f"{seeds} (conditional on one pretraining)" if seeds == 1 else seeds or "none"),
+            ("Averaged over", material.trials),
+            ("Pretraining seeds", f"1 (conditional on {material.conditional})" if seeds == 1 else seeds or "none"),
             ("Test objects", words.count(material.test_objects)),
         ]
     )

@@ -56,9 +56,7 @@ def efficiency(material: Material) -> Markup:
     if not panels:
         raise Missing("Neither AUC nor accuracy was recorded.")
     bounded = any(row.get("low") is not None for row in material.summary.values())
-    caption = (
-        f"Test objects: {words.count(material.test_objects)}; {words.plural(material.draw_count, 'draw')} of labels. "
-    )
+    caption = f"Test objects: {words.count(material.test_objects)}; {material.trials}. "
     caption += "Bars are 95 % intervals; points at one number of labels stand side by side so that they do not overlap."
     caption += "" if bounded else " There are no intervals: summary.csv is missing."
     star = (
@@ -66,7 +64,7 @@ def efficiency(material: Material) -> Markup:
         "after Holm's correction. No star, no winner."
     )
     if material.pretrain_seeds == 1:
-        star += " All intervals are conditional on one pretraining."
+        star += f" All intervals are conditional on {material.conditional}."
     return Markup("\n").join(
         [
             figures.figure(panels, caption, figures.legend(material.arms, figures.looks(material))),
@@ -121,9 +119,10 @@ def roc(material: Material) -> Markup:
             panels += [figures.roc(bands, look, labels, count, log) for log in (False, True)]
             drawn = [arm for arm, _ in bands]
     left_out = len(material.arms) - len(drawn)
+    unit = "draw" if material.folds is None else "fold"
     caption = (
-        f"Mean over draws; bands are 95 % intervals from resampling draws and test objects. "
-        f"{words.count(count)} negatives: the logarithmic axis ends at one false positive among them, "
+        f"Mean over {unit}s; bands are 95 % intervals from resampling {unit}s and test objects. "
+        f"{words.count(count)} negatives in each: the logarithmic axis ends at one false positive among them, "
         "and near that end a curve rests on a handful of objects."
     )
     if left_out:

@@ -128,14 +128,13 @@ def _values(material: Material, arms: list[Arm], labels: int) -> list[str]:
 def _conditions(material: Material) -> tuple[str, ...]:
     """What the numbers hold for."""
     data = words.data_kind(material.data.get("simulated"))
-    draws = words.plural(material.draw_count, "draw")
     sentences = [
-        f"Measured on {words.plural(material.test_objects, 'test object')}, {data}, with {draws} of the labels."
+        f"Measured on {words.plural(material.test_objects, 'test object')}, {data}, with {material.trials}."
     ]
     if material.draw_count == 1:
         sentences.append("One draw of the labels: how much another draw would change is unknown.")
     if material.pretrain_seeds == 1:
-        sentences.append("All of it is conditional on one pretraining: another seed may give another answer.")
+        sentences.append(f"All of it is conditional on {material.conditional}: another seed may give another answer.")
     if material.data.get("simulated") is True:
         sentences.append("The images are simulated; nothing here shows how it does on observed ones.")
     return tuple(sentences)
