@@ -61,7 +61,7 @@ def settings(**changes):
     return BenchmarkConfig(
         **{
             "design": DesignConfig(fractions=(0.7, 0.0, 0.3)),
-            "labels": [20, 40, 0],
+            "labels": [20, 40],
             "draws": 2,
             "backbones": {"vit": BackboneConfig("vit_tiny", options)},
             "methods": {"dino": ssl},

@@ -75,7 +75,7 @@ def train(tiny_vit, make_views, steps=60, **options):
         gauges["loss"].backward()
         optimizer.step()
         method.after_step((step + 1) / (2 * steps))
-    return method, {name: float(value) for name, value in gauges.items()}
+    return method, {name: float(value.detach()) for name, value in gauges.items()}
 
 
 def test_drill_no_centering_collapses_onto_one_prototype(tiny_vit, make_views):
