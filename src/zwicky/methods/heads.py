@@ -12,13 +12,19 @@ class PrototypeHead(nn.Module):
 
     The last layer is weight-normed with its norm frozen to 1, that is, it takes the cosine with each prototype:
     logits_k = ⟨z/‖z‖, w_k/‖w_k‖⟩.
+
+    batch_norm: BatchNorm after both hidden layers. Cutouts of one kind look so alike that a new network answers all
+    of them almost the same; BatchNorm brings out the differences, which otherwise take many epochs to grow.
     """
 
-    def __init__(self, dim: int, prototypes: int, hidden: int = 2048, bottleneck: int = 256) -> None:
+    def __init__(
+        self, dim: int, prototypes: int, hidden: int = 2048, bottleneck: int = 256, batch_norm: bool = False
+    ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
-        )
+        layers: list[nn.Module] = []
+        for width in (dim, hidden):
+            layers += [nn.Linear(width, hidden), *([nn.BatchNorm1d(hidden)] if batch_norm else []), nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden, bottleneck))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
