@@ -12,10 +12,12 @@ from zwicky.cutouts.audit import audit
 from zwicky.cutouts.store import open_store
 from zwicky.cutouts.tables import Labels, read_labels
 from zwicky.errors import UserError
-from zwicky.evaluation.cells import Arm, Bench, arms, pairs, run_cell
+from zwicky.evaluation.arms import Arm, arms, pairs
+from zwicky.evaluation.cells import run_cell
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.describe import describe
 from zwicky.evaluation.design import Draw, make_draws, write_draws
+from zwicky.evaluation.learners import Bench
 from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key
 from zwicky.evaluation.statistics import summarise
 from zwicky.files import read_json, write_csv, write_json

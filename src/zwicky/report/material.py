@@ -171,7 +171,7 @@ class Material:
     def folds(self) -> tuple[int, int] | None:
         """(repeats, folds) of a cross-validation, None for a holdout."""
         repeats, folds = self.data.get("repeats"), self.data.get("folds")
-        return (int(repeats), int(folds)) if is_number(repeats) and is_number(folds) else None
+        return (repeats, folds) if isinstance(repeats, int) and isinstance(folds, int) else None
 
     @cached_property
     def trials(self) -> str:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,9 +84,7 @@ def fit(
 
     average = copy.deepcopy(method).to(fabric.device) if config.weight_ema else None
     if config.compile:
-        for module in method.modules():
-            if isinstance(module, Backbone):
-                module.compile()
+        compile_backbones(method)
     wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
     shown = average or method  # what is evaluated and kept
 
@@ -158,7 +157,8 @@ def fit(
                 if evaluate is not None and (
                     done.steps // evaluate_every > (done.steps - log_every) // evaluate_every or last
                 ):
-                    row |= evaluate(shown)
+                    with uncompiled(config):
+                        row |= evaluate(shown)
                     method.train()
                     if keep_lowest is not None and row[keep_lowest] < best_value:
                         best_value, best = row[keep_lowest], copy.deepcopy(shown.state_dict())
@@ -189,6 +189,18 @@ def fit(
     method.load_state_dict(kept)
     done.flops *= done.steps
     return done
+
+
+def compile_backbones(method: Method) -> None:
+    """Compile student and teacher, one graph a crop size: left to itself, torch makes slower code after the first."""
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            module.compile(dynamic=False)
+
+
+def uncompiled(config: TrainConfig) -> AbstractContextManager[object]:
+    """While it lasts, compiled backbones run as written: the odd shapes of an evaluation would be compiled anew."""
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
 def make_fabric(config: TrainConfig, backbone: Backbone) -> Fabric:

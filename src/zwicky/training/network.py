@@ -50,7 +50,11 @@ class Network:
 
     def features(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Frozen features [N, D] float32 of raw images [N, bands, H, W]; `turns` averages over the eight of D4."""
-        return self._over_batches(lambda crops, _: self.backbone(crops, regions=False).summary, images, batch_size, turns)
+
+        def summary(crops: Tensor, _: int) -> Tensor:
+            return self.backbone(crops, regions=False).summary
+
+        return self._over_batches(summary, images, batch_size, turns)
 
     def outputs(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Logits [N, classes] (not yet divided by the temperature) or predictions [N, targets] of raw images."""

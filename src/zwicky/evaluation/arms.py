@@ -1,0 +1,123 @@
+"""The arms of a benchmark: what is compared with what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zwicky.backbones.config import BackboneConfig
+from zwicky.errors import UserError
+from zwicky.evaluation.baselines import BASELINES
+from zwicky.evaluation.config import BenchmarkConfig
+from zwicky.evaluation.learners import Bench, Learner, baseline, finetuned, from_scratch, probed
+from zwicky.training.pretrain import resolve_views
+from zwicky.views.config import ViewsConfig
+
+BASELINE_TITLES = {
+    "pca_logistic": "PCA + logistic regression",
+    "pca_boosting": "PCA + boosted trees",
+    "radial_colour": "radial colours + logistic regression",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the figure. title: for people; the rest as in `results.RESULT_COLUMNS`."""
+
+    name: str
+    title: str
+    kind: str
+    backbone: str
+    protocol: str
+    learn: Learner
+
+
+def arms(bench: Bench) -> list[Arm]:
+    """All arms of a benchmark, self-supervised ones first."""
+    config, found = bench.config, []
+    window = _window(config.label_views, bench)
+    for method, options in config.methods.items():
+        if _window(options.views, bench) != window:
+            raise UserError(
+                f"methods.{method}.views shows the networks {_window(options.views, bench)} (crop, image_size) but "
+                f"label_views {window}; give both the same, or networks from scratch would see other images"
+            )
+    for network, backbone in config.backbones.items():
+        kind = backbone.name.replace("_", "-")
+        for method in config.methods:
+            start = f"{method.upper()} pretraining, {network}"
+            found.append(
+                Arm(
+                    f"{method}-{network}-finetune",
+                    f"{start}, fine-tuned",
+                    "ssl",
+                    kind,
+                    "finetune",
+                    finetuned(bench, network, method),
+                )
+            )
+            for probe in config.probes:
+                found.append(
+                    Arm(
+                        f"{method}-{network}-{probe}",
+                        f"{start}, frozen, {probe} probe",
+                        "ssl",
+                        kind,
+                        probe,
+                        probed(bench, network, method, probe),
+                    )
+                )
+        found.append(
+            Arm(
+                f"{network}-supervised",
+                f"{network} from scratch",
+                "supervised",
+                kind,
+                "scratch",
+                from_scratch(bench, backbone, config.scratch),
+            )
+        )
+    if config.convnet is not None:
+        convnet = BackboneConfig("resnet18")
+        found.append(
+            Arm(
+                "resnet18-supervised",
+                "ResNet-18 from scratch",
+                "baseline",
+                "resnet18",
+                "scratch",
+                from_scratch(bench, convnet, config.convnet),
+            )
+        )
+    for name in config.baselines:
+        if name not in BASELINES:
+            raise UserError(f"baselines: no baseline is named {name!r}; choose of {', '.join(BASELINES)}")
+        found.append(
+            Arm(
+                name.replace("_", "-"),
+                BASELINE_TITLES.get(name, name),
+                "baseline",
+                "",
+                "baseline",
+                baseline(bench, name),
+            )
+        )
+    return found
+
+
+def _window(views: ViewsConfig, bench: Bench) -> tuple[int | None, int | None]:
+    resolved = resolve_views(views, bench.cutouts.size)
+    return resolved.crop, resolved.image_size
+
+
+def pairs(config: BenchmarkConfig, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Which arms are compared: pretrained with the same network from scratch, and networks with each baseline."""
+    found = []
+    for network in config.backbones:
+        tuned = [f"{method}-{network}-finetune" for method in config.methods]
+        found += [(arm, f"{network}-supervised") for arm in tuned]
+        references = [
+            name for name in names if name == "resnet18-supervised" or name.replace("-", "_") in config.baselines
+        ]
+        found += [(arm, reference) for arm in tuned for reference in references]
+    return [pair for pair in found if set(pair) <= set(names)]

@@ -1,0 +1,158 @@
+"""The ways a cell can learn from the labels of a draw: a pretrained network, one from scratch, a probe, a baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zwicky.backbones.config import BackboneConfig
+from zwicky.cutouts.contract import Cutouts
+from zwicky.evaluation.baselines import BASELINES
+from zwicky.evaluation.config import BenchmarkConfig, SelfSupervision
+from zwicky.evaluation.design import Draw
+from zwicky.evaluation.probes import knn_probe, linear_probe
+from zwicky.files import replacing
+from zwicky.training import seen
+from zwicky.training.config import FitConfig, PretrainConfig
+from zwicky.training.finetune import Task, fit_labels
+from zwicky.training.network import Network
+from zwicky.training.pretrain import cost, new_backbone, pretrain, resolve_views
+from zwicky.views.normalise import Normalisation
+
+PROBES = {"linear": linear_probe, "knn": knn_probe}
+Learner = Callable[[Draw, int, Path], "Outcome"]  # draw, number of labels, folder of the cell
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every cell needs. truth: [N] int64 index into classes, −1 without a label."""
+
+    config: BenchmarkConfig
+    cutouts: Cutouts
+    classes: tuple[str, ...]
+    truth: np.ndarray
+    folder: Path
+    quiet: bool = False
+
+
+@dataclass
+class Outcome:
+    """Test probabilities [M, classes] of a cell and further columns of its result row."""
+
+    probabilities: np.ndarray
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+def finetuned(bench: Bench, network: str, method: str) -> Learner:
+    def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
+        start = pretrained(bench, network, method, draw)
+        return _fit(bench, start, bench.config.finetune, draw, labels, folder, pretrain_seed(bench, draw))
+
+    return learn
+
+
+def from_scratch(bench: Bench, backbone: BackboneConfig, fit: FitConfig) -> Learner:
+    def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
+        torch.manual_seed(bench.config.seed + draw.index)
+        views = resolve_views(bench.config.label_views, bench.cutouts.size)
+        rows = draw.pretrain_rows(bench.cutouts)  # pixel statistics, no labels; the same as the pretrained networks'
+        normalisation = Normalisation.fit(bench.cutouts.images[rows], bench.cutouts.bands, bench.config.normalisation)
+        new = Network(new_backbone(backbone, bench.cutouts, views), normalisation, views, bench.cutouts.bands)
+        return _fit(bench, new, fit, draw, labels, folder, None)
+
+    return learn
+
+
+def probed(bench: Bench, network: str, method: str, probe: str) -> Learner:
+    def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
+        path = pretrained_folder(bench, network, method, draw)
+        known = np.flatnonzero(bench.truth >= 0)
+        if not (path / "features.npy").exists():
+            features = pretrained(bench, network, method, draw).features(bench.cutouts.images[known])
+            with replacing(path / "features.npy") as temporary, temporary.open("wb") as stream:
+                np.save(stream, features)
+        features = np.load(path / "features.npy", allow_pickle=False)
+        place = np.full(len(bench.truth), -1)
+        place[known] = np.arange(len(known))
+        rows = np.concatenate(draw.rows(bench.cutouts, labels))
+        test = draw.test_rows(bench.cutouts)
+        probabilities = PROBES[probe](
+            features[place[rows]], bench.truth[rows], features[place[test]], len(bench.classes)
+        )
+        return Outcome(probabilities, {"pretrain_seed": pretrain_seed(bench, draw)})
+
+    return learn
+
+
+def baseline(bench: Bench, name: str) -> Learner:
+    def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
+        rows = np.concatenate(draw.rows(bench.cutouts, labels))
+        images, test = bench.cutouts.images, draw.test_rows(bench.cutouts)
+        seed = bench.config.seed + draw.index
+        return Outcome(BASELINES[name](images[rows], bench.truth[rows], images[test], len(bench.classes), seed))
+
+    return learn
+
+
+def pretrain_seed(bench: Bench, draw: Draw) -> int:
+    """Draws of a holdout share its pretrainings; each fold needs its own, since its test objects differ."""
+    config = bench.config
+    return config.seed + (draw.index % config.pretrain_seeds if config.design.kind == "holdout" else 0)
+
+
+def pretrained_folder(bench: Bench, network: str, method: str, draw: Draw) -> Path:
+    return bench.folder / "pretrain" / f"{method}-{network}-{draw.split.name}-s{pretrain_seed(bench, draw)}"
+
+
+def pretrained(bench: Bench, network: str, method: str, draw: Draw) -> Network:
+    """The pretrained network of a draw: trained now, or resumed, or read back."""
+    arm: SelfSupervision = bench.config.methods[method]
+    config = PretrainConfig(
+        method=arm.method,
+        backbone=bench.config.backbones[network],
+        views=arm.views,
+        normalisation=bench.config.normalisation,
+        train=arm.train,
+        split=draw.split.name,
+        seed=pretrain_seed(bench, draw),
+    )
+    rows = draw.pretrain_rows(bench.cutouts)
+    names = np.array([*bench.classes, None], dtype=object)[bench.truth[rows]]
+    folder = pretrained_folder(bench, network, method, draw)
+    result = pretrain(config, bench.cutouts, rows, folder, labels=names, title=folder.name, quiet=bench.quiet)
+    seen.refuse_overlap(bench.cutouts, draw.test_rows(bench.cutouts), seen.read(folder), "the test")
+    return result
+
+
+def _fit(
+    bench: Bench, start: Network, fit: FitConfig, draw: Draw, labels: int, folder: Path, pretrain_seed: int | None
+) -> Outcome:
+    began = time.monotonic()
+    fit_rows, select_rows = draw.rows(bench.cutouts, labels)
+    views = replace(bench.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
+    network, fitted = fit_labels(
+        start.backbone,
+        start.normalisation,
+        views,
+        bench.cutouts,
+        Task(fit_rows, select_rows, bench.truth, bench.classes),
+        fit,
+        seed=bench.config.seed + draw.index,
+        folder=folder,
+        title=folder.name,
+        quiet=bench.quiet,
+    )
+    probabilities = network.probabilities(bench.cutouts.images[draw.test_rows(bench.cutouts)])
+    row = {
+        "pretrain_seed": pretrain_seed,
+        "temperature": network.temperature,
+        **cost(fitted, network.backbone),
+        "seconds": time.monotonic() - began,  # the pretraining is shared by many cells and counted by itself
+    }
+    return Outcome(probabilities, row)
