@@ -12,10 +12,10 @@ demo: $(STAMP)
 	$(BIN)/zwicky demo --out demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations 10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

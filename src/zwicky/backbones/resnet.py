@@ -11,7 +11,7 @@ from zwicky.errors import UserError
 
 
 class ResNet18(Backbone):
-    """Summary: mean of the last feature map; regions: that map. Images under 48 px skip the stem's max-pooling."""
+    """Summary: mean of the last feature map; regions: that map. Images under 40 px skip the stem's max-pooling."""
 
     # bfloat16 convolutions gain a third on a quiet machine, but where another process is busy their backward pass
     # waits in barriers of its own and falls to a tenth.
@@ -22,7 +22,7 @@ class ResNet18(Backbone):
         self.dim = 512
         self.net = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=0, in_chans=bands, zero_init_last=True)  # type: ignore[arg-type]
         self.net.to(memory_format=torch.channels_last)
-        self.stride = 32 if image_size >= 48 else 16
+        self.stride = 32 if image_size >= 40 else 16
         if self.stride == 16:
             self.net.add_module("maxpool", nn.Identity())
         self.grid(image_size)
