@@ -207,7 +207,7 @@ def make_fabric(config: TrainConfig, backbone: Backbone) -> Fabric:
     """The engine: device, precision, and the processes torchrun or SLURM started, if any."""
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     fabric = Fabric(
-        accelerator="auto",
+        accelerator=device().type,
         devices=local,
         num_nodes=max(world // local, 1),
         strategy="ddp" if world > 1 else "auto",
@@ -215,6 +215,11 @@ def make_fabric(config: TrainConfig, backbone: Backbone) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def device() -> torch.device:
+    """Where networks run: a CUDA or ROCm device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def use_bf16(precision: str, backbone: Backbone) -> bool:

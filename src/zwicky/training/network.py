@@ -18,7 +18,7 @@ from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.files import read_json, replacing, write_json
-from zwicky.training.loop import use_bf16
+from zwicky.training.loop import device, use_bf16
 from zwicky.views.augment import d4, eval_views
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target, transform_targets
@@ -94,7 +94,7 @@ class Network:
     def _over_batches(
         self, function: Callable[[Tensor, int], Tensor], images: np.ndarray, batch_size: int, turns: bool
     ) -> np.ndarray:
-        device = next(self.backbone.parameters()).device
+        where = next(self.backbone.parameters()).device
         modules = [module for module in (self.backbone, self.head) if module is not None]
         training = [module.training for module in modules]
         for module in modules:
@@ -102,8 +102,8 @@ class Network:
         chunks = []
         for start in range(0, len(images), batch_size):
             raw = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
-            crops, _ = eval_views(raw.to(device), self.views, self.normalisation)
-            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16("auto", self.backbone)):
+            crops, _ = eval_views(raw.to(where), self.views, self.normalisation)
+            with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16("auto", self.backbone)):
                 views = d4(crops) if turns else [crops]
                 answers = [function(view, turn).float() for turn, view in enumerate(views)]
                 chunks.append(torch.stack(answers).mean(0).cpu())
@@ -176,12 +176,12 @@ def load_network(folder: Path) -> Network:
         name: tuple(value) if isinstance(value, list) else value for name, value in known["views"].items()
     }
     return Network(
-        backbone,
+        backbone.to(device()),
         Normalisation.from_dict(known["normalisation"]),
         ViewsConfig(**views),
         tuple(known["bands"]),
         known["pixel_scale"],
-        head,
+        head if head is None else head.to(device()),
         tuple(known["classes"]),
         tuple(Target(tuple(target["columns"]), target["kind"]) for target in known["targets"]),
         known["target_mean"],
