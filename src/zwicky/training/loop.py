@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.rank_zero import rank_zero_module
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from zwicky.backbones.contract import Backbone
 from zwicky.errors import UserError
-from zwicky.files import write_csv
 from zwicky.methods.contract import Method
 from zwicky.methods.teacher import follow
-from zwicky.training import checkpoint
 from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
+from zwicky.training.engine import compile_backbones, make_fabric, uncompiled
 from zwicky.training.optim import make_optimizer, set_schedule
 from zwicky.training.progress import TrainingProgress
+from zwicky.training.state import Fitted, State
 from zwicky.views.augment import Augment
 
-rank_zero_module.log.setLevel("WARNING")
-SECONDS_BETWEEN_CHECKPOINTS = 30.0
 ROWS_OF_METRICS = 100
 GRACE = 0.2  # share of training before gauges are judged
 
@@ -42,18 +35,6 @@ class Source:
     images: Tensor
     rows: Tensor
     targets: Tensor | None = None
-
-
-@dataclass
-class Fitted:
-    """What a fit did. rows: metrics.csv; flops: of all steps, counted on the first."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    steps: int = 0
-    images_seen: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
-    warnings: list[str] = field(default_factory=list)
 
 
 def fit(
@@ -86,24 +67,11 @@ def fit(
     if config.compile:
         compile_backbones(method)
     wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
-    shown = average or method  # what is evaluated and kept
-
-    done, best, best_value, begun = Fitted(), None, math.inf, time.monotonic()
-    path = folder / "checkpoint" / "last.pt"
-    saved = checkpoint.load(path)
-    if saved is not None:
-        method.load_state_dict(saved["method"])
-        optimizer.load_state_dict(saved["optimizer"])
-        if average is not None:
-            average.load_state_dict(saved["average"])
-        best, best_value = saved["best"], saved["best_value"]
-        done = Fitted(**{name: saved[name] for name in vars(done)})
-    seconds_before, saved_at = done.seconds, time.monotonic()
-
+    state = State(folder, method, optimizer, average)
+    done = state.restore()
     share = batches.size // fabric.world_size
     part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-    sums: dict[str, Tensor] = {}
-    counter = FlopCounterMode(display=False)
+    means, counter = Means(), FlopCounterMode(display=False)
     method.train()
     with TrainingProgress(title, steps, done.steps, batches.size, quiet or not fabric.is_global_zero) as progress:
         for step in range(done.steps, steps):
@@ -119,12 +87,7 @@ def fit(
             )
             lr = set_schedule(optimizer, config, batches.size, step / steps)
             torch.manual_seed(hash((seed, step, fabric.global_rank)) % 2**63)  # drop path
-            if step == 0:
-                with counter:
-                    gauges = wrapped(views)
-                    fabric.backward(gauges["loss"])
-                done.flops = float(counter.get_total_flops() * fabric.world_size)
-            else:
+            with counter if step == 0 else nullcontext():
                 gauges = wrapped(views)
                 fabric.backward(gauges["loss"])
             if config.clip:
@@ -135,98 +98,58 @@ def fit(
             if average is not None:
                 follow(average, method, min(config.weight_ema, (1 + step) / (10 + step)))
 
+            means.add(gauges)
             done.steps, done.images_seen = step + 1, done.images_seen + batches.size
-            for name, value in gauges.items():
-                sums[name] = sums.get(name, 0) + value.detach()
+            if step == 0:
+                done.flops = float(counter.get_total_flops() * fabric.world_size)
             last = done.steps == steps
             if done.steps % log_every == 0 or last:
-                since = (done.steps - 1) % log_every + 1
-                row = {
-                    "step": done.steps,
-                    "images": done.images_seen,
-                    "epoch": done.steps / batches.per_epoch,
-                    "lr": lr,
-                }
-                row |= {name: float(total) / since for name, total in sums.items()}
-                sums = {}
-                if not math.isfinite(row["loss"]):
-                    raise UserError(
-                        f"{title}: the loss is not finite at step {done.steps}; "
-                        "lower train.lr or look for extreme pixels with zwicky audit"
-                    )
-                if evaluate is not None and (
-                    done.steps // evaluate_every > (done.steps - log_every) // evaluate_every or last
-                ):
+                epoch = done.steps / batches.per_epoch
+                row = {"step": done.steps, "images": done.images_seen, "epoch": epoch, "lr": lr}
+                row |= means.take()
+                _refuse_infinite(row, title)
+                due = done.steps // evaluate_every > (done.steps - log_every) // evaluate_every
+                if evaluate is not None and (due or last):
                     with uncompiled(config):
-                        row |= evaluate(shown)
+                        row |= evaluate(state.shown)
                     method.train()
-                    if keep_lowest is not None and row[keep_lowest] < best_value:
-                        best_value, best = row[keep_lowest], copy.deepcopy(shown.state_dict())
+                    if keep_lowest is not None:
+                        state.keep_lowest(row[keep_lowest])
                 done.rows.append(row)
                 progress.gauges(row)
                 warning = method.diagnose(row) if done.steps > steps * GRACE else None
                 if warning is not None and warning not in done.warnings:
                     done.warnings.append(warning)
                     progress.say(f"warning: {title}: {warning}")
-                if last or time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-                    done.seconds = seconds_before + time.monotonic() - begun
-                    saved_at = time.monotonic()
-                    if fabric.is_global_zero:
-                        checkpoint.save(
-                            path,
-                            {
-                                "method": method.state_dict(),
-                                "optimizer": optimizer.state_dict(),
-                                "average": average.state_dict() if average is not None else None,
-                                "best": best,
-                                "best_value": best_value,
-                                **vars(done),
-                            },
-                        )
-                        write_csv(folder / "metrics.csv", done.rows)
+                if fabric.is_global_zero:
+                    state.save(now=last)
             progress.advance()
-    kept = best if best is not None else shown.state_dict()
-    method.load_state_dict(kept)
+    method.load_state_dict(state.kept)
     done.flops *= done.steps
     return done
 
 
-def compile_backbones(method: Method) -> None:
-    """Compile student and teacher, one graph a crop size: left to itself, torch makes slower code after the first."""
-    for module in method.modules():
-        if isinstance(module, Backbone):
-            module.compile(dynamic=False)
+class Means:
+    """Means of the gauges since they were last taken; they stay on the device until then."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, gauges: dict[str, Tensor]) -> None:
+        self._count += 1
+        for name, value in gauges.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+
+    def take(self) -> dict[str, float]:
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
 
 
-def uncompiled(config: TrainConfig) -> AbstractContextManager[object]:
-    """While it lasts, compiled backbones run as written: the odd shapes of an evaluation would be compiled anew."""
-    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
-
-
-def make_fabric(config: TrainConfig, backbone: Backbone) -> Fabric:
-    """The engine: device, precision, and the processes torchrun or SLURM started, if any."""
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    fabric = Fabric(
-        accelerator=device().type,
-        devices=local,
-        num_nodes=max(world // local, 1),
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if use_bf16(config.precision, backbone) else "32-true",
-    )
-    fabric.launch()
-    return fabric
-
-
-def device() -> torch.device:
-    """Where networks run: a CUDA or ROCm device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def use_bf16(precision: str, backbone: Backbone) -> bool:
-    """Whether to compute in bfloat16: where asked for, or where the hardware multiplies it faster than float32."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return backbone.bf16_on_cpu and any(getattr(torch.cpu, name, lambda: False)() for name in names)
+def _refuse_infinite(row: dict[str, float], title: str) -> None:
+    if not math.isfinite(row["loss"]):
+        raise UserError(
+            f"{title}: the loss is not finite at step {row['step']}; "
+            "lower train.lr or look for extreme pixels with zwicky audit"
+        )
