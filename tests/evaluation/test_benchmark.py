@@ -25,7 +25,7 @@ from zwicky.evaluation.config import BenchmarkConfig, DesignConfig, SelfSupervis
 from zwicky.evaluation.results import RESULT_COLUMNS, cell_key
 from zwicky.files import read_json
 from zwicky.methods.config import MethodConfig
-from zwicky.training import loop
+from zwicky.training import loop, state
 from zwicky.training.config import FitConfig, TrainConfig
 from zwicky.views.config import ViewsConfig
 
@@ -219,7 +219,7 @@ def test_other_settings_and_other_data_are_refused(done, store, tmp_path):
 
 def test_interrupted_is_uninterrupted(done, store, tmp_path, monkeypatch):
     config, whole = done
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     advance, left = loop.TrainingProgress.advance, []
 
     def count(self):

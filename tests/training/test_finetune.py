@@ -11,7 +11,7 @@ from zwicky.cutouts.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.files import read_json
-from zwicky.training import loop, seen
+from zwicky.training import loop, seen, state
 from zwicky.training.finetune import finetune
 from zwicky.training.network import load_network
 from zwicky.training.pretrain import pretrain
@@ -51,7 +51,7 @@ def test_pretraining_is_read_back_and_touches_no_test_object(started, data, pret
 
 def test_pretraining_killed_and_resumed_is_the_same(tmp_path, monkeypatch, data, pretrain_config):
     cutouts, labels, split = data
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     rows = cutouts.rows_of(split.ids("train"))
     config = pretrain_config()
     known = labels.of(cutouts.ids[rows])
@@ -124,7 +124,7 @@ def test_classes_are_learnt_from_the_labels_asked_for(tmp_path, started, data, f
 
 def test_finetuning_resumed_is_uninterrupted(tmp_path, monkeypatch, started, data, finetune_config):
     cutouts, labels, split = data
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     config = finetune_config()
     whole = finetune(config, started, cutouts, labels, split, tmp_path / "whole", quiet=True)
     advance = loop.TrainingProgress.advance

@@ -12,7 +12,7 @@ from zwicky import backbones, methods
 from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
 from zwicky.methods.schedules import cosine, warmup_cosine
-from zwicky.training import checkpoint, loop
+from zwicky.training import checkpoint, loop, state
 from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
 from zwicky.training.loop import Source, fit
@@ -81,7 +81,7 @@ def alternating(values):
     [("dino", [5], False), ("dino", [3, 4], True), ("supervised", [1], False), ("supervised", [9], True)],
 )
 def test_resumed_is_uninterrupted(trial, monkeypatch, tmp_path, kind, stops, kept):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     options = {"kind": kind, "weight_ema": 0.9}
     if kept:
         gauge = alternating([5.0, 4.0, 3.0, 2.0, 6.0, 7.0, 8.0, 9.0, 8.0])
@@ -137,8 +137,8 @@ def test_the_average_of_weights_is_as_by_hand(trial, monkeypatch):
     options = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.3}
     start = methods.create("supervised", backbones.create("vit_tiny", bands=2, image_size=16, **options), classes=2)
     average = {key: value.double() for key, value in start.named_parameters()}
-    for momentum, state in steps:
-        average = {key: momentum * value + (1 - momentum) * state[key].double() for key, value in average.items()}
+    for momentum, weights in steps:
+        average = {key: momentum * value + (1 - momentum) * weights[key].double() for key, value in average.items()}
     for key, value in average.items():
         assert torch.allclose(method.state_dict()[key].double(), value, atol=1e-6), key
 

@@ -19,10 +19,11 @@ from zwicky.methods.supervised import Supervised
 from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
-from zwicky.training.loop import Fitted, Source, fit
+from zwicky.training.loop import Source, fit
 from zwicky.training.network import Network, columns_of, load_network, save_network
 from zwicky.training.pretrain import cost, resident
 from zwicky.training.run import Run, fingerprint, to_plain
+from zwicky.training.state import Fitted
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target

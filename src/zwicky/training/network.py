@@ -18,7 +18,7 @@ from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.files import read_json, replacing, write_json
-from zwicky.training.loop import device, use_bf16
+from zwicky.training.engine import device, use_bf16
 from zwicky.views.augment import d4, eval_views
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target, transform_targets

@@ -17,9 +17,10 @@ from zwicky.methods.contract import Method
 from zwicky.metrics.embeddings import knn_probabilities, rankme
 from zwicky.training import seen
 from zwicky.training.config import PretrainConfig
-from zwicky.training.loop import Fitted, Source, fit
+from zwicky.training.loop import Source, fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.run import Run, fingerprint
+from zwicky.training.state import Fitted
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.normalise import Normalisation
