@@ -1,4 +1,4 @@
-"""One block of a timm ViT, computed the way that is fast on CPUs as well; the weights stay timm's.
+"""One block of a timm ViT, and its patch embedding, computed in a way that is fast on CPUs too; weights stay timm's.
 
 The values are those of `block(tokens)` up to rounding. What differs: heads are laid out one after the other once, so
 that no product copies them again; the softmax runs in float32, which CPUs do faster than bfloat16; and the block can
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def run(block: Block, tokens: Tensor, kept: int | None = None) -> Tensor:
@@ -36,3 +36,16 @@ def attention(attn: Attention, tokens: Tensor, kept: int | None) -> Tensor:
         scores = (q[:, :, :kept] @ k.transpose(2, 3)).float() * attn.scale
         mixed = scores.softmax(-1).to(v.dtype) @ v
     return attn.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class PatchProjection(nn.Conv2d):
+    """The patch embedding's convolution as one matrix product, images [B, bands, H, W] → [B, D, h, w].
+
+    Patches do not overlap, so it is the same sum; the gradient of the convolution is slow on CPUs, and a hundred times
+    slower once torch.compile has chosen its memory layout.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        size = self.kernel_size[0]
+        patches = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)

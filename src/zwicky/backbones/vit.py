@@ -47,6 +47,7 @@ class ViT(Backbone):
             drop_path_rate=drop_path,
             dynamic_img_size=True,
         )
+        self.net.patch_embed.proj = block.PatchProjection(bands, width, patch_size, patch_size)
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.let_learn()
 
