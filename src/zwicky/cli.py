@@ -165,11 +165,12 @@ def _finetune(given: Namespace) -> None:
     from zwicky.cutouts.store import open_store
     from zwicky.cutouts.stored_split import stored_split
     from zwicky.cutouts.tables import read_labels
-    from zwicky.training.finetune import finetune
+    from zwicky.training.finetune import finetune, parse_targets
+    from zwicky.training.network import columns_of
 
     config = _settings(FinetuneConfig, given)
     cutouts, labels = open_store(given.data), read_labels(given.data)
-    split = stored_split(given.data, config.split, cutouts, labels)
+    split = stored_split(given.data, config.split, cutouts, labels, columns_of(parse_targets(config.targets)))
     finetune(config, given.run, cutouts, labels, split, given.out, from_scratch=given.from_scratch)
     print(f"fine-tuned; next: zwicky evaluate {given.out} --data {given.data}")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.splits import holdout_split
@@ -12,15 +15,21 @@ from zwicky.errors import UserError
 DEFAULT = "holdout"
 
 
-def stored_split(store: Path | str, name: str, cutouts: Cutouts, labels: Labels) -> Split:
+def stored_split(
+    store: Path | str, name: str, cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ()
+) -> Split:
     """Read `_splits/NAME.parquet`; the default one is drawn and written (seed 0) where there is none yet.
 
-    Without labels everything is `unlabelled`, and nothing is written, since labels may come later.
+    Without labels everything is `unlabelled`, and nothing is written, since labels may come later. columns: what is
+    to be regressed; in a store without labels the objects that have them are split instead.
     """
     folder = Path(store) / "_splits"
     path = folder / f"{name}.parquet"
     if path.exists():
         return read_split(path)
+    if not labels.values and columns:
+        measured = np.isfinite([cutouts.column(column) for column in columns]).all(0)
+        labels = Labels(dict.fromkeys(cutouts.ids[measured], "measured"))
     if not labels.values:
         return Split(name, dict.fromkeys(cutouts.ids, "unlabelled"))
     if name != DEFAULT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -183,7 +184,7 @@ def _what_to_learn(
         truth = np.array([index.get(label, -1) for label in labels.of(cutouts.ids)], dtype=np.int64)
         chosen = label_subsets(split, labels, [config.labels], seed=config.draw, balanced=config.balanced)
         return chosen[config.labels], truth, labels.classes, ()
-    targets = tuple(_target(text) for text in config.targets)
+    targets = parse_targets(config.targets)
     truth = np.stack([cutouts.column(name) for target in targets for name in target.columns], axis=1).astype(np.float32)
     known = set(cutouts.ids[np.isfinite(truth).all(1)])
     pool = np.array([identifier for identifier in split.ids("train") if identifier in known], dtype=object)
@@ -195,11 +196,14 @@ def _what_to_learn(
     return pool[order[: config.labels or None]], truth, (), targets
 
 
-def _target(text: str) -> Target:
-    """`theta_E`, `vector:dx/dy`, `spin2:gamma1/gamma2` → Target."""
-    kind, _, columns = text.rpartition(":")
-    names = tuple(columns.split("/"))
+def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
+    """`theta_E`, `vector:dx/dy`, `spin2:gamma1/gamma2` → targets."""
     kinds = {"": ("scalar", 1), "scalar": ("scalar", 1), "vector": ("vector", 2), "spin2": ("spin2", 2)}
-    if kind not in kinds or len(names) != kinds[kind][1]:
-        raise UserError(f"target {text!r}: write a column name, vector:X/Y or spin2:FIRST/SECOND")
-    return Target(names, kinds[kind][0])  # type: ignore[arg-type]
+    targets = []
+    for text in texts:
+        kind, _, columns = text.rpartition(":")
+        names = tuple(columns.split("/"))
+        if kind not in kinds or len(names) != kinds[kind][1]:
+            raise UserError(f"target {text!r}: write a column name, vector:X/Y or spin2:FIRST/SECOND")
+        targets.append(Target(names, kinds[kind][0]))  # type: ignore[arg-type]
+    return tuple(targets)
