@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -55,6 +56,7 @@ class Contestant:
     augmentation: list[float]  # seconds, one a step
     before: Callable[[], None] = lambda: None
     after: Callable[[], None] = lambda: None
+    helpers: Callable[[], float] = lambda: 0.0  # processor seconds of other processes so far
     flops: float = 0.0  # of a step
     first_step: float = 0.0  # seconds, with any compilation
     rates: list[float] = field(default_factory=list)  # images/s, one a round
@@ -65,7 +67,8 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    contestants = entries(options)
+    clock = partial(seconds_of, options)
+    contestants = entries(options, clock)
     ceilings: list[float] = []
     print(f"{machine()}\n{options.threads} threads; first steps:", flush=True)
     for each in contestants:
@@ -85,13 +88,16 @@ def main() -> None:
     for each in contestants:
         each.flops = each.flops or known[each.name.removesuffix(", compiled")]
     for number in range(options.rounds):
-        ceilings.append(matmul_flops())
+        ceilings.append(matmul_flops(clock))
         for each in contestants:
             each.before()
-            begun = time.perf_counter()
+            begun, helped = clock(), each.helpers()
             for _ in range(options.steps):
                 each.step()
-            seconds = (time.perf_counter() - begun) / options.steps
+            seconds = clock() - begun
+            if options.clock == "cpu":
+                seconds += (each.helpers() - helped) / options.threads
+            seconds /= options.steps
             each.after()
             each.rates.append(options.batch / seconds)
             each.shares.append(each.flops / seconds / ceilings[-1])
@@ -100,7 +106,7 @@ def main() -> None:
     report(contestants, ceilings, options)
 
 
-def entries(options: argparse.Namespace) -> list[Contestant]:
+def entries(options: argparse.Namespace, clock: Callable[[], float]) -> list[Contestant]:
     """The contestants; all share images, augmentation (but the PIL one), network size and precision."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (options.images, len(BANDS), options.source, options.source), dtype=np.uint8)
@@ -116,11 +122,11 @@ def entries(options: argparse.Namespace) -> list[Contestant]:
 
     def crops(spent: list[float]) -> Views:
         nonlocal drawn
-        begun = time.perf_counter()
+        begun = clock()
         rows = torch.randperm(len(resident), generator=order)[: options.batch]
         made = augment(resident[rows], rows, seed=0, step=drawn)
         drawn += 1
-        spent.append(time.perf_counter() - begun)
+        spent.append(clock() - begun)
         return made
 
     def ours(compiled: bool) -> Callable[[Views], None]:
@@ -162,12 +168,13 @@ def entries(options: argparse.Namespace) -> list[Contestant]:
         loader, fed, waited = PilLoader(images, views, options.batch), ours(False), []
 
         def pil_step() -> None:
-            begun = time.perf_counter()
+            begun = clock()
             batch = next(loader.batches)
-            waited.append(time.perf_counter() - begun)
+            waited.append(clock() - begun)
             fed(Views(batch, [], [], torch.arange(options.batch), 2))
 
-        made.append(Contestant("zwicky fed by PIL, 2 workers", pil_step, waited, loader.resume, loader.pause))
+        turn = (loader.resume, loader.pause, loader.cpu_seconds)
+        made.append(Contestant("zwicky fed by PIL, 2 workers", pil_step, waited, *turn))
     choices = [("plain timm", True, False), ("plain timm, unfused attention", False, False)]
     if not options.no_compile:
         choices.append(("plain timm, unfused attention, compiled", False, True))
@@ -196,14 +203,19 @@ def zwicky_step(method: Method, config: TrainConfig) -> Callable[[Views], None]:
     return step
 
 
-def matmul_flops() -> float:
+def seconds_of(options: argparse.Namespace) -> float:
+    """A clock: on the wall, or what this process has used of its processors, shared out over the threads."""
+    return time.perf_counter() if options.clock == "wall" else time.process_time() / options.threads
+
+
+def matmul_flops(clock: Callable[[], float]) -> float:
     """FLOP/s of a large bf16 matrix product, the best of several."""
     a = torch.randn(CEILING_SIDE, CEILING_SIDE, dtype=torch.bfloat16)
     seconds = []
     for _ in range(12):
-        begun = time.perf_counter()
+        begun = clock()
         a @ a
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(clock() - begun)
     return 2 * CEILING_SIDE**3 / min(seconds)
 
 
@@ -240,8 +252,8 @@ def report(contestants: list[Contestant], ceilings: list[float], options: argpar
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", newline="") as file:
         file.write(f"# {machine()}\n")
-        file.write(f"# {options.threads} threads, {options.rounds} rounds of {options.steps} steps; load average ")
-        file.write(f"{os.getloadavg()[0]:.1f} at the end (an idle machine shows {options.threads})\n")
+        file.write(f"# {options.threads} threads, {options.clock} clock, {options.rounds} rounds of {options.steps} steps\n")
+        file.write(f"# load average {os.getloadavg()[0]:.1f} at the end (an idle machine shows {options.threads})\n")
         file.write(f"# bf16 matrix product {median(ceilings) / 1e9:.0f} GFLOP/s (median of the rounds)\n")
         file.write(f"# python {shlex.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])}\n")
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
@@ -281,6 +293,8 @@ def arguments() -> argparse.Namespace:
     for name, default, words in number:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"{words} ({default})")
     parser.add_argument("--backbone", choices=sorted(SIZES), default="vit_small", help="network (vit_small)")
+    words = "wall, or cpu: processor seconds over threads, for a machine that others use too (wall)"
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help=words)
     parser.add_argument("--no-compile", action="store_true", help="leave out what needs a compiler and minutes")
     parser.add_argument("--no-pil", action="store_true", help="leave out the PIL pipeline")
     parser.add_argument("--out", type=Path, help="CSV file to write")
