@@ -252,7 +252,7 @@ def report(contestants: list[Contestant], ceilings: list[float], options: argpar
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", newline="") as file:
         file.write(f"# {machine()}\n")
-        file.write(f"# {options.threads} threads, {options.clock} clock, {options.rounds} rounds of {options.steps} steps\n")
+        file.write(f"# {options.threads} threads, {options.clock} clock, {options.rounds} rounds of {options.steps}\n")
         file.write(f"# load average {os.getloadavg()[0]:.1f} at the end (an idle machine shows {options.threads})\n")
         file.write(f"# bf16 matrix product {median(ceilings) / 1e9:.0f} GFLOP/s (median of the rounds)\n")
         file.write(f"# python {shlex.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])}\n")
