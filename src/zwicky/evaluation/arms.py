@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from zwicky.backbones.config import BackboneConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
-from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.learners import Bench, Learner, baseline, finetuned, from_scratch, probed
 from zwicky.training.pretrain import resolve_views
 from zwicky.views.config import ViewsConfig
@@ -27,7 +26,7 @@ class Arm:
     name: str
     title: str
     kind: str
-    backbone: str
+    backbone: str  # the network's short name in the recipe
     protocol: str
     learn: Learner
 
@@ -43,7 +42,6 @@ def arms(bench: Bench) -> list[Arm]:
                 f"label_views {window}; give both the same, or networks from scratch would see other images"
             )
     for network, backbone in config.backbones.items():
-        kind = backbone.name.replace("_", "-")
         for method in config.methods:
             start = f"{method.upper()} pretraining, {network}"
             found.append(
@@ -51,7 +49,7 @@ def arms(bench: Bench) -> list[Arm]:
                     f"{method}-{network}-finetune",
                     f"{start}, fine-tuned",
                     "ssl",
-                    kind,
+                    network,
                     "finetune",
                     finetuned(bench, network, method),
                 )
@@ -62,7 +60,7 @@ def arms(bench: Bench) -> list[Arm]:
                         f"{method}-{network}-{probe}",
                         f"{start}, frozen, {probe} probe",
                         "ssl",
-                        kind,
+                        network,
                         probe,
                         probed(bench, network, method, probe),
                     )
@@ -72,7 +70,7 @@ def arms(bench: Bench) -> list[Arm]:
                 f"{network}-supervised",
                 f"{network} from scratch",
                 "supervised",
-                kind,
+                network,
                 "scratch",
                 from_scratch(bench, backbone, config.scratch),
             )
@@ -110,14 +108,13 @@ def _window(views: ViewsConfig, bench: Bench) -> tuple[int | None, int | None]:
     return resolved.crop, resolved.image_size
 
 
-def pairs(config: BenchmarkConfig, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Which arms are compared: pretrained with the same network from scratch, and networks with each baseline."""
-    found = []
-    for network in config.backbones:
-        tuned = [f"{method}-{network}-finetune" for method in config.methods]
-        found += [(arm, f"{network}-supervised") for arm in tuned]
-        references = [
-            name for name in names if name == "resnet18-supervised" or name.replace("-", "_") in config.baselines
-        ]
-        found += [(arm, reference) for arm in tuned for reference in references]
-    return [pair for pair in found if set(pair) <= set(names)]
+def pairs(everyone: Sequence[Arm]) -> list[tuple[str, str]]:
+    """Which arms are compared: each way of using a pretrained network with the same network from scratch, and with
+    each baseline."""
+    baselines = [arm.name for arm in everyone if arm.kind == "baseline"]
+    return [
+        (arm.name, reference)
+        for arm in everyone
+        if arm.kind == "ssl"
+        for reference in [f"{arm.backbone}-supervised", *baselines]
+    ]

@@ -40,7 +40,7 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     bench = Bench(config, cutouts, labels.classes, truth, out, quiet)
     everyone = arms(bench)
     todo = [(arm, draw, count) for draw in draws for count in sorted(draw.subsets) for arm in everyone]
-    if run.finished and all(_result(out, *cell).exists() for cell in todo):
+    if run.finished and (out / "summary.csv").exists() and all(_result(out, *cell).exists() for cell in todo):
         return BenchmarkResult(out)
     write_draws(out, draws)
     write_json(out / "data.json", describe(store, config, cutouts, labels, draws))
@@ -52,8 +52,9 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
         _write_results(out, everyone, draws)
     result = BenchmarkResult(out)
     units = {draw.index: draw.unit for draw in draws}
-    compared = pairs(config, [arm.name for arm in everyone])
-    summary, comparisons = summarise(result, compared, replicates=config.replicates, seed=config.seed, units=units)
+    summary, comparisons = summarise(
+        result, pairs(everyone), replicates=config.replicates, seed=config.seed, units=units
+    )
     write_csv(out / "summary.csv", summary, SUMMARY_COLUMNS)
     write_csv(out / "comparisons.csv", comparisons, COMPARISON_COLUMNS)
     if not run.finished:

@@ -36,7 +36,7 @@ RESULT_COLUMNS = (
     "arm",  # short name, unique: e.g. dino-finetune
     "title",  # the same for people: "DINO, fine-tuned"
     "kind",  # ssl | supervised | baseline
-    "backbone",
+    "backbone",  # the short name of the network in the recipe
     "protocol",  # finetune | scratch | linear | knn | baseline
     "labels",
     "draw",
