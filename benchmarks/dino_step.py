@@ -135,7 +135,7 @@ def entries(options: argparse.Namespace, clock: Callable[[], float]) -> list[Con
             options.backbone, bands=len(BANDS), image_size=options.size, patch_size=options.patch_size
         )
         head = {"hidden": options.hidden, "bottleneck": options.bottleneck, "prototypes": options.prototypes}
-        method = methods.create("dino", backbone, **head)
+        method = methods.create("dino", backbone, batch_norm=False, **head)  # as the original, and as plain_dino.py
         if compiled:
             compile_backbones(method)
         return zwicky_step(method, train)

@@ -26,7 +26,8 @@ class DINO(Method):
     """Options, with τ temperatures and λ the teacher's momentum:
 
     prototypes: K; the paper's 65,536 is for 10⁶ images, 512-1024 for 10³-10⁵.
-    hidden, bottleneck, batch_norm: of the head, see `PrototypeHead`. student_temperature: τ_s.
+    hidden, bottleneck, batch_norm: of the head, see `PrototypeHead`; the paper has no BatchNorm on ViTs, but with
+    thousands of cutouts that look alike it collapsed to uniform without. student_temperature: τ_s.
     teacher_temperature, teacher_temperature_end: τ_t rises from one to the other over the first `temperature_ramp` of
     training. momentum: λ at the start, 1 at the end; the teacher looks back over about 1/(1 − λ) steps, which should
     be a small part of the run. center_momentum: m. freeze_prototypes: share of training during which the last layer
@@ -44,7 +45,7 @@ class DINO(Method):
         prototypes: int = 1024,
         hidden: int = 2048,
         bottleneck: int = 256,
-        batch_norm: bool = False,
+        batch_norm: bool = True,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
         teacher_temperature_end: float = 0.04,
