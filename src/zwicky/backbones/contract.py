@@ -7,13 +7,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from zwicky.backbones.decoder import PixelDecoder
+from zwicky.errors import UserError
+
 
 @dataclass
 class Features:
-    """summary: [B, D], one vector an image. regions: [B, h, w, D], a patch or last-stage cell each, or 0 × 0."""
+    """summary: [B, D], one vector an image. regions: [B, h, w, D], a patch or last-stage cell each, or 0 × 0.
+
+    frames: [B, h, w, 8, C], the regions in the eight frames of D4, on backbones that are equivariant under it.
+    """
 
     summary: Tensor
     regions: Tensor
+    frames: Tensor | None = None
 
 
 class Backbone(nn.Module, ABC):
@@ -26,6 +33,7 @@ class Backbone(nn.Module, ABC):
     dim: int
     config: dict
     bf16_on_cpu = True  # whether bfloat16 pays on CPUs that have it
+    takes_mask = True  # whether regions can be hidden behind a mask token
 
     @abstractmethod
     def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
@@ -43,6 +51,19 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def grid(self, size: int) -> tuple[int, int]:
         """(h, w) of the regions of a square image of `size` pixels; a size that does not fit raises UserError."""
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square the network was built for."""
+        return int(self.config["image_size"])
+
+    def pixel_decoder(self) -> nn.Module:
+        """A new light decoder `Features` → [B, bands, H, W], images of the size the network was built for."""
+        return PixelDecoder(self.dim, self.config["bands"], self.image_size, self.grid(self.image_size)[0])
+
+    def attention(self, images: Tensor) -> Tensor:
+        """How much the last layer looks at each region, [B, heads, h, w] with sum 1 over the regions of a head."""
+        raise UserError(f"backbone: {self.config['name']} has no attention; take a vit or a swin")
 
     @abstractmethod
     def layer_groups(self) -> list[list[str]]:

@@ -16,6 +16,7 @@ class ResNet18(Backbone):
     # bfloat16 convolutions gain a third on a quiet machine, but where another process is busy their backward pass
     # waits in barriers of its own: 0.2 to 0.4 of the rate of float32 was seen.
     bf16_on_cpu = False
+    takes_mask = False
 
     def __init__(self, *, bands: int, image_size: int) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zwicky.backbones.contract import Backbone
 from zwicky.views.contract import Views
+from zwicky.views.masks import Masking
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class ViewsNeeded:
     global_crops: int
     local_crops: bool = False  # whether it can use local crops as well
     targets: bool = False
+    masking: Masking | None = None  # how its global crops are masked
 
 
 class Method(nn.Module, ABC):
@@ -35,6 +37,9 @@ class Method(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+
+    def prepare(self, crops: Tensor) -> None:
+        """Look at some normalised training crops [N, bands, h, w] before the first step; a tokenizer is made here."""
 
     @abstractmethod
     def forward(self, views: Views) -> dict[str, Tensor]:
@@ -56,6 +61,10 @@ class Method(nn.Module, ABC):
     def layer_groups(self) -> list[list[str]]:
         """Parameter names from input to output, for layer-wise decay. Parameters not named form the last group."""
         return []
+
+    def constant_lr(self) -> set[str]:
+        """Names of parameters that keep the peak learning rate to the end."""
+        return set()
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters never decayed, besides biases and norms."""

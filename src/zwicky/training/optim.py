@@ -13,16 +13,17 @@ def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over the parameters that learn.
 
     Biases, norms (one-dimensional parameters) and whatever the method names are not decayed. With layer_decay < 1 the
-    last group (the head) learns at the full rate and each layer below at that factor of the one above.
+    last group (the head) learns at the full rate and each layer below at that factor of the one above. Parameters of
+    `constant_lr` keep the peak rate.
     """
-    spared = method.no_weight_decay()
+    spared, constant = method.no_weight_decay(), method.constant_lr()
     layers = method.layer_groups()
     layer_of = {name: depth for depth, names in enumerate(layers) for name in names}
-    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[int, bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             decayed = parameter.ndim > 1 and name not in spared
-            groups.setdefault((layer_of.get(name, len(layers)), decayed), []).append(parameter)
+            groups.setdefault((layer_of.get(name, len(layers)), decayed, name in constant), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
@@ -30,9 +31,10 @@ def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
                 "lr": 0.0,
                 "weight_decay": 0.0,
                 "decayed": decayed,
+                "constant": stays,
                 "scale": config.layer_decay ** (len(layers) - layer),
             }
-            for (layer, decayed), parameters in groups.items()
+            for (layer, decayed, stays), parameters in groups.items()
         ],
         fused=True,
     )
@@ -40,10 +42,11 @@ def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
 
 def set_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, batch_size: int, progress: float) -> float:
     """Set learning rate and weight decay for the step at `progress`; return the learning rate of the head."""
-    lr = warmup_cosine(config.lr * batch_size / 256, config.min_lr, progress, config.warmup)
+    peak = config.lr * batch_size / 256
+    lr = warmup_cosine(peak, config.min_lr, progress, config.warmup)
     end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
     decay = cosine(config.weight_decay, end, progress)
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
+        group["lr"] = (peak if group["constant"] else lr) * group["scale"]
         group["weight_decay"] = decay if group["decayed"] else 0.0
     return lr

@@ -25,6 +25,7 @@ from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.normalise import Normalisation
 
+PREPARE_IMAGES = 1024  # images a method may look at before it starts
 GAUGE_IMAGES = 512  # images the gauges of an evaluation look at
 KNN_NEIGHBOURS = 10
 
@@ -54,11 +55,20 @@ def pretrain(
     torch.manual_seed(config.seed)
     backbone = new_backbone(config.backbone, cutouts, views)
     method = methods.create(config.method.name, backbone, **config.method.options)
-    if method.needs.targets:
+    needs = method.needs
+    if needs.targets:
         raise UserError(f"{config.method.name} learns from labels; use `zwicky finetune`")
     augment = Augment(
-        views, normalisation, cutouts.size, cutouts.bands, method.needs.global_crops, method.needs.local_crops
+        views,
+        normalisation,
+        cutouts.size,
+        cutouts.bands,
+        needs.global_crops,
+        needs.local_crops,
+        masking=needs.masking,
     )
+    some = torch.from_numpy(np.random.default_rng(config.seed).permutation(rows)[:PREPARE_IMAGES])
+    method.prepare(augment(images[some], some, seed=config.seed, step=0).crops[0])
 
     network = Network(method.backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
     watched = np.random.default_rng(config.seed).permutation(len(rows))[:GAUGE_IMAGES]

@@ -16,6 +16,7 @@ from zwicky.views.check import check
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target, Views, transform_targets
 from zwicky.views.geometry import DRAWS, Geometry, sample
+from zwicky.views.masks import Masking
 from zwicky.views.normalise import Normalisation
 
 
@@ -48,6 +49,7 @@ class Augment:
         bands: names of the channels.
         needs_global, needs_local: what the method asks for.
         targets: kinds of the regression targets, in the order of their columns; none for classes.
+        masking: how global crops are masked; None for methods that mask nothing.
 
     A configuration that makes no sense for these images raises UserError.
     """
@@ -61,8 +63,10 @@ class Augment:
         needs_global: int,
         needs_local: bool = False,
         targets: tuple[Target, ...] = (),
+        masking: Masking | None = None,
     ) -> None:
         self.config, self.normalisation, self.targets = config, normalisation, tuple(targets)
+        self.masking = masking
         self.source_size, self.bands = (source_size[0], source_size[1]), tuple(bands)
         self.global_count = needs_global
         self.local_count = config.local_crops if needs_local else 0
@@ -122,6 +126,9 @@ class Augment:
             views.crops += crops.chunk(len(maps))
             views.valid += usable.chunk(len(maps))
             views.to_source += maps.float().to(images.device).unbind(0)
+        if self.masking is not None:
+            masks = self.masking.draw(total * self.global_count, numbers).unflatten(0, (self.global_count, total))
+            views.masks = [mask[own.start : own.stop].to(images.device) for mask in masks]
         if views.targets is not None and targets is not None:
             for turned in views.to_source:
                 views.targets.append(transform_targets(targets, self.targets, turned) if self.targets else targets)

@@ -33,6 +33,7 @@ class Views:
     rows: [B] int64 row numbers of the images in their `Cutouts`.
     targets: one per crop: [B] int64 classes, or [B, columns] float32 regression targets turned with the crop.
     global_count: how many of the crops are global.
+    masks: one per global crop: [B, h, w] bool on the grid of regions, True where hidden; for methods that ask for them.
     partner: views of a second image of the same lens, where one exists.
     """
 
@@ -42,6 +43,7 @@ class Views:
     rows: Tensor
     global_count: int = 1
     targets: list[Tensor] | None = None
+    masks: list[Tensor] | None = None
     partner: Views | None = None
 
     def __len__(self) -> int:
