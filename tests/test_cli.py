@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from zwicky import cli
+from zwicky.cli.parsing import parser_of
 from zwicky.errors import UserError
 
 HEAVY = ("torch", "sklearn", "astropy", "matplotlib", "timm", "caustics", "pandas")
@@ -48,7 +49,7 @@ def test_each_command_explains_itself(name, capsys):
     command = cli.COMMANDS[name]
     assert text.startswith(f"usage: zwicky {name}")
     assert command.help.split(".")[0] in " ".join(text.split())
-    parser = cli._parser(name, command)
+    parser = parser_of(name, command)
     options = [action for action in parser._actions if action.option_strings or action.dest]
     bare = [action.dest for action in options if not action.help and "." not in action.dest]
     assert bare == []
@@ -69,7 +70,7 @@ def test_every_setting_has_help():
     for name, command in cli.COMMANDS.items():
         if command.settings is None:
             continue
-        parser = cli._parser(name, command)
+        parser = parser_of(name, command)
         bare = [action.dest for action in parser._actions if action.option_strings and not action.help]
         assert bare == [], name
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from zwicky import backbones, cli, methods, recipes
+from zwicky.cli.parsing import parse, settings_of
 from zwicky.errors import UserError
 
 
@@ -22,8 +23,8 @@ def parsed(name, size):
     settings.pop("simulate", None)
     verb = "benchmark" if "methods" in settings else "pretrain"
     command = cli.COMMANDS[verb]
-    given = cli._parse(command, verb, settings, [name, "--data", "x", "--out", "y"])
-    return verb, cli._settings(command.settings, given)
+    given = parse(command, verb, settings, [name, "--data", "x", "--out", "y"])
+    return verb, settings_of(command.settings, given)
 
 
 @pytest.mark.parametrize(("name", "size"), SHIPPED)

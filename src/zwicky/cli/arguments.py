@@ -1,0 +1,91 @@
+"""Which words each verb takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from zwicky import recipes
+from zwicky.cutouts.config import IngestConfig
+
+
+def simulate(parser: ArgumentParser) -> None:
+    parser.add_argument("population", type=str, help="which population: demo-lenses")
+    parser.add_argument("--n", type=int, default=1000, help="number of images")
+    parser.add_argument("--seed", type=int, default=0, help="image i is a function of population, seed and i alone")
+    parser.add_argument("--out", type=Path, required=True, help="the store to write (a new folder)")
+
+
+def ingest(parser: ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="folder of images, class folders, or a folder a catalogue describes")
+    parser.add_argument(
+        "--catalog",
+        type=Path | None,
+        default=None,
+        help="CSV with file names, labels, ra, dec (degrees) and any properties",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the store to write (a new folder)")
+    parser.add_class_arguments(IngestConfig, fail_untyped=False)
+
+
+def _data(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the store, as `zwicky ingest` or `zwicky simulate` wrote it"
+    )
+
+
+def _out(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="the run directory; one that was interrupted goes on")
+
+
+def audit(parser: ArgumentParser) -> None:
+    parser.add_argument("store", type=Path, help="the store to look at")
+
+
+def _recipe(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", type=str, help=f"a shipped recipe ({', '.join(recipes.names())}) or a YAML file")
+    parser.add_argument(
+        "--size", type=str | None, default=None, help="one of the recipe's sizes; the first unless said"
+    )
+
+
+def of_recipe(parser: ArgumentParser) -> None:
+    _recipe(parser)
+    _data(parser)
+    _out(parser)
+
+
+def finetune(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="the run whose network to start from")
+    _data(parser)
+    _out(parser)
+    parser.add_argument(
+        "--from_scratch", type=bool, default=False, help="the same network from random weights, for comparison"
+    )
+
+
+def evaluate(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run of `zwicky pretrain` or `zwicky finetune`")
+    _data(parser)
+    parser.add_argument("--split", type=str, default="holdout", help="the store's split whose role test is used")
+
+
+def report(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="the run directory of `zwicky benchmark`")
+    parser.add_argument(
+        "--data",
+        type=Path | None,
+        default=None,
+        help="the store, for example images; the run's own where it still stands",
+    )
+    parser.add_argument(
+        "--out", type=Path | None, default=None, help="the page to write; report.html in the run unless said"
+    )
+
+
+def demo(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the simulated store and the run")
+    parser.add_argument(
+        "--size", type=str, default="desk", help="desk (about ten minutes on two cores) or smoke (a minute or two)"
+    )

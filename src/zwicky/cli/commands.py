@@ -1,0 +1,180 @@
+"""What each verb does: it calls the rooms, whose modules load only now."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from zwicky import recipes
+from zwicky.cli import arguments, parsing
+from zwicky.cli.parsing import Command
+from zwicky.cutouts.config import IngestConfig
+from zwicky.evaluation.config import BenchmarkConfig
+from zwicky.training.config import FinetuneConfig, PretrainConfig
+
+
+def _simulate(given: Namespace) -> None:
+    from zwicky.simulate.api import simulate_store
+
+    simulate_store(given.population, given.n, given.seed, given.out)
+    print(f"{given.n} simulated cutouts in {given.out}")
+
+
+def _ingest(given: Namespace) -> None:
+    from zwicky.cutouts.ingest import ingest
+
+    settings = IngestConfig(**{field.name: given[field.name] for field in fields(IngestConfig)})
+    print(ingest(given.path, given.out, given.catalog, settings).text())
+
+
+def _audit(given: Namespace) -> None:
+    from zwicky.cutouts.audit import audit, audit_text
+    from zwicky.cutouts.store import open_store
+    from zwicky.cutouts.tables import read_labels
+
+    print(audit_text(audit(open_store(given.store), read_labels(given.store))))
+
+
+def _pretrain(given: Namespace) -> None:
+    from zwicky.cutouts.store import open_store
+    from zwicky.cutouts.stored_split import stored_split
+    from zwicky.cutouts.tables import read_labels
+    from zwicky.training.pretrain import pretrain
+
+    config = parsing.settings_of(PretrainConfig, given)
+    cutouts, labels = open_store(given.data), read_labels(given.data)
+    split = stored_split(given.data, config.split, cutouts, labels)
+    ids = split.ids("train", "unlabelled")
+    pretrain(config, cutouts, cutouts.rows_of(ids), given.out, labels=labels.of(ids))
+    print(
+        f"pretrained on {len(ids)} cutouts; "
+        f"next: zwicky finetune {given.out} --data {given.data} --labels 300 --out RUN"
+    )
+
+
+def _finetune(given: Namespace) -> None:
+    from zwicky.cutouts.store import open_store
+    from zwicky.cutouts.stored_split import stored_split
+    from zwicky.cutouts.tables import read_labels
+    from zwicky.training.finetune import finetune, parse_targets
+    from zwicky.training.network import columns_of
+
+    config = parsing.settings_of(FinetuneConfig, given)
+    cutouts, labels = open_store(given.data), read_labels(given.data)
+    split = stored_split(given.data, config.split, cutouts, labels, columns_of(parse_targets(config.targets)))
+    finetune(config, given.run, cutouts, labels, split, given.out, from_scratch=given.from_scratch)
+    print(f"fine-tuned; next: zwicky evaluate {given.out} --data {given.data}")
+
+
+def _evaluate(given: Namespace) -> None:
+    from zwicky.cutouts.store import open_store
+    from zwicky.cutouts.stored_split import stored_split
+    from zwicky.cutouts.tables import read_labels
+    from zwicky.evaluation.evaluate import evaluate
+
+    cutouts, labels = open_store(given.data), read_labels(given.data)
+    rows = evaluate(given.run, cutouts, labels, stored_split(given.data, given.split, cutouts, labels))
+    for row in rows:
+        interval = f"  [{row['low']:.4f}, {row['high']:.4f}]" if row.get("low") is not None else ""
+        print(f"{row['of']:10s} {row['metric']:10s} {row['value']:.4f}{interval}")
+    print(f"on {rows[0]['test_objects']} test objects; 95 % intervals over objects, conditional on this one network")
+
+
+def _benchmark(given: Namespace) -> None:
+    from zwicky.evaluation.benchmark import benchmark
+
+    benchmark(parsing.settings_of(BenchmarkConfig, given), given.data, given.out)
+    _write_page(given.out, given.data)
+
+
+def _report(given: Namespace) -> None:
+    _write_page(given.run, given.data, given.out)
+
+
+def _demo(given: Namespace) -> None:
+    from zwicky.evaluation.benchmark import benchmark
+    from zwicky.report.material import gather
+    from zwicky.report.verdict import verdict
+    from zwicky.simulate.api import simulate_store
+
+    began = time.monotonic()
+    settings = recipes.read("demo", given.size)
+    simulation = settings.pop("simulate")
+    config = parsing.parse(COMMANDS["benchmark"], "benchmark", settings, ["demo", "--data", "x", "--out", "x"])
+    store, run = given.out / f"store-{given.size}", given.out / f"run-{given.size}"
+    if not store.exists():
+        print(f"simulating {simulation['n']} lenses and look-alikes", file=sys.stderr, flush=True)
+        simulate_store(simulation["population"], simulation["n"], simulation["seed"], store)
+    benchmark(parsing.settings_of(BenchmarkConfig, config), store, run)
+    page = _write_page(run, store)
+    found = verdict(gather(run))
+    print("\n".join([found.headline, *found.details][:3]))
+    print(f"{time.monotonic() - began:.0f} s; open {page}")
+
+
+def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
+    from zwicky.cutouts.store import open_store
+    from zwicky.evaluation.results import BenchmarkResult
+    from zwicky.report import report
+
+    store = data or Path(str(BenchmarkResult(run).data.get("store", "")))
+    cutouts = open_store(store) if store.is_dir() and str(store) != "." else None
+    page = report(run, cutouts, out)
+    print(f"report: {page}")
+    return page
+
+
+COMMANDS = {
+    "simulate": Command(
+        "Make a store of simulated lenses and look-alikes.",
+        "POPULATION --out STORE [--n N] [--seed S]",
+        arguments.simulate,
+        _simulate,
+    ),
+    "ingest": Command(
+        "Read a folder of cutouts into a store.",
+        "PATH --out STORE [--catalog CSV] [options]",
+        arguments.ingest,
+        _ingest,
+    ),
+    "audit": Command("Say what is in a store and what is suspicious about it.", "STORE", arguments.audit, _audit),
+    "pretrain": Command(
+        "Learn from cutouts without labels.",
+        "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
+        arguments.of_recipe,
+        _pretrain,
+        PretrainConfig,
+        takes_recipe=lambda word: True,
+    ),
+    "finetune": Command(
+        "Teach a pretrained network with some labels.",
+        "RUN --data STORE --out RUN [--labels N] [settings]",
+        arguments.finetune,
+        _finetune,
+        FinetuneConfig,
+    ),
+    "evaluate": Command(
+        "Test a network on a store's test objects.", "RUN --data STORE [--split NAME]", arguments.evaluate, _evaluate
+    ),
+    "benchmark": Command(
+        "Compare pretraining with the same network from scratch and with baselines.",
+        "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
+        arguments.of_recipe,
+        _benchmark,
+        BenchmarkConfig,
+        takes_recipe=lambda word: True,
+    ),
+    "report": Command(
+        "Write the page of a benchmark again.", "RUN [--data STORE] [--out PAGE]", arguments.report, _report
+    ),
+    "demo": Command(
+        "Do all of it on simulated lenses made on the spot.",
+        "[--out FOLDER] [--size desk|smoke]",
+        arguments.demo,
+        _demo,
+    ),
+}

@@ -1,0 +1,74 @@
+"""From words and a recipe to settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from zwicky import recipes
+from zwicky.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One verb. arguments: adds to a parser; run: does the work with what was parsed."""
+
+    help: str
+    usage: str
+    arguments: Callable[[ArgumentParser], Any]
+    run: Callable[[Namespace], None]
+    settings: type | None = None  # the dataclass a recipe fills
+    takes_recipe: Callable[[str], bool] = lambda word: False  # whether the first word names a recipe
+
+
+def parser_of(name: str, command: Command) -> ArgumentParser:
+    usage = f"zwicky {name} {command.usage}".rstrip()
+    parser = ArgumentParser(prog=f"zwicky {name}", usage=usage, description=command.help, exit_on_error=False)
+    if command.settings is not None:
+        parser.add_argument("--config", action="config", help="YAML file of settings laid over the recipe")
+        parser.add_class_arguments(command.settings, fail_untyped=False)
+    command.arguments(parser)
+    return parser
+
+
+def parse(command: Command, name: str, settings: dict[str, Any] | None, words: Sequence[str]) -> Namespace:
+    """What the words say, laid over the settings of a recipe."""
+    parser = parser_of(name, command)
+    if settings is not None:
+        words = ["--config", yaml.safe_dump(settings), *words]
+    return parser.instantiate_classes(parser.parse_args(list(words)))
+
+
+def settings_of(kind: type, given: Namespace) -> Any:
+    """The dataclass of a verb's settings, filled."""
+    return kind(**{field.name: given[field.name] for field in fields(kind)})
+
+
+def read_recipe(commands: Mapping[str, Command], name: str, words: Sequence[str]) -> dict[str, Any]:
+    """The settings of the recipe that the first word names, at the size the words ask for."""
+    settings = recipes.read(words[0], _option(words, "--size"))
+    settings.pop("simulate", None)
+    fitting = [verb for verb, command in commands.items() if _fits(command, settings)]
+    if fitting and name not in fitting:
+        raise UserError(
+            f"recipe {words[0]} is for `zwicky {fitting[0]}`, not `zwicky {name}`; use that or another one"
+        )
+    return settings
+
+
+def _fits(command: Command, settings: dict[str, Any]) -> bool:
+    """Whether all settings of a recipe are those of this command."""
+    return command.settings is not None and set(settings) <= {field.name for field in fields(command.settings)}
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    for position, word in enumerate(words):
+        if word == name and position + 1 < len(words):
+            return words[position + 1]
+        if word.startswith(f"{name}="):
+            return word.split("=", 1)[1]
+    return None
