@@ -1,7 +1,31 @@
-"""Settings for all tests."""
+"""Settings for all tests, and the small networks they share."""
 
+import pytest
+import torch
 from hypothesis import settings
 
 # A busy machine is no failure: examples are bounded by number, not by time.
 settings.register_profile("zwicky", deadline=None)
 settings.load_profile("zwicky")
+
+SMALL_STAGES = {"patch_size": 4, "window": 2, "width": 16, "depths": (2, 2), "heads": (1, 2)}
+SMALL_VIT = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2}
+
+
+def small_options(name):
+    """Options that make the backbone `name` small; 16, 32 and 48 px fit all of them."""
+    if name == "resnet18":
+        return {}
+    return dict(SMALL_STAGES if "swin" in name else SMALL_VIT)
+
+
+@pytest.fixture
+def small_backbone():
+    """A function that builds any backbone small, with the same weights each time."""
+    from zwicky import backbones
+
+    def make(name="vit_tiny", bands=3, image_size=32, **options):
+        torch.manual_seed(0)
+        return backbones.create(name, bands=bands, image_size=image_size, **{**small_options(name), **options})
+
+    return make

@@ -11,18 +11,18 @@ from zwicky import backbones
 from zwicky.backbones.registry import BACKBONES
 from zwicky.errors import UserError
 
-TINY = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2}
+
+@pytest.fixture
+def make(small_backbone):
+    return small_backbone
 
 
-def make(name, bands=3, image_size=32, **options):
-    torch.manual_seed(0)
-    small = {} if name == "resnet18" else TINY
-    return backbones.create(name, bands=bands, image_size=image_size, **small, **options)
+MASKABLE = [name for name in BACKBONES if name != "resnet18"]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 6])
-def test_features_have_the_promised_shapes(name, bands):
+def test_features_have_the_promised_shapes(name, bands, make):
     backbone = make(name, bands)
     for size in (16, 32, 48):
         found = backbone(torch.randn(2, bands, size, size))
@@ -32,13 +32,13 @@ def test_features_have_the_promised_shapes(name, bands):
 
 
 @pytest.mark.parametrize("size", [64, 70, 96, 100])
-def test_resnet_grid_of_larger_images(size):
+def test_resnet_grid_of_larger_images(size, make):
     backbone = make("resnet18", image_size=64)
     assert backbone(torch.randn(1, 3, size, size)).regions.shape[1:3] == backbone.grid(size)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_layer_groups_hold_every_parameter_once(name):
+def test_layer_groups_hold_every_parameter_once(name, make):
     backbone = make(name)
     grouped = [parameter for group in backbone.layer_groups() for parameter in group]
     assert sorted(grouped) == sorted(parameter for parameter, _ in backbone.named_parameters())
@@ -47,7 +47,7 @@ def test_layer_groups_hold_every_parameter_once(name):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_layer_groups_go_from_input_to_output(name):
+def test_layer_groups_go_from_input_to_output(name, make):
     backbone = make(name)
     layer_of = {parameter: index for index, group in enumerate(backbone.layer_groups()) for parameter in group}
     visited = []
@@ -61,7 +61,7 @@ def test_layer_groups_go_from_input_to_output(name):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_config_builds_the_same_network_again(name):
+def test_config_builds_the_same_network_again(name, make):
     backbone = make(name, bands=2, image_size=48)
     again = backbones.create(**backbone.config)
     again.load_state_dict(backbone.state_dict())
@@ -70,7 +70,7 @@ def test_config_builds_the_same_network_again(name):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_everything_that_learns_gets_a_gradient(name):
+def test_everything_that_learns_gets_a_gradient(name, make):
     backbone = make(name)
     found = backbone(torch.randn(3, 3, 32, 32))
     (found.summary.square().sum() + found.regions.square().sum()).backward()
@@ -79,17 +79,17 @@ def test_everything_that_learns_gets_a_gradient(name):
 
 
 @pytest.mark.parametrize("size", [20, 4, 7, 33])
-def test_a_size_that_does_not_fit_is_refused_with_one_that_does(size):
+def test_a_size_that_does_not_fit_is_refused_with_one_that_does(size, make):
     backbone = make("vit_tiny")
     with pytest.raises(UserError) as caught:
         backbone.grid(size)
     better = int(str(caught.value).split("take ")[1].split()[0])
     assert backbone.grid(better)
     with pytest.raises(UserError):
-        backbones.create("vit_tiny", bands=3, image_size=size, **TINY)
+        make("vit_tiny", image_size=size)
 
 
-def test_resnet_refuses_images_smaller_than_its_stride():
+def test_resnet_refuses_images_smaller_than_its_stride(make):
     with pytest.raises(UserError, match="at least 16 px"):
         make("resnet18", image_size=8)
 
@@ -109,7 +109,7 @@ def test_a_wrong_backbone_is_one_line(name, options, words):
     assert "\n" not in str(caught.value)
 
 
-def test_resampled_positions_turn_with_the_image():
+def test_resampled_positions_turn_with_the_image(make):
     """Positions symmetric under a quarter turn stay so at any other size; `scale_factor` would shift them."""
     backbone = make("vit_tiny", image_size=32).eval()
     net = backbone.net
@@ -123,8 +123,9 @@ def test_resampled_positions_turn_with_the_image():
             assert torch.allclose(placed, placed.rot90(1, (1, 2)), atol=1e-5), side
 
 
-def test_masked_cells_are_hidden_and_only_those():
-    backbone = make("vit_tiny").eval()
+@pytest.mark.parametrize("name", MASKABLE)
+def test_masked_cells_are_hidden_and_only_those(name, make):
+    backbone = make(name).eval()
     with torch.no_grad():
         backbone.mask_token.normal_()
     mask = torch.zeros(2, 4, 4, dtype=torch.bool)
@@ -141,7 +142,7 @@ def test_masked_cells_are_hidden_and_only_those():
         assert not torch.allclose(known, backbone(images).regions, atol=1e-3)
 
 
-def test_only_a_masking_method_trains_the_mask_token():
+def test_only_a_masking_method_trains_the_mask_token(make):
     backbone = make("vit_tiny")
     assert not backbone.mask_token.requires_grad
     backbone.let_learn(masked=True)
@@ -149,13 +150,13 @@ def test_only_a_masking_method_trains_the_mask_token():
     assert all(p.requires_grad for p in backbone.parameters())
 
 
-def test_resnet_says_that_it_cannot_mask():
+def test_resnet_says_that_it_cannot_mask(make):
     with pytest.raises(UserError, match="vit"):
         make("resnet18")(torch.randn(1, 3, 32, 32), torch.zeros(1, 2, 2, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_deepcopy_is_independent(name):
+def test_deepcopy_is_independent(name, make):
     backbone = make(name)
     other = copy.deepcopy(backbone)
     with torch.no_grad():

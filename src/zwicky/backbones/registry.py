@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from zwicky.backbones import pretrained as weights
-from zwicky.backbones import vit
+from zwicky.backbones import swin, vit
 from zwicky.backbones.contract import Backbone
 from zwicky.backbones.resnet import ResNet18
 from zwicky.errors import UserError
@@ -15,6 +15,7 @@ from zwicky.errors import UserError
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     name: partial(vit.ViT, width=width, depth=depth, heads=heads) for name, (width, depth, heads) in vit.SIZES.items()
 }
+BACKBONES |= {name: partial(swin.Swin, **sizes) for name, sizes in swin.SIZES.items()}
 BACKBONES["resnet18"] = ResNet18
 
 
@@ -23,7 +24,8 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
 
     name: one of BACKBONES. bands: channels of the images. image_size: side in pixels of the square the network is
     built for (other sizes may follow). pretrained: a timm model name (`timm/…` on the hub) or a local file of
-    weights; null starts from random ones. options: patch_size, width, depth, heads, drop_path for ViTs.
+    weights; null starts from random ones. options: patch_size, width, depth, heads, drop_path for ViTs; patch_size,
+    window, width, depths, heads, stages, drop_path for Swins.
     """
     if name not in BACKBONES:
         raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")
