@@ -155,6 +155,17 @@ def test_flops_count_all_steps(trial):
     assert 0 < short.flops == long.flops / 2
 
 
+@pytest.mark.parametrize("kind", ["dino", "supervised"])
+def test_a_budget_of_compute_sets_the_steps_and_changes_nothing_else(trial, kind):
+    whole, fitted = trial("whole", kind=kind, max_steps=4)
+    bought, same = trial("bought", kind=kind, max_steps=0, pflops=fitted.flops * 1.1 / 1e15)
+    assert same.steps == 4
+    assert same.flops == fitted.flops
+    assert all(torch.equal(value, bought.state_dict()[key]) for key, value in whole.state_dict().items())
+    _, half = trial("half", kind=kind, max_steps=0, pflops=fitted.flops / 2 / 1e15)
+    assert half.steps == 2
+
+
 def test_a_loss_that_is_not_finite_is_one_line(trial, tmp_path):
     with pytest.raises(UserError, match="not finite at step") as caught:
         trial("run", kind="supervised", lr=1e30, clip=0.0, warmup=0.0)
@@ -227,7 +238,7 @@ def test_layer_decay_and_weight_decay_groups():
 @pytest.mark.parametrize(
     "wrong",
     [{"batch_size": 0}, {"epochs": -1}, {"epochs": np.nan}, {"lr": -1.0}, {"warmup": 2.0}, {"layer_decay": 0.0}]
-    + [{"weight_ema": 1.0}, {"min_steps": -1}, {"clip": -1.0}, {"evaluations": -2}],
+    + [{"weight_ema": 1.0}, {"min_steps": -1}, {"clip": -1.0}, {"pflops": -1.0}, {"evaluations": -2}],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UserError, match=f"train.{next(iter(wrong))}"):

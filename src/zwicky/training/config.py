@@ -19,12 +19,15 @@ def _refuse(where: str, config: object, name: str, holds: bool, instead: str) ->
 
 @dataclass
 class TrainConfig:
-    """How the loop runs. The number of steps is epochs × images / batch_size, kept within min_steps and max_steps.
+    """How the loop runs. The number of steps is epochs × images / batch_size, kept within min_steps and max_steps; or
+    what `pflops` pays for.
 
     Args:
         epochs: passes over the training images.
         min_steps: fewest optimiser steps, however few the images.
         max_steps: most optimiser steps, however many the images; 0 means no limit.
+        pflops: spend so many 10^15 floating-point operations (forward and backward, counted on the first step), however
+            many steps that makes, so that methods can be compared at equal compute; 0 goes by the epochs.
         batch_size: images a step, over all processes; smaller where there are fewer images.
         lr: peak learning rate at a batch of 256; it scales with the batch.
         min_lr: learning rate at the end.
@@ -42,6 +45,7 @@ class TrainConfig:
     epochs: float = 100
     min_steps: int = 0
     max_steps: int = 0
+    pflops: float = 0.0
     batch_size: int = 128
     lr: float = 5e-4
     min_lr: float = 1e-6
@@ -58,7 +62,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _refuse("train", self, "batch_size", self.batch_size >= 1, "1 or more")
         _refuse("train", self, "epochs", 0 < self.epochs < math.inf, "a number above 0")
-        for name in ("lr", "min_lr", "weight_decay", "clip"):
+        for name in ("lr", "min_lr", "weight_decay", "clip", "pflops"):
             _refuse("train", self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("min_steps", "max_steps", "evaluations"):
             _refuse("train", self, name, getattr(self, name) >= 0, "0 or more")
@@ -66,8 +70,10 @@ class TrainConfig:
         _refuse("train", self, "layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1")
         _refuse("train", self, "weight_ema", 0 <= self.weight_ema < 1, "a decay from 0 to below 1")
 
-    def steps(self, images: int) -> int:
-        """Optimiser steps for this many training images."""
+    def steps(self, images: int, step_flops: float = 0.0) -> int:
+        """Optimiser steps for this many training images; `step_flops`, of one step, counts where `pflops` is set."""
+        if self.pflops:
+            return max(round(self.pflops * 1e15 / step_flops), 1)
         batch = min(self.batch_size, images)
         steps = max(round(self.epochs * images / batch), self.min_steps, 1)
         return min(steps, self.max_steps) if self.max_steps else steps

@@ -23,6 +23,7 @@ from zwicky.training.optim import make_optimizer, set_schedule
 from zwicky.training.progress import TrainingProgress
 from zwicky.training.state import Fitted, State
 from zwicky.views.augment import Augment
+from zwicky.views.contract import Views
 
 ROWS_OF_METRICS = 100
 GRACE = 0.2  # share of training before gauges are judged
@@ -58,33 +59,34 @@ def fit(
     """
     fabric = make_fabric(config, method.backbone)
     batches = Batches(source.rows, config.batch_size, seed)
-    steps = config.steps(len(source.rows))
-    log_every, evaluate_every = math.ceil(steps / ROWS_OF_METRICS), math.ceil(steps / max(config.evaluations, 1))
     targets = None if source.targets is None else source.targets.to(fabric.device)
     images = source.images.to(fabric.device)
+    share = batches.size // fabric.world_size
 
+    def views_of(step: int, part: slice) -> Views:
+        rows = batches(step)[part].to(fabric.device)
+        known = None if targets is None else targets[rows]
+        return augment(
+            images[rows], rows, seed=seed, step=step, part=part, global_batch=batches.size, targets=known
+        )
+
+    step_flops = 0.0
+    if config.pflops:
+        step_flops = fabric.world_size * _flops(copy.deepcopy(method).to(fabric.device), views_of(0, slice(0, share)))
+    steps = config.steps(len(source.rows), step_flops)
+    log_every, evaluate_every = math.ceil(steps / ROWS_OF_METRICS), math.ceil(steps / max(config.evaluations, 1))
     average = copy.deepcopy(method).to(fabric.device) if config.weight_ema else None
     if config.compile:
         compile_backbones(method)
     wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
     state = State(folder, method, optimizer, average)
     done = state.restore()
-    share = batches.size // fabric.world_size
     part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     means, counter = Means(), FlopCounterMode(display=False)
     method.train()
     with TrainingProgress(title, steps, done.steps, batches.size, quiet or not fabric.is_global_zero) as progress:
         for step in range(done.steps, steps):
-            rows = batches(step)[part].to(fabric.device)
-            views = augment(
-                images[rows],
-                rows,
-                seed=seed,
-                step=step,
-                part=part,
-                global_batch=batches.size,
-                targets=None if targets is None else targets[rows],
-            )
+            views = views_of(step, part)
             lr = set_schedule(optimizer, config, batches.size, step / steps)
             torch.manual_seed(hash((seed, step, fabric.global_rank)) % 2**63)  # drop path
             with counter if step == 0 else nullcontext():
@@ -127,6 +129,13 @@ def fit(
     method.load_state_dict(state.kept)
     done.flops *= done.steps
     return done
+
+
+def _flops(method: Method, views: Views) -> float:
+    """Floating-point operations of a forward and backward pass; spoils the method it is given."""
+    with FlopCounterMode(display=False) as counter:
+        method.train()(views)["loss"].backward()
+    return float(counter.get_total_flops())
 
 
 class Means:

@@ -58,6 +58,8 @@ def pretrain(
     needs = method.needs
     if needs.targets:
         raise UserError(f"{config.method.name} learns from labels; use `zwicky finetune`")
+    if needs.local_crops and views.local_crops:
+        backbone.grid(views.local_size)  # a size that does not fit is refused here
     augment = Augment(
         views,
         normalisation,
