@@ -8,9 +8,16 @@ from zwicky.backbones.contract import Backbone
 from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.methods.dino import DINO
+from zwicky.methods.simmim import SimMIM
+from zwicky.methods.simsiam import SimSiam
 from zwicky.methods.supervised import Supervised
 
-METHODS: dict[str, type[Method]] = {"supervised": Supervised, "dino": DINO}
+METHODS: dict[str, type[Method]] = {
+    "supervised": Supervised,
+    "dino": DINO,
+    "simsiam": SimSiam,
+    "simmim": SimMIM,
+}
 
 
 def create(name: str, backbone: Backbone, **options: Any) -> Method:

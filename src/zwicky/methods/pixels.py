@@ -1,0 +1,31 @@
+"""Pixels cell by cell, for the methods that hide regions of an image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from zwicky.errors import UserError
+from zwicky.views.masks import Masking
+
+
+def cells(images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[B, bands, H, W] of any type → [B, h, w, bands · H/h · W/w]: what lies in each cell of an h × w grid."""
+    height, width = grid
+    split = images.unflatten(3, (width, -1)).unflatten(2, (height, -1))  # [B, bands, h, c, w, c]
+    return split.permute(0, 2, 4, 1, 3, 5).flatten(3)
+
+
+def masked_mean(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of `values` where `where` is True; exactly 0 if it is nowhere. Same shapes; float32."""
+    return values.float().masked_fill(~where, 0.0).sum() / where.sum().clamp(min=1)
+
+
+def hide(name: str, grid: tuple[int, int], ratio: float, blocks: bool = False) -> Masking:
+    """Masks that hide round(ratio · h · w) cells of every image; refused where that is none of them or all."""
+    count = grid[0] * grid[1]
+    if not 0 < round(ratio * count) < count:
+        raise UserError(
+            f"{name}: mask_ratio {ratio} hides none or all of the {grid[0]} × {grid[1]} regions; "
+            "take a ratio between 0 and 1, larger crops or smaller patches"
+        )
+    return Masking(grid=grid, ratio=(ratio, ratio), blocks=blocks)
