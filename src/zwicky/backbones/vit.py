@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -75,6 +76,20 @@ class ViT(Backbone):
         if not regions:
             return Features(tokens[:, 0], tokens.new_empty(len(tokens), 0, 0, self.dim))
         return Features(tokens[:, 0], tokens[:, net.num_prefix_tokens :].unflatten(1, (height, width)))
+
+    def attention(self, images: Tensor) -> Tensor:
+        """How much [CLS] looks at each patch."""
+        net = self.net
+        patches = net.patch_embed(images)
+        tokens = net._pos_embed(patches)
+        *blocks, last = cast(list[Block], list(net.blocks))
+        for each in blocks:
+            tokens = block.run(each, tokens)
+        attn = cast(Attention, last.attn)
+        q, k, _ = attn.qkv(last.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = (q[:, :, :1] @ k[:, :, net.num_prefix_tokens :].transpose(2, 3)).float() * attn.scale
+        # A softmax over the patches alone is the softmax over all tokens, renormalised.
+        return scores.softmax(-1)[:, :, 0].unflatten(2, patches.shape[1:3])
 
     def layer_groups(self) -> list[list[str]]:
         names = [name for name, _ in self.named_parameters()]
