@@ -96,8 +96,8 @@ def test_a_label_from_the_test_is_refused(data):
     split = Split("s", {ids[0]: "train", ids[1]: "train", ids[2]: "test", ids[3]: "validation"})
     for fit, select in ((ids[:3], ids[1:2]), (ids[:1], ids[3:4])):
         with pytest.raises(UserError, match="leak"):
-            Draw(0, "draw 0", split, {4: (fit, select)}).rows(cutouts, 4)
-    rows = Draw(0, "draw 0", split, {2: (ids[:1], ids[1:2])}).rows(cutouts, 2)
+            Draw(0, "draw 0", split, {4: (fit, select)}, (4,)).rows(cutouts, 4)
+    rows = Draw(0, "draw 0", split, {2: (ids[:1], ids[1:2])}, (2,)).rows(cutouts, 2)
     assert [row.tolist() for row in rows] == [[0], [1]]
 
 

@@ -33,6 +33,7 @@ class Backbone(nn.Module, ABC):
     dim: int
     config: dict
     bf16_on_cpu = True  # whether bfloat16 pays on CPUs that have it
+    invariant = False  # whether turns by 90° and mirrors change neither summary nor what is made of it
     takes_mask = True  # whether regions can be hidden behind a mask token
 
     @abstractmethod

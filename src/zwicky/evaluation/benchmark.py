@@ -14,6 +14,7 @@ from zwicky.cutouts.tables import Labels, read_labels
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import Arm, arms, pairs
 from zwicky.evaluation.cells import run_cell
+from zwicky.evaluation.choose import best
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.describe import describe
 from zwicky.evaluation.design import Draw, make_draws, write_draws
@@ -39,21 +40,28 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     truth = np.array([index.get(label, -1) for label in known], dtype=np.int64)
     bench = Bench(config, cutouts, labels.classes, truth, out, quiet)
     everyone = arms(bench)
-    todo = [(arm, draw, count) for draw in draws for count in sorted(draw.subsets) for arm in everyone]
-    if run.finished and (out / "summary.csv").exists() and all(_result(out, *cell).exists() for cell in todo):
+    if run.finished and (out / "summary.csv").exists():
         return BenchmarkResult(out)
     write_draws(out, draws)
     write_json(out / "data.json", describe(store, config, cutouts, labels, draws))
     if not (out / "audit.json").exists():
         write_json(out / "audit.json", audit(cutouts, _used(labels, draws)))
 
+    everyone = best(bench, everyone, draws)
+    todo = [
+        (arm, draw, count)
+        for draw in draws
+        for count in sorted(draw.subsets)
+        for arm in everyone
+        if not arm.fitted or count in draw.fit_counts
+    ]
     for position, (arm, draw, count) in enumerate(todo, start=1):
         _run_once(bench, arm, draw, count, f"{position}/{len(todo)}")
         _write_results(out, everyone, draws)
     result = BenchmarkResult(out)
     units = {draw.index: draw.unit for draw in draws}
     summary, comparisons = summarise(
-        result, pairs(everyone), replicates=config.replicates, seed=config.seed, units=units
+        result, pairs(everyone, config.compare_with), replicates=config.replicates, seed=config.seed, units=units
     )
     write_csv(out / "summary.csv", summary, SUMMARY_COLUMNS)
     write_csv(out / "comparisons.csv", comparisons, COMPARISON_COLUMNS)

@@ -45,11 +45,13 @@ class SelfSupervision:
         method: which method.
         views: its crops and augmentation.
         train: its loop.
+        networks: the backbones it is paired with, by their short names; empty means all.
     """
 
     method: MethodConfig = field(default_factory=MethodConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(weight_decay_end=0.4))
+    networks: list[str] = field(default_factory=list)
 
 
 def fit_from_scratch() -> FitConfig:
@@ -68,6 +70,12 @@ class BenchmarkConfig:
         size_note: a sentence for the page where the size is too small to mean much; empty otherwise.
         design: who is tested on what.
         labels: numbers of labels, selection included; 0 is all there are.
+        fit_labels: those of `labels` that networks are fitted with, fine-tuned or from scratch; empty means all. Probes
+            and baselines, which are cheap, take all in any case.
+        finetune_best: fine-tune only so many pretrained networks, those whose linear probe does best among the labels
+            kept for selection; 0 fine-tunes all.
+        one_view: test each fitted network also without the mean over eight turns and mirrors.
+        compare_with: a network; every other one is compared with it, method by method. Empty compares none.
         draws: label draws of a holdout; draw d uses pretraining seed d modulo pretrain_seeds.
         balanced: draw as many labels of each class.
         pretrain_seeds: pretrainings an arm.
@@ -88,6 +96,10 @@ class BenchmarkConfig:
     size_note: str = ""
     design: DesignConfig = field(default_factory=DesignConfig)
     labels: list[int] = field(default_factory=lambda: [300, 600, 1200, 0])
+    fit_labels: list[int] = field(default_factory=list)
+    finetune_best: int = 0
+    one_view: bool = False
+    compare_with: str = ""
     draws: int = 3
     balanced: bool = False
     pretrain_seeds: int = 1

@@ -22,12 +22,16 @@ PRETRAIN_ROLES = ("train", "unlabelled")
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw. unit: what the bootstrap resamples it with; subsets: labels → (ids to fit, ids to select)."""
+    """One draw. unit: what the bootstrap resamples it with; subsets: labels → (ids to fit, ids to select).
+
+    fit_counts: those numbers of labels that networks are fitted with.
+    """
 
     index: int
     unit: str
     split: Split
     subsets: dict[int, tuple[np.ndarray, np.ndarray]]
+    fit_counts: tuple[int, ...]
 
     def rows(self, cutouts: Cutouts, labels: int) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers to fit and to select; a label from elsewhere than the role train is refused."""
@@ -83,6 +87,7 @@ def make_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> lis
                 count or all_count: divide_labels(ids, labels, config.finetune, config.seed + index, split)
                 for count, ids in subsets[index].items()
             },
+            tuple(count or all_count for count in config.fit_labels or config.labels),
         )
         for index, (split, unit) in enumerate(splits)
     ]

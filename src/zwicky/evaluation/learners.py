@@ -17,7 +17,8 @@ from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig, SelfSupervision
 from zwicky.evaluation.design import Draw
 from zwicky.evaluation.probes import knn_probe, linear_probe
-from zwicky.files import replacing
+from zwicky.evaluation.results import cell_key
+from zwicky.files import read_json, replacing
 from zwicky.training import seen
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import Task, fit_labels
@@ -25,6 +26,7 @@ from zwicky.training.network import Network
 from zwicky.training.pretrain import cost, new_backbone, pretrain, resolve_views
 from zwicky.views.normalise import Normalisation
 
+ONE_VIEW = "one_view.npy"  # probabilities of a cell's test objects without the mean over turns
 PROBES = {"linear": linear_probe, "knn": knn_probe}
 Learner = Callable[[Draw, int, Path], "Outcome"]  # draw, number of labels, folder of the cell
 
@@ -71,23 +73,39 @@ def from_scratch(bench: Bench, backbone: BackboneConfig, fit: FitConfig) -> Lear
 
 def probed(bench: Bench, network: str, method: str, probe: str) -> Learner:
     def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
-        path = pretrained_folder(bench, network, method, draw)
-        known = np.flatnonzero(bench.truth >= 0)
-        if not (path / "features.npy").exists():
-            features = pretrained(bench, network, method, draw).features(bench.cutouts.images[known])
-            with replacing(path / "features.npy") as temporary, temporary.open("wb") as stream:
-                np.save(stream, features)
-        features = np.load(path / "features.npy", allow_pickle=False)
-        place = np.full(len(bench.truth), -1)
-        place[known] = np.arange(len(known))
+        features = frozen(bench, network, method, draw)
         rows = np.concatenate(draw.rows(bench.cutouts, labels))
         test = draw.test_rows(bench.cutouts)
-        probabilities = PROBES[probe](
-            features[place[rows]], bench.truth[rows], features[place[test]], len(bench.classes)
-        )
+        probabilities = PROBES[probe](features[rows], bench.truth[rows], features[test], len(bench.classes))
         return Outcome(probabilities, {"pretrain_seed": pretrain_seed(bench, draw)})
 
     return learn
+
+
+def one_view(bench: Bench, arm: str) -> Learner:
+    """What the fitted network of `arm` says of the upright images alone; its cell comes first and leaves it behind."""
+
+    def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
+        cell = bench.folder / "cells" / cell_key(arm, labels, draw.index)
+        row = read_json(cell / "result.json")
+        shared = ("pretrain_seed", "steps", "images_seen", "pflops", "parameters", "temperature")
+        return Outcome(np.load(cell / ONE_VIEW, allow_pickle=False), {name: row.get(name) for name in shared})
+
+    return learn
+
+
+def frozen(bench: Bench, network: str, method: str, draw: Draw) -> np.ndarray:
+    """Features [N, D] of a draw's pretrained network, NaN for objects without a label; kept in its folder."""
+    path = pretrained_folder(bench, network, method, draw) / "features.npy"
+    known = np.flatnonzero(bench.truth >= 0)
+    if not path.exists():
+        features = pretrained(bench, network, method, draw).features(bench.cutouts.images[known])
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, features)
+    features = np.load(path, allow_pickle=False)
+    everyone = np.full((len(bench.truth), features.shape[1]), np.nan, np.float32)
+    everyone[known] = features
+    return everyone
 
 
 def baseline(bench: Bench, name: str) -> Learner:
@@ -148,7 +166,11 @@ def _fit(
         title=folder.name,
         quiet=bench.quiet,
     )
-    probabilities = network.probabilities(bench.cutouts.images[draw.test_rows(bench.cutouts)])
+    test = bench.cutouts.images[draw.test_rows(bench.cutouts)]
+    probabilities = network.probabilities(test)
+    if bench.config.one_view:
+        with replacing(folder / ONE_VIEW) as temporary, temporary.open("wb") as stream:
+            np.save(stream, network.probabilities(test, turns=False))
     row = {
         "pretrain_seed": pretrain_seed,
         "temperature": network.temperature,

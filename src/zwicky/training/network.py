@@ -71,9 +71,9 @@ class Network:
 
         return self._over_batches(answer, images, batch_size, turns)
 
-    def probabilities(self, images: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    def probabilities(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Calibrated class probabilities [N, classes] of raw images."""
-        logits = self.outputs(images, batch_size).astype(np.float64) / self.temperature
+        logits = self.outputs(images, batch_size, turns).astype(np.float64) / self.temperature
         logits -= logits.max(1, keepdims=True)
         return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
@@ -104,7 +104,7 @@ class Network:
             raw = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
             crops, _ = eval_views(raw.to(where), self.views, self.normalisation)
             with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16("auto", self.backbone)):
-                views = d4(crops) if turns else [crops]
+                views = d4(crops) if turns and not self.backbone.invariant else [crops]
                 answers = [function(view, turn).float() for turn, view in enumerate(views)]
                 chunks.append(torch.stack(answers).mean(0).cpu())
         for module, was_training in zip(modules, training, strict=True):
