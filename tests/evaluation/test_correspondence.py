@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,19 @@ import torch
 from torch import nn
 
 from zwicky import backbones
+from zwicky.backbones.config import BackboneConfig
 from zwicky.backbones.contract import Backbone, Features
 from zwicky.cutouts.contract import make_cutouts
+from zwicky.cutouts.store import StoreWriter
+from zwicky.cutouts.tables import Labels, read_split, write_labels
 from zwicky.evaluation import correspondence as room
+from zwicky.evaluation import regions
+from zwicky.evaluation.benchmark import benchmark
+from zwicky.evaluation.config import BenchmarkConfig, SelfSupervision
 from zwicky.evaluation.correspondence import chance, correspondence, informative, pairs, partners, share, within
+from zwicky.evaluation.results import read_table
+from zwicky.methods.config import MethodConfig
+from zwicky.training.config import FitConfig, TrainConfig
 from zwicky.training.network import Network
 from zwicky.views.config import ViewsConfig
 from zwicky.views.geometry import DRAWS, Geometry
@@ -231,3 +241,82 @@ def test_a_vit_brings_its_attention(sky):
     assert np.allclose(arrays["attention"].sum((2, 3)), 1, atol=1e-5)
     assert vit.training
     assert len(arrays["counted"]) == 10
+
+
+def write_store(path):
+    rng = np.random.default_rng(0)
+    images = rng.normal(0, 1, (60, 2, 24, 24)).astype(np.float32)
+    cutouts = make_cutouts(images, ("g", "r"), [f"o{row:02d}" for row in range(60)])
+    with StoreWriter(path, cutouts.bands, cutouts.size, "float32") as writer:
+        writer.append(cutouts.images, cutouts.table)
+    write_labels(path, Labels({i: "lens" if row % 2 else "nonlens" for row, i in enumerate(cutouts.ids)}, "made"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bench_config():
+    train = TrainConfig(max_steps=2, batch_size=8, precision="float32", evaluations=1)
+    views = ViewsConfig(crop=16, local_crops=1, local_size=8)
+    options = {"prototypes": 16, "hidden": 16, "bottleneck": 8}
+    small = {"patch_size": 4, "width": 24, "depth": 1, "heads": 2}
+    return BenchmarkConfig(
+        labels=[20],
+        draws=3,
+        pretrain_seeds=2,
+        backbones={"vit": BackboneConfig("vit_tiny", small)},
+        methods={
+            name: SelfSupervision(MethodConfig("dino", options), views, replace(train, lr=lr))
+            for name, lr in (("slow", 1e-4), ("fast", 1e-2))
+        },
+        probes=["knn"],
+        label_views=ViewsConfig(crop=16, global_scale=(1.0, 1.0), local_crops=0),
+        finetune=FitConfig(train=train),
+        scratch=FitConfig(train=train),
+        baselines=[],
+        replicates=10,
+        correspondence=9,
+    )
+
+
+def test_a_benchmark_measures_each_pretraining_once(bench_config, tmp_path, monkeypatch):
+    store, out = write_store(tmp_path / "store"), tmp_path / "run"
+    benchmark(bench_config, store, out, quiet=True)
+    rows = read_table(out / "correspondence.csv")
+    assert [(row["method"], row["network"], row["split"], row["seed"]) for row in rows] == [
+        (method, "vit", "holdout", seed) for method in ("slow", "fast") for seed in (0, 1)
+    ]
+    assert all(row["objects"] == 9 and row["regions"] == "4×4" for row in rows)
+    test = set(read_split(out / "splits" / "holdout.parquet").ids("test"))
+    arrays = {}
+    for row in rows:
+        arrays[row["method"], row["seed"]] = kept = dict(np.load(out / "pretrain" / row["run"] / "correspondence.npz"))
+        assert set(kept["ids"]) <= test
+        assert kept["attention"].shape[1:] == (2, 4, 4)
+        assert row["exact"] == pytest.approx(kept["exact"].sum() / kept["counted"].sum())
+    (exact, near) = read_table(out / "correspondence_pairs.csv")
+    assert (exact["method"], exact["other_method"], exact["measure"], near["measure"]) == (
+        "slow",
+        "fast",
+        "exact",
+        "near",
+    )
+    hits = {name: sum(arrays[name, seed]["exact"].sum() for seed in (0, 1)) for name in ("slow", "fast")}
+    counted = sum(arrays["slow", seed]["counted"].sum() for seed in (0, 1))
+    assert exact["difference"] == pytest.approx((hits["slow"] - hits["fast"]) / counted)
+    assert exact["low"] <= exact["difference"] <= exact["high"]
+
+    written = [(out / name).read_bytes() for name in ("correspondence.csv", "correspondence_pairs.csv")]
+    lost = out / "pretrain" / rows[2]["run"] / "correspondence.json"
+    lost.unlink()
+    (out / "summary.csv").unlink()
+    asked = []
+    monkeypatch.setattr(regions, "correspondence", lambda *given: asked.append(given) or correspondence(*given))
+    benchmark(bench_config, store, out, quiet=True)
+    assert len(asked) == 1
+    assert [(out / name).read_bytes() for name in ("correspondence.csv", "correspondence_pairs.csv")] == written
+
+
+def test_a_benchmark_that_does_not_ask_for_it_has_none(bench_config, tmp_path):
+    config = replace(bench_config, correspondence=0, draws=1, methods={"slow": bench_config.methods["slow"]})
+    benchmark(config, write_store(tmp_path / "store"), tmp_path / "run", quiet=True)
+    assert not list((tmp_path / "run").rglob("correspondence*"))

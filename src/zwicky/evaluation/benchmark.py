@@ -19,6 +19,7 @@ from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.describe import describe
 from zwicky.evaluation.design import Draw, make_draws, write_draws
 from zwicky.evaluation.learners import Bench
+from zwicky.evaluation.regions import write_correspondence
 from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key
 from zwicky.evaluation.statistics import summarise
 from zwicky.files import read_json, write_csv, write_json
@@ -40,6 +41,7 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     truth = np.array([index.get(label, -1) for label in known], dtype=np.int64)
     bench = Bench(config, cutouts, labels.classes, truth, out, quiet)
     everyone = arms(bench)
+    starts = dict.fromkeys((arm.backbone, arm.method) for arm in everyone if arm.method)
     if run.finished and (out / "summary.csv").exists():
         return BenchmarkResult(out)
     write_draws(out, draws)
@@ -58,6 +60,8 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     for position, (arm, draw, count) in enumerate(todo, start=1):
         _run_once(bench, arm, draw, count, f"{position}/{len(todo)}")
         _write_results(out, everyone, draws)
+    if config.correspondence:
+        write_correspondence(bench, draws, starts)
     result = BenchmarkResult(out)
     units = {draw.index: draw.unit for draw in draws}
     summary, comparisons = summarise(

@@ -88,6 +88,8 @@ class BenchmarkConfig:
         scratch: the fit of the same networks from random weights.
         convnet: the fit of a ResNet-18 from random weights; null leaves it out.
         baselines: pca_logistic, pca_boosting, radial_colour.
+        correspondence: test objects by two views of which the regions of each pretrained network are matched; 0 leaves
+            it out.
         replicates: bootstrap replicates of the intervals.
         seed: seed of networks and draws.
     """
@@ -112,5 +114,6 @@ class BenchmarkConfig:
     scratch: FitConfig = field(default_factory=fit_from_scratch)
     convnet: FitConfig | None = None
     baselines: list[str] = field(default_factory=lambda: ["pca_logistic"])
+    correspondence: int = 0
     replicates: int = 1000
     seed: int = 0

@@ -7,6 +7,7 @@
     draws.parquet                   draw, labels, use ("fit" or "select"), id: every label subset
     splits/NAME.parquet             one split, or one a fold
     pretrain/NAME/                  a training run: metrics.csv (step, images, loss, gauges …)
+    pretrain/NAME/correspondence.*  json: its row of correspondence.csv; npz: plain arrays, a few of them for pictures
     cells/KEY/result.json           one finished cell: a row of results.csv
     cells/KEY/predictions.parquet   id, group, label, one column p_CLASS a class: the test objects
     cells/KEY/metrics.csv           curves of the fine-tuning, where there are any: step, epoch, loss, accuracy,
@@ -14,6 +15,8 @@
     results.csv                     one row a cell
     summary.csv                     arm, labels, metric, value, low, high, draws, pretrain_seeds, test_objects
     comparisons.csv                 labels, metric, arm, reference, difference, low, high, p, p_holm, significant
+    correspondence.csv              how many regions each pretraining matches to the right place, where asked for
+    correspondence_pairs.csv        paired differences of that between pretrained networks
 
 A cell is (arm, labels, draw). KEY is `ARM-nLABELS-dDRAW`; LABELS is a number, all labels counted out.
 """
