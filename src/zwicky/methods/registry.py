@@ -6,6 +6,8 @@ from typing import Any
 
 from zwicky.backbones.contract import Backbone
 from zwicky.errors import UserError
+from zwicky.methods.beit import BEiT
+from zwicky.methods.byol import BYOL
 from zwicky.methods.contract import Method
 from zwicky.methods.dino import DINO
 from zwicky.methods.simmim import SimMIM
@@ -17,6 +19,8 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "simsiam": SimSiam,
     "simmim": SimMIM,
+    "beit": BEiT,
+    "byol": BYOL,
 }
 
 

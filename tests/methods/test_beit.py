@@ -1,0 +1,182 @@
+"""BEiT: tokens made from the cutouts, and a network that names the hidden ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from zwicky import backbones, methods
+from zwicky.errors import UserError
+from zwicky.methods.pixels import cells
+from zwicky.methods.tokenizer import Tokenizer
+
+SMALL = {"tokens": 12, "components": 5}
+
+
+@pytest.fixture
+def ready(tiny_vit, make_views):
+    """A BEiT with its tokenizer made, and views for it."""
+
+    def make(batch=6, seed=0, **options):
+        method = methods.create("beit", tiny_vit(), **(SMALL | options))
+        method.prepare(make_views(batch=16, seed=9).crops[0])
+        return method, make_views(batch=batch, local=0, seed=seed, masking=method.needs.masking)
+
+    return make
+
+
+def slow_loss(logits, tokens, mask, valid):
+    """−Σ log softmax(logits)_token over hidden regions at least half valid, divided by their number; in doubles."""
+    total, count, right, named = 0.0, 0, 0, []
+    for b, i, j in torch.cartesian_prod(*(torch.arange(n) for n in mask.shape)).tolist():
+        part = valid[b, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
+        if mask[b, i, j] and float(part.float().mean()) >= 0.5:
+            row = logits[b, i, j].double().tolist()
+            norm = max(row) + math.log(sum(math.exp(x - max(row)) for x in row))
+            total -= row[tokens[b, i, j]] - norm
+            right += row.index(max(row)) == int(tokens[b, i, j])
+            named.append(int(tokens[b, i, j]))
+            count += 1
+    shares = [named.count(token) / count for token in set(named)]
+    return total / count, right / count, max(shares), -sum(p * math.log(p) for p in shares)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("ratio", [0.2, 0.4])
+@pytest.mark.parametrize("invalid", [False, True])
+def test_loss_and_gauges_are_those_written_out(batch, ratio, invalid, ready):
+    method, views = ready(batch=batch, mask_ratio=ratio)
+    if invalid:
+        columns = torch.arange(32) >= 4  # half of the first cells: they still count
+        columns[8:13] = False  # more than half of the second: they do not
+        views.valid[0] = columns.expand_as(views.crops[0])
+    with torch.no_grad():
+        tokens = method.tokenizer(cells(views.crops[0], method.grid))
+        logits = method.head(method.encoder(views.crops[0], mask=views.masks[0]).regions)
+        expected = slow_loss(logits, tokens, views.masks[0], views.valid[0])
+        gauges = method(views)
+    found = [float(gauges[n]) for n in ("loss", "masked_accuracy", "majority_share", "token_entropy")]
+    assert found == pytest.approx(list(expected), abs=1e-6)
+
+
+def test_tokens_are_the_nearest_centroids(ready):
+    method, views = ready()
+    tokenizer, x = method.tokenizer, cells(views.crops[0], method.grid).flatten(0, 2)
+    z = ((x.double() - tokenizer.mean.double()) @ tokenizer.whiten.double())[:, None]
+    nearest = (z - tokenizer.centroids.double()).square().sum(-1).argmin(1)
+    assert torch.equal(tokenizer(x), nearest)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokenizer(x), nearest)
+
+
+def test_components_are_white_and_the_leading_ones():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 20, generator=generator) @ torch.randn(20, 20, generator=generator) + 3
+    tokenizer = Tokenizer(20, 8, 6)
+    tokenizer.fit(x)
+    z = (x - tokenizer.mean) @ tokenizer.whiten
+    assert torch.allclose(torch.cov(z.T), torch.eye(6), atol=1e-3)
+    values, vectors = np.linalg.eigh(np.cov(x.double().numpy().T))
+    leading = torch.from_numpy(vectors[:, ::-1][:, :6] / np.sqrt(values[::-1][:6])).float()
+    inner = torch.nn.functional.cosine_similarity(leading, tokenizer.whiten, dim=0).abs()
+    assert torch.allclose(inner, torch.ones(6), atol=1e-3)
+
+
+def test_tokens_are_the_same_every_time_and_travel_with_the_state(ready, tiny_vit, make_views):
+    first, views = ready()
+    torch.manual_seed(5)
+    second, _ = ready()
+    for name, buffer in first.tokenizer.named_buffers():
+        assert torch.equal(buffer, second.tokenizer.get_buffer(name))
+    assert first.tokenizer.centroids.any()
+    assert not list(first.tokenizer.parameters())
+    read = methods.create("beit", tiny_vit(), **SMALL)
+    read.load_state_dict(first.state_dict())
+    assert torch.equal(read(views)["loss"], first(views)["loss"])
+
+
+def test_sky_does_not_take_the_tokens():
+    """Nine cells in ten are noise alone; most tokens go to the shapes in the tenth."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    place, width = 8 * torch.rand(2, 400, 1, 1, generator=generator), 1 + torch.rand(400, 1, 1, generator=generator)
+    blobs = 10 * torch.exp(-((x - place[0]) ** 2 + (y - place[1]) ** 2) / 2 / width**2).flatten(1)
+    sky = torch.zeros(3600, 64)
+    images = torch.cat([blobs, sky]) + 0.3 * torch.randn(4000, 64, generator=generator)
+    tokenizer = Tokenizer(64, 32, 8)
+    tokenizer.fit(images)
+    tokens = tokenizer(images)
+    assert len(tokens[400:].unique()) <= 8
+    assert len(tokens[:400].unique()) >= 24
+
+
+def test_what_is_hidden_is_no_input(ready):
+    method, views = ready()
+    mask = views.masks[0].repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand(-1, 3, -1, -1)
+    other = torch.where(mask, torch.randn_like(views.crops[0]), views.crops[0])
+    seen = method.encoder(views.crops[0], mask=views.masks[0]).regions
+    assert torch.equal(method.encoder(other, mask=views.masks[0]).regions, seen)
+
+
+def test_visible_regions_are_no_targets(ready):
+    method, views = ready()
+    before = method(views)["loss"].detach()
+    method.tokenizer.register_forward_hook(lambda *a: torch.where(views.masks[0], a[2], (a[2] + 1) % 12))
+    assert torch.equal(method(views)["loss"].detach(), before)
+
+
+def test_blocks_hide_the_wanted_share(ready):
+    method, views = ready(batch=30)
+    assert set(views.masks[0].sum((1, 2)).tolist()) == {round(0.4 * 16)}
+    assert method.needs.masking.blocks
+
+
+def test_a_batch_without_valid_regions_is_nought(ready):
+    method, views = ready()
+    views.valid[0] = torch.zeros_like(views.valid[0])
+    gauges = method(views)
+    gauges["loss"].backward()
+    assert all(float(value.detach()) == 0 for value in gauges.values())
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in method.parameters())
+
+
+def test_diagnosis(ready):
+    method, _ = ready()
+    healthy = {"loss": 2.0, "token_entropy": 3.0, "majority_share": 0.2, "masked_accuracy": 0.4}
+    assert method.diagnose(healthy) is None
+    assert "how frequent" in method.diagnose(healthy | {"loss": 3.0})
+    assert "one token stands for 97%" in method.diagnose(healthy | {"majority_share": 0.97})
+    assert "not finite" in method.diagnose(healthy | {"loss": float("nan")})
+
+
+def test_refusals_are_one_line(tiny_vit):
+    with pytest.raises(UserError, match="resnet18"):
+        methods.create("beit", backbones.create("resnet18", bands=3, image_size=32))
+    with pytest.raises(UserError, match="mask_ratio"):
+        methods.create("beit", tiny_vit(), mask_ratio=0.01)
+    method = methods.create("beit", tiny_vit())
+    with pytest.raises(UserError, match="lower tokens"):
+        method.prepare(torch.randn(2, 3, 32, 32))
+    with pytest.raises(UserError, match="too alike"):
+        method.prepare(torch.zeros(64, 3, 32, 32))
+    with pytest.raises(AssertionError, match="prepare"):
+        method(None)
+
+
+def test_a_few_steps_lower_the_loss(ready, falls):
+    falls(*ready(batch=16))
+
+
+def test_all_state_is_in_the_state_dict(ready, tiny_vit, same_after_reading):
+    _, views = ready(batch=16)
+    same_after_reading(lambda: methods.create("beit", tiny_vit(), **SMALL), views)
+
+
+def test_loss_is_float32_under_autocast(ready):
+    method, views = ready()
+    with torch.autocast("cpu", torch.bfloat16):
+        gauges = method(views)
+    assert all(value.dtype == torch.float32 for value in gauges.values())

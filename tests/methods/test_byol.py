@@ -1,0 +1,102 @@
+"""BYOL: the student predicts, the teacher follows."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from zwicky import methods
+from zwicky.methods.byol import distance, project
+from zwicky.methods.schedules import cosine
+from zwicky.views.contract import Views
+
+SMALL = {"hidden": 24, "width": 8}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+@pytest.mark.parametrize("width", [1, 3, 32])
+def test_distance_is_that_of_the_unit_vectors_and_lightlys(batch, width):
+    lightly = pytest.importorskip("lightly.loss")
+    q, z = torch.randn(2, batch, width, generator=torch.Generator().manual_seed(batch + width))
+    total = 0.0
+    for a, b in zip(q.double().tolist(), z.double().tolist(), strict=True):
+        u, v = ([x / math.sqrt(sum(y * y for y in row)) for x in row] for row in (a, b))
+        total += sum((x - y) ** 2 for x, y in zip(u, v, strict=True)) / batch
+    assert float(distance(q, z)) == pytest.approx(total, abs=1e-6)
+    assert float(distance(q, z)) == pytest.approx(2 + 2 * float(lightly.NegativeCosineSimilarity()(q, z)), abs=1e-6)
+
+
+def test_loss_is_symmetric_and_between_the_views(tiny_vit, make_views):
+    method = methods.create("byol", tiny_vit(), **SMALL)
+    with torch.no_grad():
+        for parameter in method.teacher.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    views = make_views(local=0)
+    x1, x2 = views.crops
+    with torch.no_grad():
+        one = distance(method.predictor(project(method.student, x1)), project(method.teacher, x2))
+        two = distance(method.predictor(project(method.student, x2)), project(method.teacher, x1))
+        swapped = Views([x2, x1], views.to_source, views.valid, views.rows, 2)
+        assert float(method(views)["loss"]) == pytest.approx(float(one + two), abs=1e-6)
+        assert float(method(swapped)["loss"]) == pytest.approx(float(one + two), abs=1e-6)
+
+
+def test_teacher_starts_as_the_student_and_gets_no_gradient(tiny_vit, make_views):
+    method = methods.create("byol", tiny_vit(), **SMALL)
+    student, teacher = method.student.state_dict(), method.teacher.state_dict()
+    assert all(torch.equal(student[name], teacher[name]) for name in student)
+    gauges = method(make_views(local=0))
+    gauges["loss"].backward()
+    assert not gauges["embedding_std"].requires_grad
+    assert all(p.grad is None and not p.requires_grad for p in method.teacher.parameters())
+    learning = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in learning} == {"student", "predictor"}
+    assert all(grad is not None for grad in learning.values())
+    assert learning["student.backbone.net.blocks.0.attn.qkv.weight"].any()
+    assert method.backbone is method.teacher["backbone"]
+
+
+def test_teacher_after_steps_is_as_by_hand(tiny_vit, make_views):
+    method = methods.create("byol", tiny_vit(), momentum=0.9, **SMALL)
+    optimizer = torch.optim.SGD((p for p in method.parameters() if p.requires_grad), lr=0.1)
+    teacher = {key: value.double() for key, value in copy.deepcopy(method.teacher.state_dict()).items()}
+    parameters = {key for key, _ in method.teacher.named_parameters()}
+    for step in range(3):
+        optimizer.zero_grad()
+        method(make_views(local=0, seed=step))["loss"].backward()
+        optimizer.step()
+        method.after_step((step + 1) / 10)
+        momentum = cosine(0.9, 1.0, step / 10)
+        for key, new in method.student.state_dict().items():
+            new = new.double()
+            teacher[key] = momentum * teacher[key] + (1 - momentum) * new if key in parameters else new
+    for key, value in method.teacher.state_dict().items():
+        assert torch.allclose(value.double(), teacher[key], atol=1e-6), key
+
+
+def test_diagnosis_of_constant_and_of_spread_embeddings(tiny_vit, make_views):
+    method = methods.create("byol", tiny_vit(), **SMALL)
+    healthy = {name: float(value.detach()) for name, value in method(make_views(batch=32, local=0)).items()}
+    assert method.diagnose(healthy) is None
+    views = make_views(local=0)
+    same = Views([crop[:1].expand_as(crop) for crop in views.crops], views.to_source, views.valid, views.rows, 2)
+    collapsed = {name: float(value.detach()) for name, value in method(same).items()}
+    assert "constant embeddings" in method.diagnose(collapsed)
+
+
+def test_a_few_steps_lower_the_loss(tiny_vit, make_views, falls):
+    falls(methods.create("byol", tiny_vit(), **SMALL), make_views(batch=16, local=0))
+
+
+def test_all_state_is_in_the_state_dict(tiny_vit, make_views, same_after_reading):
+    same_after_reading(lambda: methods.create("byol", tiny_vit(), **SMALL), make_views(local=0))
+
+
+def test_loss_is_float32_under_autocast(tiny_vit, make_views):
+    method = methods.create("byol", tiny_vit(), **SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        gauges = method(make_views(local=0))
+    assert all(value.dtype == torch.float32 for value in gauges.values())
