@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import pickle
+import socket
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
+from timm.models.beit import Beit
 from timm.models.resnet import BasicBlock, ResNet
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from zwicky import backbones
+from zwicky.backbones import fetch
 from zwicky.errors import UserError
 
 TINY = {"width": 32, "depth": 2, "heads": 2}
@@ -159,13 +167,119 @@ def test_a_file_without_weights_is_refused(tmp_path):
         backbones.create("vit_tiny", bands=3, image_size=32, pretrained=str(tmp_path / "weights.pth"), **TINY)
 
 
-@pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224", "no_such_model"])
-def test_a_hub_out_of_reach_is_one_line(monkeypatch, name):
+@pytest.mark.parametrize("name", ["timm/vit_tiny_patch16_224", "vit_tiny_patch16_224", "someone/some-vit"])
+def test_a_hub_out_of_reach_is_one_line_at_once(monkeypatch, tmp_path, name):
     def unreachable(*_, **__):
         raise OSError("no route to host\nin two lines")
 
-    monkeypatch.setattr(timm.models._builder, "load_pretrained", unreachable)
-    with pytest.raises(UserError, match="could not be fetched") as caught:
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"could not be fetched .* is out of reach") as caught:
         backbones.create("vit_tiny", bands=3, image_size=32, pretrained=name, **TINY)
+    assert time.monotonic() - began < 10
     assert "\n" not in str(caught.value)
     assert "safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["no_such_model", "vit_tiny_patch16_224.no_such_training", "weights/mine/and/yours"])
+def test_a_name_that_is_none_is_one_line(monkeypatch, name):
+    monkeypatch.setattr(fetch, "_reachable", lambda _: True)
+    with pytest.raises(UserError, match=r"no such weights|could not be fetched") as caught:
+        backbones.create("vit_tiny", bands=3, image_size=32, pretrained=name, **TINY)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub of one repository, `tmp_path`, whatever it is called; the names that were asked for."""
+    asked = []
+
+    def download(repository, file, **_):
+        asked.append((repository, file))
+        if not (tmp_path / file).exists():
+            raise EntryNotFoundError(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(fetch, "_reachable", lambda _: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    return asked
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_come_from_the_hub(tmp_path, hub, file):
+    net = published()
+    state = {key: value.contiguous() for key, value in net.state_dict().items()}
+    save_file(state, tmp_path / file) if file == "model.safetensors" else torch.save(state, tmp_path / file)
+    sizes = {"bands": 3, "image_size": 64, "patch_size": 16}
+    backbone = backbones.create("vit_tiny", **sizes, pretrained="someone/some-vit", **TINY)
+    assert torch.equal(backbone.net.blocks[1].attn.qkv.weight, net.blocks[1].attn.qkv.weight)
+    assert ("someone/some-vit", file) in hub
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 4}')
+    with pytest.raises(UserError, match="heads: 4"):
+        backbones.create("vit_tiny", **sizes, pretrained="someone/some-vit", **TINY)
+
+
+def test_timm_knows_the_heads_of_its_models(tmp_path, hub):
+    net = timm.create_model("vit_tiny_patch16_224", depth=1)
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    sizes = {"bands": 3, "image_size": 32, "patch_size": 16, "depth": 1}
+    for name in ("vit_tiny_patch16_224", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"):
+        backbone = backbones.create("vit_tiny", **sizes, pretrained=name)
+        assert torch.equal(backbone.net.norm.weight, net.norm.weight)
+        with pytest.raises(UserError, match="heads: 3"):
+            backbones.create("vit_tiny", **sizes, heads=6, pretrained=name)
+    assert {repository for repository, _ in hub} == {"timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"}
+
+
+def test_a_truncated_file_is_one_line(tmp_path):
+    whole = Path(write(published(), tmp_path / "weights.safetensors")).read_bytes()
+    for share in (0.01, 0.5, 0.99):
+        (tmp_path / "cut.safetensors").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(UserError, match="not a readable weights file") as caught:
+            backbones.create("vit_tiny", bands=3, image_size=32, pretrained=str(tmp_path / "cut.safetensors"), **TINY)
+        assert "\n" not in str(caught.value)
+
+
+SMALL = {"embed_dim": 32, "num_classes": 5}
+DEEP = {**SMALL, "depth": 2, "num_heads": 2}
+BEIT = {**DEEP, "init_values": 0.1, "use_abs_pos_emb": False, "use_rel_pos_bias": True}
+STAGES = {**SMALL, "depths": (2, 2), "num_heads": (2, 4)}
+ARCHITECTURES = {
+    "vit": (VisionTransformer, DEEP, "vit_tiny", TINY),
+    "dinov2": (VisionTransformer, {**DEEP, "init_values": 1e-5}, "vit_tiny", {**TINY, "layer_scale": 1e-5}),
+    "registers": (
+        VisionTransformer,
+        {**DEEP, "init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True},
+        "vit_tiny",
+        {**TINY, "layer_scale": 1e-5, "registers": 4},
+    ),
+    "beit": (Beit, BEIT, "beit_base", TINY),
+    "swin": (SwinTransformer, STAGES, "swin_tiny", {"width": 32, "depths": [2, 2], "heads": [2, 4]}),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("size", "patch_size"), [(56, 7), (28, 7), (112, 7), (32, 4)])
+def test_published_weights_at_any_size_give_what_timm_gives(tmp_path, name, size, patch_size):
+    """timm's network at 56 px and patch 7, loaded into ours; timm loads the same into its own of that size."""
+    architecture, options, ours, mine = ARCHITECTURES[name]
+    window = {"window_size": 7} if name == "swin" else {}
+    torch.manual_seed(3)
+    net = architecture(img_size=56, patch_size=7, **window, **options)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    path = write(net, tmp_path / "weights.safetensors")
+
+    window = {"window_size": 4} if name == "swin" else {}
+    theirs = architecture(img_size=size, patch_size=patch_size, **window, **{**options, "num_classes": 0}).eval()
+    state = {key: value for key, value in net.state_dict().items() if not key.startswith("head")}
+    theirs.load_state_dict(sys.modules[architecture.__module__].checkpoint_filter_fn(state, theirs))
+
+    window = {"window": 4} if name == "swin" else {}
+    shape = {"bands": 3, "image_size": size, "patch_size": patch_size, **mine, **window}
+    backbone = backbones.create(ours, **shape, pretrained=path).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        assert torch.allclose(backbone(images).summary, theirs(images), atol=1e-5)

@@ -8,6 +8,7 @@ from typing import Any
 
 from zwicky.backbones import pretrained as weights
 from zwicky.backbones import swin, vit
+from zwicky.backbones.beit import BEiT
 from zwicky.backbones.contract import Backbone
 from zwicky.backbones.resnet import ResNet18
 from zwicky.errors import UserError
@@ -16,6 +17,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     name: partial(vit.ViT, width=width, depth=depth, heads=heads) for name, (width, depth, heads) in vit.SIZES.items()
 }
 BACKBONES |= {name: partial(swin.Swin, **sizes) for name, sizes in swin.SIZES.items()}
+BACKBONES["beit_base"] = BEiT
 BACKBONES["resnet18"] = ResNet18
 
 
@@ -23,8 +25,9 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
     """Build a backbone.
 
     name: one of BACKBONES. bands: channels of the images. image_size: side in pixels of the square the network is
-    built for (other sizes may follow). pretrained: a timm model name (`timm/…` on the hub) or a local file of
-    weights; null starts from random ones. options: patch_size, width, depth, heads, drop_path for ViTs; patch_size,
+    built for (other sizes may follow). pretrained: a timm model name, another model of the Hugging Face hub
+    (OWNER/NAME) or a local file of weights; null starts from random ones. options: patch_size, width, depth, heads,
+    drop_path, layer_scale, registers for ViTs; patch_size, width, depth, heads, pool, drop_path for BEiT; patch_size,
     window, width, depths, heads, stages, drop_path for Swins.
     """
     if name not in BACKBONES:
