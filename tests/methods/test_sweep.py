@@ -7,6 +7,7 @@ import torch
 
 from zwicky import methods
 from zwicky.backbones.registry import BACKBONES
+from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
 from zwicky.methods.registry import METHODS
 
@@ -20,6 +21,8 @@ OPTIONS = {
 
 def refused(method_name, backbone):
     """Pairs that make no sense, which a method refuses by name."""
+    if method_name == "mae":
+        return not isinstance(backbone, ViT)
     return method_name in {"ibot", "simmim", "beit"} and not backbone.takes_mask
 
 

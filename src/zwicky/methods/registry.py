@@ -10,6 +10,7 @@ from zwicky.methods.beit import BEiT
 from zwicky.methods.byol import BYOL
 from zwicky.methods.contract import Method
 from zwicky.methods.dino import DINO
+from zwicky.methods.mae import MAE
 from zwicky.methods.simmim import SimMIM
 from zwicky.methods.simsiam import SimSiam
 from zwicky.methods.supervised import Supervised
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "simmim": SimMIM,
     "beit": BEiT,
     "byol": BYOL,
+    "mae": MAE,
 }
 
 

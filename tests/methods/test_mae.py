@@ -1,0 +1,172 @@
+"""MAE: the encoder sees what is visible, the decoder draws what is hidden."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from zwicky import backbones, methods
+from zwicky.errors import UserError
+from zwicky.methods.mae import normalised
+from zwicky.methods.pixels import cells
+
+SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+
+
+def slow_loss(x, drawn, mask, valid, patch):
+    """Σ (y − (x − μ)/√(σ² + ε))² over hidden valid pixels, over their number, patch by patch in doubles."""
+    total, spread, count = 0.0, 0.0, 0
+    for b, i, j in torch.cartesian_prod(*(torch.arange(n) for n in mask.shape)).tolist():
+        if not mask[b, i, j]:
+            continue
+        part = (slice(None), slice(patch * i, patch * (i + 1)), slice(patch * j, patch * (j + 1)))
+        pixels, good = x[b][part].double().flatten().tolist(), valid[b][part].flatten().tolist()
+        values = [v for v, ok in zip(pixels, good, strict=True) if ok]
+        if not values:
+            continue
+        mean = sum(values) / len(values)
+        variance = sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)
+        for v, ok, y in zip(pixels, good, drawn[b, i, j].double().tolist(), strict=True):
+            if ok:
+                target = (v - mean) / math.sqrt(variance + 1e-6)
+                total, spread, count = total + (y - target) ** 2, spread + target**2, count + 1
+    return total / max(count, 1), spread / max(count, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("patch", [8, 16])
+@pytest.mark.parametrize("ratio", [0.25, 0.75])
+@pytest.mark.parametrize("invalid", [0.0, 0.3, 1.0])
+def test_loss_is_the_mean_over_hidden_valid_normalised_pixels(batch, bands, patch, ratio, invalid, make_views):
+    torch.manual_seed(0)
+    backbone = backbones.create("vit_tiny", bands=bands, image_size=32, patch_size=patch, width=16, depth=1, heads=2)
+    method = methods.create("mae", backbone, mask_ratio=ratio, **SMALL)
+    views = make_views(batch=batch, local=0, bands=bands, masking=method.needs.masking)
+    views.valid[0] = torch.rand(views.crops[0].shape) >= invalid
+    kept = torch.stack([(~mask.flatten()).nonzero()[:, 0] for mask in views.masks[0]])
+    with torch.no_grad():
+        drawn = method.decoder(backbone.visible(views.crops[0], kept), kept)
+        expected = slow_loss(views.crops[0], drawn, views.masks[0], views.valid[0], patch)
+        gauges = method(views)
+    assert [float(gauges["loss"]), float(gauges["constant_loss"])] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_patches_have_mean_nought_and_variance_one():
+    x = 5 + 3 * torch.randn(4, 6, 50)
+    valid = torch.rand_like(x) > 0.3
+    valid[0, 0], valid[0, 1], valid[0, 1, 7] = False, False, True
+    found = normalised(x, valid)
+    for row, good in zip(found.flatten(0, 1)[2:], valid.flatten(0, 1)[2:], strict=True):
+        assert float(row[good].mean()) == pytest.approx(0, abs=1e-5)
+        assert float(row[good].var()) == pytest.approx(1, abs=1e-4)
+    assert not found[0, :2].any()
+    assert not found[~valid].any()
+
+
+def test_the_encoder_sees_visible_patches_alone(tiny_vit):
+    """The same numbers as timm's own layers on the kept tokens; other pixels, even NaN, play no part."""
+    backbone = tiny_vit().eval()
+    images = torch.randn(5, 3, 32, 32)
+    kept = torch.stack([torch.randperm(16)[:4] for _ in range(5)])
+    hidden = torch.ones(5, 16, dtype=torch.bool).scatter_(1, kept, False).unflatten(1, (4, 4))
+    pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(images)
+    with torch.no_grad():
+        seen = backbone.visible(images, kept)
+        assert seen.shape == (5, 5, 32)
+        assert torch.equal(backbone.visible(images.masked_fill(pixels, torch.nan), kept), seen)
+        net: VisionTransformer = backbone.net
+        tokens = net._pos_embed(net.patch_embed(images))
+        for image in range(5):
+            rows = tokens[image : image + 1, [0, *(1 + kept[image]).tolist()]]
+            assert torch.allclose(net.norm(net.blocks(rows)), seen[image : image + 1], atol=1e-5)
+        everything = torch.arange(16).expand(5, 16)
+        features = backbone(images)
+        assert torch.allclose(backbone.visible(images, everything)[:, 0], features.summary, atol=1e-6)
+        assert torch.allclose(backbone.visible(images, everything)[:, 1:], features.regions.flatten(1, 2), atol=1e-6)
+
+
+def test_the_drawing_follows_the_patches_and_not_their_order(tiny_vit, make_views):
+    method = methods.create("mae", tiny_vit(), **SMALL).eval()
+    images = make_views().crops[0]
+    kept = torch.stack([torch.randperm(16)[:4] for _ in range(6)])
+    order = torch.tensor([2, 0, 3, 1])
+    with torch.no_grad():
+        one = method.decoder(method.encoder.visible(images, kept), kept)
+        two = method.decoder(method.encoder.visible(images, kept[:, order]), kept[:, order])
+    assert one.shape == (6, 4, 4, 3 * 64)
+    assert torch.allclose(one, two, atol=1e-5)
+    places = method.decoder.places
+    assert len(places.unique(dim=0)) == 16
+    drawn = one[0].flatten(0, 1)
+    assert len(drawn.unique(dim=0)) == 16  # hidden patches are told apart by their places
+
+
+def test_pixels_reach_the_loss_as_input_or_as_target_and_never_both(tiny_vit, make_views):
+    method = methods.create("mae", tiny_vit(), **SMALL)
+    views = make_views(local=0, masking=method.needs.masking)
+    views.crops[0].requires_grad_()
+    kept = (~views.masks[0]).flatten(1).nonzero()[:, 1].unflatten(0, (6, -1))
+    method.encoder.visible(views.crops[0], kept).square().sum().backward()
+    seen = cells(views.crops[0].grad != 0, method.grid).any(-1)
+    assert torch.equal(seen, ~views.masks[0])
+    views.crops[0].grad = None
+    method(views)["constant_loss"].backward()
+    target = cells(views.crops[0].grad != 0, method.grid).any(-1)
+    assert not (target & ~views.masks[0]).any()
+
+
+def test_the_mask_token_of_the_encoder_does_not_learn(tiny_vit, make_views):
+    method = methods.create("mae", tiny_vit(), **SMALL)
+    assert not method.encoder.mask_token.requires_grad
+    method(make_views(local=0, masking=method.needs.masking))["loss"].backward()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    assert method.decoder.mask_token.grad.any()
+
+
+def test_diagnosis(tiny_vit):
+    method = methods.create("mae", tiny_vit())
+    assert "each patch's mean" in method.diagnose({"loss": 0.99, "constant_loss": 0.98})
+    assert method.diagnose({"loss": 0.7, "constant_loss": 0.98}) is None
+    assert "not finite" in method.diagnose({"loss": float("nan"), "constant_loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mask_ratio": 0.0}, "mask_ratio"),
+        ({"mask_ratio": 0.99}, "mask_ratio"),
+        ({"decoder_width": 18}, "decoder_width 18"),
+        ({"decoder_width": 16, "decoder_heads": 3}, "decoder_heads"),
+    ],
+)
+def test_refusals_are_one_line(options, words, tiny_vit):
+    with pytest.raises(UserError, match=words) as caught:
+        methods.create("mae", tiny_vit(), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny"])
+def test_other_backbones_are_refused_by_name(name, small_backbone):
+    with pytest.raises(UserError, match=f"mae: {name}.*simmim"):
+        methods.create("mae", small_backbone(name))
+
+
+def test_a_few_steps_lower_the_loss(tiny_vit, make_views, falls):
+    method = methods.create("mae", tiny_vit(), **SMALL)
+    falls(method, make_views(batch=16, local=0, masking=method.needs.masking))
+
+
+def test_all_state_is_in_the_state_dict(tiny_vit, make_views, same_after_reading):
+    views = make_views(local=0, masking=methods.create("mae", tiny_vit()).needs.masking)
+    same_after_reading(lambda: methods.create("mae", tiny_vit(), **SMALL), views)
+
+
+def test_loss_is_float32_under_autocast(tiny_vit, make_views):
+    method = methods.create("mae", tiny_vit(), **SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        gauges = method(make_views(local=0, masking=method.needs.masking))
+    assert all(value.dtype == torch.float32 for value in gauges.values())
