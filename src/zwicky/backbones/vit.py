@@ -18,7 +18,12 @@ SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 
 
 
 class ViT(Backbone):
-    """A ViT whose summary is the normed [CLS] token and whose regions are the normed patch tokens."""
+    """A ViT whose summary is the normed [CLS] token and whose regions are the normed patch tokens.
+
+    pool: "cls", or "mean" for the regions' mean as summary: masked image modelling teaches the [CLS] token nothing.
+    layer_scale: where LayerScale starts, 0 for none; registers: tokens beside [CLS] that stand for nothing. DINOv2
+    has a patch_size of 14, a layer_scale of 1e-5, and 0 or 4 registers.
+    """
 
     def __init__(
         self,
@@ -29,12 +34,17 @@ class ViT(Backbone):
         width: int = 192,
         depth: int = 12,
         heads: int = 3,
+        pool: str = "cls",
+        layer_scale: float = 0.0,
+        registers: int = 0,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if width % heads:
             raise UserError(f"backbone: width {width} is not divisible by {heads} heads; take a multiple of {heads}")
-        self.patch_size = patch_size
+        if pool not in ("cls", "mean"):
+            raise UserError(f"backbone: pool is {pool!r}; choose cls or mean")
+        self.patch_size, self.pool = patch_size, pool
         self.dim = width
         self.grid(image_size)
         self.net = VisionTransformer(
@@ -45,6 +55,9 @@ class ViT(Backbone):
             depth=depth,
             num_heads=heads,
             num_classes=0,
+            init_values=layer_scale or None,
+            reg_tokens=registers,
+            no_embed_class=registers > 0,  # timm's way with registers: no prefix token has a position
             drop_path_rate=drop_path,
             dynamic_img_size=True,
         )
@@ -71,11 +84,13 @@ class ViT(Backbone):
         *blocks, last = cast(list[Block], list(net.blocks))
         for each in blocks:
             tokens = block.run(each, tokens)
-        # Without regions the last block computes what [CLS] needs and no more.
-        tokens = net.norm(block.run(last, tokens, kept=None if regions else 1))
-        if not regions:
-            return Features(tokens[:, 0], tokens.new_empty(len(tokens), 0, 0, self.dim))
-        return Features(tokens[:, 0], tokens[:, net.num_prefix_tokens :].unflatten(1, (height, width)))
+        if self.pool == "cls" and not regions:  # the last block computes what [CLS] needs and no more
+            summary = net.norm(block.run(last, tokens, kept=1))[:, 0]
+            return Features(summary, summary.new_empty(len(summary), 0, 0, self.dim))
+        tokens = net.norm(block.run(last, tokens))
+        patches = tokens[:, net.num_prefix_tokens :]
+        summary = tokens[:, 0] if self.pool == "cls" else patches.mean(1)
+        return Features(summary, patches.unflatten(1, (height, width)))
 
     def attention(self, images: Tensor) -> Tensor:
         """How much [CLS] looks at each patch."""
@@ -117,4 +132,5 @@ class ViT(Backbone):
         return [first, *blocks, last]
 
     def no_weight_decay(self) -> set[str]:
-        return {"mask_token", "net.cls_token", "net.pos_embed"}
+        tokens = {"mask_token", "net.cls_token", "net.pos_embed"}
+        return tokens | {"net.reg_token"} if self.net.num_reg_tokens else tokens
