@@ -34,11 +34,18 @@ class PrototypeHead(nn.Module):
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
         """features [..., D] → logits [..., K] in float32; `frozen` keeps gradients from the prototypes."""
-        z = self.mlp(features).float()
+        return self.logits(self.embed(features), frozen)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """features [..., D] → z/‖z‖ [..., bottleneck] in float32."""
+        return F.normalize(self.mlp(features).float(), dim=-1)
+
+    def logits(self, embedded: Tensor, frozen: bool = False) -> Tensor:
+        """z/‖z‖ [..., bottleneck] → logits [..., K], linear in z/‖z‖."""
         # Divided by temperatures of some hundredths, logits rounded to bfloat16 would be off by tenths.
-        with torch.autocast(z.device.type, enabled=False):
+        with torch.autocast(embedded.device.type, enabled=False):
             prototypes = F.normalize(self.prototypes.float(), dim=-1)
             if frozen:
                 # Zero gradient rather than none: every trainable parameter takes part in each step, as DDP asks.
                 prototypes = prototypes.detach() + 0.0 * prototypes
-            return F.normalize(z, dim=-1) @ prototypes.T
+            return embedded @ prototypes.T

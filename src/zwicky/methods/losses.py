@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -12,7 +15,14 @@ def teacher_probabilities(logits: Tensor, center: Tensor, temperature: float) ->
     return torch.softmax((logits.float() - center) / temperature, dim=-1)
 
 
-def view_cross_entropy(student: list[Tensor], teacher: list[Tensor], temperature: float) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, temperature: float, mass: int = 1) -> Tensor:
+    """−target · log softmax(logits / τ_s); logits and target [..., K] → [...]. mass: the sum of each target."""
+    scaled = logits.float() / temperature
+    # −t · log softmax(s) = (Σ t) logsumexp(s) − t · s
+    return mass * torch.logsumexp(scaled, -1) - (target * scaled).sum(-1)
+
+
+def view_cross_entropy(student: Sequence[Tensor], teacher: Sequence[Tensor], temperature: float) -> Tensor:
     """DINO's view-level loss.
 
     L = −(1/|P|) Σ_(v, g≠v) (1/B) Σ_b p_g · log softmax(s_v / τ_s), over pairs of a student view v and a teacher view g
@@ -21,7 +31,7 @@ def view_cross_entropy(student: list[Tensor], teacher: list[Tensor], temperature
     student: logits [B, K] of each view; teacher: probabilities [B, K] of each global view.
     The cross-entropy is linear in the target, so targets are summed per student view first.
     """
-    total = torch.stack(teacher).sum(0)
+    total = torch.stack(list(teacher)).sum(0)
     loss, pairs = torch.zeros((), device=total.device), 0
     for position, logits in enumerate(student):
         target, count = total, len(teacher)
@@ -29,11 +39,56 @@ def view_cross_entropy(student: list[Tensor], teacher: list[Tensor], temperature
             target, count = total - teacher[position], len(teacher) - 1
         if count == 0:
             continue
-        scaled = logits.float() / temperature
-        # −t · log softmax(s) = (Σ t) logsumexp(s) − t · s, and each summed target has Σ t = count.
-        loss = loss + (count * torch.logsumexp(scaled, -1) - (target * scaled).sum(-1)).mean()
+        loss = loss + cross_entropy(logits, target, temperature, mass=count).mean()
         pairs += count
     return loss / pairs
+
+
+def mask_weights(mask: Tensor) -> Tensor:
+    """iBOT's weight of each token in L_MIM = −(1/B) Σ_b (1/max(1, |M_b|)) Σ_(i∈M_b) p_t · log p_s.
+
+    mask: [B, h, w] bool → [B, h, w] float32, 0 where not masked.
+    """
+    return mask / mask.sum((1, 2), keepdim=True).clamp(min=1) / len(mask)
+
+
+@torch.no_grad()
+def most_similar(student: Tensor, teacher: Tensor) -> Tensor:
+    """j*(b, i) = argmax_j cos(z_bi, z_bj) by regions' features; [B, T_v, D], [B, T, D] → [B, T_v]."""
+    with torch.autocast(student.device.type, enabled=False):
+        # The student's norm changes no argmax.
+        return (student.float() @ F.normalize(teacher.float(), dim=-1).mT).argmax(-1)
+
+
+def region_cross_entropy(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], matches: Sequence[Mapping[int, Tensor]], temperature: float
+) -> Tensor:
+    """EsViT's region-level loss.
+
+    L = −(1/|P|) Σ_(v, g≠v) (1/B) Σ_b (1/T_v) Σ_i p_g[b, j*(i)] · log softmax(s_v[b, i] / τ_s)
+
+    student: logits [B, T_v, K] of each view; teacher: probabilities [B, T, K] of each global view.
+    matches: for each student view v, the [B, T_v] matched regions j* in every teacher view g it is compared with.
+    """
+    loss, pairs = torch.zeros((), device=teacher[0].device), 0
+    for logits, match in zip(student, matches, strict=True):
+        if match:
+            target = matched(teacher, match)
+            loss = loss + cross_entropy(logits, target, temperature, mass=len(match)).mean()
+            pairs += len(match)
+    return loss / pairs
+
+
+def region_entropy(teacher: Sequence[Tensor], matches: Sequence[Mapping[int, Tensor]]) -> Tensor:
+    """Mean entropy of the targets of `region_cross_entropy`: the lowest value it can have."""
+    entropies = [torch.special.entr(view).sum(-1) for view in teacher]
+    sums = torch.stack([matched(entropies, match).mean() for match in matches if match])
+    return sums.sum() / sum(len(match) for match in matches)
+
+
+def matched(values: Sequence[Tensor], match: Mapping[int, Tensor]) -> Tensor:
+    """Σ_g values[g][b, j*(b, i)]: values [B, T, …] of each teacher view → [B, T_v, …]."""
+    return torch.stack([values[g][torch.arange(len(j), device=j.device)[:, None], j] for g, j in match.items()]).sum(0)
 
 
 @torch.no_grad()

@@ -10,6 +10,9 @@ from zwicky.methods.beit import BEiT
 from zwicky.methods.byol import BYOL
 from zwicky.methods.contract import Method
 from zwicky.methods.dino import DINO
+from zwicky.methods.esvit import EsViT
+from zwicky.methods.ibot import IBOT
+from zwicky.methods.lejepa import LeJEPA
 from zwicky.methods.mae import MAE
 from zwicky.methods.simmim import SimMIM
 from zwicky.methods.simsiam import SimSiam
@@ -18,11 +21,14 @@ from zwicky.methods.supervised import Supervised
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "dino": DINO,
+    "ibot": IBOT,
+    "esvit": EsViT,
     "simsiam": SimSiam,
     "simmim": SimMIM,
     "beit": BEiT,
     "byol": BYOL,
     "mae": MAE,
+    "lejepa": LeJEPA,
 }
 
 

@@ -1,0 +1,79 @@
+"""EsViT: DINO on a multi-stage transformer, between views and between their regions (Li et al. 2022).
+
+L = ½ L_V + ½ L_R. Every region of a student's crop learns the prototypes of the teacher's region of another crop that
+looks most like it, wherever that lies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zwicky.backbones.contract import Backbone
+from zwicky.methods import losses
+from zwicky.methods.distillation import Distillation, encode, refuse_single_region
+from zwicky.methods.gauges import normalised_std, teacher_gauges
+from zwicky.views.contract import Views
+
+
+class EsViT(Distillation):
+    """Options besides those of `Distillation`:
+
+    region_loss: with it off, L = L_V. Regions have a head and a centre of their own; they are matched by the
+    backbone's features, before the head.
+    """
+
+    region_center: Tensor
+
+    def __init__(self, backbone: Backbone, *, region_loss: bool = True, **options: Any) -> None:
+        if region_loss:
+            refuse_single_region("esvit", backbone)
+        super().__init__(backbone, **options)
+        self.region_loss = region_loss
+        if region_loss:
+            self.add_region_level(own_head=True)
+
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        temperature, frozen = self.schedule()
+        batch, global_crops = len(views), views.crops[: views.global_count]
+
+        with torch.no_grad():
+            t = encode(self.teacher["backbone"], global_crops, regions=self.region_loss)
+            z_t = torch.cat([crop.summary for crop in t])
+            p_t = self.targets(self.teacher["head"](z_t), temperature)
+
+        s = encode(self.student["backbone"], views.crops, regions=self.region_loss)
+        logits = self.student["head"](torch.cat([crop.summary for crop in s]), frozen)
+        view_loss = losses.view_cross_entropy(logits.split(batch), p_t.split(batch), self.student_temperature)
+        gauges = {**teacher_gauges(p_t, view_loss), "embedding_std": normalised_std(z_t[:batch])}
+        if not self.region_loss:
+            return {"loss": view_loss, **gauges}
+
+        regions_t = [crop.regions.flatten(1, 2) for crop in t]  # [B, T, D] of each teacher view
+        regions_s = [crop.regions.flatten(1, 2) for crop in s]  # [B, T_v, D] of each student view
+        with torch.no_grad():
+            r_t = self.targets(self.teacher["region_head"](join(regions_t)), temperature, "region_center")
+            p_regions = apart(r_t, regions_t)
+            matches = [
+                {g: losses.most_similar(z_s, z_t) for g, z_t in enumerate(regions_t) if g != v}
+                for v, z_s in enumerate(regions_s)
+            ]
+        region_logits = apart(self.student["region_head"](join(regions_s), frozen), regions_s)
+        region_loss = losses.region_cross_entropy(region_logits, p_regions, matches, self.student_temperature)
+
+        entropy = losses.region_entropy(p_regions, matches)
+        gauges |= teacher_gauges(r_t, region_loss, "region_", entropy)
+        return {"loss": view_loss / 2 + region_loss / 2, **gauges}
+
+
+def join(regions: list[Tensor]) -> Tensor:
+    """[B, T_v, D] of each crop → [sum of B·T_v, D]."""
+    return torch.cat([crop.flatten(0, 1) for crop in regions])
+
+
+def apart(logits: Tensor, regions: list[Tensor]) -> list[Tensor]:
+    """[sum of B·T_v, K] → [B, T_v, K] of each crop."""
+    parts = logits.split([crop.shape[0] * crop.shape[1] for crop in regions])
+    return [part.unflatten(0, crop.shape[:2]) for part, crop in zip(parts, regions, strict=True)]

@@ -1,0 +1,115 @@
+"""EsViT: its loss from the networks one crop and one region at a time, on every kind of backbone."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zwicky import methods
+from zwicky.errors import UserError
+
+SMALL = {"prototypes": 24, "hidden": 32, "bottleneck": 16}
+TAU_S, TAU_T = 0.2, 0.05
+
+
+def made(backbone, batch_norm=False, **options):
+    options |= {"student_temperature": TAU_S, "teacher_temperature": TAU_T, "batch_norm": batch_norm}
+    return methods.create("esvit", backbone, **SMALL, **options)
+
+
+def by_hand(method, views):
+    """(L_V, L_R, mean region logits), regions in loops; networks run once a crop, heads on one crop at a time."""
+    student, teacher = copy.deepcopy(method.student), copy.deepcopy(method.teacher)
+    told = [teacher["backbone"](torch.cat(views.crops[:2]))]  # batch statistics of ResNet are those of a size
+    sizes = [views.crops[:2], *([views.crops[2:]] if views.crops[2:] else [])]
+    seen = [student["backbone"](torch.cat(crops)) for crops in sizes]
+    batch = len(views)
+    z_t, z_s = ([s for f in each for s in f.summary.split(batch)] for each in (told, seen))
+    r_t, r_s = ([r.flatten(1, 2) for f in each for r in f.regions.split(batch)] for each in (told, seen))
+
+    p = [((teacher["head"](z) - method.center) / TAU_T).softmax(-1) for z in z_t]
+    q = [(student["head"](z) / TAU_S).log_softmax(-1) for z in z_s]
+    pairs = [(g, v) for g in range(2) for v in range(len(z_s)) if v != g]
+    view = sum(-(p[g] * q[v]).sum(-1).mean() for g, v in pairs) / len(pairs)
+
+    logits_t = [teacher["region_head"](r) for r in r_t]
+    log_s = [(student["region_head"](r) / TAU_S).log_softmax(-1) for r in r_s]
+    region = 0.0
+    for g, v in pairs:
+        for b in range(batch):
+            for i in range(r_s[v].shape[1]):
+                j = F.cosine_similarity(r_s[v][b, i][None], r_t[g][b], dim=-1).argmax()
+                target = ((logits_t[g][b, j] - method.region_center) / TAU_T).softmax(-1)
+                region -= float((target * log_s[v][b, i]).sum()) / r_s[v].shape[1] / batch / len(pairs)
+    return float(view), region, torch.cat(logits_t).mean((0, 1))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "swin_tiny", "resnet18"])
+@pytest.mark.parametrize("local", [0, 2])
+def test_loss_is_the_papers_in_loops(name, local, small_backbone, make_views):
+    method = made(small_backbone(name))
+    method.center.normal_(0, 0.1)
+    method.region_center.normal_(0, 0.1)
+    views = make_views(batch=3, local=local)
+    with torch.no_grad():
+        view, region, mean = by_hand(method, views)
+    old = method.region_center.clone()
+    gauges = method(views)
+    assert float(gauges["loss"].detach()) == pytest.approx((view + region) / 2, abs=2e-5)
+    assert float(gauges["region_teacher_kl"]) > 0
+    method.after_step(0.1)
+    assert torch.allclose(method.region_center, 0.9 * old + 0.1 * mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_without_the_region_loss_it_is_dino(batch_norm, small_backbone, make_views):
+    options = {**SMALL, "batch_norm": batch_norm}
+    ours = methods.create("esvit", small_backbone("swin_tiny"), region_loss=False, **options)
+    dino = methods.create("dino", small_backbone("swin_tiny"), **options)
+    assert ours.state_dict().keys() == dino.state_dict().keys()
+    ours.load_state_dict(dino.state_dict())
+    views = make_views()
+    a, b = ours(views), dino(views)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_regions_learn_through_their_own_head(small_backbone, make_views):
+    """With the view term's head cut off, the network still learns, from regions alone."""
+    method = made(small_backbone("swin_tiny"))
+    method.student["head"].requires_grad_(False)
+    kept = []
+
+    def keep(_module, _inputs, features):
+        features.regions.retain_grad()
+        kept.append(features.regions)
+
+    method.student["backbone"].register_forward_hook(keep)
+    method(make_views())["loss"].backward()
+    assert len(kept) == 2  # one pass a crop size gives summary and regions
+    assert all((regions.grad.abs().sum(-1) > 0).all() for regions in kept)
+    assert all(p.grad.any() for p in method.student["region_head"].mlp.parameters())
+    assert all(p.grad is None for p in method.teacher.parameters())
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_tiny", 8), ("resnet18", 16)])
+def test_a_single_region_is_refused_with_a_size_that_works(name, size, small_backbone):
+    with pytest.raises(UserError, match="single region") as caught:
+        made(small_backbone(name, image_size=size))
+    assert "\n" not in str(caught.value)
+    larger = int(re.search(r"take (\d+) px", str(caught.value))[1])
+    assert made(small_backbone(name, image_size=larger)).region_loss
+    assert not made(small_backbone(name, image_size=size), region_loss=False).region_loss
+
+
+def test_local_crops_of_one_region_are_fine(small_backbone, make_views):
+    views = make_views()
+    views.crops[2:] = [crop[:, :, :8, :8] for crop in views.crops[2:]]
+    method = made(small_backbone("vit_tiny"))
+    with torch.no_grad():
+        view, region, _ = by_hand(method, views)
+    assert float(method(views)["loss"].detach()) == pytest.approx((view + region) / 2, abs=2e-5)

@@ -1,0 +1,161 @@
+"""iBOT: its loss from the networks one crop and one token at a time, and who learns from what."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from zwicky import methods
+from zwicky.errors import UserError
+
+SMALL = {"prototypes": 24, "hidden": 32, "bottleneck": 16}
+TAU_S, TAU_T = 0.2, 0.05
+
+
+def made(backbone, batch_norm=False, **options):
+    options |= {"student_temperature": TAU_S, "teacher_temperature": TAU_T, "batch_norm": batch_norm}
+    return methods.create("ibot", backbone, **SMALL, **options)
+
+
+def resized(views, size):
+    """The same views with crops of `size` px and half of it."""
+    crops = [torch.nn.functional.interpolate(c, size=size if c.shape[-1] == 32 else size // 2) for c in views.crops]
+    return type(views)(crops, views.to_source, views.valid, views.rows, 2, None, views.masks)
+
+
+def by_hand(method, views):
+    """(L_[CLS], L_MIM, mean patch logits) in loops; all summaries pass a head at once, and so do all patches."""
+    student, teacher = copy.deepcopy(method.student), copy.deepcopy(method.teacher)
+    patch = method.patch_head
+    count = len(views.crops)
+    told = [teacher["backbone"](crop) for crop in views.crops[:2]]
+    seen = [student["backbone"](views.crops[v], mask=views.masks[v] if v < 2 else None) for v in range(count)]
+    cls_t = teacher["head"](torch.cat([f.summary for f in told])).split(len(views))
+    cls_s = student["head"](torch.cat([f.summary for f in seen])).split(len(views))
+    p = [((logits - method.center) / TAU_T).softmax(-1) for logits in cls_t]
+    pairs = [(g, v) for g in range(2) for v in range(count) if v != g]
+    cls = sum(-(p[g] * (cls_s[v] / TAU_S).log_softmax(-1)).sum(-1).mean() for g, v in pairs) / len(pairs)
+
+    patch_t = teacher[patch](torch.cat([f.regions.flatten(0, 2) for f in told]))
+    hidden = torch.cat([m.flatten() for m in views.masks])
+    logits = student[patch](torch.cat([f.regions.flatten(0, 2) for f in seen[:2]])[hidden]) if hidden.any() else []
+    mim, row = 0.0, 0
+    for image, mask in enumerate(torch.cat(views.masks).flatten(1)):
+        where = mask.nonzero()[:, 0].tolist()
+        for i in where:
+            target = ((patch_t[image * len(mask) + i] - method.region_center) / TAU_T).softmax(-1)
+            mim -= (target * (logits[row] / TAU_S).log_softmax(-1)).sum() / len(where) / (2 * len(views))
+            row += 1
+    return float(cls), float(mim), patch_t.mean(0)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("shared_head", [True, False])
+@pytest.mark.parametrize(("name", "size", "local"), [("vit_tiny", 32, 2), ("vit_tiny", 16, 0), ("swin_tiny", 32, 1)])
+def test_loss_is_the_papers_in_loops(name, size, local, shared_head, batch_norm, small_backbone, make_views):
+    method = made(small_backbone(name, image_size=size), shared_head=shared_head, batch_norm=batch_norm)
+    method.center.normal_(0, 0.1)
+    method.region_center.normal_(0, 0.1)
+    views = make_views(local=local, masking=method.needs.masking)
+    views = views if size == 32 else resized(views, size)
+    with torch.no_grad():
+        cls, mim, mean = by_hand(method, views)
+    old = method.region_center.clone()
+    gauges = method(views)
+    assert mim > 0
+    assert float(gauges["loss"].detach()) == pytest.approx(cls + mim, abs=2e-5)
+    method.after_step(0.1)
+    assert torch.allclose(method.region_center, 0.9 * old + 0.1 * mean, atol=1e-6)
+
+
+def test_no_mask_adds_exactly_nothing(small_backbone, make_views):
+    for shared_head in (True, False):
+        for batch_norm in (True, False):
+            method = made(small_backbone(), shared_head=shared_head, batch_norm=batch_norm)
+            views = make_views(masking=method.needs.masking)
+            views.masks = [torch.zeros_like(mask) for mask in views.masks]
+            with torch.no_grad():
+                cls, mim, _ = by_hand(method, views)
+            gauges = method(views)
+            gauges["loss"].backward()
+            method.after_step(0.1)
+            assert mim == 0
+            assert float(gauges["loss"].detach()) == pytest.approx(cls, abs=1e-5)
+            grads = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
+            assert all(g is not None and torch.isfinite(g).all() for g in grads.values())
+            assert not grads["student.backbone.mask_token"].any()
+            if not shared_head:
+                assert not any(grads[name].any() for name in grads if "region_head" in name)
+            assert all(torch.isfinite(value).all() for value in method.state_dict().values())
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_one_masked_token_is_enough(batch_norm, small_backbone, make_views):
+    method = made(small_backbone(), batch_norm=batch_norm)
+    views = make_views(masking=method.needs.masking)
+    views.masks = [torch.zeros_like(mask) for mask in views.masks]
+    views.masks[1][3, 2, 1] = True
+    gauges = method(views)
+    gauges["loss"].backward()
+    assert all(torch.isfinite(value) for value in gauges.values())
+    token = method.student["backbone"].mask_token.grad
+    assert torch.isfinite(token).all()
+    assert token.any()
+
+
+def test_masked_tokens_alone_learn_and_pass_the_head(small_backbone, make_views):
+    method = made(small_backbone())
+    views = make_views(masking=method.needs.masking)
+    kept, rows = [], []
+
+    def keep(_module, _inputs, features):
+        if features.regions.numel():
+            features.regions.retain_grad()
+            kept.append(features.regions)
+
+    method.student["backbone"].register_forward_hook(keep)
+    method.student["head"].mlp.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
+    method(views)["loss"].backward()
+    (regions,) = kept
+    mask = torch.cat(views.masks)
+    assert torch.equal(regions.grad.abs().sum(-1) > 0, mask)
+    assert rows == [4 * len(views), int(mask.sum())]
+    assert method.student["backbone"].mask_token.grad.any()
+    assert all(p.grad is None for p in method.teacher.parameters())
+
+
+def test_the_teacher_sees_everything(small_backbone, make_views):
+    """What lies behind the mask reaches the targets, and the student's features not at all."""
+    method = made(small_backbone())
+    views = make_views(local=0, masking=method.needs.masking)
+    seen = {}
+    for side in ("student", "teacher"):
+        getattr(method, side)["backbone"].register_forward_hook(
+            lambda _module, _inputs, out, side=side: seen.__setitem__(side, out.summary.detach())
+        )
+    method(views)
+    before = dict(seen)
+    hidden = torch.cat(views.masks).repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    views.crops = [c + m * torch.randn_like(c) for c, m in zip(views.crops, hidden.split(len(views)), strict=True)]
+    method(views)
+    assert torch.equal(before["student"], seen["student"])
+    assert not torch.allclose(before["teacher"], seen["teacher"])
+
+
+def test_masks_are_the_papers(small_backbone):
+    masking = made(small_backbone()).needs.masking
+    mask = masking.draw(4000, torch.Generator().manual_seed(0))
+    share = mask.float().mean((1, 2))
+    masked = share > 0
+    assert masking.grid == (4, 4)
+    assert float(masked.float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(share[masked].mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_backbones_that_cannot_hide_a_patch_are_refused(small_backbone):
+    with pytest.raises(UserError, match="ibot: resnet18 has no tokens"):
+        made(small_backbone("resnet18"))
+    with pytest.raises(UserError, match="take 16 px"):
+        made(small_backbone("vit_tiny", image_size=8))
