@@ -1,0 +1,184 @@
+"""LeJEPA: agreement, and normality against numerical integration."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from scipy import integrate
+
+from zwicky import methods
+from zwicky.methods.lejepa import sigreg
+from zwicky.views.contract import Views
+
+SMALL = {"projection": 4, "hidden": 16}
+
+
+def unit(dim, count, seed=0):
+    return torch.nn.functional.normalize(torch.randn(dim, count, generator=torch.Generator().manual_seed(seed)), dim=0)
+
+
+def slow_sigreg(z, directions, knots=17):
+    """The formula with its sums written out, in doubles."""
+    total = 0.0
+    for view in z.double().numpy():
+        for a in directions.double().numpy().T:
+            values = []
+            for k in range(knots):
+                t = 3 * k / (knots - 1)
+                cos = sum(math.cos(t * float(row @ a)) for row in view) / len(view)
+                sin = sum(math.sin(t * float(row @ a)) for row in view) / len(view)
+                normal = math.exp(-t * t / 2)
+                values.append(((cos - normal) ** 2 + sin**2) * normal)
+            step = 3 / (knots - 1)
+            total += len(view) * 2 * step * (sum(values) - (values[0] + values[-1]) / 2)
+    return total / len(z) / directions.shape[1]
+
+
+@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2, 17])
+@pytest.mark.parametrize("dim", [1, 5])
+def test_sigreg_is_the_formula_written_out(views, batch, dim):
+    z = torch.randn(views, batch, dim, generator=torch.Generator().manual_seed(batch))
+    directions = unit(dim, 6)
+    assert float(sigreg(z, directions)) == pytest.approx(slow_sigreg(z, directions), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_seventeen_knots_are_the_integral(scale, shift):
+    """Against scipy's adaptive quadrature over the whole of [−3, 3]."""
+    x = shift + scale * torch.randn(1, 50, 1, generator=torch.Generator().manual_seed(3))
+    numbers = x.flatten().double().numpy()
+
+    def integrand(t):
+        normal = math.exp(-t * t / 2)
+        return ((np.cos(t * numbers).mean() - normal) ** 2 + np.sin(t * numbers).mean() ** 2) * normal
+
+    expected = 50 * integrate.quad(integrand, -3, 3, epsabs=1e-10)[0]
+    # The trapezoid rule over knots 0.19 apart is right to a per mille of the collapsed value (26 for 50 images).
+    assert float(sigreg(x, torch.ones(1, 1))) == pytest.approx(expected, abs=0.03)
+
+
+def test_sigreg_is_small_for_normal_samples_alone():
+    generator = torch.Generator().manual_seed(0)
+    z, directions = torch.randn(2, 512, 8, generator=generator), unit(8, 256)
+    normal = float(sigreg(z, directions))
+    # Of true normal samples the expectation is ∫₋₃³ (1 − e^(−t²)) e^(−t²/2) dt, whatever N.
+    expected = integrate.quad(lambda t: (1 - math.exp(-t * t)) * math.exp(-t * t / 2), -3, 3)[0]
+    assert normal == pytest.approx(expected, rel=0.2)
+    collapsed = float(sigreg(torch.zeros_like(z), directions))
+    point = 512 * integrate.quad(lambda t: (1 - math.exp(-t * t / 2)) ** 2 * math.exp(-t * t / 2), -3, 3)[0]
+    assert collapsed == pytest.approx(point, rel=1e-2)
+    assert collapsed > 50 * normal
+    flat = z.clone()
+    flat[..., 1:] = 0  # one dimension of eight
+    for other in (3 * z, z + 1, flat, z.sign()):
+        assert float(sigreg(other, directions)) > 1.5 * normal
+
+
+def test_sigreg_does_not_see_the_order_and_pulls_a_point_apart():
+    z, directions = torch.randn(1, 9, 3, generator=torch.Generator().manual_seed(2)), unit(3, 32)
+    assert torch.allclose(sigreg(z, directions), sigreg(z.flip(1), directions), rtol=1e-5)
+    near = (0.1 * z).requires_grad_()
+    sigreg(near, directions).backward()
+    apart = near.detach() - near.detach().mean(1, keepdim=True)
+    assert float((near.grad * apart).sum()) < 0  # a step down the gradient spreads them
+
+
+def test_loss_is_the_sum_written_out(tiny_vit, make_views):
+    method = methods.create("lejepa", tiny_vit(), sigreg=0.1, **SMALL)
+    views = make_views(local=3)
+    with torch.no_grad():
+        features = torch.cat([method.encoder(crop).summary for crop in views.crops])
+        z = method.projector(features).double().unflatten(0, (5, 6))
+        total = 0.0
+        for v in range(5):
+            for b in range(6):
+                for d in range(4):
+                    total += float(z[v, b, d] - (z[0, b, d] + z[1, b, d]) / 2) ** 2 / (5 * 6 * 4)
+        gauges = method(views)
+    assert float(gauges["prediction"]) == pytest.approx(total, rel=1e-4, abs=1e-6)
+    assert float(gauges["loss"]) == pytest.approx(0.9 * total + 0.1 * float(gauges["sigreg"]), rel=1e-4)
+
+
+def test_directions_are_new_each_step_and_resumed(tiny_vit, make_views):
+    method = methods.create("lejepa", tiny_vit(), **SMALL)
+    views = make_views()
+    first = method(views)["sigreg"]
+    torch.manual_seed(99)
+    assert torch.equal(method(views)["sigreg"], first)
+    method.after_step(0.1)
+    second = method(views)["sigreg"]
+    assert not torch.equal(second, first)
+    other = methods.create("lejepa", tiny_vit(), **SMALL)
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other(views)["sigreg"], second)
+
+
+def test_gradients_reach_everything_and_views_are_equals(tiny_vit, make_views):
+    """No gradient is stopped: every view is drawn to the mean, and moves it."""
+    method = methods.create("lejepa", tiny_vit(), **SMALL)
+    views = make_views()
+    for crop in views.crops:
+        crop.requires_grad_()
+    gauges = method(views)
+    gauges["loss"].backward()
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    assert all(crop.grad.any() for crop in views.crops)
+    assert not any(value.requires_grad for name, value in gauges.items() if name != "loss")
+
+
+def test_diagnosis_of_constant_and_of_spread_embeddings(tiny_vit, make_views):
+    method = methods.create("lejepa", tiny_vit(), **SMALL)
+    healthy = {name: float(value.detach()) for name, value in method(make_views(batch=32)).items()}
+    assert method.diagnose(healthy) is None
+    views = make_views()
+    same = Views([crop[:1].expand_as(crop) for crop in views.crops], views.to_source, views.valid, views.rows, 2)
+    collapsed = {name: float(value.detach()) for name, value in method(same).items()}
+    assert "constant embeddings" in method.diagnose(collapsed)
+
+
+def rank(index, file, z, directions, answers):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=2)
+    mine = z[:, 3 * index : 3 * index + 3].clone().requires_grad_()
+    value = sigreg(mine, directions)
+    value.backward()
+    torch.save((value.detach(), mine.grad), f"{answers}/{index}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    """Value and gradient (which DDP averages over processes) of the whole batch."""
+    z, directions = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1)), unit(4, 8)
+    mp.spawn(rank, args=(tmp_path / "meet", z, directions, tmp_path), nprocs=2)
+    whole = z.clone().requires_grad_()
+    value = sigreg(whole, directions)
+    value.backward()
+    answers = [torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in range(2)]
+    for found, _ in answers:
+        assert torch.allclose(found, value.detach(), atol=1e-6)
+    # The parameters' gradient is the mean over processes of Σ dL/dz · dz/dθ, so each dL/dz is twice the whole's.
+    assert torch.allclose(torch.cat([grad for _, grad in answers], 1) / 2, whole.grad, atol=1e-6)
+
+
+def test_a_few_steps_lower_the_loss(tiny_vit, make_views, falls):
+    falls(methods.create("lejepa", tiny_vit(), **SMALL), make_views(batch=16))
+
+
+def test_all_state_is_in_the_state_dict(tiny_vit, make_views, same_after_reading):
+    same_after_reading(lambda: methods.create("lejepa", tiny_vit(), **SMALL), make_views())
+
+
+def test_loss_is_float32_under_autocast(tiny_vit, make_views):
+    method = methods.create("lejepa", tiny_vit(), **SMALL)
+    z, directions = torch.randn(1, 7, 4), unit(4, 8)
+    exact = sigreg(z, directions)
+    with torch.autocast("cpu", torch.bfloat16):
+        gauges = method(make_views())
+        assert torch.equal(sigreg(z, directions), exact)
+    assert all(value.dtype == torch.float32 for value in gauges.values())
