@@ -14,7 +14,8 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zwicky.cutouts import ingest as ingest_module
+from zwicky.cutouts import frame as frame_module
+from zwicky.cutouts import offers as offers_module
 from zwicky.cutouts.config import IngestConfig
 from zwicky.cutouts.ingest import ingest
 from zwicky.cutouts.store import open_store
@@ -230,9 +231,9 @@ def make(folder: Path, number: int, kind: str) -> None:
 def test_nothing_is_lost(bad, good):
     """Whatever the mix: read + set aside == found, and every single bad file is listed."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest_module, "MINORITY", 1.0)
-        patch.setattr(ingest_module, "SAMPLE", 5)  # the sample may well miss the good ones
-        patch.setattr(ingest_module, "BATCH_BYTES", 1)
+        patch.setattr(frame_module, "MINORITY", 1.0)
+        patch.setattr(offers_module, "SAMPLE", 5)  # the sample may well miss the good ones
+        patch.setattr(offers_module, "BATCH_BYTES", 1)
         source, out = Path(folder) / "in", Path(folder) / "s"
         source.mkdir()
         kinds = bad + ["good"] * good
@@ -261,7 +262,7 @@ def test_nothing_is_lost(bad, good):
 def test_mixed_sizes_are_refused_with_sizes_and_counts(tmp_path):
     for number in range(10):
         picture(tmp_path / "in" / f"{number}.png", number, SIZE if number < 6 else (12, 12))
-    with pytest.raises(UserError, match=r"8×9 uint8 \(6 files\), 1 band of 12×12 uint8 \(4 files\)"):
+    with pytest.raises(UserError, match=r"8×9 uint8 \(6 images\), 1 band of 12×12 uint8 \(4 images\)"):
         ingest(tmp_path / "in", tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -275,10 +276,10 @@ def test_a_small_minority_of_another_size_is_set_aside(tmp_path):
 
 
 def test_a_majority_the_sample_missed_is_still_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest_module, "SAMPLE", 2)  # the first and the last file
+    monkeypatch.setattr(offers_module, "SAMPLE", 2)  # the first and the last file
     for number in range(20):
         picture(tmp_path / "in" / f"{number:02d}.png", number, SIZE if number in (0, 19) else (12, 12))
-    with pytest.raises(UserError, match=r"\(18 files\)"):
+    with pytest.raises(UserError, match=r"\(18 images\)"):
         ingest(tmp_path / "in", tmp_path / "s")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 

@@ -12,13 +12,10 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 
 from zwicky.cutouts.contract import STANDARD_COLUMNS
-from zwicky.cutouts.scan import UNLABELLED_NAMES
+from zwicky.cutouts.readers.columns import EMPTY, ID_COLUMNS, LABEL_COLUMNS
 from zwicky.errors import UserError
 
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_path", "name")
-ID_COLUMNS = ("id", "object_id", "objid", "source_id")
-LABEL_COLUMNS = ("label", "class")
-_EMPTY = {"", "nan", "null", *UNLABELLED_NAMES}
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def match_files(catalog: Catalog, files: list[str]) -> Match:
             f"the catalogue {catalog.path} names no files: it has the columns {', '.join(catalog.columns)}; "
             f"call one {FILE_COLUMNS[0]!r} or {ID_COLUMNS[0]!r}"
         )
-    find = _Finder(files)
+    find = FileFinder(files)
     best = max((_match(catalog, column, find) for column in candidates), key=lambda match: len(match.row_of))
     if not best.row_of:
         column = candidates[0]
@@ -93,7 +90,7 @@ def match_files(catalog: Catalog, files: list[str]) -> Match:
     return best
 
 
-def _match(catalog: Catalog, column: int, find: _Finder) -> Match:
+def _match(catalog: Catalog, column: int, find: FileFinder) -> Match:
     row_of: dict[str, int] = {}
     orphans: list[tuple[str, str]] = []
     for number, row in enumerate(catalog.rows):
@@ -108,7 +105,7 @@ def _match(catalog: Catalog, column: int, find: _Finder) -> Match:
     return Match(row_of, orphans, column)
 
 
-class _Finder:
+class FileFinder:
     """From what a catalogue calls a file to the file, None where there is none or more than one."""
 
     def __init__(self, files: list[str]) -> None:
@@ -145,7 +142,7 @@ def labels_of(catalog: Catalog) -> list[str | None] | None:
     found = catalog.find(LABEL_COLUMNS)
     if not found:
         return None
-    return [None if row[found[0]].lower() in _EMPTY else row[found[0]] for row in catalog.rows]
+    return [None if row[found[0]].lower() in EMPTY else row[found[0]] for row in catalog.rows]
 
 
 def unique_ids(catalog: Catalog, rows: list[int]) -> dict[int, str] | None:
@@ -175,7 +172,7 @@ def properties(catalog: Catalog, match: Match) -> tuple[dict[str, list], dict[st
             angles = [_number(cell) for cell in cells]
             values[column.lower()] = [angle if angle is not None and low <= angle <= high else None for angle in angles]
             kinds[column.lower()] = pa.float64()
-            filled = sum(cell.lower() not in _EMPTY for cell in cells)
+            filled = sum(cell.lower() not in EMPTY for cell in cells)
             lost = filled - sum(angle is not None for angle in values[column.lower()])
             if lost:
                 warnings.append(
@@ -186,7 +183,7 @@ def properties(catalog: Catalog, match: Match) -> tuple[dict[str, list], dict[st
             while name in values or name in limits:
                 name += "_"
             numbers = [_number(cell) for cell in cells]
-            filled = sum(cell.lower() not in _EMPTY for cell in cells)
+            filled = sum(cell.lower() not in EMPTY for cell in cells)
             numeric = 0 < filled == sum(number is not None for number in numbers)
             values[name] = numbers if numeric else [cell or None for cell in cells]
             kinds[name] = pa.float64() if numeric else pa.string()

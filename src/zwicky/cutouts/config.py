@@ -11,6 +11,8 @@ class IngestConfig:
 
     Args:
         bands: names of the channels, e.g. g, r, i; empty means what the files say (gray, or R, G, B).
+        size: crop or pad every image around its centre to this many pixels a side, with NaN; null means that all
+            must have one size.
         pixel_scale: arcsec per pixel of every image; null means what the headers say.
         survey: the survey or instrument the images come from.
         simulated: true for simulations, false for observations; null means not stated.
@@ -20,6 +22,7 @@ class IngestConfig:
     """
 
     bands: tuple[str, ...] = ()
+    size: int | None = None
     pixel_scale: float | None = None
     survey: str = ""
     simulated: bool | None = None

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from zwicky.cutouts.readers import is_image_name
+from zwicky.cutouts.readers.columns import UNLABELLED_NAMES
 
 _SPLIT_FOLDERS = {"train", "training", "valid", "val", "validation", "test"}
-UNLABELLED_NAMES = {"unlabelled", "unlabeled"}
 
 
 @dataclass
@@ -21,11 +21,14 @@ class Scan:
 
 
 def scan_folder(folder: Path) -> Scan:
-    """List a folder and all below it in a fixed order. Links are followed, each directory is entered once.
+    """List a folder (or one file) and all below in a fixed order. Links are followed, each directory is entered once.
 
     A folder that cannot be entered counts as one entry of `set_aside`, as do hidden ones and loops of links.
     """
     scan = Scan()
+    if folder.is_file():
+        scan.files.append(folder.name)
+        return scan
     _scan(folder, "", set(), scan)
     return scan
 

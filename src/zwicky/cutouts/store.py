@@ -84,6 +84,10 @@ class StoreWriter:
         """Rows appended so far."""
         return len(self._ids)
 
+    def __contains__(self, identifier: str) -> bool:
+        """Whether an object of this id was appended."""
+        return identifier in self._ids
+
     def append(self, images: np.ndarray, table: pa.Table) -> None:
         """Add n objects: images [n, bands, H, W] of the store's dtype, and their n table rows.
 

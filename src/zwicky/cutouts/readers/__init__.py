@@ -1,13 +1,16 @@
-"""One file a format; each reader is a function path → `Image` that raises `Unreadable` with a short reason."""
+"""One file a format: `read_image` gives the one image of a file, `open_set` opens a file of many."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from zwicky.cutouts.readers.record import Image, Unreadable
+from zwicky.cutouts.readers.record import Image, ImageSet, Unreadable, said
 
-__all__ = ["SUFFIXES", "Image", "Unreadable", "is_image_name", "read_image"]
+T = TypeVar("T")
+
+__all__ = ["SET_SUFFIXES", "SUFFIXES", "Image", "ImageSet", "Unreadable", "is_image_name", "open_set", "read_image"]
 
 SUFFIXES: dict[str, str] = {
     ".png": "picture",
@@ -22,31 +25,47 @@ SUFFIXES: dict[str, str] = {
     ".fits.gz": "fits",
     ".fits.fz": "fits",
 }
+SET_SUFFIXES: dict[str, str] = {
+    ".hdf5": "hdf5",
+    ".h5": "hdf5",
+    ".npz": "npz",
+    ".parquet": "parquet",
+}
 
 
 def is_image_name(name: str) -> bool:
     """Whether a reader exists for files of this name."""
-    return name.lower().endswith(tuple(SUFFIXES))
+    return name.lower().endswith((*SUFFIXES, *SET_SUFFIXES))
+
+
+def format_of(name: str) -> str:
+    """The format that the file name speaks of, "" if none."""
+    known = SUFFIXES | SET_SUFFIXES
+    return next((known[suffix] for suffix in known if name.lower().endswith(suffix)), "")
 
 
 def read_image(path: Path) -> Image:
     """Read one file by the reader of its suffix. Whatever is wrong with it becomes `Unreadable`."""
+    return _guarded(path, _reader)
+
+
+def open_set(path: Path) -> ImageSet | None:
+    """Open a file of many images, None where the file holds one. Whatever is wrong with it becomes `Unreadable`."""
+    return _guarded(path, _opener)
+
+
+def _guarded(path: Path, choose: Callable[[str], Callable[[Path], T]]) -> T:
     try:
         if path.stat().st_size == 0:
             raise Unreadable("is empty")
-        return _reader(path.name)(path)
-    except Unreadable:
-        raise
-    except MemoryError as error:
-        raise Unreadable("is larger than the memory") from error
+        return choose(path.name)(path)
     except Exception as error:  # decoders raise anything on a corrupt file; none of it may end an ingest
-        reason = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
-        raise Unreadable(f"cannot be read: {reason[:200]}") from error
+        raise Unreadable(said(error, path)) from error
 
 
 def _reader(name: str) -> Callable[[Path], Image]:
     """The reader of this file name, imported when first used: astropy takes a while."""
-    kind = next((SUFFIXES[suffix] for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
+    kind = format_of(name)
     if kind == "picture":
         from zwicky.cutouts.readers.images import read_picture
 
@@ -60,3 +79,24 @@ def _reader(name: str) -> Callable[[Path], Image]:
 
         return read_fits
     raise Unreadable("is not an image")
+
+
+def _opener(name: str) -> Callable[[Path], ImageSet | None]:
+    kind = format_of(name)
+    if kind == "hdf5":
+        from zwicky.cutouts.readers.hdf5 import open_hdf5
+
+        return open_hdf5
+    if kind == "npz":
+        from zwicky.cutouts.readers.npz import open_npz
+
+        return open_npz
+    if kind == "parquet":
+        from zwicky.cutouts.readers.parquet import open_parquet
+
+        return open_parquet
+    if kind == "fits":
+        from zwicky.cutouts.readers.fits_sets import may_hold_many, open_fits_set
+
+        return lambda path: open_fits_set(path) if may_hold_many(path) else None
+    return lambda path: None

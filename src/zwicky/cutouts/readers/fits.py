@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
+from zwicky.cutouts.readers.arrays import band_names
 from zwicky.cutouts.readers.record import Image, Unreadable, as_pixels
+
+_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,24}")
 
 
 def read_fits(path: Path) -> Image:
@@ -21,10 +25,32 @@ def read_fits(path: Path) -> Image:
     with fits.open(path, memmap=False) as hdus:
         for hdu in hdus:
             if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2 and hdu.data is not None:
-                pixels = as_pixels(hdu.data)
+                bands = bands_of(hdu.header, hdu.data.shape)
+                pixels = as_pixels(hdu.data, len(bands) if len(bands) > 1 else 0)
                 ra, dec, scale = _place(hdu.header, pixels.shape[1:])
-                return Image(pixels, (), ra, dec, scale)
+                named = bands if len(bands) == len(pixels) else ()
+                return Image(pixels, named, ra, dec, scale, survey=_text(hdu.header, "SURVEY"))
     raise Unreadable("has no image HDU")
+
+
+def bands_of(header: fits.Header, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of the bands of an image of `shape`: of one plane FILTER or BAND; of more BAND0, BAND1, …, else BANDS
+    (`grz` or `g,r,z`). Empty where there is not one name for each band.
+    """
+    if len(shape) == 2:
+        name = _text(header, "FILTER") or _text(header, "BAND")
+        return (name,) if name and _NAME.fullmatch(name) else ()
+    names = tuple(name for number in range(64) if (name := _text(header, f"BAND{number}")))
+    names = names or band_names(_text(header, "BANDS") or "")
+    return names if len(set(names)) == len(names) and len(names) in (shape[-3], shape[-1]) else ()
+
+
+def _text(header: fits.Header, key: str) -> str | None:
+    try:
+        value = header.get(key)
+    except Exception:  # a card that cannot be parsed says nothing
+        return None
+    return value.strip() or None if isinstance(value, str) else None
 
 
 def _place(header: fits.Header, size: tuple[int, ...]) -> tuple[float | None, float | None, float | None]:
