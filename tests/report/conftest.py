@@ -239,6 +239,38 @@ def _rest(
             for t in progress
         ],
     )
+    _correspondence(folder, rng)
+
+
+def _correspondence(folder: Path, rng: np.random.Generator) -> None:
+    """One network on a grid of 4 × 4, right about every other region."""
+    objects, side, size = 3, 4, 32
+    partner = rng.integers(-1, side**2, size=(objects, side**2))
+    match = np.where(rng.random(partner.shape) < 0.5, partner.clip(0), rng.integers(side**2, size=partner.shape))
+    attention = rng.random((objects, 2, side, side)) ** 3
+    arrays = {
+        "ids": np.array([f"field/{position:05d}.png" for position in range(objects)]),
+        "crops": rng.integers(0, 255, size=(objects, 2, 3, size, size), dtype=np.uint8),
+        "match": match.astype(np.int32),
+        "partner": partner.astype(np.int32),
+        "informative": rng.random(partner.shape) < 0.5,
+        "attention": (attention / attention.sum((2, 3), keepdims=True)).astype(np.float32),
+    }
+    np.savez_compressed(folder / "pretrain" / "dino-s11" / "correspondence.npz", allow_pickle=False, **arrays)
+    rows = []
+    for method, exact in (("dino", 0.31), ("esvit", 0.52)):
+        row = {"network": "vit_small", "method": method, "run": f"{method}-s11", "split": "holdout", "seed": 11}
+        row |= {"objects": 256, "regions": "4×4", "counted": 2900, "informative_counted": 1500}
+        for kind in ("", "informative_"):
+            for measure, value in (("exact", exact), ("near", exact + 0.2)):
+                name = kind + measure
+                row |= {name: value, f"{name}_low": value - 0.02, f"{name}_high": value + 0.02}
+                row |= {f"{name}_untrained": 0.2, f"{name}_position": 0.08, f"{name}_chance": 0.0625}
+        rows.append(row)
+    write_csv(folder / "correspondence.csv", rows)
+    names = {"network": "vit_small", "method": "dino", "other_network": "vit_small", "other_method": "esvit"}
+    pair = {"difference": -0.21, "low": -0.235, "high": -0.185, "objects": 256}
+    write_csv(folder / "correspondence_pairs.csv", [names | {"measure": name} | pair for name in ("exact", "near")])
 
 
 def make_store(

@@ -23,6 +23,7 @@ SECTIONS = [
     "roc",
     "recall",
     "curves",
+    "regions",
     "confusion",
     "calibration",
     "examples",
@@ -177,6 +178,8 @@ def test_hostile_names_are_escaped(result_maker: Callable[..., Path], store_make
         "run.json",
         "config.yaml",
         "draws.parquet",
+        "correspondence.csv",
+        "correspondence_pairs.csv",
         "pretrain",
         "cells",
     ],
@@ -197,6 +200,7 @@ def test_a_part_that_is_missing_or_damaged(
         "audit.json": "No audit",
         "pretrain": "No pretraining curves",
         "cells": "No ROC",
+        "correspondence.csv": "correspondence: 256",
     }
     if part in expected:
         assert any(expected[part] in line for line in missing(page))

@@ -29,7 +29,7 @@ SCALE = (0.5, 1.0)  # share of the window's area a view shows: the same for all 
 REACHES = {"exact": 0, "near": 1}  # cells by which a match may be off, along either axis
 BATCH = 128
 REPLICATES = 1000
-PICTURES = 6  # objects whose views are kept for the page
+PICTURES = 3  # objects whose views are kept for the page
 VALID = 0.5  # share of valid pixels a region needs
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
+import numpy as np
 import pyarrow as pa
 
 from zwicky.errors import UserError
-from zwicky.evaluation.results import BenchmarkResult, Predictions
+from zwicky.evaluation.results import BenchmarkResult, Predictions, read_table
 from zwicky.files import read_json
 
 T = TypeVar("T")
@@ -138,6 +140,24 @@ class Material:
     def pretraining_run(self, name: str) -> dict[str, Any]:
         """run.json of one pretraining, where there is one."""
         return _mapping(lambda: read_json(self.result.path / "pretrain" / name / "run.json"))
+
+    @cached_property
+    def correspondence(self) -> list[dict[str, Any]]:
+        """Rows of correspondence.csv, one a pretraining."""
+        return _forgive(lambda: read_table(self.result.path / "correspondence.csv"), [])
+
+    @cached_property
+    def correspondence_pairs(self) -> list[dict[str, Any]]:
+        return _forgive(lambda: read_table(self.result.path / "correspondence_pairs.csv"), [])
+
+    def regions(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of correspondence.npz of one pretraining."""
+
+        def read() -> dict[str, np.ndarray]:
+            with np.load(self.result.path / "pretrain" / name / "correspondence.npz", allow_pickle=False) as found:
+                return dict(found)
+
+        return _forgive(read, {})
 
     @cached_property
     def arms(self) -> list[Arm]:
@@ -301,7 +321,7 @@ def is_number(value: Any) -> bool:
 def _forgive(read: Callable[[], T], instead: U) -> T | U:
     try:
         return read()
-    except (OSError, ValueError, KeyError, IndexError, UserError, pa.ArrowException):
+    except (OSError, ValueError, KeyError, IndexError, UserError, pa.ArrowException, EOFError, BadZipFile):
         return instead
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from zwicky.cutouts.contract import Cutouts
 from zwicky.files import write_text
 from zwicky.report import examples, repeat, sections, tables, words
+from zwicky.report.correspondence import correspondence
 from zwicky.report.material import Material, Missing, gather, is_number
 from zwicky.report.verdict import verdict
 
@@ -52,6 +53,7 @@ def render(material: Material, store: Cutouts | None) -> str:
         ("roc", "ROC curves", lambda: sections.roc(material)),
         ("recall", "Recall at few false positives, and purity", lambda: sections.recall(material)),
         ("curves", "Curves of pretraining and fine-tuning", lambda: sections.curves(material)),
+        ("regions", "Where regions go", lambda: correspondence(material)),
         ("confusion", "Confusion", lambda: sections.confusion(material)),
         ("calibration", "Reliability", lambda: sections.calibration(material)),
         ("examples", "Best and worst examples", lambda: examples.extremes(material, store)),
