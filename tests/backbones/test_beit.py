@@ -13,7 +13,7 @@ from zwicky.errors import UserError
 TINY = {"patch_size": 8, "width": 32, "depth": 3, "heads": 4}
 
 
-@pytest.fixture(params=["avg", "token"])
+@pytest.fixture(params=["mean", "cls"])
 def backbone(request):
     torch.manual_seed(0)
     made = backbones.create("beit_base", bands=3, image_size=32, pool=request.param, **TINY).eval()
@@ -114,7 +114,7 @@ def test_masked_cells_are_hidden_and_only_those(backbone):
 
 
 def test_mistakes_are_one_line():
-    for options, words in (({"width": 30, "heads": 4}, "divisible"), ({"pool": "max"}, "avg or token")):
+    for options, words in (({"width": 30, "heads": 4}, "divisible"), ({"pool": "max"}, "mean or cls")):
         with pytest.raises(UserError, match=words):
             backbones.create("beit_base", bands=3, image_size=32, **{**TINY, **options})
     with pytest.raises(UserError, match="take 32 or 40"):

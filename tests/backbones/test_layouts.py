@@ -137,12 +137,12 @@ def beit_before_finetuning():
     for leaf in ("weight", "bias"):  # beside the model there, not in it
         state[f"layernorm.{leaf}"] = state.pop(f"beit.layernorm.{leaf}")
     state |= {"lm_head.weight": torch.zeros(9, 32), "beit.embeddings.mask_token": torch.zeros(1, 1, 32)}
-    return net, state, "beit_base", {"depth": 2, "pool": "token"}
+    return net, state, "beit_base", {"depth": 2, "pool": "cls"}
 
 
 def beit_original():
     net = shared()
-    return net, net.state_dict(), "beit_base", {"depth": 2, "pool": "token"}
+    return net, net.state_dict(), "beit_base", {"depth": 2, "pool": "cls"}
 
 
 def swin():
@@ -217,8 +217,8 @@ def test_an_unknown_name_is_left_over(tmp_path):
         (beit, {"depth": 1}, "depth: 2"),
         (beit, {"width": 64}, "width: 32"),
         (beit, {"heads": 2}, "heads: 4"),
-        (beit, {"pool": "token"}, "pool: avg"),
-        (beit_before_finetuning, {"pool": "avg"}, "pool: token"),
+        (beit, {"pool": "cls"}, "pool: mean"),
+        (beit_before_finetuning, {"pool": "mean"}, "pool: cls"),
         (swin, {"heads": [4, 8]}, r"heads: \[2, 4\]"),
         (swin, {"depths": [2, 4]}, r"depths: \[2, 2\]"),
         (swin, {"depths": [2], "heads": [2]}, r"depths: \[2, 2\]"),

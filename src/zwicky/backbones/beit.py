@@ -24,7 +24,7 @@ LAYER_SCALE = 0.1  # at the start, as published for BEiT-B
 class BEiT(Backbone):
     """Regions: the patch tokens, normed. Summary, by `pool`:
 
-    avg: the norm of the patch tokens' mean, as published after fine-tuning; token: the normed [CLS] token, as
+    mean: the norm of the patch tokens' mean, as published after fine-tuning; cls: the normed [CLS] token, as
     published after masked image modelling alone.
     """
 
@@ -37,15 +37,15 @@ class BEiT(Backbone):
         width: int = 768,
         depth: int = 12,
         heads: int = 12,
-        pool: Literal["avg", "token"] = "avg",
+        pool: Literal["mean", "cls"] = "mean",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if width % heads:
             raise UserError(f"backbone: width {width} is not divisible by {heads} heads; take a multiple of {heads}")
-        if pool not in ("avg", "token"):
-            raise UserError(f"backbone: pool is {pool!r}; choose avg or token")
-        self.patch_size = patch_size
+        if pool not in ("mean", "cls"):
+            raise UserError(f"backbone: pool is {pool!r}; choose mean or cls")
+        self.patch_size, self.pool = patch_size, pool
         self.dim = width
         self.grid(image_size)
         self.net = Beit(
@@ -56,7 +56,7 @@ class BEiT(Backbone):
             depth=depth,
             num_heads=heads,
             num_classes=0,
-            global_pool=pool,
+            global_pool="avg" if pool == "mean" else "token",
             drop_path_rate=drop_path,
             init_values=LAYER_SCALE,
             use_abs_pos_emb=False,
@@ -82,7 +82,7 @@ class BEiT(Backbone):
         for block in self._blocks():
             tokens = run(block, tokens, side)
         cells = tokens[:, 1:].unflatten(1, (side, side))
-        if self.net.global_pool == "avg":
+        if self.pool == "mean":
             summary, norm = self.net.fc_norm(tokens[:, 1:].mean(1)), self.net.fc_norm
         else:
             summary, norm = self.net.norm(tokens[:, 0]), self.net.norm
@@ -97,7 +97,7 @@ class BEiT(Backbone):
             tokens = run(block, tokens, side)
         q, k, _, bias = project(last.attn, last.norm1(tokens), side)
         weights = ((q @ k.transpose(2, 3)).float() * last.attn.scale + bias).softmax(-1)
-        weights = weights[:, :, 1:].mean(2) if self.net.global_pool == "avg" else weights[:, :, 0]
+        weights = weights[:, :, 1:].mean(2) if self.pool == "mean" else weights[:, :, 0]
         weights = weights[..., 1:]
         return (weights / weights.sum(-1, keepdim=True)).unflatten(2, (side, side))
 

@@ -98,7 +98,7 @@ def _options(state: dict[str, Tensor], heads: int | None, net: Any) -> list[str]
         found["depth"] = _count(state, "blocks."), len(net.blocks)
         found["heads"] = heads if table is None else table.shape[1], net.blocks[0].attn.num_heads
     if isinstance(net, Beit):
-        found["pool"] = "token" if "norm.weight" in state else "avg", net.global_pool
+        found["pool"] = ("cls" if "norm.weight" in state else "mean"), {"avg": "mean", "token": "cls"}[net.global_pool]
     if isinstance(net, VisionTransformer):
         scale: Any = net.blocks[0].ls1  # type: ignore[union-attr]
         found["layer_scale"] = 1e-5 * ("blocks.0.ls1.gamma" in state), 1e-5 * isinstance(scale, LayerScale)
