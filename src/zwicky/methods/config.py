@@ -11,7 +11,7 @@ class MethodConfig:
     """Which self-supervision.
 
     Args:
-        name: dino (supervised is what `zwicky finetune` runs).
+        name: dino, ibot, esvit, simsiam, byol, lejepa, simmim, beit or mae (supervised is what `zwicky finetune` runs).
         options: keywords of that method, for example {prototypes: 1024}.
     """
 
