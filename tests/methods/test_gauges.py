@@ -9,22 +9,16 @@ import torch
 
 from zwicky import methods
 from zwicky.methods import losses
-from zwicky.methods.gauges import diagnose, normalised_std
+from zwicky.methods.gauges import diagnose, normalised_std, teacher_gauges
 
 K, D = 64, 32
 
 
 def gauges_of(teacher, student, embeddings):
     """The gauges DINO would report of these probabilities [B, K] and logits."""
-    entropy = losses.entropy(teacher)
     loss = losses.view_cross_entropy([student, student], [teacher, teacher], 0.1)
-    return {
-        "loss": float(loss),
-        "teacher_entropy": float(entropy),
-        "teacher_kl": float(loss - entropy),
-        "usage_entropy": float(losses.entropy(teacher.mean(0))),
-        "embedding_std": float(normalised_std(embeddings)),
-    }
+    gauges = {"loss": loss, **teacher_gauges(teacher, loss), "embedding_std": normalised_std(embeddings)}
+    return {name: float(value) for name, value in gauges.items()}
 
 
 def made(kind):
@@ -56,8 +50,27 @@ def test_diagnosis_of_made_collapses(kind, words):
         assert "\n" not in found
 
 
+@pytest.mark.parametrize("kind", ["one prototype", "uniform"])
+def test_a_collapse_of_regions_alone_is_told_from_one_of_images(kind):
+    regions = {f"region_{name}": value for name, value in made(kind).items() if name.endswith(("entropy", "kl"))}
+    found = diagnose({**made("healthy"), **regions}, dim=D, prototypes=K)
+    assert kind in found
+    assert "regions" in found
+    assert "images" in diagnose({**made(kind)}, dim=D, prototypes=K)
+
+
 def test_not_finite_is_said_first():
     assert "not finite" in diagnose({**made("healthy"), "loss": math.nan}, dim=D, prototypes=K)
+
+
+def test_teacher_gauges_of_known_answers():
+    half = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+    gauges = teacher_gauges(half, torch.tensor(1.0, requires_grad=True), "region_")
+    expected = {"teacher_entropy": math.log(2), "teacher_kl": 1 - math.log(2), "usage_entropy": math.log(4)}
+    assert {name: float(value) for name, value in gauges.items()} == pytest.approx(
+        {f"region_{name}": value for name, value in expected.items()}
+    )
+    assert not any(value.requires_grad for value in gauges.values())
 
 
 def test_spread_of_a_sphere_and_of_a_point():
