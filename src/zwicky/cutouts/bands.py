@@ -10,9 +10,9 @@ import numpy as np
 
 from zwicky.cutouts.readers import Image, Unreadable, format_of, read_image
 
-# Names of filters that survey files end with: SDSS to LSST, VISTA, Euclid, HST, JWST, with a survey before them or not.
-_FILTER = r"(?:[A-Za-z0-9]+-)?(?:[ugrizyYJHK]|Ks|VIS|NIR[-_]?[YJH]|[Ff]\d{3,4}(?:[WMNX]|LP)?\d?)"
-_SUFFIX = re.compile(r"(?P<stem>.+)[._-](?P<band>" + _FILTER + r")", re.DOTALL)
+# Filters that survey files end with: SDSS to LSST, VISTA, Euclid, HST, JWST. Euclid's NIR_H before a plain H.
+_FILTERS = (r"NIR[-_]?[YJH]", r"[ugrizyYJHK]|Ks|VIS|[Ff]\d{3,4}(?:[WMNXwmnx]|LP|lp)?\d?")
+_SUFFIXES = [re.compile(rf"(?P<stem>.+)[._-](?P<band>{names})", re.DOTALL) for names in _FILTERS]
 _EXTENSION = re.compile(r"\.(fits|fit|fts)(\.gz|\.fz)?$", re.IGNORECASE)
 
 Group = tuple[tuple[str, str], ...]  # (band, file)
@@ -47,7 +47,7 @@ def _split(file: str, given: Sequence[str]) -> tuple[str, str] | None:
             if name.endswith(band) and len(name) > len(band) + 1 and name[-len(band) - 1] in "._-":
                 return name[: -len(band) - 1], band
         return None
-    match = _SUFFIX.fullmatch(name)
+    match = next((match for suffix in _SUFFIXES if (match := suffix.fullmatch(name))), None)
     return None if match is None or match["stem"].endswith("/") else (match["stem"], match["band"])
 
 

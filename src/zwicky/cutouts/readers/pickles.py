@@ -120,6 +120,8 @@ def read_pickle(data: bytes) -> Any:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 (value,) = machine.stack
+                if value is _MARK or isinstance(value, _Marker | _Type | _Array):
+                    raise Unreadable("is a pickle without data")
                 return value
             machine.step(opcode.name, argument)
     except Unreadable:
