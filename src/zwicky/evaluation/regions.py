@@ -56,7 +56,7 @@ def _pairs(rows: list[dict[str, Any]], folders: dict[tuple, Path], seed: int) ->
     starts: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         starts.setdefault((row["network"], row["method"]), []).append(row)
-    arrays = {place: np.load(folder / "correspondence.npz", allow_pickle=False) for place, folder in folders.items()}
+    kept = {place: _counts(folder / "correspondence.npz") for place, folder in folders.items()}
     found = []
     for one, other in combinations(starts, 2):
         alike = one[0] == other[0] or one[1] == other[1]
@@ -66,9 +66,9 @@ def _pairs(rows: list[dict[str, Any]], folders: dict[tuple, Path], seed: int) ->
             hits, counted = [], []
             for split in dict.fromkeys(row["split"] for row in starts[one]):
                 seeds = [row["seed"] for row in starts[one] if row["split"] == split]
-                own = [[arrays[*start, split, number] for number in seeds] for start in (one, other)]
-                hits.append(sum(a[measure].astype(int) - b[measure] for a, b in zip(*own, strict=True)))
-                counted.append(sum(a["counted"] for a in own[0]))
+                own = [[kept[*start, split, number] for number in seeds] for start in (one, other)]
+                hits.append(np.sum([a[measure] - b[measure] for a, b in zip(*own, strict=True)], axis=0))
+                counted.append(np.sum([a["counted"] for a in own[0]], axis=0))
             difference, low, high = share(np.concatenate(hits), np.concatenate(counted), seed)
             names = dict(zip(PAIR_COLUMNS, (*one, *other), strict=False))
             objects = sum(len(part) for part in counted)
@@ -76,3 +76,9 @@ def _pairs(rows: list[dict[str, Any]], folders: dict[tuple, Path], seed: int) ->
                 names | {"measure": measure, "difference": difference, "low": low, "high": high, "objects": objects}
             )
     return found
+
+
+def _counts(path: Path) -> dict[str, np.ndarray]:
+    """Regions counted and matched, an object each."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in (*REACHES, "counted")}
