@@ -29,3 +29,24 @@ def small_backbone():
         return backbones.create(name, bands=bands, image_size=image_size, **{**small_options(name), **options})
 
     return make
+
+
+DISTILLED = {"prototypes": 16, "hidden": 16, "bottleneck": 8}
+SMALL_METHODS = {
+    **dict.fromkeys(("dino", "ibot", "esvit"), DISTILLED),
+    "supervised": {"classes": 3},
+    "beit": {"tokens": 4},
+    "simsiam": {"width": 16, "bottleneck": 8},
+    "byol": {"width": 16, "hidden": 16},
+}
+
+
+@pytest.fixture
+def small_method():
+    """A function that builds any method small around a backbone."""
+    from zwicky import methods
+
+    def make(name, backbone, **options):
+        return methods.create(name, backbone, **{**SMALL_METHODS.get(name, {}), **options})
+
+    return make

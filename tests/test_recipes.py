@@ -21,7 +21,7 @@ SHIPPED = [(name, size) for name in recipes.names() for size in sizes(name)]
 def parsed(name, size):
     settings = recipes.read(name, size)
     settings.pop("simulate", None)
-    verb = "benchmark" if "methods" in settings else "pretrain"
+    verb = "benchmark" if "methods" in settings else "finetune" if "fit" in settings else "pretrain"
     command = cli.COMMANDS[verb]
     given = parse(command, verb, settings, [name, "--data", "x", "--out", "y"])
     return verb, settings_of(command.settings, given)
@@ -38,15 +38,18 @@ def test_their_networks_fit_their_crops(name, size):
     """Patches divide global and local crops; options are those the method and the backbone take."""
     verb, config = parsed(name, size)
     arms = list(config.methods.values()) if verb == "benchmark" else [config]
-    networks = list(config.backbones.values()) if verb == "benchmark" else [config.backbone]
+    networks = config.backbones if verb == "benchmark" else {"": config.backbone}
     for arm in arms:
-        for network in networks:
+        for called, network in networks.items():
+            if verb == "benchmark" and arm.networks and called not in arm.networks:
+                continue
             side = arm.views.image_size or arm.views.crop or 64
             backbone = backbones.create(network.name, bands=3, image_size=side, **network.options)
             if arm.views.local_crops:
                 backbone.grid(arm.views.local_size)
                 assert arm.views.local_size <= side
-            methods.create(arm.method.name, backbone, **arm.method.options)
+            if verb != "finetune":
+                methods.create(arm.method.name, backbone, **arm.method.options)
             if verb == "benchmark":
                 labelled = config.label_views
                 assert (labelled.crop, labelled.image_size) == (arm.views.crop, arm.views.image_size)

@@ -142,6 +142,16 @@ def test_masked_cells_are_hidden_and_only_those(name, make):
         assert not torch.allclose(known, backbone(images).regions, atol=1e-3)
 
 
+def test_the_summary_is_the_mean_of_the_regions_where_that_is_asked_for(make):
+    backbone, images = make("vit_tiny", pool="mean"), torch.randn(2, 3, 32, 32)
+    found = backbone(images)
+    assert torch.allclose(found.summary, found.regions.mean((1, 2)), atol=1e-6)
+    assert torch.equal(backbone(images, regions=False).summary, found.summary)
+    assert not torch.allclose(make("vit_tiny")(images).summary, found.summary, atol=1e-3)
+    with pytest.raises(UserError, match="cls or mean"):
+        make("vit_tiny", pool="max")
+
+
 def test_only_a_masking_method_trains_the_mask_token(make):
     backbone = make("vit_tiny")
     assert not backbone.mask_token.requires_grad

@@ -9,7 +9,8 @@ import pytest
 
 from zwicky.evaluation.results import RESULT_COLUMNS
 from zwicky.files import write_csv, write_json
-from zwicky.report.material import gather
+from zwicky.report.material import Missing, gather
+from zwicky.report.networks import networks
 from zwicky.report.tables import winner
 from zwicky.report.verdict import verdict
 
@@ -164,3 +165,43 @@ def test_winner_only_where_the_runner_up_is_beaten(write: Callable[..., Path]) -
     assert winner(gather(write([third])), 300, "auc") is None  # ResNet-18 is the runner-up and was not compared
     assert winner(gather(write([third, difference("dino", "resnet18", -0.01, 0.01, 0.03, False)])), 300, "auc") is None
     assert winner(gather(write([third, difference("dino", "resnet18", 0.01, 0.02, 0.03, True)])), 300, "auc") == "dino"
+
+
+SWAPPED = (
+    ("vit", "ViT", "supervised", "ViT", "scratch", 0.90),
+    ("vit-dino", "DINO, ViT", "ssl", "ViT", "finetune", 0.91),
+    ("d4", "D4", "supervised", "D4", "scratch", 0.92),
+    ("d4-dino", "DINO, D4", "ssl", "D4", "finetune", 0.93),
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ((0.02, True), (0.01, True), "AUC is better in 2, worse in 0 of 2 paired comparisons: it pays here"),
+        ((0.02, True), (0.01, False), "better in 1, worse in 0 of 2 paired comparisons: it pays here"),
+        ((-0.02, True), (0.01, False), "better in 0, worse in 1 of 2 paired comparisons: it costs here"),
+        ((-0.02, True), (0.01, True), "better in 1, worse in 1 of 2 paired comparisons: it depends"),
+        ((-0.02, False), (0.01, False), "0 of 2 paired comparisons: no difference can be told"),
+    ],
+)
+def test_the_headline_of_networks_compared_counts_what_the_table_shows(write, first, second, words):
+    rows = [
+        difference(arm, reference, middle - 0.005, middle, middle + 0.005, significant)
+        for arm, reference, (middle, significant) in (("d4", "vit", first), ("d4-dino", "vit-dino", second))
+    ]
+    own = difference("vit-dino", "vit", 0.005, 0.01, 0.015, True)  # pretraining, not a network, made this one
+    material = gather(write([*rows, own], rows=SWAPPED, compare_with="ViT"))
+    found = verdict(material)
+    assert found.headline.startswith("D4 instead of ViT: ")
+    assert words in found.headline
+    page = str(networks(material))
+    assert page.count("<tr>") == 3
+    assert "DINO, D4" in page
+
+
+def test_without_a_network_to_compare_with_the_headline_is_about_pretraining(write):
+    rows = [difference("dino", "vit", 0.01, 0.03, 0.05, True)]
+    assert "pretraining" in verdict(gather(write(rows))).headline
+    with pytest.raises(Missing):
+        networks(gather(write(rows)))

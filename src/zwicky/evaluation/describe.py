@@ -45,6 +45,7 @@ def describe(
         "balanced": config.balanced,
         "pretraining_images": len(draws[0].pretrain_rows(cutouts)),
         "augmentation": _augmentation(config),
+        "compare_with": config.compare_with or None,
         "size_note": config.size_note or None,
     }
 

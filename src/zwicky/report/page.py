@@ -15,6 +15,7 @@ from zwicky.files import write_text
 from zwicky.report import examples, repeat, sections, tables, words
 from zwicky.report.correspondence import correspondence
 from zwicky.report.material import Material, Missing, gather, is_number
+from zwicky.report.networks import networks
 from zwicky.report.verdict import verdict
 
 
@@ -48,6 +49,11 @@ def render(material: Material, store: Cutouts | None) -> str:
     """The page as text."""
     parts: list[tuple[str, str, Callable[[], Markup]]] = [
         ("audit", "What the audit found", lambda: sections.audit(material)),
+        *(
+            [("networks", "One network instead of another", lambda: networks(material))]
+            if material.data.get("compare_with")
+            else []
+        ),
         ("efficiency", "Label efficiency", lambda: sections.efficiency(material)),
         ("differences", "Paired differences", lambda: tables.differences(material)),
         ("roc", "ROC curves", lambda: sections.roc(material)),

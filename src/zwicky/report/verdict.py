@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from zwicky.report import words
 from zwicky.report.material import Arm, Difference, Material
+from zwicky.report.networks import sentences
 
 CLOSE = 0.01  # a smaller advantage in AUC over a baseline is called close, however significant
 
@@ -20,12 +21,16 @@ class Verdict:
 
 
 def verdict(material: Material) -> Verdict:
-    """The headline is the difference in AUC at the smallest number of labels, primary arm against reference."""
+    """The headline is the difference in AUC at the smallest number of labels, primary arm against reference; or what
+    one network does instead of another, where the benchmark asks that.
+    """
     primary, labels = material.primary, material.labels[0]
     if primary is None:
         headline = "No self-supervised arm was run: there is no pretraining to judge."
         return Verdict(headline, "unknown", _conditions(material))
     reference = material.reference_of(primary)
+    if material.data.get("compare_with") and (said := sentences(material)):
+        return Verdict(" ".join(said), "unknown", _conditions(material))
     at = f"At {words.plural(labels, 'label')}"
     rest = (*_others(material, primary), *_rivals(material, primary, labels), *_conditions(material))
     if reference is None:

@@ -120,7 +120,7 @@ def fit(
                 done.rows.append(row)
                 progress.gauges(row)
                 warning = method.diagnose(row) if done.steps > steps * GRACE else None
-                if warning is not None and warning not in done.warnings:
+                if warning is not None and _kind(warning) not in map(_kind, done.warnings):
                     done.warnings.append(warning)
                     progress.say(f"warning: {title}: {warning}")
                 if fabric.is_global_zero:
@@ -129,6 +129,11 @@ def fit(
     method.load_state_dict(state.kept)
     done.flops *= done.steps
     return done
+
+
+def _kind(warning: str) -> str:
+    """What a warning is about, without its numbers; each kind is said once."""
+    return warning.split(":")[0]
 
 
 def _flops(method: Method, views: Views) -> float:
