@@ -37,7 +37,7 @@ def extremes(material: Material, store: Cutouts | None) -> Markup:
     for title, chosen in groups:
         if len(chosen):
             images = store.images[[rows[ids[i]] for i in chosen]]
-            captions = [f"{score[i]:.3f} · {_short(ids[i])}" for i in chosen]
+            captions = [f"{score[i]:.3f} · {words.short(ids[i])}" for i in chosen]
             alts = [f"{ids[i]}, a {truth[i]} scored {score[i]:.3f}" for i in chosen]
             parts.append(sheet(title, list(images), store.bands, captions, alts))
     return Markup("\n").join(parts)
@@ -69,7 +69,7 @@ def gallery(material: Material, store: Cutouts | None) -> Markup:
                 name,
                 images,
                 store.bands,
-                [_short(identifier) for identifier in chosen],
+                [words.short(identifier) for identifier in chosen],
                 [f"{identifier}, a {name}" for identifier in chosen],
             )
         )
@@ -109,7 +109,3 @@ def _how_shown(store: Cutouts) -> str:
         "8-bit values as they are" if store.images.dtype == np.uint8 else "asinh stretch, each cutout on its own scale"
     )
     return f"Bands {', '.join(store.bands)}; {stretch}."
-
-
-def _short(identifier: str) -> str:
-    return identifier if len(identifier) <= 22 else "…" + identifier[-21:]

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from zwicky.report import words
 from zwicky.report.pictures import data_uri
 
 SIDE, GAP, HEAD = 100, 8, 12  # of a view, between two, of the words above, in units of the drawing
@@ -73,9 +74,10 @@ def drawing(
             ]
         height = 2 * height + GAP
     said = f"{right.sum()} of {counted.sum()} regions right"
+    label = f"{title}, two views of {name}: {said}."
     return Markup(
         '<p class="panel-title">{}: {}</p><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(name, said, 2 * SIDE + GAP, height, f"{title}, two views of {name}: {said}.", Markup("").join(parts))
+    ).format(words.short(name), said, 2 * SIDE + GAP, height, label, Markup("").join(parts))
 
 
 def _chosen(counted: np.ndarray, informative: np.ndarray) -> np.ndarray:
@@ -136,8 +138,9 @@ def _line(region: int, found: int, right: bool, grid: tuple[int, int]) -> Markup
 
 
 def _heat(weights: np.ndarray, column: int) -> Markup:
-    """An attention map [h, w] as a veil over its view: the opacity is its share of the largest."""
-    alpha = 210 * weights / max(float(weights.max()), 1e-12)
+    """An attention map [h, w] as a veil over its view, from the least to the most."""
+    low, high = float(weights.min()), float(weights.max())
+    alpha = 200 * (weights - low) / max(high - low, 1e-12)
     colour = np.broadcast_to(np.array(HEAT), (*weights.shape, 3))
     rgba = np.concatenate([colour, alpha[..., None]], -1).round().clip(0, 255).astype(np.uint8)
     stream = io.BytesIO()

@@ -59,6 +59,11 @@ def significant(value: Any) -> str:
     return f"{value:.3g}".replace("-", "−") if is_number(value) else "–"
 
 
+def short(identifier: str) -> str:
+    """The end of a long identifier, which tells it from others."""
+    return identifier if len(identifier) <= 22 else "…" + identifier[-21:]
+
+
 def duration(seconds: Any) -> str:
     """Seconds for people."""
     if not is_number(seconds):
