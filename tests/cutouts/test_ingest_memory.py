@@ -80,7 +80,7 @@ def write(path: Path, rows: int) -> None:
 
 @pytest.mark.parametrize("suffix", [".hdf5", ".fits", ".npz", ".parquet"])
 def test_a_set_several_times_the_limit(tmp_path, suffix):
-    rows = 25_000  # 1.2 GB, four times the limit
+    rows = 20_000  # 1 GB, more than three times the limit
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / f"a{suffix}", rows)
     read, gained = run(tmp_path / "in", tmp_path / "s")

@@ -337,3 +337,74 @@ def test_labels_survive_from_a_store(tmp_path, folder):
         file["images"], file["label"] = GREY, ["lens"] * 4 + ["unlabelled"] * 5
     read(tmp_path)
     assert list(read_labels(tmp_path / "s").values) == [f"a.h5#{row}" for row in range(4)]
+
+
+# ---------------------------------------------------------------------------------------------------- ids, access
+
+
+def test_repeated_ids_lose_no_row(tmp_path, folder):
+    for name in ("a.h5", "b.h5"):
+        with h5py.File(folder / name, "w") as file:
+            file["images"], file["id"] = GREY, ["x", "x", "y", "", "a.h5#1", "z", "w", "v", "u"]
+    cutouts, report = read(tmp_path)
+    assert report.read == 2 * N
+    assert len(set(cutouts.ids)) == 2 * N
+    assert list(cutouts.ids[:5]) == ["x", "a.h5#1", "y", "a.h5#3", "a.h5#4"]
+    np.testing.assert_array_equal(cutouts.images[:N, 0], GREY)
+    assert "10 ids were given before" in report.warnings[0]
+
+
+def test_files_that_may_not_be_read_are_listed(tmp_path, folder, monkeypatch):
+    """Emulated, since tests may run as root, who may read all."""
+    np.save(folder / "good.npy", GREY[0])
+    for name in ("a.npy", "b.fits", "c.png"):
+        (folder / name).write_bytes(b"x" * 100)
+    real = Path.open
+
+    def refuse(path: Path, *arguments, **options):
+        if path.suffix in (".npy", ".fits", ".png") and path.name != "good.npy":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    _, report = read(tmp_path)
+    assert report.read == 1
+    reasons = dict(report.set_aside)
+    assert "Permission denied" in reasons["a.npy"]
+    assert "Permission denied" in reasons["c.png"]
+    assert set(reasons) == {"a.npy", "b.fits", "c.png"}
+
+
+def test_a_damaged_block_costs_its_own_rows(tmp_path, folder):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("images", data=GREY, chunks=(3, H, W), fletcher32=True)
+        place = file["images"].id.get_chunk_info(1).byte_offset
+    with (folder / "a.h5").open("r+b") as stream:
+        stream.seek(place + 7)
+        stream.write(b"????")
+    cutouts, report = read(tmp_path)
+    assert [file for file, _ in report.set_aside] == ["a.h5#3", "a.h5#4", "a.h5#5"]
+    np.testing.assert_array_equal(cutouts.images[:, 0], np.delete(GREY, [3, 4, 5], 0))
+
+
+def test_a_damaged_row_group_costs_its_own_rows(tmp_path, folder):
+    table = pa.table({"image": nested(GREY)})
+    pq.write_table(table, folder / "a.parquet", row_group_size=3, write_page_checksum=True, compression="none")
+    place = pq.ParquetFile(folder / "a.parquet").metadata.row_group(1).column(0).data_page_offset
+    with (folder / "a.parquet").open("r+b") as stream:
+        stream.seek(place + 200)
+        stream.write(b"????")
+    cutouts, report = read(tmp_path)
+    assert [file for file, _ in report.set_aside] == ["a.parquet#3", "a.parquet#4", "a.parquet#5"]
+    np.testing.assert_array_equal(cutouts.images[:, 0], np.delete(GREY, [3, 4, 5], 0))
+
+
+def test_hdf5_without_h5py_says_what_to_install(tmp_path, folder, monkeypatch):
+    import sys
+
+    (folder / "a.h5").write_bytes(b"x" * 100)
+    np.save(folder / "good.npy", GREY[0])
+    monkeypatch.delitem(sys.modules, "zwicky.cutouts.readers.hdf5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    _, report = read(tmp_path)
+    assert report.set_aside == (("a.h5", "is HDF5, which needs h5py: pip install 'zwicky[hdf5]'"),)

@@ -22,7 +22,7 @@ from zwicky.cutouts.readers.record import said
 
 SAMPLE = 500  # files looked at to learn size and type before writing begins
 SAMPLED_SETS = 50  # and files of many images, of each of which the first good image counts for all
-BATCH_BYTES = 32 * 2**20  # of pixels decoded at a time
+BATCH_BYTES = 8 * 2**20  # of pixels decoded at a time
 _NO_IMAGE = Image(np.empty((0, 0, 0)))
 
 

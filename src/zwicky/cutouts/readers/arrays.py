@@ -12,7 +12,7 @@ import pyarrow as pa
 from zwicky.cutouts.readers.columns import Columns, kind_of, number, text
 from zwicky.cutouts.readers.record import Image, Unreadable, as_pixels
 
-BLOCK_BYTES = 16 * 2**20  # of pixels read at a time
+BLOCK_BYTES = 8 * 2**20  # of pixels read at a time
 _IMAGE_NAMES = ("images", "image", "image_array", "cutouts", "x", "x_train", "data", "arr_0")
 _BAND_NAMES = ("bands", "band", "filters", "image_band")
 
