@@ -1,7 +1,7 @@
 """EsViT: DINO on a multi-stage transformer, between views and between their regions (Li et al. 2022).
 
-L = ½ L_V + ½ L_R. Every region of a student's crop learns the prototypes of the teacher's region of another crop that
-looks most like it, wherever that lies.
+L = (1 − w) L_V + w L_R, w = ½. Every region of a student's crop learns the prototypes of the teacher's region of another
+crop that looks most like it, wherever that lies.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from zwicky.views.contract import Views
 class EsViT(Distillation):
     """Options besides those of `Distillation`:
 
-    region_loss: with it off, L = L_V. Regions have a head and a centre of their own; they are matched by the
-    backbone's features, before the head.
+    region_loss: with it off, L = L_V. region_weight: w, ½ in the authors' code. Where most regions look alike, as sky
+    does, that can drag all features to one; the gauges say so, and 0.1 held.
+
+    Regions have a head and a centre of their own. They are matched by the backbone's features, before the head.
     """
 
     region_center: Tensor
 
-    def __init__(self, backbone: Backbone, *, region_loss: bool = True, **options: Any) -> None:
+    def __init__(
+        self, backbone: Backbone, *, region_loss: bool = True, region_weight: float = 0.5, **options: Any
+    ) -> None:
         if region_loss:
             refuse_single_region("esvit", backbone)
         super().__init__(backbone, **options)
-        self.region_loss = region_loss
+        self.region_loss, self.region_weight = region_loss, region_weight
         if region_loss:
             self.add_region_level(own_head=True)
 
@@ -65,7 +69,8 @@ class EsViT(Distillation):
 
         entropy = losses.region_entropy(p_regions, matches)
         gauges |= teacher_gauges(r_t, region_loss, "region_", entropy)
-        return {"loss": view_loss / 2 + region_loss / 2, **gauges}
+        loss = (1 - self.region_weight) * view_loss + self.region_weight * region_loss
+        return {"loss": loss, **gauges}
 
 
 def join(regions: list[Tensor]) -> Tensor:
