@@ -132,6 +132,14 @@ def test_gradients_reach_everything_and_views_are_equals(tiny_vit, make_views):
     assert not any(value.requires_grad for name, value in gauges.items() if name != "loss")
 
 
+def test_the_mean_of_the_views_is_not_detached(tiny_vit, make_views):
+    """Moving all projections together changes no agreement; with a stopped gradient it would seem to."""
+    method = methods.create("lejepa", tiny_vit(), sigreg=0.0, **SMALL)
+    method(make_views(local=3))["loss"].backward()
+    last = method.projector[-1]
+    assert float(last.bias.grad.abs().max()) < 1e-3 * float(last.weight.grad.abs().max())
+
+
 def test_diagnosis_of_constant_and_of_spread_embeddings(tiny_vit, make_views):
     method = methods.create("lejepa", tiny_vit(), **SMALL)
     healthy = {name: float(value.detach()) for name, value in method(make_views(batch=32)).items()}
