@@ -10,6 +10,7 @@ from zwicky.backbones import pretrained as weights
 from zwicky.backbones import swin, vit
 from zwicky.backbones.beit import BEiT
 from zwicky.backbones.contract import Backbone
+from zwicky.backbones.d4.swin import D4Swin
 from zwicky.backbones.d4.vit import D4ViT
 from zwicky.backbones.resnet import ResNet18
 from zwicky.errors import UserError
@@ -20,7 +21,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 BACKBONES |= {name: partial(swin.Swin, **sizes) for name, sizes in swin.SIZES.items()}
 BACKBONES["beit_base"] = BEiT
 BACKBONES["resnet18"] = ResNet18
-BACKBONES["d4_vit"] = D4ViT
+BACKBONES |= {"d4_vit": D4ViT, "d4_swin": D4Swin}
 
 
 def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:
@@ -30,7 +31,8 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
     built for (other sizes may follow). pretrained: a timm model name, another model of the Hugging Face hub
     (OWNER/NAME) or a local file of weights; null starts from random ones. options: patch_size, width, depth, heads,
     drop_path, layer_scale, registers for ViTs; patch_size, width, depth, heads, pool, drop_path for BEiT; patch_size,
-    window, width, depths, heads, stages, drop_path for Swins; d4_vit takes the first five of a ViT's.
+    window, width, depths, heads, stages, drop_path for Swins; d4_vit takes the first five of a ViT's,
+    d4_swin all of a Swin's.
     """
     if name not in BACKBONES:
         raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")

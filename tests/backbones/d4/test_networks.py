@@ -150,3 +150,24 @@ def test_which_way_is_chosen_by_device_and_width():
     assert layers.by_irreps(torch.device("cpu"), 192)
     assert not layers.by_irreps(torch.device("cuda"), 384)
     assert layers.by_irreps(torch.device("cuda"), 1024)
+
+
+@both
+@torch.no_grad()
+def test_a_crop_that_is_not_the_turned_crop_is_told_apart(name, network):
+    """35 px cut to 32 from the corner: the turned image's crop holds other pixels, on another grid of patches."""
+    net, images = network(name), torch.randn(2, 2, 35, 35)
+    base = net(images[..., :32, :32]).summary
+    apart = [float((net(turned[..., :32, :32]).summary - base).abs().max() / base.std()) for turned in d4(images)]
+    apart.sort()
+    assert apart[1] < 1e-5  # the corner stays where it is under the diagonal's mirror
+    assert apart[2] > 0.05
+
+
+@torch.no_grad()
+def test_a_plain_vit_is_not_invariant(network):
+    torch.manual_seed(0)
+    plain = backbones.create("vit_tiny", bands=2, image_size=32, width=48, depth=2).eval()
+    images = torch.randn(2, 2, 32, 32)
+    base = plain(images).summary
+    assert all((plain(turned).summary - base).abs().max() > 1e-3 for turned in d4(images)[1:])
