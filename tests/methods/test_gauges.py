@@ -39,7 +39,7 @@ def made(kind):
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("one prototype",) * 2, ("uniform",) * 2, ("constant", "constant embeddings"), ("healthy", None)],
+    [("one prototype", "few prototypes"), ("uniform",) * 2, ("constant", "constant embeddings"), ("healthy", None)],
 )
 def test_diagnosis_of_made_collapses(kind, words):
     found = diagnose(made(kind), dim=D, prototypes=K)
@@ -54,7 +54,7 @@ def test_diagnosis_of_made_collapses(kind, words):
 def test_a_collapse_of_regions_alone_is_told_from_one_of_images(kind):
     regions = {f"region_{name}": value for name, value in made(kind).items() if name.endswith(("entropy", "kl"))}
     found = diagnose({**made("healthy"), **regions}, dim=D, prototypes=K)
-    assert kind in found
+    assert {"one prototype": "few prototypes", "uniform": "uniform"}[kind] in found
     assert "regions" in found
     assert "images" in diagnose({**made(kind)}, dim=D, prototypes=K)
 
@@ -97,7 +97,7 @@ def test_drill_no_centering_collapses_onto_one_prototype(tiny_vit, make_views):
         tiny_vit, make_views, center_momentum=1.0, teacher_temperature=0.01, teacher_temperature_end=0.01, momentum=0.5
     )
     assert not method.center.any()
-    assert "one prototype" in method.diagnose(gauges), gauges
+    assert "few prototypes" in method.diagnose(gauges), gauges
 
 
 def test_drill_no_sharpening_collapses_to_uniform(tiny_vit, make_views):

@@ -12,6 +12,10 @@ from torch import Tensor
 from zwicky.methods import losses
 
 
+FEW = 0.2  # of ln K; a head with BatchNorm keeps two or three prototypes where one without keeps one
+NARROW = 0.05  # of the spread of a normal cloud; healthy backbones on cutouts that look alike were seen at 0.1
+
+
 def normalised_std(embeddings: Tensor) -> Tensor:
     """Standard deviation of the L2-normalised embeddings [B, D], averaged over D. Healthy ≈ 1/√D; collapse → 0."""
     return F.normalize(embeddings.float(), dim=-1).std(0, correction=0).mean()
@@ -47,9 +51,10 @@ def diagnose(gauges: Mapping[str, float], *, dim: int, prototypes: int | None) -
         if prototypes is None or f"{level}teacher_entropy" not in gauges:
             continue
         top = math.log(prototypes)
-        if gauges[f"{level}usage_entropy"] < 0.05 * top:
+        if gauges[f"{level}usage_entropy"] < FEW * top:
             return (
-                f"collapse onto one prototype: the teacher gives all {whose} the same answer; "
+                f"collapse onto few prototypes: the teacher gives all {whose} one of about "
+                f"{math.exp(gauges[f'{level}usage_entropy']):.0f} answers; "
                 "set center_momentum to 0.9, lower the learning rate, or use larger batches"
             )
         if gauges[f"{level}teacher_entropy"] > 0.98 * top and gauges[f"{level}teacher_kl"] < 0.02 * top:
@@ -58,7 +63,7 @@ def diagnose(gauges: Mapping[str, float], *, dim: int, prototypes: int | None) -
                 "lower teacher_temperature or prototypes, or train longer"
             )
     std = gauges.get("embedding_std")
-    if std is not None and std < 0.1 / math.sqrt(dim):
+    if std is not None and std < NARROW / math.sqrt(dim):
         return (
             f"constant embeddings: their spread is {std * math.sqrt(dim):.2f} of a healthy one; "
             "lower the learning rate, use larger batches or milder crops"
