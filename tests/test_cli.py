@@ -87,6 +87,10 @@ def test_every_setting_has_help():
         (["pretrain", "demo", "--data", "x", "--out", "y"], "zwicky benchmark"),
         (["benchmark", "dino", "--data", "x", "--out", "y"], "zwicky pretrain"),
         (["finetune", "x", "--data", "y", "--out", "z", "--labels", "many"], "labels"),
+        (["finetune", "demo", "--data", "x", "--out", "y"], "zwicky benchmark"),
+        (["finetune", "mine.yaml", "--data", "x", "--out", "y"], "mine.yaml"),
+        (["finetune", "beit-finetune", "--size", "huge", "--data", "x", "--out", "y"], "huge"),
+        (["finetune", "beit-finetune", "--data", "nowhere", "--out", "y"], "nowhere"),
         (["finetune", "x", "--data", "y", "--out", "z", "--fit.train.speed", "3"], "speed"),
         (["finetune", "x", "--data", "y", "--out", "z", "--fit.train.batch_size", "0"], "batch_size"),
         (["finetune", "x", "--data", "y", "--out", "z", "--views.rotation", "spin"], "rotation"),
@@ -98,6 +102,8 @@ def test_every_setting_has_help():
         (["ingest", "nowhere", "--out", "y"], "nowhere"),
         (["audit", "nowhere"], "nowhere"),
         (["evaluate", "nowhere", "--data", "nowhere"], "nowhere"),
+        (["export", "nowhere", "--out", "y"], "nowhere"),
+        (["export", "nowhere", "--out", "y", "--format", "pickle"], "format"),
         (["report", "nowhere"], "nowhere"),
         (["demo", "--size", "huge"], "huge"),
     ],
@@ -174,7 +180,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_the_way_through_the_house(folder, tmp_path, capsys):
+def test_the_way_through_the_house(folder, tmp_path, capsys, monkeypatch):
     store, run, tuned, bench = (tmp_path / name for name in ("store", "run", "tuned", "bench"))
     cli.run(["ingest", str(folder), "--out", str(store)])
     assert "60" in capsys.readouterr().out
@@ -197,6 +203,17 @@ def test_the_way_through_the_house(folder, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "accuracy" in out
     assert (tuned / "results.csv").exists()
+
+    words = ["finetune", "beit-finetune", "--size", "smoke", "--data", str(store), "--labels", "20"]
+    monkeypatch.chdir(tmp_path)
+    cli.run([*words, "--out", "beit-finetune", *fast])
+    cli.run(["evaluate", "beit-finetune", "--data", str(store)])
+    assert "accuracy" in capsys.readouterr().out
+    cli.run(["export", "beit-finetune", "--out", "exported"])
+    assert (tmp_path / "exported" / "config.json").exists()
+    # From now on the word means the run.
+    cli.run(["finetune", "beit-finetune", "--data", str(store), "--labels", "20", "--out", "more", *fast])
+    assert yaml.safe_load((tmp_path / "more" / "config.yaml").read_text())["start"] == "beit-finetune"
 
     fit = {"train": {"max_steps": 3, "min_steps": 0, "batch_size": 16, "precision": "float32"}}
     recipe = {

@@ -41,6 +41,7 @@ _OFFERED = {
     "load_network": "training.network",
     "pretrain": "training.pretrain",
     "finetune": "training.finetune",
+    "export": "training.export",
     "evaluate": "evaluation.evaluate",
     "BenchmarkConfig": "evaluation.config",
     "BenchmarkResult": "evaluation.results",

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
+from timm.models.beit import Beit
 
+from zwicky.backbones.config import BackboneConfig
 from zwicky.cutouts.contract import Cutouts, make_cutouts
 from zwicky.cutouts.tables import Labels, Split
 from zwicky.errors import UserError
@@ -15,6 +19,8 @@ from zwicky.training import loop, seen, state
 from zwicky.training.finetune import finetune
 from zwicky.training.network import load_network
 from zwicky.training.pretrain import pretrain
+from zwicky.views.config import NormalisationConfig
+from zwicky.views.normalise import Normalisation
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +243,65 @@ def test_a_planted_signal_is_learnt(tmp_path, make_blobs, started, finetune_conf
     rows = evaluate(tmp_path / "run", cutouts, labels, split)
     found = {row["of"]: row["value"] for row in rows if row["metric"] == "r2"}
     assert min(found.values()) > 0.7, found
+
+
+def recipe(finetune_config, pretrained=None, **changes):
+    config = finetune_config(**changes)
+    options = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2}
+    config.backbone = BackboneConfig("beit_base", options, pretrained)
+    return config
+
+
+def test_a_recipe_starts_from_published_weights(tmp_path, data, finetune_config):
+    """With a learning rate of 0 what is saved is what was published; the normalisation is that of train alone."""
+    cutouts, labels, split = data
+    torch.manual_seed(4)
+    net = Beit(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, init_values=0.1,
+               use_abs_pos_emb=False, use_rel_pos_bias=True)  # fmt: skip
+    save_file(net.state_dict(), tmp_path / "beit.safetensors")
+    config = recipe(finetune_config, str(tmp_path / "beit.safetensors"), steps=1, lr=0.0, min_lr=0.0)
+    network = finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
+    mine = network.backbone.net.state_dict()
+    assert torch.equal(mine["blocks.1.attn.qkv.weight"], net.blocks[1].attn.qkv.weight)
+    rows = cutouts.rows_of(split.ids("train", "unlabelled"))
+    assert network.normalisation == Normalisation.fit(cutouts.images[rows], cutouts.bands)
+    (tmp_path / "beit.safetensors").unlink()  # a finished run needs it no more
+    again = finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
+    assert torch.equal(again.backbone.net.cls_token, network.backbone.net.cls_token)
+    uses = seen.read(tmp_path / "run").to_pydict()["use"]
+    assert uses.count("normalise") == len(rows)
+    assert evaluate(tmp_path / "run", cutouts, labels, split)
+
+    cold = finetune(config, None, cutouts, labels, split, tmp_path / "cold", from_scratch=True, quiet=True)
+    key = "blocks.1.attn.qkv.weight"
+    assert not torch.equal(cold.backbone.net.state_dict()[key], mine[key])
+
+
+def test_a_run_and_a_recipe_are_told_apart(tmp_path, started, data, finetune_config):
+    cutouts, labels, split = data
+    with pytest.raises(UserError, match="a recipe with a backbone"):
+        finetune(finetune_config(), None, cutouts, labels, split, tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match="leave them out"):
+        finetune(recipe(finetune_config), started, cutouts, labels, split, tmp_path / "run", quiet=True)
+    other = finetune_config()
+    other.normalisation = NormalisationConfig(stretch="linear")
+    with pytest.raises(UserError, match="leave them out"):
+        finetune(other, started, cutouts, labels, split, tmp_path / "run", quiet=True)
+    config = recipe(finetune_config, steps=1)
+    config.normalisation = NormalisationConfig(stretch="linear")
+    network = finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
+    assert network.normalisation.stretch == "linear"
+
+
+def test_a_run_of_an_older_version_is_still_finished(tmp_path, started, data, finetune_config):
+    """Its settings name no backbone and no normalisation; null is the same."""
+    cutouts, labels, split = data
+    config, run = finetune_config(steps=1), tmp_path / "run"
+    finetune(config, started, cutouts, labels, split, run, quiet=True)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings.pop("backbone") is None
+    assert settings.pop("normalisation") is None
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    before = (run / "network.safetensors").stat().st_mtime_ns
+    finetune(config, started, cutouts, labels, split, run, quiet=True)
+    assert (run / "network.safetensors").stat().st_mtime_ns == before

@@ -86,7 +86,7 @@ class BEiT(Backbone):
             summary, norm = self.net.fc_norm(tokens[:, 1:].mean(1)), self.net.fc_norm
         else:
             summary, norm = self.net.norm(tokens[:, 0]), self.net.norm
-        return Features(summary, norm(cells) if regions else tokens.new_empty(len(tokens), 0, 0, self.dim))
+        return Features(summary, norm(cells) if regions else tokens.new_empty(tokens.shape[0], 0, 0, self.dim))
 
     def attention(self, images: Tensor) -> Tensor:
         """Of [CLS], or where the patch tokens are averaged the mean over their queries."""
@@ -106,7 +106,7 @@ class BEiT(Backbone):
         patches = self.net.patch_embed(images)
         if mask is not None:
             patches = torch.where(mask.flatten(1)[..., None], self.mask_token.to(patches.dtype), patches)
-        return torch.cat([self.net.cls_token.expand(len(patches), -1, -1), patches], 1)
+        return torch.cat([self.net.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.net.blocks))

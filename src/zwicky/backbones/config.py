@@ -11,9 +11,10 @@ class BackboneConfig:
     """Which network.
 
     Args:
-        name: vit_tiny, vit_small, vit_base or resnet18.
+        name: vit_tiny, vit_small, vit_base, beit_base, swin_tiny, swin_small, d4_vit, d4_swin or resnet18.
         options: keywords of that backbone, for example {patch_size: 8, depth: 6}.
-        pretrained: a timm model name or a local weights file to start from; null starts from random weights.
+        pretrained: weights to start from: a timm model, another model of the Hugging Face hub as OWNER/NAME, or a
+            file; null starts from random ones.
     """
 
     name: str = "vit_tiny"

@@ -86,7 +86,7 @@ class ViT(Backbone):
             tokens = block.run(each, tokens)
         if self.pool == "cls" and not regions:  # the last block computes what [CLS] needs and no more
             summary = net.norm(block.run(last, tokens, kept=1))[:, 0]
-            return Features(summary, summary.new_empty(len(summary), 0, 0, self.dim))
+            return Features(summary, summary.new_empty(summary.shape[0], 0, 0, self.dim))
         tokens = net.norm(block.run(last, tokens))
         patches = tokens[:, net.num_prefix_tokens :]
         summary = tokens[:, 0] if self.pool == "cls" else patches.mean(1)

@@ -67,7 +67,7 @@ def _project(attn: WindowAttention, tokens: Tensor, size: int, shift: int) -> tu
         tokens = tokens.roll((-shift, -shift), (1, 2))
     qkv = attn.qkv(tokens).unflatten(3, (3, heads, -1)).unflatten(2, (along, size)).unflatten(1, (along, size))
     # [B, wy, y, wx, x, 3, heads, d]: one copy cuts the windows and lays out the heads.
-    qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, len(tokens), along**2, heads, size**2, -1)
+    qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, tokens.shape[0], along**2, heads, size**2, -1)
     return qkv.unbind(0)
 
 

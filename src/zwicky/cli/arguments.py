@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser
 
@@ -45,6 +46,10 @@ def audit(parser: ArgumentParser) -> None:
 
 def _recipe(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", type=str, help=f"a shipped recipe ({', '.join(recipes.names())}) or a YAML file")
+    _size(parser)
+
+
+def _size(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=str | None, default=None, help="one of the recipe's sizes; the first unless said"
     )
@@ -57,7 +62,8 @@ def of_recipe(parser: ArgumentParser) -> None:
 
 
 def finetune(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="the run whose network to start from")
+    parser.add_argument("run", type=Path, help="the run whose network to start from, or a recipe with a backbone")
+    _size(parser)
     _data(parser)
     _out(parser)
     parser.add_argument(
@@ -69,6 +75,17 @@ def evaluate(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run of `zwicky pretrain` or `zwicky finetune`")
     _data(parser)
     parser.add_argument("--split", type=str, default="holdout", help="the store's split whose role test is used")
+
+
+def export(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run of `zwicky pretrain` or `zwicky finetune`")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write the files in")
+    parser.add_argument(
+        "--format",
+        type=Literal["safetensors", "onnx"],
+        default="safetensors",
+        help="safetensors, which timm reads without zwicky where the architecture is timm's, or onnx",
+    )
 
 
 def report(parser: ArgumentParser) -> None:

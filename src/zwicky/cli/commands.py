@@ -66,8 +66,15 @@ def _finetune(given: Namespace) -> None:
     config = parsing.settings_of(FinetuneConfig, given)
     cutouts, labels = open_store(given.data), read_labels(given.data)
     split = stored_split(given.data, config.split, cutouts, labels, columns_of(parse_targets(config.targets)))
-    finetune(config, given.run, cutouts, labels, split, given.out, from_scratch=given.from_scratch)
+    start = None if _names_recipe(str(given.run)) else given.run
+    finetune(config, start, cutouts, labels, split, given.out, from_scratch=given.from_scratch)
     print(f"fine-tuned; next: zwicky evaluate {given.out} --data {given.data}")
+
+
+def _names_recipe(word: str) -> bool:
+    """Whether the first word of `finetune` is a recipe: a run of that name comes first."""
+    named = word in recipes.names() or word.endswith((".yaml", ".yml"))
+    return named and not (Path(word) / "run.json").exists()
 
 
 def _evaluate(given: Namespace) -> None:
@@ -89,6 +96,12 @@ def _benchmark(given: Namespace) -> None:
 
     benchmark(parsing.settings_of(BenchmarkConfig, given), given.data, given.out)
     _write_page(given.out, given.data)
+
+
+def _export(given: Namespace) -> None:
+    from zwicky.training.export import export
+
+    print("written:", *export(given.run, given.out, given.format))
 
 
 def _report(given: Namespace) -> None:
@@ -152,10 +165,11 @@ COMMANDS = {
     ),
     "finetune": Command(
         "Teach a pretrained network with some labels.",
-        "RUN --data STORE --out RUN [--labels N] [settings]",
+        "RUN|RECIPE --data STORE --out RUN [--labels N] [settings]",
         arguments.finetune,
         _finetune,
         FinetuneConfig,
+        takes_recipe=_names_recipe,
     ),
     "evaluate": Command(
         "Test a network on a store's test objects.", "RUN --data STORE [--split NAME]", arguments.evaluate, _evaluate
@@ -167,6 +181,12 @@ COMMANDS = {
         _benchmark,
         BenchmarkConfig,
         takes_recipe=lambda word: True,
+    ),
+    "export": Command(
+        "Write a network for other programs: timm or ONNX.",
+        "RUN --out FOLDER [--format safetensors|onnx]",
+        arguments.export,
+        _export,
     ),
     "report": Command(
         "Write the page of a benchmark again.", "RUN [--data STORE] [--out PAGE]", arguments.report, _report

@@ -54,9 +54,7 @@ def read_recipe(commands: Mapping[str, Command], name: str, words: Sequence[str]
     settings.pop("simulate", None)
     fitting = [verb for verb, command in commands.items() if _fits(command, settings)]
     if fitting and name not in fitting:
-        raise UserError(
-            f"recipe {words[0]} is for `zwicky {fitting[0]}`, not `zwicky {name}`; use that or another one"
-        )
+        raise UserError(f"recipe {words[0]} is for `zwicky {fitting[0]}`, not `zwicky {name}`; use that or another one")
     return settings
 
 

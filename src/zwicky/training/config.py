@@ -135,9 +135,12 @@ def augmentation_for_labels() -> ViewsConfig:
 
 @dataclass
 class FinetuneConfig:
-    """`zwicky finetune`: labels for a pretrained network.
+    """`zwicky finetune`: labels for the network of a run, or for one that a recipe names.
 
     Args:
+        backbone: which network, in a recipe; null where a run gives it.
+        normalisation: scale of the pixel values, in a recipe; null takes the defaults, or where a run gives it the
+            run's.
         views: augmentation; crop and image_size follow the pretrained network where null.
         fit: the fit.
         labels: how many labels to use, selection included; 0 is all of the split's role train.
@@ -148,6 +151,8 @@ class FinetuneConfig:
         seed: seed of the head, order and augmentation.
     """
 
+    backbone: BackboneConfig | None = None
+    normalisation: NormalisationConfig | None = None
     views: ViewsConfig = field(default_factory=augmentation_for_labels)
     fit: FitConfig = field(default_factory=FitConfig)
     labels: int = 0

@@ -22,7 +22,7 @@ from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.loop import Source, fit
 from zwicky.training.network import Network, columns_of, load_network, save_network
-from zwicky.training.pretrain import cost, resident
+from zwicky.training.pretrain import cost, new_backbone, resident, resolve_views
 from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.state import Fitted
 from zwicky.views.augment import Augment
@@ -109,7 +109,7 @@ def fit_labels(
 
 def finetune(
     config: FinetuneConfig,
-    start: Path,
+    start: Path | None,
     cutouts: Cutouts,
     labels: Labels,
     split: Split,
@@ -118,20 +118,26 @@ def finetune(
     from_scratch: bool = False,
     quiet: bool = False,
 ) -> Network:
-    """`zwicky finetune`: fit the network of the run `start` to n labels of the split's role train.
+    """`zwicky finetune`: fit a network to n labels of the split's role train.
 
-    from_scratch: the same network from random weights instead, the comparison pretraining must win.
+    start: the run whose network it is; None for a new one, `config.backbone` with its published weights, normalised by
+    the roles train and unlabelled. from_scratch: the same network from random weights instead, the comparison
+    pretraining must win.
     """
+    if start is not None and (config.backbone is not None or config.normalisation is not None):
+        raise UserError(f"finetune: {start} has a backbone and a normalisation; leave them out, or name a recipe")
     ids, truth, classes, targets = _what_to_learn(config, cutouts, labels, split)
     split.refuse_leak(ids, "learning from labels", ("train",))
-    settings = {"start": str(start), "from_scratch": from_scratch, **to_plain(config)}
+    settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
-    run = Run(out, "finetune", settings, config.seed, fingerprint(cutouts, rows, truth[rows]))
+    pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None else rows[:0]
+    data = fingerprint(cutouts, np.concatenate([rows, pool]), truth[rows])
+    run = Run(out, "finetune", settings, config.seed, data)
     if run.finished:
         return load_network(out)
-    pretrained = load_network(start)
+    pretrained = load_network(start) if start is not None else _published(config, cutouts, pool, from_scratch)
     pretrained.check(cutouts)
-    before = None if from_scratch else seen.read(start)
+    before = None if from_scratch or start is None else seen.read(start)
     seen.refuse_overlap(cutouts, cutouts.rows_of(split.ids("test")), before, f"the test of split {split.name!r}")
     backbone = pretrained.backbone
     if from_scratch:
@@ -156,9 +162,21 @@ def finetune(
         quiet=quiet,
     )
     save_network(out, network)
-    seen.write(out, seen.record(cutouts, {"fit": task.fit, "select": task.select}, before))
+    uses = {"fit": task.fit, "select": task.select} | ({"normalise": pool} if len(pool) else {})
+    seen.write(out, seen.record(cutouts, uses, before))
     run.finish(**cost(fitted, network.backbone), labels=len(ids), temperature=network.temperature)
     return network
+
+
+def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_scratch: bool) -> Network:
+    """The recipe's network with its published weights, normalised by these rows."""
+    if config.backbone is None:
+        raise UserError("finetune: name the run to start from, or a recipe with a backbone")
+    views = resolve_views(config.views, cutouts.size)
+    normalisation = Normalisation.fit(cutouts.images[rows], cutouts.bands, config.normalisation)
+    torch.manual_seed(config.seed)
+    kind = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
+    return Network(new_backbone(kind, cutouts, views), normalisation, views, cutouts.bands, cutouts.pixel_scale)
 
 
 def divide_labels(

@@ -1,7 +1,7 @@
 """What a network has seen: the record that lets a later command refuse to be tested on it.
 
-`seen.parquet` in a run: id, use (pretrain, fit, select), pixel_hash, ra, dec. A fine-tuned run carries on the record
-of the run it started from, so the whole chain is known, across stores too.
+`seen.parquet` in a run: id, use (pretrain, fit, select, normalise), pixel_hash, ra, dec. A fine-tuned run carries on
+the record of the run it started from, so the whole chain is known, across stores too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,224 @@
+"""What an exported file answers, read by timm or ONNX Runtime alone, against the network in zwicky."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from zwicky import backbones
+from zwicky.backbones.registry import BACKBONES
+from zwicky.errors import UserError
+from zwicky.training import export as exporting
+from zwicky.training.export import export
+from zwicky.training.network import Network, load_network, save_network
+from zwicky.views.config import ViewsConfig
+from zwicky.views.contract import Target
+from zwicky.views.normalise import Normalisation
+
+DEEP = {"patch_size": 8, "width": 32, "depth": 2, "heads": 4}
+CASES = {
+    "vit": ("vit_tiny", DEEP),
+    "vit-mean": ("vit_tiny", {**DEEP, "pool": "mean"}),
+    "dinov2": ("vit_tiny", {**DEEP, "layer_scale": 1e-5, "registers": 4}),
+    "beit": ("beit_base", DEEP),
+    "beit-cls": ("beit_base", {**DEEP, "pool": "cls"}),
+    "swin": ("swin_tiny", {"patch_size": 2, "width": 32, "depths": [2, 2], "heads": [2, 4], "window": 4}),
+    "resnet": ("resnet18", {}),
+}
+
+
+def network_of(case, head=True, regression=False):
+    torch.manual_seed(0)
+    name, options = CASES[case]
+    size = 48 if name == "resnet18" else 32
+    backbone = backbones.create(name, bands=2, image_size=size, **options)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    bands = ("g", "r")
+    network = Network(
+        backbone,
+        Normalisation(bands, (1.0, 2.0), (3.0, 4.0), "asinh", 3.0, 1.5),
+        ViewsConfig(crop=size, image_size=size),
+        bands,
+        pixel_scale=0.2,
+    )
+    if head:
+        network.head = torch.nn.Linear(backbone.dim, 3)
+        if regression:
+            network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
+            network.target_mean, network.target_std = [1.0, 2.0, 3.0], [2.0, 0.5, 10.0]
+        else:
+            network.classes, network.temperature = ("a", "b", "c"), 1.7
+    return network
+
+
+def raw(network):
+    side = network.backbone.image_size
+    return np.random.default_rng(0).normal(2, 5, (3, 2, side, side)).astype(np.float32)
+
+
+# The exported folders and raw pixels in, answers out; zwicky is not there. One process for all, as timm loads slowly.
+ALONE = """
+import json, sys
+from pathlib import Path
+sys.modules["zwicky"] = None
+import numpy as np, timm, torch
+for folder in Path(sys.argv[1]).iterdir():
+    known = json.loads((folder / "out" / "config.json").read_text())["zwicky"]
+    scale = known["normalisation"]
+    center, unit = (np.array(scale[name])[:, None, None] for name in ("center", "scale"))
+    crops = np.arcsinh((np.load(folder / "images.npy") - center) / unit / scale["softening"]) / scale["unit"]
+    crops, name = torch.from_numpy(crops.astype(np.float32)), f"local-dir:{folder / 'out'}"
+    with torch.no_grad():
+        features = timm.create_model(name, pretrained=True, num_classes=0).eval()(crops)
+        outputs = timm.create_model(name, pretrained=True).eval()(crops)
+    np.savez(folder / "answers.npz", features=features.numpy(), outputs=outputs.numpy())
+"""
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    """zwicky computes in bfloat16 where that is fast; the files are compared in float32."""
+    monkeypatch.setattr("zwicky.training.network.use_bf16", lambda *_: False)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder a case: the run, what was exported of it, images, and what timm alone answered."""
+    folder = tmp_path_factory.mktemp("cases")
+    for case in CASES:
+        network = network_of(case)
+        save_network(folder / case / "run", network)
+        written = export(folder / case / "run", folder / case / "out")
+        assert sorted((folder / case / "out").iterdir()) == sorted(written)
+        np.save(folder / case / "images.npy", raw(network))
+    subprocess.run([sys.executable, "-c", ALONE, str(folder)], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_timm_alone_answers_the_same(folders, case):
+    network, images = load_network(folders / case / "run"), np.load(folders / case / "images.npy")
+    answers = np.load(folders / case / "answers.npz")
+    assert np.allclose(answers["features"], network.features(images, turns=False), atol=1e-5)
+    assert np.allclose(answers["outputs"], network.outputs(images, turns=False), atol=1e-5)
+    known = json.loads((folders / case / "out" / "config.json").read_text())["zwicky"]
+    assert known["bands"] == ["g", "r"]
+    assert (known["pixel_scale"], known["temperature"], known["classes"]) == (0.2, 1.7, ["a", "b", "c"])
+
+
+def test_an_exported_network_is_a_start_again(tmp_path):
+    network = network_of("beit")
+    save_network(tmp_path / "run", network)
+    export(tmp_path / "run", tmp_path / "out")
+    path = str(tmp_path / "out" / "model.safetensors")
+    again = backbones.create("beit_base", bands=2, image_size=32, pretrained=path, **DEEP)
+    mine, theirs = again.net.state_dict(), network.backbone.net.state_dict()
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_where_timm_has_no_such_network_ours_is_written(tmp_path):
+    network = network_of("vit")
+    network.backbone = backbones.create("resnet18", bands=2, image_size=32)
+    network.head = torch.nn.Linear(512, 3)
+    save_network(tmp_path / "run", network)
+    assert [path.name for path in export(tmp_path / "run", tmp_path / "out")] == ["network.safetensors", "network.json"]
+    images = raw(network)
+    assert np.allclose(load_network(tmp_path / "out").outputs(images), network.outputs(images), atol=1e-6)
+
+
+def onnx_answers(path, crops):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    known = json.loads(session.get_modelmeta().custom_metadata_map["zwicky"])
+    return dict(zip(names, session.run(None, {"crops": crops.numpy()}), strict=True)), known
+
+
+# Each takes seconds to export, so the quick tests have one and the slow ones the others.
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "vit"]
+
+
+@pytest.mark.parametrize("case", ["vit", *SLOW])
+def test_onnx_answers_the_same_for_any_batch(tmp_path, case):
+    network = network_of(case)
+    save_network(tmp_path / "run", network)
+    (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
+    assert list(tmp_path.joinpath("out").iterdir()) == [path]
+    images = raw(network)
+    crops = network.normalisation(torch.from_numpy(images))[0]
+    for count in (1, 3):
+        answers, known = onnx_answers(path, crops[:count])
+        assert np.allclose(answers["summary"], network.features(images[:count], turns=False), atol=1e-4)
+        assert np.allclose(answers["logits"], network.outputs(images[:count], turns=False), atol=1e-4)
+    assert known["classes"] == ["a", "b", "c"]
+
+
+@pytest.mark.slow
+def test_onnx_of_a_regression_is_in_the_units_of_its_targets(tmp_path):
+    network = network_of("vit", regression=True)
+    save_network(tmp_path / "run", network)
+    (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
+    images = raw(network)
+    answers, known = onnx_answers(path, network.normalisation(torch.from_numpy(images))[0])
+    assert list(answers) == ["summary", "predictions"]
+    assert np.allclose(answers["predictions"], network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
+    assert known["targets"][1] == {"columns": ["dx", "dy"], "kind": "vector"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith("d4")])
+def test_onnx_of_the_equivariant_ones(tmp_path, name):
+    network = network_of("vit", head=False)
+    network.backbone = backbones.create(name, bands=2, image_size=32)
+    save_network(tmp_path / "run", network)
+    (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
+    images = raw(network)
+    answers, _ = onnx_answers(path, network.normalisation(torch.from_numpy(images))[0])
+    assert np.allclose(answers["summary"], network.features(images, turns=False), atol=1e-4)
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_a_head_of_either_kind_leaves(tmp_path, regression):
+    save_network(tmp_path / "run", network_of("vit", regression=regression))
+    export(tmp_path / "run", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_classes"] == 3
+    assert ("label_names" in config["pretrained_cfg"]) != regression
+
+
+def test_a_file_that_answers_otherwise_is_not_left(tmp_path, monkeypatch):
+    """Another number of heads has the same weights and answers otherwise."""
+    save_network(tmp_path / "run", network_of("vit"))
+    real = exporting.timm_arguments
+
+    def wrong(backbone):
+        architecture, classifier, arguments = real(backbone)
+        return architecture, classifier, {**arguments, "num_heads": 2}
+
+    monkeypatch.setattr(exporting, "timm_arguments", wrong)
+    with pytest.raises(UserError, match="would answer otherwise") as caught:
+        export(tmp_path / "run", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.joinpath("out").iterdir()) == []
+
+
+def test_mistakes_are_one_line(tmp_path, monkeypatch):
+    save_network(tmp_path / "run", network_of("vit", head=False))
+    (tmp_path / "taken").write_text("")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    for arguments, words in (
+        ((tmp_path / "nowhere", tmp_path / "out"), "holds no network"),
+        ((tmp_path / "run", tmp_path / "out", "pickle"), "safetensors or onnx"),
+        ((tmp_path / "run", tmp_path / "taken"), "cannot write"),
+        ((tmp_path / "run", tmp_path / "out", "onnx"), r"zwicky\[onnx\]"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            export(*arguments)
+        assert "\n" not in str(caught.value)
