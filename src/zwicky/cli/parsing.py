@@ -39,7 +39,7 @@ def parse(command: Command, name: str, settings: dict[str, Any] | None, words: S
     """What the words say, laid over the settings of a recipe."""
     parser = parser_of(name, command)
     if settings is not None:
-        words = ["--config", yaml.safe_dump(settings), *words]
+        words = ["--config", yaml.safe_dump(settings, sort_keys=False), *words]
     return parser.instantiate_classes(parser.parse_args(list(words)))
 
 
