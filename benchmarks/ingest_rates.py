@@ -2,7 +2,7 @@
 
 Each set holds N images of 3 × 64 × 64 float32 noise (pictures: 8-bit colour) and is read with one thread, from files
 that the system has in its memory; hashing, compression and writing the store are part of it. Seconds are those of
-the processor (user and system), so that other work on the machine does not count. The fastest of three.
+the processor (user and system), so that other work on the machine does not count. The faster of two.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def main() -> None:
             source.mkdir()
             write(source, images)
             seconds = []
-            for _ in range(3):
+            for _ in range(2):
                 shutil.rmtree(store, ignore_errors=True)
                 started = time.process_time()
                 report = ingest(source, store, config=IngestConfig(workers=1))

@@ -104,6 +104,7 @@ def test_every_setting_has_help():
         (["evaluate", "nowhere", "--data", "nowhere"], "nowhere"),
         (["export", "nowhere", "--out", "y"], "nowhere"),
         (["export", "nowhere", "--out", "y", "--format", "pickle"], "format"),
+        (["verify", "nowhere", "--data", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["demo", "--size", "huge"], "huge"),
     ],
@@ -211,6 +212,12 @@ def test_the_way_through_the_house(folder, tmp_path, capsys, monkeypatch):
     assert "accuracy" in capsys.readouterr().out
     cli.run(["export", "beit-finetune", "--out", "exported"])
     assert (tmp_path / "exported" / "config.json").exists()
+    capsys.readouterr()
+    cli.run(["verify", "beit-finetune", "--data", str(store), "--n", "8"])
+    out = capsys.readouterr().out
+    assert "mirrored, 270°" in out
+    assert "Not invariant" in out
+    assert (tmp_path / "beit-finetune" / "equivariance.csv").exists()
     # From now on the word means the run.
     cli.run(["finetune", "beit-finetune", "--data", str(store), "--labels", "20", "--out", "more", *fast])
     assert yaml.safe_load((tmp_path / "more" / "config.yaml").read_text())["start"] == "beit-finetune"

@@ -46,6 +46,7 @@ _OFFERED = {
     "BenchmarkConfig": "evaluation.config",
     "BenchmarkResult": "evaluation.results",
     "benchmark": "evaluation.benchmark",
+    "equivariance_error": "evaluation.equivariance",
 }
 _VERBS = {"simulate": "simulate.api", "report": "report.page"}  # rooms that are called like what they do
 

@@ -245,6 +245,22 @@ def test_a_planted_signal_is_learnt(tmp_path, make_blobs, started, finetune_conf
     assert min(found.values()) > 0.7, found
 
 
+def test_directed_targets_of_an_equivariant_network_turn(tmp_path, data, finetune_config):
+    """Through the command's own path: the head is of the targets' types, and so is what is read back."""
+    cutouts, labels, split = data
+    config = finetune_config(targets=["flux", "vector:dx/dy", "spin2:e1/e2"], labels=0, steps=3)
+    config.backbone = BackboneConfig("d4_vit", {"patch_size": 8, "width": 32, "depth": 2, "heads": 2})
+    finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
+    network = load_network(tmp_path / "run")
+    assert network.target_mean[1:] == [0, 0, 0, 0]
+    upright = network.outputs(cutouts.images[:20], turns=False)
+    turned = network.outputs(np.ascontiguousarray(np.rot90(cutouts.images[:20], axes=(2, 3))), turns=False)
+    # rot90 takes (x, y) to (y, −x), and a spin-2 pair to its opposite; bf16 in evaluation, hence the tolerance.
+    expected = upright[:, [0, 2, 1, 3, 4]] * [1, 1, -1, -1, -1]
+    assert np.allclose(turned, expected, atol=0.05 * upright[:, 1:].std(0).max())
+    assert upright[:, 1:].std(0).min() > 1e-5
+
+
 def recipe(finetune_config, pretrained=None, **changes):
     config = finetune_config(**changes)
     options = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2}

@@ -88,6 +88,13 @@ def export(parser: ArgumentParser) -> None:
     )
 
 
+def verify(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run of `zwicky pretrain` or `zwicky finetune`")
+    _data(parser)
+    parser.add_argument("--n", type=int, default=64, help="number of cutouts to turn, drawn from the store")
+    parser.add_argument("--seed", type=int, default=0, help="which cutouts are drawn")
+
+
 def report(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="the run directory of `zwicky benchmark`")
     parser.add_argument(

@@ -104,6 +104,17 @@ def _export(given: Namespace) -> None:
     print("written:", *export(given.run, given.out, given.format))
 
 
+def _verify(given: Namespace) -> None:
+    from zwicky.cutouts.store import open_store
+    from zwicky.evaluation.equivariance import ELEMENTS, verify
+
+    found = verify(given.run, open_store(given.data), given.n, given.seed)
+    for position, name in enumerate(ELEMENTS):
+        answers = f"  answers {found.answers[position]:.1e}" if found.answers else ""
+        print(f"{name:24s} summary {found.summary[position]:.1e}{answers}")
+    print(found.text())
+
+
 def _report(given: Namespace) -> None:
     _write_page(given.run, given.data, given.out)
 
@@ -187,6 +198,12 @@ COMMANDS = {
         "RUN --out FOLDER [--format safetensors|onnx]",
         arguments.export,
         _export,
+    ),
+    "verify": Command(
+        "Measure whether a network says the same of turned and mirrored cutouts.",
+        "RUN --data STORE [--n N] [--seed S]",
+        arguments.verify,
+        _verify,
     ),
     "report": Command(
         "Write the page of a benchmark again.", "RUN [--data STORE] [--out PAGE]", arguments.report, _report

@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zwicky.backbones.contract import Backbone
+from zwicky.backbones.d4.readout import TargetHead
 from zwicky.errors import UserError
 from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.views.contract import Views
+from zwicky.views.contract import Target, Views
+
+
+def make_head(backbone: Backbone, outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
+    """A linear layer on the summary; on an equivariant backbone, targets with a direction get one that turns."""
+    if backbone.invariant and any(target.kind != "scalar" for target in targets):
+        return TargetHead(backbone.dim, targets)
+    head = nn.Linear(backbone.dim, outputs)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def read_out(backbone: Backbone, head: nn.Module, crops: Tensor) -> Tensor:
+    """What a head of `make_head` says of crops [B, bands, h, w]: [B, outputs], not yet on the targets' scale."""
+    if isinstance(head, TargetHead):
+        return head(backbone(crops))
+    return head(backbone(crops, regions=False).summary)
+
+
+def scale_of(values: np.ndarray, head_turns: bool, targets: Sequence[Target]) -> tuple[list[float], list[float]]:
+    """(mean, standard deviation) by column of the targets to learn from, [N, columns].
+
+    head_turns: whether the head is equivariant; then a direction has mean 0 and one scale for both its columns, the
+    root mean square, since anything else would turn with no image.
+    """
+    mean, std = values.mean(0).tolist(), values.std(0).tolist()
+    start = 0
+    for target in targets:
+        columns = slice(start, start + len(target.columns))
+        start += len(target.columns)
+        if head_turns and target.kind != "scalar":
+            mean[columns] = [0.0, 0.0]
+            std[columns] = [float(np.sqrt((values[:, columns].astype(np.float64) ** 2).mean()))] * 2
+    return mean, std
 
 
 class Supervised(Method):
     """Cross-entropy over `classes`, or smooth L1 over standardised `targets`; give one of the two.
 
-    classes: number of classes. targets: number of regression columns; `target_mean` and `target_std` (from the labels
-    it may learn from) put them on a common scale. label_smoothing: share of the target spread over all classes.
+    classes: number of classes. targets: number of regression columns, `kinds` how they turn; `target_mean` and
+    `target_std` (from the labels it may learn from, see `scale_of`) put them on a common scale. label_smoothing: share
+    of the target spread over all classes.
     """
 
     needs = ViewsNeeded(global_crops=1, targets=True)
@@ -29,6 +68,7 @@ class Supervised(Method):
         *,
         classes: int = 0,
         targets: int = 0,
+        kinds: Sequence[Target] = (),
         target_mean: list[float] | None = None,
         target_std: list[float] | None = None,
         label_smoothing: float = 0.0,
@@ -39,9 +79,7 @@ class Supervised(Method):
                 "supervised: needs two or more classes or at least one regression target; give labels of two classes"
             )
         self.net = backbone
-        self.head = nn.Linear(backbone.dim, classes or targets)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = make_head(backbone, classes or targets, kinds)
         self.classes, self.targets, self.label_smoothing = classes, targets, label_smoothing
         if targets:
             self.register_buffer("target_mean", torch.tensor(target_mean or [0.0] * targets))
@@ -53,7 +91,7 @@ class Supervised(Method):
 
     def outputs(self, crops: Tensor) -> Tensor:
         """Logits [B, classes], or predictions [B, targets] in the targets' own units; float32."""
-        outputs = self.head(self.net(crops, regions=False).summary).float()
+        outputs = read_out(self.net, self.head, crops).float()
         return outputs * self.target_std + self.target_mean if self.targets else outputs
 
     def forward(self, views: Views) -> dict[str, Tensor]:

@@ -50,10 +50,12 @@ class Answers(nn.Module):
         return ["summary"] if self.head is None else ["summary", "predictions" if self.regresses else "logits"]
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        summary = self.backbone(crops, regions=False).summary
+        linear = isinstance(self.head, nn.Linear)  # else it looks at the frames of an equivariant backbone
+        features = self.backbone(crops, regions=self.head is not None and not linear)
+        summary = features.summary
         if self.head is None:
             return (summary,)
-        outputs = self.head(summary)
+        outputs = self.head(summary if linear else features)
         return summary, outputs * self.std + self.mean if self.regresses else outputs
 
 

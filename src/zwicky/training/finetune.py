@@ -16,7 +16,7 @@ from zwicky.cutouts.splits import fit_select, label_subsets
 from zwicky.cutouts.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.methods.contract import Method
-from zwicky.methods.supervised import Supervised
+from zwicky.methods.supervised import Supervised, scale_of
 from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
@@ -64,9 +64,8 @@ def fit_labels(
     backbone.let_learn()  # a pretrained one may be a teacher, which had no gradients
     columns = columns_of(task.targets)
     if columns:
-        known = task.truth[task.fit]
-        mean, std = known.mean(0).tolist(), known.std(0).tolist()
-        method = Supervised(backbone, targets=len(columns), target_mean=mean, target_std=std)
+        mean, std = scale_of(task.truth[task.fit], backbone.invariant, task.targets)
+        method = Supervised(backbone, targets=len(columns), kinds=task.targets, target_mean=mean, target_std=std)
     else:
         mean, std = [], []
         method = Supervised(backbone, classes=len(task.classes), label_smoothing=config.label_smoothing)

@@ -18,6 +18,7 @@ from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.files import read_json, replacing, write_json
+from zwicky.methods.supervised import make_head, read_out
 from zwicky.training.engine import device, use_bf16
 from zwicky.views.augment import d4, eval_views
 from zwicky.views.config import ViewsConfig
@@ -63,7 +64,7 @@ class Network:
         head, kinds, back = self.head, self.targets, turns_back()
 
         def answer(crops: Tensor, turn: int) -> Tensor:
-            outputs = head(self.backbone(crops, regions=False).summary).float()
+            outputs = read_out(self.backbone, head, crops).float()
             if not kinds:
                 return outputs
             outputs = outputs * outputs.new_tensor(self.target_std) + outputs.new_tensor(self.target_mean)
@@ -162,7 +163,8 @@ def load_network(folder: Path) -> Network:
     if known.get("schema_version", 0) > SCHEMA_VERSION:
         raise UserError(f"{folder} was written by a newer zwicky; update zwicky")
     backbone = backbones.create(**known["backbone"])
-    head = None if known["head"] is None else nn.Linear(backbone.dim, known["head"])
+    targets = tuple(Target(tuple(target["columns"]), target["kind"]) for target in known.get("targets", ()))
+    head = None if known["head"] is None else make_head(backbone, known["head"], targets)
     try:
         state = load_file(folder / "network.safetensors")
         _load_part(backbone, state, "backbone.")
@@ -183,7 +185,7 @@ def load_network(folder: Path) -> Network:
         known["pixel_scale"],
         head if head is None else head.to(device()),
         tuple(known["classes"]),
-        tuple(Target(tuple(target["columns"]), target["kind"]) for target in known["targets"]),
+        targets,
         known["target_mean"],
         known["target_std"],
         known["temperature"],

@@ -1,0 +1,123 @@
+"""Collapse on purpose: take away what keeps a method from collapsing, and see whether the right gauge says so.
+
+Blobs of many shapes, a small ViT, at most 1,000 steps, three seeds. The healthy arm of the same seed stays quiet.
+SimSiam's projection has no BatchNorm at its end here: that layer gives the projection its spread whatever happens
+before it, so that nothing could be seen.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zwicky import methods
+from zwicky.methods import simsiam
+from zwicky.views.augment import Augment
+from zwicky.views.config import ViewsConfig
+from zwicky.views.normalise import Normalisation
+
+STEPS, EVERY, BATCH, IMAGES = 1000, 100, 64, 256
+DISTILLED = {"prototypes": 64, "hidden": 64, "bottleneck": 32, "momentum": 0.99}
+DRILLS = {  # method, what is taken away, what the gauges must call it
+    "dino without centring": ("dino", {"center_momentum": 1.0}, "few prototypes"),
+    "dino without sharpening": ("dino", {"teacher_temperature": 1.0, "teacher_temperature_end": 1.0}, "uniform"),
+    "simsiam without predictor": ("simsiam", "predictor", "constant"),
+    "simsiam without stop-gradient": ("simsiam", "stop-gradient", "constant"),
+}
+
+
+def blobs(count=IMAGES, size=24):
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    dx, dy, angle, ratio, flux = (
+        rng.uniform(low, high, (count, 1, 1)) for low, high in ((-3, 3), (-3, 3), (0, np.pi), (0.3, 1), (1, 3))
+    )
+    u = (x - dx) * np.cos(angle) + (y - dy) * np.sin(angle)
+    v = ((y - dy) * np.cos(angle) - (x - dx) * np.sin(angle)) / ratio
+    images = 10 * flux * np.exp(-(u**2 + v**2) / 12) + rng.normal(0, 0.3, (count, size, size))
+    return images[:, None].astype(np.float32)
+
+
+def gauges(kind, options, seed, small_backbone):
+    """Mean gauges of the last 50 steps at step 0 and every 100 steps, with what the method says of them."""
+    torch.manual_seed(seed)
+    backbone = small_backbone("vit_tiny", bands=1, image_size=16, patch_size=4)
+    torch.manual_seed(seed)
+    if kind == "dino":
+        method = methods.create("dino", backbone, **DISTILLED, **(options or {}))
+    else:
+        method = methods.create("simsiam", backbone, width=64, bottleneck=16)
+        method.projector[-1] = nn.Identity()
+        if options == "predictor":
+            method.predictor = nn.Identity()
+    images = blobs()
+    views = ViewsConfig(crop=16, local_crops=2, local_size=8, global_scale=(0.4, 1.0))
+    normalisation = Normalisation.fit(images, ("r",))
+    augment = Augment(views, normalisation, images.shape[2:], ("r",), 2, method.needs.local_crops)
+    resident = torch.from_numpy(images)
+    learning = [p for p in method.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=2e-3, weight_decay=0.04)
+    recent = []
+    for step in range(STEPS):
+        rows = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(10_000 * seed + step))[:BATCH]
+        found = method(augment(resident[rows], rows, seed=seed, step=step))
+        optimizer.zero_grad()
+        found["loss"].backward()
+        nn.utils.clip_grad_norm_(learning, 3.0)
+        optimizer.step()
+        method.after_step((step + 1) / STEPS)
+        recent.append({name: float(value.detach()) for name, value in found.items()})
+        if step == 0 or (step + 1) % EVERY == 0:
+            last = recent[-50:]
+            means = {name: float(np.mean([each[name] for each in last])) for name in last[0]}
+            yield step + 1, means, method.diagnose(means)
+
+
+@pytest.fixture
+def no_stop_gradient(monkeypatch):
+    def apply():
+        monkeypatch.setattr(
+            simsiam, "distance", lambda p, z: -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()
+        )
+
+    return apply
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", DRILLS)
+def test_the_right_gauge_calls_the_right_collapse(name, seed, small_backbone, no_stop_gradient):
+    kind, change, called = DRILLS[name]
+    if change == "stop-gradient":
+        no_stop_gradient()
+    first, said = None, []
+    for step, means, diagnosis in gauges(kind, change, seed, small_backbone):
+        first = first or means
+        if step > 1:
+            said.append(diagnosis)
+        if diagnosis and called in diagnosis and step >= STEPS // 5:
+            break
+    assert said[-1] is not None, means
+    assert called in said[-1], (means, said[-1])
+    assert all(called in earlier for earlier in said if earlier), said  # and calls it nothing else on the way
+    # The gauge itself, relative to the first step.
+    if called == "uniform":
+        assert means["teacher_entropy"] > 0.99 * math.log(DISTILLED["prototypes"]) > first["teacher_entropy"]
+    elif called == "constant":
+        assert means["embedding_std"] < 0.1 * first["embedding_std"]
+    else:
+        assert means["usage_entropy"] < 0.3 * first["usage_entropy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["dino", "simsiam"])
+def test_the_healthy_arm_stays_quiet(kind, seed, small_backbone):
+    for step, means, diagnosis in gauges(kind, None, seed, small_backbone):
+        if step >= STEPS // 5:
+            assert diagnosis is None, (step, means)
