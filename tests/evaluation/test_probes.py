@@ -38,7 +38,7 @@ def test_rows_keep_their_order():
 
 
 def test_linear_probe_is_one_of_sklearns_with_the_lowest_nll(monkeypatch):
-    monkeypatch.setattr(probes, "STRENGTHS", np.array([0.1]))
+    monkeypatch.setattr("zwicky.metrics.logistic.STRENGTHS", np.array([0.1]))
     (train_x, train_y), (test_x, _) = blobs(100), blobs(30, seed=1)
     oracle = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-6)).fit(train_x, train_y)
     found = probes.linear_probe(train_x, train_y, test_x, 2)

@@ -13,6 +13,7 @@ import torch
 from zwicky import backbones
 from zwicky.backbones.registry import BACKBONES
 from zwicky.errors import UserError
+from zwicky.methods.supervised import make_head
 from zwicky.training import export as exporting
 from zwicky.training.export import export
 from zwicky.training.network import Network, load_network, save_network
@@ -175,13 +176,27 @@ def test_onnx_of_a_regression_is_in_the_units_of_its_targets(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith("d4")])
 def test_onnx_of_the_equivariant_ones(tmp_path, name):
-    network = network_of("vit", head=False)
+    """It answers as the network does, and as exactly: alike for turned images, directions turned."""
+    network = network_of("vit", regression=True)
     network.backbone = backbones.create(name, bands=2, image_size=32)
+    with torch.no_grad():
+        for parameter in network.backbone.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    network.head = make_head(network.backbone, 3, network.targets)
+    network.target_mean = [1.0, 0.0, 0.0]
     save_network(tmp_path / "run", network)
     (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
     images = raw(network)
-    answers, _ = onnx_answers(path, network.normalisation(torch.from_numpy(images))[0])
+    crops = network.normalisation(torch.from_numpy(images))[0]
+    answers, _ = onnx_answers(path, crops)
     assert np.allclose(answers["summary"], network.features(images, turns=False), atol=1e-4)
+    predictions = answers["predictions"]
+    assert np.allclose(predictions, network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
+    assert predictions.std(0).min() > 1e-3
+    turned, _ = onnx_answers(path, crops.rot90(dims=(2, 3)).contiguous())
+    assert np.abs(turned["summary"] - answers["summary"]).max() < 1e-5 * answers["summary"].std()
+    expected = predictions[:, [0, 2, 1]] * [1, 1, -1]  # rot90 takes (x, y) to (y, −x)
+    assert np.abs(turned["predictions"] - expected).max() < 1e-4 * predictions.std(0).max()
 
 
 @pytest.mark.parametrize("regression", [False, True])

@@ -16,7 +16,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.preprocessing import StandardScaler
 
 from zwicky.errors import UserError
-from zwicky.evaluation.probes import check_labels, fit_logistic, spread
+from zwicky.evaluation.probes import check_labels, logistic, spread
 
 BLOCK = 2**24  # pixels converted at once: 64 MB
 SCALING_IMAGES = 500  # images that the centre and scale of the pixels are measured on
@@ -36,7 +36,7 @@ def pca_logistic(
     scaler = StandardScaler().fit(train)
     train, test = scaler.transform(train), scaler.transform(test)
     counts = sorted({min(count, train.shape[1]) for count in COMPONENTS})
-    fits = [fit_logistic(train[:, :count], train_y, test[:, :count], classes, seed) for count in counts]
+    fits = [logistic(train[:, :count], train_y, test[:, :count], classes, seed) for count in counts]
     losses = [loss for _, loss in fits]
     return fits[0 if np.isnan(losses).all() else int(np.nanargmin(losses))][0]
 
@@ -61,7 +61,7 @@ def radial_colour(
     train = _in_blocks(train_images, lambda block: _radial(_scaled(block, centre, scale)))
     test = _in_blocks(test_images, lambda block: _radial(_scaled(block, centre, scale)))
     scaler = StandardScaler().fit(train)
-    return fit_logistic(scaler.transform(train), train_y, scaler.transform(test), classes, seed)[0]
+    return logistic(scaler.transform(train), train_y, scaler.transform(test), classes, seed)[0]
 
 
 Baseline = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from zwicky.backbones.config import BackboneConfig
 from zwicky.methods.config import MethodConfig
-from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
+from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels, fit_from_pretrained
 from zwicky.views.config import NormalisationConfig, ViewsConfig
 
 
@@ -110,7 +110,7 @@ class BenchmarkConfig:
     probes: list[Literal["linear", "knn"]] = field(default_factory=lambda: ["linear", "knn"])
     normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
     label_views: ViewsConfig = field(default_factory=augmentation_for_labels)
-    finetune: FitConfig = field(default_factory=FitConfig)
+    finetune: FitConfig = field(default_factory=fit_from_pretrained)
     scratch: FitConfig = field(default_factory=fit_from_scratch)
     convnet: FitConfig | None = None
     baselines: list[str] = field(default_factory=lambda: ["pca_logistic"])

@@ -50,8 +50,8 @@ class Equivariance:
         elif max(self.after_cropping) < EXACT:
             said = (
                 "The network is exact, its window is not: cutout and window differ by an odd number of pixels, so the "
-                f"window stands half a pixel off the centre, and a turned cutout shows it other pixels (summaries move "
-                f"by {middle:.0%} of the distance between two cutouts). Take a views.crop that differs by an even number."
+                "window stands half a pixel off the centre, and a turned cutout shows it other pixels (summaries move "
+                f"by {middle:.0%} of the distance between two). Take a views.crop that differs by an even number."
             )
         else:
             said = (

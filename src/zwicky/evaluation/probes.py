@@ -6,19 +6,12 @@ regularisation), they choose by cross-validation inside those labels.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from zwicky.errors import UserError
 from zwicky.metrics.embeddings import knn_probabilities
-
-STRENGTHS = np.logspace(-5, 1, 7)  # inverse regularisation C tried by the logistic regression
-FOLDS = 5
+from zwicky.metrics.logistic import fit_logistic
 
 
 def knn_probe(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, classes: int) -> np.ndarray:
@@ -44,33 +37,15 @@ def linear_probe(
             raise UserError(f"the {name} features hold NaN or infinity; look for a diverged training or bad pixels")
     train_x, test_x = np.asarray(train_x, dtype=np.float64), np.asarray(test_x, dtype=np.float64)
     scaler = StandardScaler().fit(train_x)
-    return fit_logistic(scaler.transform(train_x), train_y, scaler.transform(test_x), classes, seed)[0]
+    return logistic(scaler.transform(train_x), train_y, scaler.transform(test_x), classes, seed)[0]
 
 
-def fit_logistic(
+def logistic(
     train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, classes: int, seed: int
 ) -> tuple[np.ndarray, float]:
-    """(probabilities [M, classes], cross-validated NLL) of a logistic regression with C chosen inside the labels.
-
-    With a class of one object nothing can be cross-validated: then C = 0.01 and the NLL is NaN.
-    """
-    model = LogisticRegression(C=0.01, max_iter=300, tol=1e-3)
-    count = fold_count(train_y)
-    with warnings.catch_warnings():
-        # A fit stopped early at the weakest regularisation is one more candidate, not worth a line to the user.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if count < 2:
-            model.fit(train_x, train_y)
-            return spread(model.predict_proba(test_x), model.classes_, classes), float("nan")
-        folds = StratifiedKFold(count, shuffle=True, random_state=seed)
-        search = GridSearchCV(model, {"C": STRENGTHS}, scoring="neg_log_loss", cv=folds, error_score="raise")
-        search.fit(train_x, train_y)
-    return spread(search.predict_proba(test_x), search.classes_, classes), -float(search.best_score_)
-
-
-def fold_count(labels: np.ndarray) -> int:
-    """Folds of a cross-validation inside these labels: 5, or fewer where the rarest class has fewer objects."""
-    return int(min(FOLDS, np.unique(labels, return_counts=True)[1].min()))
+    """(probabilities [M, classes], cross-validated NLL) of a logistic regression, see `metrics.logistic`."""
+    model, found = fit_logistic(train_x, train_y, seed)
+    return spread(model.predict_proba(test_x), model.classes_, classes), found
 
 
 def spread(probabilities: np.ndarray, present: np.ndarray, classes: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """EsViT: DINO on a multi-stage transformer, between views and between their regions (Li et al. 2022).
 
-L = (1 − w) L_V + w L_R, w = ½. Every region of a student's crop learns the prototypes of the teacher's region of another
-crop that looks most like it, wherever that lies.
+L = (1 − w) L_V + w L_R, w = ½. Every region of a student's crop learns the prototypes of the teacher's region of
+another crop that looks most like it, wherever that lies.
 """
 
 from __future__ import annotations

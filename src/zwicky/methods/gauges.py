@@ -11,7 +11,6 @@ from torch import Tensor
 
 from zwicky.methods import losses
 
-
 FEW = 0.2  # of ln K; a head with BatchNorm keeps two or three prototypes where one without keeps one
 NARROW = 0.05  # of the spread of a normal cloud; healthy backbones on cutouts that look alike were seen at 0.1
 

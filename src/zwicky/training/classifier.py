@@ -97,7 +97,9 @@ class LensClassifier(ClassifierMixin, BaseEstimator):
         cutouts, views, config = make_cutouts(pixels, start.bands), augmentation_for_labels(), FitConfig()
         views.crop, views.image_size = start.views.crop, start.views.image_size
         config.train.epochs, config.train.min_steps = self.epochs, self.min_steps
-        if not pretrained:  # random weights learn alike in all layers
+        if pretrained:
+            config.head = "probe"
+        else:  # random weights learn alike in all layers
             config.train.layer_decay = 1.0
         known = Labels(dict(zip(cutouts.ids, map(str, truth), strict=True)))
         split = Split("all", dict.fromkeys(cutouts.ids, "train"), find_groups(cutouts))

@@ -111,6 +111,8 @@ class FitConfig:
         select: share of the n labels kept back to choose the weights and the temperature.
         select_most: largest number of labels kept back.
         label_smoothing: share of each label spread over all classes.
+        head: how the classifier on top begins: random, or probe, the logistic regression on the features as they are
+            before the fit, so that a pretrained network does not first forget what it knows (Kumar et al. 2022).
     """
 
     train: TrainConfig = field(
@@ -121,6 +123,7 @@ class FitConfig:
     select: float = 0.2
     select_most: int = 400
     label_smoothing: float = 0.05
+    head: Literal["random", "probe"] = "random"
 
     def __post_init__(self) -> None:
         _refuse("fit", self, "select", 0 <= self.select < 1, "a share from 0 to below 1")
@@ -131,6 +134,11 @@ class FitConfig:
 def augmentation_for_labels() -> ViewsConfig:
     """Views for learning from labels: the whole window, turned, mirrored and shifted, no zoom."""
     return ViewsConfig(global_scale=(1.0, 1.0), blur=0.0, noise=0.0, local_crops=0)
+
+
+def fit_from_pretrained() -> FitConfig:
+    """A fit whose classifier begins as the probe of what pretraining learnt."""
+    return FitConfig(head="probe")
 
 
 @dataclass
@@ -154,7 +162,7 @@ class FinetuneConfig:
     backbone: BackboneConfig | None = None
     normalisation: NormalisationConfig | None = None
     views: ViewsConfig = field(default_factory=augmentation_for_labels)
-    fit: FitConfig = field(default_factory=FitConfig)
+    fit: FitConfig = field(default_factory=fit_from_pretrained)
     labels: int = 0
     targets: list[str] = field(default_factory=list)
     balanced: bool = False

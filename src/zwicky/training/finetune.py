@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from zwicky import backbones
 from zwicky.backbones.contract import Backbone
@@ -18,6 +19,7 @@ from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.methods.supervised import Supervised, scale_of
 from zwicky.metrics.calibration import fit_temperature, nll
+from zwicky.metrics.logistic import linear_classifier
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.loop import Source, fit
@@ -69,6 +71,9 @@ def fit_labels(
     else:
         mean, std = [], []
         method = Supervised(backbone, classes=len(task.classes), label_smoothing=config.label_smoothing)
+        if config.head == "probe":
+            start = Network(backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
+            begin_as_probe(method.head, start, cutouts, task, seed)
     truth = torch.from_numpy(task.truth.astype(np.float32 if columns else np.int64))
     augment = Augment(views, normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
 
@@ -104,6 +109,18 @@ def fit_labels(
     if some and not columns:
         network.temperature = fit_temperature(network.outputs(cutouts.images[task.select]), task.truth[task.select])
     return network, fitted
+
+
+def begin_as_probe(head: nn.Module, network: Network, cutouts: Cutouts, task: Task, seed: int) -> None:
+    """Set a linear head to the logistic regression on the network's features of `task.fit`, mean over eight views."""
+    assert isinstance(head, nn.Linear), "classes have a linear head"
+    truth = task.truth[task.fit]
+    if len(np.unique(truth)) < 2:
+        return
+    weight, bias = linear_classifier(network.features(cutouts.images[task.fit]), truth, len(task.classes), seed)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
 
 
 def finetune(
@@ -154,7 +171,7 @@ def finetune(
         views,
         cutouts,
         task,
-        config.fit,
+        replace(config.fit, head="random") if from_scratch else config.fit,
         seed=config.seed,
         folder=out,
         title="finetune",

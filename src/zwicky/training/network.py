@@ -100,11 +100,13 @@ class Network:
         training = [module.training for module in modules]
         for module in modules:
             module.eval()
+        # Eight views average the rounding of bfloat16 away; the one view of an invariant network is to be exact.
+        bf16 = use_bf16("auto", self.backbone) and not self.backbone.invariant
         chunks = []
         for start in range(0, len(images), batch_size):
             raw = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
             crops, _ = eval_views(raw.to(where), self.views, self.normalisation)
-            with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16("auto", self.backbone)):
+            with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
                 views = d4(crops) if turns and not self.backbone.invariant else [crops]
                 answers = [function(view, turn).float() for turn, view in enumerate(views)]
                 chunks.append(torch.stack(answers).mean(0).cpu())

@@ -30,6 +30,18 @@ def test_exact_for_all_eight_elements(name, size, masked, network, errors):
         assert found.max() < 3 * bound  # every vector of every region and frame
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("d4_vit", {"patch_size": 8, "width": 384, "depth": 12, "heads": 6}),
+        ("d4_swin", {"patch_size": 4, "window": 6, "width": 96, "depths": [2, 2, 6], "heads": [1, 2, 4]}),
+    ],
+)
+def test_exact_at_the_depths_of_the_recipes(name, options, network, errors):
+    net = network(name, image_size=48, **options)
+    assert errors(net, torch.randn(2, 2, 48, 48))[:, 0].max() < 1e-5
+
+
 @both
 def test_exact_in_the_dense_way_and_equal_to_the_other(name, network, errors, monkeypatch):
     net, images = network(name, dtype=torch.float64), torch.randn(2, 2, 32, 32, dtype=torch.float64)

@@ -30,11 +30,12 @@ class TargetHead(nn.Module):
         self.kinds = [target.kind for target in targets]
         # By target: the weights of [2C] channels, and what scales them.
         wide = [1 if kind == "scalar" else 2 * channels for kind in self.kinds]
-        self.gates = nn.ModuleList(nn.Linear(dim, width) for width in wide)
+        gates = [nn.Linear(dim, width) for width in wide]
+        self.gates = nn.ModuleList(gates)
         directed = [kind for kind in self.kinds if kind != "scalar"]
         self.weight = nn.Parameter(torch.empty(len(directed), 2, channels))
         nn.init.trunc_normal_(self.weight, std=0.02)
-        for gate in self.gates:
+        for gate in gates:
             nn.init.trunc_normal_(gate.weight, std=0.02)
             nn.init.zeros_(gate.bias)
 
