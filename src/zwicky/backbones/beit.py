@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zwicky.backbones.block import PatchProjection
 from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.grids import patch_grid
 from zwicky.errors import UserError
 
 LAYER_SCALE = 0.1  # at the start, as published for BEiT-B
@@ -68,13 +69,7 @@ class BEiT(Backbone):
         self.let_learn()
 
     def grid(self, size: int) -> tuple[int, int]:
-        if size % self.patch_size or size < self.patch_size:
-            lower = max(size // self.patch_size, 1) * self.patch_size
-            raise UserError(
-                f"backbone: images of {size} px do not divide into patches of {self.patch_size} px; "
-                f"take {lower} or {lower + self.patch_size} px"
-            )
-        return size // self.patch_size, size // self.patch_size
+        return patch_grid(size, self.patch_size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
         side = self.grid(images.shape[-1])[0]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zwicky.backbones import windows
 from zwicky.backbones.block import PatchProjection
 from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.grids import StageGrids
 from zwicky.errors import UserError
 
 # width of the first stage, depths, heads
@@ -55,10 +56,10 @@ class Swin(Backbone):
                     f"backbone: width {width * 2**stage} of stage {stage + 1} is not divisible by {count} heads; "
                     "take others"
                 )
-        self.patch_size, self.window, self.stages = patch_size, window, len(depths)
+        self.grids, self.stages = StageGrids(patch_size, window, len(depths)), len(depths)
         self.dim = width * 2 ** (len(depths) - 1)
         if self.grid(image_size)[0] < 2:
-            works = self._nearest(image_size, least=2)
+            works = self.grids.nearest(image_size, least=2)
             raise UserError(
                 f"backbone: {image_size} px leave one region after {self.stages} stages of patch {patch_size}; "
                 f"take {works} px, a smaller patch_size or fewer stages"
@@ -80,31 +81,7 @@ class Swin(Backbone):
         self.let_learn()
 
     def grid(self, size: int) -> tuple[int, int]:
-        wrong = self._misfit(size)
-        if wrong:
-            raise UserError(f"backbone: images of {size} px {wrong}; take {self._nearest(size)} px")
-        side = size // self.patch_size >> (self.stages - 1)
-        return side, side
-
-    def _misfit(self, size: int) -> str | None:
-        """Why images of this size cannot be cut into patches, stages and windows without padding."""
-        if size % self.patch_size or size < self.patch_size:
-            return f"do not divide into patches of {self.patch_size} px"
-        side = size // self.patch_size
-        for stage in range(self.stages):
-            if stage and side % 2:
-                return f"make an odd grid of {side} cells that stage {stage + 1} cannot halve"
-            side = side // 2 if stage else side
-            if side > self.window and side % self.window:
-                return f"make a grid of {side} cells in stage {stage + 1} that windows of {self.window} do not divide"
-        return None
-
-    def _nearest(self, size: int, least: int = 1) -> int:
-        """The size nearest to `size` that fits and leaves at least `least` regions along a side."""
-        smallest = least * self.patch_size << (self.stages - 1)
-        step = self.patch_size * self.window << (self.stages - 1)  # multiples of it always fit
-        fits = [s for s in range(smallest, max(size, smallest) + step + 1) if self._misfit(s) is None]
-        return min(fits, key=lambda fit: abs(fit - size))
+        return self.grids.last(size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
         tokens = self._embed(images, mask)

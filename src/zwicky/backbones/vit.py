@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zwicky.backbones import block
 from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.grids import patch_grid
 from zwicky.errors import UserError
 
 # width, depth, heads
@@ -66,13 +67,7 @@ class ViT(Backbone):
         self.let_learn()
 
     def grid(self, size: int) -> tuple[int, int]:
-        if size % self.patch_size or size < self.patch_size:
-            lower = max(size // self.patch_size, 1) * self.patch_size
-            raise UserError(
-                f"backbone: images of {size} px do not divide into patches of {self.patch_size} px; "
-                f"take {lower} or {lower + self.patch_size} px"
-            )
-        return size // self.patch_size, size // self.patch_size
+        return patch_grid(size, self.patch_size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
         net = self.net

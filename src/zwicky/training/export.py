@@ -107,15 +107,16 @@ def timm_arguments(backbone: Backbone) -> tuple[str, str, dict[str, Any]] | None
         return ("resnet18", "fc", common) if backbone.stride == 32 else None
     if not isinstance(backbone, ViT | BEiT | Swin):
         return None
-    common |= {"img_size": backbone.image_size, "patch_size": backbone.patch_size, "embed_dim": net.embed_dim}
+    common |= {"img_size": backbone.image_size, "embed_dim": net.embed_dim}
     if isinstance(backbone, Swin):
-        own = {
+        own: dict[str, Any] = {
+            "patch_size": backbone.grids.patch_size,
             "depths": [len(stage.blocks) for stage in net.layers],
             "num_heads": [stage.blocks[0].attn.num_heads for stage in net.layers],
-            "window_size": backbone.window,
+            "window_size": backbone.grids.window,
         }
         return "swin_tiny_patch4_window7_224", "head.fc", common | own
-    common |= {"depth": len(net.blocks), "num_heads": net.blocks[0].attn.num_heads}
+    common |= {"patch_size": backbone.patch_size, "depth": len(net.blocks), "num_heads": net.blocks[0].attn.num_heads}
     if isinstance(backbone, BEiT):
         pool = {"global_pool": "avg" if backbone.pool == "mean" else "token"}
         return "beit_base_patch16_224", "head", common | pool | {"init_values": LAYER_SCALE}

@@ -17,11 +17,14 @@ OPTIONS = {
 
 @pytest.fixture
 def network():
-    def make(name, image_size=32, dtype=torch.float32, **options):
+    def make(name, image_size=32, dtype=torch.float32, matrices=True, **options):
+        """matrices: whether the weights of linear layers are made larger too, which amplifies rounding in deep nets."""
         torch.manual_seed(0)
         made = backbones.create(name, bands=2, image_size=image_size, **{**OPTIONS[name], **options}).to(dtype).eval()
         with torch.no_grad():  # position and bias tables too
-            for parameter in made.parameters():
+            for key, parameter in made.named_parameters():
+                if not matrices and key.endswith("weight") and parameter.dim() > 1:
+                    continue
                 parameter += 0.2 * torch.randn_like(parameter)
         return made
 

@@ -15,6 +15,7 @@ from zwicky.backbones.d4.layers import Lift, Norm, Readout, by_irreps, constant,
 from zwicky.backbones.d4.linear import GroupLinear
 from zwicky.backbones.d4.vit import channels_of
 from zwicky.backbones.d4.windows import WindowBlock, received
+from zwicky.backbones.grids import StageGrids
 from zwicky.errors import UserError
 
 
@@ -71,7 +72,7 @@ class D4Swin(Backbone):
                 f"backbone: windows of {window} cells have no half to be shifted by; take {max(window - 1, 2)}"
             )
         channels = [channels_of(width * 2**stage, count, f" of stage {stage + 1}") for stage, count in enumerate(heads)]
-        self.patch_size, self.window, self.stages = patch_size, window, len(depths)
+        self.grids, self.stages = StageGrids(patch_size, window, len(depths)), len(depths)
         self.dim = ORDER * channels[-1]
         self.grid(image_size)
         drops = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
@@ -93,27 +94,7 @@ class D4Swin(Backbone):
         self.let_learn()
 
     def grid(self, size: int) -> tuple[int, int]:
-        wrong = self._misfit(size)
-        if wrong:
-            step = self.patch_size * self.window << (self.stages - 1)  # multiples of it always fit
-            fits = [other for other in range(self.patch_size, size + step + 1) if self._misfit(other) is None]
-            nearest = min(fits, key=lambda fit: abs(fit - size))
-            raise UserError(f"backbone: images of {size} px {wrong}; take {nearest} px")
-        side = size // self.patch_size >> (self.stages - 1)
-        return side, side
-
-    def _misfit(self, size: int) -> str | None:
-        """Why images of this size cannot be cut into patches, stages and windows without padding."""
-        if size % self.patch_size or size < self.patch_size:
-            return f"do not divide into patches of {self.patch_size} px"
-        side = size // self.patch_size
-        for stage in range(self.stages):
-            if stage and side % 2:
-                return f"make an odd grid of {side} cells that stage {stage + 1} cannot halve"
-            side = side // 2 if stage else side
-            if side > self.window and side % self.window:
-                return f"make a grid of {side} cells in stage {stage + 1} that windows of {self.window} do not divide"
-        return None
+        return self.grids.last(size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
         irreps = by_irreps(images.device, self.dim)

@@ -25,6 +25,7 @@ from zwicky.backbones.d4.layers import (
     weights_of,
 )
 from zwicky.backbones.d4.linear import GroupLinear
+from zwicky.backbones.grids import patch_grid
 from zwicky.errors import UserError
 
 
@@ -127,13 +128,7 @@ class D4ViT(Backbone):
         self.let_learn()
 
     def grid(self, size: int) -> tuple[int, int]:
-        if size % self.patch_size or size < self.patch_size:
-            lower = max(size // self.patch_size, 1) * self.patch_size
-            raise UserError(
-                f"backbone: images of {size} px do not divide into patches of {self.patch_size} px; "
-                f"take {lower} or {lower + self.patch_size} px"
-            )
-        return size // self.patch_size, size // self.patch_size
+        return patch_grid(size, self.patch_size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
         height, width = self.grid(images.shape[-1])
