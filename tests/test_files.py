@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from zwicky.errors import UserError
-from zwicky.files import read_json, replacing, write_csv, write_json, write_text
+from zwicky.files import beside, read_json, replacing, write_csv, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -35,6 +37,21 @@ def test_nobody_sees_the_file_before_it_is_whole(tmp_path):
         assert not path.exists()
         assert temporary.parent == path.parent  # so that the rename is one step
     assert path.read_text() == "whole"
+
+
+def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path):
+    path = tmp_path / "a.txt"
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    names = {str(os.getpid()): True, str(os.getppid()): True, dead.stdout.strip(): False}
+    mine = beside(path).name
+    left = {tmp_path / mine.replace(str(os.getpid()), pid): stays for pid, stays in names.items()}
+    elsewhere = tmp_path / f".a.txt.{dead.stdout.strip()}@another-machine.tmp"
+    for other in (*left, elsewhere):
+        other.write_text("half")
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+    assert {other: other.exists() for other in left} == left | {beside(path): False}  # renamed onto the path
+    assert elsewhere.exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

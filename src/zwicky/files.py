@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import json
 import os
+import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,10 @@ from zwicky.errors import UserError
 def replacing(path: Path | str) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success rename it to `path`, on failure remove it."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear(path)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -32,6 +36,29 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """The hidden name, this process's own, under which `path` is written before it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{platform.node()}.tmp")
+
+
+def clear(path: Path) -> None:
+    """Remove what killed processes of this machine left beside `path`; a living one may still write there."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*@{glob.escape(platform.node())}.tmp"):
+        pid = left.name.removeprefix(f".{path.name}.").partition("@")[0]
+        if pid.isdecimal() and not _lives(int(pid)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from jsonargparse import ArgumentError
 
@@ -11,6 +13,10 @@ from zwicky import __version__
 from zwicky.cli.commands import COMMANDS
 from zwicky.cli.parsing import parse, read_recipe
 from zwicky.errors import UserError
+from zwicky.training.launch import rank, world
+
+SHARED = ("pretrain", "finetune")  # what several processes can do together
+TIME_TO_SPEAK = 3.0  # seconds a later process leaves the first to say what is wrong and end them all
 
 
 def run(words: Sequence[str]) -> None:
@@ -24,6 +30,8 @@ def run(words: Sequence[str]) -> None:
     name, rest = words[0], list(words[1:])
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}; choose one of {', '.join(COMMANDS)}")
+    if world() > 1 and name not in SHARED:
+        raise UserError(f"{name} runs in one process; start it without torchrun or srun")
     command = COMMANDS[name]
     helping = not rest or any(word in ("-h", "--help") for word in rest)
     settings = read_recipe(COMMANDS, name, rest) if not helping and command.takes_recipe(rest[0]) else None
@@ -35,15 +43,20 @@ def main() -> None:
     try:
         run(sys.argv[1:])
     except UserError as error:
-        print(f"zwicky: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
     except ArgumentError as error:
-        text = " ".join(str(error.message).split())
-        print(f"zwicky: {text}; see zwicky {sys.argv[1]} --help", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{' '.join(str(error.message).split())}; see zwicky {sys.argv[1]} --help")
     except KeyboardInterrupt:
         print("\nzwicky: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def _refuse(mistake: str) -> NoReturn:
+    if rank() > 0:
+        time.sleep(TIME_TO_SPEAK)
+        mistake = f"process {rank()}: {mistake}"
+    print(f"zwicky: {mistake}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _help() -> str:

@@ -15,6 +15,7 @@ from zwicky.cli.parsing import Command
 from zwicky.cutouts.config import IngestConfig
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
+from zwicky.training.launch import rank
 
 
 def _simulate(given: Namespace) -> None:
@@ -44,16 +45,16 @@ def _pretrain(given: Namespace) -> None:
     from zwicky.cutouts.stored_split import stored_split
     from zwicky.cutouts.tables import read_labels
     from zwicky.training.pretrain import pretrain
+    from zwicky.training.processes import for_all
 
     config = parsing.settings_of(PretrainConfig, given)
     cutouts, labels = open_store(given.data), read_labels(given.data)
-    split = stored_split(given.data, config.split, cutouts, labels)
+    split = for_all(lambda: stored_split(given.data, config.split, cutouts, labels))
     ids = split.ids("train", "unlabelled")
     pretrain(config, cutouts, cutouts.rows_of(ids), given.out, labels=labels.of(ids))
-    print(
-        f"pretrained on {len(ids)} cutouts; "
-        f"next: zwicky finetune {given.out} --data {given.data} --labels 300 --out RUN"
-    )
+    if rank() == 0:
+        following = f"zwicky finetune {given.out} --data {given.data} --labels 300 --out RUN"
+        print(f"pretrained on {len(ids)} cutouts; next: {following}")
 
 
 def _finetune(given: Namespace) -> None:
@@ -62,13 +63,16 @@ def _finetune(given: Namespace) -> None:
     from zwicky.cutouts.tables import read_labels
     from zwicky.training.finetune import finetune, parse_targets
     from zwicky.training.network import columns_of
+    from zwicky.training.processes import for_all
 
     config = parsing.settings_of(FinetuneConfig, given)
     cutouts, labels = open_store(given.data), read_labels(given.data)
-    split = stored_split(given.data, config.split, cutouts, labels, columns_of(parse_targets(config.targets)))
+    columns = columns_of(parse_targets(config.targets))
+    split = for_all(lambda: stored_split(given.data, config.split, cutouts, labels, columns))
     start = None if _names_recipe(str(given.run)) else given.run
     finetune(config, start, cutouts, labels, split, given.out, from_scratch=given.from_scratch)
-    print(f"fine-tuned; next: zwicky evaluate {given.out} --data {given.data}")
+    if rank() == 0:
+        print(f"fine-tuned; next: zwicky evaluate {given.out} --data {given.data}")
 
 
 def _names_recipe(word: str) -> bool:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from zwicky.cutouts.contract import PIXEL_TYPES, SCHEMA_VERSION, STANDARD_COLUMNS, Cutouts, make_table, pixel_hash
 from zwicky.errors import UserError
+from zwicky.files import beside, clear
 
 ROW_GROUP_BYTES = 15 * 2**20  # of pixels; Parquet may hold 16-bit integers in twice that
 PART_ROW_GROUPS = 32  # so a part holds about half a gigabyte of pixels
@@ -53,7 +54,7 @@ class StoreWriter:
         truth: Sequence[str] = (),
     ) -> None:
         self.path = Path(os.path.abspath(path))
-        self.folder = self.path.with_name(f".{self.path.name}.incomplete")
+        self.folder = beside(self.path)
         self.bands, self.size, self.dtype, self.truth = (
             tuple(bands),
             (int(size[0]), int(size[1])),
@@ -75,8 +76,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         refuse_existing(self.path)
         with _writing(self.path):
-            if self.folder.exists():  # left by a run that was killed
-                shutil.rmtree(self.folder)
+            clear(self.path)
             self.folder.mkdir(parents=True)
         return self
 

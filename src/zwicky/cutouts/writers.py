@@ -17,7 +17,7 @@ from zwicky.cutouts.row_groups import iterate_store
 from zwicky.cutouts.store import refuse_existing
 from zwicky.cutouts.tables import Labels, read_labels
 from zwicky.errors import UserError
-from zwicky.files import write_csv
+from zwicky.files import beside, clear, write_csv
 
 Format = Literal["deeplense", "fits", "hdf5"]
 _PER_BAND = ("psf_fwhm", "noise")
@@ -43,9 +43,9 @@ def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
     out = Path(out).absolute()
     refuse_existing(out)
     groups, labels = iterate_store(store), read_labels(store)
-    folder = out.with_name(f".{out.name}.incomplete")
+    folder = beside(out)
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
+        clear(out)
         folder.mkdir(parents=True)
         count = writers[format](groups, labels, folder)
         if out.exists():  # an empty directory

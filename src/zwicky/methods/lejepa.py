@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from zwicky.backbones.contract import Backbone
+from zwicky.methods import processes
 from zwicky.methods.contract import Method, ViewsNeeded
 from zwicky.methods.gauges import diagnose, normalised_std
 from zwicky.methods.projectors import MLP
@@ -90,14 +90,6 @@ def sigreg(z: Tensor, directions: Tensor) -> Tensor:
         normal = torch.exp(-t.square() / 2)
         angles = (z @ directions)[..., None] * t  # [V, N, A, knots]
         cos, sin, count = angles.cos().mean(1), angles.sin().mean(1), z.shape[1]
-        if dist.is_available() and dist.is_initialized():
-            cos, sin, count = average(cos), average(sin), count * dist.get_world_size()
+        cos, sin, count = processes.average(cos), processes.average(sin), count * processes.count()
         apart = (cos - normal).square() + sin.square()
         return count * 2 * torch.trapezoid(apart * normal, t).mean()
-
-
-def average(value: Tensor) -> Tensor:
-    """Mean over processes; gradients pass."""
-    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
-
-    return all_reduce(value) / dist.get_world_size()

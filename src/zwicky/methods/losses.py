@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from zwicky.methods import processes
 
 
 def teacher_probabilities(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
@@ -94,11 +95,7 @@ def matched(values: Sequence[Tensor], match: Mapping[int, Tensor]) -> Tensor:
 @torch.no_grad()
 def update_center(center: Tensor, batch_mean: Tensor, momentum: float) -> None:
     """c ← m c + (1 − m) · mean of the teacher's logits over the batch of all processes. batch_mean: [K]."""
-    if dist.is_available() and dist.is_initialized():
-        batch_mean = batch_mean.clone()
-        dist.all_reduce(batch_mean)
-        batch_mean /= dist.get_world_size()
-    center.lerp_(batch_mean.to(center.dtype), 1.0 - momentum)
+    center.lerp_(processes.average(batch_mean.to(center.dtype)), 1.0 - momentum)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from zwicky.errors import UserError
+from zwicky.methods import processes
 from zwicky.views.masks import Masking
 
 
@@ -16,8 +17,12 @@ def cells(images: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def masked_mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of `values` where `where` is True; exactly 0 if it is nowhere. Same shapes; float32."""
-    return values.float().masked_fill(~where, 0.0).sum() / where.sum().clamp(min=1)
+    """Mean of `values` where `where` is True; exactly 0 if it is nowhere. Same shapes; float32.
+
+    With several processes their mean is that of all values: each divides by the mean of the counts.
+    """
+    count = processes.average(where.sum().float()).clamp(min=1 / processes.count())
+    return values.float().masked_fill(~where, 0.0).sum() / count
 
 
 def hide(name: str, grid: tuple[int, int], ratio: float, blocks: bool = False) -> Masking:

@@ -1,4 +1,4 @@
-"""Checkpoints: complete, atomic, and read without unpickling code."""
+"""Checkpoints and weights: complete, atomic, and read without unpickling code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from zwicky.errors import UserError
 from zwicky.files import replacing
@@ -14,7 +17,18 @@ from zwicky.files import replacing
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a nested dict of tensors, numbers and strings; a kill leaves the one before."""
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # all its writer says of a full disk is "unexpected pos"
+            raise OSError("not all of it could be written; the disk may be full") from error
+
+
+def save_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors by name as safetensors; a disk that is full is an OSError, as everywhere else."""
+    try:
+        save_file({name: value.contiguous() for name, value in state.items()}, path, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.rank_zero import rank_zero_module
 
 from zwicky.backbones.contract import Backbone
+from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.training.config import TrainConfig
+from zwicky.training.launch import local_world, world
+from zwicky.training.processes import PATIENCE
 
 rank_zero_module.log.setLevel("WARNING")
+logging.getLogger("lightning_fabric").setLevel("WARNING")
 
 
 def compile_backbones(method: Method) -> None:
@@ -29,14 +37,30 @@ def uncompiled(config: TrainConfig) -> AbstractContextManager[object]:
 
 
 def make_fabric(config: TrainConfig, backbone: Backbone) -> Fabric:
-    """The engine: device, precision, and the processes torchrun or SLURM started, if any."""
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """The engine: device, precision, and the processes torchrun or srun started, if any."""
+    return _launched("bf16-mixed" if use_bf16(config.precision, backbone) else "32-true")
+
+
+def meet() -> None:
+    """Connect this process with the others, once."""
+    if not dist.is_initialized():
+        _launched("32-true")
+
+
+def _launched(precision: Literal["bf16-mixed", "32-true"]) -> Fabric:
+    many, local = world() > 1, local_world()
+    if many and torch.cuda.is_available() and local > torch.cuda.device_count():
+        raise UserError(
+            f"{local} processes on this machine see {torch.cuda.device_count()} GPUs; start as many as there are, "
+            "and let each see all of them (with srun: --gpus-per-node, not --gpus-per-task)"
+        )
     fabric = Fabric(
         accelerator=device().type,
-        devices=local,
-        num_nodes=max(world // local, 1),
-        strategy="ddp" if world > 1 else "auto",
-        precision="bf16-mixed" if use_bf16(config.precision, backbone) else "32-true",
+        devices=local if many else 1,
+        num_nodes=world() // local if many else 1,
+        strategy=DDPStrategy(timeout=PATIENCE) if many else "auto",
+        precision=precision,
+        plugins=[TorchElasticEnvironment() if many else LightningEnvironment()],
     )
     fabric.launch()
     return fabric

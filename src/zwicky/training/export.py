@@ -10,16 +10,15 @@ import io
 import json
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zwicky import __version__
@@ -29,7 +28,8 @@ from zwicky.backbones.resnet import ResNet18
 from zwicky.backbones.swin import Swin
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.files import write_json
+from zwicky.files import beside, clear, write_json
+from zwicky.training.checkpoint import save_weights
 from zwicky.training.network import Network, columns_of, load_network, save_network
 
 TOLERANCE = 1e-4  # largest difference between the answers of a file and ours, relative where they are above 1
@@ -131,10 +131,10 @@ def _write_timm(network: Network, answers: Answers, folder: Path) -> None:
     assert found is not None
     assert isinstance(network.backbone.net, nn.Module)
     architecture, classifier, arguments = found
-    state = {name: value.contiguous() for name, value in network.backbone.net.state_dict().items()}
+    state = dict(network.backbone.net.state_dict())
     if network.head is not None:
-        state |= {f"{classifier}.{name}": value.contiguous() for name, value in network.head.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        state |= {f"{classifier}.{name}": value for name, value in network.head.state_dict().items()}
+    save_weights(folder / "model.safetensors", state, {"format": "pt"})
     outputs = len(network.classes or columns_of(network.targets))
     size = [arguments["in_chans"], network.backbone.image_size, network.backbone.image_size]
     write_json(
@@ -223,11 +223,14 @@ def _refuse_other(mine: Tensor, theirs: Tensor) -> None:
 @contextlib.contextmanager
 def _fresh(out: Path, names: list[str]) -> Iterator[Path]:
     """A folder to write `names` in; on success they go to `out`, each in one step, else nothing does."""
+    folder = beside(out / "export")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out, prefix=".export-") as temporary:
-            yield Path(temporary)
-            for name in names:
-                os.replace(Path(temporary) / name, out / name)
+        clear(out / "export")
+        folder.mkdir(parents=True)
+        yield folder
+        for name in names:
+            os.replace(folder / name, out / name)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; choose a folder you may write to") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

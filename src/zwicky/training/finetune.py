@@ -22,6 +22,7 @@ from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.metrics.logistic import linear_classifier
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
+from zwicky.training.launch import rank
 from zwicky.training.loop import Source, fit
 from zwicky.training.network import Network, columns_of, load_network, save_network
 from zwicky.training.pretrain import cost, new_backbone, resident, resolve_views
@@ -177,9 +178,10 @@ def finetune(
         title="finetune",
         quiet=quiet,
     )
-    save_network(out, network)
-    uses = {"fit": task.fit, "select": task.select} | ({"normalise": pool} if len(pool) else {})
-    seen.write(out, seen.record(cutouts, uses, before))
+    if rank() == 0:
+        save_network(out, network)
+        uses = {"fit": task.fit, "select": task.select} | ({"normalise": pool} if len(pool) else {})
+        seen.write(out, seen.record(cutouts, uses, before))
     run.finish(**cost(fitted, network.backbone), labels=len(ids), temperature=network.temperature)
     return network
 

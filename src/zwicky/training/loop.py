@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +22,7 @@ from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
 from zwicky.training.engine import compile_backbones, make_fabric, uncompiled
 from zwicky.training.optim import make_optimizer, set_schedule
+from zwicky.training.processes import for_all, together
 from zwicky.training.progress import TrainingProgress
 from zwicky.training.state import Fitted, State
 from zwicky.views.augment import Augment
@@ -62,6 +65,11 @@ def fit(
     targets = None if source.targets is None else source.targets.to(fabric.device)
     images = source.images.to(fabric.device)
     share = batches.size // fabric.world_size
+    if batches.size % fabric.world_size:
+        raise UserError(
+            f"{title}: {batches.size} images a step do not divide among {fabric.world_size} processes; "
+            f"set train.batch_size to {max(share, 1) * fabric.world_size} or start another number of them"
+        )
 
     def views_of(step: int, part: slice) -> Views:
         rows = batches(step)[part].to(fabric.device)
@@ -84,7 +92,8 @@ def fit(
     part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     means, counter = Means(), FlopCounterMode(display=False)
     method.train()
-    with TrainingProgress(title, steps, done.steps, batches.size, quiet or not fabric.is_global_zero) as progress:
+    quiet = quiet or not fabric.is_global_zero
+    with together(), TrainingProgress(title, steps, done.steps, batches.size, quiet) as progress:
         for step in range(done.steps, steps):
             views = views_of(step, part)
             lr = set_schedule(optimizer, config, batches.size, step / steps)
@@ -108,12 +117,12 @@ def fit(
             if done.steps % log_every == 0 or last:
                 epoch = done.steps / batches.per_epoch
                 row = {"step": done.steps, "images": done.images_seen, "epoch": epoch, "lr": lr}
-                row |= means.take()
+                row |= means.take(fabric)
                 _refuse_infinite(row, title)
                 due = done.steps // evaluate_every > (done.steps - log_every) // evaluate_every
                 if evaluate is not None and (due or last):
                     with uncompiled(config):
-                        row |= evaluate(state.shown)
+                        row |= for_all(partial(evaluate, state.shown))
                     method.train()
                     if keep_lowest is not None:
                         state.keep_lowest(row[keep_lowest])
@@ -122,7 +131,8 @@ def fit(
                 warning = method.diagnose(row) if done.steps > steps * GRACE else None
                 if warning is not None and _kind(warning) not in map(_kind, done.warnings):
                     done.warnings.append(warning)
-                    progress.say(f"warning: {title}: {warning}")
+                    if fabric.is_global_zero:
+                        progress.say(f"warning: {title}: {warning}")
                 if fabric.is_global_zero:
                     state.save(now=last)
             progress.advance()
@@ -155,8 +165,10 @@ class Means:
         for name, value in gauges.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
 
-    def take(self) -> dict[str, float]:
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
+    def take(self, fabric: Fabric) -> dict[str, float]:
+        """The means, over the processes as well."""
+        sums = fabric.all_reduce(torch.stack([total.double() for total in self._sums.values()]), reduce_op="mean")
+        means = {name: float(total) / self._count for name, total in zip(self._sums, sums, strict=True)}
         self._sums, self._count = {}, 0
         return means
 

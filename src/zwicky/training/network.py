@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zwicky import backbones
@@ -19,6 +19,7 @@ from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.files import read_json, replacing, write_json
 from zwicky.methods.supervised import make_head, read_out
+from zwicky.training.checkpoint import save_weights
 from zwicky.training.engine import device, use_bf16
 from zwicky.views.augment import d4, eval_views
 from zwicky.views.config import ViewsConfig
@@ -130,11 +131,11 @@ def columns_of(targets: Sequence[Target]) -> tuple[str, ...]:
 
 def save_network(folder: Path, network: Network) -> None:
     """Write `network.safetensors` and `network.json`."""
-    state = {f"backbone.{name}": value.contiguous() for name, value in network.backbone.state_dict().items()}
+    state = {f"backbone.{name}": value for name, value in network.backbone.state_dict().items()}
     if network.head is not None:
-        state |= {f"head.{name}": value.contiguous() for name, value in network.head.state_dict().items()}
+        state |= {f"head.{name}": value for name, value in network.head.state_dict().items()}
     with replacing(folder / "network.safetensors") as temporary:
-        save_file(state, temporary)
+        save_weights(temporary, state)
     write_json(
         folder / "network.json",
         {

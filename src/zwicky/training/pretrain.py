@@ -17,6 +17,7 @@ from zwicky.methods.contract import Method
 from zwicky.metrics.embeddings import knn_probabilities, rankme
 from zwicky.training import seen
 from zwicky.training.config import PretrainConfig
+from zwicky.training.launch import rank
 from zwicky.training.loop import Source, fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.run import Run, fingerprint
@@ -95,8 +96,9 @@ def pretrain(
         evaluate=gauges,
         quiet=quiet,
     )
-    save_network(out, network)
-    seen.write(out, seen.record(cutouts, {"pretrain": np.asarray(rows)}))
+    if rank() == 0:
+        save_network(out, network)
+        seen.write(out, seen.record(cutouts, {"pretrain": np.asarray(rows)}))
     run.finish(**cost(fitted, network.backbone), images=len(rows), warnings=fitted.warnings)
     return network
 

@@ -19,6 +19,8 @@ import yaml
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.files import read_json, write_json, write_text
+from zwicky.training.launch import rank, world
+from zwicky.training.processes import for_all
 
 SCHEMA_VERSION = 1
 PACKAGES = ("zwicky", "torch", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarrow", "caustics")
@@ -30,34 +32,16 @@ class Run:
     Opening a directory that holds the same configuration and data goes on where it stopped; another one is refused,
     unless nothing has been learnt there yet.
 
-    data: `fingerprint` of what is learnt from.
+    data: `fingerprint` of what is learnt from. Of several processes the first looks and writes for all.
     """
 
     def __init__(self, path: Path | str, kind: str, config: Any, seed: int, data: str) -> None:
         self.path = Path(path)
         if seed < 0:
             raise UserError(f"seed is {seed}; choose 0 or more")
-        settings = to_plain(config)
-        if (self.path / "run.json").exists() and self._goes_on(kind, settings, data):
-            self.info = read_json(self.path / "run.json")
-        else:
-            foreign = self.path.exists() and (not self.path.is_dir() or any(_visible(self.path)))
-            if foreign and not (self.path / "run.json").exists():
-                raise UserError(f"{self.path} exists and is not a zwicky run; choose another --out")
-            write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-            self.info = {
-                "kind": kind,
-                "command": " ".join(["zwicky", *sys.argv[1:]]) if Path(sys.argv[0]).name == "zwicky" else None,
-                "schema_version": SCHEMA_VERSION,
-                "seed": seed,
-                "data": data,
-                "started": _now(),
-                "finished": None,
-                "seconds": 0.0,
-                "versions": _versions(),
-                "machine": _machine(),
-            }
-            write_json(self.path / "run.json", self.info)
+        self.info = for_all(lambda: self._open(kind, to_plain(config), seed, data))
+        if self.info["data"] != data:
+            raise UserError("this process sees other data than the first one; give all machines the same store")
         self._opened = time.monotonic()
         self._seconds_before = float(self.info["seconds"])
 
@@ -73,7 +57,32 @@ class Run:
     def finish(self, **results: Any) -> None:
         """Mark the run done; `results` join `run.json`."""
         self.info |= {"finished": _now(), "seconds": round(self.seconds, 1), **results}
-        write_json(self.path / "run.json", self.info)
+        if rank() == 0:
+            write_json(self.path / "run.json", self.info)
+
+    def _open(self, kind: str, settings: dict[str, Any], seed: int, data: str) -> dict[str, Any]:
+        """What `run.json` says, written where this begins."""
+        if (self.path / "run.json").exists() and self._goes_on(kind, settings, data):
+            return read_json(self.path / "run.json")
+        foreign = self.path.exists() and (not self.path.is_dir() or any(_visible(self.path)))
+        if foreign and not (self.path / "run.json").exists():
+            raise UserError(f"{self.path} exists and is not a zwicky run; choose another --out")
+        write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        called = Path(sys.argv[0]).name in ("zwicky", "__main__.py")
+        info = {
+            "kind": kind,
+            "command": " ".join(["zwicky", *sys.argv[1:]]) if called else None,
+            "schema_version": SCHEMA_VERSION,
+            "seed": seed,
+            "data": data,
+            "started": _now(),
+            "finished": None,
+            "seconds": 0.0,
+            "versions": _versions(),
+            "machine": _machine(),
+        }
+        write_json(self.path / "run.json", info)
+        return info
 
     def _goes_on(self, kind: str, settings: dict[str, Any], data: str) -> bool:
         """Whether this is the run that stands here; False where it failed before it learnt anything."""
@@ -159,6 +168,7 @@ def _machine() -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": capabilities.get("cpu_name") or platform.processor(),
+        "processes": world(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

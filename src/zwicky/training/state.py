@@ -14,6 +14,7 @@ import torch
 from zwicky.files import write_csv
 from zwicky.methods.contract import Method
 from zwicky.training import checkpoint
+from zwicky.training.processes import for_all
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
@@ -62,7 +63,7 @@ class State:
 
     def restore(self) -> Fitted:
         """Go on from the last checkpoint, if there is one."""
-        saved = checkpoint.load(self._path)
+        saved = for_all(lambda: checkpoint.load(self._path))
         if saved is not None:
             self.method.load_state_dict(saved["method"])
             self.optimizer.load_state_dict(saved["optimizer"])
