@@ -14,13 +14,13 @@ from zwicky.simulate.noise import (
     sky_electrons,
     sky_noise,
 )
-from zwicky.simulate.psf import BETA, moffat_transfer
+from zwicky.simulate.psf import BETA, moffat
 
 SIZE, SCALE = 128, 0.1
 
 
 def convolved(image: torch.Tensor, fwhm: float) -> np.ndarray:
-    spectrum = torch.fft.rfft2(image) * moffat_transfer(torch.tensor(fwhm), SIZE, SCALE)
+    spectrum = torch.fft.rfft2(image) * moffat(torch.tensor(fwhm), SIZE, SCALE)
     return torch.fft.irfft2(spectrum, s=(SIZE, SIZE)).numpy()
 
 

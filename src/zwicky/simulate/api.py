@@ -81,8 +81,14 @@ def _blocks(population: Population, count: int, seed: int) -> Iterator[tuple[np.
             "pixel_hash": [pixel_hash(image) for image in images[:kept]],
             "kind": drawn.kinds[:kept].tolist(),
         }
+        truth |= {name: _lists(values[:kept]) for name, values in drawn.lists.items()}
         ids = [f"{population.name}-s{seed}-{block * BLOCK + row:06d}" for row in range(kept)]
         yield images[:kept], make_table(ids, columns | truth)
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    """A list column from [n, S] without the NaN that fills it up."""
+    return pa.array([row[np.isfinite(row)] for row in values], pa.list_(pa.float32()))
 
 
 def _truth(table: pa.Table) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Light profiles and ray shooting, batched. Pure functions of positions; nothing here knows of pixels or bands.
+"""Light profiles, batched. Pure functions of positions; nothing here knows of pixels or bands.
 
 Positions x, y and results are [n, H, W]; parameters are [n, 1, 1]. Lengths in arcsec, angles in radians, x along the
 last axis. Ellipticities (e1, e2) have length (1-q)/(1+q) and position angle φ = atan2(e2, e1) / 2. Radii are
@@ -8,7 +8,6 @@ circularised: a Sérsic ellipse has semi-major axis R/√q.
 from __future__ import annotations
 
 import torch
-from caustics.lenses.func import reduced_deflection_angle_external_shear, reduced_deflection_angle_sie
 from caustics.light.func import brightness_sersic, k_sersic
 from torch import Tensor
 
@@ -41,24 +40,6 @@ def sersic_flux(R: Tensor, n: Tensor) -> Tensor:
     """Integral of `sersic` over the plane, arcsec²: 2π n R² e^b b^(-2n) Γ(2n)."""
     b = k_sersic(n)
     return 2 * torch.pi * n * R**2 * torch.exp(b - 2 * n * torch.log(b) + torch.lgamma(2 * n))
-
-
-def shoot(
-    x: Tensor,
-    y: Tensor,
-    x0: Tensor,
-    y0: Tensor,
-    theta_E: Tensor,
-    e1: Tensor,
-    e2: Tensor,
-    gamma1: Tensor,
-    gamma2: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Source-plane positions of image-plane ones, behind an SIE with external shear about its centre: β = θ - α(θ)."""
-    q, phi = ellipse(e1, e2)
-    sie_x, sie_y = reduced_deflection_angle_sie(x0, y0, q, phi, theta_E, x, y, CORE)
-    shear_x, shear_y = reduced_deflection_angle_external_shear(x0, y0, gamma1, gamma2, x, y)
-    return x - sie_x - shear_x, y - sie_y - shear_y
 
 
 def spiral(

@@ -105,7 +105,7 @@ DEMO_LENSES = Population(
         "arc": Light("r", Normal(22.4, 0.7, 20.8, 24.0), {"g": Normal(0.25, 0.2), "i": Normal(-0.15, 0.15)}),
     },
     kinds={
-        "lens": Kind("lens", 0.5, {"lens": "galaxy", "arc": "lensed_source"}, LENS),
+        "lens": Kind("lens", 0.5, {"lens": "galaxy", "arc": "sersic_source"}, LENS, ("sie", "shear")),
         "elliptical": Kind("nonlens", 0.06, {"lens": "galaxy", "arc": "galaxy"}, {}),
         "spiral": Kind("nonlens", 0.14, {"lens": "galaxy", "arc": "spiral"}, SPIRAL),
         "ring": Kind("nonlens", 0.10, {"lens": "galaxy", "arc": "ring"}, RING),

@@ -15,15 +15,19 @@ from zwicky.simulate.population import Parameter, Population
 
 BLOCK = 64  # images; changing it changes every simulated image
 
-_STREAMS = ("parameters", "noise")
+_STREAMS = ("parameters", "noise", "substructure")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Parameters of one block. kinds: [BLOCK] names. values: of each parameter [BLOCK], NaN where a kind has none."""
+    """Parameters of one block. kinds: [BLOCK] names. values: of each parameter [BLOCK], NaN where a kind has none.
+
+    lists: of each property of subhalos [BLOCK, S], NaN where an image has fewer than S.
+    """
 
     kinds: np.ndarray
     values: dict[str, np.ndarray]
+    lists: dict[str, np.ndarray]
 
 
 def generator(population: Population, seed: int, block: int, stream: str) -> np.random.Generator:
@@ -42,17 +46,34 @@ def draw_block(population: Population, seed: int, block: int) -> Drawn:
     for name, parameter in population.common.items():
         values[name] = parameter.distribution.draw(rng, BLOCK, values)
     for layer, light in population.light.items():
+        columns = light.columns(layer)
         reference = light.magnitude.draw(rng, BLOCK, values)
-        values[f"{layer}_mag_{light.band}"] = reference
+        values[columns[light.band]] = reference
         for band, offset in light.offsets.items():
-            values[f"{layer}_mag_{band}"] = reference + offset.draw(rng, BLOCK, values)
+            values[columns[band]] = reference + offset.draw(rng, BLOCK, values)
+    lists: dict[str, np.ndarray] = {}
     common = dict(values)
+    small = generator(population, seed, block, "substructure")
     for kind_name, kind in population.kinds.items():
         own = dict(common)
         for name, parameter in kind.parameters.items():
             own[name] = parameter.distribution.draw(rng, BLOCK, own)  # for all; used by its kind
             values[name] = np.where(kinds == kind_name, own[name], values.get(name, np.nan))
-    return Drawn(kinds, values)
+        if kind.substructure is not None:
+            for name, drawn in kind.substructure.draw(small, BLOCK, own).items():
+                known = values if drawn.ndim == 1 else lists
+                known[name] = _merge(known.get(name), drawn, kinds == kind_name)
+    return Drawn(kinds, values, lists)
+
+
+def _merge(known: np.ndarray | None, drawn: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`known` with `drawn` in these rows; lists [BLOCK, S] are filled up with NaN to the longer of the two."""
+    known = np.full_like(drawn, np.nan) if known is None else known
+    if drawn.ndim == 1:
+        return np.where(rows, drawn, known)
+    width = max(known.shape[1], drawn.shape[1])
+    wide = [np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=np.nan) for one in (drawn, known)]
+    return np.where(rows[:, None], *wide)
 
 
 def units(population: Population) -> dict[str, tuple[str, str]]:
@@ -61,11 +82,13 @@ def units(population: Population) -> dict[str, tuple[str, str]]:
     for kind in population.kinds.values():
         known.update({name: parameter for name, parameter in kind.parameters.items() if name not in known})
     table = {name: (parameter.unit, parameter.meaning) for name, parameter in known.items()}
+    for kind in population.kinds.values():
+        table |= kind.substructure.columns if kind.substructure is not None else {}
     for layer in population.light:
         for band in population.instrument.band_names:
             table[f"{layer}_mag_{band}"] = ("mag", f"AB magnitude of the {layer} light in {band}, as observed")
         table[f"{layer}_snr"] = ("", f"signal-to-noise of the {layer} light, all bands together")
-    if any("lensed_source" in kind.layers.values() for kind in population.kinds.values()):
+    if any(kind.deflectors for kind in population.kinds.values()):
         table["magnification"] = ("", "total magnification of the source, in the frame")
         for band in population.instrument.band_names:
             table[f"source_mag_{band}"] = ("mag", f"AB magnitude of the unlensed source in {band}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Band:
     """One filter of one survey.
 
+    psf: "moffat" (β = 3.5, from the ground) or "gaussian".
     fwhm: arcsec, median width of the point spread function. zero_point: AB magnitude of one electron a second.
     sky: AB magnitude per square arcsec. exposure: seconds in all. read_noise: electrons, of all exposures together.
     """
@@ -19,6 +20,7 @@ class Band:
     sky: float
     exposure: float
     read_noise: float
+    psf: str = "moffat"
 
 
 @dataclass(frozen=True)

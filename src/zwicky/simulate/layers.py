@@ -1,7 +1,9 @@
 """From the parameters of a kind to one layer of light: the shapes that populations name.
 
 Each takes positions [n, H, W] and the block's parameters, [n, 1, 1] each, and gives a surface brightness [n, H, W] of
-any normalisation: the renderer scales it to the wanted magnitudes.
+any normalisation: the renderer scales it to the wanted magnitudes. `LAYERS` are seen as they are, at image-plane
+positions. `SOURCES` are seen through the deflectors of their kind: they are given source-plane positions, and come
+with their integral over the plane, from which magnifications follow.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from zwicky.simulate.components import elliptical_polar, ring, sersic, sersic_flux, shoot, spiral
+from zwicky.simulate.components import elliptical_polar, ring, sersic, sersic_flux, spiral
 
 Parameters = Mapping[str, Tensor]
+CLUMPS = 4
 
 
 def galaxy(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
@@ -21,12 +24,34 @@ def galaxy(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
     return sersic(x, y, p["lens_x"], p["lens_y"], p["lens_e1"], p["lens_e2"], p["lens_R"], p["lens_n"])
 
 
-def lensed_source(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
-    """A Sérsic source behind an SIE with external shear, centred on the red galaxy."""
-    mass = (p[name] for name in ("lens_x", "lens_y", "theta_E", "mass_e1", "mass_e2", "gamma1", "gamma2"))
-    u, v = shoot(x, y, *mass)
+def sersic_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
+    """A Sérsic ellipse, placed from the lens."""
     x0, y0 = p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]
     return sersic(u, v, x0, y0, p["source_e1"], p["source_e2"], p["source_R"], p["source_n"])
+
+
+def sersic_source_flux(p: Parameters) -> Tensor:
+    """Integral of `sersic_source`, arcsec²."""
+    return sersic_flux(p["source_R"], p["source_n"])
+
+
+def clumpy_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
+    """A Sérsic ellipse with round exponential clumps on it; the weight of a clump is its flux over the ellipse's."""
+    total = sersic_source(u, v, p)
+    flux = sersic_source_flux(p)
+    for k in range(1, CLUMPS + 1):
+        r, angle, R = p[f"clump{k}_distance"], p[f"clump{k}_angle"], p[f"clump{k}_R"]
+        x0 = p["lens_x"] + p["source_dx"] + r * torch.cos(angle)
+        y0 = p["lens_y"] + p["source_dy"] + r * torch.sin(angle)
+        zero, one = torch.zeros_like(R), torch.ones_like(R)
+        weight = p[f"clump{k}_weight"] * flux / sersic_flux(R, one)
+        total = total + weight * sersic(u, v, x0, y0, zero, zero, R, one)
+    return total
+
+
+def clumpy_source_flux(p: Parameters) -> Tensor:
+    """Integral of `clumpy_source`, arcsec²."""
+    return sersic_source_flux(p) * (1 + sum(p[f"clump{k}_weight"] for k in range(1, CLUMPS + 1)))
 
 
 def two_arm_spiral(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
@@ -76,9 +101,14 @@ def pair(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
 LAYERS: dict[str, Callable[[Tensor, Tensor, Parameters], Tensor]] = {
     "galaxy": galaxy,
     "pair": pair,
-    "lensed_source": lensed_source,
     "spiral": two_arm_spiral,
     "tail": tidal_tail,
     "ring": blue_ring,
     "companions": companions,
+}
+
+# shape and integral of each source
+SOURCES: dict[str, tuple[Callable[[Tensor, Tensor, Parameters], Tensor], Callable[[Parameters], Tensor]]] = {
+    "sersic_source": (sersic_source, sersic_source_flux),
+    "clumpy_source": (clumpy_source, clumpy_source_flux),
 }

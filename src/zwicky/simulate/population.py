@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from zwicky.simulate.distributions import Distribution
 from zwicky.simulate.instruments import Instrument
+from zwicky.simulate.substructure import Substructure
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,19 @@ class Parameter:
 class Light:
     """Magnitudes of one layer of light, as observed within the rendered frame: after lensing, before noise.
 
-    band: the band of `magnitude` (AB). offsets: of each other band, its magnitude minus that one.
+    band: the band of `magnitude` (AB). offsets: of each other band, its magnitude minus that one. unlensed: they are
+    those of the source without a lens instead, so that the observed ones depend on how it is magnified.
     """
 
     band: str
     magnitude: Distribution
     offsets: Mapping[str, Distribution]
+    unlensed: bool = False
+
+    def columns(self, layer: str) -> dict[str, str]:
+        """Of each band the column that holds these magnitudes of `layer`."""
+        name = "source" if self.unlensed else layer
+        return {band: f"{name}_mag_{band}" for band in (self.band, *self.offsets)}
 
 
 @dataclass(frozen=True)
@@ -35,13 +43,16 @@ class Kind:
     """One sort of object.
 
     label: the class it belongs to. share: its part of the population. layers: of each layer of light, the name of
-    its shape in `zwicky.simulate.layers`. parameters: those that only this kind has.
+    its shape in `zwicky.simulate.layers`. parameters: those that only this kind has. deflectors: names in
+    `zwicky.simulate.deflection` of what bends the light of its sources. substructure: its small masses.
     """
 
     label: str
     share: float
     layers: Mapping[str, str]
     parameters: Mapping[str, Parameter]
+    deflectors: tuple[str, ...] = ()
+    substructure: Substructure | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Population:
 
     about: one line for the list of populations. size: pixels a side. common: parameters of every kind, drawn in this
     order before the kind's own. light: magnitudes of each layer, the same for all kinds, so that no kind is known by
-    its flux or colour.
+    its flux or colour. supersampling: cells a pixel is sampled with, a side.
     """
 
     name: str
@@ -60,3 +71,4 @@ class Population:
     common: Mapping[str, Parameter]
     light: Mapping[str, Light]
     kinds: Mapping[str, Kind]
+    supersampling: int = 2

@@ -1,24 +1,27 @@
 """One block of parameters to noiseless images.
 
-Light is sampled on a grid twice as fine as the pixels and a margin wider than the stamp, scaled to its magnitudes,
-convolved there with each band's point spread function, and only then averaged into pixels.
+Light is sampled on a grid finer than the pixels and a margin wider than the stamp, scaled to its magnitudes, convolved
+there with each band's point spread function, and only then summed into pixels. A few images are done at a time, so that
+what is being worked on stays in the processor's cache.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zwicky.simulate.components import sersic_flux
+from zwicky.simulate.deflection import shoot
 from zwicky.simulate.draw import Drawn
-from zwicky.simulate.layers import LAYERS
+from zwicky.simulate.layers import LAYERS, SOURCES, Parameters
 from zwicky.simulate.noise import nanomaggies
-from zwicky.simulate.population import Population
-from zwicky.simulate.psf import moffat_transfer
+from zwicky.simulate.population import Kind, Population
+from zwicky.simulate.psf import PROFILES
 
-SUPERSAMPLING = 2
 MARGIN = 8  # pixels around the stamp whose light the point spread function scatters into it
+CELLS = 2**18  # of the fine grid, worked on at a time
 
 
 def grid(size: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -28,50 +31,93 @@ def grid(size: int, scale: float) -> tuple[Tensor, Tensor]:
     return x[None], y[None]
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """Light of some images of one kind on the fine grid, before its magnitudes.
+
+    cells: [n, layers, size, size]; a layer sums to 1, or to its magnification where its magnitudes are unlensed ones.
+    magnification: [n, layers], total, within the frame; NaN for what is not a source.
+    """
+
+    cells: Tensor
+    magnification: Tensor
+
+
 def render_block(population: Population, drawn: Drawn) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Noiseless layers [n, layers, bands, size, size] float32 in nanomaggies, and what only the rendering tells.
 
-    The latter is `magnification` (total, within the frame) and `source_mag_BAND` (unlensed), NaN without a source.
+    The latter is `magnification` (total, within the frame) and the magnitudes that follow from it: `source_mag_BAND`,
+    unlensed, or `arc_mag_BAND` where the unlensed ones were drawn. NaN without a source.
     """
-    instrument = population.instrument
-    fine = (population.size + 2 * MARGIN) * SUPERSAMPLING
-    scale = instrument.pixel_scale / SUPERSAMPLING
-    shapes, sums = _shapes(population, drawn, fine, scale)
-    spectra = torch.fft.rfft2(shapes)  # [n, layers, fine, fine//2+1]
-    bands = []
-    for band in instrument.bands:
-        transfer = moffat_transfer(_tensor(band.fwhm * drawn.values["seeing"]), fine, scale)
-        light = torch.fft.irfft2(spectra * transfer[:, None], s=(fine, fine))
-        pixels = torch.nn.functional.avg_pool2d(light, SUPERSAMPLING, divisor_override=1)  # the sum, not the mean
-        flux = np.stack([nanomaggies(drawn.values[f"{layer}_mag_{band.name}"]) for layer in population.light], 1)
-        bands.append(pixels[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * _tensor(flux)[:, :, None, None])
-    return torch.stack(bands, 2).numpy(), _lensing_truth(population, drawn, sums * scale**2)
-
-
-def _shapes(population: Population, drawn: Drawn, size: int, scale: float) -> tuple[Tensor, np.ndarray]:
-    """Each layer's light [n, layers, size, size], summing to 1 over the frame; and the sums before, [n, layers]."""
-    x, y = grid(size, scale)
-    shapes = torch.empty(len(drawn.kinds), len(population.light), size, size)
+    n, layers, bands, size = len(drawn.kinds), len(population.light), population.instrument.bands, population.size
+    images = np.empty((n, layers, len(bands), size, size), np.float32)
+    magnification = np.full((n, layers), np.nan)
+    fine = (size + 2 * MARGIN) * population.supersampling
+    x, y = grid(fine, population.instrument.pixel_scale / population.supersampling)
     for name, kind in population.kinds.items():
-        rows = np.flatnonzero(drawn.kinds == name)
-        if len(rows) == 0:
+        of_kind = np.flatnonzero(drawn.kinds == name)
+        for start in range(0, len(of_kind), step := max(1, CELLS // fine**2)):
+            rows = of_kind[start : start + step]
+            shapes = shapes_of(population, kind, x, y, parameters_of(drawn, rows))
+            magnification[rows] = shapes.magnification.numpy()
+            images[rows] = observe(population, shapes.cells, drawn, rows).numpy()
+    return images, _lensing_truth(population, drawn, magnification)
+
+
+def parameters_of(drawn: Drawn, rows: np.ndarray) -> dict[str, Tensor]:
+    """The parameters of these images, [n, 1, 1] each, and of their subhalos, [n, S, 1, 1]."""
+    return {name: _tensor(values[rows])[..., None, None] for name, values in (drawn.values | drawn.lists).items()}
+
+
+def shapes_of(population: Population, kind: Kind, x: Tensor, y: Tensor, p: Parameters) -> Shapes:
+    """The light of images of one kind on the grid x, y."""
+    n, area = len(next(iter(p.values()))), float(x[0, 0, 1] - x[0, 0, 0]) ** 2
+    cells = torch.empty(n, len(population.light), *x.shape[1:])
+    magnification = torch.full((n, len(population.light)), torch.nan)
+    u, v = shoot(x, y, kind.deflectors, p)
+    for position, (name, light) in enumerate(population.light.items()):
+        shape = kind.layers[name]
+        if shape not in SOURCES:
+            cells[:, position] = LAYERS[shape](x, y, p)
+            cells[:, position] /= cells[:, position].sum((1, 2), keepdim=True)
             continue
-        parameters = {key: _tensor(values[rows])[:, None, None] for key, values in drawn.values.items()}
-        for position, layer in enumerate(population.light):
-            shapes[torch.from_numpy(rows), position] = LAYERS[kind.layers[layer]](x, y, parameters)
-    sums = shapes.sum((2, 3), keepdim=True)
-    return shapes / sums, sums[:, :, 0, 0].double().numpy()
+        source, integral = SOURCES[shape]
+        cells[:, position] = source(u, v, p) * (area / integral(p))
+        factor = cells[:, position].sum((1, 2))
+        magnification[:, position] = factor
+        if not light.unlensed:
+            cells[:, position] /= factor[:, None, None]
+    return Shapes(cells, magnification)
 
 
-def _lensing_truth(population: Population, drawn: Drawn, integrals: np.ndarray) -> dict[str, np.ndarray]:
-    """Magnification = lensed over unlensed light; the unlensed source is fainter by 2.5 log10 of it."""
-    if "source_R" not in drawn.values:
+def observe(population: Population, cells: Tensor, drawn: Drawn, rows: np.ndarray) -> Tensor:
+    """Images [n, layers, bands, size, size] of light on the fine grid [n, layers, fine, fine], in nanomaggies."""
+    fine = cells.shape[-1]
+    scale = population.instrument.pixel_scale / population.supersampling
+    spectra = torch.fft.rfft2(cells)  # [n, layers, fine, fine//2+1]
+    bands = []
+    for band in population.instrument.bands:
+        transfer = PROFILES[band.psf](_tensor(band.fwhm * drawn.values["seeing"][rows]), fine, scale)
+        light = torch.fft.irfft2(spectra * transfer[:, None], s=(fine, fine))
+        pixels = torch.nn.functional.avg_pool2d(light, population.supersampling, divisor_override=1)  # sums
+        named = [light.columns(layer)[band.name] for layer, light in population.light.items()]
+        flux = np.stack([nanomaggies(drawn.values[name][rows]) for name in named], 1)
+        bands.append(pixels[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * _tensor(flux)[:, :, None, None])
+    return torch.stack(bands, 2)
+
+
+def _lensing_truth(population: Population, drawn: Drawn, magnification: np.ndarray) -> dict[str, np.ndarray]:
+    """The unlensed source is fainter than what is observed by 2.5 log10 of the magnification."""
+    if not any(shape in SOURCES for kind in population.kinds.values() for shape in kind.layers.values()):
         return {}
-    unlensed = sersic_flux(_tensor(drawn.values["source_R"]), _tensor(drawn.values["source_n"])).double().numpy()
-    magnification = integrals[:, list(population.light).index("arc")] / unlensed  # NaN without a source
-    truth = {"magnification": magnification}
+    layer = list(population.light).index("arc")
+    truth = {"magnification": magnification[:, layer]}
+    fainter = 2.5 * np.log10(truth["magnification"])
     for band in population.instrument.band_names:
-        truth[f"source_mag_{band}"] = drawn.values[f"arc_mag_{band}"] + 2.5 * np.log10(magnification)
+        if population.light["arc"].unlensed:
+            truth[f"arc_mag_{band}"] = drawn.values[f"source_mag_{band}"] - fainter
+        else:
+            truth[f"source_mag_{band}"] = drawn.values[f"arc_mag_{band}"] + fainter
     return truth
 
 
