@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zwicky.simulate import fused, subhalos
+from zwicky.simulate.deflection import small_masses
 from zwicky.simulate.render import grid
-from zwicky.simulate.subhalos import PROFILES, deflect, deflect_eager, mass_share
+from zwicky.simulate.subhalos import PROFILES, deflect_plain, mass_share
 
 
 def some(images, count, seed):
@@ -24,13 +25,13 @@ def some(images, count, seed):
 
 
 @pytest.mark.parametrize("profile", list(PROFILES))
-def test_fused_is_eager(profile):
+def test_fused_is_plain(profile):
     @settings(max_examples=8, derandomize=True)
     @given(st.sampled_from([1, 2, 5, 17]), st.sampled_from([20, 33]), st.integers(0, 2**32 - 1))
     def check(count, size, seed):
         x, y = grid(size, 0.1)
         drawn = some(2, count, seed)
-        plain, summed = deflect_eager(profile, x, y, drawn), fused.deflect(profile, x, y, drawn)
+        plain, summed = deflect_plain(profile, x, y, drawn), fused.deflect_fused(profile, x, y, drawn)
         for image in range(2):
             peak = torch.hypot(plain[0][image], plain[1][image]).max() + 1e-9
             for one, other in zip(plain, summed, strict=True):
@@ -46,12 +47,12 @@ def test_the_number_of_threads_and_of_images_changes_no_bit(profile):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = fused.deflect(profile, x, y, drawn)
+        one = fused.deflect_fused(profile, x, y, drawn)
         torch.set_num_threads(3)
-        three = fused.deflect(profile, x, y, drawn)
+        three = fused.deflect_fused(profile, x, y, drawn)
     finally:
         torch.set_num_threads(threads)
-    alone = fused.deflect(profile, x, y, {name: values[2:3] for name, values in drawn.items()})
+    alone = fused.deflect_fused(profile, x, y, {name: values[2:3] for name, values in drawn.items()})
     for axis in (0, 1):
         assert torch.equal(one[axis], three[axis])
         assert torch.equal(one[axis][2:3], alone[axis])
@@ -62,16 +63,16 @@ def test_without_a_compiler_the_plain_path_does_it(monkeypatch):
     drawn = some(2, 3, 2)
     assert fused.AVAILABLE
     monkeypatch.setattr(fused, "AVAILABLE", False)
-    for one, other in zip(deflect("point", x, y, drawn), deflect_eager("point", x, y, drawn), strict=True):
+    for one, other in zip(small_masses("point", x, y, drawn), deflect_plain("point", x, y, drawn), strict=True):
         assert torch.equal(one, other)
 
 
 def test_the_plain_path_is_the_same_in_small_chunks(monkeypatch):
     x, y = grid(16, 0.1)
     drawn = some(2, 7, 3)
-    whole = deflect_eager("sis", x, y, drawn)
+    whole = deflect_plain("sis", x, y, drawn)
     monkeypatch.setattr(subhalos, "CHUNK", 2 * 16 * 16 * 3)
-    for one, other in zip(deflect_eager("sis", x, y, drawn), whole, strict=True):
+    for one, other in zip(deflect_plain("sis", x, y, drawn), whole, strict=True):
         torch.testing.assert_close(one, other)
 
 

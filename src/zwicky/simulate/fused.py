@@ -1,6 +1,6 @@
 """The sum over subhalos in one pass: compiled loops whose working set is a run of pixels that stays in the cache.
 
-Same interface and same numbers as `zwicky.simulate.subhalos.deflect_eager` (to 1e-5 of the peak), float32, CPU. Memory
+Same interface and same numbers as `zwicky.simulate.subhalos.deflect_plain` (to 1e-5 of the peak), float32, CPU. Memory
 does not grow with the number of subhalos. Each image is summed by one thread in one order, so that the result does not
 depend on the number of threads.
 
@@ -23,14 +23,11 @@ from torch import Tensor
 from zwicky.simulate.subhalos import TINY, Subhalos, mass_share
 
 try:
-    from numba import njit
+    import numba
+except ImportError:  # none for this Python or processor: the plain path does it
+    numba = None  # type: ignore[assignment]
 
-    AVAILABLE = True
-except ImportError:  # no numba for this Python or processor: the plain path does it
-    AVAILABLE = False
-
-    def njit(**options: object) -> Callable[[Callable], Callable]:
-        return lambda function: function
+AVAILABLE = numba is not None
 
 
 RUN = 256  # pixels; a constant, so that the compiler unrolls and vectorises the loops over it
@@ -44,7 +41,10 @@ _LEAST, _MOST = np.float32(2.0 ** OCTAVES[0]), np.float32(2.0 ** OCTAVES[1] * (1
 _FRACTION = np.float32(2.0**-_SHIFT)
 _MASK = (1 << _SHIFT) - 1
 _TINY = np.float32(TINY)
-_compiled = njit(fastmath=True, nogil=True, error_model="numpy")
+
+
+def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
+    return numba.njit(fastmath=True, nogil=True, error_model="numpy")(loop) if AVAILABLE else loop
 
 
 @_compiled
@@ -170,14 +170,16 @@ def _cubic(tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, np.stack(weights, -1).astype(np.float32)
 
 
-def deflect(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Tensor, Tensor]:
+LOOPS = {"point": _points, "sis": _spheres, "tnfw": _truncated}
+
+
+def deflect_fused(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Tensor, Tensor]:
     """Reduced deflection α [n, H, W], arcsec, of subhalos [n, S] on the shared grid x, y [1, H, W]."""
     size = x[0].numel()
     places = [np.resize(axis.numpy().ravel(), (-(-size // RUN), RUN)) for axis in (x.float(), y.float())]
     values = {name: np.ascontiguousarray(value.numpy(), dtype=np.float32) for name, value in subhalos.items()}
-    per_image = [values["x0"], values["y0"], values["b"]]
+    per_image: list[np.ndarray] = [values["x0"], values["y0"], values["b"]]
     shared: list[np.ndarray] = []
-    kernel = {"point": _points, "sis": _spheres, "tnfw": _truncated}[profile]
     if profile == "tnfw":
         row, weights = _cubic(np.where(values["b"] == 0, 1, values["tau"]))
         per_image += [row, weights, 1 / values["Rs"] ** 2]
@@ -187,7 +189,7 @@ def deflect(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Ten
 
     def some(images: np.ndarray) -> None:
         part = slice(images[0], images[-1] + 1)
-        kernel(*places, *(value[part] for value in per_image), *shared, alpha[0, part], alpha[1, part])
+        LOOPS[profile](*places, *(value[part] for value in per_image), *shared, alpha[0, part], alpha[1, part])
 
     shares = [images for images in np.array_split(np.arange(n), torch.get_num_threads()) if len(images)]
     if len(shares) == 1:

@@ -1,7 +1,7 @@
 """Deflection by many small masses: the sum over subhalos, as plain batched caustics.
 
 This is the path of every device and the reference of `zwicky.simulate.fused`, which sums the same on a CPU without
-ever holding [images, subhalos, pixels] in memory. `deflect` takes whichever fits.
+ever holding [images, subhalos, pixels] in memory.
 
 Positions x, y are [1, H, W], the grid that all images share; places x0, y0 and strengths of subhalos are [n, S], in
 arcsec, with strength 0 where an image has fewer than S. The three profiles:
@@ -54,7 +54,7 @@ def _truncated(x: Tensor, y: Tensor, s: Subhalos) -> tuple[Tensor, Tensor]:
 PROFILES = {"point": _points, "sis": _spheres, "tnfw": _truncated}
 
 
-def deflect_eager(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Tensor, Tensor]:
+def deflect_plain(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Tensor, Tensor]:
     """Reduced deflection α [n, H, W], arcsec, summed over the subhalos of each image, a few of them at a time."""
     n, count = subhalos["b"].shape
     alpha_x = torch.zeros(n, *x.shape[1:], dtype=x.dtype, device=x.device)
@@ -66,13 +66,3 @@ def deflect_eager(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tup
         alpha_x += part_x.sum(1)
         alpha_y += part_y.sum(1)
     return alpha_x, alpha_y
-
-
-def deflect(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Tensor, Tensor]:
-    """As `deflect_eager`; on a CPU fused, where numba is there to compile it."""
-    if x.device.type == "cpu":
-        from zwicky.simulate import fused
-
-        if fused.AVAILABLE:
-            return fused.deflect(profile, x, y, subhalos)
-    return deflect_eager(profile, x, y, subhalos)
