@@ -12,6 +12,7 @@ import yaml
 
 from zwicky import cli
 from zwicky.cli.parsing import parser_of
+from zwicky.cutouts.store import open_store
 from zwicky.errors import UserError
 
 HEAVY = ("torch", "sklearn", "astropy", "matplotlib", "timm", "caustics", "pandas")
@@ -248,3 +249,16 @@ def test_the_way_through_the_house(folder, tmp_path, capsys, monkeypatch):
     assert "<html" in page
     cli.run(["report", str(bench), "--out", str(tmp_path / "again.html")])
     assert (tmp_path / "again.html").stat().st_size > 1000
+
+
+def test_a_population_is_printed_to_copy_and_change(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        cli.run(["simulate", "demo-lenses", "--print_config"])
+    assert not caught.value.code
+    text = capsys.readouterr().out
+    (tmp_path / "mine.yaml").write_text(text.replace("size: 48", "size: 16"))
+    cli.run(["simulate", "mine.yaml", "--n", "2", "--out", "store"])
+    assert open_store("store").size == (16, 16)
+    with pytest.raises(UserError, match="before"):
+        cli.run(["simulate", "--print_config", "--out", "x"])

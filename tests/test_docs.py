@@ -13,12 +13,13 @@ import pytest
 
 import zwicky
 from zwicky import cli, recipes
-from zwicky.simulate.demo_lenses import DEMO_LENSES
 from zwicky.simulate.draw import units
+from zwicky.simulate.registry import find_population
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+DEMO = find_population("demo-lenses")
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 
 
@@ -88,10 +89,10 @@ def test_recipes_of_the_docs_are_those_that_ship() -> None:
 def test_truth_table_is_that_of_the_code() -> None:
     kinds, _, truth = TEXTS["docs/simulate.md"].partition("## The truth")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|$", truth, flags=re.M)
-    assert {name: (unit.replace("–", ""), meaning) for name, unit, meaning in rows} == units(DEMO_LENSES)
+    assert {name: (unit.replace("–", ""), meaning) for name, unit, meaning in rows} == units(DEMO)
     shares = re.findall(r"^\| `(\w+)` \| (\w+) \| (\d+) % \|", kinds, flags=re.M)
     assert {name: (label, int(share) / 100) for name, label, share in shares} == {
-        name: (kind.label, kind.share) for name, kind in DEMO_LENSES.kinds.items()
+        name: (kind.label, kind.share) for name, kind in DEMO.kinds.items()
     }
 
 

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from argparse import Action
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
 from zwicky import recipes
 from zwicky.cutouts.config import IngestConfig
+from zwicky.errors import UserError
+from zwicky.simulate.config import population_names
+
+
+class _PrintPopulation(Action):
+    """Prints the description of the population named before it, for a file of one's own, and ends."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from zwicky.simulate.description import read_population
+
+        if not namespace.population:
+            raise UserError(f"write the name of the population before {option_string}")
+        print(read_population(namespace.population).text, end="")
+        parser.exit()
 
 
 def simulate(parser: ArgumentParser) -> None:
-    parser.add_argument("population", type=str, help="which population: demo-lenses")
+    names = ", ".join(population_names())
+    parser.add_argument("population", type=str, help=f"a shipped population ({names}) or a YAML file of your own")
+    parser.add_argument(
+        "--print_config", action=_PrintPopulation, nargs="?", help="print the population as YAML, to copy and change"
+    )
     parser.add_argument("--n", type=int, default=1000, help="number of images")
     parser.add_argument("--seed", type=int, default=0, help="image i is a function of population, seed and i alone")
     parser.add_argument("--out", type=Path, required=True, help="the store to write (a new folder)")

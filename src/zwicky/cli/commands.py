@@ -159,7 +159,7 @@ def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
 COMMANDS = {
     "simulate": Command(
         "Make a store of simulated lenses and look-alikes.",
-        "POPULATION --out STORE [--n N] [--seed S]",
+        "POPULATION --out STORE [--n N] [--seed S] | POPULATION --print_config",
         arguments.simulate,
         _simulate,
     ),

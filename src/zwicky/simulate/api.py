@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -13,9 +13,13 @@ from zwicky.cutouts.contract import Cutouts, make_table, pixel_hash
 from zwicky.cutouts.store import StoreWriter
 from zwicky.cutouts.tables import Labels, write_labels
 from zwicky.errors import UserError
+from zwicky.simulate.composite import composite
+from zwicky.simulate.deflection import DEFLECTORS
 from zwicky.simulate.draw import BLOCK, draw_block, generator
+from zwicky.simulate.layers import LAYERS, SOURCES
 from zwicky.simulate.noise import add_noise, signal_to_noise, sky_noise
 from zwicky.simulate.population import Population
+from zwicky.simulate.psf import PROFILES
 from zwicky.simulate.registry import find_population
 from zwicky.simulate.render import render_block
 
@@ -23,16 +27,16 @@ from zwicky.simulate.render import render_block
 def simulate(population: str, count: int, seed: int = 0) -> tuple[Cutouts, Labels]:
     """Simulate `count` images of a population, known by name, in memory.
 
-    Pixels are float32 nanomaggies with noise. Image i depends on (population, seed, i) alone, bit for bit on one
-    machine with one number of threads. Truth columns are NaN where a kind has no such parameter; `units` in
-    `zwicky.simulate.draw` says what each means. An unknown population, a count below 1 or a negative seed is a
-    UserError.
+    Pixels are float32 nanomaggies with noise, or uint8 where the population is shown as colour pictures. Image i
+    depends on (population, seed, i) alone, bit for bit on one machine with one number of threads. Truth columns are
+    NaN where a kind has no such parameter; `units` in `zwicky.simulate.draw` says what each means. An unknown
+    population, a count below 1 or a negative seed is a UserError.
     """
     chosen = _check(population, count, seed)
     blocks = list(_blocks(chosen, count, seed))
     images = np.concatenate([images for images, _ in blocks])
     table = pa.concat_tables([table for _, table in blocks])
-    return Cutouts(images, table, chosen.instrument.band_names, _truth(table)), _labels(chosen, seed, table)
+    return Cutouts(images, table, chosen.band_names, _truth(table)), _labels(chosen, seed, table)
 
 
 def simulate_store(population: str, count: int, seed: int, out: Path | str) -> None:
@@ -42,7 +46,7 @@ def simulate_store(population: str, count: int, seed: int, out: Path | str) -> N
     values: dict[str, str] = {}
     first = next(blocks)
     size = (chosen.size, chosen.size)
-    with StoreWriter(out, chosen.instrument.band_names, size, "float32", truth=_truth(first[1])) as writer:
+    with StoreWriter(out, chosen.band_names, size, first[0].dtype, truth=_truth(first[1])) as writer:
         for images, table in chain([first], blocks):
             writer.append(images, table)
             values.update(_labels(chosen, seed, table).values)
@@ -55,13 +59,24 @@ def _check(population: str, count: int, seed: int) -> Population:
         raise UserError(f"cannot simulate {count} images; ask for 1 or more")
     if seed < 0:
         raise UserError(f"the seed is {seed}; choose a whole number from 0 up")
+    for kind in chosen.kinds.values():
+        _known(population, "shape", kind.layers.values(), [*LAYERS, *SOURCES])
+        _known(population, "deflector", kind.deflectors, DEFLECTORS)
+    _known(population, "psf", (band.psf for band in chosen.instrument.bands), PROFILES)
     return chosen
+
+
+def _known(population: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"{population}: there is no {what} {unknown[0]!r}; choose one of {', '.join(known)}")
 
 
 def _blocks(population: Population, count: int, seed: int) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Images [n, bands, size, size] and their table, block by block; the last block is rendered whole and cut."""
     instrument = population.instrument
-    fwhm = np.array([band.fwhm for band in instrument.bands])
+    seen = [instrument.band_names.index(band) for band in population.bands_shown]
+    fwhm = np.array([band.fwhm for band in instrument.bands])[seen]
     for block in range(-(-count // BLOCK)):
         drawn = draw_block(population, seed, block)
         layers, more = render_block(population, drawn)
@@ -69,14 +84,17 @@ def _blocks(population: Population, count: int, seed: int) -> Iterator[tuple[np.
         for position, layer in enumerate(population.light):
             more[f"{layer}_snr"] = signal_to_noise(layers[:, position], clean, instrument)
         images = add_noise(clean, instrument, generator(population, seed, block, "noise"))
+        if population.composite is not None:
+            rng = generator(population, seed, block, "composite")
+            images = composite(images, instrument.band_names, population.composite, rng)
         kept = min(BLOCK, count - block * BLOCK)
         truth = {name: values[:kept] for name, values in (drawn.values | more).items()}
         columns = {
-            "bands_present": [list(instrument.band_names)] * kept,
+            "bands_present": [list(population.band_names)] * kept,
             "pixel_scale": [instrument.pixel_scale] * kept,
             "survey": [f"simulated-{instrument.name}"] * kept,
             "psf_fwhm": list(fwhm * truth["seeing"][:, None]),
-            "noise": [sky_noise(instrument)] * kept,
+            "noise": [sky_noise(instrument) if population.composite is None else None] * kept,
             "simulated": [True] * kept,
             "pixel_hash": [pixel_hash(image) for image in images[:kept]],
             "kind": drawn.kinds[:kept].tolist(),

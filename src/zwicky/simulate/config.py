@@ -1,20 +1,12 @@
-"""What can be chosen about a simulation; plain data, so that the command line can describe it without loading torch."""
+"""Which populations there are; light, so that the command line can name them at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "populations"
 
 
-@dataclass
-class SimulateConfig:
-    """Which images to simulate.
-
-    Args:
-        population: name of the population; `zwicky.simulate.registry.populations()` lists them.
-        n: how many images.
-        seed: whole number ≥ 0; image i is a function of population, seed and i alone, whatever n.
-    """
-
-    population: str = "demo-lenses"
-    n: int = 4000
-    seed: int = 0
+def population_names() -> list[str]:
+    """Names of the shipped populations."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))

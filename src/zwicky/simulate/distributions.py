@@ -31,6 +31,38 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """Always `value`."""
+
+    value: float
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.full(count, float(self.value))
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Flat in the logarithm between `low` and `high`, both above 0."""
+
+    low: float
+    high: float
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.exp(rng.uniform(np.log(self.low), np.log(self.high), count))
+
+
+@dataclass(frozen=True)
+class Annulus:
+    """The distance from the centre of a point that lies anywhere in an annulus: density ∝ r from `inner` to `outer`."""
+
+    inner: float
+    outer: float
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        return np.sqrt(rng.uniform(self.inner**2, self.outer**2, count))
+
+
+@dataclass(frozen=True)
 class Normal:
     """Gaussian, redrawn until it falls between `low` and `high`."""
 
@@ -60,13 +92,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Around:
-    """The value of the parameter `name` plus a draw."""
+    """`slope` times the value of the parameter `name`, plus a draw."""
 
     name: str
     offset: Distribution
+    slope: float = 1.0
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return drawn[self.name] + self.offset.draw(rng, count, drawn)
+        return self.slope * drawn[self.name] + self.offset.draw(rng, count, drawn)
 
 
 @dataclass(frozen=True)

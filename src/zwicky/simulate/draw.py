@@ -15,7 +15,7 @@ from zwicky.simulate.population import Parameter, Population
 
 BLOCK = 64  # images; changing it changes every simulated image
 
-_STREAMS = ("parameters", "noise", "substructure")
+_STREAMS = ("parameters", "noise", "substructure", "composite")
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def units(population: Population) -> dict[str, tuple[str, str]]:
     table = {name: (parameter.unit, parameter.meaning) for name, parameter in known.items()}
     for kind in population.kinds.values():
         table |= kind.substructure.columns if kind.substructure is not None else {}
-    for layer in population.light:
-        for band in population.instrument.band_names:
+    for layer, light in population.light.items():
+        for band in dict.fromkeys((light.band, *population.instrument.band_names)):
             table[f"{layer}_mag_{band}"] = ("mag", f"AB magnitude of the {layer} light in {band}, as observed")
         table[f"{layer}_snr"] = ("", f"signal-to-noise of the {layer} light, all bands together")
     if any(kind.deflectors for kind in population.kinds.values()):

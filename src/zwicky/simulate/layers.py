@@ -89,6 +89,28 @@ def companions(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
     return total
 
 
+def red_field(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Two unrelated red galaxies anywhere in the frame."""
+    return _neighbours(x, y, p, "red", 2.5)
+
+
+def blue_field(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Two unrelated blue galaxies anywhere in the frame."""
+    return _neighbours(x, y, p, "blue", 1.0)
+
+
+def _neighbours(x: Tensor, y: Tensor, p: Parameters, colour: str, index: float) -> Tensor:
+    total = torch.zeros_like(x + p["lens_x"])
+    for k in (1, 2):
+        own = {name: p[f"{colour}{k}_{name}"] for name in ("distance", "angle", "weight", "R", "e1", "e2")}
+        x0, y0 = own["distance"] * torch.cos(own["angle"]), own["distance"] * torch.sin(own["angle"])
+        n = torch.full_like(x0, index)
+        total = total + own["weight"] / sersic_flux(own["R"], n) * sersic(
+            x, y, x0, y0, own["e1"], own["e2"], own["R"], n
+        )
+    return total
+
+
 def pair(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
     """The red galaxy and a second red nucleus, in one light of the same colour."""
     x0 = p["lens_x"] + p["second_distance"] * torch.cos(p["second_angle"])
@@ -105,6 +127,8 @@ LAYERS: dict[str, Callable[[Tensor, Tensor, Parameters], Tensor]] = {
     "tail": tidal_tail,
     "ring": blue_ring,
     "companions": companions,
+    "red_field": red_field,
+    "blue_field": blue_field,
 }
 
 # shape and integral of each source

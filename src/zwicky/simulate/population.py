@@ -56,12 +56,30 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Composite:
+    """An 8-bit colour picture of three bands, stretched by an asinh of their sum (Lupton et al. 2004).
+
+    channels: which band is R, G and B. scales: factors of the three, of any common size. Q: above 1/Q of the stretched
+    sum it compresses. alpha: factor of faint light; fluxes are in units of an AB magnitude of `zero_point`.
+    resampling: pixels; half width of the triangle that the 8-bit picture was resampled with, at any shift; 0: not.
+    """
+
+    channels: Mapping[str, str]
+    scales: tuple[float, float, float]
+    Q: float
+    alpha: float
+    zero_point: float = 30.0
+    resampling: float = 0.0
+
+
+@dataclass(frozen=True)
 class Population:
     """Simulated objects of several kinds, seen with one instrument.
 
     about: one line for the list of populations. size: pixels a side. common: parameters of every kind, drawn in this
     order before the kind's own. light: magnitudes of each layer, the same for all kinds, so that no kind is known by
-    its flux or colour. supersampling: cells a pixel is sampled with, a side.
+    its flux or colour. supersampling: cells a pixel is sampled with, a side. composite: how the noisy image becomes an
+    8-bit picture, where it does. text: the whole description in YAML, as `zwicky.simulate.description` reads it.
     """
 
     name: str
@@ -72,3 +90,15 @@ class Population:
     light: Mapping[str, Light]
     kinds: Mapping[str, Kind]
     supersampling: int = 2
+    composite: Composite | None = None
+    text: str = ""
+
+    @property
+    def bands_shown(self) -> tuple[str, ...]:
+        """The instrument's band behind each channel of the images."""
+        return self.instrument.band_names if self.composite is None else tuple(self.composite.channels.values())
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of the channels of the images: the bands, or R, G and B."""
+        return self.instrument.band_names if self.composite is None else tuple(self.composite.channels)

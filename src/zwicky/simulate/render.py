@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zwicky.errors import UserError
 from zwicky.simulate.deflection import shoot
 from zwicky.simulate.draw import Drawn
 from zwicky.simulate.layers import LAYERS, SOURCES, Parameters
@@ -64,9 +65,17 @@ def render_block(population: Population, drawn: Drawn) -> tuple[np.ndarray, dict
     return images, _lensing_truth(population, drawn, magnification)
 
 
+class _Known(dict[str, Tensor]):
+    """Parameters by name; one that a shape needs and nobody declared is the user's to mend."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise UserError(f"a shape or deflector needs the parameter {name!r}, which the population lacks; declare it")
+
+
 def parameters_of(drawn: Drawn, rows: np.ndarray) -> dict[str, Tensor]:
     """The parameters of these images, [n, 1, 1] each, and of their subhalos, [n, S, 1, 1]."""
-    return {name: _tensor(values[rows])[..., None, None] for name, values in (drawn.values | drawn.lists).items()}
+    values = drawn.values | drawn.lists
+    return _Known({name: _tensor(one[rows])[..., None, None] for name, one in values.items()})
 
 
 def shapes_of(population: Population, kind: Kind, x: Tensor, y: Tensor, p: Parameters) -> Shapes:
