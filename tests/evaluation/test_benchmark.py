@@ -219,7 +219,7 @@ def test_other_settings_and_other_data_are_refused(done, store, tmp_path):
 def test_interrupted_is_uninterrupted(done, store, tmp_path, monkeypatch):
     config, whole = done
     monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    advance, left = loop.TrainingProgress.advance, []
+    advance, left = loop.StepProgress.advance, []
 
     def count(self):
         advance(self)
@@ -227,7 +227,7 @@ def test_interrupted_is_uninterrupted(done, store, tmp_path, monkeypatch):
         if left[0] == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.TrainingProgress, "advance", count)
+    monkeypatch.setattr(loop.StepProgress, "advance", count)
     run = tmp_path / "run"
     for steps in (2, 3, 5, 10**6):  # in the first pretraining, later in it, and in a fit; then to the end
         left[:] = [steps]

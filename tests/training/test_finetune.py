@@ -68,17 +68,17 @@ def test_pretraining_killed_and_resumed_is_the_same(tmp_path, monkeypatch, data,
         raise KeyboardInterrupt
 
     for step in (2, 4):
-        advance = loop.TrainingProgress.advance
+        advance = loop.StepProgress.advance
 
         def count(self, step=step, advance=advance):
             advance(self)
             if self._step == step:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(loop.TrainingProgress, "advance", count)
+        monkeypatch.setattr(loop.StepProgress, "advance", count)
         with pytest.raises(KeyboardInterrupt):
             pretrain(config, cutouts, rows, tmp_path / "parts", labels=known, quiet=True)
-        monkeypatch.setattr(loop.TrainingProgress, "advance", advance)
+        monkeypatch.setattr(loop.StepProgress, "advance", advance)
     monkeypatch.setattr("zwicky.training.pretrain.save_network", stop)  # killed between the fit and its network
     with pytest.raises(KeyboardInterrupt):
         pretrain(config, cutouts, rows, tmp_path / "parts", labels=known, quiet=True)
@@ -134,14 +134,14 @@ def test_finetuning_resumed_is_uninterrupted(tmp_path, monkeypatch, started, dat
     monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     config = finetune_config()
     whole = finetune(config, started, cutouts, labels, split, tmp_path / "whole", quiet=True)
-    advance = loop.TrainingProgress.advance
+    advance = loop.StepProgress.advance
 
     def count(self):
         advance(self)
         if self._step == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.TrainingProgress, "advance", count)
+    monkeypatch.setattr(loop.StepProgress, "advance", count)
     with pytest.raises(KeyboardInterrupt):
         finetune(config, started, cutouts, labels, split, tmp_path / "parts", quiet=True)
     monkeypatch.undo()

@@ -34,7 +34,13 @@ def simulate(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--n", type=int, default=1000, help="number of images")
     parser.add_argument("--seed", type=int, default=0, help="image i is a function of population, seed and i alone")
-    parser.add_argument("--out", type=Path, required=True, help="the store to write (a new folder)")
+    parser.add_argument("--out", type=Path, required=True, help="the store or folder to write; a killed one goes on")
+    parser.add_argument(
+        "--format",
+        type=Literal["store", "deeplense", "fits", "hdf5"],
+        default="store",
+        help="a store, DeepLense's folders CLASS/NAME.npy, one FITS an object, or one HDF5 file",
+    )
 
 
 def ingest(parser: ArgumentParser) -> None:

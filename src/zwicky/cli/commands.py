@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import fields
@@ -19,9 +20,18 @@ from zwicky.training.launch import rank
 
 
 def _simulate(given: Namespace) -> None:
+    from zwicky.cutouts.store import refuse_existing
+    from zwicky.cutouts.writers import write_folder
     from zwicky.simulate.api import simulate_store
 
-    simulate_store(given.population, given.n, given.seed, given.out)
+    refuse_existing(given.out)
+    store = given.out if given.format == "store" else given.out.with_name(f".{given.out.name}.store")
+    if store != given.out and store.exists():  # a kill left it; whose it is cannot be told
+        shutil.rmtree(store)
+    simulate_store(given.population, given.n, given.seed, store, quiet=False)
+    if store != given.out:
+        write_folder(store, given.out, given.format)
+        shutil.rmtree(store)
     print(f"{given.n} simulated cutouts in {given.out}")
 
 
@@ -159,7 +169,7 @@ def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
 COMMANDS = {
     "simulate": Command(
         "Make a store of simulated lenses and look-alikes.",
-        "POPULATION --out STORE [--n N] [--seed S] | POPULATION --print_config",
+        "POPULATION --out STORE [--n N] [--seed S] [--format store|deeplense|fits|hdf5] | POPULATION --print_config",
         arguments.simulate,
         _simulate,
     ),

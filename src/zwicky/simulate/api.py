@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from torch import __version__ as torch_version
 
+from zwicky import __version__
 from zwicky.cutouts.contract import Cutouts, make_table, pixel_hash
-from zwicky.cutouts.store import StoreWriter
-from zwicky.cutouts.tables import Labels, write_labels
+from zwicky.cutouts.row_groups import iterate_store
+from zwicky.cutouts.store import StoreWriter, read_metadata, refuse_existing
+from zwicky.cutouts.tables import Labels, read_labels, write_labels
 from zwicky.errors import UserError
+from zwicky.files import read_json, write_json
+from zwicky.progress import StepProgress
 from zwicky.simulate.composite import composite
 from zwicky.simulate.deflection import DEFLECTORS
 from zwicky.simulate.draw import BLOCK, draw_block, generator
@@ -22,6 +28,8 @@ from zwicky.simulate.population import Population
 from zwicky.simulate.psf import PROFILES
 from zwicky.simulate.registry import find_population
 from zwicky.simulate.render import render_block
+
+PIECE = 8  # blocks that are written and resumed together
 
 
 def simulate(population: str, count: int, seed: int = 0) -> tuple[Cutouts, Labels]:
@@ -39,18 +47,70 @@ def simulate(population: str, count: int, seed: int = 0) -> tuple[Cutouts, Label
     return Cutouts(images, table, chosen.band_names, _truth(table)), _labels(chosen, seed, table)
 
 
-def simulate_store(population: str, count: int, seed: int, out: Path | str) -> None:
-    """Simulate `count` images into the store `out`, labels included, one block in memory at a time."""
+def simulate_store(population: str, count: int, seed: int, out: Path | str, quiet: bool = True) -> None:
+    """Simulate `count` images into the store `out`, labels included, with flat memory.
+
+    It is made in pieces that wait in the hidden folder `.NAME.pieces` beside it until all are there; after a kill the
+    same call goes on with those it finds, and the store is the same bit for bit. Pieces of another simulation are
+    refused (UserError). Unless `quiet`, progress is shown.
+    """
     chosen = _check(population, count, seed)
-    blocks = _blocks(chosen, count, seed)
-    values: dict[str, str] = {}
+    out = Path(out)
+    refuse_existing(out)
+    folder = out.absolute().with_name(f".{out.name}.pieces")
+    _claim(folder, chosen, seed)
+    starts = range(0, count, PIECE * BLOCK)
+    pieces = [folder / f"{start}-{min(start + PIECE * BLOCK, count)}" for start in starts]
+    done = [piece.exists() for piece in pieces]
+    blocks = [-(-min(PIECE * BLOCK, count - start) // BLOCK) for start in starts]
+    found = sum(number for number, there in zip(blocks, done, strict=True) if there)
+    with StepProgress("simulate", sum(blocks), found, BLOCK, quiet, "block") as progress:
+        for start, piece, there in zip(starts, pieces, done, strict=True):
+            if not there:
+                _write_piece(chosen, seed, start, min(PIECE * BLOCK, count - start), piece, progress.advance)
+    _unite(pieces, out, _source(chosen, seed))
+    shutil.rmtree(folder)
+
+
+def _claim(folder: Path, chosen: Population, seed: int) -> None:
+    """Make the folder of pieces, or make sure that those in it belong to this simulation."""
+    wanted = {
+        "name": chosen.name,
+        "population": chosen.text,
+        "seed": seed,
+        "zwicky": __version__,
+        "torch": str(torch_version),
+    }
+    if (folder / "simulation.json").exists() and read_json(folder / "simulation.json") != wanted:
+        raise UserError(f"{folder} holds the beginning of another simulation; remove it, or choose another --out")
+    write_json(folder / "simulation.json", wanted)
+
+
+def _write_piece(
+    chosen: Population, seed: int, start: int, count: int, piece: Path, advance: Callable[[], None]
+) -> None:
+    """Images `start` to `start + count`, as a store of its own; `start` is the first of a block."""
+    blocks = _blocks(chosen, start + count, seed, start // BLOCK)
     first = next(blocks)
-    size = (chosen.size, chosen.size)
-    with StoreWriter(out, chosen.band_names, size, first[0].dtype, truth=_truth(first[1])) as writer:
+    values: dict[str, str] = {}
+    with StoreWriter(piece, chosen.band_names, (chosen.size,) * 2, first[0].dtype, truth=_truth(first[1])) as writer:
         for images, table in chain([first], blocks):
             writer.append(images, table)
             values.update(_labels(chosen, seed, table).values)
-        write_labels(writer.folder, Labels(values, _source(chosen, seed)))  # so that they arrive with the pixels
+            advance()
+        write_labels(writer.folder, Labels(values, _source(chosen, seed)))
+
+
+def _unite(pieces: Sequence[Path], out: Path, source: str) -> None:
+    """The stores `pieces`, one after the other, as one."""
+    first = read_metadata(pieces[0])
+    values: dict[str, str] = {}
+    with StoreWriter(out, first["bands"], first["size"], first["dtype"], truth=first["truth"]) as writer:
+        for piece in pieces:
+            values.update(read_labels(piece).values)
+            for group in iterate_store(piece):
+                writer.append(group.images, group.table)
+        write_labels(writer.folder, Labels(values, source))  # so that they arrive with the pixels
 
 
 def _check(population: str, count: int, seed: int) -> Population:
@@ -72,12 +132,12 @@ def _known(population: str, what: str, names: Iterable[str], known: Iterable[str
         raise UserError(f"{population}: there is no {what} {unknown[0]!r}; choose one of {', '.join(known)}")
 
 
-def _blocks(population: Population, count: int, seed: int) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Images [n, bands, size, size] and their table, block by block; the last block is rendered whole and cut."""
+def _blocks(population: Population, count: int, seed: int, first: int = 0) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Images [n, bands, size, size] and their table, from block `first` on; the last is rendered whole and cut."""
     instrument = population.instrument
     seen = [instrument.band_names.index(band) for band in population.bands_shown]
     fwhm = np.array([band.fwhm for band in instrument.bands])[seen]
-    for block in range(-(-count // BLOCK)):
+    for block in range(first, -(-count // BLOCK)):
         drawn = draw_block(population, seed, block)
         layers, more = render_block(population, drawn)
         clean = layers.sum(1)

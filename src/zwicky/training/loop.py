@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.methods.teacher import follow
+from zwicky.progress import StepProgress
 from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
 from zwicky.training.engine import compile_backbones, make_fabric, uncompiled
 from zwicky.training.optim import make_optimizer, set_schedule
 from zwicky.training.processes import for_all, together
-from zwicky.training.progress import TrainingProgress
 from zwicky.training.state import Fitted, State
 from zwicky.views.augment import Augment
 from zwicky.views.contract import Views
@@ -93,7 +93,7 @@ def fit(
     means, counter = Means(), FlopCounterMode(display=False)
     method.train()
     quiet = quiet or not fabric.is_global_zero
-    with together(), TrainingProgress(title, steps, done.steps, batches.size, quiet) as progress:
+    with together(), StepProgress(title, steps, done.steps, batches.size, quiet) as progress:
         for step in range(done.steps, steps):
             views = views_of(step, part)
             lr = set_schedule(optimizer, config, batches.size, step / steps)

@@ -13,11 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 SECONDS_BETWEEN_LINES = 15.0
 
 
-class TrainingProgress:
-    """Shows steps, images/s, loss and gauges. On a terminal a bar; in a log a line now and then."""
+class StepProgress:
+    """Shows steps, images/s, loss and gauges. On a terminal a bar; in a log a line now and then.
 
-    def __init__(self, title: str, steps: int, start: int, images_a_step: int, quiet: bool = False) -> None:
-        self.title, self.steps, self.images_a_step = title, steps, images_a_step
+    unit: what a step is called.
+    """
+
+    def __init__(
+        self, title: str, steps: int, start: int, images_a_step: int, quiet: bool = False, unit: str = "step"
+    ) -> None:
+        self.title, self.steps, self.images_a_step, self.unit = title, steps, images_a_step, unit
         self._start, self._step, self._text = start, start, ""
         self._began = time.monotonic()
         self._line_at = self._began + SECONDS_BETWEEN_LINES
@@ -36,7 +41,7 @@ class TrainingProgress:
             )
             self._task = self._bar.add_task(title, total=steps, completed=start, text="")
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> StepProgress:
         if self._bar:
             self._bar.start()
         return self
@@ -72,5 +77,7 @@ class TrainingProgress:
             self._line_at = time.monotonic() + SECONDS_BETWEEN_LINES
             left = (self.steps - self._step) * self.images_a_step / max(rate, 1e-9)
             print(
-                f"{self.title}: step {self._step}/{self.steps}, {text}, {left:.0f} s left", file=sys.stderr, flush=True
+                f"{self.title}: {self.unit} {self._step}/{self.steps}, {text}, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
             )
