@@ -92,7 +92,7 @@ def step_of(name: str, network: str, options: argparse.Namespace) -> Callable[[]
         masking=needs.masking,
     )
     resident, order = torch.from_numpy(images), torch.Generator().manual_seed(0)
-    method.prepare(augment(resident, torch.arange(len(resident)), seed=0, step=0).crops[0])
+    method.prepare(augment(resident, torch.arange(len(resident)), seed=0, step=0))
     step, drawn = zwicky_step(method, TrainConfig(batch_size=options.batch)), 0
 
     def run() -> None:

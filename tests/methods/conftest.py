@@ -59,7 +59,7 @@ def same_after_reading():
     def check(make, views):
         """A method read back from its state dict goes on with the same numbers."""
         method = make()
-        method.prepare(views.crops[0])
+        method.prepare(views)
         method(views)["loss"].backward()
         method.after_step(0.4)
         with torch.no_grad():  # an optimiser's step, all that a new method would not have

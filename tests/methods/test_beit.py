@@ -22,7 +22,7 @@ def ready(tiny_vit, make_views):
 
     def make(batch=6, seed=0, **options):
         method = methods.create("beit", tiny_vit(), **(SMALL | options))
-        method.prepare(make_views(batch=16, seed=9).crops[0])
+        method.prepare(make_views(batch=16, seed=9))
         return method, make_views(batch=batch, local=0, seed=seed, masking=method.needs.masking)
 
     return make
@@ -152,16 +152,18 @@ def test_diagnosis(ready):
     assert "not finite" in method.diagnose(healthy | {"loss": float("nan")})
 
 
-def test_refusals_are_one_line(tiny_vit):
+def test_refusals_are_one_line(tiny_vit, make_views):
     with pytest.raises(UserError, match="resnet18"):
         methods.create("beit", backbones.create("resnet18", bands=3, image_size=32))
     with pytest.raises(UserError, match="mask_ratio"):
         methods.create("beit", tiny_vit(), mask_ratio=0.01)
     method = methods.create("beit", tiny_vit())
     with pytest.raises(UserError, match="lower tokens"):
-        method.prepare(torch.randn(2, 3, 32, 32))
+        method.prepare(make_views(batch=2))
+    alike = make_views(batch=64)
+    alike.crops[0].zero_()
     with pytest.raises(UserError, match="too alike"):
-        method.prepare(torch.zeros(64, 3, 32, 32))
+        method.prepare(alike)
     with pytest.raises(AssertionError, match="prepare"):
         method(None)
 

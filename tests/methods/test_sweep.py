@@ -35,7 +35,7 @@ def test_each_step_reaches_every_parameter(method_name, backbone_name, make_view
             methods.create(method_name, backbone, **OPTIONS.get(method_name, {}))
         return
     method = methods.create(method_name, backbone, **OPTIONS.get(method_name, {}))
-    method.prepare(torch.randn(8, 3, 32, 32))
+    method.prepare(make_views(batch=8))
     learning = [p for p in method.parameters() if p.requires_grad]
     for step in range(2):
         targets = torch.tensor([0, 1, 2, 0]) if method.needs.targets else None

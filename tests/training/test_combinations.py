@@ -57,7 +57,7 @@ def test_stopped_and_resumed_is_uninterrupted(
             masking=needs.masking,
         )
         torch.manual_seed(0)
-        method.prepare(augment(images, rows, seed=0, step=0).crops[0])
+        method.prepare(augment(images, rows, seed=0, step=0))
         after_step, done = method.after_step, []
 
         def stopping(progress):

@@ -15,8 +15,9 @@ from zwicky.methods.schedules import cosine, warmup_cosine
 from zwicky.training import checkpoint, loop, state
 from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
-from zwicky.training.loop import Source, fit
+from zwicky.training.loop import fit
 from zwicky.training.optim import make_optimizer, set_schedule
+from zwicky.training.source import Source
 from zwicky.views.augment import Augment
 from zwicky.views.config import NormalisationConfig, ViewsConfig
 from zwicky.views.normalise import Normalisation
@@ -30,7 +31,6 @@ class Stopped(Exception):
 def trial(make_blobs, tmp_path):
     """trial(folder, method name, stop=step or None, …) → (method, Fitted) of a small fit."""
     cutouts, _ = make_blobs(50)
-    images = torch.from_numpy(cutouts.images)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, NormalisationConfig())
     views = ViewsConfig(local_crops=2, local_size=8)
 
@@ -59,7 +59,7 @@ def trial(make_blobs, tmp_path):
                 before(progress)
 
             method.after_step = after_step
-        source = Source(images, torch.arange(rows), targets)
+        source = Source(cutouts.images, np.arange(rows), targets)
         arguments = {"evaluate": evaluate, "keep_lowest": keep_lowest, "quiet": True}
         fitted = fit(method, source, augment, config, seed=5, folder=tmp_path / folder, title="trial", **arguments)
         return method, fitted

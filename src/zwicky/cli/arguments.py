@@ -59,6 +59,17 @@ def _data(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="the store, as `zwicky ingest` or `zwicky simulate` wrote it"
     )
+    _memory(parser)
+
+
+def _memory(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory_gb",
+        type=float | None,
+        default=None,
+        help="read a store with more pixels than this (10^9 bytes) piece by piece rather than into memory, with the "
+        "same results; half of the memory that is free unless said",
+    )
 
 
 def _out(parser: ArgumentParser) -> None:
@@ -67,6 +78,7 @@ def _out(parser: ArgumentParser) -> None:
 
 def audit(parser: ArgumentParser) -> None:
     parser.add_argument("store", type=Path, help="the store to look at")
+    _memory(parser)
 
 
 def _recipe(parser: ArgumentParser) -> None:

@@ -47,7 +47,7 @@ def _audit(given: Namespace) -> None:
     from zwicky.cutouts.store import open_store
     from zwicky.cutouts.tables import read_labels
 
-    print(audit_text(audit(open_store(given.store), read_labels(given.store))))
+    print(audit_text(audit(open_store(given.store, given.memory_gb), read_labels(given.store))))
 
 
 def _pretrain(given: Namespace) -> None:
@@ -58,7 +58,7 @@ def _pretrain(given: Namespace) -> None:
     from zwicky.training.processes import for_all
 
     config = parsing.settings_of(PretrainConfig, given)
-    cutouts, labels = open_store(given.data), read_labels(given.data)
+    cutouts, labels = open_store(given.data, given.memory_gb), read_labels(given.data)
     split = for_all(lambda: stored_split(given.data, config.split, cutouts, labels))
     ids = split.ids("train", "unlabelled")
     pretrain(config, cutouts, cutouts.rows_of(ids), given.out, labels=labels.of(ids))
@@ -76,7 +76,7 @@ def _finetune(given: Namespace) -> None:
     from zwicky.training.processes import for_all
 
     config = parsing.settings_of(FinetuneConfig, given)
-    cutouts, labels = open_store(given.data), read_labels(given.data)
+    cutouts, labels = open_store(given.data, given.memory_gb), read_labels(given.data)
     columns = columns_of(parse_targets(config.targets))
     split = for_all(lambda: stored_split(given.data, config.split, cutouts, labels, columns))
     start = None if _names_recipe(str(given.run)) else given.run
@@ -97,7 +97,7 @@ def _evaluate(given: Namespace) -> None:
     from zwicky.cutouts.tables import read_labels
     from zwicky.evaluation.evaluate import evaluate
 
-    cutouts, labels = open_store(given.data), read_labels(given.data)
+    cutouts, labels = open_store(given.data, given.memory_gb), read_labels(given.data)
     rows = evaluate(given.run, cutouts, labels, stored_split(given.data, given.split, cutouts, labels))
     for row in rows:
         interval = f"  [{row['low']:.4f}, {row['high']:.4f}]" if row.get("low") is not None else ""
@@ -108,7 +108,7 @@ def _evaluate(given: Namespace) -> None:
 def _benchmark(given: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
 
-    benchmark(parsing.settings_of(BenchmarkConfig, given), given.data, given.out)
+    benchmark(parsing.settings_of(BenchmarkConfig, given), given.data, given.out, memory_gb=given.memory_gb)
     _write_page(given.out, given.data)
 
 
@@ -122,7 +122,7 @@ def _verify(given: Namespace) -> None:
     from zwicky.cutouts.store import open_store
     from zwicky.evaluation.equivariance import ELEMENTS, verify
 
-    found = verify(given.run, open_store(given.data), given.n, given.seed)
+    found = verify(given.run, open_store(given.data, given.memory_gb), given.n, given.seed)
     for position, name in enumerate(ELEMENTS):
         answers = f"  answers {found.answers[position]:.1e}" if found.answers else ""
         print(f"{name:24s} summary {found.summary[position]:.1e}{answers}")

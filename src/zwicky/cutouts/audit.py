@@ -11,6 +11,7 @@ import pyarrow as pa
 from zwicky.cutouts.contract import STANDARD_COLUMNS, Cutouts
 from zwicky.cutouts.duplicates import find_groups, members, position_pairs, unit_vectors
 from zwicky.cutouts.shortcuts import BLOCK, boosted_scores, separation, trivial_features, value_scores
+from zwicky.cutouts.stored_images import in_batches
 from zwicky.cutouts.tables import Labels
 
 SUSPICIOUS = 0.7  # an AUC from something trivial above this is a warning
@@ -89,19 +90,19 @@ def _values(cutouts: Cutouts, seed: int) -> dict[str, dict[str, float]]:
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(cutouts))[:_PERCENTILE_IMAGES])
     sample = cutouts.images[rows]
-    floats = cutouts.images.dtype.kind == "f"
+    least, most = np.full((2, len(cutouts.bands)), np.nan, np.float32)
+    invalid = np.zeros(len(cutouts.bands), np.int64)
+    for _, block in in_batches(cutouts.images, BLOCK):
+        least = np.fmin(least, np.fmin.reduce(block, axis=(0, 2, 3)))
+        most = np.fmax(most, np.fmax.reduce(block, axis=(0, 2, 3)))
+        invalid += np.isnan(block).sum(axis=(0, 2, 3)) if block.dtype.kind == "f" else 0
     values = {}
     for index, band in enumerate(cutouts.bands):
-        low, high, invalid = np.inf, -np.inf, 0
-        for start in range(0, len(cutouts), BLOCK):
-            block = cutouts.images[start : start + BLOCK, index]
-            low = min(low, float(np.fmin.reduce(block, axis=None)))
-            high = max(high, float(np.fmax.reduce(block, axis=None)))
-            invalid += int(np.isnan(block).sum()) if floats else 0
         pixels = sample[:, index].ravel().astype(np.float32)
         pixels = pixels[np.isfinite(pixels)]
-        share = invalid / max(1, cutouts.images[:, index].size)
+        share = int(invalid[index]) / max(1, len(cutouts) * int(np.prod(cutouts.size)))
         if len(pixels):
+            low, high = float(least[index]), float(most[index])
             p1, median, p99 = np.percentile(pixels, [1, 50, 99]).tolist()
             values[band] = {"min": low, "p1": p1, "median": median, "p99": p99, "max": high, "nan_share": share}
         else:
@@ -196,8 +197,7 @@ def _remarks(
     if nan_share is not None and (nan_share > 0).any():
         count = int((nan_share > 0).sum())
         information.append(f"{count} images have invalid pixels, at most {nan_share.max():.0%} of one")
-    starts = range(0, len(cutouts), BLOCK)
-    constant = sum(int(_constant(cutouts.images[start : start + BLOCK]).sum()) for start in starts)
+    constant = sum(int(_constant(block).sum()) for _, block in in_batches(cutouts.images, BLOCK))
     if constant:
         warnings.append(f"{constant} images have the same value in every pixel")
     if len(result["labels"]["classes"]) < 2:

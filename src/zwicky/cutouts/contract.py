@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from zwicky.errors import UserError
+
+if TYPE_CHECKING:
+    from zwicky.cutouts.stored_images import Images
 
 SCHEMA_VERSION = 1
 PIXEL_TYPES = ("uint8", "uint16", "float32")
@@ -33,15 +36,16 @@ STANDARD_COLUMNS: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True)
 class Cutouts:
-    """N cutouts in memory.
+    """N cutouts: pixels that never change, and a table of them.
 
-    images: [N, bands, H, W] in the type they came in (uint8, uint16 or float32); NaN where invalid (float32 only).
+    images: [N, bands, H, W] in the type they came in (uint8, uint16 or float32); NaN where invalid (float32 only). An
+        array, or `StoredImages` where they do not fit into memory: either gives an array for some rows.
     table: N rows; the columns of STANDARD_COLUMNS and any properties, in the order of `images`.
     bands: the name of each channel, e.g. ("g", "r", "i"); ("gray",) where the file does not say.
     truth: names of the columns that are simulation truth, so that nobody mistakes them for observables.
     """
 
-    images: np.ndarray
+    images: Images
     table: pa.Table
     bands: tuple[str, ...]
     truth: tuple[str, ...] = ()
@@ -91,9 +95,10 @@ class Cutouts:
         return np.array([*column.to_pylist(), None], dtype=object)[:-1]  # the sentinel keeps numpy from nesting lists
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Cutouts:
-        """The cutouts of these rows, in this order."""
+        """The cutouts of these rows, in this order; what was not read stays unread."""
         rows = np.asarray(rows, dtype=np.int64)
-        return Cutouts(self.images[rows], self.table.take(pa.array(rows)), self.bands, self.truth, self.metadata)
+        images = self.images[rows] if isinstance(self.images, np.ndarray) else self.images.select(rows)
+        return Cutouts(images, self.table.take(pa.array(rows)), self.bands, self.truth, self.metadata)
 
     def rows_of(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         """[len(ids)] row numbers of these ids, in this order; an unknown id is an error."""

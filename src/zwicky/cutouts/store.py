@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +24,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zwicky.cutouts.contract import PIXEL_TYPES, SCHEMA_VERSION, STANDARD_COLUMNS, Cutouts, make_table, pixel_hash
+from zwicky.cutouts.memory import free_bytes
+from zwicky.cutouts.parts import look, read_pixels, read_table
+from zwicky.cutouts.stored_images import Images, StoredImages
 from zwicky.errors import UserError
 from zwicky.files import beside, clear
 
 ROW_GROUP_BYTES = 15 * 2**20  # of pixels; Parquet may hold 16-bit integers in twice that
 PART_ROW_GROUPS = 32  # so a part holds about half a gigabyte of pixels
-_PART = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
+
+
+def rows_of_a_group(image_bytes: int) -> int:
+    """How many images of so many bytes make a row group."""
+    return max(1, round(ROW_GROUP_BYTES / image_bytes))
 
 
 class StoreWriter:
@@ -64,7 +70,7 @@ class StoreWriter:
         if self.dtype.name not in PIXEL_TYPES:
             raise ValueError(f"pixels must be one of {PIXEL_TYPES}, not {self.dtype.name}")
         self._shape = (len(self.bands), *self.size)
-        self._group_rows = max(1, round(ROW_GROUP_BYTES / (self.dtype.itemsize * int(np.prod(self._shape)))))
+        self._group_rows = rows_of_a_group(self.dtype.itemsize * int(np.prod(self._shape)))
         self._schema: pa.Schema | None = None
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
@@ -196,109 +202,31 @@ def refuse_existing(path: Path | str) -> None:
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
     """What a store says of itself: schema_version, bands, size, dtype, truth, and its number of `rows`."""
-    files = [_open_part(part) for part in _parts(Path(path))]
-    metadata = _checked_metadata(files, Path(path))
-    return {**metadata, "rows": sum(file.metadata.num_rows for file in files)}
+    found = look(path)
+    return {**found.metadata, "rows": found.rows}
 
 
-def open_store(path: Path | str) -> Cutouts:
-    """Read a whole store into memory.
+def open_store(path: Path | str, memory_gb: float | None = None) -> Cutouts:
+    """Read a store. Pixels of at most `memory_gb` are loaded, larger ones are read when asked for (`StoredImages`).
 
+    memory_gb: 10⁹ bytes; None takes half of the memory that is free.
     Raises UserError for a path without a store, a store of a newer or unknown schema, and damaged or missing parts.
     """
-    path = Path(path)
-    parts = _parts(path)
-    files = [_open_part(part) for part in parts]
-    metadata = _checked_metadata(files, path)
-    shape = (len(metadata["bands"]), *metadata["size"])
-    rows = sum(file.metadata.num_rows for file in files)
-    images = np.empty((rows, *shape), metadata["dtype"])
-    jobs, start = [], 0
-    for part, file in zip(parts, files, strict=True):
-        for group in range(file.metadata.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            jobs.append((part, group, images[start : start + count]))
-            start += count
+    if memory_gb is not None and not memory_gb >= 0:
+        raise UserError(f"memory_gb is {memory_gb}; choose 0 or more, or null for half of the memory that is free")
+    most = free_bytes() // 2 if memory_gb is None else round(memory_gb * 1e9)
+    found = look(path)
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        tables = list(pool.map(_read_group, jobs))
-    empty = files[0].schema_arrow.empty_table().drop_columns("image")
-    table = pa.concat_tables([empty, *tables]).combine_chunks().replace_schema_metadata(None)
-    missing = [name for name in STANDARD_COLUMNS if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path} is damaged: it lacks the columns {', '.join(missing)}; write the store again")
-    return Cutouts(images, table, tuple(metadata["bands"]), tuple(metadata["truth"]), metadata)
-
-
-def _read_group(job: tuple[Path, int, np.ndarray]) -> pa.Table:
-    """Read one row group: its pixels into the given view of the result, its other columns as a table."""
-    part, group, target = job
-    try:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            table = file.read_row_group(group, use_threads=False)
-        start = 0
-        for chunk in table.column("image").chunks:
-            storage = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
-            target[start : start + len(chunk)] = storage.flatten().to_numpy().reshape(-1, *target.shape[1:])
-            start += len(chunk)
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise _damaged(part, error) from error
-    return table.drop_columns("image")
-
-
-def _parts(path: Path) -> list[Path]:
-    """The Parquet files of a store, in order; all of them must be there."""
-    if not path.is_dir():
-        what = "is a file, not a store" if path.exists() else "does not exist"
-        raise UserError(f"{path} {what}; make a store with `zwicky ingest` or `zwicky simulate`")
-    try:
-        parts = sorted(part for part in path.glob("*.parquet") if not part.name.startswith(("_", ".")))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check that you may read it") from error
-    if not parts:
-        raise UserError(
-            f"{path} holds no Parquet files, so it is no store; make one with `zwicky ingest` or `zwicky simulate`"
-        )
-    named = [match for part in parts if (match := _PART.fullmatch(part.name))]
-    expected = int(named[0][2]) if named else len(parts)
-    if len(parts) != expected:
-        raise UserError(f"{path} is incomplete: {len(parts)} of {expected} parts are there; copy or write it again")
-    return parts
-
-
-def _open_part(part: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(part)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(part, error) from error
-
-
-def _damaged(part: Path, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"{part} is damaged or cut short ({reason}); copy or write the store again")
-
-
-def _checked_metadata(files: list[pq.ParquetFile], path: Path) -> dict[str, Any]:
-    """The metadata that all parts share, refused unless this version of the code understands it."""
-    texts = {(file.schema_arrow.metadata or {}).get(b"zwicky") for file in files}
-    if None in texts:
-        raise UserError(f"{path} holds Parquet files that zwicky did not write; ingest the images themselves")
-    if len(texts) > 1:
-        raise UserError(f"{path} mixes the parts of different stores; keep one store a directory")
-    try:
-        metadata = json.loads(texts.pop() or b"")
-        version = metadata["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} says nothing readable of its schema; write the store again") from error
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {version!r} and this zwicky reads {SCHEMA_VERSION}; "
-            "install the zwicky that wrote it or write the store again"
-        )
-    absent = [key for key in ("bands", "size", "dtype", "truth") if key not in metadata]
-    if absent or metadata["dtype"] not in PIXEL_TYPES:
-        lacking = ", ".join(absent) or "a known dtype"
-        raise UserError(f"{path} is damaged: its schema lacks {lacking}; write the store again")
-    return metadata
+        tables = list(pool.map(read_table, found.groups))
+        empty = found.schema.empty_table().drop_columns("image").replace_schema_metadata(None)
+        table = pa.concat_tables([empty, *tables]).combine_chunks()
+        images: Images = StoredImages(found, most)
+        if images.nbytes <= most:
+            images = np.empty(images.shape, images.dtype)
+            targets = [images[group.start : group.start + group.rows] for group in found.groups]
+            for _ in pool.map(read_pixels, found.groups, targets):
+                pass
+    return Cutouts(images, table, tuple(found.metadata["bands"]), tuple(found.metadata["truth"]), found.metadata)
 
 
 def _filled(table: pa.Table, images: np.ndarray, bands: tuple[str, ...]) -> pa.Table:

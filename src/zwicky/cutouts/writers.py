@@ -143,7 +143,8 @@ def _write_hdf5(groups: Iterator[Cutouts], labels: Labels, folder: Path) -> int:
                     kind = h5py.string_dtype() if values.dtype == object else values.dtype
                     file.create_dataset(name, (0,), kind, maxshape=(None,))
             stop = count + len(cutouts)
-            for name, values in {"images": cutouts.images, **columns}.items():
+            pixels: dict[str, Any] = {"images": cutouts.images}
+            for name, values in (pixels | columns).items():
                 file[name].resize(stop, axis=0)
                 file[name][count:stop] = values
             count = stop

@@ -29,9 +29,11 @@ SUMMARY_COLUMNS = ("arm", "labels", "metric", "value", "low", "high", "draws", "
 COMPARISON_COLUMNS = ("labels", "metric", "arm", "reference", "difference", "low", "high", "p", "p_holm", "significant")
 
 
-def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False) -> BenchmarkResult:
+def benchmark(
+    config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False, memory_gb: float | None = None
+) -> BenchmarkResult:
     """Run the benchmark into `out`, or go on where it stopped; see `evaluation.results` for what it writes."""
-    cutouts, labels = open_store(store), read_labels(store)
+    cutouts, labels = open_store(store, memory_gb), read_labels(store)
     if len(labels.classes) < 2:
         raise UserError(f"{store} has labels of {len(labels.classes)} classes; a benchmark needs at least two")
     known = labels.of(cutouts.ids)

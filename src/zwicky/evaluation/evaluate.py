@@ -61,13 +61,13 @@ def _probabilities(
     network: Network, cutouts: Cutouts, labels: Labels, split: Split, test: np.ndarray, classes: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     if network.head is not None:
-        return {"network": network.probabilities(cutouts.images[test])}
+        return {"network": network.probabilities(cutouts.take(test).images)}
     train = np.array([identifier for identifier in split.ids("train") if identifier in labels.values], dtype=object)
     if len(classes) < 2 or not len(train):
         raise UserError("the store has no labels to probe the features with; ingest it with labels")
     rows = cutouts.rows_of(train)
     known = np.array([classes.index(label) for label in labels.of(train)])
-    x, query = network.features(cutouts.images[rows]), network.features(cutouts.images[test])
+    x, query = (network.features(cutouts.take(some).images) for some in (rows, test))
     return {"linear": linear_probe(x, known, query, len(classes)), "knn": knn_probe(x, known, query, len(classes))}
 
 
@@ -111,7 +111,7 @@ def _regression(network: Network, cutouts: Cutouts, test: np.ndarray) -> list[di
     some = np.isfinite(truth).all(1)
     if not some.any():
         raise UserError(f"no test object has a finite {', '.join(columns)}; give a store with these columns")
-    predicted = network.outputs(cutouts.images[test[some]])
+    predicted = network.outputs(cutouts.take(test[some]).images)
     mae, r2 = regression.mae(truth[some], predicted), regression.r2(truth[some], predicted)
     return [
         {"of": name, "metric": metric, "value": float(values[position]), "test_objects": int(some.sum())}

@@ -64,8 +64,9 @@ def from_scratch(bench: Bench, backbone: BackboneConfig, fit: FitConfig) -> Lear
         torch.manual_seed(bench.config.seed + draw.index)
         views = resolve_views(bench.config.label_views, bench.cutouts.size)
         rows = draw.pretrain_rows(bench.cutouts)  # pixel statistics, no labels; the same as the pretrained networks'
-        normalisation = Normalisation.fit(bench.cutouts.images[rows], bench.cutouts.bands, bench.config.normalisation)
-        new = Network(new_backbone(backbone, bench.cutouts, views), normalisation, views, bench.cutouts.bands)
+        images, bands = bench.cutouts.images, bench.cutouts.bands
+        normalisation = Normalisation.fit(images, bands, bench.config.normalisation, rows=rows)
+        new = Network(new_backbone(backbone, bench.cutouts, views), normalisation, views, bands)
         return _fit(bench, new, fit, draw, labels, folder, None)
 
     return learn
@@ -99,7 +100,7 @@ def frozen(bench: Bench, network: str, method: str, draw: Draw) -> np.ndarray:
     path = pretrained_folder(bench, network, method, draw) / "features.npy"
     known = np.flatnonzero(bench.truth >= 0)
     if not path.exists():
-        features = pretrained(bench, network, method, draw).features(bench.cutouts.images[known])
+        features = pretrained(bench, network, method, draw).features(bench.cutouts.take(known).images)
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, features)
     features = np.load(path, allow_pickle=False)
@@ -166,7 +167,7 @@ def _fit(
         title=folder.name,
         quiet=bench.quiet,
     )
-    test = bench.cutouts.images[draw.test_rows(bench.cutouts)]
+    test = bench.cutouts.take(draw.test_rows(bench.cutouts)).images
     probabilities = network.probabilities(test)
     if bench.config.one_view:
         with replacing(folder / ONE_VIEW) as temporary, temporary.open("wb") as stream:

@@ -17,9 +17,11 @@ from zwicky.backbones.contract import Backbone
 from zwicky.errors import UserError
 from zwicky.methods.contract import Method, ViewsNeeded
 from zwicky.methods.gauges import diagnose
-from zwicky.methods.pixels import cells, hide, masked_mean
+from zwicky.methods.pixels import cells, hide, masked_mean, seen
 from zwicky.methods.tokenizer import Tokenizer
 from zwicky.views.contract import Views
+
+PREVIEW = 1024  # images the tokenizer is made of
 
 
 class BEiT(Method):
@@ -36,7 +38,8 @@ class BEiT(Method):
                 f"beit: {backbone.config['name']} has no tokens, so no region can be hidden; take a vit or a swin"
             )
         self.grid = backbone.grid(backbone.image_size)
-        self.needs = ViewsNeeded(global_crops=1, masking=hide("beit", self.grid, mask_ratio, blocks=True))
+        masking = hide("beit", self.grid, mask_ratio, blocks=True)
+        self.needs = ViewsNeeded(global_crops=1, masking=masking, preview=PREVIEW)
         pixels = backbone.config["bands"] * backbone.image_size**2 // (self.grid[0] * self.grid[1])
         self.tokenizer = Tokenizer(pixels, tokens, components)
         self.encoder = backbone
@@ -45,8 +48,8 @@ class BEiT(Method):
         nn.init.zeros_(self.head.bias)
         backbone.let_learn(masked=True)
 
-    def prepare(self, crops: Tensor) -> None:
-        self.tokenizer.fit(cells(crops, self.grid).flatten(0, 2))
+    def prepare(self, views: Views) -> None:
+        self.tokenizer.fit(cells(views.crops[0], self.grid)[seen(views.valid[0], self.grid)])
 
     @property
     def backbone(self) -> Backbone:
@@ -58,8 +61,7 @@ class BEiT(Method):
         x, mask = views.crops[0], views.masks[0]
         tokens = self.tokenizer(cells(x, self.grid))  # [B, h, w]
         logits = self.head(self.encoder(x, mask=mask).regions).float()  # [B, h, w, K]
-        # A region most of whose pixels are not valid has no token.
-        learn = mask & (cells(views.valid[0], self.grid).float().mean(-1) >= 0.5)
+        learn = mask & seen(views.valid[0], self.grid)  # what is not seen has no token
         loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), learn)
         with torch.no_grad():
             shares = F.one_hot(tokens, logits.shape[-1])[learn].float().mean(0).nan_to_num()

@@ -22,6 +22,7 @@ class ViewsNeeded:
     local_crops: bool = False  # whether it can use local crops as well
     targets: bool = False
     masking: Masking | None = None  # how its global crops are masked
+    preview: int = 0  # how many images it looks at before the first step
 
 
 class Method(nn.Module, ABC):
@@ -38,8 +39,8 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
 
-    def prepare(self, crops: Tensor) -> None:
-        """Look at some normalised training crops [N, bands, h, w] before the first step; a tokenizer is made here."""
+    def prepare(self, views: Views) -> None:
+        """Look at views of `needs.preview` training images before the first step; a tokenizer is made here."""
 
     @abstractmethod
     def forward(self, views: Views) -> dict[str, Tensor]:

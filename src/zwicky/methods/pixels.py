@@ -16,6 +16,11 @@ def cells(images: Tensor, grid: tuple[int, int]) -> Tensor:
     return split.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
+def seen(valid: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which cells of a grid are at least half valid: [B, bands, H, W] bool → [B, h, w] bool."""
+    return cells(valid, grid).float().mean(-1) >= 0.5
+
+
 def masked_mean(values: Tensor, where: Tensor) -> Tensor:
     """Mean of `values` where `where` is True; exactly 0 if it is nowhere. Same shapes; float32.
 

@@ -23,10 +23,11 @@ from zwicky.metrics.logistic import linear_classifier
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.launch import rank
-from zwicky.training.loop import Source, fit
+from zwicky.training.loop import fit
 from zwicky.training.network import Network, columns_of, load_network, save_network
-from zwicky.training.pretrain import cost, new_backbone, resident, resolve_views
+from zwicky.training.pretrain import cost, new_backbone, resolve_views
 from zwicky.training.run import Run, fingerprint, to_plain
+from zwicky.training.source import Source
 from zwicky.training.state import Fitted
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
@@ -85,8 +86,10 @@ def fit_labels(
             learner.net, normalisation, views, cutouts.bands, scale, learner.head, task.classes, task.targets, mean, std
         )
 
+    selected = cutouts.images[task.select]
+
     def selection(learner: Method) -> dict[str, float]:
-        outputs = network_of(learner).outputs(cutouts.images[task.select], turns=False)
+        outputs = network_of(learner).outputs(selected, turns=False)
         known = task.truth[task.select]
         if columns:
             return {"select_loss": float(np.abs((outputs - known) / np.maximum(std, 1e-12)).mean())}
@@ -96,7 +99,7 @@ def fit_labels(
     some = len(task.select) > 0
     fitted = fit(
         method,
-        Source(resident(cutouts), torch.from_numpy(np.asarray(task.fit, dtype=np.int64)), truth),
+        Source(cutouts.images, task.fit, truth),
         augment,
         config.train,
         seed=seed,
@@ -108,7 +111,7 @@ def fit_labels(
     )
     network = network_of(method)
     if some and not columns:
-        network.temperature = fit_temperature(network.outputs(cutouts.images[task.select]), task.truth[task.select])
+        network.temperature = fit_temperature(network.outputs(selected), task.truth[task.select])
     return network, fitted
 
 
@@ -191,7 +194,7 @@ def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_
     if config.backbone is None:
         raise UserError("finetune: name the run to start from, or a recipe with a backbone")
     views = resolve_views(config.views, cutouts.size)
-    normalisation = Normalisation.fit(cutouts.images[rows], cutouts.bands, config.normalisation)
+    normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
     torch.manual_seed(config.seed)
     kind = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
     return Network(new_backbone(kind, cutouts, views), normalisation, views, cutouts.bands, cutouts.pixel_scale)

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,26 +18,17 @@ from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.methods.teacher import follow
 from zwicky.progress import StepProgress
-from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
 from zwicky.training.engine import compile_backbones, make_fabric, uncompiled
 from zwicky.training.optim import make_optimizer, set_schedule
 from zwicky.training.processes import for_all, together
+from zwicky.training.source import Feed, Source
 from zwicky.training.state import Fitted, State
 from zwicky.views.augment import Augment
 from zwicky.views.contract import Views
 
 ROWS_OF_METRICS = 100
 GRACE = 0.2  # share of training before gauges are judged
-
-
-@dataclass
-class Source:
-    """What to learn from. images: [N, bands, H, W], resident; rows: the [n] rows used; targets: [N] or [N, columns]."""
-
-    images: Tensor
-    rows: Tensor
-    targets: Tensor | None = None
 
 
 def fit(
@@ -61,9 +51,8 @@ def fit(
     same numbers as an uninterrupted one.
     """
     fabric = make_fabric(config, method.backbone)
-    batches = Batches(source.rows, config.batch_size, seed)
-    targets = None if source.targets is None else source.targets.to(fabric.device)
-    images = source.images.to(fabric.device)
+    feed = Feed(source, config.batch_size, seed, fabric.device)
+    batches = feed.batches
     share = batches.size // fabric.world_size
     if batches.size % fabric.world_size:
         raise UserError(
@@ -72,11 +61,8 @@ def fit(
         )
 
     def views_of(step: int, part: slice) -> Views:
-        rows = batches(step)[part].to(fabric.device)
-        known = None if targets is None else targets[rows]
-        return augment(
-            images[rows], rows, seed=seed, step=step, part=part, global_batch=batches.size, targets=known
-        )
+        rows, images, targets = feed(step, part)
+        return augment(images, rows, seed=seed, step=step, part=part, global_batch=batches.size, targets=targets)
 
     step_flops = 0.0
     if config.pflops:

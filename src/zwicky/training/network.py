@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zwicky import backbones
 from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
+from zwicky.cutouts.stored_images import Images, in_batches
 from zwicky.errors import UserError
 from zwicky.files import read_json, replacing, write_json
 from zwicky.methods.supervised import make_head, read_out
@@ -50,15 +51,20 @@ class Network:
     target_std: list[float] = field(default_factory=list)
     temperature: float = 1.0
 
-    def features(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
+    @property
+    def width(self) -> int:
+        """Number of the head's outputs."""
+        return len(self.classes or columns_of(self.targets))
+
+    def features(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Frozen features [N, D] float32 of raw images [N, bands, H, W]; `turns` averages over the eight of D4."""
 
         def summary(crops: Tensor, _: int) -> Tensor:
             return self.backbone(crops, regions=False).summary
 
-        return self._over_batches(summary, images, batch_size, turns)
+        return self._over_batches(summary, self.backbone.dim, images, batch_size, turns)
 
-    def outputs(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
+    def outputs(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Logits [N, classes] (not yet divided by the temperature) or predictions [N, targets] of raw images."""
         if self.head is None:
             raise UserError("this network has no head yet; run `zwicky finetune` on it first")
@@ -71,9 +77,9 @@ class Network:
             outputs = outputs * outputs.new_tensor(self.target_std) + outputs.new_tensor(self.target_mean)
             return transform_targets(outputs, kinds, back[turn].to(outputs.device).expand(len(outputs), 2, 3))
 
-        return self._over_batches(answer, images, batch_size, turns)
+        return self._over_batches(answer, self.width, images, batch_size, turns)
 
-    def probabilities(self, images: np.ndarray, batch_size: int = 256, turns: bool = True) -> np.ndarray:
+    def probabilities(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Calibrated class probabilities [N, classes] of raw images."""
         logits = self.outputs(images, batch_size, turns).astype(np.float64) / self.temperature
         logits -= logits.max(1, keepdims=True)
@@ -94,8 +100,9 @@ class Network:
 
     @torch.inference_mode()
     def _over_batches(
-        self, function: Callable[[Tensor, int], Tensor], images: np.ndarray, batch_size: int, turns: bool
+        self, function: Callable[[Tensor, int], Tensor], width: int, images: Images, batch_size: int, turns: bool
     ) -> np.ndarray:
+        """[N, width] mean of `function` over the turns of each image."""
         where = next(self.backbone.parameters()).device
         modules = [module for module in (self.backbone, self.head) if module is not None]
         training = [module.training for module in modules]
@@ -103,18 +110,16 @@ class Network:
             module.eval()
         # Eight views average the rounding of bfloat16 away; the one view of an invariant network is to be exact.
         bf16 = use_bf16("auto", self.backbone) and not self.backbone.invariant
-        chunks = []
-        for start in range(0, len(images), batch_size):
-            raw = torch.from_numpy(np.ascontiguousarray(images[start : start + batch_size]))
-            crops, _ = eval_views(raw.to(where), self.views, self.normalisation)
+        found = np.empty((len(images), width), np.float32)
+        for places, raw in in_batches(images, batch_size):
+            crops, _ = eval_views(torch.from_numpy(raw).to(where), self.views, self.normalisation)
             with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
                 views = d4(crops) if turns and not self.backbone.invariant else [crops]
                 answers = [function(view, turn).float() for turn, view in enumerate(views)]
-                chunks.append(torch.stack(answers).mean(0).cpu())
+                found[places] = torch.stack(answers).mean(0).cpu().numpy()
         for module, was_training in zip(modules, training, strict=True):
             module.train(was_training)
-        width = self.backbone.dim if not chunks else chunks[0].shape[1]
-        return torch.cat(chunks).numpy() if chunks else np.zeros((0, width), np.float32)
+        return found
 
 
 def turns_back() -> Tensor:
@@ -143,7 +148,7 @@ def save_network(folder: Path, network: Network) -> None:
             "backbone": network.backbone.config,
             "normalisation": network.normalisation.to_dict(),
             "views": asdict(network.views),
-            "head": None if network.head is None else len(network.classes or columns_of(network.targets)),
+            "head": None if network.head is None else network.width,
             **{
                 name: getattr(network, name)
                 for name in ("bands", "pixel_scale", "classes", "target_mean", "target_std", "temperature")

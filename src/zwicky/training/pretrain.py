@@ -18,15 +18,15 @@ from zwicky.metrics.embeddings import knn_probabilities, rankme
 from zwicky.training import seen
 from zwicky.training.config import PretrainConfig
 from zwicky.training.launch import rank
-from zwicky.training.loop import Source, fit
+from zwicky.training.loop import fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.run import Run, fingerprint
+from zwicky.training.source import Source
 from zwicky.training.state import Fitted
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.normalise import Normalisation
 
-PREPARE_IMAGES = 1024  # images a method may look at before it starts
 GAUGE_IMAGES = 512  # images the gauges of an evaluation look at
 KNN_NEIGHBOURS = 10
 
@@ -50,9 +50,8 @@ def pretrain(
         return load_network(out)
     if len(rows) < 2:
         raise UserError(f"{title}: {len(rows)} images to pretrain on; give a store with more")
-    images = resident(cutouts)
     views = resolve_views(config.views, cutouts.size)
-    normalisation = Normalisation.fit(cutouts.images[rows], cutouts.bands, config.normalisation)
+    normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
     torch.manual_seed(config.seed)
     backbone = new_backbone(config.backbone, cutouts, views)
     method = methods.create(config.method.name, backbone, **config.method.options)
@@ -70,15 +69,18 @@ def pretrain(
         needs.local_crops,
         masking=needs.masking,
     )
-    some = torch.from_numpy(np.random.default_rng(config.seed).permutation(rows)[:PREPARE_IMAGES])
-    method.prepare(augment(images[some], some, seed=config.seed, step=0).crops[0])
+    if needs.preview:
+        some = np.random.default_rng(config.seed).permutation(rows)[: needs.preview]
+        raw = torch.from_numpy(cutouts.images[some])
+        method.prepare(augment(raw, torch.from_numpy(some), seed=config.seed, step=0))
 
     network = Network(method.backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
     watched = np.random.default_rng(config.seed).permutation(len(rows))[:GAUGE_IMAGES]
+    shown = cutouts.images[rows[watched]]
     known = None if labels is None else labels[watched]
 
     def gauges(_: Method) -> dict[str, float]:
-        features = network.features(cutouts.images[rows[watched]], turns=False)
+        features = network.features(shown, turns=False)
         values = {"rankme": float(rankme(features))}
         if known is not None:
             accuracy = _knn_accuracy(features, known)
@@ -87,7 +89,7 @@ def pretrain(
 
     fitted = fit(
         method,
-        Source(images, torch.from_numpy(np.asarray(rows, dtype=np.int64))),
+        Source(cutouts.images, rows),
         augment,
         config.train,
         seed=config.seed,
@@ -101,12 +103,6 @@ def pretrain(
         seen.write(out, seen.record(cutouts, {"pretrain": np.asarray(rows)}))
     run.finish(**cost(fitted, network.backbone), images=len(rows), warnings=fitted.warnings)
     return network
-
-
-def resident(cutouts: Cutouts) -> torch.Tensor:
-    """The pixels as a tensor in their own type (uint16 as int32, which torch can index)."""
-    images = cutouts.images.astype(np.int32) if cutouts.images.dtype == np.uint16 else cutouts.images
-    return torch.from_numpy(images)
 
 
 def resolve_views(views: ViewsConfig, size: tuple[int, int]) -> ViewsConfig:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zwicky.cutouts.stored_images import Images, in_batches
 from zwicky.errors import UserError
 from zwicky.views.config import NormalisationConfig
 
@@ -45,21 +46,27 @@ class Normalisation:
 
     @classmethod
     def fit(
-        cls, images: np.ndarray, bands: Sequence[str], config: NormalisationConfig | None = None, seed: int = 0
+        cls,
+        images: Images,
+        bands: Sequence[str],
+        config: NormalisationConfig | None = None,
+        seed: int = 0,
+        rows: np.ndarray | None = None,
     ) -> Normalisation:
-        """Learn it from the training rows alone, images [N, bands, H, W] of any type (may be a memory map).
+        """Learn it from the training rows of images [N, bands, H, W] of any type; `rows` are all unless given.
 
         center is the median of the band; scale is 1.4826 × the median absolute deviation (mad) or the 99.8th
         percentile above the median (percentile). Where that is 0, the next of mad, percentile, standard deviation
         that is not; a constant band gets 1. A seeded sample of images and pixels is read block by block.
         """
         config = config or NormalisationConfig()
-        _check(images, bands, config)
+        rows = np.arange(len(images)) if rows is None else rows
+        _check(images, rows, bands, config)
         stretch = config.stretch
         if stretch == "auto":
             stretch = "asinh" if images.dtype.kind == "f" else "linear"
         kind = config.scale if config.scale != "auto" else ("percentile" if stretch == "linear" else "mad")
-        values = _sample(images, config.max_invalid, seed)
+        values = _sample(images, rows, config.max_invalid, seed)
         center, scale = [], []
         for band, row in zip(bands, values, strict=True):
             row = row[np.isfinite(row)]
@@ -143,10 +150,10 @@ def asinh(values: Tensor) -> Tensor:
     return torch.hypot(size, torch.ones((), dtype=size.dtype, device=size.device)).add_(size).log_().copysign_(values)
 
 
-def _check(images: np.ndarray, bands: Sequence[str], config: NormalisationConfig) -> None:
+def _check(images: Images, rows: np.ndarray, bands: Sequence[str], config: NormalisationConfig) -> None:
     if images.ndim != 4 or images.shape[1] != len(bands):
         raise UserError(f"images of shape {list(images.shape)} do not fit {len(bands)} bands; give [N, bands, H, W]")
-    if not len(images) or not images.size:
+    if not len(rows) or not all(images.shape):
         raise UserError("no training image to learn the normalisation from; check the split")
     if config.stretch not in ("auto", *STRETCHES):
         raise UserError(f"normalisation.stretch is {config.stretch!r}; choose auto, {', '.join(STRETCHES)}")
@@ -158,16 +165,16 @@ def _check(images: np.ndarray, bands: Sequence[str], config: NormalisationConfig
         raise UserError(f"normalisation.max_invalid is {config.max_invalid}; choose a share from 0 to 1")
 
 
-def _sample(images: np.ndarray, max_invalid: float, seed: int) -> np.ndarray:
+def _sample(images: Images, rows: np.ndarray, max_invalid: float, seed: int) -> np.ndarray:
     """[bands, values] float32 of a seeded sample of pixels, NaN where invalid; images too invalid are left out."""
-    count, bands, height, width = images.shape
+    _, bands, height, width = images.shape
     random = np.random.default_rng(seed)
-    rows = np.sort(random.choice(count, min(count, MAX_IMAGES), replace=False))
+    rows = rows[np.sort(random.choice(len(rows), min(len(rows), MAX_IMAGES), replace=False))]
     pixels = min(height * width, max(1, MAX_VALUES // len(rows)))
     block = max(1, BLOCK_BYTES // (4 * bands * height * width))
     kept = []
-    for start in range(0, len(rows), block):
-        flat = images[rows[start : start + block]].astype(np.float32).reshape(-1, bands, height * width)
+    for _, part in in_batches(images, block, rows):
+        flat = part.astype(np.float32).reshape(-1, bands, height * width)
         flat[~np.isfinite(flat)] = np.nan
         flat = flat[np.isnan(flat).mean((1, 2)) <= max_invalid]
         some = random.choice(height * width, pixels, replace=False) if pixels < height * width else slice(None)
