@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 
 import pytest
@@ -38,14 +39,32 @@ def by_hand(method, views):
 
     logits_t = [teacher["region_head"](r) for r in r_t]
     log_s = [(student["region_head"](r) / TAU_S).log_softmax(-1) for r in r_s]
+    good = [half_valid(valid, round(r.shape[1] ** 0.5)) for valid, r in zip(views.valid, r_s, strict=True)]
     region = 0.0
     for g, v in pairs:
+        terms = []
+        others = [h for h in range(2) if h != v]
         for b in range(batch):
             for i in range(r_s[v].shape[1]):
-                j = F.cosine_similarity(r_s[v][b, i][None], r_t[g][b], dim=-1).argmax()
+                if not good[v][b, i] or not all(good[h][b].any() for h in others):
+                    continue
+                allowed = good[g][b].nonzero()[:, 0]
+                j = allowed[F.cosine_similarity(r_s[v][b, i][None], r_t[g][b, allowed], dim=-1).argmax()]
                 target = ((logits_t[g][b, j] - method.region_center) / TAU_T).softmax(-1)
-                region -= float((target * log_s[v][b, i]).sum()) / r_s[v].shape[1] / batch / len(pairs)
-    return float(view), region, torch.cat(logits_t).mean((0, 1))
+                terms.append(-float((target * log_s[v][b, i]).sum()))
+        region += sum(terms) / max(len(terms), 1) / len(pairs)
+    taught = torch.cat([logits[each] for logits, each in zip(logits_t, good[:2], strict=True)])
+    return float(view), region, taught.mean(0)
+
+
+def half_valid(valid, grid):
+    """[B, grid²] bool: regions of which at least half the pixels, over all bands, are valid; one region at a time."""
+    side = valid.shape[-1] // grid
+    parts = [
+        [image[:, i * side : (i + 1) * side, j * side : (j + 1) * side] for i in range(grid) for j in range(grid)]
+        for image in valid
+    ]
+    return torch.tensor([[2 * int(part.sum()) >= part.numel() for part in image] for image in parts])
 
 
 @pytest.mark.parametrize("name", ["vit_tiny", "swin_tiny", "resnet18"])
@@ -63,6 +82,29 @@ def test_loss_is_the_papers_in_loops(name, local, weight, small_backbone, make_v
     assert float(gauges["region_teacher_kl"]) > 0
     method.after_step(0.1)
     assert torch.allclose(method.region_center, 0.9 * old + 0.1 * mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "resnet18"])
+def test_regions_that_are_not_valid_neither_learn_nor_teach(name, small_backbone, make_views):
+    method = made(small_backbone(name))
+    views = make_views(batch=4, local=2)
+    views.valid = [valid.clone() for valid in views.valid]
+    views.valid[0][0] = False  # nothing to match in one view of this image, so nothing compared with it counts
+    views.valid[0][1, :, :16], views.valid[1][1, :2, :, 16:], views.valid[2][2, :, 8:] = False, False, False
+    views.valid[3][3, :1] = False  # one band of three: still valid enough
+    with torch.no_grad():
+        view, region, mean = by_hand(method, views)
+        _, other, _ = by_hand(method, dataclasses.replace(views, valid=[torch.ones_like(v) for v in views.valid]))
+    assert abs(region - other) > 1e-4
+    old = method.region_center.clone()
+    assert float(method(views)["loss"].detach()) == pytest.approx((view + region) / 2, abs=2e-5)
+    method.after_step(0.1)
+    assert torch.allclose(method.region_center, 0.9 * old + 0.1 * mean, atol=1e-6)
+    views.valid = [torch.zeros_like(v) for v in views.valid]
+    gauges = method(views)
+    gauges["loss"].backward()
+    assert all(torch.isfinite(value) for value in gauges.values())
+    assert not any(p.grad.any() for p in method.student["region_head"].parameters())
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -25,6 +26,16 @@ def resized(views, size):
     return type(views)(crops, views.to_source, views.valid, views.rows, 2, None, views.masks)
 
 
+def half_valid(valid, grid):
+    """[B, grid²] bool: regions of which at least half the pixels, over all bands, are valid; one region at a time."""
+    side = valid.shape[-1] // grid
+    parts = [
+        [image[:, i * side : (i + 1) * side, j * side : (j + 1) * side] for i in range(grid) for j in range(grid)]
+        for image in valid
+    ]
+    return torch.tensor([[2 * int(part.sum()) >= part.numel() for part in image] for image in parts])
+
+
 def by_hand(method, views):
     """(L_[CLS], L_MIM, mean patch logits) in loops; all summaries pass a head at once, and so do all patches."""
     student, teacher = copy.deepcopy(method.student), copy.deepcopy(method.teacher)
@@ -42,13 +53,18 @@ def by_hand(method, views):
     hidden = torch.cat([m.flatten() for m in views.masks])
     logits = student[patch](torch.cat([f.regions.flatten(0, 2) for f in seen[:2]])[hidden]) if hidden.any() else []
     mim, row = 0.0, 0
+    good = torch.cat([half_valid(valid, told[0].regions.shape[1]) for valid in views.valid[:2]])
     for image, mask in enumerate(torch.cat(views.masks).flatten(1)):
         where = mask.nonzero()[:, 0].tolist()
+        learnt = sum(bool(good[image, i]) for i in where)
         for i in where:
+            if not good[image, i]:
+                row += 1
+                continue
             target = ((patch_t[image * len(mask) + i] - method.region_center) / TAU_T).softmax(-1)
-            mim -= (target * (logits[row] / TAU_S).log_softmax(-1)).sum() / len(where) / (2 * len(views))
+            mim -= (target * (logits[row] / TAU_S).log_softmax(-1)).sum() / learnt / (2 * len(views))
             row += 1
-    return float(cls), float(mim), patch_t.mean(0)
+    return float(cls), float(mim), patch_t[good.flatten()].mean(0)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -68,6 +84,33 @@ def test_loss_is_the_papers_in_loops(name, size, local, shared_head, batch_norm,
     assert float(gauges["loss"].detach()) == pytest.approx(cls + mim, abs=2e-5)
     method.after_step(0.1)
     assert torch.allclose(method.region_center, 0.9 * old + 0.1 * mean, atol=1e-6)
+
+
+def test_patches_that_are_not_valid_neither_learn_nor_teach(small_backbone, make_views):
+    method = made(small_backbone())
+    views = make_views(masking=method.needs.masking)
+    views.masks = [mask | (torch.arange(len(views))[:, None, None] < 3) for mask in views.masks]
+    for view in range(2):
+        valid = views.valid[view].clone()
+        valid[0] = False  # an image of which nothing is valid
+        valid[1, :, :16] = False
+        valid[2, :2, 8:16] = False  # two of three bands
+        valid[2, :1, :8] = False  # one of three: those still count
+        views.valid[view] = valid
+    with torch.no_grad():
+        cls, mim, mean = by_hand(method, views)
+        _, other, _ = by_hand(method, dataclasses.replace(views, valid=[torch.ones_like(v) for v in views.valid]))
+    assert abs(mim - other) > 1e-3
+    gauges = method(views)
+    assert float(gauges["loss"].detach()) == pytest.approx(cls + mim, abs=2e-5)
+    old = method.region_center.clone()
+    method.after_step(0.1)
+    assert torch.allclose(method.region_center, 0.9 * old + 0.1 * mean, atol=1e-6)
+    views.valid = [torch.zeros_like(v) for v in views.valid]
+    with torch.no_grad():
+        assert float(method(views)["loss"]) == pytest.approx(by_hand(method, views)[0], abs=1e-5)
+    method.after_step(0.2)
+    assert torch.isfinite(method.region_center).all()
 
 
 def test_no_mask_adds_exactly_nothing(small_backbone, make_views):

@@ -131,6 +131,10 @@ def made_regions(batch, grid, local, seed, prototypes=6, dim=5):
     return student, teacher, z_s, z_t
 
 
+def everywhere(student):
+    return [torch.ones(logits.shape[:2], dtype=torch.bool) for logits in student]
+
+
 def matches_of(z_s, z_t):
     return [{g: losses.most_similar(s, t) for g, t in enumerate(z_t) if g != v} for v, s in enumerate(z_s)]
 
@@ -140,7 +144,7 @@ def matches_of(z_s, z_t):
 @pytest.mark.parametrize("local", [0, 1, 3])
 def test_region_loss_is_the_double_sum(batch, grid, local):
     student, teacher, z_s, z_t = made_regions(batch, grid, local, seed=batch + grid + local)
-    found = losses.region_cross_entropy(student, teacher, matches_of(z_s, z_t), 0.1)
+    found = losses.region_cross_entropy(student, teacher, matches_of(z_s, z_t), 0.1, everywhere(student))
     assert float(found) == pytest.approx(slow_regions(student, teacher, z_s, z_t, 0.1), rel=1e-6)
 
 
@@ -148,12 +152,12 @@ def test_region_loss_is_the_double_sum(batch, grid, local):
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2), st.integers(0, 10**6))
 def test_position_plays_no_part_in_the_region_loss(batch, grid, local, seed):
     student, teacher, z_s, z_t = made_regions(batch, grid, local, seed)
-    loss = losses.region_cross_entropy(student, teacher, matches_of(z_s, z_t), 0.1)
+    loss = losses.region_cross_entropy(student, teacher, matches_of(z_s, z_t), 0.1, everywhere(student))
     generator = torch.Generator().manual_seed(seed)
     order = [torch.randperm(grid**2, generator=generator) for _ in teacher]
     moved = [p[:, o] for p, o in zip(teacher, order, strict=True)], [z[:, o] for z, o in zip(z_t, order, strict=True)]
     scaled = [3.0 * z for z in z_s]  # nor does the length of a feature
-    again = losses.region_cross_entropy(student, moved[0], matches_of(scaled, moved[1]), 0.1)
+    again = losses.region_cross_entropy(student, moved[0], matches_of(scaled, moved[1]), 0.1, everywhere(student))
     assert torch.allclose(loss, again, rtol=1e-5)
 
 
@@ -162,13 +166,15 @@ def test_position_plays_no_part_in_the_region_loss(batch, grid, local, seed):
 def test_region_loss_is_never_below_the_entropy_of_its_targets(batch, grid, local, seed):
     student, teacher, z_s, z_t = made_regions(batch, grid, local, seed)
     matches = matches_of(z_s, z_t)
-    entropy = losses.region_entropy(teacher, matches)
-    assert losses.region_cross_entropy(student, teacher, matches, 0.1) >= entropy - 1e-5
+    entropy = losses.region_entropy(teacher, matches, everywhere(student))
+    assert losses.region_cross_entropy(student, teacher, matches, 0.1, everywhere(student)) >= entropy - 1e-5
     alone = [{g: j for g, j in match.items() if g == (v + 1) % 2} for v, match in enumerate(matches)]
     told = [losses.matched(teacher, match).log() for match in alone]
     # A student that says what its only target says has exactly that entropy.
     assert torch.allclose(
-        losses.region_cross_entropy(told, teacher, alone, 1.0), losses.region_entropy(teacher, alone), atol=1e-5
+        losses.region_cross_entropy(told, teacher, alone, 1.0, everywhere(told)),
+        losses.region_entropy(teacher, alone, everywhere(told)),
+        atol=1e-5,
     )
 
 

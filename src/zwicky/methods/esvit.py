@@ -15,6 +15,7 @@ from zwicky.backbones.contract import Backbone
 from zwicky.methods import losses
 from zwicky.methods.distillation import Distillation, encode, refuse_single_region
 from zwicky.methods.gauges import normalised_std, teacher_gauges
+from zwicky.methods.pixels import mean_row, seen
 from zwicky.views.contract import Views
 
 
@@ -24,7 +25,8 @@ class EsViT(Distillation):
     region_loss: with it off, L = L_V. region_weight: w, ½ in the authors' code. Where most regions look alike, as sky
     does, that can drag all features to one; the gauges say so, and 0.1 held.
 
-    Regions have a head and a centre of their own. They are matched by the backbone's features, before the head.
+    Regions have a head and a centre of their own. They are matched by the backbone's features, before the head. Regions
+    most of whose pixels are not valid neither learn nor teach.
     """
 
     region_center: Tensor
@@ -55,20 +57,29 @@ class EsViT(Distillation):
         if not self.region_loss:
             return {"loss": view_loss, **gauges}
 
+        grids = [(crop.regions.shape[1], crop.regions.shape[2]) for crop in s]
+        valid = [seen(pixels, grid).flatten(1) for pixels, grid in zip(views.valid, grids, strict=True)]  # [B, T_v]
         regions_t = [crop.regions.flatten(1, 2) for crop in t]  # [B, T, D] of each teacher view
         regions_s = [crop.regions.flatten(1, 2) for crop in s]  # [B, T_v, D] of each student view
         with torch.no_grad():
-            r_t = self.targets(self.teacher["region_head"](join(regions_t)), temperature, "region_center")
-            p_regions = apart(r_t, regions_t)
+            logits_t = self.teacher["region_head"](join(regions_t))
+            taught = torch.cat([each.flatten() for each in valid[: len(t)]])
+            mean = mean_row(logits_t, taught)
+            p_regions = apart(self.targets(logits_t, temperature, "region_center", mean), regions_t)
             matches = [
-                {g: losses.most_similar(z_s, z_t) for g, z_t in enumerate(regions_t) if g != v}
+                {g: losses.most_similar(z_s, z_t, valid[g]) for g, z_t in enumerate(regions_t) if g != v}
                 for v, z_s in enumerate(regions_s)
             ]
+            # A region counts if it is valid and every view it is compared with has one to match.
+            counted = [
+                torch.stack([each & valid[g].any(1, keepdim=True) for g in match] or [each]).all(0)
+                for each, match in zip(valid, matches, strict=True)
+            ]
         region_logits = apart(self.student["region_head"](join(regions_s), frozen), regions_s)
-        region_loss = losses.region_cross_entropy(region_logits, p_regions, matches, self.student_temperature)
+        region_loss = losses.region_cross_entropy(region_logits, p_regions, matches, self.student_temperature, counted)
 
-        entropy = losses.region_entropy(p_regions, matches)
-        gauges |= teacher_gauges(r_t, region_loss, "region_", entropy)
+        entropy = losses.region_entropy(p_regions, matches, counted)
+        gauges |= teacher_gauges(join(p_regions), region_loss, "region_", entropy)
         loss = (1 - self.region_weight) * view_loss + self.region_weight * region_loss
         return {"loss": loss, **gauges}
 

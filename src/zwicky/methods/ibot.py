@@ -17,6 +17,7 @@ from zwicky.methods.contract import ViewsNeeded
 from zwicky.methods.distillation import Distillation, refuse_single_region, summaries
 from zwicky.methods.gauges import normalised_std, teacher_gauges
 from zwicky.methods.heads import PrototypeHead
+from zwicky.methods.pixels import mean_row, seen
 from zwicky.views.contract import Views
 from zwicky.views.masks import Masking
 
@@ -28,7 +29,8 @@ class IBOT(Distillation):
     so that BatchNorm compares summaries with summaries and patches with patches.
 
     Half of the global crops are masked, in blocks of 10 to 50 % of their patches. The patches' centre follows the
-    teacher's mean over all patches; since logits are linear in z/‖z‖, that is the logit of the mean z/‖z‖.
+    teacher's mean over all patches; since logits are linear in z/‖z‖, that is the logit of the mean z/‖z‖. Patches most
+    of whose pixels are not valid neither learn nor teach.
     """
 
     region_center: Tensor
@@ -51,15 +53,17 @@ class IBOT(Distillation):
         temperature, frozen = self.schedule()
         batch, count = len(views), views.global_count
         x, mask = torch.cat(views.crops[:count]), torch.cat(views.masks)  # [2B, bands, H, W], [2B, h, w]
-        picked = at_least(mask, 2)  # BatchNorm asks for two
-        weights = losses.mask_weights(mask).flatten()[picked]
+        valid = seen(torch.cat(views.valid[:count]), (mask.shape[1], mask.shape[2]))
+        picked = at_least(mask & valid, 2)  # BatchNorm asks for two
+        weights = losses.mask_weights(mask & valid).flatten()[picked]
 
         with torch.no_grad():
             t = self.teacher["backbone"](x)
             p_cls = self.targets(self.teacher["head"](t.summary), temperature)
             head = cast(PrototypeHead, self.teacher[self.patch_head])
             z = head.embed(t.regions.flatten(0, 2))  # all patches, for the centre
-            p_patch = self.targets(head.logits(z[picked]), temperature, "region_center", head.logits(z.mean(0)))
+            mean = head.logits(mean_row(z, valid.flatten()))
+            p_patch = self.targets(head.logits(z[picked]), temperature, "region_center", mean)
 
         s = self.student["backbone"](x, mask=mask)
         local = views.crops[count:]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zwicky.methods import processes
+from zwicky.methods.pixels import masked_mean
 
 
 def teacher_probabilities(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
@@ -54,36 +55,48 @@ def mask_weights(mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def most_similar(student: Tensor, teacher: Tensor) -> Tensor:
-    """j*(b, i) = argmax_j cos(z_bi, z_bj) by regions' features; [B, T_v, D], [B, T, D] → [B, T_v]."""
+def most_similar(student: Tensor, teacher: Tensor, seen: Tensor | None = None) -> Tensor:
+    """j*(b, i) = argmax_j cos(z_bi, z_bj) by regions' features; [B, T_v, D], [B, T, D] → [B, T_v].
+
+    seen: [B, T] bool, the regions j that may be matched; all unless given.
+    """
     with torch.autocast(student.device.type, enabled=False):
         # The student's norm changes no argmax.
-        return (student.float() @ F.normalize(teacher.float(), dim=-1).mT).argmax(-1)
+        cosines = student.float() @ F.normalize(teacher.float(), dim=-1).mT
+        return (cosines if seen is None else cosines.masked_fill(~seen[:, None], -torch.inf)).argmax(-1)
 
 
 def region_cross_entropy(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], matches: Sequence[Mapping[int, Tensor]], temperature: float
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    matches: Sequence[Mapping[int, Tensor]],
+    temperature: float,
+    counted: Sequence[Tensor],
 ) -> Tensor:
     """EsViT's region-level loss.
 
-    L = −(1/|P|) Σ_(v, g≠v) (1/B) Σ_b (1/T_v) Σ_i p_g[b, j*(i)] · log softmax(s_v[b, i] / τ_s)
+    L = −(1/|P|) Σ_(v, g≠v) mean_(b, i) p_g[b, j*(i)] · log softmax(s_v[b, i] / τ_s)
 
     student: logits [B, T_v, K] of each view; teacher: probabilities [B, T, K] of each global view.
     matches: for each student view v, the [B, T_v] matched regions j* in every teacher view g it is compared with.
+    counted: for each student view the [B, T_v] bool regions i of which the mean is taken.
     """
     loss, pairs = torch.zeros((), device=teacher[0].device), 0
-    for logits, match in zip(student, matches, strict=True):
+    for logits, match, where in zip(student, matches, counted, strict=True):
         if match:
             target = matched(teacher, match)
-            loss = loss + cross_entropy(logits, target, temperature, mass=len(match)).mean()
+            loss = loss + masked_mean(cross_entropy(logits, target, temperature, mass=len(match)), where)
             pairs += len(match)
     return loss / pairs
 
 
-def region_entropy(teacher: Sequence[Tensor], matches: Sequence[Mapping[int, Tensor]]) -> Tensor:
+def region_entropy(
+    teacher: Sequence[Tensor], matches: Sequence[Mapping[int, Tensor]], counted: Sequence[Tensor]
+) -> Tensor:
     """Mean entropy of the targets of `region_cross_entropy`: the lowest value it can have."""
     entropies = [torch.special.entr(view).sum(-1) for view in teacher]
-    sums = torch.stack([matched(entropies, match).mean() for match in matches if match])
+    some = zip(matches, counted, strict=True)
+    sums = torch.stack([masked_mean(matched(entropies, match), where) for match, where in some if match])
     return sums.sum() / sum(len(match) for match in matches)
 
 

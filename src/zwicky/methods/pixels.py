@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from zwicky.errors import UserError
@@ -17,8 +18,9 @@ def cells(images: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def seen(valid: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Which cells of a grid are at least half valid: [B, bands, H, W] bool → [B, h, w] bool."""
-    return cells(valid, grid).float().mean(-1) >= 0.5
+    """Which regions are at least half valid, over all bands: [B, bands, H, W] bool → [B, h, w] bool."""
+    bands = valid.sum(1, keepdim=True).float()
+    return F.adaptive_avg_pool2d(bands, grid)[:, 0] >= valid.shape[1] / 2
 
 
 def masked_mean(values: Tensor, where: Tensor) -> Tensor:
@@ -26,8 +28,16 @@ def masked_mean(values: Tensor, where: Tensor) -> Tensor:
 
     With several processes their mean is that of all values: each divides by the mean of the counts.
     """
-    count = processes.average(where.sum().float()).clamp(min=1 / processes.count())
-    return values.float().masked_fill(~where, 0.0).sum() / count
+    return values.float().masked_fill(~where, 0.0).sum() / _count(where)
+
+
+def mean_row(rows: Tensor, where: Tensor) -> Tensor:
+    """Mean of the rows [N, K] where `where` [N] is True, as `masked_mean`."""
+    return rows.float().masked_fill(~where[:, None], 0.0).sum(0) / _count(where)
+
+
+def _count(where: Tensor) -> Tensor:
+    return processes.average(where.sum().float()).clamp(min=1 / processes.count())
 
 
 def hide(name: str, grid: tuple[int, int], ratio: float, blocks: bool = False) -> Masking:

@@ -121,7 +121,7 @@ def begin_as_probe(head: nn.Module, network: Network, cutouts: Cutouts, task: Ta
     truth = task.truth[task.fit]
     if len(np.unique(truth)) < 2:
         return
-    weight, bias = linear_classifier(network.features(cutouts.images[task.fit]), truth, len(task.classes), seed)
+    weight, bias = linear_classifier(network.features(cutouts.take(task.fit).images), truth, len(task.classes), seed)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
