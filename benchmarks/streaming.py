@@ -1,10 +1,10 @@
-"""Images a second that training gets from a store that stays on disk, and the memory that takes by size of the store.
+"""Images a second that training gets from a store left on disk, and what memory that takes by size of the store.
 
-`python benchmarks/streaming.py [--gb 0.25 0.5 1]` makes stores of 3 × 64 × 64 noise of each pixel type and size (two
-bytes of noise in a float32: `float32`, as camera counts have; all of its bits: `float32, noise in every bit`), and reads one epoch of each
-in the order of training (row groups mixed within 128 MiB here, 512 MiB in training), in a process of its own, from
-files that the system has in its memory. Images a second are by the wall on two cores and by processor seconds (user
-and system) on one, so that other work on the machine does not count in the latter; memory is what the process gained
+`python benchmarks/streaming.py [--gb 0.25 0.5 1]` makes stores of 3 × 64 × 64 noise of each pixel type and size. A
+float32 holds whole counts, as cameras give them, or noise in every bit, which no compression shrinks. It reads one
+epoch of each in the order of training, mixed within 128 MiB (training mixes within 512), in a process of its own, from
+files that the system has in its memory. Images a second are by the wall (the reader's thread beside the loop's), and by
+processor seconds (user and system), as on one core, whatever else the machine does. Memory is what the process gained
 at its peak.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tables import write_csv
 
 from zwicky.cutouts.contract import make_table
 from zwicky.cutouts.store import StoreWriter, open_store
@@ -67,7 +67,8 @@ def read_epoch(path: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gb", type=float, nargs="+", default=[0.25, 0.5, 1.0], help="sizes of the stores' pixels, 10^9 bytes")
+    sizes = [0.25, 0.5, 1.0]
+    parser.add_argument("--gb", type=float, nargs="+", default=sizes, help="of pixels in each store, 10^9 bytes")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the table to write")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -95,4 +96,8 @@ def main() -> None:
                 }
             )
             print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-    write_table(rows, given.out)
+    write_csv(given.out, rows, ["one epoch in batches of 128, mixed within 128 MiB"], ["torch", "pyarrow"])
+
+
+if __name__ == "__main__":
+    main()

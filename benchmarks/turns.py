@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,8 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import timm
 import torch
+from tables import machine, write_csv
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +22,7 @@ from zwicky.training.engine import make_fabric
 from zwicky.training.optim import make_optimizer, set_schedule
 from zwicky.views.contract import Views
 
+PACKAGES = ["torch", "timm"]  # whose versions matter
 CEILING_SIDE = 2048
 
 
@@ -53,7 +49,7 @@ def take_turns(contestants: list[Contestant], options: argparse.Namespace) -> li
     """
     clock = clock_of(options)
     ceilings: list[float] = []
-    print(f"{machine()}\n{options.threads} threads; first steps:", flush=True)
+    print(f"{machine(PACKAGES)}\n{options.threads} threads; first steps:", flush=True)
     for each in contestants:
         each.before()
         if "compile" not in each.name:
@@ -142,28 +138,11 @@ def write_table(rows: list[dict[str, Any]], ceilings: list[float], options: argp
         print("  ".join(value.rjust(width) for value, width in zip(line, widths, strict=True)))
     if options.out is None:
         return
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        file.write(f"# {machine()}\n")
-        file.write(f"# {options.threads} threads, {options.clock} clock, {options.rounds} rounds of {options.steps}\n")
-        file.write(f"# load average {os.getloadavg()[0]:.1f} at the end (an idle machine shows {options.threads})\n")
-        file.write(f"# bf16 matrix product {median(ceilings) / 1e9:.0f} GFLOP/s (median of the rounds)\n")
-        file.write(f"# python {shlex.join([Path(sys.argv[0]).as_posix(), *sys.argv[1:]])}\n")
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-
-
-def machine() -> str:
-    """Processor, its number, and the versions that matter."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-        flags = next((line for line in lines if line.startswith("flags")), "").split()
-        name += "".join(f", {flag}" for flag in ("avx512_bf16", "amx_bf16") if flag in flags)
-    versions = f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} x {name}; {versions}"
+    notes = [
+        f"{options.threads} threads, {options.clock} clock, {options.rounds} rounds of {options.steps}",
+        f"bf16 matrix product {median(ceilings) / 1e9:.0f} GFLOP/s (median of the rounds)",
+    ]
+    write_csv(options.out, rows, notes, PACKAGES)
 
 
 def add_arguments(parser: argparse.ArgumentParser, numbers: list[tuple[str, int, str]]) -> None:

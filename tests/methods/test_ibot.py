@@ -106,6 +106,11 @@ def test_patches_that_are_not_valid_neither_learn_nor_teach(small_backbone, make
     old = method.region_center.clone()
     method.after_step(0.1)
     assert torch.allclose(method.region_center, 0.9 * old + 0.1 * mean, atol=1e-6)
+
+
+def test_where_nothing_is_valid_the_patches_add_nothing(small_backbone, make_views):
+    method = made(small_backbone())
+    views = make_views(masking=method.needs.masking)
     views.valid = [torch.zeros_like(v) for v in views.valid]
     with torch.no_grad():
         assert float(method(views)["loss"]) == pytest.approx(by_hand(method, views)[0], abs=1e-5)

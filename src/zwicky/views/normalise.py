@@ -76,7 +76,8 @@ class Normalisation:
             scale.append(_scale(row - center[-1], kind))
         draft = cls(tuple(bands), tuple(center), tuple(scale), stretch, config.softening)
         stretched, valid = draft(torch.from_numpy(values)[None, :, None])
-        spread = float(stretched[valid].double().std(correction=0))
+        some = stretched.numpy()[valid.numpy()]  # torch's own indexing by a mask takes 32 bytes a value
+        spread = float(torch.from_numpy(some).double().std(correction=0))
         return replace(draft, unit=spread if spread > 0 else 1.0)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
