@@ -11,7 +11,8 @@ from zwicky.errors import UserError
 from zwicky.methods.registry import METHODS
 from zwicky.training import state
 from zwicky.training.config import TrainConfig
-from zwicky.training.loop import Source, fit
+from zwicky.training.loop import fit
+from zwicky.training.source import Source
 from zwicky.views.augment import Augment
 from zwicky.views.config import NormalisationConfig, ViewsConfig
 from zwicky.views.normalise import Normalisation
@@ -67,7 +68,7 @@ def test_stopped_and_resumed_is_uninterrupted(
             after_step(progress)
 
         method.after_step = stopping
-        source = Source(images, rows, rows % 3 if needs.targets else None)
+        source = Source(cutouts.images, rows.numpy(), rows % 3 if needs.targets else None)
         fit(method, source, augment, config, seed=1, folder=tmp_path / folder, title="t", quiet=True)
         return method
 

@@ -37,7 +37,8 @@ from pathlib import Path
 import numpy as np, torch
 from zwicky import backbones, methods
 from zwicky.training.config import TrainConfig
-from zwicky.training.loop import Source, fit
+from zwicky.training.loop import fit
+from zwicky.training.source import Source
 from zwicky.views.augment import Augment
 from zwicky.views.config import NormalisationConfig, ViewsConfig
 from zwicky.views.normalise import Normalisation
@@ -62,7 +63,7 @@ for name, options in {METHODS!r}.items():
     augment = Augment(
         views, normalisation, (16, 16), bands, needs.global_crops, needs.local_crops, masking=needs.masking
     )
-    source = Source(torch.from_numpy(images), torch.arange(40), torch.arange(40) % 2 if needs.targets else None)
+    source = Source(images, np.arange(40), torch.arange(40) % 2 if needs.targets else None)
     config = TrainConfig(max_steps=5, batch_size=12, precision="float32", lr=1e-2, warmup=0.0)
     fit(method, source, augment, config, seed=5, folder=Path(sys.argv[1]) / name, title=name, quiet=True)
 """

@@ -1,0 +1,94 @@
+"""From files of two surveys to the loss: what an object lacks is 0 in its crops, not valid, and nobody learns it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from astropy.io import fits
+
+from zwicky import backbones, methods
+from zwicky.cutouts.ingest import ingest
+from zwicky.cutouts.store import open_store
+from zwicky.views.augment import Augment
+from zwicky.views.config import ViewsConfig
+from zwicky.views.normalise import Normalisation
+
+PLAIN = ViewsConfig(
+    rotation="none", flip=False, shift=0.0, global_scale=(1.0, 1.0), local_crops=0, brightness=0.0, contrast=0.0,
+    blur=0.0, noise=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def survey(tmp_path):
+    """Store of 16 × 16 images: six with the bands g and r, six with r and i, and a few bad pixels; (cutouts, truth)."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    truth = {}
+    for row in range(12):
+        bands = "gr" if row % 2 else "ri"
+        image = rng.normal(5, 2, (2, 16, 16)).astype(np.float32)
+        image[1, 3, row] = np.nan
+        header = fits.Header({f"BAND{number}": band for number, band in enumerate(bands)})
+        fits.PrimaryHDU(image, header).writeto(tmp_path / "in" / f"{row:02}.fits")
+        for band, plane in zip(bands, image, strict=True):
+            truth[f"{row:02}.fits", band] = plane
+    ingest(tmp_path / "in", tmp_path / "store")
+    return open_store(tmp_path / "store"), truth
+
+
+def test_bands_and_pixels_that_are_missing_reach_the_views(survey):
+    cutouts, truth = survey
+    assert sorted(cutouts.bands) == ["g", "i", "r"]
+    normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
+    rows = torch.arange(12)
+    views = Augment(PLAIN, normalisation, cutouts.size, cutouts.bands, 1)(
+        torch.from_numpy(cutouts.images), rows, seed=0, step=0
+    )
+    for row, identifier in enumerate(cutouts.ids):
+        present = cutouts.column("bands_present")[row]
+        for index, band in enumerate(cutouts.bands):
+            crop, valid = views.crops[0][row, index].numpy(), views.valid[0][row, index].numpy()
+            plane = truth.get((identifier, band))
+            assert (plane is not None) == (band in present)
+            assert np.array_equal(valid, np.zeros((16, 16), bool) if plane is None else np.isfinite(plane))
+            assert (crop[~valid] == 0).all()
+            assert plane is None or np.corrcoef(crop[valid], plane[valid])[0, 1] > 0.97
+    # However they are turned, zoomed, blurred and made noisy: a band that is not there is nowhere valid, and stays 0.
+    busy = ViewsConfig(local_crops=2, local_size=8, blur=1.0, noise=1.0)
+    views = Augment(busy, normalisation, cutouts.size, cutouts.bands, 2, True)(
+        torch.from_numpy(cutouts.images), rows, seed=0, step=0
+    )
+    absent = torch.tensor([[(i, band) not in truth for band in cutouts.bands] for i in cutouts.ids])
+    for crop, valid in zip(views.crops, views.valid, strict=True):
+        assert torch.equal(~valid.any(-1).any(-1), absent)
+        assert not crop[absent].any()
+        assert not crop[~valid].any()
+
+
+@pytest.mark.parametrize("name", ["simmim", "mae"])
+def test_losses_of_pixels_do_not_see_them(survey, name):
+    """The gradient on what the network draws is 0 wherever the file had no pixel, and not elsewhere behind the mask."""
+    cutouts, truth = survey
+    torch.manual_seed(0)
+    options = {"patch_size": 4, "width": 16, "depth": 1, "heads": 2}
+    method = methods.create(name, backbones.create("vit_tiny", bands=3, image_size=16, **options))
+    normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
+    augment = Augment(PLAIN, normalisation, cutouts.size, cutouts.bands, 1, masking=method.needs.masking)
+    views = augment(torch.from_numpy(cutouts.images), torch.arange(12), seed=0, step=0)
+    drawn = []
+
+    def keep(_module, _inputs, output):
+        output.retain_grad()
+        drawn.append(output)
+
+    method.decoder.register_forward_hook(keep)
+    method(views)["loss"].backward()
+    gradient = drawn[0].grad  # [B, bands, 16, 16], or [B, 4, 4, bands · 16] of MAE
+    if name == "mae":
+        gradient = gradient.unflatten(3, (3, 4, 4)).permute(0, 3, 1, 4, 2, 5).reshape(12, 3, 16, 16)
+    blank = np.full((16, 16), np.nan)
+    there = np.isfinite([[truth.get((i, band), blank) for band in cutouts.bands] for i in cutouts.ids])
+    hidden = views.masks[0].numpy().repeat(4, 1).repeat(4, 2)[:, None]
+    assert np.array_equal(gradient.numpy() != 0, hidden & there)
