@@ -20,6 +20,7 @@ GROUP_BYTES = 4 * 2**20
 MIXED_BYTES = 24 * 2**20
 MEMORY_GB = 0.05  # allowed for pixels
 EXTRA = 480 * 2**20  # bytes of writable memory beyond what the libraries begin with: less than the pixels of the store
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 MOST = 30  # MB by which a large store may take more than a small one, for its table: nothing like its pixels
 
 PROGRAM = """
@@ -93,7 +94,7 @@ def peaks(folder, rows):
         [sys.executable, "-c", PROGRAM, str(folder / f"{rows}"), str(folder / f"runs{rows}"), *numbers],
         capture_output=True,
         text=True,
-        env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MALLOC_ARENA_MAX="2"),
+        env=dict(os.environ, **ONE_THREAD, MALLOC_ARENA_MAX="2", ARROW_DEFAULT_MEMORY_POOL="system"),
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

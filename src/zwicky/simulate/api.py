@@ -109,7 +109,7 @@ def _unite(pieces: Sequence[Path], out: Path, source: str) -> None:
         for piece in pieces:
             values.update(read_labels(piece).values)
             for group in iterate_store(piece):
-                writer.append(group.images, group.table)
+                writer.append(group.images[:], group.table)
         write_labels(writer.folder, Labels(values, source))  # so that they arrive with the pixels
 
 
