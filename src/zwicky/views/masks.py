@@ -33,7 +33,8 @@ class Masking:
         """
         height, width = self.grid
         u = torch.rand(count, 2, generator=generator)
-        share = self.ratio[0] + (self.ratio[1] - self.ratio[0]) * u[:, 0]
+        # In float64: float32 turns a share of exactly half a cell into more than half of one.
+        share = self.ratio[0] + (self.ratio[1] - self.ratio[0]) * u[:, 0].double()
         wanted = (share * height * width).round().long() * (u[:, 1] < self.probability)
         mask = torch.zeros(count, height, width, dtype=torch.bool)
         for _ in range(ROUNDS if self.blocks else 0):
