@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from zwicky.simulate.composite import composite
 from zwicky.simulate.deflection import DEFLECTORS
 from zwicky.simulate.draw import BLOCK, draw_block, generator
 from zwicky.simulate.layers import LAYERS, SOURCES
-from zwicky.simulate.noise import add_noise, signal_to_noise, sky_noise
+from zwicky.simulate.noise import add_noise, noise_of_deeplense_1, signal_to_noise, sky_noise
 from zwicky.simulate.population import Population
 from zwicky.simulate.psf import PROFILES
 from zwicky.simulate.registry import find_population
@@ -123,6 +124,8 @@ def _check(population: str, count: int, seed: int) -> Population:
         _known(population, "shape", kind.layers.values(), [*LAYERS, *SOURCES])
         _known(population, "deflector", kind.deflectors, DEFLECTORS)
     _known(population, "psf", (band.psf for band in chosen.instrument.bands), PROFILES)
+    if chosen.warning:
+        print(f"warning: {population}: {chosen.warning}", file=sys.stderr)
     return chosen
 
 
@@ -143,7 +146,7 @@ def _blocks(population: Population, count: int, seed: int, first: int = 0) -> It
         clean = layers.sum(1)
         for position, layer in enumerate(population.light):
             more[f"{layer}_snr"] = signal_to_noise(layers[:, position], clean, instrument)
-        images = add_noise(clean, instrument, generator(population, seed, block, "noise"))
+        images = _noisy(population, clean, drawn.values, generator(population, seed, block, "noise"))
         if population.composite is not None:
             rng = generator(population, seed, block, "composite")
             images = composite(images, instrument.band_names, population.composite, rng)
@@ -154,7 +157,7 @@ def _blocks(population: Population, count: int, seed: int, first: int = 0) -> It
             "pixel_scale": [instrument.pixel_scale] * kept,
             "survey": [f"simulated-{instrument.name}"] * kept,
             "psf_fwhm": list(fwhm * truth["seeing"][:, None]),
-            "noise": [sky_noise(instrument) if population.composite is None else None] * kept,
+            "noise": [_sky(population)] * kept,
             "simulated": [True] * kept,
             "pixel_hash": [pixel_hash(image) for image in images[:kept]],
             "kind": drawn.kinds[:kept].tolist(),
@@ -162,6 +165,23 @@ def _blocks(population: Population, count: int, seed: int, first: int = 0) -> It
         truth |= {name: _lists(values[:kept]) for name, values in drawn.lists.items()}
         ids = [f"{population.name}-s{seed}-{block * BLOCK + row:06d}" for row in range(kept)]
         yield images[:kept], make_table(ids, columns | truth)
+
+
+def _noisy(
+    population: Population, clean: np.ndarray, values: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    if population.noise == "none":
+        return clean
+    if population.noise == "deeplense-1":
+        return noise_of_deeplense_1(clean, population.instrument, values["exposure"], rng)
+    return add_noise(clean, population.instrument, rng)
+
+
+def _sky(population: Population) -> np.ndarray | None:
+    """[bands] noise of an empty pixel; None where the pixels are no fluxes."""
+    if population.composite is not None:
+        return None
+    return sky_noise(population.instrument) * (population.noise != "none")
 
 
 def _lists(values: np.ndarray) -> pa.Array:

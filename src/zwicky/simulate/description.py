@@ -25,13 +25,14 @@ from zwicky.simulate.distributions import (
     Choice,
     Constant,
     Distribution,
+    EinsteinRadius,
     LogUniform,
     Normal,
     Times,
     Uniform,
 )
 from zwicky.simulate.instruments import INSTRUMENTS, Band, Instrument
-from zwicky.simulate.population import Composite, Kind, Light, Parameter, Population
+from zwicky.simulate.population import NOISES, Composite, Kind, Light, Parameter, Population
 from zwicky.simulate.substructure import AxionVortex, ColdDarkMatter, FixedNumber, Substructure
 
 MOST_PIXELS = 1024
@@ -50,6 +51,7 @@ WORDS: dict[str, int | None] = {
     "annulus": 2,
     "normal": 2,
     "choice": None,
+    "einstein_radius": 1,
 }
 
 
@@ -168,6 +170,8 @@ class _Reader:
         if len(words) != 1:
             raise self.wrong(where, f"must say how it is drawn, by one of {', '.join(WORDS)}")
         word = words[0]
+        if word == "einstein_radius" and not {"z_lens", "z_source"} <= drawn:
+            raise self.wrong(where, "needs z_lens and z_source; put these parameters above")
         fitting = {"normal": {"between"}, "choice": {"weights"}}.get(word, set())
         beside = {"times", "around"} | ({"slope"} if "around" in table else set())
         self.only(table, where, {word}, fitting | also | beside)
@@ -187,6 +191,8 @@ class _Reader:
     def _plain(self, word: str, given: tuple[float, ...], table: dict[str, Any], where: str) -> Distribution:
         if word == "value":
             return Constant(given[0])
+        if word == "einstein_radius":
+            return EinsteinRadius(given[0])
         if word == "choice":
             weights = self.numbers(table["weights"], f"{where}.weights", len(given)) if "weights" in table else None
             weights = weights or (1.0,) * len(given)
@@ -283,7 +289,7 @@ class _Reader:
 
     def population(self, name: str, description: dict[str, Any], text: str) -> Population:
         needed = {"about", "instrument", "size", "common", "light", "kinds"}
-        self.only(description, "population", needed, {"bands", "composite", "supersampling"})
+        self.only(description, "population", needed, {"bands", "composite", "supersampling", "noise", "warning"})
         instrument = self.instrument(description["instrument"])
         if "bands" in description:
             wanted = description["bands"]
@@ -309,7 +315,15 @@ class _Reader:
         cells = description.get("supersampling", 2)
         if type(cells) is not int or not 1 <= cells <= 16:
             raise self.wrong("supersampling", f"is {cells!r}; write how many cells a pixel is cut into, from 1 to 16")
-        return Population(name, about, instrument, size, common, light, kinds, cells, composite, text)
+        noise = description.get("noise", NOISES[0])
+        if noise not in NOISES:
+            raise self.wrong("noise", f"is {noise!r}; choose one of {', '.join(NOISES)}")
+        if noise == "deeplense-1" and "exposure" not in common:
+            raise self.wrong("noise", "deeplense-1 needs the parameter exposure, in seconds; declare it in common")
+        warning = " ".join(str(description.get("warning", "")).split())
+        return Population(
+            name, about, instrument, size, common, light, kinds, cells, composite, text, noise=noise, warning=warning
+        )
 
     def substructure(self, value: Any, where: str, known: set[str]) -> Substructure:
         """One word for a declaration in `zwicky.simulate.substructure`, with its fields."""
@@ -318,6 +332,8 @@ class _Reader:
             raise self.wrong(where, f"must be one of {', '.join(SUBSTRUCTURES)}, with its settings")
         ((word, entry),) = table.items()
         where, kind = f"{where}.{word}", SUBSTRUCTURES[word]
+        if missing := sorted(kind.needs - known):
+            raise self.wrong(where, f"needs {', '.join(missing)}; declare these parameters")
         entry = self.table(entry or {}, where)
         names = {field.name: field for field in fields(kind)}
         needed = {name for name, field in names.items() if field.default is MISSING}

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from zwicky.simulate.cosmology import FIDUCIAL
+
 
 class Distribution(Protocol):
     """Anything that can draw `count` values of one parameter."""
@@ -111,3 +113,13 @@ class Times:
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
         return drawn[self.name] * self.factor.draw(rng, count, drawn)
+
+
+@dataclass(frozen=True)
+class EinsteinRadius:
+    """That of a point of `mass` Msun, arcsec, at the redshifts `z_lens` and `z_source` drawn before."""
+
+    mass: float
+
+    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        return FIDUCIAL.theta_E_of_mass(self.mass, drawn["z_lens"], drawn["z_source"])

@@ -54,3 +54,15 @@ def add_noise(images: np.ndarray, instrument: Instrument, rng: np.random.Generat
     cannot be told apart, and a last-bit change in one pixel then stays in that pixel.
     """
     return images + np.sqrt(variance(images, instrument)) * rng.standard_normal(images.shape, dtype=np.float32)
+
+
+def noise_of_deeplense_1(
+    images: np.ndarray, instrument: Instrument, exposure: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Noise as DeepLense's Model I has it, on images in counts a second: photons of `exposure` [n] seconds, twice over.
+
+    Each of the two adds √(|counts| / exposure) × a normal number; the sky a normal number of constant width.
+    """
+    shot = np.sqrt(2 * np.abs(images) / exposure.astype(np.float32)[:, None, None, None])
+    sky = sky_noise(instrument).astype(np.float32)[:, None, None]
+    return images + np.hypot(shot, sky) * rng.standard_normal(images.shape, dtype=np.float32)

@@ -9,6 +9,8 @@ from zwicky.simulate.distributions import Distribution
 from zwicky.simulate.instruments import Instrument
 from zwicky.simulate.substructure import Substructure
 
+NOISES = ("counted", "none", "deeplense-1")
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -80,6 +82,7 @@ class Population:
     order before the kind's own. light: magnitudes of each layer, the same for all kinds, so that no kind is known by
     its flux or colour. supersampling: cells a pixel is sampled with, a side. composite: how the noisy image becomes an
     8-bit picture, where it does. text: the whole description in YAML, as `zwicky.simulate.description` reads it.
+    noise: one of `NOISES`. warning: what is wrong with these images, where something is; said whenever they are made.
     """
 
     name: str
@@ -92,6 +95,8 @@ class Population:
     supersampling: int = 2
     composite: Composite | None = None
     text: str = ""
+    noise: str = "counted"
+    warning: str = ""
 
     @property
     def bands_shown(self) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Substructure as declarations: which small masses a lens holds besides its smooth halo, and how they are drawn.
 
 `draw(rng, count, drawn)` gives columns, of one number an image [count] or of one a subhalo [count, S], NaN where an
-image has fewer than S. `drawn` holds what was drawn before; it must hold `lens_x`, `lens_y` (arcsec) and
-`theta_E_1e12`, the Einstein radius of 1e12 Msun at the redshifts of the lens and the source (arcsec), of which that of
-a mass m is √(m / 1e12). `columns` gives unit and meaning of each column.
+image has fewer than S. `drawn` holds what was drawn before, which must include `needs`: `theta_E_1e12` is the Einstein
+radius of 1e12 Msun at the redshifts of the lens and the source (arcsec); that of a mass m is √(m / 1e12) of it.
+`columns` gives unit and meaning of each column.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Substructure(Protocol):
     """Anything that can draw the small masses of `count` lenses."""
 
     columns: ClassVar[Columns]
+    needs: ClassVar[set[str]]
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Drawn) -> dict[str, np.ndarray]:
         """Columns, [count] or [count, S] float64."""
@@ -69,6 +70,7 @@ class FixedNumber:
     farthest: float
 
     columns: ClassVar[Columns] = PLACED
+    needs: ClassVar[set[str]] = {"lens_x", "lens_y", "theta_E_1e12"}
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Drawn) -> dict[str, np.ndarray]:
         shape = (count, self.number)
@@ -104,6 +106,7 @@ class ColdDarkMatter:
         "substructure_mass": ("Msun", "total mass of the substructure"),
         "sheet_kappa": ("", "convergence of the even sheet that makes up for the mass of the subhalos"),
     }
+    needs: ClassVar[set[str]] = {"lens_x", "lens_y", "theta_E_1e12", "z_lens", "z_source"}
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Drawn) -> dict[str, np.ndarray]:
         sigma, slope = self.sigma_sub.draw(rng, count, drawn), self.slope.draw(rng, count, drawn)
@@ -151,6 +154,7 @@ class AxionVortex:
         "vortex_half_length": ("arcsec", "half the length of the vortex"),
         "sphere_theta_E": ("arcsec", "Einstein radius, negative, of the sphere that makes up for the vortex's mass"),
     }
+    needs: ClassVar[set[str]] = {"theta_E", "theta_E_1e12"}
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Drawn) -> dict[str, np.ndarray]:
         axion = self.log10_axion_mass.draw(rng, count, drawn)
