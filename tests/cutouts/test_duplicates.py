@@ -16,7 +16,7 @@ def objects(pixels: list[int], **columns: list) -> Cutouts:
     return make_cutouts(images, ("g",), **columns)
 
 
-def literal_groups(cutouts: Cutouts, column: str | None) -> list[int]:
+def literal_groups(cutouts: Cutouts, column: str | None = None) -> list[int]:
     """Spread the smallest row number along all equalities until nothing changes; positions by astropy."""
     count = len(cutouts)
     hashes, ra, dec = cutouts.column("pixel_hash"), cutouts.column("ra"), cutouts.column("dec")
@@ -58,9 +58,9 @@ def test_groups_follow_the_definition(rows):
     pixels, ra, dec, names = (list(values) for values in zip(*rows, strict=True))
     ra = [None if value is None else (value + 359.9995) % 360 for value in ra]  # across the meridian
     cutouts = objects(pixels, ra=ra, dec=dec, source=[*names])
-    for column in (None, "source"):
-        groups = find_groups(cutouts, column)
-        assert [groups[i] for i in cutouts.ids] == [cutouts.ids[row] for row in literal_groups(cutouts, column)]
+    for columns in ([], ["source"]):
+        groups = find_groups(cutouts, *columns)
+        assert [groups[i] for i in cutouts.ids] == [cutouts.ids[row] for row in literal_groups(cutouts, *columns)]
 
 
 def test_many_objects_at_one_place_are_one_group_at_once():

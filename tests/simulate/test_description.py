@@ -65,7 +65,7 @@ def test_a_file_of_ones_own_is_simulated(tmp_path):
 
 def test_a_base_is_changed_and_a_null_takes_away(tmp_path):
     written(tmp_path, SMALL)
-    mine = {"base": "mine.yaml", "size": 12, "common": {"lens_R": {"uniform": None, "normal": [0.5, 0.1]}}}
+    mine = {"base": "mine.yaml", "size": 12, "common": {"lens_R": {"normal": [0.5, 0.1]}}}
     read = read_population(written(tmp_path, mine, "more.yaml"))
     assert (read.name, read.size) == ("more", 12)
     assert read.common["lens_R"].distribution == Normal(0.5, 0.1)

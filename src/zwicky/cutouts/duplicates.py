@@ -14,17 +14,16 @@ from zwicky.cutouts.contract import Cutouts
 SAME_POSITION = 1.0  # arcsec
 
 
-def find_groups(cutouts: Cutouts, column: str | None = None) -> dict[str, str]:
+def find_groups(cutouts: Cutouts, *columns: str) -> dict[str, str]:
     """Group of each object: `groups[a] == groups[b]` where a chain of equalities joins a and b.
 
     Two objects are equal if their pixel hashes are, if both positions are known and at most 1″ apart, or if they
-    share a value of `column` (e.g. `object`, a source galaxy, a sky region). A group is called after its first
+    share a value of one of `columns` (e.g. `object`, a source galaxy, a sky region). A group is called after its first
     object in the table, so a lone object is its own group.
     """
     ids = cutouts.ids
     links = [_equal_values(cutouts.column("pixel_hash")), position_pairs(unit_vectors(cutouts))]
-    if column is not None:
-        links.append(_equal_values(cutouts.column(column)))
+    links += [_equal_values(cutouts.column(column)) for column in columns]
     pairs = np.concatenate(links)
     graph = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(ids), len(ids)))
     _, component = connected_components(graph, directed=False)

@@ -14,6 +14,14 @@ from zwicky.cutouts.duplicates import find_groups
 from zwicky.cutouts.tables import Labels, Split, order_classes
 from zwicky.errors import UserError
 
+SHARED = ("source_id", "lens_id", "pair_id")  # columns of simulations: the same galaxy in several images
+
+
+def _shared(cutouts: Cutouts, column: str | None) -> list[str]:
+    """Columns whose equal values may not be parted."""
+    known = [name for name in SHARED if name in cutouts.table.column_names]
+    return known if column is None else [*known, column]
+
 
 def holdout_split(
     cutouts: Cutouts,
@@ -27,13 +35,14 @@ def holdout_split(
     """Share the labelled objects out to train, validation and test.
 
     fractions: shares of train, validation and test, summing to 1. group_column: objects with equal values of it stay
-    together, as duplicates always do. Without groups each class is within one object of its share in every role.
+    together, as duplicates and simulated images of one galaxy (`SHARED`) always do. Without groups each class is within
+    one object of its share in every role.
     Unlabelled objects get the role `unlabelled`, except one grouped with a validation or test object, which gets none.
     """
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(f"split fractions {tuple(fractions)} must be three shares, train, validation, test, with sum 1")
     names = ("train", "validation", "test")
-    groups = find_groups(cutouts, group_column)
+    groups = find_groups(cutouts, *_shared(cutouts, group_column))
     classes = labels.of(cutouts.ids)
     labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
     group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)
@@ -79,7 +88,7 @@ def fold_splits(
     if folds < 2 or repeats < 1:
         raise UserError(f"{folds} folds, {repeats} repeats: no cross-validation; use at least 2 folds and 1 repeat")
     ids = cutouts.ids
-    groups = find_groups(cutouts, group_column)
+    groups = find_groups(cutouts, *_shared(cutouts, group_column))
     group = np.array([groups[identifier] for identifier in ids], dtype=object)
     classes = labels.of(ids)
     labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711

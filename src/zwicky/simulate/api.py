@@ -23,6 +23,7 @@ from zwicky.progress import StepProgress
 from zwicky.simulate.composite import composite
 from zwicky.simulate.deflection import DEFLECTORS
 from zwicky.simulate.draw import BLOCK, draw_block, generator
+from zwicky.simulate.galaxies import galaxy_ids, read_bank
 from zwicky.simulate.layers import LAYERS, SOURCES
 from zwicky.simulate.noise import add_noise, noise_of_deeplense_1, signal_to_noise, sky_noise
 from zwicky.simulate.population import Population
@@ -81,6 +82,7 @@ def _claim(folder: Path, chosen: Population, seed: int) -> None:
         "seed": seed,
         "zwicky": __version__,
         "torch": str(torch_version),
+        "galaxies": {name: read_bank(galaxies).digest for name, galaxies in chosen.galaxies.items()},
     }
     if (folder / "simulation.json").exists() and read_json(folder / "simulation.json") != wanted:
         raise UserError(f"{folder} holds the beginning of another simulation; remove it, or choose another --out")
@@ -123,6 +125,11 @@ def _check(population: str, count: int, seed: int) -> Population:
     for kind in chosen.kinds.values():
         _known(population, "shape", kind.layers.values(), [*LAYERS, *SOURCES])
         _known(population, "deflector", kind.deflectors, DEFLECTORS)
+        for name in sorted({"source", "lens"} - set(chosen.galaxies)):
+            if f"real_{name}" in kind.layers.values():
+                raise UserError(f"{population}: real_{name} needs a store of galaxies; name one in galaxies.{name}")
+    for galaxies in chosen.galaxies.values():
+        read_bank(galaxies)
     _known(population, "psf", (band.psf for band in chosen.instrument.bands), PROFILES)
     if chosen.warning:
         print(f"warning: {population}: {chosen.warning}", file=sys.stderr)
@@ -162,6 +169,8 @@ def _blocks(population: Population, count: int, seed: int, first: int = 0) -> It
             "pixel_hash": [pixel_hash(image) for image in images[:kept]],
             "kind": drawn.kinds[:kept].tolist(),
         }
+        known = {name: values[:kept] for name, values in drawn.values.items()}
+        truth |= {name: pa.array(ids, pa.string()) for name, ids in galaxy_ids(population.galaxies, known).items()}
         truth |= {name: _lists(values[:kept]) for name, values in drawn.lists.items()}
         ids = [f"{population.name}-s{seed}-{block * BLOCK + row:06d}" for row in range(kept)]
         yield images[:kept], make_table(ids, columns | truth)

@@ -32,7 +32,7 @@ from zwicky.simulate.distributions import (
     Uniform,
 )
 from zwicky.simulate.instruments import INSTRUMENTS, Band, Instrument
-from zwicky.simulate.population import NOISES, Composite, Kind, Light, Parameter, Population
+from zwicky.simulate.population import NOISES, Composite, Galaxies, Kind, Light, Parameter, Population
 from zwicky.simulate.substructure import AxionVortex, ColdDarkMatter, FixedNumber, Substructure
 
 MOST_PIXELS = 1024
@@ -105,8 +105,19 @@ def _resolved(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         raise UserError(f"{path}: base is {base!r}; write the name of a population or a YAML file")
     below = _path_of(base) if base in population_names() or Path(base).is_absolute() else path.parent / _path_of(base)
-    merged = merge(_resolved(below, (*above, path)), settings)
-    return _without_null(merged)
+    return _without_null(_laid_over(_resolved(below, (*above, path)), settings))
+
+
+def _laid_over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """As `merge`, but a parameter that is drawn by another word keeps only its unit and meaning."""
+    merged = merge(base, changes)
+    for key, new in changes.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            words = [word for word in WORDS if new.get(word) is not None]
+            kept = old if not words or words[0] in old else {k: old[k] for k in ("unit", "meaning") if k in old}
+            merged[key] = _laid_over(kept, new)
+    return merged
 
 
 def _without_null(settings: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +300,8 @@ class _Reader:
 
     def population(self, name: str, description: dict[str, Any], text: str) -> Population:
         needed = {"about", "instrument", "size", "common", "light", "kinds"}
-        self.only(description, "population", needed, {"bands", "composite", "supersampling", "noise", "warning"})
+        optional = {"bands", "composite", "supersampling", "galaxies", "noise", "warning"}
+        self.only(description, "population", needed, optional)
         instrument = self.instrument(description["instrument"])
         if "bands" in description:
             wanted = description["bands"]
@@ -311,6 +323,7 @@ class _Reader:
         if not light or sum(kind.share for kind in kinds.values()) <= 0:
             raise self.wrong("kinds", "needs a layer of light and a kind with a share above 0")
         composite = self.composite(description["composite"], bands) if "composite" in description else None
+        galaxies = self.galaxies(description.get("galaxies", {}))
         about = " ".join(str(description["about"]).split())
         cells = description.get("supersampling", 2)
         if type(cells) is not int or not 1 <= cells <= 16:
@@ -322,8 +335,24 @@ class _Reader:
             raise self.wrong("noise", "deeplense-1 needs the parameter exposure, in seconds; declare it in common")
         warning = " ".join(str(description.get("warning", "")).split())
         return Population(
-            name, about, instrument, size, common, light, kinds, cells, composite, text, noise=noise, warning=warning
+            name, about, instrument, size, common, light, kinds, cells, composite, galaxies, text, noise, warning
         )
+
+
+    def galaxies(self, value: Any) -> dict[str, Galaxies]:
+        table = self.table(value, "galaxies")
+        self.only(table, "galaxies", set(), {"source", "lens"})
+        found = {}
+        for name, entry in table.items():
+            where = f"galaxies.{name}"
+            self.only(self.table(entry, where), where, {"store"}, {"part"})
+            if not isinstance(entry["store"], str):
+                raise self.wrong(f"{where}.store", f"is {entry['store']!r}; write the path of a store")
+            low, high = self.numbers(entry.get("part", [0, 1]), f"{where}.part", 2)
+            if not 0 <= low < high <= 1:
+                raise self.wrong(f"{where}.part", "takes two numbers from 0 to 1, the smaller first, as in [0, 0.8]")
+            found[name] = Galaxies(entry["store"], (low, high))
+        return found
 
     def substructure(self, value: Any, where: str, known: set[str]) -> Substructure:
         """One word for a declaration in `zwicky.simulate.substructure`, with its fields."""

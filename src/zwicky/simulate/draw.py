@@ -84,6 +84,9 @@ def units(population: Population) -> dict[str, tuple[str, str]]:
     table = {name: (parameter.unit, parameter.meaning) for name, parameter in known.items()}
     for kind in population.kinds.values():
         table |= kind.substructure.columns if kind.substructure is not None else {}
+    for name in population.galaxies:
+        if f"{name}_pick" in table:
+            table[f"{name}_id"] = ("", f"id of the real galaxy that is the {name}")
     for layer, light in population.light.items():
         for band in dict.fromkeys((light.band, *population.instrument.band_names)):
             table[f"{layer}_mag_{band}"] = ("mag", f"AB magnitude of the {layer} light in {band}, as observed")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zwicky.simulate.components import elliptical_polar, ring, sersic, sersic_flux, spiral
+from zwicky.simulate.galaxies import show
 
 Parameters = Mapping[str, Tensor]
 CLUMPS = 4
@@ -52,6 +53,21 @@ def clumpy_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
 def clumpy_source_flux(p: Parameters) -> Tensor:
     """Integral of `clumpy_source`, arcsec²."""
     return sersic_source_flux(p) * (1 + sum(p[f"clump{k}_weight"] for k in range(1, CLUMPS + 1)))
+
+
+def real_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
+    """A real galaxy, placed from the lens."""
+    return show("source", u - p["lens_x"] - p["source_dx"], v - p["lens_y"] - p["source_dy"], p)
+
+
+def real_source_flux(p: Parameters) -> Tensor:
+    """Integral of `real_source`: 1."""
+    return torch.ones_like(p["source_zoom"])
+
+
+def real_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """A real galaxy in place of the red one."""
+    return show("lens", x - p["lens_x"], y - p["lens_y"], p)
 
 
 def two_arm_spiral(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
@@ -123,6 +139,7 @@ def pair(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
 LAYERS: dict[str, Callable[[Tensor, Tensor, Parameters], Tensor]] = {
     "galaxy": galaxy,
     "pair": pair,
+    "real_lens": real_lens,
     "spiral": two_arm_spiral,
     "tail": tidal_tail,
     "ring": blue_ring,
@@ -135,4 +152,5 @@ LAYERS: dict[str, Callable[[Tensor, Tensor, Parameters], Tensor]] = {
 SOURCES: dict[str, tuple[Callable[[Tensor, Tensor, Parameters], Tensor], Callable[[Parameters], Tensor]]] = {
     "sersic_source": (sersic_source, sersic_source_flux),
     "clumpy_source": (clumpy_source, clumpy_source_flux),
+    "real_source": (real_source, real_source_flux),
 }

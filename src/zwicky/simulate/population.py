@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from zwicky.simulate.distributions import Distribution
 from zwicky.simulate.instruments import Instrument
@@ -75,14 +75,23 @@ class Composite:
 
 
 @dataclass(frozen=True)
+class Galaxies:
+    """Real galaxies that a population shows. store: a path. part: from where to where, 0 to 1, of the galaxies."""
+
+    store: str
+    part: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class Population:
     """Simulated objects of several kinds, seen with one instrument.
 
     about: one line for the list of populations. size: pixels a side. common: parameters of every kind, drawn in this
     order before the kind's own. light: magnitudes of each layer, the same for all kinds, so that no kind is known by
     its flux or colour. supersampling: cells a pixel is sampled with, a side. composite: how the noisy image becomes an
-    8-bit picture, where it does. text: the whole description in YAML, as `zwicky.simulate.description` reads it.
-    noise: one of `NOISES`. warning: what is wrong with these images, where something is; said whenever they are made.
+    8-bit picture, where it does. galaxies: real ones, for `source` and `lens`. text: the whole description in YAML, as
+    `zwicky.simulate.description` reads it. noise: one of `NOISES`. warning: what is wrong with these images, where
+    something is; said whenever they are made.
     """
 
     name: str
@@ -94,6 +103,7 @@ class Population:
     kinds: Mapping[str, Kind]
     supersampling: int = 2
     composite: Composite | None = None
+    galaxies: Mapping[str, Galaxies] = field(default_factory=dict)
     text: str = ""
     noise: str = "counted"
     warning: str = ""

@@ -16,6 +16,7 @@ from torch import Tensor
 from zwicky.errors import UserError
 from zwicky.simulate.deflection import shoot
 from zwicky.simulate.draw import Drawn
+from zwicky.simulate.galaxies import chosen_galaxies
 from zwicky.simulate.layers import LAYERS, SOURCES, Parameters
 from zwicky.simulate.noise import nanomaggies
 from zwicky.simulate.population import Kind, Population
@@ -59,7 +60,9 @@ def render_block(population: Population, drawn: Drawn) -> tuple[np.ndarray, dict
         of_kind = np.flatnonzero(drawn.kinds == name)
         for start in range(0, len(of_kind), step := max(1, CELLS // fine**2)):
             rows = of_kind[start : start + step]
-            shapes = shapes_of(population, kind, x, y, parameters_of(drawn, rows))
+            p = parameters_of(drawn, rows)
+            p.update(chosen_galaxies(population.galaxies, {name: one[rows] for name, one in drawn.values.items()}))
+            shapes = shapes_of(population, kind, x, y, p)
             magnification[rows] = shapes.magnification.numpy()
             images[rows] = observe(population, shapes.cells, drawn, rows).numpy()
     return images, _lensing_truth(population, drawn, magnification)
