@@ -42,6 +42,11 @@ def make_store(path: Path, kind: str, count: int) -> None:
             writer.append(images, make_table([f"{start + row:08}" for row in range(len(images))]))
 
 
+def peak_mb() -> float:
+    """The most memory this process has held so far."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
+
+
 def read_epoch(path: Path) -> dict[str, float]:
     """Read one epoch of a store as training does; for a process of its own."""
     import torch
@@ -49,12 +54,9 @@ def read_epoch(path: Path) -> dict[str, float]:
     from zwicky.training import batches
     from zwicky.training.source import Feed, Source
 
-    def peak() -> float:
-        return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # type: ignore[index]
-
     torch.set_num_threads(1)
     batches.MIXED_BYTES = MIXED_BYTES
-    before = peak()
+    before = peak_mb()
     images = open_store(path, memory_gb=0).images
     feed = Feed(Source(images, np.arange(len(images))), BATCH, 0, torch.device("cpu"))
     wall, processor = time.perf_counter(), time.process_time()
@@ -62,7 +64,7 @@ def read_epoch(path: Path) -> dict[str, float]:
         feed(step, slice(0, BATCH))
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     count = feed.batches.per_epoch * BATCH
-    return {"wall": count / wall, "processor": count / processor, "peak": peak() - before}
+    return {"wall": count / wall, "processor": count / processor, "peak": peak_mb() - before}
 
 
 def main() -> None:
