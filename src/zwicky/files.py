@@ -9,6 +9,7 @@ import contextlib
 import csv
 import glob
 import json
+import math
 import os
 import platform
 import shutil
@@ -16,7 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from zwicky.errors import UserError
+
+MOST_VALUES = 100_000  # of settings; a few lines of YAML can name more than any memory holds
 
 
 @contextlib.contextmanager
@@ -72,11 +77,46 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds an object; anything else is the user's to mend."""
+    held = read_json(path)
+    if not isinstance(held, dict):
+        raise UserError(f"cannot read {path}: it holds no object; make it again with the command that wrote it")
+    return held
+
+
+def read_settings(path: Path | str) -> dict[str, Any]:
+    """Read a YAML file of settings by name; anything else is the user's to mend."""
+    try:
+        held = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}: not YAML{where} ({getattr(error, 'problem', 'unreadable')}); mend it there") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}; it must be YAML in UTF-8") from error
+    if not isinstance(held, dict):
+        raise UserError(f"{path}: holds {type(held).__name__}, not settings; write `name: value` lines")
+    if _count(held, {}) > MOST_VALUES:
+        raise UserError(f"{path}: holds more than {MOST_VALUES} values, or one that holds itself; look at its aliases")
+    return held
+
+
+def _count(held: Any, known: dict[int, float]) -> float:
+    """How many values there are, those behind an alias each time it is used; infinite where one holds itself."""
+    if not isinstance(held, dict | list):
+        return 1
+    if id(held) not in known:
+        known[id(held)] = math.inf  # if it comes again before it is counted
+        known[id(held)] = 1 + sum(_count(value, known) for value in (held.values() if isinstance(held, dict) else held))
+    return known[id(held)]
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; a missing or damaged one is the user's to mend."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}; make it again with the command that wrote it") from error
 
 

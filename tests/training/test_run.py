@@ -11,7 +11,7 @@ import yaml
 from zwicky.cutouts.contract import make_cutouts
 from zwicky.errors import UserError
 from zwicky.training.config import PretrainConfig, TrainConfig
-from zwicky.training.run import Run, fingerprint, read_config, to_plain
+from zwicky.training.run import Run, fingerprint, to_plain
 
 
 def learnt(folder):
@@ -37,8 +37,9 @@ def test_the_same_goes_on_and_is_finished_once(tmp_path):
 def test_the_settings_written_are_all_of_them(tmp_path):
     config = PretrainConfig(train=TrainConfig(lr=1e-5, weight_decay_end=None))
     Run(tmp_path, "pretrain", config, 0, "data")
-    assert read_config(tmp_path) == to_plain(config) == yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert read_config(tmp_path)["train"]["lr"] == 1e-5
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert written == to_plain(config)
+    assert written["train"]["lr"] == 1e-5
 
 
 def test_other_settings_are_refused_by_name(tmp_path):
@@ -58,12 +59,23 @@ def test_settings_may_change_while_nothing_is_learnt(tmp_path):
     """A mistake found after the directory was made must not bar the corrected command from it."""
     Run(tmp_path, "pretrain", PretrainConfig(seed=1), 1, "data")
     Run(tmp_path, "pretrain", PretrainConfig(seed=2), 2, "other")
-    assert read_config(tmp_path)["seed"] == 2
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 2
     assert json.loads((tmp_path / "run.json").read_text())["data"] == "other"
     (tmp_path / "cells" / "a").mkdir(parents=True)
     (tmp_path / "cells" / "a" / "result.json").write_text("{}")
     with pytest.raises(UserError, match="other settings"):
         Run(tmp_path, "pretrain", PretrainConfig(seed=3), 3, "other")
+
+
+def test_a_run_killed_between_its_first_two_files_begins_again(tmp_path):
+    Run(tmp_path, "pretrain", PretrainConfig(seed=1), 1, "data")
+    (tmp_path / "config.yaml").unlink()
+    Run(tmp_path, "pretrain", PretrainConfig(seed=2), 2, "data")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["seed"] == 2
+    (tmp_path / "config.yaml").unlink()
+    learnt(tmp_path)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        Run(tmp_path, "pretrain", PretrainConfig(seed=2), 2, "data")
 
 
 def test_foreign_directories_are_left_alone(tmp_path):

@@ -23,6 +23,8 @@ BACKBONES["beit_base"] = BEiT
 BACKBONES["resnet18"] = ResNet18
 BACKBONES |= {"d4_vit": D4ViT, "d4_swin": D4Swin}
 
+LARGEST = 10_000  # of any number that describes a network; beyond, it would only fill the memory
+
 
 def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:
     """Build a backbone.
@@ -36,12 +38,20 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
     """
     if name not in BACKBONES:
         raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")
+    for option, value in {"bands": bands, "image_size": image_size, **options}.items():
+        least = 1 if option in ("bands", "image_size") else 0
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and not least <= number <= LARGEST:
+                raise UserError(f"backbone: {option} is {value}; choose from {least} to {LARGEST}")
     try:
         backbone = BACKBONES[name](bands=bands, image_size=image_size, **options)
     except TypeError as error:
         raise UserError(
             f"backbone: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename"
         ) from error
+    except (ValueError, ZeroDivisionError, AssertionError, RuntimeError) as error:  # numbers torch or timm stumble over
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"backbone: {name} cannot be built with these options ({said}); correct them") from error
     backbone.config = {"name": name, "bands": bands, "image_size": image_size, **options}
     if pretrained is not None:
         weights.load(backbone, pretrained)

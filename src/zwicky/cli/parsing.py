@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -40,7 +41,22 @@ def parse(command: Command, name: str, settings: dict[str, Any] | None, words: S
     parser = parser_of(name, command)
     if settings is not None:
         words = ["--config", yaml.safe_dump(settings, sort_keys=False), *words]
-    return parser.instantiate_classes(parser.parse_args(list(words)))
+    given = parser.parse_args(list(words))
+    if command.settings is not None:
+        _check_groups(command.settings, given)
+    return parser.instantiate_classes(given)
+
+
+def _check_groups(kind: type, given: Namespace, within: str = "") -> None:
+    """Refuse what the parser lets pass: null for what has no null, and anything but settings for a group of them."""
+    for name, expected in get_type_hints(kind).items():
+        value, group = given[name], is_dataclass(expected)
+        if group and not isinstance(value, Namespace):
+            raise UserError(f"{within}{name} is {value!r}; give its settings by their names")
+        if group:
+            _check_groups(expected, value, f"{within}{name}.")
+        elif value is None and NoneType not in get_args(expected):
+            raise UserError(f"{within}{name} is null; give a value or leave it out")
 
 
 def settings_of(kind: type, given: Namespace) -> Any:

@@ -58,6 +58,8 @@ def read_catalog(path: Path) -> Catalog:
     if repeated:
         raise UserError(f"the catalogue {path} has two columns {repeated[0]!r}; rename one")
     for number, line in enumerate(lines):
+        if any("\0" in cell for cell in line):
+            raise UserError(f"the catalogue {path} holds a NUL in its row {number}; it must be a CSV file in UTF-8")
         if any(cell.strip() for cell in line[len(columns) :]):
             raise UserError(
                 f"the catalogue {path} has more cells than columns in its row {number}; "

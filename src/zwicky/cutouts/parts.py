@@ -73,6 +73,8 @@ def look(path: Path | str) -> Parts:
             groups.append(RowGroup(part, number, start, count))
             start += count
     metadata = _checked_metadata(texts, path)
+    if not isinstance(metadata["truth"], list) or any(_shape(schema) != _said(metadata) for schema in schemas):
+        raise UserError(f"{path} is damaged: its images are not what its schema says; write the store again")
     missing = [name for name in STANDARD_COLUMNS if name not in schemas[0].names]
     if missing:
         raise UserError(f"{path} is damaged: it lacks the columns {', '.join(missing)}; write the store again")
@@ -153,3 +155,15 @@ def _checked_metadata(texts: set[bytes | None], path: Path) -> dict[str, Any]:
         lacking = ", ".join(absent) or "a known dtype"
         raise UserError(f"{path} is damaged: its schema lacks {lacking}; write the store again")
     return metadata
+
+
+def _shape(schema: pa.Schema) -> list[int] | None:
+    """[bands, H, W] of the images of a part, None where it has none."""
+    kind = schema.field("image").type if "image" in schema.names else None
+    return list(kind.shape) if isinstance(kind, pa.FixedShapeTensorType) else None
+
+
+def _said(metadata: dict[str, Any]) -> list[Any]:
+    """[bands, H, W] as a store says of itself, empty where it says nonsense."""
+    bands, size = metadata["bands"], metadata["size"]
+    return [len(bands), *size] if bands and isinstance(bands, list) and isinstance(size, list) else []

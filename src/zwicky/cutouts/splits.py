@@ -61,8 +61,8 @@ def holdout_split(
             if label in classes and not any(roles.get(i) == needed for i in cutouts.ids[classes == label]):
                 count, apart = (classes == label).sum(), len(set(group[classes == label]))
                 raise UserError(
-                    f"class {label!r} has {count} objects in {apart} groups, too few to have one in {needed}; "
-                    "add labels or change the split fractions"
+                    f"class {label!r} has {count} objects in {apart} groups (equal pixels or positions are one), too "
+                    f"few to have one in {needed}; add labels or change the split fractions"
                 )
     return Split(name, roles, {identifier: groups[identifier] for identifier in roles})
 

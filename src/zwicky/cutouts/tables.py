@@ -102,7 +102,8 @@ def read_labels(store: Path | str) -> Labels:
         return Labels({})
     columns = _read(path, ("id", "label", "source", "time"))
     source, time = (columns["source"] or [""])[0], (columns["time"] or [""])[0]
-    return Labels(dict(zip(columns["id"], columns["label"], strict=True)), source, time)
+    named = zip(columns["id"], columns["label"], strict=True)
+    return Labels({identifier: label for identifier, label in named if label}, source, time)
 
 
 def write_split(folder: Path | str, split: Split) -> None:
@@ -132,6 +133,8 @@ def _write(path: Path, columns: dict[str, list[str]]) -> None:
 def _read(path: Path, names: tuple[str, ...]) -> dict[str, list[str]]:
     try:
         table = pq.read_table(path, columns=list(names))
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
-        raise UserError(f"cannot read the table {path}: {error}; it needs the columns {', '.join(names)}") from error
-    return {name: table.column(name).to_pylist() for name in names}
+        columns = {name: table.column(name).cast(pa.string()).to_pylist() for name in names}
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot read the table {path}: {reason}; it needs the columns {', '.join(names)}") from error
+    return {name: [value or "" for value in values] for name, values in columns.items()}

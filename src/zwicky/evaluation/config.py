@@ -7,7 +7,13 @@ from typing import Literal
 
 from zwicky.backbones.config import BackboneConfig
 from zwicky.methods.config import MethodConfig
-from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels, fit_from_pretrained
+from zwicky.training.config import (
+    FitConfig,
+    TrainConfig,
+    augmentation_for_labels,
+    fit_from_pretrained,
+    refuse_unless,
+)
 from zwicky.views.config import NormalisationConfig, ViewsConfig
 
 
@@ -117,3 +123,10 @@ class BenchmarkConfig:
     correspondence: int = 0
     replicates: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "pretrain_seeds", "replicates"):
+            refuse_unless("benchmark", self, name, getattr(self, name) >= 1, "1 or more")
+        for name in ("finetune_best", "correspondence"):
+            refuse_unless("benchmark", self, name, getattr(self, name) >= 0, "0 or more")
+        refuse_unless("benchmark", self, "labels", len(self.labels) > 0, "one number of labels or more")

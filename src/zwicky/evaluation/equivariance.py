@@ -102,6 +102,8 @@ def equivariance_error(network: Network, images: np.ndarray, batch_size: int = 6
 
 def verify(run: Path, cutouts: Cutouts, count: int = 64, seed: int = 0) -> Equivariance:
     """`zwicky verify RUN --data STORE`: measure on `count` cutouts drawn from a store; writes equivariance.csv."""
+    if seed < 0:
+        raise UserError(f"verify: the seed is {seed}; choose 0 or more")
     network = load_network(run)
     network.check(cutouts)
     rows = np.random.default_rng(seed).permutation(len(cutouts.images))[:count]

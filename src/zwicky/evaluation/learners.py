@@ -13,6 +13,7 @@ import torch
 
 from zwicky.backbones.config import BackboneConfig
 from zwicky.cutouts.contract import Cutouts
+from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig, SelfSupervision
 from zwicky.evaluation.design import Draw
@@ -103,9 +104,12 @@ def frozen(bench: Bench, network: str, method: str, draw: Draw) -> np.ndarray:
         features = pretrained(bench, network, method, draw).features(bench.cutouts.take(known).images)
         with replacing(path) as temporary, temporary.open("wb") as stream:
             np.save(stream, features)
-    features = np.load(path, allow_pickle=False)
-    everyone = np.full((len(bench.truth), features.shape[1]), np.nan, np.float32)
-    everyone[known] = features
+    try:
+        features = np.load(path, allow_pickle=False)
+        everyone = np.full((len(bench.truth), features.shape[1]), np.nan, np.float32)
+        everyone[known] = features
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}); delete it and run the benchmark again") from error
     return everyone
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zwicky.errors import UserError
@@ -136,14 +137,16 @@ def cell_key(arm: str, labels: int, draw: int) -> str:
 
 def read_predictions(path: Path) -> Predictions:
     """Read `predictions.parquet`."""
-    table = pq.read_table(path)
-    names = [name for name in table.column_names if name.startswith("p_")]
-
-    def text(name: str) -> np.ndarray:
-        return np.array(table.column(name).to_pylist(), dtype=object)
-
-    probabilities = np.stack([table.column(name).to_numpy() for name in names], axis=1)
-    return Predictions(text("id"), text("group"), text("label"), tuple(name[2:] for name in names), probabilities)
+    try:
+        table = pq.read_table(path)
+        names = [name for name in table.column_names if name.startswith("p_")]
+        ids, groups, labels = (np.array(table.column(name).to_pylist(), object) for name in ("id", "group", "label"))
+        probabilities = np.stack([table.column(name).to_numpy() for name in names], axis=1)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({type(error).__name__}); delete {path.parent} and run the benchmark again"
+        ) from error
+    return Predictions(ids, groups, labels, tuple(name[2:] for name in names), probabilities)
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:

@@ -42,3 +42,6 @@ def create(name: str, backbone: Backbone, **options: Any) -> Method:
         raise UserError(
             f"method: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename"
         ) from error
+    except (ValueError, ZeroDivisionError, RuntimeError) as error:  # numbers torch stumbles over
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"method: {name} cannot be built with these options ({said}); correct them") from error

@@ -8,9 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zwicky.errors import UserError
+from zwicky.files import read_settings
 
 FOLDER = Path(__file__).parent
 
@@ -23,21 +22,14 @@ def names() -> list[str]:
 def read(name: str, size: str | None = None) -> dict[str, Any]:
     """The settings of a shipped recipe or of a YAML file, at one of its sizes (the first unless said)."""
     path = FOLDER / f"{name}.yaml" if name in names() else Path(name)
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+    if not path.is_file():
         raise UserError(
             f"recipe: there is no {name!r}; name one of {', '.join(names())}, or give the path of a YAML file"
-        ) from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise UserError(
-            f"recipe {path}: not YAML{line} ({getattr(error, 'problem', 'unreadable')}); mend it there"
-        ) from None
-    if not isinstance(settings, dict):
-        raise UserError(f"recipe {path}: holds {type(settings).__name__}, not settings; write `name: value` lines")
+        )
+    settings = read_settings(path)
     sizes = settings.pop("sizes", None) or {}
+    if not isinstance(sizes, dict) or not all(isinstance(changes, dict | None) for changes in sizes.values()):
+        raise UserError(f"recipe {path}: sizes must hold a name each, with the settings it changes below it")
     if size is not None and size not in sizes:
         raise UserError(f"recipe {path}: has no size {size!r}; it has {', '.join(sizes) or 'none'}")
     chosen = size or next(iter(sizes), None)

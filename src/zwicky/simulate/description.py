@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from zwicky.errors import UserError
+from zwicky.files import read_settings
 from zwicky.recipes import merge
 from zwicky.simulate.composite import CHANNELS
 from zwicky.simulate.config import FOLDER, population_names
@@ -87,18 +88,12 @@ def _resolved(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """The description with those it is based on laid under it; a null takes away what they have."""
     if path in above:
         raise UserError(f"{path}: is based on itself; mend `base`")
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+    if not path.is_file():
         raise UserError(
-            f"population {path}: cannot be read; choose one of {', '.join(population_names())}, or give a YAML file"
-        ) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}: not YAML{where} ({getattr(error, 'problem', 'unreadable')}); mend it there") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: holds {type(settings).__name__}, not settings; write `name: value` lines")
+            f"population {path}: there is no such file; choose one of {', '.join(population_names())}, or give a "
+            "YAML file"
+        )
+    settings = read_settings(path)
     base = settings.pop("base", None)
     if base is None:
         return settings

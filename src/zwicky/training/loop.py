@@ -75,6 +75,8 @@ def fit(
     wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
     state = State(folder, method, optimizer, average)
     done = state.restore()
+    if done.steps > steps:
+        raise UserError(f"{folder / 'checkpoint'} has done {done.steps} steps of {steps}; delete it to start again")
     part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     means, counter = Means(), FlopCounterMode(display=False)
     method.train()

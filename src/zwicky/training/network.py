@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,11 +18,12 @@ from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.stored_images import Images, in_batches
 from zwicky.errors import UserError
-from zwicky.files import read_json, replacing, write_json
+from zwicky.files import read_object, replacing, write_json
 from zwicky.methods.supervised import make_head, read_out
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.engine import device, use_bf16
 from zwicky.views.augment import d4, eval_views
+from zwicky.views.check import check as check_views
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target, transform_targets
 from zwicky.views.normalise import Normalisation
@@ -159,48 +160,68 @@ def save_network(folder: Path, network: Network) -> None:
 
 
 def load_network(folder: Path) -> Network:
-    """Read what `save_network` wrote."""
+    """Read what `save_network` wrote. The files may be anybody's: whatever is wrong with them becomes a UserError."""
     if not (folder / "network.json").exists():
         raise UserError(
             f"{folder} holds no network; give the --out of `zwicky pretrain` or `zwicky finetune`, finished"
         )
-    known: dict[str, Any] = read_json(folder / "network.json")
+    known = read_object(folder / "network.json")
     missing = {"backbone", "normalisation", "views", "head"} - set(known)
     if missing:
         raise UserError(f"{folder / 'network.json'} lacks {min(missing)!r}; make the run again")
-    if known.get("schema_version", 0) > SCHEMA_VERSION:
+    version = known.get("schema_version", 0)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise UserError(f"{folder} was written by a newer zwicky; update zwicky")
+    try:
+        return _restored(known, load_file(folder / "network.safetensors"))
+    except UserError as error:
+        raise UserError(f"the network in {folder} is damaged or of a stranger: {error}") from error
+    except Exception as error:  # a description can be wrong in any way, and torch and timm raise anything
+        reason = " ".join([f"{type(error).__name__}:", *str(error).split()])[:200]
+        raise UserError(f"the network in {folder} is damaged ({reason}); make the run again") from error
+
+
+def _restored(known: dict[str, Any], state: dict[str, Tensor]) -> Network:
+    """The network that is described, with these weights; what does not fit together is an error of any kind."""
+    if "pretrained" in known["backbone"]:
+        raise UserError("it asks for weights from elsewhere; make the run again")
     backbone = backbones.create(**known["backbone"])
     targets = tuple(Target(tuple(target["columns"]), target["kind"]) for target in known.get("targets", ()))
+    classes, bands = tuple(map(str, known["classes"])), tuple(map(str, known["bands"]))
+    columns = len(columns_of(targets))
+    temperature = float(known["temperature"])
+    scale = None if known["pixel_scale"] is None else float(known["pixel_scale"])
+    fits = (
+        known["head"] in (None, len(classes) or columns)
+        and len(bands) == known["backbone"]["bands"]
+        and len(known["target_mean"]) == len(known["target_std"]) == columns
+        and all(target.kind in ("scalar", "vector", "spin2") for target in targets)
+        and all(0 < number < math.inf for number in [temperature, *([] if scale is None else [scale])])
+        and all(math.isfinite(number) for number in [*known["target_mean"], *known["target_std"]])
+    )
+    if not fits:
+        raise UserError("its description contradicts itself; make the run again")
     head = None if known["head"] is None else make_head(backbone, known["head"], targets)
-    try:
-        state = load_file(folder / "network.safetensors")
-        _load_part(backbone, state, "backbone.")
-        if head is not None:
-            _load_part(head, state, "head.")
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"{folder / 'network.safetensors'} is damaged ({type(error).__name__}); make the run again"
-        ) from error
-    views: dict[str, Any] = {
+    if not all(bool(value.isfinite().all()) for value in state.values()):
+        raise UserError("its weights are not finite; make the run again")
+    parts = nn.ModuleDict({"backbone": backbone} | ({} if head is None else {"head": head}))
+    parts.load_state_dict(state)
+    told: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in known["views"].items()
     }
+    views = ViewsConfig(**told)
+    side = views.crop or backbone.image_size
+    check_views(views, (side, side), bands, 0, targets)
     return Network(
         backbone.to(device()),
         Normalisation.from_dict(known["normalisation"]),
-        ViewsConfig(**views),
-        tuple(known["bands"]),
-        known["pixel_scale"],
+        views,
+        bands,
+        scale,
         head if head is None else head.to(device()),
-        tuple(known["classes"]),
+        classes,
         targets,
         known["target_mean"],
         known["target_std"],
-        known["temperature"],
-    )
-
-
-def _load_part(module: nn.Module, state: dict[str, Tensor], prefix: str) -> None:
-    module.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        temperature,
     )

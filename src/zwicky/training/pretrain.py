@@ -107,8 +107,8 @@ def pretrain(
 
 def resolve_views(views: ViewsConfig, size: tuple[int, int]) -> ViewsConfig:
     """Fill in the window and the network's image size where the user left them open."""
-    crop = views.crop or min(size)
-    return replace(views, crop=crop, image_size=views.image_size or crop)
+    crop = min(size) if views.crop is None else views.crop
+    return replace(views, crop=crop, image_size=crop if views.image_size is None else views.image_size)
 
 
 def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -> Backbone:

@@ -18,11 +18,12 @@ import yaml
 
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
-from zwicky.files import read_json, write_json, write_text
+from zwicky.files import read_object, read_settings, write_json, write_text
 from zwicky.training.launch import rank, world
 from zwicky.training.processes import for_all
 
 SCHEMA_VERSION = 1
+MOST_SEED = 2**31  # numpy's and scikit-learn's go to twice that; draws add to it
 PACKAGES = ("zwicky", "torch", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarrow", "caustics")
 
 
@@ -37,8 +38,8 @@ class Run:
 
     def __init__(self, path: Path | str, kind: str, config: Any, seed: int, data: str) -> None:
         self.path = Path(path)
-        if seed < 0:
-            raise UserError(f"seed is {seed}; choose 0 or more")
+        if not 0 <= seed < MOST_SEED:
+            raise UserError(f"seed is {seed}; choose 0 or more, below {MOST_SEED}")
         self.info = for_all(lambda: self._open(kind, to_plain(config), seed, data))
         if self.info["data"] != data:
             raise UserError("this process sees other data than the first one; give all machines the same store")
@@ -63,11 +64,10 @@ class Run:
     def _open(self, kind: str, settings: dict[str, Any], seed: int, data: str) -> dict[str, Any]:
         """What `run.json` says, written where this begins."""
         if (self.path / "run.json").exists() and self._goes_on(kind, settings, data):
-            return read_json(self.path / "run.json")
+            return read_object(self.path / "run.json")
         foreign = self.path.exists() and (not self.path.is_dir() or any(_visible(self.path)))
         if foreign and not (self.path / "run.json").exists():
             raise UserError(f"{self.path} exists and is not a zwicky run; choose another --out")
-        write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         called = Path(sys.argv[0]).name in ("zwicky", "__main__.py")
         info = {
             "kind": kind,
@@ -81,20 +81,28 @@ class Run:
             "versions": _versions(),
             "machine": _machine(),
         }
-        write_json(self.path / "run.json", info)
+        write_json(self.path / "run.json", info)  # first: what else lies here is then known to be a run's
+        write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         return info
 
     def _goes_on(self, kind: str, settings: dict[str, Any], data: str) -> bool:
         """Whether this is the run that stands here; False where it failed before it learnt anything."""
-        info = read_json(self.path / "run.json")
-        if info.get("schema_version", 0) > SCHEMA_VERSION:
+        info = read_object(self.path / "run.json")
+        absent = [key for key in ("kind", "schema_version", "data", "finished", "seconds") if key not in info]
+        if absent or not isinstance(info["schema_version"], int) or not isinstance(info["seconds"], int | float):
+            what = f"lacks {absent[0]!r}" if absent else "holds text where numbers should be"
+            raise UserError(f"{self.path / 'run.json'} {what}; choose another --out, or delete the run")
+        if info["schema_version"] > SCHEMA_VERSION:
             raise UserError(f"{self.path} was written by a newer zwicky; update zwicky or choose another --out")
         if info.get("kind") != kind:
             raise UserError(f"{self.path} holds a {info.get('kind')} run, not a {kind}; choose another --out")
-        changed = sorted(_differences(read_config(self.path), settings))
+        learnt = info["finished"] or any(self.path.rglob("last.pt")) or any(self.path.rglob("result.json"))
+        if not learnt and not (self.path / "config.yaml").exists():
+            return False
+        changed = sorted(_differences(read_settings(self.path / "config.yaml"), settings))
         if not changed and info.get("data") == data:
             return True
-        if not any(self.path.rglob("last.pt")) and not any(self.path.rglob("result.json")) and not info.get("finished"):
+        if not learnt:
             return False
         if changed:
             raise UserError(
@@ -113,16 +121,6 @@ def fingerprint(cutouts: Cutouts, rows: np.ndarray, known: np.ndarray | None = N
     if known is not None:
         digest.update(repr(np.asarray(known).tolist()).encode())
     return digest.hexdigest()
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings a run was started with."""
-    try:
-        return yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(
-            f"cannot read {path / 'config.yaml'} ({type(error).__name__}); is {path} a zwicky run?"
-        ) from error
 
 
 def to_plain(value: Any) -> Any:

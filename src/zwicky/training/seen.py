@@ -20,6 +20,8 @@ from zwicky.errors import UserError
 from zwicky.files import replacing
 
 COLUMNS = ("id", "pixel_hash", "ra", "dec")
+SCHEMA = pa.schema([("id", pa.string()), ("pixel_hash", pa.string()), ("ra", pa.float64()), ("dec", pa.float64())])
+SCHEMA = SCHEMA.append(pa.field("use", pa.string()))
 
 
 def record(cutouts: Cutouts, uses: dict[str, np.ndarray], before: pa.Table | None = None) -> pa.Table:
@@ -39,7 +41,14 @@ def write(folder: Path, table: pa.Table) -> None:
 def read(folder: Path) -> pa.Table | None:
     """The record of a run; None where it has none (weights from elsewhere)."""
     path = folder / "seen.parquet"
-    return pq.read_table(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return pq.read_table(path).select(list(SCHEMA.names)).cast(SCHEMA)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}), so what was learnt from is unknown; make the run again"
+        ) from error
 
 
 def overlap(cutouts: Cutouts, rows: np.ndarray, seen: pa.Table) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from zwicky.errors import UserError
 from zwicky.files import write_csv
 from zwicky.methods.contract import Method
 from zwicky.training import checkpoint
@@ -64,14 +65,22 @@ class State:
     def restore(self) -> Fitted:
         """Go on from the last checkpoint, if there is one."""
         saved = for_all(lambda: checkpoint.load(self._path))
-        if saved is not None:
+        if saved is None:
+            return self.done
+        try:
             self.method.load_state_dict(saved["method"])
             self.optimizer.load_state_dict(saved["optimizer"])
             if self.average is not None:
                 self.average.load_state_dict(saved["average"])
             self._best, self._best_value = saved["best"], saved["best_value"]
             self.done = Fitted(**{name: saved[name] for name in vars(self.done)})
-            self._seconds_before = self.done.seconds
+            self._seconds_before = self.done.seconds = float(self.done.seconds)
+            if not all(isinstance(value, type(getattr(Fitted(), name))) for name, value in vars(self.done).items()):
+                raise TypeError("other types")
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{self._path} is damaged or of another network ({type(error).__name__}); delete it to start again"
+            ) from error
         return self.done
 
     def save(self, now: bool = False) -> None:
