@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -268,33 +263,3 @@ def test_a_store_without_classes_is_refused(store, tmp_path):
     write_labels(single, Labels({"o001": "lens"}))
     with pytest.raises(UserError, match="1 class"):
         benchmark(settings(), single, tmp_path / "run")
-
-
-def smoke_demo(out, kills, seed):
-    """Run `zwicky demo --size smoke` into `out`, killed at `kills` random moments on the way; return how many hit."""
-    rng, hit = np.random.default_rng(seed), 0
-    words = [sys.executable, "-c", "from zwicky.cli import main; main()", "demo", "--size", "smoke", "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for attempt in range(kills + 1):
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
-        if attempt == kills:
-            _, error = process.communicate(timeout=600)
-            assert process.returncode == 0, error.decode()
-            return hit
-        started = time.monotonic()
-        while process.poll() is None and time.monotonic() - started < 300 and not (out / "run-smoke").exists():
-            time.sleep(0.1)  # let it come to the benchmark: simulating is all or nothing
-        time.sleep(rng.uniform(2, 15))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        hit += process.returncode == -signal.SIGKILL
-    raise AssertionError
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [2])
-def test_the_demo_survives_kills(tmp_path, kills):
-    assert smoke_demo(tmp_path / "whole", 0, 0) == 0
-    assert smoke_demo(tmp_path / "killed", kills, 1) >= 1  # a fast machine is done before the later kills
-    whole, killed = (without_time(tmp_path / name / "run-smoke" / "results.csv") for name in ("whole", "killed"))
-    assert whole == killed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from zwicky.evaluation.learners import Bench
 from zwicky.evaluation.regions import write_correspondence
 from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key
 from zwicky.evaluation.statistics import summarise
-from zwicky.files import read_json, write_csv, write_json
+from zwicky.files import read_object, write_csv, write_json
 from zwicky.training.run import Run, fingerprint
 
 SUMMARY_COLUMNS = ("arm", "labels", "metric", "value", "low", "high", "draws", "pretrain_seeds", "test_objects")
@@ -85,6 +86,7 @@ def _used(labels: Labels, draws: list[Draw]) -> Labels:
 def _run_once(bench: Bench, arm: Arm, draw: Draw, count: int, place: str) -> None:
     path = _result(bench.folder, arm, draw, count)
     if path.exists():
+        shutil.rmtree(path.parent / "checkpoint", ignore_errors=True)  # of a cell killed between the two
         return
     row = run_cell(bench, arm, draw, count, path.parent)
     if not bench.quiet:
@@ -103,5 +105,5 @@ def _write_results(out: Path, everyone: list[Arm], draws: list[Draw]) -> None:
             for count in sorted(draw.subsets):
                 path = _result(out, arm, draw, count)
                 if path.exists():
-                    rows.append(read_json(path))
+                    rows.append(read_object(path))
     write_csv(out / "results.csv", rows, RESULT_COLUMNS)

@@ -211,7 +211,7 @@ def _restored(known: dict[str, Any], state: dict[str, Tensor]) -> Network:
     }
     views = ViewsConfig(**told)
     side = views.crop or backbone.image_size
-    check_views(views, (side, side), bands, 0, targets)
+    check_views(views, (side, side), bands, 0, ())  # targets restrict the augmentation, which is over
     return Network(
         backbone.to(device()),
         Normalisation.from_dict(known["normalisation"]),
