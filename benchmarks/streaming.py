@@ -33,12 +33,12 @@ TYPES = ("uint8", "uint16", "float32", "float32, noise in every bit")
 
 
 def make_store(path: Path, kind: str, count: int) -> None:
-    rng = np.random.default_rng(0)
     dtype = kind.partition(",")[0]
+    block = np.random.default_rng(0).normal(100 if dtype == "uint8" else 2000, 10, (1000, *SHAPE))
+    block = block.astype(np.float32) if kind == TYPES[3] else block.round().astype(dtype)
     with StoreWriter(path, "gri", SHAPE[1:], dtype) as writer:
-        for start in range(0, count, 1000):
-            images = rng.normal(100 if dtype == "uint8" else 2000, 10, (min(1000, count - start), *SHAPE))
-            images = images.astype(np.float32) if kind == TYPES[3] else images.round().astype(dtype)
+        for start in range(0, count, 1000):  # the same noise again, further apart than compression looks
+            images = block[: count - start]
             writer.append(images, make_table([f"{start + row:08}" for row in range(len(images))]))
 
 
@@ -71,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sizes = [0.25, 0.5, 1.0]
     parser.add_argument("--gb", type=float, nargs="+", default=sizes, help="of pixels in each store, 10^9 bytes")
+    parser.add_argument("--pixels", nargs="+", choices=TYPES, default=TYPES, help="types of pixels")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the table to write")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -78,7 +79,7 @@ def main() -> None:
         print(json.dumps(read_epoch(given.read)))
         return
     rows = []
-    for kind in TYPES:
+    for kind in given.pixels:
         for size in given.gb:
             count = int(size * 1e9 / np.dtype(kind.partition(",")[0]).itemsize / np.prod(SHAPE))
             with tempfile.TemporaryDirectory() as temporary:
