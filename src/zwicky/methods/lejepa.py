@@ -49,6 +49,7 @@ class LeJEPA(Method):
         return self.encoder
 
     def forward(self, views: Views) -> dict[str, Tensor]:
+        views = views.paired()
         embeddings = torch.cat([self.encoder(crop, regions=False).summary for crop in views.crops])
         z = self.projector(embeddings).float().unflatten(0, (len(views.crops), -1))  # [V, B, D]
         prediction = (z - z[: views.global_count].mean(0)).square().mean()

@@ -173,6 +173,8 @@ def _blocks(population: Population, count: int, seed: int, first: int = 0) -> It
         truth |= {name: pa.array(ids, pa.string()) for name, ids in galaxy_ids(population.galaxies, known).items()}
         truth |= {name: _lists(values[:kept]) for name, values in drawn.lists.items()}
         ids = [f"{population.name}-s{seed}-{block * BLOCK + row:06d}" for row in range(kept)]
+        if population.pairs:
+            truth["pair_id"] = pa.array([ids[row - row % 2] for row in range(kept)])
         yield images[:kept], make_table(ids, columns | truth)
 
 

@@ -295,7 +295,7 @@ class _Reader:
 
     def population(self, name: str, description: dict[str, Any], text: str) -> Population:
         needed = {"about", "instrument", "size", "common", "light", "kinds"}
-        optional = {"bands", "composite", "supersampling", "galaxies", "noise", "warning"}
+        optional = {"bands", "composite", "supersampling", "galaxies", "noise", "warning", "pairs"}
         self.only(description, "population", needed, optional)
         instrument = self.instrument(description["instrument"])
         if "bands" in description:
@@ -329,10 +329,21 @@ class _Reader:
         if noise == "deeplense-1" and "exposure" not in common:
             raise self.wrong("noise", "deeplense-1 needs the parameter exposure, in seconds; declare it in common")
         warning = " ".join(str(description.get("warning", "")).split())
+        own = {name for kind in kinds.values() for name in kind.parameters}
+        pairs = self.pairs(description.get("pairs", []), {*common, *light, *own})
         return Population(
-            name, about, instrument, size, common, light, kinds, cells, composite, galaxies, text, noise, warning
+            name, about, instrument, size, common, light, kinds, cells, composite, galaxies, text, noise, warning, pairs
         )
 
+
+    def pairs(self, value: Any, known: set[str]) -> tuple[str, ...]:
+        """What the two images of a pair differ in."""
+        if not isinstance(value, list):
+            raise self.wrong("pairs", f"is {value!r}; list what two images of one object differ in, as in [source_dx]")
+        unknown = [name for name in value if name not in known]
+        if unknown:
+            raise self.wrong("pairs", f"{unknown[0]!r} is neither a parameter nor a layer of light; mend it")
+        return tuple(value)
 
     def galaxies(self, value: Any) -> dict[str, Galaxies]:
         table = self.table(value, "galaxies")

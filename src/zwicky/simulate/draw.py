@@ -41,29 +41,36 @@ def draw_block(population: Population, seed: int, block: int) -> Drawn:
     rng = generator(population, seed, block, "parameters")
     names = np.array(list(population.kinds))
     shares = np.array([kind.share for kind in population.kinds.values()])
-    kinds = rng.choice(names, BLOCK, p=shares / shares.sum())
+    kinds = _paired(population, "kind", rng.choice(names, BLOCK, p=shares / shares.sum()))
     values: dict[str, np.ndarray] = {}
     for name, parameter in population.common.items():
-        values[name] = parameter.distribution.draw(rng, BLOCK, values)
+        values[name] = _paired(population, name, parameter.distribution.draw(rng, BLOCK, values))
     for layer, light in population.light.items():
         columns = light.columns(layer)
-        reference = light.magnitude.draw(rng, BLOCK, values)
+        reference = _paired(population, layer, light.magnitude.draw(rng, BLOCK, values))
         values[columns[light.band]] = reference
         for band, offset in light.offsets.items():
-            values[columns[band]] = reference + offset.draw(rng, BLOCK, values)
+            values[columns[band]] = reference + _paired(population, layer, offset.draw(rng, BLOCK, values))
     lists: dict[str, np.ndarray] = {}
     common = dict(values)
     small = generator(population, seed, block, "substructure")
     for kind_name, kind in population.kinds.items():
         own = dict(common)
         for name, parameter in kind.parameters.items():
-            own[name] = parameter.distribution.draw(rng, BLOCK, own)  # for all; used by its kind
+            drawn = parameter.distribution.draw(rng, BLOCK, own)  # for all; used by its kind
+            own[name] = _paired(population, name, drawn)
             values[name] = np.where(kinds == kind_name, own[name], values.get(name, np.nan))
         if kind.substructure is not None:
             for name, drawn in kind.substructure.draw(small, BLOCK, own).items():
+                drawn = _paired(population, name, drawn)
                 known = values if drawn.ndim == 1 else lists
                 known[name] = _merge(known.get(name), drawn, kinds == kind_name)
     return Drawn(kinds, values, lists)
+
+
+def _paired(population: Population, name: str, drawn: np.ndarray) -> np.ndarray:
+    """[BLOCK, …] as drawn, or each second one as the one before where pairs share it."""
+    return drawn if name in population.pairs or not population.pairs else np.repeat(drawn[::2], 2, axis=0)
 
 
 def _merge(known: np.ndarray | None, drawn: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -87,6 +94,8 @@ def units(population: Population) -> dict[str, tuple[str, str]]:
     for name in population.galaxies:
         if f"{name}_pick" in table:
             table[f"{name}_id"] = ("", f"id of the real galaxy that is the {name}")
+    if population.pairs:
+        table["pair_id"] = ("", "the two images of one lens have the same")
     for layer, light in population.light.items():
         for band in dict.fromkeys((light.band, *population.instrument.band_names)):
             table[f"{layer}_mag_{band}"] = ("mag", f"AB magnitude of the {layer} light in {band}, as observed")

@@ -91,7 +91,8 @@ class Population:
     its flux or colour. supersampling: cells a pixel is sampled with, a side. composite: how the noisy image becomes an
     8-bit picture, where it does. galaxies: real ones, for `source` and `lens`. text: the whole description in YAML, as
     `zwicky.simulate.description` reads it. noise: one of `NOISES`. warning: what is wrong with these images, where
-    something is; said whenever they are made.
+    something is; said whenever they are made. pairs: where it is not empty, images 2k and 2k+1 are one object that
+    differs in these parameters and layers' magnitudes alone (and in its noise).
     """
 
     name: str
@@ -107,6 +108,7 @@ class Population:
     text: str = ""
     noise: str = "counted"
     warning: str = ""
+    pairs: tuple[str, ...] = ()
 
     @property
     def bands_shown(self) -> tuple[str, ...]:

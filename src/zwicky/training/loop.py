@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +63,11 @@ def fit(
 
     def views_of(step: int, part: slice) -> Views:
         rows, images, targets = feed(step, part)
-        return augment(images, rows, seed=seed, step=step, part=part, global_batch=batches.size, targets=targets)
+        draw = partial(augment, seed=seed, step=step, part=part, global_batch=batches.size)
+        if source.partners is None:
+            return draw(images, rows, targets=targets)
+        (own, partner) = (draw(*half) for half in zip(images.chunk(2), rows.chunk(2), strict=True))
+        return replace(own, partner=partner)
 
     step_flops = 0.0
     if config.pflops:

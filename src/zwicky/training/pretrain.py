@@ -21,7 +21,7 @@ from zwicky.training.launch import rank
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.run import Run, fingerprint
-from zwicky.training.source import Source
+from zwicky.training.source import Source, partners_of
 from zwicky.training.state import Fitted
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
@@ -89,7 +89,7 @@ def pretrain(
 
     fitted = fit(
         method,
-        Source(cutouts.images, rows),
+        Source(cutouts.images, rows, partners=partners_of(cutouts, rows) if needs.global_crops > 1 else None),
         augment,
         config.train,
         seed=config.seed,

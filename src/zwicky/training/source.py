@@ -9,17 +9,37 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.stored_images import Images, StoredImages, in_batches
 from zwicky.training.batches import Batches
 
 
 @dataclass
 class Source:
-    """What to learn from. images: [N, bands, H, W]; rows: the [n] rows used; targets: [N] or [N, columns]."""
+    """What to learn from.
+
+    images: [N, bands, H, W]. rows: the [n] rows used. targets: [N] or [N, columns]. partners: [N] of each row used the
+    row, among those used, that is shown beside it.
+    """
 
     images: Images
     rows: np.ndarray
     targets: Tensor | None = None
+    partners: np.ndarray | None = None
+
+
+def partners_of(cutouts: Cutouts, rows: np.ndarray) -> np.ndarray | None:
+    """[N] of each of `rows` another of them with the same `pair_id`, itself where there is none; None without pairs."""
+    if "pair_id" not in cutouts.table.column_names:
+        return None
+    partners = np.arange(len(cutouts))
+    members, ids = dict[str, list[int]](), cutouts.column("pair_id")
+    for row in rows.tolist():
+        if ids[row] is not None:
+            members.setdefault(ids[row], []).append(row)
+    for pair in members.values():
+        partners[pair] = np.roll(pair, -1)
+    return partners
 
 
 class Feed:
@@ -34,6 +54,7 @@ class Feed:
         image_bytes = int(np.prod(images.shape[1:])) * images.dtype.itemsize
         self.device = device
         self.batches = Batches(torch.from_numpy(rows), batch_size, seed, image_bytes)
+        self.partners = None if source.partners is None else torch.from_numpy(source.partners)
         self.targets = None if source.targets is None else source.targets.to(device)
         self._stored: StoredImages | None = None
         self._place: Tensor | None = None  # of each row among the pixels held, where those are not all
@@ -50,11 +71,18 @@ class Feed:
             self._pixels = self._pixels.to(device)
 
     def __call__(self, step: int, part: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(rows [b], raw pixels [b, bands, H, W], targets) of one process's `part` of the global batch of a step."""
-        rows = self.batches(step)[part]
+        """(rows [b], raw pixels [b, bands, H, W], targets) of one process's `part` of the global batch of a step.
+
+        Where the source has partners, those of the rows follow them, so b is twice as large.
+        """
+        rows = self._with_partners(self.batches(step)[part])
         pixels = self._resident(rows) if self._stored is None else self._streamed(step, part)
         rows = rows.to(self.device)
         return rows, pixels.to(self.device), None if self.targets is None else self.targets[rows]
+
+    def _with_partners(self, rows: Tensor) -> Tensor:
+        """[…, b] → […, 2b]."""
+        return rows if self.partners is None else torch.cat([rows, self.partners[rows]], -1)
 
     def _resident(self, rows: Tensor) -> Tensor:
         places = (rows if self._place is None else self._place[rows]).to(self._pixels.device)
@@ -72,7 +100,7 @@ class Feed:
         assert self._stored is not None
         epoch, position = divmod(step, self.batches.per_epoch)
         while True:
-            order = self.batches.epoch(epoch)[position:, part]
+            order = self._with_partners(self.batches.epoch(epoch)[position:, part])
             for _, pixels in in_batches(self._stored, order.shape[1], order.flatten().numpy()):
                 yield pixels
             epoch, position = epoch + 1, 0

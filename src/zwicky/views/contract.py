@@ -34,7 +34,7 @@ class Views:
     targets: one per crop: [B] int64 classes, or [B, columns] float32 regression targets turned with the crop.
     global_count: how many of the crops are global.
     masks: one per global crop: [B, h, w] bool on the grid of regions, True where hidden; for methods that ask for them.
-    partner: views of a second image of the same lens, where one exists.
+    partner: views of a second image of the same lens, where one exists, by the same random numbers.
     """
 
     crops: list[Tensor]
@@ -48,6 +48,25 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def paired(self) -> Views:
+        """With the partner's crops at every second place, so that methods compare the two; itself without one."""
+        other = self.partner
+        if other is None:
+            return self
+        return Views(
+            _alternating(self.crops, other.crops),
+            _alternating(self.to_source, other.to_source),
+            _alternating(self.valid, other.valid),
+            self.rows,
+            self.global_count,
+            None if self.targets is None or other.targets is None else _alternating(self.targets, other.targets),
+            None if self.masks is None or other.masks is None else _alternating(self.masks, other.masks),
+        )
+
+
+def _alternating(own: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    return [(own, other)[place % 2][place] for place in range(len(own))]
 
 
 def transform_targets(values: Tensor, kinds: tuple[Target, ...], to_source: Tensor) -> Tensor:
