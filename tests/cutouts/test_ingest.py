@@ -167,6 +167,19 @@ def test_catalogues_that_will_not_do(tmp_path, text, message):
     assert not (tmp_path / "s").exists()
 
 
+def test_a_catalogue_without_a_column_of_labels_says_so(tmp_path):
+    for number in range(3):
+        picture(tmp_path / "in" / f"{number}.png", number)
+    (tmp_path / "list.csv").write_text("file,klass\n0.png,a\n1.png,b\n2.png,b\n")
+    report = ingest(tmp_path / "in", tmp_path / "s", tmp_path / "list.csv")
+    assert (report.read, report.labelled) == (3, 0)
+    (warning,) = report.warnings
+    assert "gives no labels" in warning
+    assert "klass" in warning
+    (tmp_path / "list.csv").write_text("file,class\n0.png,a\n1.png,\n2.png,b\n")
+    assert ingest(tmp_path / "in", tmp_path / "t", tmp_path / "list.csv").warnings == ()
+
+
 def test_a_lone_csv_that_is_no_catalogue_is_just_listed(tmp_path):
     picture(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "notes.csv").write_text("x,y\n1,2\n")

@@ -18,7 +18,8 @@ from zwicky.cutouts.contract import Cutouts, make_table
 from zwicky.cutouts.ingest import IngestReport, ingest
 from zwicky.cutouts.readers import hdf5
 from zwicky.cutouts.store import StoreWriter, open_store
-from zwicky.cutouts.tables import read_labels
+from zwicky.cutouts.tables import Labels, Split, read_labels, write_labels, write_split
+from zwicky.errors import UserError
 
 RNG = np.random.default_rng(0)
 N, H, W = 9, 8, 10
@@ -292,13 +293,13 @@ def test_a_hats_catalogue(tmp_path, folder):
     table = pa.table(
         {"_healpix_29": np.arange(N), "object_id": IDS, "RAJ": RA, "DEJ": DEC, "image": multimodal("record of lists")}
     )
-    for pixel, rows in ((44, slice(0, 4)), (45, slice(4, N))):
-        place = folder / "cat" / "dataset" / "Norder=1" / "Dir=0"
+    for order, pixel, rows in ((1, 44, slice(0, 4)), (2, 180, slice(4, N))):
+        place = folder / "cat" / "dataset" / f"Norder={order}" / "Dir=0"
         place.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.slice(rows.start, rows.stop - rows.start), place / f"Npix={pixel}.parquet")
     pq.write_metadata(table.schema, folder / "cat" / "dataset" / "_metadata")
     pq.write_table(table.slice(0, 2), folder / "cat" / "dataset" / "data_thumbnail.parquet")
-    (folder / "cat" / "partition_info.csv").write_text("Norder,Npix\n1,44\n1,45\n")
+    (folder / "cat" / "partition_info.csv").write_text("Norder,Npix\n1,44\n2,180\n")
     (folder / "cat" / "hats.properties").write_text("# HATS\nhats_col_ra=RAJ\nhats_col_dec = DEJ\n")
     cutouts, report = read(tmp_path)
     np.testing.assert_array_equal(cutouts.images, BANDS)
@@ -311,6 +312,21 @@ def test_a_hats_catalogue(tmp_path, folder):
         "partition_info.csv",
         "hats.properties",
     }
+    inner = ingest(folder / "cat" / "dataset", tmp_path / "t")
+    assert (inner.read, inner.classes) == (N, {})  # partitions are no classes
+
+
+def test_sets_of_two_sizes_are_refused_with_sizes_and_counts(tmp_path, folder):
+    small = GREY[:7, :6, :6]
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["images"] = GREY
+    np.savez(folder / "b.npz", images=small, z=RA[:7])
+    with pytest.raises(UserError, match=r"8×10 float32 \(9 images\), 1 band of 6×6 float32 \(7 images\)") as raised:
+        ingest(folder, tmp_path / "s")
+    assert "--size" in str(raised.value)
+    cutouts, report = read(tmp_path, size=6)
+    assert (len(cutouts), report.set_aside) == (16, ())
+    np.testing.assert_array_equal(cutouts.images[:, 0], [*GREY[:, 1:7, 2:8], *small])
 
 
 def test_stores_can_be_joined(tmp_path, folder):
@@ -325,6 +341,27 @@ def test_stores_can_be_joined(tmp_path, folder):
     assert np.isnan(cutouts.images[:N, 2]).all()
     assert cutouts.column("bands_present")[0] == ["g", "r"]
     assert cutouts.column("survey")[-1] == "b"
+
+
+def test_a_store_read_again_keeps_its_labels(tmp_path, folder):
+    """By object, though two stores call an object alike; where one has labels its folder is no class."""
+    said = {"a": {"x1": "lens", "x2": "nonlens"}, "b": {"x1": "nonlens"}}
+    for name in said:
+        with StoreWriter(folder / name, ("g", "r"), (H, W), "float32") as writer:
+            writer.append(BANDS[:, :2], make_table([f"x{row}" for row in range(N)]))
+            write_labels(writer.folder, Labels(said[name], "experts"))
+    write_split(folder / "b" / "_splits", Split("holdout", {"x1": "train"}))
+    _, report = read(tmp_path)
+    assert report.read == 2 * N
+    labels = read_labels(tmp_path / "s")
+    second = "b/part-00000-of-00001.parquet#1"
+    assert (labels.values, labels.source) == ({"x1": "lens", "x2": "nonlens", second: "nonlens"}, "experts")
+    assert dict(report.set_aside)["b/_splits/holdout.parquet"] == "a split of a store, which is not carried over"
+    assert not [file for file, _ in report.set_aside if file.endswith("_labels.parquet")]
+    (folder / "a" / "_labels.parquet").write_bytes(b"none")
+    damaged = ingest(folder / "a", tmp_path / "t")
+    assert (damaged.read, damaged.labelled) == (N, 0)
+    assert ("_labels.parquet", "the labels of a store, which cannot be read") in damaged.set_aside
 
 
 def test_a_file_of_many_may_be_given_itself(tmp_path, folder):

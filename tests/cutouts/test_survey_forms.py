@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +227,48 @@ def test_axion_arrays_give_the_image_and_its_mass(tmp_path, mass):
     np.testing.assert_array_equal(cutouts.column("axion_mass"), [float(mass), np.nan, np.nan, np.nan])
     np.testing.assert_array_equal(cutouts.images[0, 0], plane(7))
     assert cutouts.truth == ("axion_mass",)
+
+
+def renamed(program: bytes, core: str) -> bytes:
+    """The pickle as another version of numpy writes it: `core` is what it calls its package of arrays."""
+    pieces, at = [], 0
+    for code, argument, place in pickletools.genops(program):
+        if code.name == "FRAME":  # whose length would no longer be right; a pickle does without
+            pieces.append(program[at:place])
+            at = place + 9
+        named = re.match(r"numpy\._?core\.(\w+)(.*)", argument) if isinstance(argument, str) else None
+        if named and code.name in ("GLOBAL", "SHORT_BINUNICODE"):
+            module = f"numpy.{core}.{named[1]}"
+            pieces.append(program[at:place])
+            if code.name == "GLOBAL":
+                name = named[2].strip()
+                pieces.append(f"c{module}\n{name}\n".encode())
+                at = place + len(f"c{argument}\n")
+            else:
+                pieces.append(b"\x8c" + bytes([len(module)]) + module.encode())
+                at = place + 2 + len(argument)
+    return b"".join([*pieces, program[at:]])
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_old_and_new_numpy(tmp_path, core, protocol):
+    """As arrays in an `axion` file, and as index: numpy 1 says numpy.core, numpy 2 numpy._core."""
+    program = renamed(pickle.dumps(axion(plane(7), np.float64(2e-24)), protocol), core)
+    assert f"numpy.{core}.".encode() in program
+    assert ("numpy._core." if core == "core" else "numpy.core.").encode() not in program
+    np.testing.assert_array_equal(pickle.loads(program)[0], plane(7))  # a pickle it is
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": (2,)})
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.npy").write_bytes(stream.getvalue() + program)
+    index = {"train": np.array(["a.npy"])}
+    (tmp_path / "in" / "index.pkl").write_bytes(renamed(pickle.dumps(index, protocol), core))
+    report = ingest(tmp_path / "in", tmp_path / "s")
+    cutouts = open_store(tmp_path / "s")
+    assert (report.read, report.set_aside, report.splits) == (1, (), ("index",))
+    np.testing.assert_array_equal(cutouts.images[0, 0], plane(7))
+    assert cutouts.column("axion_mass").tolist() == [2e-24]
 
 
 def real_lenses(folder: Path) -> None:

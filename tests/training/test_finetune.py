@@ -13,7 +13,9 @@ from zwicky.backbones.config import BackboneConfig
 from zwicky.cutouts.contract import Cutouts, make_cutouts
 from zwicky.cutouts.tables import Labels, Split
 from zwicky.errors import UserError
+from zwicky.evaluation.equivariance import verify
 from zwicky.evaluation.evaluate import evaluate
+from zwicky.evaluation.results import read_table
 from zwicky.files import read_json
 from zwicky.metrics.logistic import linear_classifier
 from zwicky.training import loop, seen, state
@@ -213,6 +215,30 @@ def test_regression_of_partly_labelled_stores(tmp_path, started, data, finetune_
     rows = evaluate(tmp_path / "run", cutouts, some, split)
     assert {row["of"] for row in rows} == {"flux", "dx", "dy", "e1", "e2"}
     assert {row["metric"] for row in rows} == {"mae", "r2"}
+
+
+@pytest.mark.parametrize("unit", [1e-23, 1e20])  # eV of an axion, solar masses
+def test_the_unit_of_a_target_does_not_matter(tmp_path, started, data, finetune_config, unit):
+    """In whatever unit a number is told, the same is learnt: loss, choice of weights, answers and R²."""
+    cutouts, labels, split = data
+    table = cutouts.table.append_column("mass", [unit * cutouts.column("flux")])
+    told = Cutouts(cutouts.images, table, cutouts.bands)
+    answers, losses, errors = [], [], []
+    for name in ("flux", "mass"):
+        config = finetune_config(targets=[name], labels=0, steps=4)
+        network = finetune(config, started, told, labels, split, tmp_path / name, quiet=True)
+        answers.append(network.outputs(cutouts.images[:5])[:, 0].astype(np.float64))
+        rows = read_table(tmp_path / name / "metrics.csv")
+        losses.append([row[key] for row in rows for key in ("loss", "select_loss") if row.get(key) not in (None, "")])
+        errors.append({row["metric"]: row["value"] for row in evaluate(tmp_path / name, told, labels, split)})
+        verified = verify(tmp_path / name, told, 4)
+        assert np.isfinite(verified.answers).all()
+    assert answers[0].std() > 0
+    np.testing.assert_allclose(answers[1] / unit, answers[0], rtol=1e-3)
+    assert len(losses[0]) >= 5
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    assert errors[1]["mae"] / unit == pytest.approx(errors[0]["mae"], rel=1e-3)
+    assert errors[1]["r2"] == pytest.approx(errors[0]["r2"], rel=1e-3)
 
 
 def test_objects_without_the_number_are_left_out(tmp_path, started, data, finetune_config):

@@ -21,7 +21,9 @@ MIXED_BYTES = 24 * 2**20
 MEMORY_GB = 0.05  # allowed for pixels
 EXTRA = 480 * 2**20  # bytes of writable memory beyond what the libraries begin with: less than the pixels of the store
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-MOST = 150  # MB by which a large store may take more than a small one: runs differ by 110, its pixels are 442 more
+# MB by which a large store may take more than a small one: two runs of one size differed by up to 82, and the pixels of
+# the large one are 442 more.
+MOST = 150
 
 PROGRAM = """
 import re, resource, sys

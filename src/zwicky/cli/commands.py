@@ -101,7 +101,7 @@ def _evaluate(given: Namespace) -> None:
     rows = evaluate(given.run, cutouts, labels, stored_split(given.data, given.split, cutouts, labels))
     for row in rows:
         interval = f"  [{row['low']:.4f}, {row['high']:.4f}]" if row.get("low") is not None else ""
-        print(f"{row['of']:10s} {row['metric']:10s} {row['value']:.4f}{interval}")
+        print(f"{row['of']:10s} {row['metric']:10s} {row['value']:#.4g}{interval}")
     print(f"on {rows[0]['test_objects']} test objects; 95 % intervals over objects, conditional on this one network")
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from zwicky import recipes
 from zwicky.errors import UserError
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,28 @@ def parse(command: Command, name: str, settings: dict[str, Any] | None, words: S
     parser = parser_of(name, command)
     if settings is not None:
         words = ["--config", yaml.safe_dump(settings, sort_keys=False), *words]
-    given = parser.parse_args(list(words))
+    try:
+        given = parser.parse_args(list(words))
+    except ArgumentError as error:
+        error.message = _plainly(" ".join(str(error.message).split()), parser)
+        raise
     if command.settings is not None:
         _check_groups(command.settings, given)
     return parser.instantiate_classes(given)
+
+
+def _plainly(message: str, parser: ArgumentParser) -> str:
+    """The parser's complaint in words for who typed the mistake, where it is one of the usual ones."""
+    if unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
+        options = [option for action in parser._actions for option in action.option_strings]
+        if close := get_close_matches(unknown[1], options, 1):
+            return f"there is no option {unknown[1]}; did you mean {close[0]}?"
+    if listed := re.match(r'Parser key "(.+?)": Expected a <class \'(?:tuple|list)\'>.* Got value: (.+)', message):
+        return f"{listed[1]} is {listed[2]!r}, which is no list; write '[{listed[2]}]'"
+    if typed := re.match(r'Parser key "(.+?)": (.*Expected an? <class .+) (?:Got|Given) value: (.+)', message):
+        kinds = dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", typed[2]))
+        return f"{typed[1]} is {typed[3]!r}; it must be {' or '.join(_KINDS.get(kind, kind) for kind in kinds)}"
+    return message
 
 
 def _check_groups(kind: type, given: Namespace, within: str = "") -> None:

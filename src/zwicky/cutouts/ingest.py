@@ -19,7 +19,7 @@ from zwicky.cutouts.plan import Plan, make_plan
 from zwicky.cutouts.readers import is_image_name
 from zwicky.cutouts.rows import make_rows
 from zwicky.cutouts.store import StoreWriter, refuse_existing
-from zwicky.cutouts.tables import Labels, Split, order_classes, write_labels, write_split
+from zwicky.cutouts.tables import SPLITS, Labels, Split, order_classes, write_labels, write_split
 from zwicky.errors import UserError
 from zwicky.files import write_csv
 
@@ -98,7 +98,8 @@ def ingest(
                 names = _unique_ids(good, plan, writer)
                 for offer, identifier in zip(good, names, strict=True):
                     renamed += bool(offer.image.id) and identifier != offer.image.id
-                    if (label := offer.image.label or plan.labels.get(offer.file)) is not None:
+                    stored = plan.stored_labels.get(offer.file, {}).get(offer.image.id)
+                    if (label := offer.image.label or stored or plan.labels.get(offer.file)) is not None:
                         labels[identifier] = label
                     if offer.file in indexed:
                         ids[offer.file] = identifier
@@ -164,7 +165,7 @@ def _write_tables(folder: Path, plan: Plan, labels: dict[str, str], ids: dict[st
         write_labels(folder, Labels(labels, plan.label_source, now))
     for split in plan.splits:
         roles = {ids[file]: role for file, role in split.roles.items() if file in ids}
-        write_split(folder / "_splits", Split(split.name, roles))
+        write_split(folder / SPLITS, Split(split.name, roles))
     rows = [{"file": file, "reason": reason} for file, reason in plan.set_aside]
     write_csv(folder / "_set_aside.csv", rows, ("file", "reason"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
@@ -18,6 +18,7 @@ from zwicky.cutouts.readers.npy import AXION_MASS, holds_objects
 from zwicky.cutouts.scan import folder_labels, scan_folder
 from zwicky.cutouts.split_index import SUFFIXES as INDEX_SUFFIXES
 from zwicky.cutouts.split_index import SplitIndex, read_index
+from zwicky.cutouts.tables import LABELS, SPLITS, read_labels
 from zwicky.errors import UserError
 
 _MOST_NAMED = 6  # columns named in a warning
@@ -35,6 +36,7 @@ class Plan:
     set_aside: list[tuple[str, str]]
     ids: dict[str, str] = field(default_factory=dict)  # file → the catalogue's id
     labels: dict[str, str] = field(default_factory=dict)
+    stored_labels: dict[str, dict[str, str]] = field(default_factory=dict)  # part of a store → labels by id
     label_source: str = "class folders"
     row_of: dict[str, int] = field(default_factory=dict)
     values: dict[str, list] = field(default_factory=dict)  # catalogue column → one value a row
@@ -68,6 +70,7 @@ def make_plan(source: Path, path: Path | None, config: IngestConfig, pool: Threa
     grouped = {file for group in plan.groups.values() for _, file in group}
     plan.files = sorted([file for file in alone if file not in grouped] + list(plan.groups))
     plan.labels = folder_labels([*plan.files, *plan.sets])
+    _take_stored_labels(plan)
     _take_catalog(plan, path)
     _read_indices(plan)
     if config.label_source:
@@ -108,6 +111,28 @@ def _open_sets(plan: Plan, files: list[str], pool: ThreadPoolExecutor) -> list[s
     return alone
 
 
+def _take_stored_labels(plan: Plan) -> None:
+    """The labels of stores that are read again, whose folders are then no classes. Their splits stay behind."""
+    kept = []
+    for file, reason in plan.set_aside:
+        path = PurePosixPath(file)
+        parts = [part for part in plan.sets if PurePosixPath(part).parent == path.parent]
+        if path.name == LABELS and parts:
+            try:
+                labels = read_labels(plan.source / path.parent)
+            except UserError:
+                kept.append((file, "the labels of a store, which cannot be read"))
+                continue
+            plan.label_source = labels.source or plan.label_source
+            for part in parts:
+                plan.labels.pop(part, None)
+                plan.stored_labels[part] = labels.values
+        else:
+            is_split = path.parent.name == SPLITS and path.suffix == ".parquet"
+            kept.append((file, "a split of a store, which is not carried over" if is_split else reason))
+    plan.set_aside = kept
+
+
 def _take_catalog(plan: Plan, path: Path | None) -> None:
     """Labels, ids and properties of a CSV: the one given, or the only one in the folder if it names files there."""
     if path is not None:
@@ -136,6 +161,11 @@ def _take_catalog(plan: Plan, path: Path | None) -> None:
     plan.ids = {} if ids is None else {file: ids[match.row_of[file]] for file in plan.files}
     plan.values, plan.kinds, complaints = catalogs.properties(table, match)
     plan.row_of, plan.catalog = match.row_of, str(path)
+    if row_labels is None and not plan.labels:
+        complaints.append(
+            f"the catalogue gives no labels: none of its columns {', '.join(table.columns[:_MOST_NAMED])}"
+            f"{', …' * (len(table.columns) > _MOST_NAMED)} is called 'label' or 'class'"
+        )
     plan.warnings += complaints
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from zwicky.cutouts.readers import is_image_name
 from zwicky.cutouts.readers.columns import UNLABELLED_NAMES
 
+_PARTITION = re.compile("(Norder|Dir|Npix)=")
 _SPLIT_FOLDERS = {"train", "training", "valid", "val", "validation", "test"}
 
 
@@ -76,12 +78,14 @@ def folder_labels(files: list[str]) -> dict[str, str]:
     """Labels by class folder, {} where the folders are no classes.
 
     Folders are classes if at least two of them hold images. Where all of them are called train, test or the like,
-    the classes are the folders within. A class folder called `unlabelled` gives no label.
+    the classes are the folders within. A class folder called `unlabelled` gives no label, nor do the partitions of
+    a HATS catalogue (`Norder=1`).
     """
     paths = {file: PurePosixPath(file).parts for file in files}
     top = {parts[0] for parts in paths.values() if len(parts) > 1}
     depth = 1 if top and {name.lower() for name in top} <= _SPLIT_FOLDERS else 0
-    labels = {file: parts[depth] for file, parts in paths.items() if len(parts) > depth + 1}
+    within = {file: parts[depth] for file, parts in paths.items() if len(parts) > depth + 1}
+    labels = {file: name for file, name in within.items() if not _PARTITION.match(name)}
     if len(set(labels.values())) < 2:
         return {}
     return {file: label for file, label in labels.items() if label.lower() not in UNLABELLED_NAMES}

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from zwicky.errors import UserError
 from zwicky.files import replacing
 
+LABELS, SPLITS = "_labels.parquet", "_splits"
 ROLES = ("train", "validation", "test", "unlabelled")
 
 
@@ -85,7 +86,7 @@ def write_labels(store: Path | str, labels: Labels) -> None:
     """Write `_labels.parquet` into a store."""
     count = len(labels.values)
     _write(
-        Path(store) / "_labels.parquet",
+        Path(store) / LABELS,
         {
             "id": list(labels.values),
             "label": list(labels.values.values()),
@@ -97,7 +98,7 @@ def write_labels(store: Path | str, labels: Labels) -> None:
 
 def read_labels(store: Path | str) -> Labels:
     """Read a store's labels; none at all is an empty table, not an error."""
-    path = Path(store) / "_labels.parquet"
+    path = Path(store) / LABELS
     if not path.exists():
         return Labels({})
     columns = _read(path, ("id", "label", "source", "time"))

@@ -94,7 +94,7 @@ def equivariance_error(network: Network, images: np.ndarray, batch_size: int = 6
                 to_source = torch.cat([VECTORS[turn].T, torch.zeros(2, 1)], 1).expand(len(known), 2, 3)
                 expected = transform_targets(known, network.targets, to_source)
             apart_by = float((seen - expected).abs().max())
-            measured.append(apart_by / float(known.std(0).max()) if network.targets else apart_by)
+            measured.append(apart_by / float(known.double().std(0).max()) if network.targets else apart_by)
             if network.classes:
                 changed.append(float((seen.argmax(1) != known.argmax(1)).float().mean()))
     return Equivariance(_worst(summary), distance, _worst(cropped), measured, changed, len(images))

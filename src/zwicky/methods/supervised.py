@@ -37,16 +37,20 @@ def scale_of(values: np.ndarray, head_turns: bool, targets: Sequence[Target]) ->
     """(mean, standard deviation) by column of the targets to learn from, [N, columns].
 
     head_turns: whether the head is equivariant; then a direction has mean 0 and one scale for both its columns, the
-    root mean square, since anything else would turn with no image.
+    root mean square, since anything else would turn with no image. A column that does not vary has the scale of its
+    rounding, so that none is 0. In double precision: squares of an axion's mass, 1e-23 eV, are 0 in single.
     """
-    mean, std = values.mean(0).tolist(), values.std(0).tolist()
+    values = values.astype(np.float64)
+    rounding = np.finfo(np.float32).eps * np.abs(values).max(0)
+    mean = values.mean(0).tolist()
+    std = np.maximum(values.std(0), np.where(rounding > 0, rounding, 1.0)).tolist()
     start = 0
     for target in targets:
         columns = slice(start, start + len(target.columns))
         start += len(target.columns)
         if head_turns and target.kind != "scalar":
             mean[columns] = [0.0, 0.0]
-            std[columns] = [float(np.sqrt((values[:, columns].astype(np.float64) ** 2).mean()))] * 2
+            std[columns] = [float(np.sqrt((values[:, columns] ** 2).mean())) or 1.0] * 2
     return mean, std
 
 
@@ -83,7 +87,7 @@ class Supervised(Method):
         self.classes, self.targets, self.label_smoothing = classes, targets, label_smoothing
         if targets:
             self.register_buffer("target_mean", torch.tensor(target_mean or [0.0] * targets))
-            self.register_buffer("target_std", torch.tensor(target_std or [1.0] * targets).clamp_min(1e-12))
+            self.register_buffer("target_std", torch.tensor(target_std or [1.0] * targets))
 
     @property
     def backbone(self) -> Backbone:

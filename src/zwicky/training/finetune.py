@@ -92,7 +92,7 @@ def fit_labels(
         outputs = network_of(learner).outputs(selected, turns=False)
         known = task.truth[task.select]
         if columns:
-            return {"select_loss": float(np.abs((outputs - known) / np.maximum(std, 1e-12)).mean())}
+            return {"select_loss": float(np.abs((outputs - known) / std).mean())}
         probabilities = torch.from_numpy(outputs).double().softmax(1).numpy()
         return {"select_loss": nll(known, probabilities), "select_accuracy": float((outputs.argmax(1) == known).mean())}
 
