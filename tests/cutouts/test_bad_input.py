@@ -228,6 +228,15 @@ def h5_of(**members) -> bytes:
     return stream.getvalue()
 
 
+def endless_hdf5(label: bool, piece: bytes = bytes(16)) -> bytes:
+    """The first text in the heap says it is a free piece of no bytes: reading any text, HDF5's library hangs."""
+    texts = np.array(["lens", "non"] * 3, object)
+    data = bytearray(h5_of(images=SET, label=texts) if label else h5_of(images=SET, bands=texts[:1]))
+    start = data.index(b"GCOL") + 16
+    data[start : start + 16] = piece
+    return bytes(data)
+
+
 NAN = np.full((6, *SIZE), np.nan, np.float32)
 LISTS = pa.list_(pa.list_(pa.float32()))
 ODD: dict[str, tuple[str, Callable[[], bytes]]] = {
@@ -279,6 +288,9 @@ ODD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "hdf5 claims a terabyte": ("a.h5", lambda: claiming_hdf5((10**8, 64, 64), chunks=(1, 64, 64))),
     "hdf5 of one huge image": ("a.h5", lambda: claiming_hdf5((2, 10**5, 10**5), chunks=(1, 64, 64))),
     "hdf5 links elsewhere": ("a.h5", linking_hdf5),
+    "hdf5 with a heap without end": ("a.h5", lambda: endless_hdf5(label=True)),
+    "hdf5 with a heap without end of bands": ("a.h5", lambda: endless_hdf5(label=False)),
+    "hdf5 with a heap beyond its end": ("a.h5", lambda: endless_hdf5(True, b"\1" + bytes(7) + b"\xf0" + b"\xff" * 7)),
     "hdf5 of text": ("a.h5", lambda: h5_of(images=["a", "b"])),
     "hdf5 of complex": ("a.h5", lambda: h5_of(images=SET + 1j)),
     "hdf5 empty": ("a.h5", lambda: h5_of()),

@@ -17,6 +17,7 @@ from zwicky.cutouts.readers.arrays import (
     make_layout,
     told_by_band,
 )
+from zwicky.cutouts.readers.heaps import refuse_endless_heaps
 from zwicky.cutouts.readers.record import Image, ImageSet, Unreadable, in_blocks, refuse_claims
 
 try:
@@ -32,6 +33,7 @@ def open_hdf5(path: Path) -> ImageSet:
 
     A dataset or an attribute `bands` (also `band`, `filters`) names the bands. Links to other files are not followed.
     """
+    refuse_endless_heaps(path)
     with h5py.File(path, "r") as file:
         shapes, dtypes = _datasets(file)
         name = find_images(shapes, dtypes, least=3)
