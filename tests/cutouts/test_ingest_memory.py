@@ -19,7 +19,7 @@ from zwicky.cutouts.store import read_metadata
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 SHAPE = (3, 64, 64)
 EXTRA = 700 * 2**20  # bytes of address space, much of it only reserved, beyond what the libraries take
-MOST = 200  # MB of resident memory gained
+MOST = 300  # MB of resident memory gained; 150 to 225 seen, the same set differs by 50 from run to run
 
 PROGRAM = """
 import re, resource, sys
@@ -83,7 +83,7 @@ def write(path: Path, rows: int) -> None:
 
 @pytest.mark.parametrize("suffix", [".hdf5", ".fits", ".npz", ".parquet"])
 def test_a_set_several_times_the_limit(tmp_path, suffix):
-    rows = 20_000  # 1 GB, five times MOST
+    rows = 20_000  # 1 GB, three times MOST
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / f"a{suffix}", rows)
     read, gained = run(tmp_path / "in", tmp_path / "s")
