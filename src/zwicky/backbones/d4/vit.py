@@ -63,7 +63,8 @@ class Embed(nn.Module):
         if side != position.shape[-1]:
             position = F.interpolate(position[None], (side, side), mode="bicubic", antialias=True)[0]
         tokens = tokens + enter(orbit(position), irreps)[:, :, None]
-        cls = constant(self.cls_token, irreps)[:, :, None, None].expand(-1, -1, images.shape[0], 1)  # len() ties exports to a batch
+        # Not len(images), a plain number, which would tie an exported network to one batch size.
+        cls = constant(self.cls_token, irreps)[:, :, None, None].expand(-1, -1, images.shape[0], 1)
         return torch.cat([cls.to(tokens.dtype), tokens.flatten(3)], 3)
 
 
