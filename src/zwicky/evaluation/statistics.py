@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from zwicky.errors import UserError
 from zwicky.evaluation.results import BenchmarkResult, Predictions
@@ -141,13 +140,12 @@ def _cells(result: BenchmarkResult, units: dict[int, str]) -> dict[int, dict[str
 
 def _read(result: BenchmarkResult, arm: str, labels: int, draw: int) -> tuple[Predictions, np.ndarray]:
     path = result.cell(arm, labels, draw) / "predictions.parquet"
+    predictions = result.predictions(arm, labels, draw)
     try:
-        predictions = result.predictions(arm, labels, draw)
         truth = predictions.truth
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except ValueError as error:  # a label that is no class
         raise UserError(
-            f"cannot use {path}: {reason}; delete the folder of this cell and run the benchmark again"
+            f"cannot use {path}: {error}; delete the folder of this cell and run the benchmark again"
         ) from error
     if not np.isfinite(predictions.probabilities).all():
         raise UserError(f"{path} holds NaN or infinite probabilities; delete the folder of this cell and run again")

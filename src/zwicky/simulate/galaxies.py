@@ -37,8 +37,8 @@ class Bank:
     ids: tuple[str, ...]
 
     def rows(self, pick: np.ndarray) -> np.ndarray:
-        """[n] int64: which galaxies; `pick` from 0 to 1."""
-        return np.clip((pick * len(self.ids)).astype(np.int64), 0, len(self.ids) - 1)
+        """[n] int64: which galaxies; `pick` from 0 to 1, anything where it is NaN."""
+        return np.clip((np.nan_to_num(pick) * len(self.ids)).astype(np.int64), 0, len(self.ids) - 1)
 
     @property
     def digest(self) -> str:
@@ -104,7 +104,7 @@ def chosen_galaxies(galaxies: Mapping[str, Galaxies], values: Mapping[str, np.nd
     for name, store in galaxies.items():
         if f"{name}_pick" in values:
             bank = read_bank(store)
-            found[f"{name}_images"] = bank.images[torch.from_numpy(bank.rows(np.nan_to_num(values[f"{name}_pick"])))]
+            found[f"{name}_images"] = bank.images[torch.from_numpy(bank.rows(values[f"{name}_pick"]))]
             found[f"{name}_scale"] = torch.full((1, 1, 1), bank.scale)
     return found
 
@@ -115,10 +115,8 @@ def galaxy_ids(galaxies: Mapping[str, Galaxies], values: Mapping[str, np.ndarray
     for name, store in galaxies.items():
         if f"{name}_pick" in values:
             bank, pick = read_bank(store), values[f"{name}_pick"]
-            rows = bank.rows(np.nan_to_num(pick))
-            found[f"{name}_id"] = [
-                bank.ids[row] if known else None for row, known in zip(rows, np.isfinite(pick), strict=True)
-            ]
+            shown = zip(bank.rows(pick), np.isfinite(pick), strict=True)
+            found[f"{name}_id"] = [bank.ids[row] if known else None for row, known in shown]
     return found
 
 

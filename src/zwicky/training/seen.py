@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 from astropy import units
 from astropy.coordinates import SkyCoord
 
-from zwicky.cutouts.contract import Cutouts
+from zwicky.cutouts.contract import STANDARD_COLUMNS, Cutouts
 from zwicky.cutouts.duplicates import SAME_POSITION
 from zwicky.errors import UserError
 from zwicky.files import replacing
 
-COLUMNS = ("id", "pixel_hash", "ra", "dec")
-SCHEMA = pa.schema([("id", pa.string()), ("pixel_hash", pa.string()), ("ra", pa.float64()), ("dec", pa.float64())])
-SCHEMA = SCHEMA.append(pa.field("use", pa.string()))
+COLUMNS = ("id", "pixel_hash", "ra", "dec")  # of the cutouts
+SCHEMA = pa.schema([*((name, STANDARD_COLUMNS[name]) for name in COLUMNS), ("use", pa.string())])
 
 
 def record(cutouts: Cutouts, uses: dict[str, np.ndarray], before: pa.Table | None = None) -> pa.Table:
@@ -44,7 +43,7 @@ def read(folder: Path) -> pa.Table | None:
     if not path.exists():
         return None
     try:
-        return pq.read_table(path).select(list(SCHEMA.names)).cast(SCHEMA)
+        return pq.read_table(path).select(SCHEMA.names).cast(SCHEMA)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}), so what was learnt from is unknown; make the run again"
