@@ -10,17 +10,14 @@ grouped cross-validation, on features of a network that was pretrained without a
 from __future__ import annotations
 
 import argparse
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from tables import write_csv
 
@@ -31,6 +28,7 @@ from zwicky.cutouts.tables import read_labels
 from zwicky.evaluation.baselines import radial_colour
 from zwicky.methods.config import MethodConfig
 from zwicky.metrics.bootstrap import Bootstrap, Cell
+from zwicky.metrics.logistic import fit_logistic
 from zwicky.training import seen
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.finetune import Task, fit_labels
@@ -61,15 +59,10 @@ def truth_of(store: Path, cutouts: Cutouts) -> np.ndarray:
     return np.array([CLASSES.index(label) if label in CLASSES else -1 for label in labels])
 
 
-def logistic(x: np.ndarray, y: np.ndarray, weights: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """[M, 2] probabilities; C by cross-validation inside x."""
+def probe(x: np.ndarray, y: np.ndarray, query: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """[M, 2] probabilities of `query` by logistic regression on x."""
     scaler = StandardScaler().fit(x)
-    model = LogisticRegression(max_iter=200, tol=1e-3)
-    search = GridSearchCV(model, {"C": np.logspace(-4, 0, 5)}, scoring="neg_log_loss", cv=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a fit stopped early is one more candidate
-        search.fit(scaler.transform(x), y, sample_weight=weights)
-    return search.predict_proba(scaler.transform(query))
+    return fit_logistic(scaler.transform(x), y, 0, weights)[0].predict_proba(scaler.transform(query))
 
 
 def main() -> None:
@@ -134,13 +127,12 @@ def main() -> None:
     careful = replace(fit, head="probe", train=replace(fit.train, lr=2e-4, layer_decay=0.75))
     features = start.features(images)
     x, query = features[simulated], features[test]
-    even = np.ones(len(sim))
-    record("SimMIM on both, probe, simulated labels", logistic(x, sim_y, even, query), len(sim))
+    record("SimMIM on both, probe, simulated labels", probe(x, sim_y, query), len(sim))
     # The simplest adaptation: each survey's features on their own scale, measured without labels or test objects.
     own = [StandardScaler().fit(features[rows]) for rows in (simulated, free)]
     aligned, aligned_query = own[0].transform(x), own[1].transform(query)
     name = "SimMIM on both, features aligned, probe, simulated labels"
-    record(name, logistic(aligned, sim_y, even, aligned_query), len(sim))
+    record(name, probe(aligned, sim_y, aligned_query), len(sim))
 
     for repeat in range(REPEATS):
         folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=repeat).split(query, truth, groups)
@@ -148,13 +140,13 @@ def main() -> None:
         for train, held in folds:
             few = len(train)
             colours[held] = radial_colour(images[test[train]], truth[train], images[test[held]], 2, repeat)
-            real_alone[held] = logistic(query[train], truth[train], np.ones(few), query[held])
-            weights = np.concatenate([even[:JOINED] * few / JOINED, np.ones(few)])  # both halves count alike
-            joined[held] = logistic(
+            real_alone[held] = probe(query[train], truth[train], query[held])
+            weights = np.concatenate([np.full(JOINED, few / JOINED), np.ones(few)])  # both halves count alike
+            joined[held] = probe(
                 np.concatenate([aligned[:JOINED], aligned_query[train]]),
                 np.concatenate([sim_y[:JOINED], truth[train]]),
-                weights,
                 aligned_query[held],
+                weights,
             )
         few = len(test) * (FOLDS - 1) // FOLDS
         record("radial colours, real labels", colours, few, repeat)

@@ -14,8 +14,12 @@ STRENGTHS = np.logspace(-5, 1, 7)  # inverse regularisation C that are tried
 FOLDS = 5
 
 
-def fit_logistic(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[LogisticRegression, float]:
+def fit_logistic(
+    x: np.ndarray, y: np.ndarray, seed: int, weights: np.ndarray | None = None
+) -> tuple[LogisticRegression, float]:
     """(model, cross-validated NLL) for standardised features x [N, D] and labels y [N] int of at least two classes.
+
+    weights: [N], of each object in the fits; all alike unless given.
 
     C has the lowest cross-validated NLL. With a class of one object nothing can be cross-validated: then C = 0.01 and
     the NLL is NaN.
@@ -26,10 +30,10 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[LogisticRegre
         # A fit stopped early at the weakest regularisation is one more candidate, not worth a line to the user.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if count < 2:
-            return model.fit(x, y), float("nan")
+            return model.fit(x, y, weights), float("nan")
         folds = StratifiedKFold(count, shuffle=True, random_state=seed)
         search = GridSearchCV(model, {"C": STRENGTHS}, scoring="neg_log_loss", cv=folds, error_score="raise")
-        search.fit(x, y)
+        search.fit(x, y, sample_weight=weights)
     return search.best_estimator_, -float(search.best_score_)
 
 
