@@ -33,6 +33,7 @@ _OFFERED = {
     "label_subsets": "cutouts.splits",
     "audit": "cutouts.audit",
     "simulate_store": "simulate.api",
+    "open_simulation": "simulate.stream",
     "ViewsConfig": "views.config",
     "PretrainConfig": "training.config",
     "FinetuneConfig": "training.config",

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zwicky.cutouts import store as store_module
-from zwicky.cutouts import stored_images
 from zwicky.cutouts.audit import audit
 from zwicky.cutouts.contract import make_table
+from zwicky.cutouts.parts import Parts
 from zwicky.cutouts.store import StoreWriter, open_store
 from zwicky.cutouts.stored_images import AHEAD, StoredImages, in_batches
 from zwicky.cutouts.tables import Labels
@@ -66,7 +66,7 @@ def test_rows_are_read_as_from_an_array(make_store, dtype):
 def test_a_selection_is_not_read_until_asked_for(make_store, monkeypatch):
     path = make_store()
     held, stored = open_store(path), open_store(path, memory_gb=0)
-    monkeypatch.setattr(stored_images, "read_pixels", None)  # would fail
+    monkeypatch.setattr(Parts, "read", None)  # would fail
     some = stored.take([20, 3, 3, 7]).take([3, 0, 1])
     assert list(some.ids) == ["id7", "id20", "id3"]
     monkeypatch.undo()
@@ -100,16 +100,16 @@ def test_each_group_is_read_once_shortly_before_its_first_row_and_let_go_after_i
     lazy = open_store(make_store(rows, group), memory_gb=0).images
     order = (np.arange(rows) + 20 * np.random.default_rng(0).random(rows)).argsort()  # rows go back by up to 20 places
     loaded, alive = [], {}
-    load = stored_images._load
+    load = Parts.read
 
-    def spy(images, row_group, wanted):
-        pixels = load(images, row_group, wanted)
-        loaded.append(row_group.start // group)
+    def spy(store, number, wanted):
+        pixels = load(store, number, wanted)
+        loaded.append(number)
         weakref.finalize(pixels, alive.pop, loaded[-1])
         alive[loaded[-1]] = True
         return pixels
 
-    monkeypatch.setattr(stored_images, "_load", spy)
+    monkeypatch.setattr(Parts, "read", spy)
     most = 0
     for number, _ in enumerate(in_batches(lazy, 10, order)):
         done, left = set(order[: 10 * (number + 1)] // group), set(order[10 * (number + 1) :] // group)
@@ -125,8 +125,8 @@ def test_each_group_is_read_once_shortly_before_its_first_row_and_let_go_after_i
 def test_of_a_group_only_what_is_needed_is_held(make_store, monkeypatch):
     lazy = open_store(make_store(40, 10), memory_gb=0).images
     sizes = []
-    load = stored_images._load
-    monkeypatch.setattr(stored_images, "_load", lambda *given: sizes.append(load(*given)) or sizes[-1])
+    load = Parts.read
+    monkeypatch.setattr(Parts, "read", lambda *given: sizes.append(load(*given)) or sizes[-1])
     assert np.array_equal(lazy[[33, 31, 5, 33]][:, 0, 0, 0], [3300, 3100, 500, 3300])
     assert sorted(map(len, sizes)) == [1, 2]
     assert all(pixels.base is None for pixels in sizes)  # no view that keeps the rest

@@ -11,6 +11,7 @@ from zwicky.cutouts.store import open_store
 from zwicky.cutouts.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate import api
+from zwicky.simulate import blocks as blocks_module
 from zwicky.simulate.api import simulate, simulate_store
 from zwicky.simulate.draw import BLOCK
 
@@ -56,7 +57,8 @@ def test_a_killed_simulation_goes_on_to_the_same_bytes(population, tmp_path, mon
     assert pieces == [f"{k * BLOCK}-{(k + 1) * BLOCK}" for k in (0, 1)]  # the third was not whole
     kept = contents(tmp_path / ".killed.pieces")
     drawn = []
-    monkeypatch.setattr(api, "draw_block", lambda *given, draw=api.draw_block: drawn.append(given[2]) or draw(*given))
+    draw = blocks_module.draw_block
+    monkeypatch.setattr(blocks_module, "draw_block", lambda *given: drawn.append(given[2]) or draw(*given))
     simulate_store(population, COUNT, 3, tmp_path / "killed")
     assert drawn == [2, 3]
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

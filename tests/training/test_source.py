@@ -8,6 +8,7 @@ import torch
 
 from zwicky.cutouts import store as store_module
 from zwicky.cutouts import stored_images
+from zwicky.cutouts.parts import Parts
 from zwicky.cutouts.store import StoreWriter, open_store
 from zwicky.cutouts.stored_images import StoredImages
 from zwicky.evaluation.evaluate import evaluate
@@ -173,7 +174,7 @@ def test_a_streamed_run_that_was_stopped_ends_as_if_not(in_store, data, pretrain
     rows, config = cutouts.rows_of(data[2].ids("train")), pretrain_config(steps=14)  # five steps make an epoch
     pretrain(config, cutouts, rows, tmp_path / "whole", quiet=True)
     feed, loads = Feed.__call__, []
-    load = stored_images._load
+    load = Parts.read
     for stop in (3, 8, None):
 
         def stopping(self, step, part, stop=stop):
@@ -182,7 +183,7 @@ def test_a_streamed_run_that_was_stopped_ends_as_if_not(in_store, data, pretrain
             return feed(self, step, part)
 
         monkeypatch.setattr(Feed, "__call__", stopping)
-        monkeypatch.setattr(stored_images, "_load", lambda *given: loads.append(given[1]) or load(*given))
+        monkeypatch.setattr(Parts, "read", lambda *given: loads.append(given[1]) or load(*given))
         loads.clear()
         if stop is None:
             pretrain(config, cutouts, rows, tmp_path / "parts", quiet=True)

@@ -57,7 +57,11 @@ def ingest(parser: ArgumentParser) -> None:
 
 def _data(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=Path, required=True, help="the store, as `zwicky ingest` or `zwicky simulate` wrote it"
+        "--data",
+        type=Path,
+        required=True,
+        help="the store, as `zwicky ingest` or `zwicky simulate` wrote it; or simulate:POPULATION:N:SEED, whose images "
+        "are made while they are used and not kept",
     )
     _memory(parser)
 
@@ -77,7 +81,7 @@ def _out(parser: ArgumentParser) -> None:
 
 
 def audit(parser: ArgumentParser) -> None:
-    parser.add_argument("store", type=Path, help="the store to look at")
+    parser.add_argument("store", type=Path, help="the store to look at, or simulate:POPULATION:N:SEED")
     _memory(parser)
 
 

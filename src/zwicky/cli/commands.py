@@ -44,43 +44,35 @@ def _ingest(given: Namespace) -> None:
 
 def _audit(given: Namespace) -> None:
     from zwicky.cutouts.audit import audit, audit_text
-    from zwicky.cutouts.store import open_store
-    from zwicky.cutouts.tables import read_labels
+    from zwicky.training.data import open_data
 
-    print(audit_text(audit(open_store(given.store, given.memory_gb), read_labels(given.store))))
+    data = open_data(given.store, given.memory_gb)
+    print(audit_text(audit(data.cutouts, data.labels)))
 
 
 def _pretrain(given: Namespace) -> None:
-    from zwicky.cutouts.store import open_store
-    from zwicky.cutouts.stored_split import stored_split
-    from zwicky.cutouts.tables import read_labels
+    from zwicky.training.data import open_data
     from zwicky.training.pretrain import pretrain
-    from zwicky.training.processes import for_all
 
     config = parsing.settings_of(PretrainConfig, given)
-    cutouts, labels = open_store(given.data, given.memory_gb), read_labels(given.data)
-    split = for_all(lambda: stored_split(given.data, config.split, cutouts, labels))
-    ids = split.ids("train", "unlabelled")
-    pretrain(config, cutouts, cutouts.rows_of(ids), given.out, labels=labels.of(ids))
+    data = open_data(given.data, given.memory_gb)
+    ids = data.split(config.split).ids("train", "unlabelled")
+    pretrain(config, data.cutouts, data.cutouts.rows_of(ids), given.out, labels=data.labels.of(ids))
     if rank() == 0:
         following = f"zwicky finetune {given.out} --data {given.data} --labels 300 --out RUN"
         print(f"pretrained on {len(ids)} cutouts; next: {following}")
 
 
 def _finetune(given: Namespace) -> None:
-    from zwicky.cutouts.store import open_store
-    from zwicky.cutouts.stored_split import stored_split
-    from zwicky.cutouts.tables import read_labels
+    from zwicky.training.data import open_data
     from zwicky.training.finetune import finetune, parse_targets
     from zwicky.training.network import columns_of
-    from zwicky.training.processes import for_all
 
     config = parsing.settings_of(FinetuneConfig, given)
-    cutouts, labels = open_store(given.data, given.memory_gb), read_labels(given.data)
-    columns = columns_of(parse_targets(config.targets))
-    split = for_all(lambda: stored_split(given.data, config.split, cutouts, labels, columns))
+    data = open_data(given.data, given.memory_gb)
+    split = data.split(config.split, columns_of(parse_targets(config.targets)))
     start = None if _names_recipe(str(given.run)) else given.run
-    finetune(config, start, cutouts, labels, split, given.out, from_scratch=given.from_scratch)
+    finetune(config, start, data.cutouts, data.labels, split, given.out, from_scratch=given.from_scratch)
     if rank() == 0:
         print(f"fine-tuned; next: zwicky evaluate {given.out} --data {given.data}")
 
@@ -92,13 +84,11 @@ def _names_recipe(word: str) -> bool:
 
 
 def _evaluate(given: Namespace) -> None:
-    from zwicky.cutouts.store import open_store
-    from zwicky.cutouts.stored_split import stored_split
-    from zwicky.cutouts.tables import read_labels
     from zwicky.evaluation.evaluate import evaluate
+    from zwicky.training.data import open_data
 
-    cutouts, labels = open_store(given.data, given.memory_gb), read_labels(given.data)
-    rows = evaluate(given.run, cutouts, labels, stored_split(given.data, given.split, cutouts, labels))
+    data = open_data(given.data, given.memory_gb)
+    rows = evaluate(given.run, data.cutouts, data.labels, data.split(given.split))
     for row in rows:
         interval = f"  [{row['low']:.4f}, {row['high']:.4f}]" if row.get("low") is not None else ""
         print(f"{row['of']:10s} {row['metric']:10s} {row['value']:#.4g}{interval}")
@@ -119,10 +109,10 @@ def _export(given: Namespace) -> None:
 
 
 def _verify(given: Namespace) -> None:
-    from zwicky.cutouts.store import open_store
     from zwicky.evaluation.equivariance import ELEMENTS, verify
+    from zwicky.training.data import open_data
 
-    found = verify(given.run, open_store(given.data, given.memory_gb), given.n, given.seed)
+    found = verify(given.run, open_data(given.data, given.memory_gb).cutouts, given.n, given.seed)
     for position, name in enumerate(ELEMENTS):
         answers = f"  answers {found.answers[position]:.1e}" if found.answers else ""
         print(f"{name:24s} summary {found.summary[position]:.1e}{answers}")
@@ -155,12 +145,12 @@ def _demo(given: Namespace) -> None:
 
 
 def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
-    from zwicky.cutouts.store import open_store
     from zwicky.evaluation.results import BenchmarkResult
     from zwicky.report import report
+    from zwicky.training.data import is_there, open_data
 
-    store = data or Path(str(BenchmarkResult(run).data.get("store", "")))
-    cutouts = open_store(store) if store.is_dir() and str(store) != "." else None
+    name = str(data or BenchmarkResult(run).data.get("store", ""))
+    cutouts = open_data(name, memory_gb=0).cutouts if is_there(name) else None
     page = report(run, cutouts, out)
     print(f"report: {page}")
     return page

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from zwicky.errors import UserError
+
 UNKNOWN = 8 * 2**30  # where the system does not say
 
 
@@ -13,6 +15,15 @@ def free_bytes(root: Path = Path("/")) -> int:
     """Bytes that may still be taken: of the machine, or of the control group (Linux) where that allows less."""
     found = [_of_machine(root / "proc/meminfo"), *_of_groups(root)]
     return min((value for value in found if value is not None), default=UNKNOWN)
+
+
+def most_bytes(memory_gb: float | None) -> int:
+    """Bytes of pixels to keep: 10⁹ times what the user says, or half of the memory that is free."""
+    if memory_gb is None:
+        return free_bytes() // 2
+    if not memory_gb >= 0:
+        raise UserError(f"memory_gb is {memory_gb}; choose 0 or more, or null for half of the memory that is free")
+    return round(memory_gb * 1e9)
 
 
 def _of_machine(meminfo: Path) -> int | None:
@@ -39,8 +50,8 @@ def _of_groups(root: Path) -> list[int]:
         if controllers not in ("", "memory"):
             continue
         top = root / "sys/fs/cgroup" / controllers
-        limit, used = ("memory.max", "memory.current") if not controllers else (
-            "memory.limit_in_bytes", "memory.usage_in_bytes"
+        limit, used = (
+            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         )
         group = top / place.strip("/")
         for folder in (group, *group.parents):

@@ -48,9 +48,25 @@ class Parts:
         return len(self.metadata["bands"]), height, width
 
     @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.metadata["dtype"])
+
+    @property
+    def starts(self) -> np.ndarray:
+        """[groups] the first row of each."""
+        return np.array([group.start for group in self.groups])
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all pixels."""
-        return self.rows * int(np.prod(self.shape)) * np.dtype(self.metadata["dtype"]).itemsize
+        return self.rows * int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def read(self, group: int, rows: np.ndarray) -> np.ndarray:
+        """These rows of a group and no more: what is not needed shall take no memory while the rest waits."""
+        whole = self.groups[group]
+        pixels = np.empty((whole.rows, *self.shape), self.dtype)
+        read_pixels(whole, pixels)
+        return pixels if len(rows) == whole.rows else pixels[rows - whole.start]
 
 
 def look(path: Path | str) -> Parts:

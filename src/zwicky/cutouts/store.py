@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zwicky.cutouts.contract import PIXEL_TYPES, SCHEMA_VERSION, STANDARD_COLUMNS, Cutouts, make_table, pixel_hash
-from zwicky.cutouts.memory import free_bytes
+from zwicky.cutouts.memory import most_bytes
 from zwicky.cutouts.parts import look, read_pixels, read_table
 from zwicky.cutouts.stored_images import Images, StoredImages
 from zwicky.errors import UserError
@@ -35,8 +35,9 @@ PART_ROW_GROUPS = 32  # so a part holds about half a gigabyte of pixels
 
 
 def rows_of_a_group(image_bytes: int) -> int:
-    """How many images of so many bytes make a row group."""
-    return max(1, round(ROW_GROUP_BYTES / image_bytes))
+    """How many images of so many bytes make a row group; of small ones whole blocks as a simulation renders them."""
+    rows = max(1, round(ROW_GROUP_BYTES / image_bytes))
+    return rows - rows % 64 if rows > 64 else rows
 
 
 class StoreWriter:
@@ -212,9 +213,7 @@ def open_store(path: Path | str, memory_gb: float | None = None) -> Cutouts:
     memory_gb: 10⁹ bytes; None takes half of the memory that is free.
     Raises UserError for a path without a store, a store of a newer or unknown schema, and damaged or missing parts.
     """
-    if memory_gb is not None and not memory_gb >= 0:
-        raise UserError(f"memory_gb is {memory_gb}; choose 0 or more, or null for half of the memory that is free")
-    most = free_bytes() // 2 if memory_gb is None else round(memory_gb * 1e9)
+    most = most_bytes(memory_gb)
     found = look(path)
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         tables = list(pool.map(read_table, found.groups))

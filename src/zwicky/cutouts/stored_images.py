@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from zwicky.cutouts.parts import Parts, RowGroup, read_pixels
-
 AHEAD = 2  # row groups that are read before they are needed
+
+
+class Groups(Protocol):
+    """Where pixels come from, a group of consecutive rows at a time: a store, or a simulation rendered when asked for.
+
+    shape: [bands, H, W] of one image. rows: of all of it. starts: [groups] the first row of each.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def starts(self) -> np.ndarray: ...
+    def read(self, group: int, rows: np.ndarray) -> np.ndarray:
+        """Pixels [len(rows), bands, H, W] of these rows of one group, in an array of their own."""
+        ...
 
 
 class StoredImages:
@@ -21,9 +38,9 @@ class StoredImages:
 
     ndim = 4
 
-    def __init__(self, store: Parts, most: int, rows: np.ndarray | None = None) -> None:
+    def __init__(self, store: Groups, most: int, rows: np.ndarray | None = None) -> None:
         self.store, self.most = store, most
-        self.dtype = np.dtype(store.metadata["dtype"])
+        self.dtype = store.dtype
         self.rows = np.arange(store.rows) if rows is None else rows
 
     def __len__(self) -> int:
@@ -54,9 +71,7 @@ class StoredImages:
 Images = np.ndarray | StoredImages
 
 
-def in_batches(
-    images: Images, size: int, order: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def in_batches(images: Images, size: int, order: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pass over images `size` at a time: (places [b] in `images`, pixels [b, bands, H, W]).
 
     order: the places to pass over, in this order; left out, all of them, in the order in which they are stored.
@@ -82,7 +97,7 @@ def in_batches(
         for start in range(0, len(rows), size):
             here, groups = rows[start : start + size], which[start : start + size]
             while asked < min(int(groups.max()) + 1 + AHEAD, len(wanted)):
-                held[asked] = reader.submit(_load, images, *wanted[asked])
+                held[asked] = reader.submit(images.store.read, *wanted[asked])
                 asked += 1
             pixels = np.empty((len(here), *images.store.shape), images.dtype)
             for number in np.unique(groups).tolist():
@@ -95,20 +110,12 @@ def in_batches(
         reader.shutdown(cancel_futures=True)
 
 
-def _wanted(store: Parts, rows: np.ndarray) -> tuple[list[tuple[RowGroup, np.ndarray]], np.ndarray]:
-    """(row groups as they come up in `rows`, each with those of its rows that do; [n] which group each row is in)."""
-    starts = np.array([group.start for group in store.groups])
-    group = np.searchsorted(starts, rows, side="right") - 1
+def _wanted(store: Groups, rows: np.ndarray) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
+    """(groups as they come up in `rows`, each with those of its rows that do; [n] which of these each row is in)."""
+    group = np.searchsorted(store.starts, rows, side="right") - 1
     names, first, which = np.unique(group, return_index=True, return_inverse=True)
     turn = np.argsort(first)
     which = np.argsort(turn)[which]
     by_group = np.argsort(which, kind="stable")
     parts = np.split(rows[by_group], np.flatnonzero(np.diff(which[by_group])) + 1)
-    return [(store.groups[name], np.unique(part)) for name, part in zip(names[turn], parts, strict=True)], which
-
-
-def _load(images: StoredImages, group: RowGroup, rows: np.ndarray) -> np.ndarray:
-    """These rows of a row group and no more: what is not needed shall take no memory while the rest waits."""
-    pixels = np.empty((group.rows, *images.store.shape), images.dtype)
-    read_pixels(group, pixels)
-    return pixels if len(rows) == group.rows else pixels[rows - group.start]
+    return [(int(name), np.unique(part)) for name, part in zip(names[turn], parts, strict=True)], which

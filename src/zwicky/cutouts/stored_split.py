@@ -15,28 +15,35 @@ from zwicky.errors import UserError
 DEFAULT = "holdout"
 
 
-def stored_split(
-    store: Path | str, name: str, cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ()
-) -> Split:
-    """Read `_splits/NAME.parquet`; the default one is drawn and written (seed 0) where there is none yet.
+def stored_split(store: Path | str, name: str, cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ()) -> Split:
+    """Read `_splits/NAME.parquet`; the default one is drawn and written where there is none yet.
 
-    Without labels everything is `unlabelled`, and nothing is written, since labels may come later. columns: what is
-    to be regressed; in a store without labels the objects that have them are split instead.
+    Without labels or `columns` nothing is written, since labels may come later; see `drawn_split`.
     """
     folder = Path(store) / "_splits"
     path = folder / f"{name}.parquet"
     if path.exists():
         return read_split(path)
+    split = drawn_split(name, cutouts, labels, columns, sorted(found.stem for found in folder.glob("*.parquet")))
+    if len(split.ids("train")):
+        write_split(folder, split)
+    return split
+
+
+def drawn_split(
+    name: str, cutouts: Cutouts, labels: Labels, columns: Sequence[str] = (), others: Sequence[str] = ()
+) -> Split:
+    """The default split (seed 0). Without labels everything is `unlabelled`.
+
+    columns: what is to be regressed; without labels the objects that have them are split instead. others: splits that
+    there are, for the message to who asks for one that there is not.
+    """
     if not labels.values and columns:
         measured = np.isfinite([cutouts.column(column) for column in columns]).all(0)
         labels = Labels(dict.fromkeys(cutouts.ids[measured], "measured"))
     if not labels.values:
         return Split(name, dict.fromkeys(cutouts.ids, "unlabelled"))
     if name != DEFAULT:
-        have = ", ".join(sorted(p.stem for p in folder.glob("*.parquet"))) or "none yet"
-        raise UserError(
-            f"{store} has no split {name!r} (it has: {have}); use {DEFAULT}, which is drawn where it is missing"
-        )
-    split = holdout_split(cutouts, labels, seed=0, name=name)
-    write_split(folder, split)
-    return split
+        have = ", ".join(others) or "none yet"
+        raise UserError(f"there is no split {name!r} (there is: {have}); use {DEFAULT}, which is drawn where missing")
+    return holdout_split(cutouts, labels, seed=0, name=name)

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from zwicky.cutouts.audit import audit
-from zwicky.cutouts.store import open_store
-from zwicky.cutouts.tables import Labels, read_labels
+from zwicky.cutouts.tables import Labels
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import Arm, arms, pairs
 from zwicky.evaluation.cells import run_cell
@@ -24,6 +23,7 @@ from zwicky.evaluation.regions import write_correspondence
 from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key
 from zwicky.evaluation.statistics import summarise
 from zwicky.files import read_object, write_csv, write_json
+from zwicky.training.data import open_data
 from zwicky.training.run import Run, fingerprint
 
 SUMMARY_COLUMNS = ("arm", "labels", "metric", "value", "low", "high", "draws", "pretrain_seeds", "test_objects")
@@ -34,7 +34,8 @@ def benchmark(
     config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False, memory_gb: float | None = None
 ) -> BenchmarkResult:
     """Run the benchmark into `out`, or go on where it stopped; see `evaluation.results` for what it writes."""
-    cutouts, labels = open_store(store, memory_gb), read_labels(store)
+    data = open_data(store, memory_gb)
+    cutouts, labels = data.cutouts, data.labels
     if len(labels.classes) < 2:
         raise UserError(f"{store} has labels of {len(labels.classes)} classes; a benchmark needs at least two")
     known = labels.of(cutouts.ids)

@@ -116,6 +116,7 @@ def fingerprint(cutouts: Cutouts, rows: np.ndarray, known: np.ndarray | None = N
     """A hash of what is learnt from: ids and pixels of these rows, and what is `known` of them (labels, targets)."""
     table = cutouts.table.select(["id", "pixel_hash"]).take(pa.array(rows))
     digest = hashlib.blake2b(repr((cutouts.bands, cutouts.pixel_scale, cutouts.size)).encode(), digest_size=16)
+    digest.update(cutouts.metadata.get("simulation", "").encode())  # stands for the pixels that have no hash yet
     for column in ("id", "pixel_hash"):
         digest.update(repr(table.column(column).to_pylist()).encode())
     if known is not None:

@@ -1,0 +1,113 @@
+"""One block of a population: noisy images, and the rows of the table that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from zwicky.cutouts.contract import make_table, pixel_hash
+from zwicky.cutouts.tables import Labels
+from zwicky.simulate.composite import composite
+from zwicky.simulate.draw import BLOCK, Drawn, draw_block, generator
+from zwicky.simulate.galaxies import galaxy_ids
+from zwicky.simulate.noise import add_noise, noise_of_deeplense_1, signal_to_noise, sky_noise
+from zwicky.simulate.population import Population
+from zwicky.simulate.render import render_block
+
+
+def blocks(population: Population, count: int, seed: int, first: int = 0) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Images [n, bands, size, size] and their table, from block `first` on; the last is rendered whole and cut."""
+    for block in range(first, -(-count // BLOCK)):
+        drawn = draw_block(population, seed, block)
+        images, more = rendered(population, drawn, seed, block)
+        images = images[: count - block * BLOCK]
+        yield images, table_of(population, drawn, seed, block, len(images), more, [pixel_hash(one) for one in images])
+
+
+def rendered(population: Population, drawn: Drawn, seed: int, block: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images [BLOCK, bands, size, size] with noise, and of each what only the rendering tells."""
+    instrument = population.instrument
+    layers, more = render_block(population, drawn)
+    clean = layers.sum(1)
+    for position, layer in enumerate(population.light):
+        more[f"{layer}_snr"] = signal_to_noise(layers[:, position], clean, instrument)
+    images = _noisy(population, clean, drawn.values, generator(population, seed, block, "noise"))
+    if population.composite is not None:
+        rng = generator(population, seed, block, "composite")
+        images = composite(images, instrument.band_names, population.composite, rng)
+    return images, more
+
+
+def table_of(
+    population: Population,
+    drawn: Drawn,
+    seed: int,
+    block: int,
+    kept: int,
+    more: Mapping[str, np.ndarray],
+    hashes: Sequence[str] | None,
+) -> pa.Table:
+    """The rows of the first `kept` images of a block. more: further truth; hashes: of the pixels, None for unknown."""
+    instrument = population.instrument
+    seen = [instrument.band_names.index(band) for band in population.bands_shown]
+    fwhm = np.array([band.fwhm for band in instrument.bands])[seen]
+    known = {name: values[:kept] for name, values in drawn.values.items()}
+    columns: dict[str, Any] = {
+        "bands_present": [list(population.band_names)] * kept,
+        "pixel_scale": [instrument.pixel_scale] * kept,
+        "survey": [f"simulated-{instrument.name}"] * kept,
+        "psf_fwhm": list(fwhm * known["seeing"][:, None]),
+        "noise": [_sky(population)] * kept,
+        "simulated": [True] * kept,
+        "pixel_hash": [None] * kept if hashes is None else hashes,
+        "kind": drawn.kinds[:kept].tolist(),
+    }
+    truth = known | {name: values[:kept] for name, values in more.items()}
+    truth |= {name: pa.array(ids, pa.string()) for name, ids in galaxy_ids(population.galaxies, known).items()}
+    truth |= {name: _lists(values[:kept]) for name, values in drawn.lists.items()}
+    ids = [f"{population.name}-s{seed}-{block * BLOCK + row:06d}" for row in range(kept)]
+    if population.pairs:
+        truth["pair_id"] = pa.array([ids[row - row % 2] for row in range(kept)])
+    return make_table(ids, columns | truth)
+
+
+def truth_of(table: pa.Table) -> tuple[str, ...]:
+    """`kind` and every column after it: `make_table` keeps the order in which they were given."""
+    names = table.column_names
+    return tuple(names[names.index("kind") :])
+
+
+def source_of(population: Population, seed: int) -> str:
+    """Who says so, for the labels."""
+    return f"simulation {population.name}, seed {seed}"
+
+
+def labels_of(population: Population, seed: int, table: pa.Table) -> Labels:
+    kinds = table.column("kind").to_pylist()
+    labels = [population.kinds[kind].label for kind in kinds]
+    return Labels(dict(zip(table.column("id").to_pylist(), labels, strict=True)), source_of(population, seed))
+
+
+def _noisy(
+    population: Population, clean: np.ndarray, values: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
+    if population.noise == "none":
+        return clean
+    if population.noise == "deeplense-1":
+        return noise_of_deeplense_1(clean, population.instrument, values["exposure"], rng)
+    return add_noise(clean, population.instrument, rng)
+
+
+def _sky(population: Population) -> np.ndarray | None:
+    """[bands] noise of an empty pixel; None where the pixels are no fluxes."""
+    if population.composite is not None:
+        return None
+    return sky_noise(population.instrument) * (population.noise != "none")
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    """A list column from [n, S] without the NaN that fills it up."""
+    return pa.array([row[np.isfinite(row)] for row in values], pa.list_(pa.float32()))
