@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from zwicky.metrics.logistic import fold_count, linear_classifier
+from zwicky.metrics.logistic import fit_logistic, fold_count, linear_classifier
 
 
 def made(classes, count=200, seed=0):
@@ -32,6 +32,17 @@ def test_the_logits_are_those_of_scikit_learn(classes, monkeypatch):
     weight, bias = linear_classifier(x, y, classes, seed=0)
     assert weight.shape == (classes, 8)
     np.testing.assert_allclose(softmax(x @ weight.T + bias), oracle.predict_proba(x), atol=1e-6)
+
+
+def test_rows_of_one_object_are_in_one_fold():
+    """Eight rows that differ by nothing tell nothing new: without groups a fold would know its own answers."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 30)), random.integers(0, 2, 40)  # nothing to learn
+    objects = np.tile(np.arange(40), 8)
+    alone, known = fit_logistic(x, y, 0)[1], fit_logistic(x[objects], y[objects], 0)[1]
+    grouped = fit_logistic(x[objects], y[objects], 0, groups=objects)[1]
+    assert known < 0.2
+    assert min(alone, grouped) > 0.65
 
 
 def test_a_class_without_a_label_is_unlikely():

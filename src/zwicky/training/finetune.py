@@ -14,6 +14,7 @@ from zwicky import backbones
 from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.splits import fit_select, label_subsets
+from zwicky.cutouts.stored_images import in_batches
 from zwicky.cutouts.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.methods.contract import Method
@@ -22,6 +23,7 @@ from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.metrics.logistic import linear_classifier
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
+from zwicky.training.engine import use_bf16
 from zwicky.training.launch import rank
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, columns_of, load_network, save_network
@@ -33,6 +35,9 @@ from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target
 from zwicky.views.normalise import Normalisation
+
+PROBE_VIEWS = 8  # of each image that a classifier begins with …
+PROBE_ROWS = 4096  # … as long as they are no more than so many in all
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,11 @@ def fit_labels(
     else:
         mean, std = [], []
         method = Supervised(backbone, classes=len(task.classes), label_smoothing=config.label_smoothing)
-        if config.head == "probe":
-            start = Network(backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
-            begin_as_probe(method.head, start, cutouts, task, seed)
     truth = torch.from_numpy(task.truth.astype(np.float32 if columns else np.int64))
     augment = Augment(views, normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
+    probed = config.head == "probe" and not columns
+    if probed:
+        begin_as_probe(method, augment, cutouts, task, seed, config.train.precision)
 
     def network_of(learner: Method) -> Network:
         assert isinstance(learner, Supervised)
@@ -107,6 +112,7 @@ def fit_labels(
         title=title,
         evaluate=selection if some else None,
         keep_lowest="select_loss" if some else None,
+        keep_start=some and probed,
         quiet=quiet,
     )
     network = network_of(method)
@@ -115,16 +121,33 @@ def fit_labels(
     return network, fitted
 
 
-def begin_as_probe(head: nn.Module, network: Network, cutouts: Cutouts, task: Task, seed: int) -> None:
-    """Set a linear head to the logistic regression on the network's features of `task.fit`, mean over eight views."""
-    assert isinstance(head, nn.Linear), "classes have a linear head"
+@torch.no_grad()
+def begin_as_probe(
+    method: Supervised, augment: Augment, cutouts: Cutouts, task: Task, seed: int, precision: str
+) -> None:
+    """Set the head to the logistic regression on the features of `task.fit`, one augmented view each as in training.
+
+    On a mean over several views its weights would be far too large for one: on small differences between features
+    that the mean keeps and the rounding of bfloat16 does not. The first steps then undo what was learnt.
+    """
+    assert isinstance(method.head, nn.Linear), "classes have a linear head"
     truth = task.truth[task.fit]
     if len(np.unique(truth)) < 2:
         return
-    weight, bias = linear_classifier(network.features(cutouts.take(task.fit).images), truth, len(task.classes), seed)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
+    where, backbone = method.head.weight.device, method.net.eval()
+    views = max(1, min(PROBE_VIEWS, PROBE_ROWS // len(truth)))
+    x = np.empty((views, len(truth), backbone.dim), np.float32)
+    with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
+        for number, (places, raw) in enumerate(in_batches(cutouts.take(task.fit).images, 256)):
+            for view in range(views):
+                rows = torch.from_numpy(task.fit[places]).to(where)
+                shown = augment(torch.from_numpy(raw).to(where), rows, seed=seed, step=number * views + view)
+                x[view, places] = backbone(shown.crops[0], regions=False).summary.float().cpu().numpy()
+    objects = np.tile(np.arange(len(truth)), views)
+    found = linear_classifier(x.reshape(-1, backbone.dim), truth[objects], len(task.classes), seed, objects)
+    method.head.weight.copy_(torch.from_numpy(found[0]))
+    method.head.bias.copy_(torch.from_numpy(found[1]))
+    backbone.train()
 
 
 def finetune(
