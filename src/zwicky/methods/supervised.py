@@ -27,10 +27,15 @@ def make_head(backbone: Backbone, outputs: int, targets: Sequence[Target] = ()) 
 
 
 def read_out(backbone: Backbone, head: nn.Module, crops: Tensor) -> Tensor:
-    """What a head of `make_head` says of crops [B, bands, h, w]: [B, outputs], not yet on the targets' scale."""
+    """What a head of `make_head` says of crops [B, bands, h, w]: [B, outputs], not yet on the targets' scale.
+
+    A linear head computes in float32: it may tell classes apart by what bfloat16 would round away.
+    """
     if isinstance(head, TargetHead):
         return head(backbone(crops))
-    return head(backbone(crops, regions=False).summary)
+    summary = backbone(crops, regions=False).summary
+    with torch.autocast(summary.device.type, enabled=False):
+        return head(summary.float())
 
 
 def scale_of(values: np.ndarray, head_turns: bool, targets: Sequence[Target]) -> tuple[list[float], list[float]]:

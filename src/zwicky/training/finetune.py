@@ -138,7 +138,8 @@ def begin_as_probe(
     views = max(1, min(PROBE_VIEWS, PROBE_ROWS // len(truth)))
     x = np.empty((views, len(truth), backbone.dim), np.float32)
     with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
-        for number, (places, raw) in enumerate(in_batches(cutouts.take(task.fit).images, 256)):
+        order = np.arange(len(truth))  # said, since the views follow from it: a store has one of its own
+        for number, (places, raw) in enumerate(in_batches(cutouts.take(task.fit).images, 256, order)):
             for view in range(views):
                 rows = torch.from_numpy(task.fit[places]).to(where)
                 shown = augment(torch.from_numpy(raw).to(where), rows, seed=seed, step=number * views + view)
