@@ -113,8 +113,8 @@ class FitConfig:
         select_most: largest number of labels kept back.
         label_smoothing: share of each label spread over all classes.
         head: how the classifier on top begins: random, or probe, the logistic regression on the features as they are
-            before the fit, so that a pretrained network does not first forget what it knows (Kumar et al. 2022); if no
-            weights of the fit do better on the labels kept back, it ends as it began.
+            before the fit, so that a pretrained network does not first forget what it knows (Kumar et al. 2022). Where
+            the fitted network does not do better on the labels kept back than that probe, the probe is kept.
     """
 
     train: TrainConfig = field(

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from zwicky import backbones
 from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.splits import fit_select, label_subsets
-from zwicky.cutouts.stored_images import in_batches
 from zwicky.cutouts.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.methods.supervised import Supervised, scale_of
 from zwicky.metrics.calibration import fit_temperature, nll
-from zwicky.metrics.logistic import linear_classifier
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
-from zwicky.training.engine import use_bf16
 from zwicky.training.launch import rank
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, columns_of, load_network, save_network
 from zwicky.training.pretrain import cost, new_backbone, resolve_views
+from zwicky.training.probe import begin_as_probe, features_of_views
+from zwicky.training.processes import for_all
 from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.source import Source
 from zwicky.training.state import Fitted
@@ -35,9 +35,6 @@ from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target
 from zwicky.views.normalise import Normalisation
-
-PROBE_VIEWS = 8  # of each image that a classifier begins with …
-PROBE_ROWS = 4096  # … as long as they are no more than so many in all
 
 
 @dataclass(frozen=True)
@@ -81,8 +78,14 @@ def fit_labels(
     truth = torch.from_numpy(task.truth.astype(np.float32 if columns else np.int64))
     augment = Augment(views, normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
     probed = config.head == "probe" and not columns
+    probe: Supervised | None = None
     if probed:
-        begin_as_probe(method, augment, cutouts, task, seed, config.train.precision)
+        labelled, known = cutouts.take(task.fit).images, task.truth[task.fit]
+        means = Network(backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale).features(labelled)
+        begin_as_probe(method, means[None], known, seed)
+        probe = copy.deepcopy(method)
+        shown = features_of_views(backbone, augment, labelled, task.fit, seed, config.train.precision)
+        begin_as_probe(method, shown, known, seed)
 
     def network_of(learner: Method) -> Network:
         assert isinstance(learner, Supervised)
@@ -112,43 +115,30 @@ def fit_labels(
         title=title,
         evaluate=selection if some else None,
         keep_lowest="select_loss" if some else None,
-        keep_start=some and probed,
         quiet=quiet,
     )
     network = network_of(method)
-    if some and not columns:
-        network.temperature = fit_temperature(network.outputs(selected), task.truth[task.select])
+    if not some or columns:
+        return network, fitted
+    known = task.truth[task.select]
+    ended, network.temperature = for_all(partial(_calibrated, network, selected, known))
+    if probe is not None:
+        simple = network_of(probe)
+        began, simple.temperature = for_all(partial(_calibrated, simple, selected, known))
+        if began < ended:
+            network = simple
+            fitted.warnings.append(
+                "fitting did not help: on the labels kept back the probe of the pretrained features has a loss of "
+                f"{began:.3f}, the fitted network {ended:.3f}; the probe is kept"
+            )
     return network, fitted
 
 
-@torch.no_grad()
-def begin_as_probe(
-    method: Supervised, augment: Augment, cutouts: Cutouts, task: Task, seed: int, precision: str
-) -> None:
-    """Set the head to the logistic regression on the features of `task.fit`, one augmented view each as in training.
-
-    On a mean over several views its weights would be far too large for one: on small differences between features
-    that the mean keeps and the rounding of bfloat16 does not. The first steps then undo what was learnt.
-    """
-    assert isinstance(method.head, nn.Linear), "classes have a linear head"
-    truth = task.truth[task.fit]
-    if len(np.unique(truth)) < 2:
-        return
-    where, backbone = method.head.weight.device, method.net.eval()
-    views = max(1, min(PROBE_VIEWS, PROBE_ROWS // len(truth)))
-    x = np.empty((views, len(truth), backbone.dim), np.float32)
-    with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
-        order = np.arange(len(truth))  # said, since the views follow from it: a store has one of its own
-        for number, (places, raw) in enumerate(in_batches(cutouts.take(task.fit).images, 256, order)):
-            for view in range(views):
-                rows = torch.from_numpy(task.fit[places]).to(where)
-                shown = augment(torch.from_numpy(raw).to(where), rows, seed=seed, step=number * views + view)
-                x[view, places] = backbone(shown.crops[0], regions=False).summary.float().cpu().numpy()
-    objects = np.tile(np.arange(len(truth)), views)
-    found = linear_classifier(x.reshape(-1, backbone.dim), truth[objects], len(task.classes), seed, objects)
-    method.head.weight.copy_(torch.from_numpy(found[0]))
-    method.head.bias.copy_(torch.from_numpy(found[1]))
-    backbone.train()
+def _calibrated(network: Network, images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """(NLL, temperature) of the network's answers at the temperature that is best for these labels."""
+    outputs = network.outputs(images)
+    temperature = fit_temperature(outputs, truth)
+    return nll(truth, torch.from_numpy(outputs / temperature).double().softmax(1).numpy()), temperature
 
 
 def finetune(
@@ -209,7 +199,9 @@ def finetune(
         save_network(out, network)
         uses = {"fit": task.fit, "select": task.select} | ({"normalise": pool} if len(pool) else {})
         seen.write(out, seen.record(cutouts, uses, before))
-    run.finish(**cost(fitted, network.backbone), labels=len(ids), temperature=network.temperature)
+    run.finish(
+        **cost(fitted, network.backbone), labels=len(ids), temperature=network.temperature, warnings=fitted.warnings
+    )
     return network
 
 

@@ -43,14 +43,13 @@ def fit(
     title: str,
     evaluate: Callable[[Method], dict[str, float]] | None = None,
     keep_lowest: str | None = None,
-    keep_start: bool = False,
     quiet: bool = False,
 ) -> Fitted:
     """Train `method` in place; write `folder/metrics.csv` and `folder/checkpoint/last.pt`, or go on from there.
 
     evaluate: gauges to add to metrics.csv, `config.evaluations` times. keep_lowest: the name of one; the weights with
-    its lowest value are kept at the end; keep_start: or those it began with, if none was lower. Every step is a
-    function of (seed, step), so a resumed fit ends with the same numbers as an uninterrupted one.
+    its lowest value are kept at the end. Every step is a function of (seed, step), so a resumed fit ends with the
+    same numbers as an uninterrupted one.
     """
     fabric = make_fabric(config, method.backbone)
     feed = Feed(source, config.batch_size, seed, fabric.device)
@@ -85,9 +84,6 @@ def fit(
         raise UserError(f"{folder / 'checkpoint'} has done {done.steps} steps of {steps}; delete it to start again")
     part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     means, counter = Means(), FlopCounterMode(display=False)
-    if keep_start and keep_lowest is not None and evaluate is not None and not done.steps:
-        with uncompiled(config):
-            state.keep_lowest(for_all(partial(evaluate, state.shown))[keep_lowest])
     method.train()
     quiet = quiet or not fabric.is_global_zero
     with together(), StepProgress(title, steps, done.steps, batches.size, quiet) as progress:

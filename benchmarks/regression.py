@@ -1,0 +1,125 @@
+"""How well is a number regressed, pretrained or not? `python benchmarks/regression.py --axion STORE --lenses STORE`.
+
+The stores: axion vortices alone (a population whose other kinds have share 0), for log10 of the axion's mass, and
+`zwicky simulate lens-finding-cfht`, for the Einstein radius of its lenses. The same small ViT is fitted to n labels,
+from random weights and from SimMIM on all images of the roles train and unlabelled; beside them a ridge regression on
+the frozen features, and the mean of the n labels. Intervals resample draws of the labels and test objects.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tables import write_csv
+
+from zwicky.backbones.config import BackboneConfig
+from zwicky.methods.config import MethodConfig
+from zwicky.metrics import regression
+from zwicky.training import seen
+from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
+from zwicky.training.data import Data, open_data
+from zwicky.training.finetune import finetune
+from zwicky.training.pretrain import pretrain
+from zwicky.views.config import ViewsConfig
+
+RESULTS = Path(__file__).parent / "results" / "regression.csv"
+VIT = BackboneConfig("vit_tiny", {"patch_size": 8, "depth": 6, "pool": "mean"})
+LABELS, DRAWS, REPLICATES = (300, 3000), 2, 1000
+CROP, SEEN = 44, 48  # pixels of a window that may stand at any angle in 64, and those the network sees
+LOOP = {"epochs": 1000, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.05}
+METRICS = {"mae": regression.mae, "r2": regression.r2}
+
+Answers = dict[tuple[str, int], list[np.ndarray]]  # of an arm at n labels, predictions [M] of each draw
+
+
+def answers(data: Data, target: str, runs: Path, pretrain_steps: int, steps: int) -> tuple[np.ndarray, Answers]:
+    """(true values of the test objects [M], what each arm says of them)."""
+    cutouts, split = data.cutouts, data.split("holdout")
+    values = cutouts.column(target)
+    test = cutouts.rows_of(split.ids("test"))
+    test = test[np.isfinite(values[test])]
+    free = cutouts.rows_of(split.ids("train", "unlabelled"))
+    config = PretrainConfig(
+        method=MethodConfig("simmim"),
+        backbone=VIT,
+        views=ViewsConfig(crop=CROP, image_size=SEEN, local_crops=0, blur=0.0, noise=0.0),
+        train=TrainConfig(**LOOP, max_steps=pretrain_steps, evaluations=3),
+    )
+    start = runs / f"{target}-pretrained"
+    pretrained = pretrain(config, cutouts, free, start)
+    seen.refuse_overlap(cutouts, test, seen.read(start), "the test")
+    features = pretrained.features(cutouts.images)
+    views = replace(augmentation_for_labels(), crop=CROP, image_size=SEEN, brightness=0.0, contrast=0.0)
+    loop = TrainConfig(**LOOP, max_steps=steps, weight_ema=0.98, evaluations=5)
+    found: Answers = {}
+    for count in LABELS:
+        for draw in range(DRAWS):
+            said = {}
+            for arm, scratch in (("SimMIM, fine-tuned", False), ("from scratch", True)):
+                fit = FitConfig(replace(loop, layer_decay=1.0 if scratch else 0.75), head="random")
+                settings = FinetuneConfig(views=views, fit=fit, labels=count, targets=[target], draw=draw, seed=draw)
+                out = runs / f"{target}-{'scratch' if scratch else 'simmim'}-{count}-{draw}"
+                network = finetune(settings, start, cutouts, data.labels, split, out, from_scratch=scratch)
+                said[arm] = network.outputs(cutouts.images[test])[:, 0]
+            used = seen.read(out).to_pydict()
+            ids = [i for i, use in zip(used["id"], used["use"], strict=True) if use in ("fit", "select")]
+            rows = cutouts.rows_of(ids)
+            ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
+            said["SimMIM, frozen, ridge"] = ridge.fit(features[rows], values[rows]).predict(features[test])
+            said["mean of the labels"] = np.full(len(test), values[rows].mean())
+            for arm, predicted in said.items():
+                found.setdefault((arm, count), []).append(predicted)
+                print(f"{target}, {count} labels, draw {draw}, {arm}: {_scores(values[test], predicted)}", flush=True)
+    return values[test], found
+
+
+def _scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    return {name: round(float(metric(truth, predicted)), 4) for name, metric in METRICS.items()}
+
+
+def resampled(truth: np.ndarray, draws: list[np.ndarray], metric: str) -> np.ndarray:
+    """[REPLICATES] the mean of the metric over draws and objects drawn with replacement, the same for each arm."""
+    random, samples = np.random.default_rng(0), np.empty(REPLICATES)
+    for replicate in range(REPLICATES):
+        objects = random.integers(len(truth), size=len(truth))
+        chosen = random.integers(len(draws), size=max(len(draws) - 1, 1))
+        samples[replicate] = np.mean([METRICS[metric](truth[objects], draws[one][objects]) for one in chosen])
+    return samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--axion", required=True, help="store of axion vortices")
+    parser.add_argument("--lenses", required=True, help="store of lenses and look-alikes")
+    parser.add_argument("--pretrain_steps", type=int, default=1312, help="of pretraining, 64 images each")
+    parser.add_argument("--steps", type=int, default=300, help="of each fit")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the networks")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the table to write")
+    given = parser.parse_args()
+
+    table = []
+    for target, store in (("log10_axion_mass", given.axion), ("theta_E", given.lenses)):
+        data = open_data(store)
+        truth, found = answers(data, target, given.runs, given.pretrain_steps, given.steps)
+        for (arm, count), draws in found.items():
+            for metric in METRICS:
+                samples = resampled(truth, draws, metric)
+                beside = samples - resampled(truth, found["from scratch", count], metric)
+                value = np.mean([METRICS[metric](truth, one) for one in draws])
+                bounds, apart = np.quantile(samples, [0.025, 0.975]), np.quantile(beside, [0.025, 0.975])
+                names = ("target", "arm", "labels", "draws", "test_objects", "metric", "value", "low", "high")
+                row = dict(zip(names, (target, arm, count, DRAWS, len(truth), metric, value, *bounds), strict=True))
+                row |= {"minus_scratch_low": apart[0], "minus_scratch_high": apart[1]}
+                table.append({name: f"{one:.4g}" if isinstance(one, float) else one for name, one in row.items()})
+    notes = ["simulated images; intervals of 95 % over test objects and draws, conditional on one pretraining"]
+    write_csv(given.out, table, notes, ("zwicky", "torch", "timm"))
+
+
+if __name__ == "__main__":
+    main()

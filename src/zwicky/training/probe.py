@@ -1,0 +1,53 @@
+"""The first weights of a classifier: the logistic regression on the features it stands on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from zwicky.backbones.contract import Backbone
+from zwicky.cutouts.stored_images import Images, in_batches
+from zwicky.methods.supervised import Supervised
+from zwicky.metrics.logistic import linear_classifier
+from zwicky.training.engine import use_bf16
+from zwicky.views.augment import Augment
+
+VIEWS = 8  # of each image, as long as …
+MOST_ROWS = 4096  # … they are no more than so many in all
+
+
+def begin_as_probe(method: Supervised, x: np.ndarray, truth: np.ndarray, seed: int) -> None:
+    """Set a linear head to the logistic regression on features x [views, n, D] of n objects of classes `truth` [n]."""
+    assert isinstance(method.head, nn.Linear), "classes have a linear head"
+    if len(np.unique(truth)) < 2:
+        return
+    objects = np.tile(np.arange(len(truth)), len(x))
+    weight, bias = linear_classifier(x.reshape(len(objects), -1), truth[objects], method.classes, seed, objects)
+    with torch.no_grad():
+        method.head.weight.copy_(torch.from_numpy(weight))
+        method.head.bias.copy_(torch.from_numpy(bias))
+
+
+@torch.no_grad()
+def features_of_views(
+    backbone: Backbone, augment: Augment, images: Images, rows: np.ndarray, seed: int, precision: str
+) -> np.ndarray:
+    """[views, n, D] features of n images as training sees them, each of one augmented view; `rows` are their numbers.
+
+    The probe of means over views has weights far too large for single ones: on small differences between features
+    that the mean keeps, and augmentation and bfloat16 do not. A fit that begins with it first undoes what was learnt.
+    """
+    backbone.eval()
+    where = next(backbone.parameters()).device
+    views = max(1, min(VIEWS, MOST_ROWS // max(len(rows), 1)))
+    x = np.empty((views, len(rows), backbone.dim), np.float32)
+    order = np.arange(len(rows))  # said, since the views follow from it: a store has one of its own
+    with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
+        for number, (places, raw) in enumerate(in_batches(images, 256, order)):
+            for view in range(views):
+                numbers = torch.from_numpy(rows[places]).to(where)
+                shown = augment(torch.from_numpy(raw).to(where), numbers, seed=seed, step=number * views + view)
+                x[view, places] = backbone(shown.crops[0], regions=False).summary.float().cpu().numpy()
+    backbone.train()
+    return x
