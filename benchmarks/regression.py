@@ -95,8 +95,10 @@ def resampled(truth: np.ndarray, draws: list[np.ndarray], metric: str) -> np.nda
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--axion", required=True, help="store of axion vortices")
-    parser.add_argument("--lenses", required=True, help="store of lenses and look-alikes")
+    parser.add_argument("--axion", help="store of axion vortices; left out, their mass is not regressed")
+    parser.add_argument(
+        "--lenses", help="store of lenses and look-alikes; left out, their Einstein radius is not regressed"
+    )
     parser.add_argument("--pretrain_steps", type=int, default=1312, help="of pretraining, 64 images each")
     parser.add_argument("--steps", type=int, default=300, help="of each fit")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the networks")
@@ -105,6 +107,8 @@ def main() -> None:
 
     table = []
     for target, store in (("log10_axion_mass", given.axion), ("theta_E", given.lenses)):
+        if store is None:
+            continue
         data = open_data(store)
         truth, found = answers(data, target, given.runs, given.pretrain_steps, given.steps)
         for (arm, count), draws in found.items():
