@@ -20,7 +20,7 @@ from zwicky.simulate.api import simulate, simulate_store
 from zwicky.simulate.draw import BLOCK
 from zwicky.simulate.stream import open_simulation
 from zwicky.training import batches as batches_module
-from zwicky.training.data import open_data
+from zwicky.training.data import is_there, open_data
 from zwicky.training.pretrain import pretrain
 from zwicky.training.run import fingerprint
 from zwicky.training.source import Feed, Source
@@ -142,3 +142,13 @@ def test_it_has_the_default_split_alone():
     assert {len(data.split("holdout").ids(role)) for role in ("train", "validation", "test")} == {94, 14, 27}
     with pytest.raises(UserError, match="no split 'mine'"):
         data.split("mine")
+
+
+def test_what_has_moved_is_not_there(tmp_path):
+    """A page without pictures is better than none."""
+    (tmp_path / "store").mkdir()
+    names = ["store", "simulate:tiny.yaml:5", "simulate:demo-lenses:5:1"]
+    assert all(map(is_there, names))
+    (tmp_path / "store").rmdir()
+    (tmp_path / "tiny.yaml").unlink()
+    assert [is_there(name) for name in ("", *names)] == [False, False, False, True]

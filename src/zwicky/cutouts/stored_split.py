@@ -24,19 +24,25 @@ def stored_split(store: Path | str, name: str, cutouts: Cutouts, labels: Labels,
     path = folder / f"{name}.parquet"
     if path.exists():
         return read_split(path)
-    split = drawn_split(name, cutouts, labels, columns, sorted(found.stem for found in folder.glob("*.parquet")))
+    others = sorted(found.stem for found in folder.glob("*.parquet"))
+    split = drawn_split(name, cutouts, labels, columns, str(store), others)
     if len(split.ids("train")):
         write_split(folder, split)
     return split
 
 
 def drawn_split(
-    name: str, cutouts: Cutouts, labels: Labels, columns: Sequence[str] = (), others: Sequence[str] = ()
+    name: str,
+    cutouts: Cutouts,
+    labels: Labels,
+    columns: Sequence[str] = (),
+    where: str = "a simulation",
+    others: Sequence[str] = (),
 ) -> Split:
     """The default split (seed 0). Without labels everything is `unlabelled`.
 
-    columns: what is to be regressed; without labels the objects that have them are split instead. others: splits that
-    there are, for the message to who asks for one that there is not.
+    columns: what is to be regressed; without labels the objects that have them are split instead. where, others: whose
+    split it is and which ones it has, for the message to who asks for one that it has not.
     """
     if not labels.values and columns:
         measured = np.isfinite([cutouts.column(column) for column in columns]).all(0)
@@ -45,5 +51,7 @@ def drawn_split(
         return Split(name, dict.fromkeys(cutouts.ids, "unlabelled"))
     if name != DEFAULT:
         have = ", ".join(others) or "none yet"
-        raise UserError(f"there is no split {name!r} (there is: {have}); use {DEFAULT}, which is drawn where missing")
+        raise UserError(
+            f"{where} has no split {name!r} (it has: {have}); use {DEFAULT}, which is drawn where it is missing"
+        )
     return holdout_split(cutouts, labels, seed=0, name=name)

@@ -11,6 +11,7 @@ from zwicky.cutouts.store import open_store
 from zwicky.cutouts.stored_split import drawn_split, stored_split
 from zwicky.cutouts.tables import Labels, Split, read_labels
 from zwicky.errors import UserError
+from zwicky.simulate.config import population_names
 from zwicky.simulate.stream import open_simulation
 from zwicky.training.launch import rank
 from zwicky.training.processes import for_all
@@ -48,5 +49,8 @@ def open_data(name: Path | str, memory_gb: float | None = None) -> Data:
 
 
 def is_there(name: str) -> bool:
-    """Whether `name` can be opened; a store may have moved since."""
-    return name.startswith(SIMULATION) or (bool(name) and Path(name).is_dir())
+    """Whether there still is what `name` says: a store, or the description of a simulation, may have moved since."""
+    if not name.startswith(SIMULATION):
+        return bool(name) and Path(name).is_dir()
+    population = name.removeprefix(SIMULATION).split(":")[0]
+    return population in population_names() or Path(population).is_file()

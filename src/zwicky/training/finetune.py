@@ -77,13 +77,14 @@ def fit_labels(
         method = Supervised(backbone, classes=len(task.classes), label_smoothing=config.label_smoothing)
     truth = torch.from_numpy(task.truth.astype(np.float32 if columns else np.int64))
     augment = Augment(views, normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
-    probed = config.head == "probe" and not columns
-    probe: Supervised | None = None
-    if probed:
+    some = len(task.select) > 0
+    probe: Supervised | None = None  # what comes out where fitting does not help
+    if config.head == "probe" and not columns:
         labelled, known = cutouts.take(task.fit).images, task.truth[task.fit]
-        means = Network(backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale).features(labelled)
-        begin_as_probe(method, means[None], known, seed)
-        probe = copy.deepcopy(method)
+        if some:
+            means = Network(backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale).features(labelled)
+            begin_as_probe(method, means[None], known, seed)
+            probe = copy.deepcopy(method)
         shown = features_of_views(backbone, augment, labelled, task.fit, seed, config.train.precision)
         begin_as_probe(method, shown, known, seed)
 
@@ -104,7 +105,6 @@ def fit_labels(
         probabilities = torch.from_numpy(outputs).double().softmax(1).numpy()
         return {"select_loss": nll(known, probabilities), "select_accuracy": float((outputs.argmax(1) == known).mean())}
 
-    some = len(task.select) > 0
     fitted = fit(
         method,
         Source(cutouts.images, task.fit, truth),
