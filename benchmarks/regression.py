@@ -20,7 +20,8 @@ from tables import write_csv
 
 from zwicky.backbones.config import BackboneConfig
 from zwicky.methods.config import MethodConfig
-from zwicky.metrics import regression
+from zwicky.metrics.bootstrap import NUMBER_METRICS, Bootstrap, Cell
+from zwicky.metrics.regression import mae, r2
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import Data, open_data
@@ -30,16 +31,14 @@ from zwicky.views.config import ViewsConfig
 
 RESULTS = Path(__file__).parent / "results" / "regression.csv"
 VIT = BackboneConfig("vit_tiny", {"patch_size": 8, "depth": 6, "pool": "mean"})
-LABELS, DRAWS, REPLICATES = (300, 3000), 2, 1000
+LABELS, DRAWS, REPLICATES = (300, 3000), 3, 1000
 CROP, SEEN = 44, 48  # pixels of a window that may stand at any angle in 64, and those the network sees
+LEARNT = ("fit", "select")
 LOOP = {"epochs": 1000, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.05}
-METRICS = {"mae": regression.mae, "r2": regression.r2}
-
-Answers = dict[tuple[str, int], list[np.ndarray]]  # of an arm at n labels, predictions [M] of each draw
 
 
-def answers(data: Data, target: str, runs: Path, pretrain_steps: int, steps: int) -> tuple[np.ndarray, Answers]:
-    """(true values of the test objects [M], what each arm says of them)."""
+def answers(data: Data, target: str, runs: Path, pretrain_steps: int, steps: int) -> dict[int, dict[str, list[Cell]]]:
+    """n labels → arm → what it says of the test objects, once a draw of the labels."""
     cutouts, split = data.cutouts, data.split("holdout")
     values = cutouts.column(target)
     test = cutouts.rows_of(split.ids("test"))
@@ -57,40 +56,29 @@ def answers(data: Data, target: str, runs: Path, pretrain_steps: int, steps: int
     features = pretrained.features(cutouts.images)
     views = replace(augmentation_for_labels(), crop=CROP, image_size=SEEN, brightness=0.0, contrast=0.0)
     loop = TrainConfig(**LOOP, max_steps=steps, weight_ema=0.98, evaluations=5)
-    found: Answers = {}
+    ids = cutouts.ids[test]
+    groups = np.array([split.groups.get(identifier, identifier) for identifier in ids], dtype=object)
+    found: dict[int, dict[str, list[Cell]]] = {count: {} for count in LABELS}
     for count in LABELS:
         for draw in range(DRAWS):
             said = {}
             for arm, scratch in (("SimMIM, fine-tuned", False), ("from scratch", True)):
-                fit = FitConfig(replace(loop, layer_decay=1.0 if scratch else 0.75), head="random")
+                how = {"layer_decay": 1.0, "head": "random"} if scratch else {"layer_decay": 0.75, "head": "probe"}
+                fit = FitConfig(replace(loop, layer_decay=how["layer_decay"]), head=how["head"])
                 settings = FinetuneConfig(views=views, fit=fit, labels=count, targets=[target], draw=draw, seed=draw)
                 out = runs / f"{target}-{'scratch' if scratch else 'simmim'}-{count}-{draw}"
                 network = finetune(settings, start, cutouts, data.labels, split, out, from_scratch=scratch)
                 said[arm] = network.outputs(cutouts.images[test])[:, 0]
             used = seen.read(out).to_pydict()
-            ids = [i for i, use in zip(used["id"], used["use"], strict=True) if use in ("fit", "select")]
-            rows = cutouts.rows_of(ids)
+            rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use in LEARNT])
             ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
             said["SimMIM, frozen, ridge"] = ridge.fit(features[rows], values[rows]).predict(features[test])
             said["mean of the labels"] = np.full(len(test), values[rows].mean())
             for arm, predicted in said.items():
-                found.setdefault((arm, count), []).append(predicted)
-                print(f"{target}, {count} labels, draw {draw}, {arm}: {_scores(values[test], predicted)}", flush=True)
-    return values[test], found
-
-
-def _scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    return {name: round(float(metric(truth, predicted)), 4) for name, metric in METRICS.items()}
-
-
-def resampled(truth: np.ndarray, draws: list[np.ndarray], metric: str) -> np.ndarray:
-    """[REPLICATES] the mean of the metric over draws and objects drawn with replacement, the same for each arm."""
-    random, samples = np.random.default_rng(0), np.empty(REPLICATES)
-    for replicate in range(REPLICATES):
-        objects = random.integers(len(truth), size=len(truth))
-        chosen = random.integers(len(draws), size=max(len(draws) - 1, 1))
-        samples[replicate] = np.mean([METRICS[metric](truth[objects], draws[one][objects]) for one in chosen])
-    return samples
+                found[count].setdefault(arm, []).append(Cell(draw, draw, None, ids, groups, values[test], predicted))
+                error, share = mae(values[test], predicted), r2(values[test], predicted)
+                print(f"{target}, {count} labels, draw {draw}, {arm}: error {error:.4f}, R2 {share:.4f}", flush=True)
+    return found
 
 
 def main() -> None:
@@ -110,17 +98,17 @@ def main() -> None:
         if store is None:
             continue
         data = open_data(store)
-        truth, found = answers(data, target, given.runs, given.pretrain_steps, given.steps)
-        for (arm, count), draws in found.items():
-            for metric in METRICS:
-                samples = resampled(truth, draws, metric)
-                beside = samples - resampled(truth, found["from scratch", count], metric)
-                value = np.mean([METRICS[metric](truth, one) for one in draws])
-                bounds, apart = np.quantile(samples, [0.025, 0.975]), np.quantile(beside, [0.025, 0.975])
-                names = ("target", "arm", "labels", "draws", "test_objects", "metric", "value", "low", "high")
-                row = dict(zip(names, (target, arm, count, DRAWS, len(truth), metric, value, *bounds), strict=True))
-                row |= {"minus_scratch_low": apart[0], "minus_scratch_high": apart[1]}
-                table.append({name: f"{one:.4g}" if isinstance(one, float) else one for name, one in row.items()})
+        cells = answers(data, target, given.runs, given.pretrain_steps, given.steps)
+        for count in LABELS:
+            bootstrap = Bootstrap(cells[count], tuple(NUMBER_METRICS), REPLICATES)
+            for arm, draws in cells[count].items():
+                for metric in NUMBER_METRICS:
+                    row = {"target": target, "arm": arm, "labels": count, "draws": DRAWS}
+                    row |= {"test_objects": len(draws[0].ids), "metric": metric}
+                    row |= vars(bootstrap.interval(arm, metric))
+                    beside = bootstrap.difference(arm, "from scratch", metric)
+                    row |= {"minus_scratch_low": beside.low, "minus_scratch_high": beside.high}
+                    table.append({name: f"{one:.4g}" if isinstance(one, float) else one for name, one in row.items()})
     notes = ["simulated images; intervals of 95 % over test objects and draws, conditional on one pretraining"]
     write_csv(given.out, table, notes, ("zwicky", "torch", "timm"))
 

@@ -109,6 +109,10 @@ def test_every_file_is_there_with_its_columns(done):
     assert [(row["arm"], int(row["draw"]), int(row["labels"])) for row in results] == [
         (arm, draw, count) for arm in arms for draw in range(draws) for count in counts
     ]
+    kept = {row["arm"]: row["probe_kept"] for row in results}
+    assert kept["dino-vit-finetune"] in ("True", "False")
+    assert kept["vit-supervised"] == "False"
+    assert {kept[arm] for arm in arms[1:-2]} | {kept["pca-logistic"]} == {""}
     assert tuple(rows_of(out / "summary.csv")[0]) == SUMMARY_COLUMNS
     comparisons = rows_of(out / "comparisons.csv")
     assert tuple(comparisons[0]) == COMPARISON_COLUMNS

@@ -89,7 +89,9 @@ def test_results_stand_on_what_they_say(data, network):
 def test_regression_is_scored_in_its_own_units(data, network):
     cutouts, _, split = data
     run = network("flux")
-    found = {row["metric"]: row["value"] for row in evaluate(run, *data)}
+    rows = evaluate(run, *data)
+    found = {row["metric"]: row["value"] for row in rows}
+    assert all(row["low"] < row["value"] < row["high"] for row in rows)
     test = cutouts.rows_of(split.ids("test"))
     predicted = load_network(run).outputs(cutouts.images[test])[:, 0]
     truth = cutouts.column("flux")[test]

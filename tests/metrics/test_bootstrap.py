@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
 
 from zwicky.errors import UserError
 from zwicky.metrics import bootstrap as b
@@ -54,6 +54,37 @@ def test_weighted_macro_auc_matches_sklearn(case):
         assert found == pytest.approx(np.mean(each))
 
 
+@settings(deadline=None, max_examples=50)
+@given(weighted_case(), st.sampled_from([1e-23, 1.0, 1e9]))
+def test_weighted_errors_of_numbers_match_sklearn(case, unit):
+    _, scores, weights = case
+    truth, predicted = unit * (scores + 20).T
+    for row, mae, r2 in zip(weights, *(m(truth, predicted, weights) for m in b.NUMBER_METRICS.values()), strict=True):
+        if not row.any():
+            assert np.isnan(mae)
+            assert np.isnan(r2)
+            continue
+        assert mae == pytest.approx(mean_absolute_error(truth, predicted, sample_weight=row), abs=1e-9 * unit)
+        if np.ptp(truth[row > 0]) == 0:
+            assert np.isnan(r2)
+        else:
+            assert r2 == pytest.approx(r2_score(truth / unit, predicted / unit, sample_weight=row), rel=1e-6, abs=1e-6)
+
+
+def test_the_interval_of_an_error_is_that_of_its_mean():
+    """The mean absolute error is a mean: its interval is ±1.96 standard errors."""
+    random = np.random.default_rng(0)
+    ids = np.array([f"o{n}" for n in range(400)], dtype=object)
+    truth = random.normal(size=400)
+    cell = b.Cell(0, 0, None, ids, ids, truth, truth + random.normal(size=400))
+    found = b.Bootstrap({"a": [cell]}, ["mae", "r2"], replicates=4000).interval("a", "mae")
+    missed = np.abs(cell.predicted - truth)
+    half = 1.96 * missed.std() / np.sqrt(400)
+    assert (found.low, found.value, found.high) == pytest.approx(
+        (missed.mean() - half, missed.mean(), missed.mean() + half), abs=0.1 * half
+    )
+
+
 def make_cells(random, draws=3, objects=60, seeds=(None,), signal=1.0, unit=lambda draw: draw, truth=None):
     """Cells that share test objects, two to a group; scores are the truth plus noise of their own."""
     truth = random.integers(0, 2, objects) if truth is None else truth
@@ -83,7 +114,7 @@ def literal(cells, metric, replicates, seed):
                 for cell in cells:
                     if cell.unit == units[unit] and str(cell.pretrain_seed) == own:
                         rows = np.concatenate([np.flatnonzero(cell.groups == group) for group in chosen_groups])
-                        values.append(metric(cell.truth[rows], cell.probabilities[rows]))
+                        values.append(metric(cell.truth[rows], cell.predicted[rows]))
         if values:
             samples.append(np.mean(values))
     return np.array(samples)
@@ -98,7 +129,7 @@ def test_interval_matches_a_literal_bootstrap(metric, seeds):
     found = b.Bootstrap({"a": cells}, [metric], replicates=4000, seed=1).interval("a", metric)
     plain = {"accuracy": classification.accuracy, "auc": classification.auc}[metric]
     samples = literal(cells, plain, 1500, 2)
-    assert found.value == pytest.approx(np.mean([plain(cell.truth, cell.probabilities) for cell in cells]))
+    assert found.value == pytest.approx(np.mean([plain(cell.truth, cell.predicted) for cell in cells]))
     spread = samples.std()
     np.testing.assert_allclose([found.low, found.high], np.quantile(samples, [0.025, 0.975]), atol=0.25 * spread)
 
@@ -118,10 +149,7 @@ def test_a_single_draw_seed_and_group_leave_no_width():
     cell = replace(cell, groups=np.full(60, "one", dtype=object))
     interval = b.Bootstrap({"a": [cell]}, replicates=50).interval("a", "auc")
     assert (
-        interval.low
-        == interval.value
-        == interval.high
-        == pytest.approx(classification.auc(cell.truth, cell.probabilities))
+        interval.low == interval.value == interval.high == pytest.approx(classification.auc(cell.truth, cell.predicted))
     )
 
 
@@ -129,7 +157,7 @@ def test_an_arm_against_itself_differs_by_exactly_nothing():
     cells = make_cells(np.random.default_rng(0))
     order = np.random.default_rng(1).permutation(60)
     shuffled = [
-        replace(cell, **{name: getattr(cell, name)[order] for name in ("ids", "groups", "truth", "probabilities")})
+        replace(cell, **{name: getattr(cell, name)[order] for name in ("ids", "groups", "truth", "predicted")})
         for cell in cells
     ]
     bootstrap = b.Bootstrap({"a": cells, "b": list(cells), "c": shuffled[::-1]}, replicates=200)
@@ -144,9 +172,7 @@ def test_a_difference_is_paired_by_object_and_draw():
     """Two arms that share most of their noise differ much more surely than two that do not."""
     random = np.random.default_rng(0)
     cells = make_cells(random, objects=200)
-    better = [
-        replace(cell, probabilities=cell.probabilities + np.outer(cell.truth - 0.5, [-0.1, 0.1])) for cell in cells
-    ]
+    better = [replace(cell, predicted=cell.predicted + np.outer(cell.truth - 0.5, [-0.1, 0.1])) for cell in cells]
     bootstrap = b.Bootstrap({"a": cells, "b": better}, ["auc"], replicates=500)
     found = bootstrap.difference("b", "a", "auc")
     alone = bootstrap.interval("a", "auc")
@@ -162,7 +188,7 @@ def test_the_same_seed_gives_the_same_numbers_whatever_the_order_and_the_blocks(
     random = np.random.default_rng(0)
     arms = {"a": make_cells(random, seeds=(0, 1, 2)), "b": make_cells(random)}
     arms["b"] = [
-        replace(mine, truth=other.truth, probabilities=other.probabilities[::-1])
+        replace(mine, truth=other.truth, predicted=other.predicted[::-1])
         for mine, other in zip(arms["b"], arms["a"], strict=True)
     ]
     first = b.Bootstrap(arms, replicates=100, seed=3)
@@ -184,7 +210,7 @@ def test_groups_are_resampled_whole():
     """Copies of an object in one group add nothing; the same rows as separate objects narrow the interval."""
     random = np.random.default_rng(0)
     cell = make_cells(random, draws=1, objects=50)[0]
-    tenfold = {name: np.repeat(getattr(cell, name), 10, axis=0) for name in ("groups", "truth", "probabilities")}
+    tenfold = {name: np.repeat(getattr(cell, name), 10, axis=0) for name in ("groups", "truth", "predicted")}
     many = replace(cell, ids=np.array([f"r{n}" for n in range(500)], dtype=object), **tenfold)
     width = {}
     for name, one in {"once": cell, "grouped": many, "apart": replace(many, groups=many.ids)}.items():
@@ -210,7 +236,7 @@ def test_folds_are_averaged_and_their_repeats_stay_whole():
     cells = fold_cells(np.random.default_rng(0))
     bootstrap = b.Bootstrap({"a": cells}, ["auc"], replicates=300)
     interval = bootstrap.interval("a", "auc")
-    assert interval.value == pytest.approx(np.mean([roc_auc_score(c.truth, c.probabilities[:, 1]) for c in cells]))
+    assert interval.value == pytest.approx(np.mean([roc_auc_score(c.truth, c.predicted[:, 1]) for c in cells]))
     assert interval.low < interval.value < interval.high
     weights = b._cell_weights(cells, b._unit_weights(b._clusters(cells), 300, 0), 300, 0)
     for repeat in range(3):
@@ -235,7 +261,7 @@ def test_a_fold_without_positives_is_left_out_of_its_replicates():
     empty = replace(cells[0], truth=np.zeros_like(cells[0].truth))
     both = b.Bootstrap({"a": [empty, *cells[1:]]}, replicates=100)
     assert both.interval("a", "auc").value == pytest.approx(
-        np.mean([classification.auc(c.truth, c.probabilities) for c in cells[1:]])
+        np.mean([classification.auc(c.truth, c.predicted) for c in cells[1:]])
     )
     assert np.isfinite(both.interval("a", "auc").low)
     alone = b.Bootstrap({"a": [empty]}, replicates=100)
@@ -270,7 +296,7 @@ def test_bad_requests_are_refused():
     with pytest.raises(UserError, match="59 ids"):
         b.Bootstrap({"a": [replace(cells[0], ids=cells[0].ids[1:])]})
     with pytest.raises(UserError, match="NaN"):
-        b.Bootstrap({"a": [replace(cells[0], probabilities=np.full((60, 2), np.nan))]})
+        b.Bootstrap({"a": [replace(cells[0], predicted=np.full((60, 2), np.nan))]})
 
 
 def test_holm_by_hand():

@@ -13,6 +13,8 @@ import pytest
 
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
+from zwicky.evaluation.results import RESULT_COLUMNS, read_table
+from zwicky.files import write_csv
 from zwicky.report import report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -155,6 +157,21 @@ def test_facts_and_what_is_needed_to_repeat_it(page: Page) -> None:
 def test_size_note_stands_before_the_results(result_maker: Callable[..., Path]) -> None:
     page = Page(report(result_maker(objects=60, size_note="Smoke size: too small to mean anything.")))
     assert page.source.index("too small to mean anything") < page.source.index('id="audit"')
+
+
+def test_fits_that_gave_back_their_probe_are_counted(result_maker: Callable[..., Path]) -> None:
+    run = result_maker()
+    rows = read_table(run / "results.csv")
+    arm = next(row["arm"] for row in rows if row["protocol"] == "finetune")
+    own = [row for row in rows if row["arm"] == arm]
+    assert len(own) > 1
+    for row in rows:
+        row["probe_kept"] = False if row["protocol"] in ("finetune", "scratch") else None
+    write_csv(run / "results.csv", rows, RESULT_COLUMNS)
+    assert "fitting did not help" not in Page(report(run)).text
+    own[0]["probe_kept"] = True
+    write_csv(run / "results.csv", rows, RESULT_COLUMNS)
+    assert f"{own[0]['title']}: in 1 of {len(own)} fits" in Page(report(run)).text
 
 
 def test_hostile_names_are_escaped(result_maker: Callable[..., Path], store_maker: Callable[..., Cutouts]) -> None:

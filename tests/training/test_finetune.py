@@ -21,6 +21,8 @@ from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.results import read_table
 from zwicky.files import read_json
 from zwicky.metrics.logistic import linear_classifier
+from zwicky.metrics.regression import r2
+from zwicky.metrics.ridge import linear_regressor
 from zwicky.training import loop, probe, seen, state
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.finetune import Task, finetune, fit_labels
@@ -381,6 +383,25 @@ def test_a_head_begins_as_the_probe(tmp_path, started, data, finetune_config, he
         assert cold.head.bias.abs().max() == 0  # random weights have nothing to probe
 
 
+@pytest.mark.parametrize("head", ["probe", "random"])
+def test_numbers_begin_as_a_ridge_regression(tmp_path, started, data, finetune_config, head):
+    """With a learning rate of 0 the network says what a ridge regression on the features of its views says."""
+    cutouts, labels, split = data
+    config = finetune_config(steps=1, lr=0.0, min_lr=0.0, labels=60, targets=["flux", "dx"])
+    config.fit.head, config.views = head, STILL
+    config.fit.select = 0.0
+    network = finetune(config, started, cutouts, labels, split, tmp_path / "run", quiet=True)
+    used = seen.read(tmp_path / "run").to_pydict()
+    rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use == "fit"])
+    features = load_network(started).features(cutouts.images, turns=False)
+    truth = np.stack([cutouts.column("flux"), cutouts.column("dx")], 1)
+    shown = np.tile(np.arange(len(rows)), probe.VIEWS)
+    weight, bias = linear_regressor(features[rows][shown], truth[rows][shown], config.seed, groups=shown)
+    expected, found = features @ weight.T + bias, network.outputs(cutouts.images, turns=False)
+    assert np.allclose(found, expected, atol=0.1 * expected.std(0)) == (head == "probe")
+    assert r2(truth, expected)[0] > 0.1  # the probe says something
+
+
 def test_a_head_that_begins_as_the_probe_fits_single_views(data, tmp_path):
     """Features with a large common part and small differences: a probe of means over views would start far off."""
     cutouts, labels, _ = data
@@ -400,8 +421,9 @@ def test_a_head_that_begins_as_the_probe_fits_single_views(data, tmp_path):
     assert fitted.rows[0]["loss"] < 1.2 * np.log(2)  # no worse than not knowing, in bfloat16 too
 
 
+@pytest.mark.parametrize("targets", [[], ["flux"]])
 @pytest.mark.parametrize("lr", [30.0, 0.01])
-def test_a_fit_that_does_harm_gives_back_the_probe(tmp_path, started, data, finetune_config, lr):
+def test_a_fit_that_does_harm_gives_back_the_probe(tmp_path, started, data, finetune_config, monkeypatch, lr, targets):
     cutouts, labels, split = data
     wrong = np.random.default_rng(0).random(len(cutouts)) < 0.25  # so that no loss is 0
     values = {
@@ -409,8 +431,10 @@ def test_a_fit_that_does_harm_gives_back_the_probe(tmp_path, started, data, fine
         for (i, name), bad in zip(labels.values.items(), wrong, strict=True)
     }
     labels = Labels(values)
-    config = finetune_config(steps=4, lr=lr, min_lr=lr, warmup=0.0, labels=60, weight_ema=0.0)
+    config = finetune_config(steps=4, lr=lr, min_lr=lr, warmup=0.0, labels=60, weight_ema=0.0, targets=targets)
     config.fit.head = "probe"
+    poor = np.zeros((1, 32)), np.array([2.0])  # two standard deviations off, so that fitting can only help
+    monkeypatch.setattr(probe, "linear_regressor", lambda *_: poor)
     finetune(config, started, cutouts, labels, split, tmp_path / "run", quiet=True)
     network = load_network(tmp_path / "run")  # as it was saved
     kept = all(

@@ -15,8 +15,7 @@ from zwicky.errors import UserError
 from zwicky.evaluation.cells import scores
 from zwicky.evaluation.probes import knn_probe, linear_probe
 from zwicky.files import replacing, write_csv
-from zwicky.metrics import regression
-from zwicky.metrics.bootstrap import METRICS, Bootstrap, Cell
+from zwicky.metrics.bootstrap import METRICS, NUMBER_METRICS, Bootstrap, Cell
 from zwicky.training import seen
 from zwicky.training.network import Network, columns_of, load_network
 
@@ -35,7 +34,7 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
         raise UserError(f"split {split.name!r} has no test objects; give a store with labels")
     seen.refuse_overlap(cutouts, test, seen.read(run), f"the test of split {split.name!r}")
     if network.targets:
-        rows = _regression(network, cutouts, test)
+        rows = _regression(network, cutouts, split, test, replicates)
     else:
         rows = []
         classes = network.classes or labels.classes
@@ -83,41 +82,44 @@ def _classification(
 ) -> list[dict[str, Any]]:
     ids = cutouts.ids[test]
     truth = np.array([classes.index(label) for label in labels.of(ids)])
-    groups = np.array([split.groups.get(identifier, identifier) for identifier in ids], dtype=object)
-    bootstrap = Bootstrap({name: [Cell(0, 0, None, ids, groups, truth, probabilities)]}, replicates=replicates)
+    cell = Cell(0, 0, None, ids, _groups(split, ids), truth, probabilities)
+    bootstrap = Bootstrap({name: [cell]}, replicates=replicates)
     negatives = int((truth != len(classes) - 1).sum())
     common = {"test_objects": len(test), "negatives": negatives, "positive": classes[-1]}
     rows = []
     for metric in METRICS:
-        interval = bootstrap.interval(name, metric)
-        rows.append(
-            {
-                "of": name,
-                "metric": metric,
-                "value": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-                **common,
-            }
-        )
+        rows.append({"of": name, "metric": metric, **vars(bootstrap.interval(name, metric)), **common})
     for metric in ("ece", "nll"):
         rows.append({"of": name, "metric": metric, "value": scores(truth, probabilities)[metric], **common})
     return rows
 
 
-def _regression(network: Network, cutouts: Cutouts, test: np.ndarray) -> list[dict[str, Any]]:
+def _regression(
+    network: Network, cutouts: Cutouts, split: Split, test: np.ndarray, replicates: int
+) -> list[dict[str, Any]]:
     columns = columns_of(network.targets)
     truth = np.stack([cutouts.column(name) for name in columns], axis=1)[test]
     some = np.isfinite(truth).all(1)
     if not some.any():
         raise UserError(f"no test object has a finite {', '.join(columns)}; give a store with these columns")
     predicted = network.outputs(cutouts.take(test[some]).images)
-    mae, r2 = regression.mae(truth[some], predicted), regression.r2(truth[some], predicted)
-    return [
-        {"of": name, "metric": metric, "value": float(values[position]), "test_objects": int(some.sum())}
+    ids = cutouts.ids[test[some]]
+    groups = _groups(split, ids)
+    cells = {
+        name: [Cell(0, 0, None, ids, groups, truth[some, position], predicted[:, position])]
         for position, name in enumerate(columns)
-        for metric, values in (("mae", mae), ("r2", r2))
+    }
+    bootstrap = Bootstrap(cells, tuple(NUMBER_METRICS), replicates=replicates)
+    return [
+        {"of": name, "metric": metric, **vars(bootstrap.interval(name, metric)), "test_objects": int(some.sum())}
+        for name in columns
+        for metric in NUMBER_METRICS
     ]
+
+
+def _groups(split: Split, ids: np.ndarray) -> np.ndarray:
+    """[N] what each object belongs to, or the object itself."""
+    return np.array([split.groups.get(identifier, identifier) for identifier in ids], dtype=object)
 
 
 def _write_predictions(

@@ -53,6 +53,7 @@ RESULT_COLUMNS = (
     "tpr10",  # recall at ten false positives
     "ece",
     "nll",
+    "probe_kept",  # whether fitting did not help, so that the network is the probe it began with; empty without a fit
     "temperature",
     "parameters",
     "steps",

@@ -29,15 +29,17 @@ import numpy as np
 
 from zwicky.errors import UserError
 from zwicky.metrics.classification import check_probabilities
-from zwicky.metrics.weighted import weighted_accuracy, weighted_auc, weighted_recall
+from zwicky.metrics.regression import check_numbers
+from zwicky.metrics.weighted import weighted_accuracy, weighted_auc, weighted_mae, weighted_r2, weighted_recall
 
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # truth, probabilities, weights [R, N] → [R]
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # truth, predicted, weights [R, N] → [R]
 METRICS: dict[str, Metric] = {
     "accuracy": weighted_accuracy,
     "auc": weighted_auc,
     "tpr0": partial(weighted_recall, k=0),
     "tpr10": partial(weighted_recall, k=10),
 }
+NUMBER_METRICS: dict[str, Metric] = {"mae": weighted_mae, "r2": weighted_r2}
 LEVEL = 0.95
 BLOCK = 2**21  # object weights held at once
 
@@ -49,7 +51,7 @@ class Cell:
     draw: names the draw (or fold); the same draw has the same test objects in every arm.
     unit: what is resampled as a whole: the draw itself, or the repeat that a fold belongs to.
     pretrain_seed: None where nothing was pretrained.
-    ids, groups: [N]; truth: [N] int; probabilities: [N, classes].
+    ids, groups: [N]. truth: [N] int with predicted probabilities [N, classes], or [N] numbers with predicted ones [N].
     """
 
     draw: Hashable
@@ -58,7 +60,7 @@ class Cell:
     ids: np.ndarray
     groups: np.ndarray
     truth: np.ndarray
-    probabilities: np.ndarray
+    predicted: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Difference(Interval):
 class Bootstrap:
     """Replicates of every cell of every arm; `interval` and `difference` read them.
 
-    arms: cells by arm name. The same seed gives the same numbers, whatever the order of arms, cells or objects.
+    arms: cells by arm name. metrics: of METRICS, or where numbers are predicted of NUMBER_METRICS. The same seed gives
+    the same numbers, whatever the order of arms, cells or objects.
     """
 
     def __init__(
@@ -90,9 +93,10 @@ class Bootstrap:
         replicates: int = 1000,
         seed: int = 0,
     ):
-        unknown = [name for name in metrics if name not in METRICS]
+        known = METRICS | NUMBER_METRICS
+        unknown = [name for name in metrics if name not in known]
         if unknown:
-            raise UserError(f"no metric is called {unknown[0]!r}; there are {', '.join(METRICS)}")
+            raise UserError(f"no metric is called {unknown[0]!r}; there are {', '.join(known)}")
         if replicates < 2:
             raise UserError(f"{replicates} bootstrap replicates give no interval; ask for 1000")
         self.arms = {arm: list(cells) for arm, cells in arms.items()}
@@ -103,7 +107,7 @@ class Bootstrap:
         # values [cells] and samples [cells, R] by (arm, metric)
         self._values: dict[tuple[str, str], np.ndarray] = {}
         self._samples: dict[tuple[str, str], np.ndarray] = {}
-        self._resample_objects(tuple(metrics))
+        self._resample_objects({name: known[name] for name in metrics})
 
     def interval(self, arm: str, metric: str) -> Interval:
         """Mean of the metric over the cells of an arm, with its interval."""
@@ -137,37 +141,38 @@ class Bootstrap:
             samples += sign * _weighted_mean(self._samples[name, metric][rows[name]], weights)
         return Difference(value, *_limits(samples), _two_sided(samples))
 
-    def _resample_objects(self, metrics: tuple[str, ...]) -> None:
+    def _resample_objects(self, metrics: dict[str, Metric]) -> None:
         """Fill in the metric of each cell, as it is and on each replicate's objects."""
         groups = sorted({group for cells in self.arms.values() for cell in cells for group in cell.groups}, key=str)
         number = {group: position for position, group in enumerate(groups)}
         jobs = []
         for arm, cells in self.arms.items():
             for row, cell in enumerate(cells):
-                truth, probabilities = check_probabilities(cell.truth, cell.probabilities)
+                check = check_numbers if np.ndim(cell.predicted) == 1 else check_probabilities
+                truth, predicted = check(cell.truth, cell.predicted)
                 if not len(cell.ids) == len(cell.groups) == len(truth):
                     raise UserError(
                         f"{arm}, draw {cell.draw}: {len(truth)} objects but {len(cell.ids)} ids and {len(cell.groups)} "
                         "groups; give one of each an object"
                     )
-                jobs.append((arm, row, np.array([number[group] for group in cell.groups]), truth, probabilities))
-            for metric in metrics:
-                self._values[arm, metric] = np.empty(len(cells))
-                self._samples[arm, metric] = np.empty((len(cells), self.replicates))
-        for arm, row, _, truth, probabilities in jobs:
-            for metric in metrics:
+                jobs.append((arm, row, np.array([number[group] for group in cell.groups]), truth, predicted))
+            for name in metrics:
+                self._values[arm, name] = np.empty(len(cells))
+                self._samples[arm, name] = np.empty((len(cells), self.replicates))
+        for arm, row, _, truth, predicted in jobs:
+            for name, metric in metrics.items():
                 once = np.ones((1, len(truth)))
-                self._values[arm, metric][row] = METRICS[metric](truth, probabilities, once)[0]
+                self._values[arm, name][row] = metric(truth, predicted, once)[0]
         random = np.random.default_rng([self.seed, 2])
         largest = max([len(groups), *(len(truth) for _, _, _, truth, _ in jobs)])
         step = max(1, BLOCK // largest)
         for start in range(0, self.replicates, step):
             stop = min(start + step, self.replicates)
             counts = _draw(random, len(groups), stop - start)
-            for arm, row, group, truth, probabilities in jobs:
+            for arm, row, group, truth, predicted in jobs:
                 weights = counts[:, group]
-                for metric in metrics:
-                    self._samples[arm, metric][row, start:stop] = METRICS[metric](truth, probabilities, weights)
+                for name, metric in metrics.items():
+                    self._samples[arm, name][row, start:stop] = metric(truth, predicted, weights)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -53,6 +53,20 @@ def weighted_recall(truth: np.ndarray, probabilities: np.ndarray, weights: np.nd
     return np.where(enough.any(axis=1), recall, np.nan)
 
 
+def weighted_mae(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[R] weighted mean absolute error of predicted numbers [N]."""
+    return _ratio(weights @ np.abs(predicted - truth), weights.sum(axis=1))
+
+
+def weighted_r2(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[R] 1 − Σ w (y − ŷ)² / Σ w (y − ȳ)², where ȳ is the weighted mean; NaN where the true numbers do not vary."""
+    scale = np.ptp(truth) or 1.0  # so that what rounding leaves of a spread of 0 can be told from one
+    y, missed = (truth - truth.mean()) / scale, (predicted - truth) / scale
+    mean = _ratio(weights @ y, weights.sum(axis=1))
+    spread = weights @ y**2 - weights.sum(axis=1) * mean**2
+    return 1 - _ratio(weights @ missed**2, np.where(spread > 1e-12, spread, 0.0))
+
+
 def _cumulative(weights: np.ndarray) -> np.ndarray:
     """[R, N + 1] sums of the first 0, 1, … N weights."""
     total = np.zeros((weights.shape[0], weights.shape[1] + 1))

@@ -70,8 +70,22 @@ def efficiency(material: Material) -> Markup:
             figures.figure(panels, caption, figures.legend(material.arms, figures.looks(material))),
             Markup('<p class="note">{}</p>').format(star),
             _tables(material, ("auc", "accuracy")),
+            *[Markup('<p class="note">{}</p>').format(text) for text in _probes_kept(material)],
         ]
     )
+
+
+def _probes_kept(material: Material) -> list[str]:
+    """A line for each arm that has fits which did not help, so that its numbers are in part those of a probe."""
+    lines = []
+    for arm in material.arms:
+        own = [row.get("probe_kept") for row in material.results if row["arm"] == arm.name]
+        if kept := sum(value is True for value in own):
+            lines.append(
+                f"{arm.title}: in {kept} of {len(own)} fits the labels kept back said that fitting did not help; their "
+                "network is the linear probe it began with."
+            )
+    return lines
 
 
 def _tables(material: Material, metrics: tuple[str, ...]) -> Markup:

@@ -112,9 +112,10 @@ class FitConfig:
         select: share of the n labels kept back to choose the weights and the temperature.
         select_most: largest number of labels kept back.
         label_smoothing: share of each label spread over all classes.
-        head: how the classifier on top begins: random, or probe, the logistic regression on the features as they are
-            before the fit, so that a pretrained network does not first forget what it knows (Kumar et al. 2022). Where
-            the fitted network does not do better on the labels kept back than that probe, the probe is kept.
+        head: how the head on top begins: random, or probe, the logistic regression (for numbers the ridge regression)
+            on the features as they are before the fit, so that a pretrained network does not first forget what it knows
+            (Kumar et al. 2022). Where the fitted network does not do better on the labels kept back than that probe,
+            the probe is kept. With targets that have a direction the head begins at random.
     """
 
     train: TrainConfig = field(
@@ -139,7 +140,7 @@ def augmentation_for_labels() -> ViewsConfig:
 
 
 def fit_from_pretrained() -> FitConfig:
-    """A fit whose classifier begins as the probe of what pretraining learnt."""
+    """A fit whose head begins as the probe of what pretraining learnt."""
     return FitConfig(head="probe")
 
 

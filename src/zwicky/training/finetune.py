@@ -36,6 +36,8 @@ from zwicky.views.config import ViewsConfig
 from zwicky.views.contract import Target
 from zwicky.views.normalise import Normalisation
 
+PROBE_KEPT = "fitting did not help"  # how the warning begins
+
 
 @dataclass(frozen=True)
 class Task:
@@ -79,14 +81,14 @@ def fit_labels(
     augment = Augment(views, normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
     some = len(task.select) > 0
     probe: Supervised | None = None  # what comes out where fitting does not help
-    if config.head == "probe" and not columns:
-        labelled, known = cutouts.take(task.fit).images, task.truth[task.fit]
+    if config.head == "probe" and all(target.kind == "scalar" for target in task.targets):
+        labelled, fitted_to = cutouts.take(task.fit).images, task.truth[task.fit]
         if some:
             means = Network(backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale).features(labelled)
-            begin_as_probe(method, means[None], known, seed)
+            begin_as_probe(method, means[None], fitted_to, seed)
             probe = copy.deepcopy(method)
         shown = features_of_views(backbone, augment, labelled, task.fit, seed, config.train.precision)
-        begin_as_probe(method, shown, known, seed)
+        begin_as_probe(method, shown, fitted_to, seed)
 
     def network_of(learner: Method) -> Network:
         assert isinstance(learner, Supervised)
@@ -95,13 +97,12 @@ def fit_labels(
             learner.net, normalisation, views, cutouts.bands, scale, learner.head, task.classes, task.targets, mean, std
         )
 
-    selected = cutouts.images[task.select]
+    selected, known = cutouts.images[task.select], task.truth[task.select]
 
     def selection(learner: Method) -> dict[str, float]:
         outputs = network_of(learner).outputs(selected, turns=False)
-        known = task.truth[task.select]
         if columns:
-            return {"select_loss": float(np.abs((outputs - known) / std).mean())}
+            return {"select_loss": _error(outputs, known, std)}
         probabilities = torch.from_numpy(outputs).double().softmax(1).numpy()
         return {"select_loss": nll(known, probabilities), "select_accuracy": float((outputs.argmax(1) == known).mean())}
 
@@ -118,9 +119,8 @@ def fit_labels(
         quiet=quiet,
     )
     network = network_of(method)
-    if not some or columns:
+    if not some:
         return network, fitted
-    known = task.truth[task.select]
     ended, network.temperature = for_all(partial(_calibrated, network, selected, known))
     if probe is not None:
         simple = network_of(probe)
@@ -128,17 +128,27 @@ def fit_labels(
         if began < ended:
             network = simple
             fitted.warnings.append(
-                "fitting did not help: on the labels kept back the probe of the pretrained features has a loss of "
+                f"{PROBE_KEPT}: on the labels kept back the probe of the pretrained features has a loss of "
                 f"{began:.3f}, the fitted network {ended:.3f}; the probe is kept"
             )
     return network, fitted
 
 
 def _calibrated(network: Network, images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """(NLL, temperature) of the network's answers at the temperature that is best for these labels."""
+    """(loss, temperature) of the network's answers: NLL at the temperature that is best for these labels.
+
+    Numbers have no temperature, 1, and the loss is their error.
+    """
     outputs = network.outputs(images)
+    if network.targets:
+        return _error(outputs, truth, network.target_std), 1.0
     temperature = fit_temperature(outputs, truth)
     return nll(truth, torch.from_numpy(outputs / temperature).double().softmax(1).numpy()), temperature
+
+
+def _error(outputs: np.ndarray, truth: np.ndarray, std: Sequence[float]) -> float:
+    """Mean absolute error of regressed numbers [N, columns], in standard deviations of what was fitted."""
+    return float(np.abs((outputs - truth) / std).mean())
 
 
 def finetune(

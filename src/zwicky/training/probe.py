@@ -1,4 +1,4 @@
-"""The first weights of a classifier: the logistic regression on the features it stands on."""
+"""The first weights of a head: the logistic or the ridge regression on the features it stands on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.stored_images import Images, in_batches
 from zwicky.methods.supervised import Supervised
 from zwicky.metrics.logistic import linear_classifier
+from zwicky.metrics.ridge import linear_regressor
 from zwicky.training.engine import use_bf16
 from zwicky.views.augment import Augment
 
@@ -18,12 +19,20 @@ MOST_ROWS = 4096  # … they are no more than so many in all
 
 
 def begin_as_probe(method: Supervised, x: np.ndarray, truth: np.ndarray, seed: int) -> None:
-    """Set a linear head to the logistic regression on features x [views, n, D] of n objects of classes `truth` [n]."""
-    assert isinstance(method.head, nn.Linear), "classes have a linear head"
-    if len(np.unique(truth)) < 2:
-        return
+    """Set a linear head to the regression on features x [views, n, D] of n objects.
+
+    truth: their classes [n], for a logistic regression, or their values [n, columns], for a ridge regression.
+    """
+    assert isinstance(method.head, nn.Linear), "a head with a direction has no such probe"
     objects = np.tile(np.arange(len(truth)), len(x))
-    weight, bias = linear_classifier(x.reshape(len(objects), -1), truth[objects], method.classes, seed, objects)
+    features = x.reshape(len(objects), -1)
+    if method.targets:
+        scaled = (truth - method.target_mean.cpu().numpy()) / method.target_std.cpu().numpy()
+        weight, bias = linear_regressor(features, scaled[objects], seed, objects)
+    elif len(np.unique(truth)) < 2:
+        return
+    else:
+        weight, bias = linear_classifier(features, truth[objects], method.classes, seed, objects)
     with torch.no_grad():
         method.head.weight.copy_(torch.from_numpy(weight))
         method.head.bias.copy_(torch.from_numpy(bias))
