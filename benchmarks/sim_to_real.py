@@ -1,7 +1,12 @@
 """Trained on simulated lenses, tested on observed ones: `python benchmarks/sim_to_real.py --sim STORE --real STORE`.
 
 The stores: `zwicky simulate lens-finding-cfht` and the observed cutouts with a catalogue that has the columns `origin`
-and `object`. Tested are the labelled objects of one origin, always the same; intervals resample them by object.
+and `object`. Three tests, always of the same objects, with intervals that resample them by object:
+
+- look-alikes: the observed lenses and non-lenses of one origin, flagged by volunteers and graded by experts;
+- field: observed known lenses, each against the two galaxies of the field that are nearest to it in brightness, for
+  arms that saw no observed cutout at all;
+- simulated: simulations of another seed.
 
 No network sees a test object before the test, except that arms which say "real labels" learn from the other folds of a
 grouped cross-validation, on features of a network that was pretrained without any labelled cutout.
@@ -10,8 +15,10 @@ grouped cross-validation, on features of a network that was pretrained without a
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +31,14 @@ from tables import write_csv
 from zwicky.backbones.config import BackboneConfig
 from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.store import open_store
-from zwicky.cutouts.tables import read_labels
+from zwicky.cutouts.tables import Labels, read_labels
 from zwicky.evaluation.baselines import radial_colour
 from zwicky.methods.config import MethodConfig
 from zwicky.metrics.bootstrap import Bootstrap, Cell
 from zwicky.metrics.logistic import fit_logistic
 from zwicky.training import seen
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
+from zwicky.training.data import open_data
 from zwicky.training.finetune import Task, fit_labels
 from zwicky.training.network import Network
 from zwicky.training.pretrain import new_backbone, pretrain, resolve_views
@@ -39,6 +47,7 @@ from zwicky.views.normalise import Normalisation
 
 RESULTS = Path(__file__).parent / "results" / "sim_to_real.csv"
 CLASSES = ("nonlens", "lens")
+GRADED, KNOWN, FIELD = "sw", "known_gallery", "field"  # origins in the observed catalogue
 CROP = 40  # pixels of a window that may stand at any angle in 64
 VIT = BackboneConfig("vit_tiny", {"patch_size": 8, "depth": 6, "pool": "mean"})
 FOLDS, REPEATS = 5, 5
@@ -53,10 +62,19 @@ def together(first: Cutouts, second: Cutouts) -> Cutouts:
     return Cutouts(np.concatenate([first.images[:], second.images[:]]), table, first.bands)
 
 
-def truth_of(store: Path, cutouts: Cutouts) -> np.ndarray:
+def truth_of(labels: Labels, cutouts: Cutouts) -> np.ndarray:
     """[N] 0, 1, or −1 without a label."""
-    labels = read_labels(store).of(cutouts.ids)
-    return np.array([CLASSES.index(label) if label in CLASSES else -1 for label in labels])
+    return np.array([CLASSES.index(label) if label in CLASSES else -1 for label in labels.of(cutouts.ids)])
+
+
+def alike(cutouts: Cutouts, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`rows` and, for each, the two of `others` [N] bool that are nearest in mean brightness; nobody is taken twice."""
+    bright, free, taken = np.log1p(cutouts.images[:].mean((1, 2, 3))), others.copy(), list(rows)
+    for row in np.repeat(rows, 2):
+        nearest = np.argmin(np.where(free, np.abs(bright - bright[row]), np.inf))
+        free[nearest] = False
+        taken.append(nearest)
+    return np.array(taken)
 
 
 def probe(x: np.ndarray, y: np.ndarray, query: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -65,105 +83,156 @@ def probe(x: np.ndarray, y: np.ndarray, query: np.ndarray, weights: np.ndarray |
     return fit_logistic(scaler.transform(x), y, 0, weights)[0].predict_proba(scaler.transform(query))
 
 
+@dataclass
+class Test:
+    """Objects to tell apart. images: [M, bands, H, W]; groups: [M], what each belongs to; truth: [M]."""
+
+    images: np.ndarray
+    ids: np.ndarray
+    groups: np.ndarray
+    truth: np.ndarray
+
+
+class Table:
+    """Answers by test and arm. labels: how many each arm learnt from."""
+
+    def __init__(self, tests: dict[str, Test]) -> None:
+        self.tests, self.labels = tests, dict[str, int]()
+        self.cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in tests}
+
+    def record(self, test: str, arm: str, probabilities: np.ndarray, labels: int, repeat: int = 0) -> None:
+        """Probabilities [M, 2] that an arm gives to a test."""
+        it, self.labels[arm] = self.tests[test], labels
+        cell = Cell(repeat, repeat, None, it.ids, it.groups, it.truth, probabilities)
+        self.cells[test].setdefault(arm, []).append(cell)
+        auc = roc_auc_score(it.truth, probabilities[:, 1])
+        print(f"{test}: {arm}, repeat {repeat}: AUC {auc:.3f}", flush=True)
+
+    def rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for test, arms in self.cells.items():
+            bootstrap = Bootstrap(arms, metrics=("auc",))
+            for arm in arms:
+                found = {name: round(value, 4) for name, value in vars(bootstrap.interval(arm, "auc")).items()}
+                objects = len(self.tests[test].ids)
+                rows.append({"test": test, "arm": arm, **found, "labels": self.labels[arm], "test_objects": objects})
+        return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sim", type=Path, required=True, help="store of simulated, labelled cutouts")
     parser.add_argument("--real", type=Path, required=True, help="store of observed cutouts")
-    parser.add_argument("--origin", default="sw", help="the origin of the observed cutouts that are tested")
+    parser.add_argument("--other", default="simulate:lens-finding-cfht:1000:22", help="simulations to test on")
     parser.add_argument("--epochs", type=float, default=15, help="of pretraining")
     parser.add_argument("--steps", type=int, default=400, help="of each fit")
-    parser.add_argument("--runs", type=Path, required=True, help="folder for the pretrained networks")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the networks")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the table to write")
     given = parser.parse_args()
 
-    sim, real = open_store(given.sim), open_store(given.real)
-    sim_y, real_y = truth_of(given.sim, sim), truth_of(given.real, real)
-    tested = np.flatnonzero((real_y >= 0) & (real.column("origin") == given.origin))
+    sim, real, other = open_store(given.sim), open_store(given.real), open_data(given.other)
+    sim_y, real_y = truth_of(read_labels(given.sim), sim), truth_of(read_labels(given.real), real)
+    origin = real.column("origin")
     unlabelled = np.flatnonzero(real_y < 0)
     both = together(sim, real)
     y = np.concatenate([sim_y, real_y])
-    test, free = len(sim) + tested, len(sim) + unlabelled
-    ids, groups, truth = both.ids[test], real.column("object")[tested], real_y[tested]
-    simulated = np.arange(len(sim))
-    arms: dict[str, list[Cell]] = {}
+    images, simulated, free = both.images, np.arange(len(sim)), len(sim) + unlabelled
 
-    def record(name: str, probabilities: np.ndarray, labels: int, repeat: int = 0) -> None:
-        arms.setdefault(name, []).append(Cell(repeat, repeat, None, ids, groups, truth, probabilities))
-        used[name] = labels
-        print(f"{name}, repeat {repeat}: AUC {roc_auc_score(truth, probabilities[:, 1]):.3f}", flush=True)
+    def observed(rows: np.ndarray) -> Test:
+        return Test(real.images[rows], real.ids[rows], real.column("object")[rows], (real_y[rows] == 1).astype(int))
 
-    used: dict[str, int] = {}
-    images = both.images
-    record("radial colours, simulated labels", radial_colour(images[:3000], y[:3000], images[test], 2, 0), 3000)
-
+    tests = {
+        "look-alikes": observed(np.flatnonzero((real_y >= 0) & (origin == GRADED))),
+        "field": observed(alike(real, np.flatnonzero((real_y == 1) & (origin == KNOWN)), origin == FIELD)),
+        "simulated": Test(
+            other.cutouts.images[:], other.cutouts.ids, other.cutouts.ids, truth_of(other.labels, other.cutouts)
+        ),
+    }
+    table, graded = Table(tests), tests["look-alikes"]
     views = resolve_views(replace(augmentation_for_labels(), crop=CROP), both.size)
-    fit_rows, select_rows = simulated[:-400], simulated[-400:]
     steps = {"epochs": 1000, "max_steps": given.steps, "batch_size": 64, "evaluations": 8}
     fit = FitConfig(TrainConfig(**steps, lr=2e-3, weight_decay=0.05, weight_ema=0.99))
-    pool = np.concatenate([simulated, free])
-    normalisation = Normalisation.fit(images, both.bands, NormalisationConfig(), rows=pool)
-
-    def fitted(start: Network, how: FitConfig, name: str) -> None:
-        folder = given.runs / name.replace(" ", "-").replace(",", "")
-        task = Task(fit_rows, select_rows, y, CLASSES)
-        network, _ = fit_labels(
-            start.backbone, start.normalisation, views, both, task, how, seed=0, folder=folder, title=name
-        )
-        record(name, network.probabilities(images[test]), len(sim))
-
-    for name, backbone in (("ViT", VIT), ("ResNet-18", BackboneConfig("resnet18", {}))):
-        torch.manual_seed(0)
-        new = Network(new_backbone(backbone, both, views), normalisation, views, both.bands, both.pixel_scale)
-        fitted(new, fit, f"{name} from scratch, simulated labels")
-
+    careful = replace(fit, head="probe", train=replace(fit.train, lr=2e-4, layer_decay=0.75))
     config = PretrainConfig(
         method=MethodConfig("simmim"),
         backbone=VIT,
         views=ViewsConfig(crop=CROP, local_crops=0, blur=0.0, noise=0.0),
         train=TrainConfig(epochs=given.epochs, batch_size=64, lr=1e-3, weight_decay=0.05, evaluations=3),
     )
-    start = pretrain(config, both, pool, given.runs / "pretrained")
-    seen.refuse_overlap(both, test, seen.read(given.runs / "pretrained"), "the test")
-    careful = replace(fit, head="probe", train=replace(fit.train, lr=2e-4, layer_decay=0.75))
-    features = start.features(images)
-    x, query = features[simulated], features[test]
-    record("SimMIM on both, probe, simulated labels", probe(x, sim_y, query), len(sim))
-    # The simplest adaptation: each survey's features on their own scale, measured without labels or test objects.
-    own = [StandardScaler().fit(features[rows]) for rows in (simulated, free)]
-    aligned, aligned_query = own[0].transform(x), own[1].transform(query)
-    name = "SimMIM on both, features aligned, probe, simulated labels"
-    record(name, probe(aligned, sim_y, aligned_query), len(sim))
 
+    def pretrained(rows: np.ndarray, name: str, against: tuple[str, ...]) -> Network:
+        network = pretrain(config, both, rows, given.runs / name)
+        for test in against:
+            held = both.rows_of(tests[test].ids)
+            seen.refuse_overlap(both, held, seen.read(given.runs / name), f"the test {test!r}")
+        return network
+
+    def fitted(start: Network, how: FitConfig, arm: str, on: tuple[str, ...], shown: ViewsConfig = views) -> None:
+        folder = given.runs / arm.replace(" ", "-").replace(",", "")
+        task = Task(simulated[:-400], simulated[-400:], y, CLASSES)
+        start = copy.deepcopy(start)  # which a fit changes
+        network, _ = fit_labels(
+            start.backbone, start.normalisation, shown, both, task, how, seed=0, folder=folder, title=arm
+        )
+        for test in on:
+            table.record(test, arm, network.probabilities(tests[test].images), len(sim))
+
+    everywhere = tuple(tests)
+    for test, it in tests.items():
+        bright = it.images.mean((1, 2, 3))
+        table.record(test, "mean brightness", np.stack([-bright, bright], 1), 0)
+    for test in everywhere:
+        colours = radial_colour(images[:3000], y[:3000], tests[test].images, 2, 0)
+        table.record(test, "radial colours, simulated labels", colours, 3000)
+    normalisation = Normalisation.fit(images, both.bands, NormalisationConfig(), rows=simulated)
+    for name, backbone in (("ViT", VIT), ("ResNet-18", BackboneConfig("resnet18", {}))):
+        torch.manual_seed(0)
+        new = Network(new_backbone(backbone, both, views), normalisation, views, both.bands, both.pixel_scale)
+        fitted(new, fit, f"{name} from scratch, simulated labels", everywhere)
+
+    alone = pretrained(simulated, "pretrained-simulated", ("look-alikes", "field"))
+    x = alone.features(sim.images)
+    for test in everywhere:
+        said = probe(x, sim_y, alone.features(tests[test].images))
+        table.record(test, "SimMIM on simulated, probe, simulated labels", said, len(sim))
+    fitted(alone, careful, "SimMIM on simulated, fine-tuned, simulated labels", everywhere)
+    rough = replace(views, blur=0.5, noise=0.5, brightness=0.3, contrast=0.3)
+    name = "SimMIM on simulated, fine-tuned with blur, noise and brightness, simulated labels"
+    fitted(alone, careful, name, everywhere, rough)
+
+    start = pretrained(np.concatenate([simulated, free]), "pretrained", ("look-alikes",))
+    x, query = start.features(sim.images), start.features(graded.images)
+    table.record("look-alikes", "SimMIM on both, probe, simulated labels", probe(x, sim_y, query), len(sim))
+    # The simplest adaptation: each survey's features on their own scale, measured without labels or test objects.
+    aligned = StandardScaler().fit_transform(x)
+    aligned_query = StandardScaler().fit(start.features(images[free])).transform(query)
+    name = "SimMIM on both, features aligned, probe, simulated labels"
+    table.record("look-alikes", name, probe(aligned, sim_y, aligned_query), len(sim))
+    fitted(start, careful, "SimMIM on both, fine-tuned, simulated labels", ("look-alikes",))
+
+    truth, pictures = graded.truth, graded.images
+    few = len(truth) * (FOLDS - 1) // FOLDS
     for repeat in range(REPEATS):
-        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=repeat).split(query, truth, groups)
-        real_alone, joined, colours = np.zeros((3, len(test), 2))
+        folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=repeat).split(query, truth, graded.groups)
+        real_alone, joined, colours = np.zeros((3, len(truth), 2))
         for train, held in folds:
-            few = len(train)
-            colours[held] = radial_colour(images[test[train]], truth[train], images[test[held]], 2, repeat)
+            colours[held] = radial_colour(pictures[train], truth[train], pictures[held], 2, repeat)
             real_alone[held] = probe(query[train], truth[train], query[held])
-            weights = np.concatenate([np.full(JOINED, few / JOINED), np.ones(few)])  # both halves count alike
+            count = len(train)
+            weights = np.concatenate([np.full(JOINED, count / JOINED), np.ones(count)])  # both halves count alike
             joined[held] = probe(
                 np.concatenate([aligned[:JOINED], aligned_query[train]]),
                 np.concatenate([sim_y[:JOINED], truth[train]]),
                 aligned_query[held],
                 weights,
             )
-        few = len(test) * (FOLDS - 1) // FOLDS
-        record("radial colours, real labels", colours, few, repeat)
-        record("SimMIM on both, probe, real labels", real_alone, few, repeat)
-        record("SimMIM on both, features aligned, probe, simulated and real labels", joined, JOINED + few, repeat)
-    fitted(start, careful, "SimMIM on both, fine-tuned, simulated labels")
+        table.record("look-alikes", "radial colours, real labels", colours, few, repeat)
+        table.record("look-alikes", "SimMIM on both, probe, real labels", real_alone, few, repeat)
+        name = "SimMIM on both, features aligned, probe, simulated and real labels"
+        table.record("look-alikes", name, joined, JOINED + few, repeat)
 
-    bootstrap = Bootstrap(arms, metrics=("auc",))
-    rows = []
-    for name in arms:
-        interval = bootstrap.interval(name, "auc")
-        counts = {"labels": used[name], "test_objects": len(test)}
-        rows.append({"arm": name, "auc": interval.value, "low": interval.low, "high": interval.high, **counts})
-    for row in rows:
-        row |= {key: round(row[key], 4) for key in ("auc", "low", "high")}
-    notes = [f"{len(sim)} simulated, {len(free)} observed without label, {len(test)} observed tested; one pretraining"]
-    write_csv(given.out, rows, notes, ("torch", "scikit-learn"))
+    notes = [f"{len(sim)} simulated and {len(free)} observed without label for pretraining, one each way"]
+    write_csv(given.out, table.rows(), notes, ("torch", "scikit-learn"))
     print(given.out.read_text())
 
 

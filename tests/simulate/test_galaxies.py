@@ -17,7 +17,7 @@ from zwicky.simulate.draw import draw_block, units
 from zwicky.simulate.galaxies import chosen_galaxies, read_bank, show
 from zwicky.simulate.population import Galaxies
 from zwicky.simulate.registry import find_population
-from zwicky.simulate.render import grid, parameters_of, shapes_of
+from zwicky.simulate.render import CPU, grid, parameters_of, shapes_of
 
 SCALE, SIZE = 0.03, 81
 OTHERS = ("elliptical", "spiral", "ring", "companions", "merger")
@@ -99,9 +99,18 @@ def shapes(folder, store, kind, count=8):
     drawn = draw_block(population, 3, 0)
     rows = np.arange(count)
     p = parameters_of(drawn, rows)
-    p.update(chosen_galaxies(population.galaxies, {name: one[rows] for name, one in drawn.values.items()}))
+    p.update(chosen_galaxies(population.galaxies, {name: one[rows] for name, one in drawn.values.items()}, CPU))
     x, y = grid(121, SCALE)
-    return shapes_of(population, population.kinds["lens"], x, y, p), (x[0].numpy(), y[0].numpy()), p
+    return shapes_of(population, population.kinds["lens"], x, y, SCALE, p), (x[0].numpy(), y[0].numpy()), p
+
+
+def test_galaxies_go_to_the_device(tmp_path):
+    store = write(tmp_path / "store", discs([0.2, 0.3]))
+    meta = torch.device("meta")
+    found = chosen_galaxies({"source": Galaxies(store)}, {"source_pick": np.array([0.2, 0.9, np.nan])}, meta)
+    placed = {f"source_{name}": torch.ones(3, 1, 1, device=meta) for name in ("turn", "zoom", "flip")}
+    x, y = grid(16, SCALE, meta)
+    assert show("source", x.expand(3, -1, -1), y.expand(3, -1, -1), found | placed).device == meta
 
 
 def test_without_a_lens_the_image_is_the_interpolated_original(tmp_path):

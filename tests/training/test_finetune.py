@@ -402,7 +402,8 @@ def test_numbers_begin_as_a_ridge_regression(tmp_path, started, data, finetune_c
     assert r2(truth, expected)[0] > 0.1  # the probe says something
 
 
-def test_a_head_that_begins_as_the_probe_fits_single_views(data, tmp_path):
+@pytest.mark.parametrize("blur", [0.0, 1.0])
+def test_a_head_that_begins_as_the_probe_fits_single_views(data, tmp_path, blur):
     """Features with a large common part and small differences: a probe of means over views would start far off."""
     cutouts, labels, _ = data
     torch.manual_seed(0)
@@ -411,7 +412,7 @@ def test_a_head_that_begins_as_the_probe_fits_single_views(data, tmp_path):
         backbone.net.norm.weight.mul_(0.003)
         backbone.net.norm.bias.add_(1.0)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
-    views = replace(augmentation_for_labels(), crop=16, image_size=16)
+    views = replace(augmentation_for_labels(), crop=16, image_size=16, blur=blur, blur_sigma=(0.3, 0.4))
     truth = np.array([label == "lens" for label in labels.of(cutouts.ids)]).astype(np.int64)
     task = Task(np.arange(80), np.arange(80, 120), truth, ("nonlens", "lens"))
     config = FitConfig(TrainConfig(max_steps=1, lr=0.0, min_lr=0.0, batch_size=80, precision="bf16"), head="probe")

@@ -28,7 +28,7 @@ def _simulate(given: Namespace) -> None:
     store = given.out if given.format == "store" else given.out.with_name(f".{given.out.name}.store")
     if store != given.out and store.exists():  # a kill left it; whose it is cannot be told
         shutil.rmtree(store)
-    simulate_store(given.population, given.n, given.seed, store, quiet=False)
+    simulate_store(given.population, given.n, given.seed, store, quiet=False, device=given.device)
     if store != given.out:
         write_folder(store, given.out, given.format)
         shutil.rmtree(store)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from torch import __version__ as torch_version
+import torch
 
 from zwicky import __version__
 from zwicky.cutouts.contract import Cutouts
@@ -22,43 +22,47 @@ from zwicky.files import read_json, write_json
 from zwicky.progress import StepProgress
 from zwicky.simulate.blocks import blocks, labels_of, source_of, truth_of
 from zwicky.simulate.deflection import DEFLECTORS
+from zwicky.simulate.distributions import Constant
 from zwicky.simulate.draw import BLOCK
 from zwicky.simulate.galaxies import read_bank
 from zwicky.simulate.layers import LAYERS, SOURCES
 from zwicky.simulate.population import Population
-from zwicky.simulate.psf import PROFILES
+from zwicky.simulate.psf import PROFILES, digest, read_star
 from zwicky.simulate.registry import find_population
+from zwicky.simulate.render import fine_size
 
 PIECE = 8  # blocks that are written and resumed together
 
 
-def simulate(population: str, count: int, seed: int = 0) -> tuple[Cutouts, Labels]:
+def simulate(population: str, count: int, seed: int = 0, device: str = "cpu") -> tuple[Cutouts, Labels]:
     """Simulate `count` images of a population, known by name, in memory.
 
     Pixels are float32 nanomaggies with noise, or uint8 where the population is shown as colour pictures. Image i
-    depends on (population, seed, i) alone, bit for bit on one machine with one number of threads. Truth columns are
-    NaN where a kind has no such parameter; `units` in `zwicky.simulate.draw` says what each means. An unknown
-    population, a count below 1 or a negative seed is a UserError.
+    depends on (population, seed, i) alone, bit for bit on one machine with one number of threads and one device, as
+    torch calls it. Truth columns are NaN where a kind has no such parameter; `units` in `zwicky.simulate.draw` says
+    what each means. An unknown population or device, a count below 1 or a negative seed is a UserError.
     """
-    chosen = checked(population, count, seed)
-    made = list(blocks(chosen, count, seed))
+    chosen, where = checked(population, count, seed), device_called(device)
+    made = list(blocks(chosen, count, seed, where=where))
     images = np.concatenate([images for images, _ in made])
     table = pa.concat_tables([table for _, table in made])
     return Cutouts(images, table, chosen.band_names, truth_of(table)), labels_of(chosen, seed, table)
 
 
-def simulate_store(population: str, count: int, seed: int, out: Path | str, quiet: bool = True) -> None:
+def simulate_store(
+    population: str, count: int, seed: int, out: Path | str, quiet: bool = True, device: str = "cpu"
+) -> None:
     """Simulate `count` images into the store `out`, labels included, with flat memory.
 
     It is made in pieces that wait in the hidden folder `.NAME.pieces` beside it until all are there; after a kill the
     same call goes on with those it finds, and the store is the same bit for bit. Pieces of another simulation are
     refused (UserError). Unless `quiet`, progress is shown.
     """
-    chosen = checked(population, count, seed)
+    chosen, where = checked(population, count, seed), device_called(device)
     out = Path(out)
     refuse_existing(out)
     folder = out.absolute().with_name(f".{out.name}.pieces")
-    _claim(folder, chosen, seed)
+    _claim(folder, chosen, seed, where)
     starts = range(0, count, PIECE * BLOCK)
     pieces = [folder / f"{start}-{min(start + PIECE * BLOCK, count)}" for start in starts]
     done = [piece.exists() for piece in pieces]
@@ -67,20 +71,21 @@ def simulate_store(population: str, count: int, seed: int, out: Path | str, quie
     with StepProgress("simulate", sum(numbers), found, BLOCK, quiet, "block") as progress:
         for start, piece, there in zip(starts, pieces, done, strict=True):
             if not there:
-                _write_piece(chosen, seed, start, min(PIECE * BLOCK, count - start), piece, progress.advance)
+                _write_piece(chosen, seed, start, min(PIECE * BLOCK, count - start), where, piece, progress.advance)
     _unite(pieces, out, source_of(chosen, seed))
     shutil.rmtree(folder)
 
 
-def _claim(folder: Path, chosen: Population, seed: int) -> None:
+def _claim(folder: Path, chosen: Population, seed: int, where: torch.device) -> None:
     """Make the folder of pieces, or make sure that those in it belong to this simulation."""
     wanted = {
         "name": chosen.name,
         "population": chosen.text,
         "seed": seed,
         "zwicky": __version__,
-        "torch": str(torch_version),
-        "galaxies": {name: read_bank(galaxies).digest for name, galaxies in chosen.galaxies.items()},
+        "torch": torch.__version__,
+        "device": where.type,
+        "files": digests(chosen),
     }
     if (folder / "simulation.json").exists() and read_json(folder / "simulation.json") != wanted:
         raise UserError(f"{folder} holds the beginning of another simulation; remove it, or choose another --out")
@@ -88,10 +93,16 @@ def _claim(folder: Path, chosen: Population, seed: int) -> None:
 
 
 def _write_piece(
-    chosen: Population, seed: int, start: int, count: int, piece: Path, advance: Callable[[], None]
+    chosen: Population,
+    seed: int,
+    start: int,
+    count: int,
+    where: torch.device,
+    piece: Path,
+    advance: Callable[[], None],
 ) -> None:
     """Images `start` to `start + count`, as a store of its own; `start` is the first of a block."""
-    made = blocks(chosen, start + count, seed, start // BLOCK)
+    made = blocks(chosen, start + count, seed, start // BLOCK, where)
     first = next(made)
     values: dict[str, str] = {}
     with StoreWriter(piece, chosen.band_names, (chosen.size,) * 2, first[0].dtype, truth=truth_of(first[1])) as writer:
@@ -129,10 +140,33 @@ def checked(population: str, count: int, seed: int) -> Population:
                 raise UserError(f"{population}: real_{name} needs a store of galaxies; name one in galaxies.{name}")
     for galaxies in chosen.galaxies.values():
         read_bank(galaxies)
-    _known(population, "psf", (band.psf for band in chosen.instrument.bands), PROFILES)
+    stars = [band.psf for band in chosen.instrument.bands if band.psf not in PROFILES]
+    for star in stars:
+        width = len(read_star(star))
+        if width > (most := fine_size(chosen)):
+            raise UserError(f"{star} is {width} cells wide; cut the image of the star to at most {most}")
+    if stars and chosen.common["seeing"].distribution != Constant(1.0):
+        raise UserError(f"{population}: the image of a star has one width; write value: 1 for common.seeing")
     if chosen.warning:
         print(f"warning: {population}: {chosen.warning}", file=sys.stderr)
     return chosen
+
+
+def digests(chosen: Population) -> dict[str, str]:
+    """Hashes of what the images follow from beside the description: real galaxies, and images of stars."""
+    found = {name: read_bank(galaxies).digest for name, galaxies in chosen.galaxies.items()}
+    return found | {band.psf: digest(band.psf) for band in chosen.instrument.bands if band.psf not in PROFILES}
+
+
+def device_called(name: str) -> torch.device:
+    """The device that torch calls by this name, made sure that it is there."""
+    try:
+        where = torch.device(name)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"cannot render on the device {name!r} ({first}); leave it out for the CPU") from error
+    return where
 
 
 def _known(population: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from zwicky.cutouts.contract import make_table, pixel_hash
 from zwicky.cutouts.tables import Labels
@@ -15,22 +16,26 @@ from zwicky.simulate.draw import BLOCK, Drawn, draw_block, generator
 from zwicky.simulate.galaxies import galaxy_ids
 from zwicky.simulate.noise import add_noise, noise_of_deeplense_1, signal_to_noise, sky_noise
 from zwicky.simulate.population import Population
-from zwicky.simulate.render import render_block
+from zwicky.simulate.render import CPU, render_block
 
 
-def blocks(population: Population, count: int, seed: int, first: int = 0) -> Iterator[tuple[np.ndarray, pa.Table]]:
+def blocks(
+    population: Population, count: int, seed: int, first: int = 0, where: torch.device = CPU
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Images [n, bands, size, size] and their table, from block `first` on; the last is rendered whole and cut."""
     for block in range(first, -(-count // BLOCK)):
         drawn = draw_block(population, seed, block)
-        images, more = rendered(population, drawn, seed, block)
+        images, more = rendered(population, drawn, seed, block, where)
         images = images[: count - block * BLOCK]
         yield images, table_of(population, drawn, seed, block, len(images), more, [pixel_hash(one) for one in images])
 
 
-def rendered(population: Population, drawn: Drawn, seed: int, block: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Images [BLOCK, bands, size, size] with noise, and of each what only the rendering tells."""
+def rendered(
+    population: Population, drawn: Drawn, seed: int, block: int, where: torch.device = CPU
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images [BLOCK, bands, size, size] with noise, and of each what only its rendering, on `where`, tells."""
     instrument = population.instrument
-    layers, more = render_block(population, drawn)
+    layers, more = render_block(population, drawn, where)
     clean = layers.sum(1)
     for position, layer in enumerate(population.light):
         more[f"{layer}_snr"] = signal_to_noise(layers[:, position], clean, instrument)

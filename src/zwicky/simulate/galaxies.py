@@ -98,14 +98,16 @@ def _alone(image: np.ndarray) -> np.ndarray:
     return np.where(pieces == np.bincount(found).argmax(), image, 0) * np.clip((1 - r) / EDGE, 0, 1)
 
 
-def chosen_galaxies(galaxies: Mapping[str, Galaxies], values: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def chosen_galaxies(
+    galaxies: Mapping[str, Galaxies], values: Mapping[str, np.ndarray], where: torch.device
+) -> dict[str, Tensor]:
     """For the shapes: `NAME_images` [n, H, W] and `NAME_scale` [1, 1, 1], of images with these parameters."""
     found: dict[str, Tensor] = {}
     for name, store in galaxies.items():
         if f"{name}_pick" in values:
             bank = read_bank(store)
-            found[f"{name}_images"] = bank.images[torch.from_numpy(bank.rows(values[f"{name}_pick"]))]
-            found[f"{name}_scale"] = torch.full((1, 1, 1), bank.scale)
+            found[f"{name}_images"] = bank.images[torch.from_numpy(bank.rows(values[f"{name}_pick"]))].to(where)
+            found[f"{name}_scale"] = torch.full((1, 1, 1), bank.scale, device=where)
     return found
 
 

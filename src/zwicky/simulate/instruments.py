@@ -12,7 +12,7 @@ from zwicky.errors import UserError
 class Band:
     """One filter of one survey.
 
-    psf: "moffat" (β = 3.5, from the ground) or "gaussian".
+    psf: "moffat" (β = 3.5, from the ground), "gaussian", or the path of an image of a star, in cells of the fine grid.
     fwhm: arcsec, median width of the point spread function. zero_point: AB magnitude of one electron a second.
     sky: AB magnitude per square arcsec. exposure: seconds in all. read_noise: electrons, of all exposures together.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.memory import most_bytes
@@ -14,10 +15,9 @@ from zwicky.cutouts.store import rows_of_a_group
 from zwicky.cutouts.stored_images import Images, StoredImages, in_batches
 from zwicky.cutouts.tables import Labels
 from zwicky.progress import StepProgress
-from zwicky.simulate.api import checked
+from zwicky.simulate.api import checked, device_called, digests
 from zwicky.simulate.blocks import labels_of, rendered, table_of, truth_of
 from zwicky.simulate.draw import BLOCK, draw_block
-from zwicky.simulate.galaxies import read_bank
 from zwicky.simulate.population import Population
 
 
@@ -28,6 +28,7 @@ class Rendered:
     population: Population
     rows: int
     seed: int
+    where: torch.device
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -47,13 +48,20 @@ class Rendered:
         block_of = rows // BLOCK
         for block in np.unique(block_of).tolist():
             here = block_of == block
-            images, _ = rendered(self.population, draw_block(self.population, self.seed, block), self.seed, block)
+            images, _ = rendered(
+                self.population, draw_block(self.population, self.seed, block), self.seed, block, self.where
+            )
             pixels[here] = images[rows[here] - block * BLOCK]
         return pixels
 
 
 def open_simulation(
-    population: str, count: int, seed: int = 0, memory_gb: float | None = None, quiet: bool = True
+    population: str,
+    count: int,
+    seed: int = 0,
+    memory_gb: float | None = None,
+    quiet: bool = True,
+    device: str = "cpu",
 ) -> tuple[Cutouts, Labels]:
     """`count` images of a population, with their labels, and nothing on disk.
 
@@ -63,7 +71,7 @@ def open_simulation(
     magnifications, nor lists of subhalos. Unless `quiet`, progress is shown. Errors as in `simulate`.
     """
     most = most_bytes(memory_gb)
-    chosen = checked(population, count, seed)
+    chosen, where = checked(population, count, seed), device_called(device)
     starts = range(0, count, BLOCK)
     tables = []
     with StepProgress("draw", len(starts), 0, BLOCK, quiet, "block") as progress:
@@ -73,9 +81,9 @@ def open_simulation(
             tables.append(table_of(chosen, drawn, seed, block, min(BLOCK, count - start), {}, None))
             progress.advance()
     table = pa.concat_tables(tables).combine_chunks()
-    unread = StoredImages(Rendered(chosen, count, seed), most)
+    unread = StoredImages(Rendered(chosen, count, seed, where), most)
     images: Images = _all(unread, quiet) if unread.nbytes <= most else unread
-    metadata = {"simulation": _digest(chosen, seed)}
+    metadata = {"simulation": _digest(chosen, seed, where)}
     return Cutouts(images, table, chosen.band_names, truth_of(table), metadata), labels_of(chosen, seed, table)
 
 
@@ -88,7 +96,7 @@ def _all(images: StoredImages, quiet: bool) -> np.ndarray:
     return pixels
 
 
-def _digest(population: Population, seed: int) -> str:
+def _digest(population: Population, seed: int, where: torch.device) -> str:
     """A hash of what the pixels follow from, by which a run that goes on knows that they are the same."""
-    galaxies = {name: read_bank(galaxies).digest for name, galaxies in population.galaxies.items()}
-    return hashlib.blake2b(repr((population.text, seed, galaxies)).encode(), digest_size=16).hexdigest()
+    follows = (population.text, seed, where.type, digests(population))
+    return hashlib.blake2b(repr(follows).encode(), digest_size=16).hexdigest()

@@ -52,11 +52,12 @@ def features_of_views(
     views = max(1, min(VIEWS, MOST_ROWS // max(len(rows), 1)))
     x = np.empty((views, len(rows), backbone.dim), np.float32)
     order = np.arange(len(rows))  # said, since the views follow from it: a store has one of its own
-    with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
-        for number, (places, raw) in enumerate(in_batches(images, 256, order)):
-            for view in range(views):
-                numbers = torch.from_numpy(rows[places]).to(where)
-                shown = augment(torch.from_numpy(raw).to(where), numbers, seed=seed, step=number * views + view)
-                x[view, places] = backbone(shown.crops[0], regions=False).summary.float().cpu().numpy()
+    for number, (places, raw) in enumerate(in_batches(images, 256, order)):
+        for view in range(views):
+            numbers = torch.from_numpy(rows[places]).to(where)
+            shown = augment(torch.from_numpy(raw).to(where), numbers, seed=seed, step=number * views + view)
+            with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
+                summary = backbone(shown.crops[0], regions=False).summary
+            x[view, places] = summary.float().cpu().numpy()
     backbone.train()
     return x

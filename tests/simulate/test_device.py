@@ -1,0 +1,28 @@
+"""What is rendered stays on one device: shown on one that holds no numbers, where a tensor left behind is an error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zwicky.simulate.config import population_names
+from zwicky.simulate.draw import draw_block
+from zwicky.simulate.registry import find_population
+from zwicky.simulate.render import grid, observe, parameters_of, shapes_of
+
+META = torch.device("meta")
+
+
+@pytest.mark.parametrize("name", population_names())
+def test_a_population_is_rendered_where_it_is_told_to(name):
+    population = find_population(name)
+    drawn = draw_block(population, 0, 0)
+    x, y = grid(24, 0.1, META)
+    for kind_name, kind in population.kinds.items():
+        rows = np.flatnonzero(drawn.kinds == kind_name)[:2]
+        if not len(rows):
+            continue
+        shapes = shapes_of(population, kind, x, y, 0.1, parameters_of(drawn, rows, META))
+        assert shapes.cells.device == shapes.magnification.device == META
+        assert observe(population, shapes.cells, drawn, rows).device == META
