@@ -185,10 +185,16 @@ def main() -> None:
         colours = radial_colour(images[:3000], y[:3000], tests[test].images, 2, 0)
         table.record(test, "radial colours, simulated labels", colours, 3000)
     normalisation = Normalisation.fit(images, both.bands, NormalisationConfig(), rows=simulated)
-    for name, backbone in (("ViT", VIT), ("ResNet-18", BackboneConfig("resnet18", {}))):
+    rough = replace(views, blur=0.5, noise=0.5, brightness=0.3, contrast=0.3)
+    resnet = BackboneConfig("resnet18", {})
+    for name, backbone, shown in (
+        ("ViT from scratch", VIT, views),
+        ("ResNet-18 from scratch", resnet, views),
+        ("ResNet-18 from scratch with blur, noise and brightness", resnet, rough),
+    ):
         torch.manual_seed(0)
         new = Network(new_backbone(backbone, both, views), normalisation, views, both.bands, both.pixel_scale)
-        fitted(new, fit, f"{name} from scratch, simulated labels", everywhere)
+        fitted(new, fit, f"{name}, simulated labels", everywhere, shown)
 
     alone = pretrained(simulated, "pretrained-simulated", ("look-alikes", "field"))
     x = alone.features(sim.images)
@@ -196,7 +202,6 @@ def main() -> None:
         said = probe(x, sim_y, alone.features(tests[test].images))
         table.record(test, "SimMIM on simulated, probe, simulated labels", said, len(sim))
     fitted(alone, careful, "SimMIM on simulated, fine-tuned, simulated labels", everywhere)
-    rough = replace(views, blur=0.5, noise=0.5, brightness=0.3, contrast=0.3)
     name = "SimMIM on simulated, fine-tuned with blur, noise and brightness, simulated labels"
     fitted(alone, careful, name, everywhere, rough)
 
