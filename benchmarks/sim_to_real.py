@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,10 @@ from zwicky.metrics.logistic import fit_logistic
 from zwicky.training import seen
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import open_data
-from zwicky.training.finetune import Task, fit_labels
+from zwicky.training.finetune import PROBE_KEPT, Task, fit_labels
 from zwicky.training.network import Network
 from zwicky.training.pretrain import new_backbone, pretrain, resolve_views
+from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.views.config import NormalisationConfig, ViewsConfig
 from zwicky.views.normalise import Normalisation
 
@@ -77,6 +79,14 @@ def alike(cutouts: Cutouts, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.array(taken)
 
 
+def weights_of(network: Network) -> str:
+    """A hash of the network a fit starts from, so that a fit goes on only from the same."""
+    digest = hashlib.blake2b(repr(network.normalisation).encode(), digest_size=16)
+    for value in network.backbone.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def probe(x: np.ndarray, y: np.ndarray, query: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """[M, 2] probabilities of `query` by logistic regression on x."""
     scaler = StandardScaler().fit(x)
@@ -98,6 +108,7 @@ class Table:
 
     def __init__(self, tests: dict[str, Test]) -> None:
         self.tests, self.labels = tests, dict[str, int]()
+        self.probes_kept: dict[str, bool] = {}  # of arms that were fitted: whether fitting did not help
         self.cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in tests}
 
     def record(self, test: str, arm: str, probabilities: np.ndarray, labels: int, repeat: int = 0) -> None:
@@ -115,7 +126,8 @@ class Table:
             for arm in arms:
                 found = {name: round(value, 4) for name, value in vars(bootstrap.interval(arm, "auc")).items()}
                 objects = len(self.tests[test].ids)
-                rows.append({"test": test, "arm": arm, **found, "labels": self.labels[arm], "test_objects": objects})
+                row = {"test": test, "arm": arm, **found, "labels": self.labels[arm], "test_objects": objects}
+                rows.append(row | {"probe_kept": self.probes_kept.get(arm)})
         return rows
 
 
@@ -170,10 +182,13 @@ def main() -> None:
     def fitted(start: Network, how: FitConfig, arm: str, on: tuple[str, ...], shown: ViewsConfig = views) -> None:
         folder = given.runs / arm.replace(" ", "-").replace(",", "")
         task = Task(simulated[:-400], simulated[-400:], y, CLASSES)
+        settings = {"arm": arm, "fit": to_plain(how), "views": to_plain(shown), "start": weights_of(start)}
+        Run(folder, "finetune", settings, 0, fingerprint(both, simulated, y[simulated]))
         start = copy.deepcopy(start)  # which a fit changes
-        network, _ = fit_labels(
+        network, done = fit_labels(
             start.backbone, start.normalisation, shown, both, task, how, seed=0, folder=folder, title=arm
         )
+        table.probes_kept[arm] = any(warning.startswith(PROBE_KEPT) for warning in done.warnings)
         for test in on:
             table.record(test, arm, network.probabilities(tests[test].images), len(sim))
 

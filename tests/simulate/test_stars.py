@@ -76,10 +76,11 @@ def test_a_sampled_profile_is_that_profile(tmp_path):
         (lopsided(14), "odd"),
         (lopsided()[:, :13], "square"),
         (np.stack([lopsided()] * 3), "one band"),
-        (lopsided(99), "at most 80"),
+        (lopsided(99), "at most 65"),
         (np.where(np.eye(5, dtype=bool), np.nan, np.float32(1)), "finite"),
         (np.full((5, 5), np.nan, np.float32), "no valid pixel"),
         (np.zeros((5, 5), np.float32), "above 0"),
+        (np.full((5, 5), -1e38, np.float32), "above 0"),
         ("moffatt", "moffatt"),
     ],
 )
@@ -121,7 +122,7 @@ def test_a_star_goes_to_the_device(tmp_path):
 
 
 def test_a_device_that_is_not_there_is_one_line():
-    for name in ("cuda:99", "toaster"):
+    for name in ("cuda:99", "toaster", "meta", "hpu", "mkldnn"):
         with pytest.raises(UserError, match=name) as caught:
             simulate("demo-lenses", 1, device=name)
         assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -29,6 +30,7 @@ from zwicky.training.finetune import Task, finetune, fit_labels
 from zwicky.training.network import load_network
 from zwicky.training.pretrain import pretrain
 from zwicky.views.config import NormalisationConfig, ViewsConfig
+from zwicky.views.contract import Target
 from zwicky.views.normalise import Normalisation
 
 
@@ -194,6 +196,9 @@ def test_mistakes_are_one_line_and_do_not_bar_the_directory(tmp_path, started, d
     for arguments, words in (
         ((finetune_config(labels=4000), started, cutouts, labels, split), "4000"),
         ((finetune_config(targets=["colour"]), started, cutouts, labels, split), "colour"),
+        ((finetune_config(targets=["id"]), started, cutouts, labels, split), "'id' holds no numbers"),
+        ((finetune_config(targets=["flux", "simulated"]), started, cutouts, labels, split), "'simulated' holds no"),
+        ((finetune_config(targets=["noise"]), started, cutouts, labels, split), "'noise' holds no numbers"),
         ((finetune_config(targets=["vector:dx"]), started, cutouts, labels, split), "vector:X/Y"),
         ((finetune_config(), started, cutouts, single, split), "1 class"),
         ((finetune_config(), started, other, labels, split), "bands"),
@@ -445,3 +450,23 @@ def test_a_fit_that_does_harm_gives_back_the_probe(tmp_path, started, data, fine
     said = read_json(tmp_path / "run" / "run.json")["warnings"]
     assert any("the probe is kept" in warning for warning in said) == kept
     assert kept == (lr == 30.0)
+
+
+def test_numbers_are_not_rounded_by_mixed_precision(data, tmp_path):
+    """Targets far from 0 beside their scatter: what is learnt from is what was given, in bfloat16 too."""
+    cutouts, _, _ = data
+    torch.manual_seed(0)
+    backbone = backbones.create("vit_tiny", bands=2, image_size=16, patch_size=8, width=32, depth=1, heads=2)
+    normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
+    views = replace(augmentation_for_labels(), crop=16, image_size=16)
+    truth = np.random.default_rng(0).normal(58000.0, 1.0, (len(cutouts), 1)).astype(np.float32)
+    task = Task(np.arange(80), np.arange(0), truth, targets=(Target(("day",)),))
+    losses = []
+    for precision in ("float32", "bf16"):
+        train = TrainConfig(max_steps=1, lr=0.0, min_lr=0.0, batch_size=80, precision=precision)
+        fitted = fit_labels(
+            copy.deepcopy(backbone), normalisation, views, cutouts, task, FitConfig(train), seed=0,
+            folder=tmp_path / precision, title="fit", quiet=True,
+        )[1]  # fmt: skip
+        losses.append(fitted.rows[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)

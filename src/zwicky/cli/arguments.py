@@ -33,7 +33,7 @@ def simulate(parser: ArgumentParser) -> None:
         "--print_config", action=_PrintPopulation, nargs="?", help="print the population as YAML, to copy and change"
     )
     parser.add_argument("--n", type=int, default=1000, help="number of images")
-    parser.add_argument("--seed", type=int, default=0, help="image i is a function of population, seed and i alone")
+    parser.add_argument("--seed", type=int, default=0, help="image i follows from population, seed and i alone")
     parser.add_argument("--device", type=str, default="cpu", help="where to render: cpu, or cuda where torch has a GPU")
     parser.add_argument("--out", type=Path, required=True, help="the store or folder to write; a killed one goes on")
     parser.add_argument(

@@ -90,7 +90,7 @@ def _evaluate(given: Namespace) -> None:
     data = open_data(given.data, given.memory_gb)
     rows = evaluate(given.run, data.cutouts, data.labels, data.split(given.split))
     for row in rows:
-        interval = f"  [{row['low']:.4f}, {row['high']:.4f}]" if row.get("low") is not None else ""
+        interval = f"  [{row['low']:#.4g}, {row['high']:#.4g}]" if row.get("low") is not None else ""
         print(f"{row['of']:10s} {row['metric']:10s} {row['value']:#.4g}{interval}")
     print(f"on {rows[0]['test_objects']} test objects; 95 % intervals over objects, conditional on this one network")
 

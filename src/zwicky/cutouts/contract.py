@@ -94,6 +94,14 @@ class Cutouts:
             return column.cast(pa.float64()).fill_null(float("nan")).to_numpy()
         return np.array([*column.to_pylist(), None], dtype=object)[:-1]  # the sentinel keeps numpy from nesting lists
 
+    def numbers(self, names: Sequence[str]) -> np.ndarray:
+        """[N, columns] float64 of these columns, NaN for null. Raises UserError for one that holds no numbers."""
+        columns = [self.column(name) for name in names]
+        for name, values in zip(names, columns, strict=True):
+            if values.dtype != np.float64:
+                raise UserError(f"the column {name!r} holds no numbers; name one that does")
+        return np.stack(columns, axis=1)
+
     def take(self, rows: Sequence[int] | np.ndarray) -> Cutouts:
         """The cutouts of these rows, in this order; what was not read stays unread."""
         rows = np.asarray(rows, dtype=np.int64)

@@ -98,7 +98,7 @@ def _regression(
     network: Network, cutouts: Cutouts, split: Split, test: np.ndarray, replicates: int
 ) -> list[dict[str, Any]]:
     columns = columns_of(network.targets)
-    truth = np.stack([cutouts.column(name) for name in columns], axis=1)[test]
+    truth = cutouts.numbers(columns)[test]
     some = np.isfinite(truth).all(1)
     if not some.any():
         raise UserError(f"no test object has a finite {', '.join(columns)}; give a store with these columns")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -29,7 +30,7 @@ from zwicky.simulate.layers import LAYERS, SOURCES
 from zwicky.simulate.population import Population
 from zwicky.simulate.psf import PROFILES, digest, read_star
 from zwicky.simulate.registry import find_population
-from zwicky.simulate.render import fine_size
+from zwicky.simulate.render import MARGIN, fine_size
 
 PIECE = 8  # blocks that are written and resumed together
 
@@ -143,7 +144,7 @@ def checked(population: str, count: int, seed: int) -> Population:
     stars = [band.psf for band in chosen.instrument.bands if band.psf not in PROFILES]
     for star in stars:
         width = len(read_star(star))
-        if width > (most := fine_size(chosen)):
+        if width > (most := min(fine_size(chosen), 4 * MARGIN * chosen.supersampling + 1)):  # or its wings wrap around
             raise UserError(f"{star} is {width} cells wide; cut the image of the star to at most {most}")
     if stars and chosen.common["seeing"].distribution != Constant(1.0):
         raise UserError(f"{population}: the image of a star has one width; write value: 1 for common.seeing")
@@ -161,9 +162,11 @@ def digests(chosen: Population) -> dict[str, str]:
 def device_called(name: str) -> torch.device:
     """The device that torch calls by this name, made sure that it is there."""
     try:
-        where = torch.device(name)
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            where = torch.device(name)
+            torch.zeros(1, device=where).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"cannot render on the device {name!r} ({first}); leave it out for the CPU") from error
     return where

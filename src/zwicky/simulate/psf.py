@@ -47,7 +47,7 @@ PROFILES = {"moffat": moffat, "gaussian": gaussian}
 
 @lru_cache(maxsize=16)
 def read_star(path: str) -> np.ndarray:
-    """[k, k] float32 image of a star in a file, k odd; UserError unless it is that, finite and of positive sum."""
+    """[k, k] float32 image of a star in a file, of sum 1, k odd; UserError unless it is that, finite and above 0."""
     if not Path(path).is_file():
         raise UserError(f"there is no point spread function {path!r}: neither a file nor one of {', '.join(PROFILES)}")
     try:
@@ -57,10 +57,10 @@ def read_star(path: str) -> np.ndarray:
     bands, height, width = pixels.shape
     if bands > 1 or height != width or width % 2 == 0:
         raise UserError(f"{path}: the image of a star must be of one band, square and an odd number of cells wide")
-    kernel = pixels[0].astype(np.float32)
+    kernel = pixels[0].astype(np.float64)
     if not np.isfinite(kernel).all() or not kernel.sum() > 0:
         raise UserError(f"{path}: the image of a star must be finite, with a sum above 0")
-    return kernel
+    return (kernel / kernel.sum()).astype(np.float32)
 
 
 def transfer(psf: str, fwhm: Tensor, size: int, scale: float) -> Tensor:

@@ -250,7 +250,7 @@ def _what_to_learn(
         chosen = label_subsets(split, labels, [config.labels], seed=config.draw, balanced=config.balanced)
         return chosen[config.labels], truth, labels.classes, ()
     targets = parse_targets(config.targets)
-    truth = np.stack([cutouts.column(name) for target in targets for name in target.columns], axis=1).astype(np.float32)
+    truth = cutouts.numbers(columns_of(targets)).astype(np.float32)
     known = set(cutouts.ids[np.isfinite(truth).all(1)])
     pool = np.array([identifier for identifier in split.ids("train") if identifier in known], dtype=object)
     if len(pool) < max(config.labels, 2):
