@@ -57,7 +57,7 @@ def answers(data: Data, target: str, runs: Path, pretrain_steps: int, steps: int
     views = replace(augmentation_for_labels(), crop=CROP, image_size=SEEN, brightness=0.0, contrast=0.0)
     loop = TrainConfig(**LOOP, max_steps=steps, weight_ema=0.98, evaluations=5)
     ids = cutouts.ids[test]
-    groups = np.array([split.groups.get(identifier, identifier) for identifier in ids], dtype=object)
+    groups = split.groups_of(ids)
     found: dict[int, dict[str, list[Cell]]] = {count: {} for count in LABELS}
     for count in LABELS:
         for draw in range(DRAWS):

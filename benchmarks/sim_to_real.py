@@ -40,7 +40,7 @@ from zwicky.metrics.logistic import fit_logistic
 from zwicky.training import seen
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import open_data
-from zwicky.training.finetune import PROBE_KEPT, Task, fit_labels
+from zwicky.training.finetune import Task, fit_labels, probe_kept
 from zwicky.training.network import Network
 from zwicky.training.pretrain import new_backbone, pretrain, resolve_views
 from zwicky.training.run import Run, fingerprint, to_plain
@@ -188,7 +188,7 @@ def main() -> None:
         network, done = fit_labels(
             start.backbone, start.normalisation, shown, both, task, how, seed=0, folder=folder, title=arm
         )
-        table.probes_kept[arm] = any(warning.startswith(PROBE_KEPT) for warning in done.warnings)
+        table.probes_kept[arm] = probe_kept(done)
         for test in on:
             table.record(test, arm, network.probabilities(tests[test].images), len(sim))
 

@@ -71,6 +71,10 @@ class Split:
         """Ids with any of these roles, in the order of the table."""
         return np.array([identifier for identifier, role in self.roles.items() if role in roles], dtype=object)
 
+    def groups_of(self, ids: np.ndarray) -> np.ndarray:
+        """[N] what each object belongs to, or its own id."""
+        return np.array([self.groups.get(identifier, identifier) for identifier in ids], dtype=object)
+
     def refuse_leak(self, ids: np.ndarray, purpose: str, allowed: tuple[str, ...]) -> None:
         """Raise unless each id's role is allowed: nothing from validation or test in training, ever."""
         wrong = [identifier for identifier in ids if self.roles.get(identifier) not in allowed]

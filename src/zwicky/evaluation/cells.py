@@ -28,7 +28,7 @@ def run_cell(bench: Bench, arm: Arm, draw: Draw, labels: int, folder: Path) -> d
     ids = bench.cutouts.ids[test]
     columns: dict[str, Any] = {
         "id": list(ids),
-        "group": [draw.split.groups.get(identifier, identifier) for identifier in ids],
+        "group": list(draw.split.groups_of(ids)),
         "label": [bench.classes[index] for index in truth],
     }
     columns |= {f"p_{name}": outcome.probabilities[:, position] for position, name in enumerate(bench.classes)}

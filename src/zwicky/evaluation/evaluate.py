@@ -82,7 +82,7 @@ def _classification(
 ) -> list[dict[str, Any]]:
     ids = cutouts.ids[test]
     truth = np.array([classes.index(label) for label in labels.of(ids)])
-    cell = Cell(0, 0, None, ids, _groups(split, ids), truth, probabilities)
+    cell = Cell(0, 0, None, ids, split.groups_of(ids), truth, probabilities)
     bootstrap = Bootstrap({name: [cell]}, replicates=replicates)
     negatives = int((truth != len(classes) - 1).sum())
     common = {"test_objects": len(test), "negatives": negatives, "positive": classes[-1]}
@@ -104,7 +104,7 @@ def _regression(
         raise UserError(f"no test object has a finite {', '.join(columns)}; give a store with these columns")
     predicted = network.outputs(cutouts.take(test[some]).images)
     ids = cutouts.ids[test[some]]
-    groups = _groups(split, ids)
+    groups = split.groups_of(ids)
     cells = {
         name: [Cell(0, 0, None, ids, groups, truth[some, position], predicted[:, position])]
         for position, name in enumerate(columns)
@@ -115,11 +115,6 @@ def _regression(
         for name in columns
         for metric in NUMBER_METRICS
     ]
-
-
-def _groups(split: Split, ids: np.ndarray) -> np.ndarray:
-    """[N] what each object belongs to, or the object itself."""
-    return np.array([split.groups.get(identifier, identifier) for identifier in ids], dtype=object)
 
 
 def _write_predictions(

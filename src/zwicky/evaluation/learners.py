@@ -22,7 +22,7 @@ from zwicky.evaluation.results import cell_key
 from zwicky.files import read_json, replacing
 from zwicky.training import seen
 from zwicky.training.config import FitConfig, PretrainConfig
-from zwicky.training.finetune import PROBE_KEPT, Task, fit_labels
+from zwicky.training.finetune import Task, fit_labels, probe_kept
 from zwicky.training.network import Network
 from zwicky.training.pretrain import cost, new_backbone, pretrain, resolve_views
 from zwicky.views.normalise import Normalisation
@@ -178,7 +178,7 @@ def _fit(
             np.save(stream, network.probabilities(test, turns=False))
     row = {
         "pretrain_seed": pretrain_seed,
-        "probe_kept": any(warning.startswith(PROBE_KEPT) for warning in fitted.warnings),
+        "probe_kept": probe_kept(fitted),
         "temperature": network.temperature,
         **cost(fitted, network.backbone),
         "seconds": time.monotonic() - began,  # the pretraining is shared by many cells and counted by itself

@@ -47,7 +47,7 @@ PROFILES = {"moffat": moffat, "gaussian": gaussian}
 
 @lru_cache(maxsize=16)
 def read_star(path: str) -> np.ndarray:
-    """[k, k] float32 image of a star in a file, of sum 1, k odd; UserError unless it is that, finite and above 0."""
+    """[k, k] float64 image of a star in a file, k odd; UserError unless it is that, finite and of a sum above 0."""
     if not Path(path).is_file():
         raise UserError(f"there is no point spread function {path!r}: neither a file nor one of {', '.join(PROFILES)}")
     try:
@@ -60,7 +60,7 @@ def read_star(path: str) -> np.ndarray:
     kernel = pixels[0].astype(np.float64)
     if not np.isfinite(kernel).all() or not kernel.sum() > 0:
         raise UserError(f"{path}: the image of a star must be finite, with a sum above 0")
-    return (kernel / kernel.sum()).astype(np.float32)
+    return kernel
 
 
 def transfer(psf: str, fwhm: Tensor, size: int, scale: float) -> Tensor:
@@ -81,6 +81,8 @@ def given_image(kernel: np.ndarray, size: int) -> Tensor:
     The star is centred on the middle cell. The image is normalised to a sum of 1.
     """
     k = len(kernel)
+    if kernel.shape != (k, k) or k % 2 == 0 or k > size:
+        raise ValueError(f"the image of a star must be square, odd and at most {size} wide, not {kernel.shape}")
     padded = torch.zeros(size, size)
     padded[:k, :k] = torch.from_numpy(kernel / kernel.sum())
     return torch.fft.rfft2(torch.roll(padded, (-(k // 2), -(k // 2)), (0, 1)))

@@ -146,6 +146,11 @@ def _calibrated(network: Network, images: np.ndarray, truth: np.ndarray) -> tupl
     return nll(truth, torch.from_numpy(outputs / temperature).double().softmax(1).numpy()), temperature
 
 
+def probe_kept(fitted: Fitted) -> bool:
+    """Whether fitting did not help, so that the network that came out is the probe it began with."""
+    return any(warning.startswith(PROBE_KEPT) for warning in fitted.warnings)
+
+
 def _error(outputs: np.ndarray, truth: np.ndarray, std: Sequence[float]) -> float:
     """Mean absolute error of regressed numbers [N, columns], in standard deviations of what was fitted."""
     return float(np.abs((outputs - truth) / std).mean())
