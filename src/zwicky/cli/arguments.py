@@ -153,5 +153,5 @@ def report(parser: ArgumentParser) -> None:
 def demo(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the simulated store and the run")
     parser.add_argument(
-        "--size", type=str, default="desk", help="desk (about a quarter of an hour on two cores) or smoke (a minute or two)"
+        "--size", type=str, default="desk", help="desk (about 15 minutes on two cores) or smoke (one or two)"
     )
