@@ -13,6 +13,7 @@ from zwicky.cutouts.duplicates import find_groups, members, position_pairs, unit
 from zwicky.cutouts.shortcuts import BLOCK, boosted_scores, separation, trivial_features, value_scores
 from zwicky.cutouts.stored_images import in_batches
 from zwicky.cutouts.tables import Labels
+from zwicky.rng import numpy_rng
 
 SUSPICIOUS = 0.7  # an AUC from something trivial above this is a warning
 ALL_TOGETHER = "all together"
@@ -88,7 +89,7 @@ def _values(cutouts: Cutouts, seed: int) -> dict[str, dict[str, float]]:
 
     A band without any valid pixel has its `nan_share` alone.
     """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(cutouts))[:_PERCENTILE_IMAGES])
+    rows = np.sort(numpy_rng(seed).permutation(len(cutouts))[:_PERCENTILE_IMAGES])
     sample = cutouts.images[rows]
     least, most = np.full((2, len(cutouts.bands)), np.nan, np.float32)
     invalid = np.zeros(len(cutouts.bands), np.int64)

@@ -11,6 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.stored_images import in_batches
+from zwicky.rng import numpy_rng
 
 BLOCK = 256  # images turned into float32 at a time
 FOLDS = 5
@@ -98,7 +99,7 @@ def boosted_scores(
 
     Stratified folds that never part a group. None where a class has too few groups for two folds.
     """
-    rng = np.random.default_rng(seed)
+    rng = numpy_rng(seed)
     rows = np.sort(rng.permutation(len(classes))[:MOST_BOOSTED])
     fewest = min(len(set(groups[rows][classes[rows] == name])) for name in names)
     folds = min(FOLDS, fewest)
@@ -121,7 +122,7 @@ def value_scores(values: np.ndarray, positive: np.ndarray, seed: int = 0) -> np.
     """[N] share of positives among objects of the same text value, learnt out of fold."""
     _, code = np.unique(np.array([str(value) for value in values]), return_inverse=True)
     fold = np.empty(len(values), int)
-    rng = np.random.default_rng(seed)
+    rng = numpy_rng(seed)
     for side in (positive, ~positive):
         fold[side] = rng.permutation(np.arange(side.sum()) % FOLDS)
     scores = np.empty(len(values))

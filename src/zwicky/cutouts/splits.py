@@ -13,6 +13,7 @@ from zwicky.cutouts.contract import Cutouts
 from zwicky.cutouts.duplicates import find_groups
 from zwicky.cutouts.tables import Labels, Split, order_classes
 from zwicky.errors import UserError
+from zwicky.rng import numpy_rng
 
 SHARED = ("source_id", "lens_id", "pair_id")  # columns of simulations: the same galaxy in several images
 
@@ -46,7 +47,7 @@ def holdout_split(
     classes = labels.of(cutouts.ids)
     labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
     group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)
-    role_of = _share_out(group[labelled], classes[labelled], fractions, np.random.default_rng(seed))
+    role_of = _share_out(group[labelled], classes[labelled], fractions, numpy_rng(seed))
     roles: dict[str, str] = {}
     for identifier, its_group, label in zip(cutouts.ids, group, classes, strict=True):
         role = names[role_of[its_group]] if its_group in role_of else "unlabelled"
@@ -102,7 +103,7 @@ def fold_splits(
             )
     splits = []
     for repeat in range(repeats):
-        fold_of = _share_out(group[tested], classes[tested], [1 / folds] * folds, np.random.default_rng([seed, repeat]))
+        fold_of = _share_out(group[tested], classes[tested], [1 / folds] * folds, numpy_rng(seed, repeat))
         for fold in range(folds):
             roles: dict[str, str] = {}
             for row, identifier in enumerate(ids):
@@ -133,7 +134,7 @@ def label_subsets(
         raise UserError(
             f"{most} labels asked for, split {split.name!r} has {len(pool)} to train on ({per_class}); ask for fewer"
         )
-    rng = np.random.default_rng(seed)
+    rng = numpy_rng(seed)
     queues = [rng.permutation(pool[classes == name]) for name in names]
     shares = np.array([1.0 if balanced else len(queue) for queue in queues])
     order = rng.permutation(len(names))  # which class gets the odd one
@@ -172,7 +173,7 @@ def fit_select(
         count = sum(label is None for label in classes)
         raise UserError(f"{count} of the objects to fit have no label; draw them with label_subsets")
     group = np.array([(groups or {}).get(identifier, identifier) for identifier in ids], dtype=object)
-    part_of = _share_out(group, classes, (1 - fraction, fraction), np.random.default_rng(seed))
+    part_of = _share_out(group, classes, (1 - fraction, fraction), numpy_rng(seed))
     selects = np.array([part_of[its_group] == 1 for its_group in group], dtype=bool)
     return ids[~selects], ids[selects]
 

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from zwicky.errors import UserError
 from zwicky.evaluation.probes import check_labels, logistic, spread
+from zwicky.rng import numpy_rng
 
 BLOCK = 2**24  # pixels converted at once: 64 MB
 SCALING_IMAGES = 500  # images that the centre and scale of the pixels are measured on
@@ -81,7 +82,7 @@ def _principal(train: np.ndarray, test: np.ndarray, count: int, seed: int) -> tu
 
     chosen = train
     if len(train) > PCA_IMAGES:
-        chosen = train[np.sort(np.random.default_rng(seed).choice(len(train), PCA_IMAGES, replace=False))]
+        chosen = train[np.sort(numpy_rng(seed).choice(len(train), PCA_IMAGES, replace=False))]
     flat = _in_blocks(chosen, pixels)
     with np.errstate(invalid="ignore"):  # blank images: no variance to take a share of
         pca = PCA(min(count, *flat.shape), svd_solver="randomized", random_state=seed).fit(flat)
@@ -98,7 +99,7 @@ def _in_blocks(images: np.ndarray, function: Callable[[np.ndarray], np.ndarray])
 
 def _robust_scale(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Median and half the 16–84 % range of each band [bands, 1, 1], over some images; invalid pixels left out."""
-    rows = np.random.default_rng(seed).permutation(len(images))[:SCALING_IMAGES]
+    rows = numpy_rng(seed).permutation(len(images))[:SCALING_IMAGES]
     sample = np.moveaxis(images[np.sort(rows)], 1, 0).reshape(images.shape[1], -1).astype(np.float32)
     sample[~np.isfinite(sample)] = np.nan
     with warnings.catch_warnings():

@@ -21,6 +21,7 @@ from zwicky import backbones
 from zwicky.backbones.contract import Backbone
 from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
+from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training.network import Network
 from zwicky.views.augment import Augment
 from zwicky.views.config import ViewsConfig
@@ -194,7 +195,7 @@ def share(hits: np.ndarray, counted: np.ndarray, seed: int) -> tuple[float, floa
     if not counted.sum():
         return float("nan"), float("nan"), float("nan")
     objects = len(hits)
-    weights = np.random.default_rng(seed).multinomial(objects, np.full(objects, 1 / objects), size=REPLICATES)
+    weights = numpy_rng(seed).multinomial(objects, np.full(objects, 1 / objects), size=REPLICATES)
     total = weights @ counted
     low, high = np.quantile((weights @ hits)[total > 0] / total[total > 0], [0.025, 0.975])
     return float(hits.sum() / counted.sum()), float(low), float(high)
@@ -203,7 +204,7 @@ def share(hits: np.ndarray, counted: np.ndarray, seed: int) -> tuple[float, floa
 def untrained(backbone: Backbone, seed: int) -> Backbone:
     """The same architecture with random weights; leaves the generators as they were."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        seed_torch(seed)
         fresh = backbones.create(**backbone.config)
     return fresh.to(next(backbone.parameters()).device)
 

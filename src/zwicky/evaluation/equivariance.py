@@ -14,6 +14,7 @@ from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.files import write_csv
 from zwicky.methods.supervised import read_out
+from zwicky.rng import numpy_rng
 from zwicky.training.network import Network, load_network
 from zwicky.views.augment import d4, eval_views
 from zwicky.views.contract import transform_targets
@@ -106,7 +107,7 @@ def verify(run: Path, cutouts: Cutouts, count: int = 64, seed: int = 0) -> Equiv
         raise UserError(f"verify: the seed is {seed}; choose 0 or more")
     network = load_network(run)
     network.check(cutouts)
-    rows = np.random.default_rng(seed).permutation(len(cutouts.images))[:count]
+    rows = numpy_rng(seed).permutation(len(cutouts.images))[:count]
     found = equivariance_error(network, cutouts.images[np.sort(rows)])
     columns = ("summary", "distance", "after_cropping", "answers", "changed")
     write_csv(

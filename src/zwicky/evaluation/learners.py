@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from zwicky.backbones.config import BackboneConfig
 from zwicky.cutouts.contract import Cutouts
@@ -20,6 +19,7 @@ from zwicky.evaluation.design import Draw
 from zwicky.evaluation.probes import knn_probe, linear_probe
 from zwicky.evaluation.results import cell_key
 from zwicky.files import read_json, replacing
+from zwicky.rng import seed_torch
 from zwicky.training import seen
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import Task, fit_labels, probe_kept
@@ -62,7 +62,7 @@ def finetuned(bench: Bench, network: str, method: str) -> Learner:
 
 def from_scratch(bench: Bench, backbone: BackboneConfig, fit: FitConfig) -> Learner:
     def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
-        torch.manual_seed(bench.config.seed + draw.index)
+        seed_torch(bench.config.seed + draw.index)
         views = resolve_views(bench.config.label_views, bench.cutouts.size)
         rows = draw.pretrain_rows(bench.cutouts)  # pixel statistics, no labels; the same as the pretrained networks'
         images, bands = bench.cutouts.images, bench.cutouts.bands

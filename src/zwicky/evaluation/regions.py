@@ -13,6 +13,7 @@ from zwicky.evaluation.correspondence import REACHES, correspondence, share
 from zwicky.evaluation.design import Draw
 from zwicky.evaluation.learners import Bench, pretrain_seed, pretrained, pretrained_folder
 from zwicky.files import read_json, replacing, write_csv, write_json
+from zwicky.rng import numpy_rng
 
 PAIR_COLUMNS = ("network", "method", "other_network", "other_method", "measure", "difference", "low", "high", "objects")
 
@@ -39,7 +40,7 @@ def write_correspondence(bench: Bench, draws: Sequence[Draw], starts: Iterable[t
 def _measure(bench: Bench, network: str, method: str, draw: Draw, folder: Path) -> None:
     """On test objects: nothing is learnt from them here, and nothing is chosen by the result."""
     config = bench.config
-    rows = np.random.default_rng(config.seed).permutation(draw.test_rows(bench.cutouts))[: config.correspondence]
+    rows = numpy_rng(config.seed).permutation(draw.test_rows(bench.cutouts))[: config.correspondence]
     start = pretrained(bench, network, method, draw)
     found = correspondence(start, bench.cutouts, rows, config.label_views, config.seed)
     with replacing(folder / "correspondence.npz") as temporary, temporary.open("wb") as stream:

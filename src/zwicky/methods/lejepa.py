@@ -17,6 +17,7 @@ from zwicky.methods import processes
 from zwicky.methods.contract import Method, ViewsNeeded
 from zwicky.methods.gauges import diagnose, normalised_std
 from zwicky.methods.projectors import MLP
+from zwicky.rng import torch_rng
 from zwicky.views.contract import Views
 
 DIRECTIONS = 256
@@ -54,7 +55,7 @@ class LeJEPA(Method):
         z = self.projector(embeddings).float().unflatten(0, (len(views.crops), -1))  # [V, B, D]
         prediction = (z - z[: views.global_count].mean(0)).square().mean()
         # New directions each step, the same in every process.
-        generator = torch.Generator().manual_seed(int(self.step))
+        generator = torch_rng(int(self.step))
         directions = torch.randn(self.projection, DIRECTIONS, generator=generator).to(z.device)
         normality = sigreg(z, F.normalize(directions, dim=0))
         return {

@@ -31,6 +31,7 @@ from zwicky.errors import UserError
 from zwicky.metrics.classification import check_probabilities
 from zwicky.metrics.regression import check_numbers
 from zwicky.metrics.weighted import weighted_accuracy, weighted_auc, weighted_mae, weighted_r2, weighted_recall
+from zwicky.rng import numpy_rng
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # truth, predicted, weights [R, N] → [R]
 METRICS: dict[str, Metric] = {
@@ -163,7 +164,7 @@ class Bootstrap:
             for name, metric in metrics.items():
                 once = np.ones((1, len(truth)))
                 self._values[arm, name][row] = metric(truth, predicted, once)[0]
-        random = np.random.default_rng([self.seed, 2])
+        random = numpy_rng(self.seed, 2)
         largest = max([len(groups), *(len(truth) for _, _, _, truth, _ in jobs)])
         step = max(1, BLOCK // largest)
         for start in range(0, self.replicates, step):
@@ -203,7 +204,7 @@ def _clusters(cells: Sequence[Cell]) -> dict[Hashable, Hashable | None]:
 
 def _unit_weights(clusters: dict[Hashable, Hashable | None], replicates: int, seed: int) -> dict[Hashable, np.ndarray]:
     """unit → [R] weights; where units are nested in seeds, drawn within the seeds drawn."""
-    random = np.random.default_rng([seed, 1])
+    random = numpy_rng(seed, 1)
     members: dict[Hashable, list[Hashable]] = {}
     for unit in sorted(clusters, key=str):
         members.setdefault(clusters[unit], []).append(unit)
@@ -223,7 +224,7 @@ def _cell_weights(cells: Sequence[Cell], units: dict[Hashable, np.ndarray], repl
     if any(cluster is not None for cluster in _clusters(cells).values()):
         return weights  # nested: the seeds are in the units' weights
     seeds = sorted({cell.pretrain_seed for cell in cells}, key=str)
-    counts = _draw(np.random.default_rng([seed, 0]), len(seeds), replicates)
+    counts = _draw(numpy_rng(seed, 0), len(seeds), replicates)
     return weights * counts[:, [seeds.index(cell.pretrain_seed) for cell in cells]].T
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zwicky.evaluation.results import Predictions
+from zwicky.rng import numpy_rng
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def band(draws: Sequence[Scored], fpr: np.ndarray, repeats: int = 200, seed: int
     indices = np.split(index, np.cumsum([len(draw.group) for draw in draws])[:-1])
     curves = [_Curve(draw, groups) for draw, groups in zip(draws, indices, strict=True)]
     recall = np.mean([curve.recall(np.ones(len(names)), fpr) for curve in curves], axis=0)
-    rng = np.random.default_rng(seed)
+    rng = numpy_rng(seed)
     samples = np.empty((repeats, len(fpr)))
     for repeat in range(repeats):
         weights = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names)).astype(float)

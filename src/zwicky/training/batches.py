@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zwicky.cutouts.store import rows_of_a_group
+from zwicky.rng import torch_rng
 
 MIXED_BYTES = 2**29  # of pixels that are mixed with each other: what streaming from a store keeps in memory
 
@@ -35,7 +36,7 @@ class Batches:
     def epoch(self, number: int) -> Tensor:
         """[batches, batch] int64: all batches of an epoch."""
         if number != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            generator = torch_rng(self.seed, number)
             self._epoch, self._order = number, self._mixed(generator)
         return self._order[: self.per_epoch * self.size].unflatten(0, (self.per_epoch, self.size))
 

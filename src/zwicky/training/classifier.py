@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -19,6 +18,7 @@ from zwicky.cutouts.duplicates import find_groups
 from zwicky.cutouts.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.methods.config import MethodConfig
+from zwicky.rng import seed_torch
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.finetune import Task, divide_labels, fit_labels
 from zwicky.training.network import Network, load_network
@@ -134,7 +134,7 @@ class LensClassifier(ClassifierMixin, BaseEstimator):
             if len(start.bands) != pixels.shape[1]:
                 raise UserError(f"pretrained on {len(start.bands)} bands, given {pixels.shape[1]}; give the same bands")
             return start, True
-        torch.manual_seed(self.random_state)
+        seed_torch(self.random_state)
         bands, (crop, _) = _bands(pixels), self._windows(pixels)
         backbone = backbones.create(self.backbone, bands=len(bands), image_size=crop, **(self.options or {}))
         views = ViewsConfig(crop=crop, image_size=crop)

@@ -29,6 +29,7 @@ from zwicky.backbones.swin import Swin
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
 from zwicky.files import beside, clear, write_json
+from zwicky.rng import torch_rng
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.network import Network, columns_of, load_network, save_network
 
@@ -209,7 +210,7 @@ def _write_onnx(network: Network, answers: Answers, path: Path) -> None:
 def _crops(network: Network, count: int) -> Tensor:
     """Normalised crops to try a file on; they vary by about 1, as all that is normalised."""
     side = network.backbone.image_size
-    return torch.randn(count, len(network.bands), side, side, generator=torch.Generator().manual_seed(count))
+    return torch.randn(count, len(network.bands), side, side, generator=torch_rng(count))
 
 
 def _refuse_other(mine: Tensor, theirs: Tensor) -> None:

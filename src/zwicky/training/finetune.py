@@ -20,6 +20,7 @@ from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.methods.supervised import Supervised, scale_of
 from zwicky.metrics.calibration import fit_temperature, nll
+from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import seen
 from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.launch import rank
@@ -68,7 +69,7 @@ def fit_labels(
     quiet: bool = False,
 ) -> tuple[Network, Fitted]:
     """Fit `backbone` (in place) and a new head to `task.fit`; `task.select` chooses the weights and the temperature."""
-    torch.manual_seed(seed)
+    seed_torch(seed)
     backbone.let_learn()  # a pretrained one may be a teacher, which had no gradients
     columns = columns_of(task.targets)
     if columns:
@@ -190,7 +191,7 @@ def finetune(
     seen.refuse_overlap(cutouts, cutouts.rows_of(split.ids("test")), before, f"the test of split {split.name!r}")
     backbone = pretrained.backbone
     if from_scratch:
-        torch.manual_seed(config.seed)
+        seed_torch(config.seed)
         backbone = backbones.create(**backbone.config)
     strata = Labels(dict.fromkeys(ids, "known")) if targets else labels  # regression needs no class labels
     fit_ids, select_ids = divide_labels(ids, strata, config.fit, config.draw, split)
@@ -226,7 +227,7 @@ def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_
         raise UserError("finetune: name the run to start from, or a recipe with a backbone")
     views = resolve_views(config.views, cutouts.size)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
-    torch.manual_seed(config.seed)
+    seed_torch(config.seed)
     kind = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
     return Network(new_backbone(kind, cutouts, views), normalisation, views, cutouts.bands, cutouts.pixel_scale)
 
@@ -262,7 +263,7 @@ def _what_to_learn(
         raise UserError(
             f"{len(pool)} training objects have finite {', '.join(config.targets)}; ask for fewer labels or ingest more"
         )
-    order = np.random.default_rng(config.draw).permutation(len(pool))  # prefixes are nested
+    order = numpy_rng(config.draw).permutation(len(pool))  # prefixes are nested
     return pool[order[: config.labels or None]], truth, (), targets
 
 

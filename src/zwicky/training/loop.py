@@ -19,6 +19,7 @@ from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.methods.teacher import follow
 from zwicky.progress import StepProgress
+from zwicky.rng import seed_torch
 from zwicky.training.config import TrainConfig
 from zwicky.training.engine import compile_backbones, make_fabric, uncompiled
 from zwicky.training.optim import make_optimizer, set_schedule
@@ -90,7 +91,7 @@ def fit(
         for step in range(done.steps, steps):
             views = views_of(step, part)
             lr = set_schedule(optimizer, config, batches.size, step / steps)
-            torch.manual_seed(hash((seed, step, fabric.global_rank)) % 2**63)  # drop path
+            seed_torch(seed, step, fabric.global_rank)  # drop path
             with counter if step == 0 else nullcontext():
                 gauges = wrapped(views)
                 fabric.backward(gauges["loss"])

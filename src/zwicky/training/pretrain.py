@@ -15,6 +15,7 @@ from zwicky.cutouts.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.methods.contract import Method
 from zwicky.metrics.embeddings import knn_probabilities, rankme
+from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import seen
 from zwicky.training.config import PretrainConfig
 from zwicky.training.launch import rank
@@ -52,7 +53,7 @@ def pretrain(
         raise UserError(f"{title}: {len(rows)} images to pretrain on; give a store with more")
     views = resolve_views(config.views, cutouts.size)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
-    torch.manual_seed(config.seed)
+    seed_torch(config.seed)
     backbone = new_backbone(config.backbone, cutouts, views)
     method = methods.create(config.method.name, backbone, **config.method.options)
     needs = method.needs
@@ -70,12 +71,12 @@ def pretrain(
         masking=needs.masking,
     )
     if needs.preview:
-        some = np.random.default_rng(config.seed).permutation(rows)[: needs.preview]
+        some = numpy_rng(config.seed).permutation(rows)[: needs.preview]
         raw = torch.from_numpy(cutouts.images[some])
         method.prepare(augment(raw, torch.from_numpy(some), seed=config.seed, step=0))
 
     network = Network(method.backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
-    watched = np.random.default_rng(config.seed).permutation(len(rows))[:GAUGE_IMAGES]
+    watched = numpy_rng(config.seed).permutation(len(rows))[:GAUGE_IMAGES]
     shown = cutouts.images[rows[watched]]
     known = None if labels is None else labels[watched]
 

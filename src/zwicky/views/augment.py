@@ -6,11 +6,11 @@ what one would. The table of numbers has the same shape whatever is switched on:
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from zwicky.errors import UserError
+from zwicky.rng import torch_rng
 from zwicky.views import photometry
 from zwicky.views.check import check
 from zwicky.views.config import ViewsConfig
@@ -107,9 +107,7 @@ class Augment:
         if len(own) != len(images) or own.step != 1:
             raise ValueError(f"part {part} of {total} rows is not the {len(images)} images given")
         # Both generators stand at the same (seed, step); the second makes pixel noise where the pixels are.
-        state = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
-        numbers = torch.Generator().manual_seed(state)
-        pixels = torch.Generator(images.device).manual_seed(state ^ 1)
+        numbers, pixels = torch_rng(seed, step), torch_rng(seed, step, 1, device=images.device)
         u = torch.rand(total, self.global_count + self.local_count, DRAWS + photometry.DRAWS, generator=numbers)
         scaled, valid = self.normalisation.linear(images)
         known = None if valid.stride() == (0, 0, 0, 0) else valid

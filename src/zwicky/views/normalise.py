@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zwicky.cutouts.stored_images import Images, in_batches
 from zwicky.errors import UserError
+from zwicky.rng import numpy_rng
 from zwicky.views.config import NormalisationConfig
 
 STRETCHES = ("asinh", "sqrt", "linear")
@@ -169,7 +170,7 @@ def _check(images: Images, rows: np.ndarray, bands: Sequence[str], config: Norma
 def _sample(images: Images, rows: np.ndarray, max_invalid: float, seed: int) -> np.ndarray:
     """[bands, values] float32 of a seeded sample of pixels, NaN where invalid; images too invalid are left out."""
     _, bands, height, width = images.shape
-    random = np.random.default_rng(seed)
+    random = numpy_rng(seed)
     rows = rows[np.sort(random.choice(len(rows), min(len(rows), MAX_IMAGES), replace=False))]
     pixels = min(height * width, max(1, MAX_VALUES // len(rows)))
     block = max(1, BLOCK_BYTES // (4 * bands * height * width))
