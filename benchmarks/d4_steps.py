@@ -22,10 +22,10 @@ import torch
 from turns import Contestant, add_arguments, ratios, take_turns, write_table, zwicky_step
 
 from zwicky import backbones, methods
-from zwicky.backbones.contract import Backbone
+from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone
 from zwicky.backbones.d4 import layers, swin, vit
 from zwicky.training.config import TrainConfig
-from zwicky.views.contract import Views
 
 # Name, plain network, equivariant network, options, those of the equivariant one, side of the images.
 PAIRS = [

@@ -23,13 +23,13 @@ from timm.models.vision_transformer import VisionTransformer
 from turns import Contestant, add_arguments, clock_of, ratios, take_turns, write_table, zwicky_step
 
 from zwicky import backbones, methods
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Views
 from zwicky.backbones.vit import SIZES
 from zwicky.training.config import TrainConfig
 from zwicky.training.engine import compile_backbones, use_bf16
-from zwicky.views.augment import Augment
-from zwicky.views.config import ViewsConfig
-from zwicky.views.contract import Views
-from zwicky.views.normalise import Normalisation
 
 BANDS = ("g", "r", "i")
 

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 from tables import write_csv
 
-from zwicky.cutouts.config import IngestConfig
-from zwicky.cutouts.ingest import ingest
+from zwicky.data.config import IngestConfig
+from zwicky.data.ingest import ingest
 
 RESULTS = Path(__file__).parent / "results" / "ingest_rates.csv"
 

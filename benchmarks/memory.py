@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "tests" / room) for room in ("training", "cutouts")]
 import test_ingest_memory  # noqa: E402
 import test_memory  # noqa: E402
 
-from zwicky.cutouts import store  # noqa: E402
+from zwicky.data import store  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "memory.csv"
 IMAGE_MB = np.prod(test_memory.SHAPE) * 4 / 1e6

@@ -20,10 +20,10 @@ import torch
 from turns import Contestant, add_arguments, ratios, take_turns, write_table, zwicky_step
 
 from zwicky import backbones, methods
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
 from zwicky.training.config import TrainConfig
-from zwicky.views.augment import Augment
-from zwicky.views.config import ViewsConfig
-from zwicky.views.normalise import Normalisation
 
 BANDS = ("g", "r", "i")
 NETWORKS = {  # options, side of the global crops, side of the local crops

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms as T
 
-from zwicky.views.config import ViewsConfig
+from zwicky.augment.config import ViewsConfig
 
 
 def pipeline(size: int, scale: tuple[float, float], config: ViewsConfig) -> T.Compose:

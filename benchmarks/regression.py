@@ -18,16 +18,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tables import write_csv
 
+from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
 from zwicky.methods.config import MethodConfig
 from zwicky.metrics.bootstrap import NUMBER_METRICS, Bootstrap, Cell
 from zwicky.metrics.regression import mae, r2
-from zwicky.training import seen
+from zwicky.training import provenance
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import Data, open_data
 from zwicky.training.finetune import finetune
 from zwicky.training.pretrain import pretrain
-from zwicky.views.config import ViewsConfig
 
 RESULTS = Path(__file__).parent / "results" / "regression.csv"
 VIT = BackboneConfig("vit_tiny", {"patch_size": 8, "depth": 6, "pool": "mean"})
@@ -52,7 +52,7 @@ def answers(data: Data, target: str, runs: Path, pretrain_steps: int, steps: int
     )
     start = runs / f"{target}-pretrained"
     pretrained = pretrain(config, cutouts, free, start)
-    seen.refuse_overlap(cutouts, test, seen.read(start), "the test")
+    provenance.check_no_leakage(cutouts, test, provenance.read(start), "the test")
     features = pretrained.features(cutouts.images)
     views = replace(augmentation_for_labels(), crop=CROP, image_size=SEEN, brightness=0.0, contrast=0.0)
     loop = TrainConfig(**LOOP, max_steps=steps, weight_ema=0.98, evaluations=5)
@@ -69,7 +69,7 @@ def answers(data: Data, target: str, runs: Path, pretrain_steps: int, steps: int
                 out = runs / f"{target}-{'scratch' if scratch else 'simmim'}-{count}-{draw}"
                 network = finetune(settings, start, cutouts, data.labels, split, out, from_scratch=scratch)
                 said[arm] = network.outputs(cutouts.images[test])[:, 0]
-            used = seen.read(out).to_pydict()
+            used = provenance.read(out).to_pydict()
             rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use in LEARNT])
             ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
             said["SimMIM, frozen, ridge"] = ridge.fit(features[rows], values[rows]).predict(features[test])

@@ -29,23 +29,23 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from tables import write_csv
 
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.config import BackboneConfig
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.store import open_store
-from zwicky.cutouts.tables import Labels, read_labels
+from zwicky.data.contract import Cutouts
+from zwicky.data.store import open_store
+from zwicky.data.tables import Labels, read_labels
 from zwicky.evaluation.baselines import radial_colour
 from zwicky.methods.config import MethodConfig
 from zwicky.metrics.bootstrap import Bootstrap, Cell
 from zwicky.metrics.logistic import fit_logistic
-from zwicky.training import seen
+from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import open_data
 from zwicky.training.finetune import Task, fit_labels, probe_kept
 from zwicky.training.network import Network
 from zwicky.training.pretrain import new_backbone, pretrain, resolve_views
 from zwicky.training.run import Run, fingerprint, to_plain
-from zwicky.views.config import NormalisationConfig, ViewsConfig
-from zwicky.views.normalise import Normalisation
 
 RESULTS = Path(__file__).parent / "results" / "sim_to_real.csv"
 CLASSES = ("nonlens", "lens")
@@ -176,7 +176,7 @@ def main() -> None:
         network = pretrain(config, both, rows, given.runs / name)
         for test in against:
             held = both.rows_of(tests[test].ids)
-            seen.refuse_overlap(both, held, seen.read(given.runs / name), f"the test {test!r}")
+            provenance.check_no_leakage(both, held, provenance.read(given.runs / name), f"the test {test!r}")
         return network
 
     def fitted(start: Network, how: FitConfig, arm: str, on: tuple[str, ...], shown: ViewsConfig = views) -> None:

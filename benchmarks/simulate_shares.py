@@ -22,7 +22,7 @@ import torch
 from streaming import peak_mb
 from tables import write_csv
 
-from zwicky.cutouts.store import StoreWriter
+from zwicky.data.store import StoreWriter
 from zwicky.simulate import api, layers, render
 from zwicky.simulate.draw import BLOCK
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from tables import write_csv
 
-from zwicky.cutouts.contract import make_table
-from zwicky.cutouts.store import StoreWriter, open_store
+from zwicky.data.contract import make_table
+from zwicky.data.store import StoreWriter, open_store
 
 RESULTS = Path(__file__).parent / "results" / "streaming.csv"
 SHAPE = (3, 64, 64)
@@ -52,13 +52,13 @@ def read_epoch(path: Path) -> dict[str, float]:
     import torch
 
     from zwicky.training import batches
-    from zwicky.training.source import Feed, Source
+    from zwicky.training.loader import BatchLoader, Source
 
     torch.set_num_threads(1)
     batches.MIXED_BYTES = MIXED_BYTES
     before = peak_mb()
     images = open_store(path, memory_gb=0).images
-    feed = Feed(Source(images, np.arange(len(images))), BATCH, 0, torch.device("cpu"))
+    feed = BatchLoader(Source(images, np.arange(len(images))), BATCH, 0, torch.device("cpu"))
     wall, processor = time.perf_counter(), time.process_time()
     for step in range(feed.batches.per_epoch):
         feed(step, slice(0, BATCH))

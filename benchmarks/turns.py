@@ -16,11 +16,11 @@ from tables import machine, write_csv
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from zwicky.methods.contract import Method
+from zwicky.augment.views import Views
+from zwicky.methods.base import Method
 from zwicky.training.config import TrainConfig
 from zwicky.training.engine import make_fabric
 from zwicky.training.optim import make_optimizer, set_schedule
-from zwicky.views.contract import Views
 
 PACKAGES = ["torch", "timm"]  # whose versions matter
 CEILING_SIDE = 2048

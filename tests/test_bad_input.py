@@ -27,12 +27,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from zwicky import cli, recipes
-from zwicky.cutouts import store as stores
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.store import StoreWriter, open_store
-from zwicky.cutouts.tables import Labels, Split, read_labels, read_split, write_labels, write_split
+from zwicky.data import store as stores
+from zwicky.data.contract import make_cutouts
+from zwicky.data.store import StoreWriter, open_store
+from zwicky.data.tables import Labels, Split, read_labels, read_split, write_labels, write_split
 from zwicky.errors import UserError
-from zwicky.training import checkpoint, seen
+from zwicky.training import checkpoint, provenance
 from zwicky.training.network import load_network
 
 OPTIONS = {"patch_size": 8, "width": 32, "depth": 1, "heads": 2}
@@ -743,7 +743,7 @@ def read_all(path: str) -> Callable[[], object]:
     if name == "last.pt":
         return lambda: checkpoint.load(Path(path))
     if name == "seen.parquet":
-        return lambda: seen.read(Path("tuned"))
+        return lambda: provenance.read(Path("tuned"))
     if name == "results.csv":
         return lambda: cli.run(["report", "compared"])
     return (lambda: cli.run(pretrain())) if "started" in path else lambda: load_network(Path("tuned"))

@@ -12,7 +12,7 @@ import yaml
 
 from zwicky import cli
 from zwicky.cli.parsing import parser_of
-from zwicky.cutouts.store import open_store
+from zwicky.data.store import open_store
 from zwicky.errors import UserError
 
 HEAVY = ("torch", "sklearn", "astropy", "matplotlib", "timm", "caustics", "pandas")

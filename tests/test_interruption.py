@@ -22,9 +22,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.store import StoreWriter
-from zwicky.cutouts.tables import Labels, write_labels
+from zwicky.data.contract import make_cutouts
+from zwicky.data.store import StoreWriter
+from zwicky.data.tables import Labels, write_labels
 
 KILLS = 10
 NURSERY = """
@@ -34,8 +34,8 @@ import torch
 torch.set_num_threads(1)
 import sklearn.linear_model, sklearn.decomposition, scipy.stats, timm, astropy.coordinates, yaml, PIL.Image
 from zwicky import cli
-from zwicky.cutouts import audit, ingest, stored_split, tables, store
-from zwicky.cutouts.readers import npy
+from zwicky.data import audit, ingest, stored_split, tables, store
+from zwicky.data.readers import npy
 from zwicky.evaluation import benchmark, equivariance, evaluate
 from zwicky.report import page
 from zwicky.simulate import api

@@ -26,15 +26,15 @@ def test_features_have_the_promised_shapes(name, bands, make):
     backbone = make(name, bands)
     for size in (16, 32, 48):
         found = backbone(torch.randn(2, bands, size, size))
-        assert found.summary.shape == (2, backbone.dim)
-        assert found.regions.shape == (2, *backbone.grid(size), backbone.dim)
-        assert torch.isfinite(found.summary).all()
+        assert found.pooled.shape == (2, backbone.dim)
+        assert found.patch_tokens.shape == (2, *backbone.grid(size), backbone.dim)
+        assert torch.isfinite(found.pooled).all()
 
 
 @pytest.mark.parametrize("size", [64, 70, 96, 100])
 def test_resnet_grid_of_larger_images(size, make):
     backbone = make("resnet18", image_size=64)
-    assert backbone(torch.randn(1, 3, size, size)).regions.shape[1:3] == backbone.grid(size)
+    assert backbone(torch.randn(1, 3, size, size)).patch_tokens.shape[1:3] == backbone.grid(size)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -66,14 +66,14 @@ def test_config_builds_the_same_network_again(name, make):
     again = backbones.create(**backbone.config)
     again.load_state_dict(backbone.state_dict())
     images = torch.randn(2, 2, 48, 48)
-    assert torch.equal(backbone.eval()(images).summary, again.eval()(images).summary)
+    assert torch.equal(backbone.eval()(images).pooled, again.eval()(images).pooled)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_everything_that_learns_gets_a_gradient(name, make):
     backbone = make(name)
     found = backbone(torch.randn(3, 3, 32, 32))
-    (found.summary.square().sum() + found.regions.square().sum()).backward()
+    (found.pooled.square().sum() + found.patch_tokens.square().sum()).backward()
     missing = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []
 
@@ -135,19 +135,19 @@ def test_masked_cells_are_hidden_and_only_those(name, make):
     hidden[:, :, 8:16, 16:24] += 5
     shown[:, :, 0:8, 0:8] += 5
     with torch.no_grad():
-        known = backbone(images, mask).regions
-        assert torch.equal(backbone(hidden, mask).regions, known)
-        assert not torch.allclose(backbone(shown, mask).regions, known, atol=1e-3)
-        assert torch.equal(backbone(images, torch.zeros_like(mask)).regions, backbone(images).regions)
-        assert not torch.allclose(known, backbone(images).regions, atol=1e-3)
+        known = backbone(images, mask).patch_tokens
+        assert torch.equal(backbone(hidden, mask).patch_tokens, known)
+        assert not torch.allclose(backbone(shown, mask).patch_tokens, known, atol=1e-3)
+        assert torch.equal(backbone(images, torch.zeros_like(mask)).patch_tokens, backbone(images).patch_tokens)
+        assert not torch.allclose(known, backbone(images).patch_tokens, atol=1e-3)
 
 
 def test_the_summary_is_the_mean_of_the_regions_where_that_is_asked_for(make):
     backbone, images = make("vit_tiny", pool="mean"), torch.randn(2, 3, 32, 32)
     found = backbone(images)
-    assert torch.allclose(found.summary, found.regions.mean((1, 2)), atol=1e-6)
-    assert torch.equal(backbone(images, regions=False).summary, found.summary)
-    assert not torch.allclose(make("vit_tiny")(images).summary, found.summary, atol=1e-3)
+    assert torch.allclose(found.pooled, found.patch_tokens.mean((1, 2)), atol=1e-6)
+    assert torch.equal(backbone(images, patch_tokens=False).pooled, found.pooled)
+    assert not torch.allclose(make("vit_tiny")(images).pooled, found.pooled, atol=1e-3)
     with pytest.raises(UserError, match="cls or mean"):
         make("vit_tiny", pool="max")
 
@@ -155,7 +155,7 @@ def test_the_summary_is_the_mean_of_the_regions_where_that_is_asked_for(make):
 def test_only_a_masking_method_trains_the_mask_token(make):
     backbone = make("vit_tiny")
     assert not backbone.mask_token.requires_grad
-    backbone.let_learn(masked=True)
+    backbone.set_trainable(masked=True)
     assert backbone.mask_token.requires_grad
     assert all(p.requires_grad for p in backbone.parameters())
 

@@ -28,13 +28,13 @@ def test_it_is_timms(backbone):
     net: Beit = backbone.net
     with torch.no_grad():
         found = backbone(images)
-        assert torch.allclose(found.summary, net(images), atol=1e-5)
+        assert torch.allclose(found.pooled, net(images), atol=1e-5)
         tokens = net.forward_features(images)
         norm = net.fc_norm if net.global_pool == "avg" else torch.nn.Identity()
-        assert torch.allclose(found.regions.flatten(1, 2), norm(tokens[:, 1:]), atol=1e-5)
-        short = backbone(images, regions=False)
-    assert torch.equal(short.summary, found.summary)
-    assert short.regions.shape == (3, 0, 0, 32)
+        assert torch.allclose(found.patch_tokens.flatten(1, 2), norm(tokens[:, 1:]), atol=1e-5)
+        short = backbone(images, patch_tokens=False)
+    assert torch.equal(short.pooled, found.pooled)
+    assert short.patch_tokens.shape == (3, 0, 0, 32)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7])
@@ -71,7 +71,7 @@ def test_a_smaller_image_is_seen_as_a_corner_of_a_larger_one(backbone):
     small.load_state_dict(state)
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        assert torch.allclose(backbone(images).summary, small(images), atol=1e-5)
+        assert torch.allclose(backbone(images).pooled, small(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [16, 32, 40])
@@ -107,10 +107,10 @@ def test_masked_cells_are_hidden_and_only_those(backbone):
     hidden[:, :, 8:16, 16:24] += 5
     shown[:, :, 0:8, 0:8] += 5
     with torch.no_grad():
-        known = backbone(images, mask).regions
-        assert torch.equal(backbone(hidden, mask).regions, known)
-        assert not torch.allclose(backbone(shown, mask).regions, known, atol=1e-3)
-        assert torch.equal(backbone(images, torch.zeros_like(mask)).regions, backbone(images).regions)
+        known = backbone(images, mask).patch_tokens
+        assert torch.equal(backbone(hidden, mask).patch_tokens, known)
+        assert not torch.allclose(backbone(shown, mask).patch_tokens, known, atol=1e-3)
+        assert torch.equal(backbone(images, torch.zeros_like(mask)).patch_tokens, backbone(images).patch_tokens)
 
 
 def test_mistakes_are_one_line():

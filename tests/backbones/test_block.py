@@ -35,19 +35,19 @@ def test_float32_is_timms(backbone, size):
     images = torch.randn(4, 3, size, size)
     tokens = timm_tokens(backbone, images)
     found = backbone(images)
-    assert torch.allclose(found.summary, tokens[:, 0], atol=1e-5)
-    assert torch.allclose(found.regions.flatten(1, 2), tokens[:, 1:], atol=1e-5)
+    assert torch.allclose(found.pooled, tokens[:, 0], atol=1e-5)
+    assert torch.allclose(found.patch_tokens.flatten(1, 2), tokens[:, 1:], atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_without_regions_value_and_gradient_are_the_same(backbone, size):
     images = torch.randn(4, 3, size, size)
-    found = backbone(images, regions=False)
+    found = backbone(images, patch_tokens=False)
     summary = timm_tokens(backbone, images)[:, 0]
-    assert found.regions.shape == (4, 0, 0, backbone.dim)
-    assert torch.allclose(found.summary, summary, atol=1e-5)
+    assert found.patch_tokens.shape == (4, 0, 0, backbone.dim)
+    assert torch.allclose(found.pooled, summary, atol=1e-5)
     expected = gradients(backbone, summary)
-    assert torch.allclose(gradients(backbone, found.summary), expected, rtol=1e-4, atol=1e-5 * expected.abs().max())
+    assert torch.allclose(gradients(backbone, found.pooled), expected, rtol=1e-4, atol=1e-5 * expected.abs().max())
 
 
 def test_bfloat16_errs_no_more_than_timm_does(backbone):
@@ -55,7 +55,7 @@ def test_bfloat16_errs_no_more_than_timm_does(backbone):
     exact = timm_tokens(backbone, images)[:, 0]
     exact_gradient = gradients(backbone, exact)
     with torch.autocast("cpu", torch.bfloat16):
-        theirs, ours = timm_tokens(backbone, images)[:, 0], backbone(images, regions=False).summary
+        theirs, ours = timm_tokens(backbone, images)[:, 0], backbone(images, patch_tokens=False).pooled
     assert ours.dtype == torch.float32
     assert 0 < (ours - exact).norm() < 1.5 * (theirs - exact).norm()
     error, allowed = (gradients(backbone, summary) - exact_gradient for summary in (ours, theirs))

@@ -72,7 +72,7 @@ def test_weights_meet_another_patch_size(tmp_path):
     path = write(published(), tmp_path / "weights.safetensors")
     backbone = backbones.create("vit_tiny", bands=3, image_size=32, patch_size=8, pretrained=path, **TINY)
     assert backbone.net.patch_embed.proj.weight.shape[-1] == 8
-    assert torch.isfinite(backbone(torch.randn(1, 3, 32, 32)).summary).all()
+    assert torch.isfinite(backbone(torch.randn(1, 3, 32, 32)).pooled).all()
 
 
 @pytest.mark.parametrize("counted", [True, False])
@@ -282,4 +282,4 @@ def test_published_weights_at_any_size_give_what_timm_gives(tmp_path, name, size
     backbone = backbones.create(ours, **shape, pretrained=path).eval()
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
-        assert torch.allclose(backbone(images).summary, theirs(images), atol=1e-5)
+        assert torch.allclose(backbone(images).pooled, theirs(images), atol=1e-5)

@@ -49,8 +49,8 @@ def test_values_are_timms(size, patch, window, depths, small_backbone):
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         found, expected = backbone(images), timms.forward_features(images)
-        assert torch.allclose(found.regions, expected, atol=1e-5)
-        assert torch.allclose(found.summary, timms(images), atol=1e-5)
+        assert torch.allclose(found.patch_tokens, expected, atol=1e-5)
+        assert torch.allclose(found.pooled, timms(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])
@@ -109,7 +109,7 @@ def test_a_size_that_does_not_fit_is_refused_with_one_that_does(options, size, w
         small_backbone("swin_tiny", image_size=size, **options)
     better = int(str(caught.value).split("take ")[1].split()[0])
     backbone = small_backbone("swin_tiny", image_size=better, **options)
-    assert backbone(torch.randn(1, 3, better, better)).regions.shape[1] >= 2
+    assert backbone(torch.randn(1, 3, better, better)).patch_tokens.shape[1] >= 2
 
 
 def test_a_crop_that_does_not_fit_is_refused_when_seen(small_backbone):
@@ -148,7 +148,7 @@ def test_what_an_evaluation_laid_out_can_be_trained_on(small_backbone):
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         backbone(images)
-    backbone(images).summary.square().sum().backward()
+    backbone(images).pooled.square().sum().backward()
     table = backbone.net.layers[0].blocks[0].attn.relative_position_bias_table
     assert table.grad is not None
     assert table.grad.any()

@@ -7,10 +7,11 @@ import csv
 import numpy as np
 import pytest
 
+from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.store import StoreWriter, open_store
-from zwicky.cutouts.tables import Labels, read_labels, write_labels
+from zwicky.data.contract import make_cutouts
+from zwicky.data.store import StoreWriter, open_store
+from zwicky.data.tables import Labels, read_labels, write_labels
 from zwicky.errors import UserError
 from zwicky.evaluation import choose
 from zwicky.evaluation.arms import arms, pairs
@@ -19,10 +20,9 @@ from zwicky.evaluation.config import BenchmarkConfig, DesignConfig, SelfSupervis
 from zwicky.evaluation.design import make_draws
 from zwicky.evaluation.learners import Bench
 from zwicky.evaluation.results import BenchmarkResult
-from zwicky.files import read_json
+from zwicky.io import read_json
 from zwicky.methods.config import MethodConfig
 from zwicky.training.config import FitConfig, TrainConfig
-from zwicky.views.config import ViewsConfig
 
 
 @pytest.fixture(scope="module")

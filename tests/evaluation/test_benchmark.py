@@ -9,20 +9,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.store import StoreWriter
-from zwicky.cutouts.tables import Labels, read_split, write_labels
+from zwicky.data.contract import make_cutouts
+from zwicky.data.store import StoreWriter
+from zwicky.data.tables import Labels, read_split, write_labels
 from zwicky.errors import UserError
 from zwicky.evaluation import benchmark as room
 from zwicky.evaluation.benchmark import COMPARISON_COLUMNS, SUMMARY_COLUMNS, benchmark
 from zwicky.evaluation.config import BenchmarkConfig, DesignConfig, SelfSupervision
 from zwicky.evaluation.results import RESULT_COLUMNS, cell_key
-from zwicky.files import read_json
+from zwicky.io import read_json
 from zwicky.methods.config import MethodConfig
 from zwicky.training import loop, state
 from zwicky.training.config import FitConfig, TrainConfig
-from zwicky.views.config import ViewsConfig
 
 
 def write_blobs(path, count=80, unlabelled=10, seed=0):

@@ -11,11 +11,14 @@ import torch
 from torch import nn
 
 from zwicky import backbones
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.geometry import DRAWS, Geometry
+from zwicky.augment.normalise import Normalisation
+from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.config import BackboneConfig
-from zwicky.backbones.contract import Backbone, Features
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.store import StoreWriter
-from zwicky.cutouts.tables import Labels, read_split, write_labels
+from zwicky.data.contract import make_cutouts
+from zwicky.data.store import StoreWriter
+from zwicky.data.tables import Labels, read_split, write_labels
 from zwicky.evaluation import correspondence as room
 from zwicky.evaluation import regions
 from zwicky.evaluation.benchmark import benchmark
@@ -25,9 +28,6 @@ from zwicky.evaluation.results import read_table
 from zwicky.methods.config import MethodConfig
 from zwicky.training.config import FitConfig, TrainConfig
 from zwicky.training.network import Network
-from zwicky.views.config import ViewsConfig
-from zwicky.views.geometry import DRAWS, Geometry
-from zwicky.views.normalise import Normalisation
 
 OBJECTS, SOURCE, CROP, SIDE = 40, 60, 40, 5
 VIEWS = ViewsConfig(crop=CROP, image_size=CROP, rotation="any", shift=2.0)
@@ -41,7 +41,7 @@ class Stub(Backbone):
         self.code, self.dim, self.unused = code, 1, nn.Parameter(torch.zeros(1))
         self.config = {"name": "vit_tiny", "bands": 2, "image_size": CROP, "depth": 1, "patch_size": CROP // SIDE}
 
-    def forward(self, images, mask=None, regions=True):
+    def forward(self, images, mask=None, patch_tokens=True):
         maps = nn.functional.adaptive_avg_pool2d(images, SIDE).permute(0, 2, 3, 1)
         return Features(maps.mean((1, 2)), self.code(maps))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.tables import Labels, Split
+from zwicky.data.contract import make_cutouts
+from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig, DesignConfig
 from zwicky.evaluation.design import Draw, make_draws

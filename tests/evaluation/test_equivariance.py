@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from zwicky import backbones
-from zwicky.cutouts.contract import make_cutouts
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Target
+from zwicky.data.contract import make_cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.equivariance import ELEMENTS, equivariance_error, verify
 from zwicky.methods.supervised import make_head
 from zwicky.training.network import Network, load_network, save_network
-from zwicky.views.config import NormalisationConfig, ViewsConfig
-from zwicky.views.contract import Target
-from zwicky.views.normalise import Normalisation
 
 TARGETS = (Target(("flux",)), Target(("dx", "dy"), "vector"), Target(("e1", "e2"), "spin2"))
 

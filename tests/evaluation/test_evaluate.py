@@ -10,16 +10,16 @@ from sklearn.metrics import r2_score, roc_auc_score
 from torch import nn
 
 from zwicky import backbones
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.splits import holdout_split
-from zwicky.cutouts.tables import Labels
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Target
+from zwicky.data.contract import make_cutouts
+from zwicky.data.splits import holdout_split
+from zwicky.data.tables import Labels
 from zwicky.errors import UserError
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.results import read_table
 from zwicky.training.network import Network, load_network, save_network
-from zwicky.views.config import NormalisationConfig, ViewsConfig
-from zwicky.views.contract import Target
-from zwicky.views.normalise import Normalisation
 
 
 @pytest.fixture(scope="module")

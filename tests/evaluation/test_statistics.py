@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from zwicky.errors import UserError
 from zwicky.evaluation.results import BenchmarkResult, cell_key
 from zwicky.evaluation.statistics import summarise
-from zwicky.files import write_csv
+from zwicky.io import write_csv
 
 CLASSES = ("nonlens", "lens")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zwicky import backbones
-from zwicky.views.contract import Views
+from zwicky.augment.views import Views
 
 
 @pytest.fixture

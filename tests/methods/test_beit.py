@@ -55,7 +55,7 @@ def test_loss_and_gauges_are_those_written_out(batch, ratio, invalid, ready):
         views.valid[0] = columns.expand_as(views.crops[0])
     with torch.no_grad():
         tokens = method.tokenizer(cells(views.crops[0], method.grid))
-        logits = method.head(method.encoder(views.crops[0], mask=views.masks[0]).regions)
+        logits = method.head(method.encoder(views.crops[0], mask=views.masks[0]).patch_tokens)
         expected = slow_loss(logits, tokens, views.masks[0], views.valid[0])
         gauges = method(views)
     found = [float(gauges[n]) for n in ("loss", "masked_accuracy", "majority_share", "token_entropy")]
@@ -117,8 +117,8 @@ def test_what_is_hidden_is_no_input(ready):
     method, views = ready()
     mask = views.masks[0].repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand(-1, 3, -1, -1)
     other = torch.where(mask, torch.randn_like(views.crops[0]), views.crops[0])
-    seen = method.encoder(views.crops[0], mask=views.masks[0]).regions
-    assert torch.equal(method.encoder(other, mask=views.masks[0]).regions, seen)
+    seen = method.encoder(views.crops[0], mask=views.masks[0]).patch_tokens
+    assert torch.equal(method.encoder(other, mask=views.masks[0]).patch_tokens, seen)
 
 
 def test_visible_regions_are_no_targets(ready):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from zwicky import methods
+from zwicky.augment.views import Views
 from zwicky.methods.byol import distance, project
 from zwicky.methods.schedules import cosine
-from zwicky.views.contract import Views
 
 SMALL = {"hidden": 24, "width": 8}
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from zwicky import methods
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
 from zwicky.methods import simsiam
-from zwicky.views.augment import Augment
-from zwicky.views.config import ViewsConfig
-from zwicky.views.normalise import Normalisation
 
 STEPS, EVERY, BATCH, IMAGES = 1000, 100, 64, 256
 DISTILLED = {"prototypes": 64, "hidden": 64, "bottleneck": 32, "momentum": 0.99}

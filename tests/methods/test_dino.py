@@ -43,9 +43,9 @@ def test_loss_is_that_of_the_networks_one_crop_at_a_time(tiny_vit, make_views):
     method.center.normal_(0, 0.1)
     views = make_views()
     with torch.no_grad():
-        student = [method.student["head"](method.student["backbone"](crop).summary) for crop in views.crops]
+        student = [method.student["head"](method.student["backbone"](crop).pooled) for crop in views.crops]
         teacher = [
-            ((method.teacher["head"](method.teacher["backbone"](crop).summary) - method.center) / 0.05).softmax(-1)
+            ((method.teacher["head"](method.teacher["backbone"](crop).pooled) - method.center) / 0.05).softmax(-1)
             for crop in views.crops[:2]
         ]
         pairs = [(g, v) for g in range(2) for v in range(len(student)) if v != g]
@@ -105,7 +105,7 @@ def test_teacher_and_center_after_steps_are_as_by_hand(name, make_views):
         views = make_views(seed=step)
         with torch.no_grad():
             oracle = copy.deepcopy(method.teacher)
-            logits = oracle["head"](oracle["backbone"](torch.cat(views.crops[:2])).summary)
+            logits = oracle["head"](oracle["backbone"](torch.cat(views.crops[:2])).pooled)
         optimizer.zero_grad()
         method(views)["loss"].backward()
         optimizer.step()

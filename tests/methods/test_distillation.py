@@ -65,7 +65,7 @@ def test_teacher_and_centers_after_steps_are_as_by_hand(name, options, make, mak
         with torch.no_grad():
             oracle = copy.deepcopy(method.teacher)
             features = oracle["backbone"](torch.cat(views.crops[:2]))
-            inputs = {"center": features.summary, "region_center": features.regions.flatten(0, 2)}
+            inputs = {"center": features.pooled, "region_center": features.patch_tokens.flatten(0, 2)}
             for center, head in heads.items():
                 centers[center] = 0.9 * centers[center] + 0.1 * oracle[head](inputs[center]).double().mean(0)
         optimizer.zero_grad()

@@ -29,8 +29,8 @@ def by_hand(method, views):
     sizes = [views.crops[:2], *([views.crops[2:]] if views.crops[2:] else [])]
     seen = [student["backbone"](torch.cat(crops)) for crops in sizes]
     batch = len(views)
-    z_t, z_s = ([s for f in each for s in f.summary.split(batch)] for each in (told, seen))
-    r_t, r_s = ([r.flatten(1, 2) for f in each for r in f.regions.split(batch)] for each in (told, seen))
+    z_t, z_s = ([s for f in each for s in f.pooled.split(batch)] for each in (told, seen))
+    r_t, r_s = ([r.flatten(1, 2) for f in each for r in f.patch_tokens.split(batch)] for each in (told, seen))
 
     p = [((teacher["head"](z) - method.center) / TAU_T).softmax(-1) for z in z_t]
     q = [(student["head"](z) / TAU_S).log_softmax(-1) for z in z_s]
@@ -127,8 +127,8 @@ def test_regions_learn_through_their_own_head(small_backbone, make_views):
     kept = []
 
     def keep(_module, _inputs, features):
-        features.regions.retain_grad()
-        kept.append(features.regions)
+        features.patch_tokens.retain_grad()
+        kept.append(features.patch_tokens)
 
     method.student["backbone"].register_forward_hook(keep)
     method(make_views())["loss"].backward()

@@ -43,17 +43,17 @@ def by_hand(method, views):
     count = len(views.crops)
     told = [teacher["backbone"](crop) for crop in views.crops[:2]]
     seen = [student["backbone"](views.crops[v], mask=views.masks[v] if v < 2 else None) for v in range(count)]
-    cls_t = teacher["head"](torch.cat([f.summary for f in told])).split(len(views))
-    cls_s = student["head"](torch.cat([f.summary for f in seen])).split(len(views))
+    cls_t = teacher["head"](torch.cat([f.pooled for f in told])).split(len(views))
+    cls_s = student["head"](torch.cat([f.pooled for f in seen])).split(len(views))
     p = [((logits - method.center) / TAU_T).softmax(-1) for logits in cls_t]
     pairs = [(g, v) for g in range(2) for v in range(count) if v != g]
     cls = sum(-(p[g] * (cls_s[v] / TAU_S).log_softmax(-1)).sum(-1).mean() for g, v in pairs) / len(pairs)
 
-    patch_t = teacher[patch](torch.cat([f.regions.flatten(0, 2) for f in told]))
+    patch_t = teacher[patch](torch.cat([f.patch_tokens.flatten(0, 2) for f in told]))
     hidden = torch.cat([m.flatten() for m in views.masks])
-    logits = student[patch](torch.cat([f.regions.flatten(0, 2) for f in seen[:2]])[hidden]) if hidden.any() else []
+    logits = student[patch](torch.cat([f.patch_tokens.flatten(0, 2) for f in seen[:2]])[hidden]) if hidden.any() else []
     mim, row = 0.0, 0
-    good = torch.cat([half_valid(valid, told[0].regions.shape[1]) for valid in views.valid[:2]])
+    good = torch.cat([half_valid(valid, told[0].patch_tokens.shape[1]) for valid in views.valid[:2]])
     for image, mask in enumerate(torch.cat(views.masks).flatten(1)):
         where = mask.nonzero()[:, 0].tolist()
         learnt = sum(bool(good[image, i]) for i in where)
@@ -159,9 +159,9 @@ def test_masked_tokens_alone_learn_and_pass_the_head(small_backbone, make_views)
     kept, rows = [], []
 
     def keep(_module, _inputs, features):
-        if features.regions.numel():
-            features.regions.retain_grad()
-            kept.append(features.regions)
+        if features.patch_tokens.numel():
+            features.patch_tokens.retain_grad()
+            kept.append(features.patch_tokens)
 
     method.student["backbone"].register_forward_hook(keep)
     method.student["head"].mlp.register_forward_pre_hook(lambda _module, inputs: rows.append(len(inputs[0])))
@@ -181,7 +181,7 @@ def test_the_teacher_sees_everything(small_backbone, make_views):
     seen = {}
     for side in ("student", "teacher"):
         getattr(method, side)["backbone"].register_forward_hook(
-            lambda _module, _inputs, out, side=side: seen.__setitem__(side, out.summary.detach())
+            lambda _module, _inputs, out, side=side: seen.__setitem__(side, out.pooled.detach())
         )
     method(views)
     before = dict(seen)

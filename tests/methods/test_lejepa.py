@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 from scipy import integrate
 
 from zwicky import methods
+from zwicky.augment.views import Views
 from zwicky.methods.lejepa import sigreg
-from zwicky.views.contract import Views
 
 SMALL = {"projection": 4, "hidden": 16}
 
@@ -93,7 +93,7 @@ def test_loss_is_the_sum_written_out(tiny_vit, make_views):
     method = methods.create("lejepa", tiny_vit(), sigreg=0.1, **SMALL)
     views = make_views(local=3)
     with torch.no_grad():
-        features = torch.cat([method.encoder(crop).summary for crop in views.crops])
+        features = torch.cat([method.encoder(crop).pooled for crop in views.crops])
         z = method.projector(features).double().unflatten(0, (5, 6))
         total = 0.0
         for v in range(5):

@@ -85,8 +85,10 @@ def test_the_encoder_sees_visible_patches_alone(tiny_vit):
             assert torch.allclose(net.norm(net.blocks(rows)), seen[image : image + 1], atol=1e-5)
         everything = torch.arange(16).expand(5, 16)
         features = backbone(images)
-        assert torch.allclose(backbone.visible(images, everything)[:, 0], features.summary, atol=1e-6)
-        assert torch.allclose(backbone.visible(images, everything)[:, 1:], features.regions.flatten(1, 2), atol=1e-6)
+        assert torch.allclose(backbone.visible(images, everything)[:, 0], features.pooled, atol=1e-6)
+        assert torch.allclose(
+            backbone.visible(images, everything)[:, 1:], features.patch_tokens.flatten(1, 2), atol=1e-6
+        )
 
 
 def test_the_drawing_follows_the_patches_and_not_their_order(tiny_vit, make_views):

@@ -57,7 +57,7 @@ def test_the_decoder_draws_each_cell_in_its_place(tiny_vit, make_views):
     method = methods.create("simmim", tiny_vit())
     features = method.encoder(make_views().crops[0])
     drawn = method.decoder(features)
-    features.regions[:, 1, 2] += 1
+    features.patch_tokens[:, 1, 2] += 1
     changed = cells((method.decoder(features) != drawn), method.grid).any(-1)
     where = torch.zeros(4, 4, dtype=torch.bool)
     where[1, 2] = True

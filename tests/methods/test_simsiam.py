@@ -49,7 +49,7 @@ def test_loss_and_gradient_are_those_of_the_paper_with_z_detached(tiny_vit, make
     oracle = copy.deepcopy(method)
 
     def by_hand(stop):
-        z1, z2 = (oracle.projector(oracle.encoder(crop).summary) for crop in views.crops)
+        z1, z2 = (oracle.projector(oracle.encoder(crop).pooled) for crop in views.crops)
         p1, p2 = oracle.predictor(z1), oracle.predictor(z2)
         t1, t2 = (z1.detach(), z2.detach()) if stop else (z1, z2)
         p1, p2, t1, t2 = (v / v.norm(dim=1, keepdim=True) for v in (p1, p2, t1, t2))

@@ -23,7 +23,7 @@ def refused(method_name, backbone):
     """Pairs that make no sense, which a method refuses by name."""
     if method_name == "mae":
         return not isinstance(backbone, ViT)
-    return method_name in {"ibot", "simmim", "beit"} and not backbone.takes_mask
+    return method_name in {"ibot", "simmim", "beit"} and not backbone.supports_masking
 
 
 @pytest.mark.parametrize("method_name", METHODS)
@@ -89,7 +89,7 @@ def test_supervised_losses_are_torchs(tiny_vit, make_views):
     targets = torch.tensor([0, 2, 1, 1, 0, 2])
     method = methods.create("supervised", backbone, classes=3, label_smoothing=0.1)
     views = make_views(local=0, targets=targets)
-    logits = torch.cat([method.head(backbone(crop).summary) for crop in views.crops]).double()
+    logits = torch.cat([method.head(backbone(crop).pooled) for crop in views.crops]).double()
     smooth = 0.9 * torch.eye(3)[targets.repeat(2)] + 0.1 / 3
     expected = -(smooth * logits.log_softmax(-1)).sum(-1).mean()
     assert float(method(views)["loss"].detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
@@ -101,7 +101,7 @@ def test_regression_loss_is_on_the_scale_of_the_labels(tiny_vit, make_views):
     mean, std = [100.0, -3.0], [5.0, 0.1]
     method = methods.create("supervised", backbone, targets=2, target_mean=mean, target_std=std)
     views = make_views(local=0, targets=values)
-    raw = torch.cat([method.head(backbone(crop).summary) for crop in views.crops])
+    raw = torch.cat([method.head(backbone(crop).pooled) for crop in views.crops])
     scaled = (values.repeat(2, 1) - torch.tensor(mean)) / torch.tensor(std)
     apart = (raw - scaled).abs()
     expected = torch.where(apart < 1, 0.5 * apart**2, apart - 0.5).mean()

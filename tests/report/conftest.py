@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from zwicky.cutouts.contract import Cutouts, make_cutouts
-from zwicky.cutouts.tables import order_classes
+from zwicky.data.contract import Cutouts, make_cutouts
+from zwicky.data.tables import order_classes
 from zwicky.evaluation.results import RESULT_COLUMNS, cell_key
-from zwicky.files import write_csv, write_json, write_text
+from zwicky.io import write_csv, write_json, write_text
 
 LABELS = (300, 1200, 5575)
 # name, title, kind, backbone, protocol, strength at 300 labels, at 5575

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zwicky.files import write_csv
+from zwicky.io import write_csv
 from zwicky.report.correspondence import correspondence, starts
 from zwicky.report.matches import HEAD, LINES, SIDE, complete, drawing
 from zwicky.report.material import Material, Missing, gather

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zwicky.cutouts.contract import Cutouts
+from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.results import RESULT_COLUMNS, read_table
-from zwicky.files import write_csv
+from zwicky.io import write_csv
 from zwicky.report import report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

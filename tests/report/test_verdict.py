@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zwicky.evaluation.results import RESULT_COLUMNS
-from zwicky.files import write_csv, write_json
+from zwicky.io import write_csv, write_json
 from zwicky.report.material import Missing, gather
 from zwicky.report.networks import networks
 from zwicky.report.tables import winner

@@ -9,9 +9,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from zwicky.cutouts.contract import STANDARD_COLUMNS, pixel_hash
-from zwicky.cutouts.store import open_store
-from zwicky.cutouts.tables import read_labels
+from zwicky.data.contract import STANDARD_COLUMNS, pixel_hash
+from zwicky.data.store import open_store
+from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
 from zwicky.simulate.draw import BLOCK, draw_block, units

@@ -8,9 +8,9 @@ import torch
 import yaml
 from scipy.ndimage import map_coordinates
 
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.splits import holdout_split
-from zwicky.cutouts.store import StoreWriter
+from zwicky.data.contract import make_cutouts
+from zwicky.data.splits import holdout_split
+from zwicky.data.store import StoreWriter
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
 from zwicky.simulate.draw import draw_block, units

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from zwicky.cutouts.splits import holdout_split
+from zwicky.data.splits import holdout_split
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate
 from zwicky.simulate.draw import draw_block, units

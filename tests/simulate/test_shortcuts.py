@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from zwicky.cutouts.audit import audit
+from zwicky.data.audit import audit
 from zwicky.simulate.api import simulate
 from zwicky.simulate.config import population_names
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from zwicky import cli
-from zwicky.cutouts.store import open_store
-from zwicky.cutouts.tables import read_labels
+from zwicky.data.store import open_store
+from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate import api
 from zwicky.simulate import blocks as blocks_module

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from zwicky.cutouts.audit import audit
-from zwicky.cutouts.store import open_store
-from zwicky.cutouts.tables import read_labels
+from zwicky.data.audit import audit
+from zwicky.data.store import open_store
+from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
 from zwicky.simulate.cosmology import FIDUCIAL

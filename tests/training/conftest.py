@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
-from zwicky.cutouts.contract import make_cutouts
-from zwicky.cutouts.splits import holdout_split
-from zwicky.cutouts.tables import Labels
+from zwicky.data.contract import make_cutouts
+from zwicky.data.splits import holdout_split
+from zwicky.data.tables import Labels
 from zwicky.methods.config import MethodConfig
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig
-from zwicky.views.config import ViewsConfig
 
 
 def blobs(count, seed=0, bands=2, size=16):

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from zwicky import cli
-from zwicky.cutouts import store as store_module
-from zwicky.cutouts.stored_images import StoredImages
+from zwicky.data import store as store_module
+from zwicky.data.stored_images import StoredImages
 from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
 from zwicky.simulate import stream
@@ -21,9 +21,9 @@ from zwicky.simulate.draw import BLOCK
 from zwicky.simulate.stream import open_simulation
 from zwicky.training import batches as batches_module
 from zwicky.training.data import is_there, open_data
+from zwicky.training.loader import BatchLoader, Source
 from zwicky.training.pretrain import pretrain
 from zwicky.training.run import fingerprint
-from zwicky.training.source import Feed, Source
 
 TINY = {"base": "demo-lenses", "about": "small demo", "size": 16, "bands": ["r", "i"]}
 KINDS = {
@@ -91,7 +91,7 @@ def test_each_block_is_rendered_once_an_epoch(monkeypatch):
     monkeypatch.setattr(batches_module, "MIXED_BYTES", 200 * image_bytes)
     made, render = [], stream.rendered
     monkeypatch.setattr(stream, "rendered", lambda *given: made.append(given[3]) or render(*given))
-    feed = Feed(Source(images, np.arange(count)), BLOCK, seed=1, device=torch.device("cpu"))
+    feed = BatchLoader(Source(images, np.arange(count)), BLOCK, seed=1, device=torch.device("cpu"))
     for step in range(12):
         rows, pixels, _ = feed(step, slice(0, BLOCK))
         assert np.array_equal(pixels.numpy(), expected[rows])

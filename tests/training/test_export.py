@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from zwicky import backbones
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Target
 from zwicky.backbones.registry import BACKBONES
 from zwicky.errors import UserError
 from zwicky.methods.supervised import make_head
 from zwicky.training import export as exporting
 from zwicky.training.export import export
 from zwicky.training.network import Network, load_network, save_network
-from zwicky.views.config import ViewsConfig
-from zwicky.views.contract import Target
-from zwicky.views.normalise import Normalisation
 
 DEEP = {"patch_size": 8, "width": 32, "depth": 2, "heads": 4}
 CASES = {

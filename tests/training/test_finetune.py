@@ -13,25 +13,25 @@ from safetensors.torch import save_file
 from timm.models.beit import Beit
 
 from zwicky import backbones
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Target
 from zwicky.backbones.config import BackboneConfig
-from zwicky.cutouts.contract import Cutouts, make_cutouts
-from zwicky.cutouts.tables import Labels, Split
+from zwicky.data.contract import Cutouts, make_cutouts
+from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.evaluation.equivariance import verify
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.results import read_table
-from zwicky.files import read_json
+from zwicky.io import read_json
 from zwicky.metrics.logistic import linear_classifier
 from zwicky.metrics.regression import r2
 from zwicky.metrics.ridge import linear_regressor
-from zwicky.training import loop, probe, seen, state
+from zwicky.training import linear_probe, loop, provenance, state
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.finetune import Task, finetune, fit_labels
 from zwicky.training.network import load_network
 from zwicky.training.pretrain import pretrain
-from zwicky.views.config import NormalisationConfig, ViewsConfig
-from zwicky.views.contract import Target
-from zwicky.views.normalise import Normalisation
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def started(tmp_path_factory, data):
 
 def test_pretraining_is_read_back_and_touches_no_test_object(started, data, pretrain_config):
     _, _, split = data
-    table = seen.read(started)
+    table = provenance.read(started)
     assert set(table.column("id").to_pylist()) == set(split.ids("train", "unlabelled"))
     assert not set(table.column("id").to_pylist()) & set(split.ids("test"))
     info = read_json(started / "run.json")
@@ -125,7 +125,7 @@ def test_classes_are_learnt_from_the_labels_asked_for(tmp_path, started, data, f
     network = finetune(finetune_config(labels=40), started, cutouts, labels, split, tmp_path / "run", quiet=True)
     assert network.classes == ("nonlens", "lens")
     assert network.temperature > 0
-    table = seen.read(tmp_path / "run").to_pydict()
+    table = provenance.read(tmp_path / "run").to_pydict()
     mine = [i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"]
     assert len(mine) == len(set(mine)) == 40
     assert table["use"].count("select") == 8
@@ -134,7 +134,7 @@ def test_classes_are_learnt_from_the_labels_asked_for(tmp_path, started, data, f
     assert not set(table["id"]) & set(split.ids("test"))
     more = finetune(finetune_config(labels=60), started, cutouts, labels, split, tmp_path / "more", quiet=True)
     assert more.classes == network.classes
-    table = seen.read(tmp_path / "more").to_pydict()
+    table = provenance.read(tmp_path / "more").to_pydict()
     assert set(mine) < {i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"}
 
 
@@ -169,7 +169,7 @@ def test_from_scratch_forgets_what_was_learnt(tmp_path, started, data, finetune_
     assert all(torch.equal(value, start[key]) for key, value in warm.backbone.state_dict().items())
     key = "net.blocks.0.attn.qkv.weight"
     assert not torch.equal(cold.backbone.state_dict()[key], start[key])
-    assert set(seen.read(tmp_path / "cold").column("use").to_pylist()) == {"fit", "select"}
+    assert set(provenance.read(tmp_path / "cold").column("use").to_pylist()) == {"fit", "select"}
 
 
 def test_leaks_are_refused(tmp_path, started, data, finetune_config):
@@ -259,7 +259,7 @@ def test_objects_without_the_number_are_left_out(tmp_path, started, data, finetu
     holes = Cutouts(cutouts.images, table, cutouts.bands)
     config = finetune_config(targets=["flux"], labels=0, steps=2)
     finetune(config, started, holes, labels, split, tmp_path / "run", quiet=True)
-    table = seen.read(tmp_path / "run").to_pydict()
+    table = provenance.read(tmp_path / "run").to_pydict()
     mine = [i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"]
     train = holes.rows_of(split.ids("train"))
     assert sorted(mine) == sorted(holes.ids[train[np.isfinite(flux[train])]])
@@ -321,7 +321,7 @@ def test_a_recipe_starts_from_published_weights(tmp_path, data, finetune_config)
     (tmp_path / "beit.safetensors").unlink()  # a finished run needs it no more
     again = finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
     assert torch.equal(again.backbone.net.cls_token, network.backbone.net.cls_token)
-    uses = seen.read(tmp_path / "run").to_pydict()["use"]
+    uses = provenance.read(tmp_path / "run").to_pydict()["use"]
     assert uses.count("normalise") == len(rows)
     assert evaluate(tmp_path / "run", cutouts, labels, split)
 
@@ -372,11 +372,11 @@ def test_a_head_begins_as_the_probe(tmp_path, started, data, finetune_config, he
     config.fit.head, config.views = head, STILL  # each view is the image itself
     config.fit.select = 0.0  # nothing to choose another head by
     network = finetune(config, started, cutouts, labels, split, tmp_path / "run", quiet=True)
-    used = seen.read(tmp_path / "run").to_pydict()
+    used = provenance.read(tmp_path / "run").to_pydict()
     rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use == "fit"])
     features = load_network(started).features(cutouts.images, turns=False)
     truth = np.array([label == "nonlens" for label in labels.of(cutouts.ids)]) == (network.classes[1] == "nonlens")
-    shown = np.tile(np.arange(len(rows)), probe.VIEWS)
+    shown = np.tile(np.arange(len(rows)), linear_probe.VIEWS)
     x, y = features[rows][shown], truth[rows][shown].astype(int)
     weight, bias = linear_classifier(x, y, 2, config.seed, groups=shown)
     difference = features @ (weight[1] - weight[0]) + bias[1] - bias[0]
@@ -396,11 +396,11 @@ def test_numbers_begin_as_a_ridge_regression(tmp_path, started, data, finetune_c
     config.fit.head, config.views = head, STILL
     config.fit.select = 0.0
     network = finetune(config, started, cutouts, labels, split, tmp_path / "run", quiet=True)
-    used = seen.read(tmp_path / "run").to_pydict()
+    used = provenance.read(tmp_path / "run").to_pydict()
     rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use == "fit"])
     features = load_network(started).features(cutouts.images, turns=False)
     truth = np.stack([cutouts.column("flux"), cutouts.column("dx")], 1)
-    shown = np.tile(np.arange(len(rows)), probe.VIEWS)
+    shown = np.tile(np.arange(len(rows)), linear_probe.VIEWS)
     weight, bias = linear_regressor(features[rows][shown], truth[rows][shown], config.seed, groups=shown)
     expected, found = features @ weight.T + bias, network.outputs(cutouts.images, turns=False)
     assert np.allclose(found, expected, atol=0.1 * expected.std(0)) == (head == "probe")
@@ -440,7 +440,7 @@ def test_a_fit_that_does_harm_gives_back_the_probe(tmp_path, started, data, fine
     config = finetune_config(steps=4, lr=lr, min_lr=lr, warmup=0.0, labels=60, weight_ema=0.0, targets=targets)
     config.fit.head = "probe"
     poor = np.zeros((1, 32)), np.array([2.0])  # two standard deviations off, so that fitting can only help
-    monkeypatch.setattr(probe, "linear_regressor", lambda *_: poor)
+    monkeypatch.setattr(linear_probe, "linear_regressor", lambda *_: poor)
     finetune(config, started, cutouts, labels, split, tmp_path / "run", quiet=True)
     network = load_network(tmp_path / "run")  # as it was saved
     kept = all(

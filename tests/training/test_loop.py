@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from zwicky import backbones, methods
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
 from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
 from zwicky.methods.schedules import cosine, warmup_cosine
 from zwicky.training import checkpoint, loop, state
 from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
+from zwicky.training.loader import Source
 from zwicky.training.loop import fit
 from zwicky.training.optim import make_optimizer, set_schedule
-from zwicky.training.source import Source
-from zwicky.views.augment import Augment
-from zwicky.views.config import NormalisationConfig, ViewsConfig
-from zwicky.views.normalise import Normalisation
 
 
 class Stopped(Exception):
@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 @pytest.fixture
 def trial(make_blobs, tmp_path):
-    """trial(folder, method name, stop=step or None, …) → (method, Fitted) of a small fit."""
+    """trial(folder, method name, stop=step or None, …) → (method, FitResult) of a small fit."""
     cutouts, _ = make_blobs(50)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, NormalisationConfig())
     views = ViewsConfig(local_crops=2, local_size=8)
@@ -120,13 +120,13 @@ def test_keep_lowest_gives_back_those_weights(trial):
 
 def test_the_average_of_weights_is_as_by_hand(trial, monkeypatch):
     steps = []
-    follow = loop.follow
+    original = loop.ema_update
 
     def spy(average, method, momentum):
         steps.append((momentum, {key: value.clone() for key, value in method.state_dict().items()}))
-        follow(average, method, momentum)
+        original(average, method, momentum)
 
-    monkeypatch.setattr(loop, "follow", spy)
+    monkeypatch.setattr(loop, "ema_update", spy)
     torch.manual_seed(3)
     method, _ = trial("run", kind="supervised", weight_ema=0.7)
     assert [momentum for momentum, _ in steps] == [min(0.7, (1 + k) / (10 + k)) for k in range(9)]

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from zwicky.cutouts import store as store_module
-from zwicky.cutouts.contract import make_table
-from zwicky.cutouts.store import StoreWriter, read_metadata
-from zwicky.cutouts.tables import Labels, write_labels
+from zwicky.data import store as store_module
+from zwicky.data.contract import make_table
+from zwicky.data.store import StoreWriter, read_metadata
+from zwicky.data.tables import Labels, write_labels
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 SHAPE = (3, 64, 64)
@@ -30,17 +30,17 @@ import re, resource, sys
 from pathlib import Path
 import numpy as np, torch
 from zwicky.backbones.config import BackboneConfig
-from zwicky.cutouts import store as store_module
-from zwicky.cutouts.audit import audit
-from zwicky.cutouts.stored_split import stored_split
-from zwicky.cutouts.tables import read_labels
+from zwicky.data import store as store_module
+from zwicky.data.audit import audit
+from zwicky.data.stored_split import stored_split
+from zwicky.data.tables import read_labels
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.methods.config import MethodConfig
 from zwicky.training import batches
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig
 from zwicky.training.finetune import finetune
 from zwicky.training.pretrain import pretrain
-from zwicky.views.config import ViewsConfig
+from zwicky.augment.config import ViewsConfig
 path, out, group_bytes, mixed_bytes, memory, extra = sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:])
 store_module.ROW_GROUP_BYTES, batches.MIXED_BYTES = int(group_bytes), int(mixed_bytes)
 torch.set_num_threads(1)

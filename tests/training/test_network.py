@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from zwicky import backbones
-from zwicky.cutouts.contract import make_cutouts
+from zwicky.augment.augment import d4
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Target, transform_targets
+from zwicky.data.contract import make_cutouts
 from zwicky.errors import UserError
 from zwicky.training.network import Network, load_network, save_network, turns_back
-from zwicky.views.augment import d4
-from zwicky.views.config import NormalisationConfig, ViewsConfig
-from zwicky.views.contract import Target, transform_targets
-from zwicky.views.normalise import Normalisation
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ import pytest
 import torch
 import yaml
 
-from zwicky.cutouts.store import StoreWriter, open_store
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.data.store import StoreWriter, open_store
+from zwicky.methods.base import Method, ViewsNeeded
 from zwicky.methods.config import MethodConfig
-from zwicky.methods.contract import Method, ViewsNeeded
 from zwicky.simulate.api import simulate
 from zwicky.training.config import TrainConfig
+from zwicky.training.loader import BatchLoader, Source, partners_of
 from zwicky.training.loop import fit
 from zwicky.training.pretrain import pretrain
-from zwicky.training.source import Feed, Source, partners_of
-from zwicky.views.augment import Augment
-from zwicky.views.config import NormalisationConfig, ViewsConfig
-from zwicky.views.normalise import Normalisation
 
 CPU = torch.device("cpu")
 DISTILLED = {"prototypes": 16, "hidden": 16, "bottleneck": 8}
@@ -55,7 +55,7 @@ def test_a_feed_gives_partners_resident_or_streamed(pairs, tmp_path, memory):
         writer.append(pairs.images, pairs.table)
     cutouts = open_store(tmp_path / "store", memory)
     rows = np.arange(2, 50)
-    feed = Feed(Source(cutouts.images, rows, partners=partners_of(cutouts, rows)), 8, 0, CPU)
+    feed = BatchLoader(Source(cutouts.images, rows, partners=partners_of(cutouts, rows)), 8, 0, CPU)
     for step, part in [(0, slice(0, 8)), (1, slice(0, 8)), (7, slice(4, 8))]:
         found, pixels, _ = feed(step, part)
         half = len(found) // 2
@@ -72,7 +72,7 @@ class Watching(Method):
     def __init__(self, backbone):
         super().__init__()
         self.network, self.shown = backbone, []
-        backbone.let_learn()
+        backbone.set_trainable()
 
     @property
     def backbone(self):
@@ -80,7 +80,7 @@ class Watching(Method):
 
     def forward(self, views):
         self.shown.append(views)
-        return {"loss": self.network(views.paired().crops[1]).summary.square().mean()}
+        return {"loss": self.network(views.paired().crops[1]).pooled.square().mean()}
 
 
 def test_crops_alternate_between_the_two_images(pairs, small_backbone, tmp_path):

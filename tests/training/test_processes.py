@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from zwicky import cli
-from zwicky.cutouts.store import StoreWriter
-from zwicky.cutouts.tables import write_labels
+from zwicky.data.store import StoreWriter
+from zwicky.data.tables import write_labels
 from zwicky.evaluation.results import read_table
-from zwicky.files import read_json
+from zwicky.io import read_json
 from zwicky.training import checkpoint, launch
 from zwicky.training.launch import local_world, rank, world
 
@@ -38,10 +38,10 @@ import numpy as np, torch
 from zwicky import backbones, methods
 from zwicky.training.config import TrainConfig
 from zwicky.training.loop import fit
-from zwicky.training.source import Source
-from zwicky.views.augment import Augment
-from zwicky.views.config import NormalisationConfig, ViewsConfig
-from zwicky.views.normalise import Normalisation
+from zwicky.training.loader import Source
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
 
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)

@@ -8,11 +8,11 @@ import torch
 from astropy.io import fits
 
 from zwicky import backbones, methods
-from zwicky.cutouts.ingest import ingest
-from zwicky.cutouts.store import open_store
-from zwicky.views.augment import Augment
-from zwicky.views.config import ViewsConfig
-from zwicky.views.normalise import Normalisation
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.data.ingest import ingest
+from zwicky.data.store import open_store
 
 PLAIN = ViewsConfig(
     rotation="none", flip=False, shift=0.0, global_scale=(1.0, 1.0), local_crops=0, brightness=0.0, contrast=0.0,

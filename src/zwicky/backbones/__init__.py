@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch is loaded only when a network is built
-    from zwicky.backbones.contract import Backbone
+    from zwicky.backbones.base import Backbone
 
 
 def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:

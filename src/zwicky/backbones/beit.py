@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from timm.models.beit import Attention, Beit, Block
 from torch import Tensor, nn
 
+from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.block import PatchProjection
-from zwicky.backbones.contract import Backbone, Features
 from zwicky.backbones.grids import patch_grid
 from zwicky.errors import UserError
 
@@ -66,12 +66,12 @@ class BEiT(Backbone):
         self.net.patch_embed.proj = PatchProjection(bands, width, patch_size, patch_size)
         self.net.patch_embed.strict_img_size = False
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.let_learn()
+        self.set_trainable()
 
     def grid(self, size: int) -> tuple[int, int]:
         return patch_grid(size, self.patch_size)
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         side = self.grid(images.shape[-1])[0]
         tokens = self._embed(images, mask)
         for block in self._blocks():
@@ -81,7 +81,7 @@ class BEiT(Backbone):
             summary, norm = self.net.fc_norm(tokens[:, 1:].mean(1)), self.net.fc_norm
         else:
             summary, norm = self.net.norm(tokens[:, 0]), self.net.norm
-        return Features(summary, norm(cells) if regions else tokens.new_empty(tokens.shape[0], 0, 0, self.dim))
+        return Features(summary, norm(cells) if patch_tokens else tokens.new_empty(tokens.shape[0], 0, 0, self.dim))
 
     def attention(self, images: Tensor) -> Tensor:
         """Of [CLS], or where the patch tokens are averaged the mean over their queries."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zwicky.errors import UserError
 
 if TYPE_CHECKING:
-    from zwicky.backbones.contract import Features
+    from zwicky.backbones.base import Features
 
 
 class PixelDecoder(nn.Module):
@@ -30,5 +30,5 @@ class PixelDecoder(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Regions [B, h, w, D] → [B, bands, H, W]."""
-        pixels = self.linear(features.regions).unflatten(3, (self.bands, self.cell, self.cell))  # [B, h, w, C, c, c]
+        pixels = self.linear(features.patch_tokens).unflatten(3, (self.bands, self.cell, self.cell))
         return pixels.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)

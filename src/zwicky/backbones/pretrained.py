@@ -14,7 +14,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import LayerScale, VisionTransformer
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone
+from zwicky.backbones.base import Backbone
 from zwicky.backbones.fetch import fetch
 from zwicky.backbones.layouts import to_timm
 from zwicky.errors import UserError

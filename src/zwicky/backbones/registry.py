@@ -8,8 +8,8 @@ from typing import Any
 
 from zwicky.backbones import pretrained as weights
 from zwicky.backbones import swin, vit
+from zwicky.backbones.base import Backbone
 from zwicky.backbones.beit import BEiT
-from zwicky.backbones.contract import Backbone
 from zwicky.backbones.d4.swin import D4Swin
 from zwicky.backbones.d4.vit import D4ViT
 from zwicky.backbones.resnet import ResNet18

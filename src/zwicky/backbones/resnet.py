@@ -6,7 +6,7 @@ import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.base import Backbone, Features
 from zwicky.errors import UserError
 
 
@@ -15,8 +15,8 @@ class ResNet18(Backbone):
 
     # bfloat16 convolutions gain a third on a quiet machine, but where another process is busy their backward pass
     # waits in barriers of its own: 0.2 to 0.4 of the rate of float32 was seen.
-    bf16_on_cpu = False
-    takes_mask = False
+    prefers_bf16_on_cpu = False
+    supports_masking = False
 
     def __init__(self, *, bands: int, image_size: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class ResNet18(Backbone):
             )
         return side, side
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         if mask is not None:
             raise UserError("backbone: resnet18 has no tokens to mask; take a vit for methods that mask")
         maps = self.net.forward_features(images.contiguous(memory_format=torch.channels_last))

@@ -11,8 +11,8 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, 
 from torch import Tensor, nn
 
 from zwicky.backbones import windows
+from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.block import PatchProjection
-from zwicky.backbones.contract import Backbone, Features
 from zwicky.backbones.grids import StageGrids
 from zwicky.errors import UserError
 
@@ -78,12 +78,12 @@ class Swin(Backbone):
         cast(PatchEmbed, self.net.patch_embed).strict_img_size = False
         cast(PatchEmbed, self.net.patch_embed).proj = PatchProjection(bands, width, patch_size, patch_size)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.let_learn()
+        self.set_trainable()
 
     def grid(self, size: int) -> tuple[int, int]:
         return self.grids.last(size)
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         tokens = self._embed(images, mask)
         for stage in self._stages():
             tokens = self._stage(stage, tokens)

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from zwicky.backbones import block
-from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.grids import patch_grid
 from zwicky.errors import UserError
 
@@ -64,12 +64,12 @@ class ViT(Backbone):
         )
         self.net.patch_embed.proj = block.PatchProjection(bands, width, patch_size, patch_size)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.let_learn()
+        self.set_trainable()
 
     def grid(self, size: int) -> tuple[int, int]:
         return patch_grid(size, self.patch_size)
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         net = self.net
         patches = net.patch_embed(images)  # [B, h, w, D]
         height, width = patches.shape[1:3]
@@ -79,7 +79,7 @@ class ViT(Backbone):
         *blocks, last = cast(list[Block], list(net.blocks))
         for each in blocks:
             tokens = block.run(each, tokens)
-        if self.pool == "cls" and not regions:  # the last block computes what [CLS] needs and no more
+        if self.pool == "cls" and not patch_tokens:  # the last block computes what [CLS] needs and no more
             summary = net.norm(block.run(last, tokens, kept=1))[:, 0]
             return Features(summary, summary.new_empty(summary.shape[0], 0, 0, self.dim))
         tokens = net.norm(block.run(last, tokens))

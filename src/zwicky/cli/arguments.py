@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser
 
 from zwicky import recipes
-from zwicky.cutouts.config import IngestConfig
+from zwicky.data.config import IngestConfig
 from zwicky.errors import UserError
 from zwicky.simulate.config import population_names
 

@@ -13,18 +13,18 @@ from jsonargparse import Namespace
 from zwicky import recipes
 from zwicky.cli import arguments, parsing
 from zwicky.cli.parsing import Command
-from zwicky.cutouts.config import IngestConfig
+from zwicky.data.config import IngestConfig
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.launch import rank
 
 
 def _simulate(given: Namespace) -> None:
-    from zwicky.cutouts.store import refuse_existing
-    from zwicky.cutouts.writers import write_folder
+    from zwicky.data.store import check_writable
+    from zwicky.data.writers import write_folder
     from zwicky.simulate.api import simulate_store
 
-    refuse_existing(given.out)
+    check_writable(given.out)
     store = given.out if given.format == "store" else given.out.with_name(f".{given.out.name}.store")
     if store != given.out and store.exists():  # a kill left it; whose it is cannot be told
         shutil.rmtree(store)
@@ -36,14 +36,14 @@ def _simulate(given: Namespace) -> None:
 
 
 def _ingest(given: Namespace) -> None:
-    from zwicky.cutouts.ingest import ingest
+    from zwicky.data.ingest import ingest
 
     settings = IngestConfig(**{field.name: given[field.name] for field in fields(IngestConfig)})
     print(ingest(given.path, given.out, given.catalog, settings).text())
 
 
 def _audit(given: Namespace) -> None:
-    from zwicky.cutouts.audit import audit, audit_text
+    from zwicky.data.audit import audit, audit_text
     from zwicky.training.data import open_data
 
     data = open_data(given.store, given.memory_gb)

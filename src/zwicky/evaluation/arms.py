@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.learners import Bench, Learner, baseline, finetuned, from_scratch, one_view, probed
 from zwicky.training.pretrain import resolve_views
-from zwicky.views.config import ViewsConfig
 
 BASELINE_TITLES = {
     "pca_logistic": "PCA + logistic regression",

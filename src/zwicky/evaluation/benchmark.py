@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zwicky.cutouts.audit import audit
-from zwicky.cutouts.tables import Labels
+from zwicky.data.audit import audit
+from zwicky.data.tables import Labels
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import Arm, arms, pairs
 from zwicky.evaluation.cells import run_cell
@@ -22,7 +22,7 @@ from zwicky.evaluation.learners import Bench
 from zwicky.evaluation.regions import write_correspondence
 from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key
 from zwicky.evaluation.statistics import summarise
-from zwicky.files import read_object, write_csv, write_json
+from zwicky.io import read_object, write_csv, write_json
 from zwicky.training.data import open_data
 from zwicky.training.run import Run, fingerprint
 

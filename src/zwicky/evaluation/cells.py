@@ -15,7 +15,7 @@ from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.design import Draw
 from zwicky.evaluation.learners import Bench
 from zwicky.evaluation.results import RESULT_COLUMNS
-from zwicky.files import replacing, write_json
+from zwicky.io import replacing, write_json
 from zwicky.metrics import calibration, classification
 
 

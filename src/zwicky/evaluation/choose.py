@@ -10,7 +10,7 @@ from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.design import Draw
 from zwicky.evaluation.learners import Bench, frozen
 from zwicky.evaluation.probes import linear_probe
-from zwicky.files import read_json, write_json
+from zwicky.io import read_json, write_json
 from zwicky.metrics import classification
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.backbones.config import BackboneConfig
 from zwicky.methods.config import MethodConfig
 from zwicky.training.config import (
@@ -12,9 +13,8 @@ from zwicky.training.config import (
     TrainConfig,
     augmentation_for_labels,
     fit_from_pretrained,
-    refuse_unless,
+    validate,
 )
-from zwicky.views.config import NormalisationConfig, ViewsConfig
 
 
 @dataclass
@@ -126,7 +126,7 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         for name in ("draws", "pretrain_seeds", "replicates"):
-            refuse_unless("benchmark", self, name, getattr(self, name) >= 1, "1 or more")
+            validate("benchmark", self, name, getattr(self, name) >= 1, "1 or more")
         for name in ("finetune_best", "correspondence"):
-            refuse_unless("benchmark", self, name, getattr(self, name) >= 0, "0 or more")
-        refuse_unless("benchmark", self, "labels", len(self.labels) > 0, "one number of labels or more")
+            validate("benchmark", self, name, getattr(self, name) >= 0, "0 or more")
+        validate("benchmark", self, "labels", len(self.labels) > 0, "one number of labels or more")

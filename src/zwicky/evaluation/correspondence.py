@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zwicky import backbones
-from zwicky.backbones.contract import Backbone
-from zwicky.cutouts.contract import Cutouts
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import ViewsConfig
+from zwicky.backbones.base import Backbone
+from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training.network import Network
-from zwicky.views.augment import Augment
-from zwicky.views.config import ViewsConfig
 
 SCALE = (0.5, 1.0)  # share of the window's area a view shows: the same for all networks, whatever their pretraining saw
 REACHES = {"exact": 0, "near": 1}  # cells by which a match may be off, along either axis
@@ -154,7 +154,7 @@ def match(backbone: Backbone, crops: tuple[Tensor, Tensor]) -> Tensor:
     """[B, T] int64: for each region of the first crops the region of the second with the most similar feature."""
     training = backbone.training
     backbone.eval()
-    here, there = (F.normalize(backbone(crop).regions.flatten(1, 2).float(), dim=-1) for crop in crops)
+    here, there = (F.normalize(backbone(crop).patch_tokens.flatten(1, 2).float(), dim=-1) for crop in crops)
     backbone.train(training)
     return (here @ there.transpose(1, 2)).argmax(-1)
 

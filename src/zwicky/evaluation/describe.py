@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.tables import ROLES, Labels
+from zwicky.data.contract import Cutouts
+from zwicky.data.tables import ROLES, Labels
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.design import Draw
 

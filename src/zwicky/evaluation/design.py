@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.splits import fold_splits, holdout_split, label_subsets
-from zwicky.cutouts.tables import Labels, Split, write_split
+from zwicky.data.contract import Cutouts
+from zwicky.data.splits import fold_splits, holdout_split, label_subsets
+from zwicky.data.tables import Labels, Split, write_split
 from zwicky.evaluation.config import BenchmarkConfig
-from zwicky.files import replacing
+from zwicky.io import replacing
 from zwicky.training.finetune import divide_labels
 
 PRETRAIN_ROLES = ("train", "unlabelled")
@@ -36,13 +36,13 @@ class Draw:
     def rows(self, cutouts: Cutouts, labels: int) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers to fit and to select; a label from elsewhere than the role train is refused."""
         fit, select = self.subsets[labels]
-        self.split.refuse_leak(np.concatenate([fit, select]), "learning from labels", ("train",))
+        self.split.check_roles(np.concatenate([fit, select]), "learning from labels", ("train",))
         return cutouts.rows_of(fit), cutouts.rows_of(select)
 
     def pretrain_rows(self, cutouts: Cutouts) -> np.ndarray:
         """Row numbers to pretrain on: the roles train and unlabelled, nothing else."""
         ids = self.split.ids(*PRETRAIN_ROLES)
-        self.split.refuse_leak(ids, "pretraining", PRETRAIN_ROLES)
+        self.split.check_roles(ids, "pretraining", PRETRAIN_ROLES)
         return cutouts.rows_of(ids)
 
     def test_rows(self, cutouts: Cutouts) -> np.ndarray:

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zwicky.augment.augment import d4, eval_views
+from zwicky.augment.views import transform_targets
 from zwicky.backbones.d4.group import VECTORS
-from zwicky.cutouts.contract import Cutouts
+from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
-from zwicky.files import write_csv
-from zwicky.methods.supervised import read_out
+from zwicky.io import write_csv
+from zwicky.methods.supervised import head_outputs
 from zwicky.rng import numpy_rng
 from zwicky.training.network import Network, load_network
-from zwicky.views.augment import d4, eval_views
-from zwicky.views.contract import transform_targets
 
 ELEMENTS = ("as it is", "90°", "180°", "270°", "mirrored", "mirrored, 90°", "mirrored, 180°", "mirrored, 270°")
 EXACT = 1e-4  # float32 rounding of a deep network stays well below, any real dependence is far above
@@ -136,9 +136,9 @@ def _run(network: Network, images: np.ndarray, batch_size: int, turn: int = 0) -
             torch.from_numpy(images[start : start + batch_size]).to(where), network.views, network.normalisation
         )
         crops = d4(crops)[turn]
-        summaries.append(backbone(crops, regions=False).summary.float().cpu())
+        summaries.append(backbone(crops, patch_tokens=False).pooled.float().cpu())
         if head is not None:
-            outputs = read_out(backbone, head, crops).float().cpu()
+            outputs = head_outputs(backbone, head, crops).float().cpu()
             if network.targets:
                 outputs = outputs * torch.tensor(network.target_std) + torch.tensor(network.target_mean)
             else:

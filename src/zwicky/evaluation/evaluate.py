@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.tables import Labels, Split
+from zwicky.data.contract import Cutouts
+from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.evaluation.cells import scores
 from zwicky.evaluation.probes import knn_probe, linear_probe
-from zwicky.files import replacing, write_csv
+from zwicky.io import replacing, write_csv
 from zwicky.metrics.bootstrap import METRICS, NUMBER_METRICS, Bootstrap, Cell
-from zwicky.training import seen
+from zwicky.training import provenance
 from zwicky.training.network import Network, columns_of, load_network
 
 
@@ -32,7 +32,7 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     test = cutouts.rows_of(split.ids("test"))
     if not len(test):
         raise UserError(f"split {split.name!r} has no test objects; give a store with labels")
-    seen.refuse_overlap(cutouts, test, seen.read(run), f"the test of split {split.name!r}")
+    provenance.check_no_leakage(cutouts, test, provenance.read(run), f"the test of split {split.name!r}")
     if network.targets:
         rows = _regression(network, cutouts, split, test, replicates)
     else:

@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.config import BackboneConfig
-from zwicky.cutouts.contract import Cutouts
+from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig, SelfSupervision
 from zwicky.evaluation.design import Draw
 from zwicky.evaluation.probes import knn_probe, linear_probe
 from zwicky.evaluation.results import cell_key
-from zwicky.files import read_json, replacing
+from zwicky.io import read_json, replacing
 from zwicky.rng import seed_torch
-from zwicky.training import seen
+from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import Task, fit_labels, probe_kept
 from zwicky.training.network import Network
 from zwicky.training.pretrain import cost, new_backbone, pretrain, resolve_views
-from zwicky.views.normalise import Normalisation
 
 ONE_VIEW = "one_view.npy"  # probabilities of a cell's test objects without the mean over turns
 PROBES = {"linear": linear_probe, "knn": knn_probe}
@@ -149,7 +149,7 @@ def pretrained(bench: Bench, network: str, method: str, draw: Draw) -> Network:
     names = np.array([*bench.classes, None], dtype=object)[bench.truth[rows]]
     folder = pretrained_folder(bench, network, method, draw)
     result = pretrain(config, bench.cutouts, rows, folder, labels=names, title=folder.name, quiet=bench.quiet)
-    seen.refuse_overlap(bench.cutouts, draw.test_rows(bench.cutouts), seen.read(folder), "the test")
+    provenance.check_no_leakage(bench.cutouts, draw.test_rows(bench.cutouts), provenance.read(folder), "the test")
     return result
 
 

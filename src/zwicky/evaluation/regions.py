@@ -12,7 +12,7 @@ import numpy as np
 from zwicky.evaluation.correspondence import REACHES, correspondence, share
 from zwicky.evaluation.design import Draw
 from zwicky.evaluation.learners import Bench, pretrain_seed, pretrained, pretrained_folder
-from zwicky.files import read_json, replacing, write_csv, write_json
+from zwicky.io import read_json, replacing, write_csv, write_json
 from zwicky.rng import numpy_rng
 
 PAIR_COLUMNS = ("network", "method", "other_network", "other_method", "measure", "difference", "low", "high", "objects")

@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zwicky.errors import UserError
-from zwicky.files import read_json
+from zwicky.io import read_json
 
 RESULT_COLUMNS = (
     "arm",  # short name, unique: e.g. dino-finetune

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zwicky.backbones.contract import Backbone
-    from zwicky.methods.contract import Method
+    from zwicky.backbones.base import Backbone
+    from zwicky.methods.base import Method
 
 
 def create(name: str, backbone: Backbone, **options: Any) -> Method:

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone
+from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
-from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.methods.gauges import diagnose
+from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.collapse import diagnose
 from zwicky.methods.pixels import cells, hide, masked_mean, seen
 from zwicky.methods.tokenizer import Tokenizer
-from zwicky.views.contract import Views
 
 PREVIEW = 1024  # images the tokenizer is made of
 
@@ -33,7 +33,7 @@ class BEiT(Method):
 
     def __init__(self, backbone: Backbone, *, tokens: int = 256, components: int = 8, mask_ratio: float = 0.4) -> None:
         super().__init__()
-        if not backbone.takes_mask:
+        if not backbone.supports_masking:
             raise UserError(
                 f"beit: {backbone.config['name']} has no tokens, so no region can be hidden; take a vit or a swin"
             )
@@ -46,7 +46,7 @@ class BEiT(Method):
         self.head = nn.Linear(backbone.dim, tokens)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        backbone.let_learn(masked=True)
+        backbone.set_trainable(masked=True)
 
     def prepare(self, views: Views) -> None:
         self.tokenizer.fit(cells(views.crops[0], self.grid)[seen(views.valid[0], self.grid)])
@@ -60,7 +60,7 @@ class BEiT(Method):
         assert views.masks is not None, "views for BEiT carry masks"
         x, mask = views.crops[0], views.masks[0]
         tokens = self.tokenizer(cells(x, self.grid))  # [B, h, w]
-        logits = self.head(self.encoder(x, mask=mask).regions).float()  # [B, h, w, K]
+        logits = self.head(self.encoder(x, mask=mask).patch_tokens).float()  # [B, h, w, K]
         learn = mask & seen(views.valid[0], self.grid)  # what is not seen has no token
         loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), learn)
         with torch.no_grad():

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone
-from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.methods.gauges import diagnose, normalised_std
+from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone
+from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.collapse import diagnose, normalised_std
+from zwicky.methods.ema import ema_update, make_teacher
 from zwicky.methods.projectors import MLP
 from zwicky.methods.schedules import cosine
-from zwicky.methods.teacher import follow, make_teacher
-from zwicky.views.contract import Views
 
 
 class BYOL(Method):
@@ -33,7 +33,7 @@ class BYOL(Method):
 
     def __init__(self, backbone: Backbone, *, hidden: int = 1024, width: int = 128, momentum: float = 0.996) -> None:
         super().__init__()
-        backbone.let_learn()
+        backbone.set_trainable()
         self.student = nn.ModuleDict({"backbone": backbone, "projector": MLP([backbone.dim, hidden, width])})
         self.teacher = make_teacher(self.student)
         self.predictor = MLP([width, hidden, width])
@@ -58,7 +58,7 @@ class BYOL(Method):
     def after_step(self, progress: float) -> None:
         momentum = cosine(self.momentum, 1.0, float(self.progress))
         super().after_step(progress)
-        follow(self.teacher, self.student, momentum)
+        ema_update(self.teacher, self.student, momentum)
 
     def diagnose(self, gauges: Mapping[str, float]) -> str | None:
         return diagnose(gauges, dim=self.width, prototypes=None)
@@ -72,7 +72,7 @@ class BYOL(Method):
 
 def project(network: nn.ModuleDict, crops: Tensor) -> Tensor:
     """z [B, width] of crops [B, bands, h, w]."""
-    return network["projector"](network["backbone"](crops, regions=False).summary)
+    return network["projector"](network["backbone"](crops, patch_tokens=False).pooled)
 
 
 def distance(q: Tensor, z: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zwicky.augment.views import Views
 from zwicky.methods import losses
+from zwicky.methods.collapse import normalised_std, teacher_gauges
 from zwicky.methods.distillation import Distillation, summaries
-from zwicky.methods.gauges import normalised_std, teacher_gauges
-from zwicky.views.contract import Views
 
 
 class DINO(Distillation):

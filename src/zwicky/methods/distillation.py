@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.base import Backbone, Features
 from zwicky.errors import UserError
 from zwicky.methods import losses
-from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.methods.gauges import diagnose
+from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.collapse import diagnose
+from zwicky.methods.ema import ema_update, make_teacher
 from zwicky.methods.heads import PrototypeHead
 from zwicky.methods.schedules import cosine, ramp
-from zwicky.methods.teacher import follow, make_teacher
 
 
 class Distillation(Method):
@@ -53,7 +53,7 @@ class Distillation(Method):
         freeze_prototypes: float = 0.01,
     ) -> None:
         super().__init__()
-        backbone.let_learn()
+        backbone.set_trainable()
         self._new_head = partial(PrototypeHead, backbone.dim, prototypes, hidden, bottleneck, batch_norm)
         self.student = nn.ModuleDict({"backbone": backbone, "head": self._new_head()})
         self.teacher = make_teacher(self.student)
@@ -97,7 +97,7 @@ class Distillation(Method):
     def after_step(self, progress: float) -> None:
         momentum = cosine(self.momentum, 1.0, float(self.progress))
         super().after_step(progress)
-        follow(self.teacher, self.student, momentum)
+        ema_update(self.teacher, self.student, momentum)
         assert self._means, "after_step follows forward"
         for center, mean in self._means.items():
             losses.update_center(getattr(self, center), mean, self.center_momentum)
@@ -112,23 +112,23 @@ class Distillation(Method):
         return {f"student.backbone.{name}" for name in self.backbone.no_weight_decay()}
 
 
-def encode(backbone: nn.Module, crops: list[Tensor], regions: bool = False) -> list[Features]:
+def encode(backbone: nn.Module, crops: list[Tensor], patch_tokens: bool = False) -> list[Features]:
     """Features of each crop, with one pass of the network per crop size."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for position, crop in enumerate(crops):
         sizes.setdefault(tuple(crop.shape[2:]), []).append(position)
     found: dict[int, Features] = {}
     for positions in sizes.values():
-        together = backbone(torch.cat([crops[position] for position in positions]), regions=regions)
+        together = backbone(torch.cat([crops[position] for position in positions]), patch_tokens=patch_tokens)
         counts = [len(crops[position]) for position in positions]
-        parts = zip(together.summary.split(counts), together.regions.split(counts), strict=True)
+        parts = zip(together.pooled.split(counts), together.patch_tokens.split(counts), strict=True)
         found |= zip(positions, (Features(*part) for part in parts), strict=True)
     return [found[position] for position in range(len(crops))]
 
 
 def summaries(backbone: nn.Module, crops: list[Tensor]) -> Tensor:
     """[sum of the crops' B, D] summaries in the order of the crops."""
-    return torch.cat([features.summary for features in encode(backbone, crops)])
+    return torch.cat([features.pooled for features in encode(backbone, crops)])
 
 
 def refuse_single_region(method: str, backbone: Backbone) -> None:

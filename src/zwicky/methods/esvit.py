@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zwicky.backbones.contract import Backbone
+from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone
 from zwicky.methods import losses
+from zwicky.methods.collapse import normalised_std, teacher_gauges
 from zwicky.methods.distillation import Distillation, encode, refuse_single_region
-from zwicky.methods.gauges import normalised_std, teacher_gauges
 from zwicky.methods.pixels import mean_row, seen
-from zwicky.views.contract import Views
 
 
 class EsViT(Distillation):
@@ -47,21 +47,21 @@ class EsViT(Distillation):
         batch, global_crops = len(views), views.crops[: views.global_count]
 
         with torch.no_grad():
-            t = encode(self.teacher["backbone"], global_crops, regions=self.region_loss)
-            z_t = torch.cat([crop.summary for crop in t])
+            t = encode(self.teacher["backbone"], global_crops, patch_tokens=self.region_loss)
+            z_t = torch.cat([crop.pooled for crop in t])
             p_t = self.targets(self.teacher["head"](z_t), temperature)
 
-        s = encode(self.student["backbone"], views.crops, regions=self.region_loss)
-        logits = self.student["head"](torch.cat([crop.summary for crop in s]), frozen)
+        s = encode(self.student["backbone"], views.crops, patch_tokens=self.region_loss)
+        logits = self.student["head"](torch.cat([crop.pooled for crop in s]), frozen)
         view_loss = losses.view_cross_entropy(logits.split(batch), p_t.split(batch), self.student_temperature)
         gauges = {**teacher_gauges(p_t, view_loss), "embedding_std": normalised_std(z_t[:batch])}
         if not self.region_loss:
             return {"loss": view_loss, **gauges}
 
-        grids = [(crop.regions.shape[1], crop.regions.shape[2]) for crop in s]
+        grids = [(crop.patch_tokens.shape[1], crop.patch_tokens.shape[2]) for crop in s]
         valid = [seen(pixels, grid).flatten(1) for pixels, grid in zip(views.valid, grids, strict=True)]  # [B, T_v]
-        regions_t = [crop.regions.flatten(1, 2) for crop in t]  # [B, T, D] of each teacher view
-        regions_s = [crop.regions.flatten(1, 2) for crop in s]  # [B, T_v, D] of each student view
+        regions_t = [crop.patch_tokens.flatten(1, 2) for crop in t]  # [B, T, D] of each teacher view
+        regions_s = [crop.patch_tokens.flatten(1, 2) for crop in s]  # [B, T_v, D] of each student view
         with torch.no_grad():
             logits_t = self.teacher["region_head"](join(regions_t))
             taught = torch.cat([each.flatten() for each in valid[: len(t)]])

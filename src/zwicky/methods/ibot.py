@@ -10,16 +10,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from zwicky.backbones.contract import Backbone
+from zwicky.augment.masking import Masking
+from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
 from zwicky.methods import losses
-from zwicky.methods.contract import ViewsNeeded
+from zwicky.methods.base import ViewsNeeded
+from zwicky.methods.collapse import normalised_std, teacher_gauges
 from zwicky.methods.distillation import Distillation, refuse_single_region, summaries
-from zwicky.methods.gauges import normalised_std, teacher_gauges
 from zwicky.methods.heads import PrototypeHead
 from zwicky.methods.pixels import mean_row, seen
-from zwicky.views.contract import Views
-from zwicky.views.masks import Masking
 
 
 class IBOT(Distillation):
@@ -36,13 +36,13 @@ class IBOT(Distillation):
     region_center: Tensor
 
     def __init__(self, backbone: Backbone, *, shared_head: bool = True, **options: Any) -> None:
-        if not backbone.takes_mask:
+        if not backbone.supports_masking:
             raise UserError(
                 f"ibot: {backbone.config['name']} has no tokens, so no patch can be hidden; take a vit or a swin"
             )
         refuse_single_region("ibot", backbone)
         super().__init__(backbone, **options)
-        backbone.let_learn(masked=True)
+        backbone.set_trainable(masked=True)
         self.add_region_level(own_head=not shared_head)
         self.patch_head = "head" if shared_head else "region_head"
         grid = backbone.grid(backbone.image_size)
@@ -60,17 +60,17 @@ class IBOT(Distillation):
 
         with torch.no_grad():
             t = self.teacher["backbone"](x)
-            p_cls = self.targets(self.teacher["head"](t.summary), temperature)
+            p_cls = self.targets(self.teacher["head"](t.pooled), temperature)
             head = cast(PrototypeHead, self.teacher[self.patch_head])
-            z = head.embed(t.regions.flatten(0, 2))  # all patches, for the centre
+            z = head.embed(t.patch_tokens.flatten(0, 2))  # all patches, for the centre
             mean = head.logits(mean_row(z, valid.flatten()))
             p_patch = self.targets(head.logits(z[picked]), temperature, "region_center", mean)
 
         s = self.student["backbone"](x, mask=mask)
         local = views.crops[count:]
-        z_cls = torch.cat([s.summary, summaries(self.student["backbone"], local)]) if local else s.summary
+        z_cls = torch.cat([s.pooled, summaries(self.student["backbone"], local)]) if local else s.pooled
         cls = self.student["head"](z_cls, frozen)
-        patch = self.student[self.patch_head](s.regions.flatten(0, 2)[picked], frozen)
+        patch = self.student[self.patch_head](s.patch_tokens.flatten(0, 2)[picked], frozen)
 
         cls_loss = losses.view_cross_entropy(cls.split(batch), p_cls.split(batch), self.student_temperature)
         token_loss = losses.cross_entropy(patch, p_patch, self.student_temperature)
@@ -80,7 +80,7 @@ class IBOT(Distillation):
             "loss": cls_loss + mim_loss,
             **teacher_gauges(p_cls, cls_loss),
             **teacher_gauges(p_patch, token_loss.mean(), "region_"),
-            "embedding_std": normalised_std(t.summary[:batch]),
+            "embedding_std": normalised_std(t.pooled[:batch]),
         }
 
 

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zwicky.backbones.contract import Backbone
+from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone
 from zwicky.methods import processes
-from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.methods.gauges import diagnose, normalised_std
+from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.collapse import diagnose, normalised_std
 from zwicky.methods.projectors import MLP
 from zwicky.rng import torch_rng
-from zwicky.views.contract import Views
 
 DIRECTIONS = 256
 KNOTS, REACH = 17, 3.0  # of the integral over t
@@ -43,7 +43,7 @@ class LeJEPA(Method):
         self.projector = MLP([backbone.dim, hidden, hidden, projection])
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.sigreg, self.projection = sigreg, projection
-        backbone.let_learn()
+        backbone.set_trainable()
 
     @property
     def backbone(self) -> Backbone:
@@ -51,7 +51,7 @@ class LeJEPA(Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         views = views.paired()
-        embeddings = torch.cat([self.encoder(crop, regions=False).summary for crop in views.crops])
+        embeddings = torch.cat([self.encoder(crop, patch_tokens=False).pooled for crop in views.crops])
         z = self.projector(embeddings).float().unflatten(0, (len(views.crops), -1))  # [V, B, D]
         prediction = (z - z[: views.global_count].mean(0)).square().mean()
         # New directions each step, the same in every process.

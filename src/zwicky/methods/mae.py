@@ -10,14 +10,14 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from zwicky.augment.views import Views
 from zwicky.backbones import block
-from zwicky.backbones.contract import Backbone
+from zwicky.backbones.base import Backbone
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.methods.gauges import diagnose
+from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.collapse import diagnose
 from zwicky.methods.pixels import cells, hide, masked_mean
-from zwicky.views.contract import Views
 
 
 class MAE(Method):
@@ -47,7 +47,7 @@ class MAE(Method):
         pixels = backbone.config["bands"] * backbone.patch_size**2
         self.encoder = backbone
         self.decoder = Decoder(backbone.dim, self.grid, pixels, decoder_width, decoder_depth, decoder_heads)
-        backbone.let_learn()  # without the mask token, which is the decoder's here
+        backbone.set_trainable()  # without the mask token, which is the decoder's here
 
     @property
     def backbone(self) -> Backbone:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from zwicky.augment.masking import Masking
 from zwicky.errors import UserError
 from zwicky.methods import processes
-from zwicky.views.masks import Masking
 
 
 def cells(images: Tensor, grid: tuple[int, int]) -> Tensor:

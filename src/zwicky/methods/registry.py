@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from zwicky.backbones.contract import Backbone
+from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
+from zwicky.methods.base import Method
 from zwicky.methods.beit import BEiT
 from zwicky.methods.byol import BYOL
-from zwicky.methods.contract import Method
 from zwicky.methods.dino import DINO
 from zwicky.methods.esvit import EsViT
 from zwicky.methods.ibot import IBOT

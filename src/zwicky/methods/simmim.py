@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from zwicky.backbones.contract import Backbone
+from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
-from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.methods.gauges import diagnose
+from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.collapse import diagnose
 from zwicky.methods.pixels import cells, hide, masked_mean
-from zwicky.views.contract import Views
 
 
 class SimMIM(Method):
@@ -24,7 +24,7 @@ class SimMIM(Method):
 
     def __init__(self, backbone: Backbone, *, mask_ratio: float = 0.6) -> None:
         super().__init__()
-        if not backbone.takes_mask:
+        if not backbone.supports_masking:
             raise UserError(
                 f"simmim: {backbone.config['name']} has no tokens, so no region can be hidden; take a vit or a swin"
             )
@@ -32,7 +32,7 @@ class SimMIM(Method):
         self.needs = ViewsNeeded(global_crops=1, masking=hide("simmim", self.grid, mask_ratio))
         self.encoder = backbone
         self.decoder = backbone.pixel_decoder()
-        backbone.let_learn(masked=True)
+        backbone.set_trainable(masked=True)
 
     @property
     def backbone(self) -> Backbone:

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zwicky.backbones.contract import Backbone
-from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.methods.gauges import diagnose, normalised_std
+from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone
+from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.collapse import diagnose, normalised_std
 from zwicky.methods.projectors import MLP
-from zwicky.views.contract import Views
 
 
 class SimSiam(Method):
@@ -34,7 +34,7 @@ class SimSiam(Method):
         self.projector = MLP([backbone.dim, width, width, width], last_norm=True)
         self.predictor = MLP([width, bottleneck, width])
         self.width = width
-        backbone.let_learn()
+        backbone.set_trainable()
 
     @property
     def backbone(self) -> Backbone:
@@ -43,7 +43,7 @@ class SimSiam(Method):
     def forward(self, views: Views) -> dict[str, Tensor]:
         views = views.paired()
         # One view at a time, as in the paper: BatchNorm takes the statistics of a view.
-        z1, z2 = (self.projector(self.encoder(crop, regions=False).summary) for crop in views.crops)
+        z1, z2 = (self.projector(self.encoder(crop, patch_tokens=False).pooled) for crop in views.crops)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         loss = distance(p1, z2) / 2 + distance(p2, z1) / 2
         with torch.no_grad():

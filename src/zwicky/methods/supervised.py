@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone
+from zwicky.augment.views import Target, Views
+from zwicky.backbones.base import Backbone
 from zwicky.backbones.d4.readout import TargetHead
 from zwicky.errors import UserError
-from zwicky.methods.contract import Method, ViewsNeeded
-from zwicky.views.contract import Target, Views
+from zwicky.methods.base import Method, ViewsNeeded
 
 
 def make_head(backbone: Backbone, outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
@@ -26,14 +26,14 @@ def make_head(backbone: Backbone, outputs: int, targets: Sequence[Target] = ()) 
     return head
 
 
-def read_out(backbone: Backbone, head: nn.Module, crops: Tensor) -> Tensor:
+def head_outputs(backbone: Backbone, head: nn.Module, crops: Tensor) -> Tensor:
     """What a head of `make_head` says of crops [B, bands, h, w]: [B, outputs], not yet on the targets' scale.
 
     A linear head computes in float32: it may tell classes apart by what bfloat16 would round away.
     """
     if isinstance(head, TargetHead):
         return head(backbone(crops))
-    summary = backbone(crops, regions=False).summary
+    summary = backbone(crops, patch_tokens=False).pooled
     with torch.autocast(summary.device.type, enabled=False):
         return head(summary.float())
 
@@ -100,7 +100,7 @@ class Supervised(Method):
 
     def outputs(self, crops: Tensor) -> Tensor:
         """Logits [B, classes], or predictions [B, targets] in the targets' own units; float32."""
-        outputs = read_out(self.net, self.head, crops).float()
+        outputs = head_outputs(self.net, self.head, crops).float()
         return outputs * self.target_std + self.target_mean if self.targets else outputs
 
     def forward(self, views: Views) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zwicky.errors import UserError
-from zwicky.files import read_settings
+from zwicky.io import read_settings
 
 FOLDER = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zwicky.cutouts.contract import Cutouts
+    from zwicky.data.contract import Cutouts
 
 
 def report(run: Path | str, store: Cutouts | None = None, out: Path | str | None = None) -> Path:

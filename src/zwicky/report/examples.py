@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from markupsafe import Markup
 
-from zwicky.cutouts.contract import Cutouts
+from zwicky.data.contract import Cutouts
 from zwicky.evaluation.results import Predictions
 from zwicky.report import words
 from zwicky.report.material import Material, Missing

@@ -1,7 +1,7 @@
 """What the curves of a pretraining say about its health, in words.
 
 The width of the embeddings and the number of prototypes are not in the curves, so a run is judged against its own
-beginning; `zwicky.methods.gauges` judges by absolute values while it trains.
+beginning; `zwicky.methods.collapse` judges by absolute values while it trains.
 """
 
 from __future__ import annotations

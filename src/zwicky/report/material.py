@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from zwicky.errors import UserError
 from zwicky.evaluation.results import BenchmarkResult, Predictions, read_table
-from zwicky.files import read_json
+from zwicky.io import read_json
 
 T = TypeVar("T")
 U = TypeVar("U")

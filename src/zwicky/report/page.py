@@ -10,8 +10,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from zwicky.cutouts.contract import Cutouts
-from zwicky.files import write_text
+from zwicky.data.contract import Cutouts
+from zwicky.io import write_text
 from zwicky.report import examples, repeat, sections, tables, words
 from zwicky.report.correspondence import correspondence
 from zwicky.report.material import Material, Missing, gather, is_number

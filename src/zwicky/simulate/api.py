@@ -14,12 +14,12 @@ import pyarrow as pa
 import torch
 
 from zwicky import __version__
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.row_groups import iterate_store
-from zwicky.cutouts.store import StoreWriter, read_metadata, refuse_existing
-from zwicky.cutouts.tables import Labels, read_labels, write_labels
+from zwicky.data.contract import Cutouts
+from zwicky.data.row_groups import iterate_store
+from zwicky.data.store import StoreWriter, check_writable, read_metadata
+from zwicky.data.tables import Labels, read_labels, write_labels
 from zwicky.errors import UserError
-from zwicky.files import read_json, write_json
+from zwicky.io import read_json, write_json
 from zwicky.progress import StepProgress
 from zwicky.simulate.blocks import blocks, labels_of, source_of, truth_of
 from zwicky.simulate.deflection import DEFLECTORS
@@ -61,7 +61,7 @@ def simulate_store(
     """
     chosen, where = checked(population, count, seed), device_called(device)
     out = Path(out)
-    refuse_existing(out)
+    check_writable(out)
     folder = out.absolute().with_name(f".{out.name}.pieces")
     _claim(folder, chosen, seed, where)
     starts = range(0, count, PIECE * BLOCK)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from zwicky.errors import UserError
-from zwicky.files import read_settings
+from zwicky.io import read_settings
 from zwicky.recipes import merge
 from zwicky.simulate.config import FOLDER, population_names
 from zwicky.simulate.words import WORDS

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from zwicky.cutouts.contract import make_table, pixel_hash
-from zwicky.cutouts.tables import Labels
+from zwicky.data.contract import make_table, pixel_hash
+from zwicky.data.tables import Labels
 from zwicky.simulate.composite import composite
 from zwicky.simulate.draw import BLOCK, Drawn, draw_block, generator
 from zwicky.simulate.galaxies import galaxy_ids

@@ -18,8 +18,8 @@ import torch
 from scipy.ndimage import gaussian_filter, label
 from torch import Tensor
 
-from zwicky.cutouts.store import open_store
-from zwicky.cutouts.stored_images import in_batches
+from zwicky.data.store import open_store
+from zwicky.data.stored_images import in_batches
 from zwicky.errors import UserError
 from zwicky.simulate.population import Galaxies
 

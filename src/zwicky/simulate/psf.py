@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zwicky.cutouts.readers import Unreadable, read_image
+from zwicky.data.readers import Unreadable, read_image
 from zwicky.errors import UserError
 
 BETA = 3.5

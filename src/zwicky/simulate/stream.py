@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.memory import most_bytes
-from zwicky.cutouts.store import rows_of_a_group
-from zwicky.cutouts.stored_images import Images, StoredImages, in_batches
-from zwicky.cutouts.tables import Labels
+from zwicky.data.contract import Cutouts
+from zwicky.data.memory import most_bytes
+from zwicky.data.store import rows_of_a_group
+from zwicky.data.stored_images import Images, StoredImages, in_batches
+from zwicky.data.tables import Labels
 from zwicky.progress import StepProgress
 from zwicky.simulate.api import checked, device_called, digests
 from zwicky.simulate.blocks import labels_of, rendered, table_of, truth_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zwicky.cutouts.store import rows_of_a_group
+from zwicky.data.store import rows_of_a_group
 from zwicky.rng import torch_rng
 
 MIXED_BYTES = 2**29  # of pixels that are mixed with each other: what streaming from a store keeps in memory

@@ -10,7 +10,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from zwicky.errors import UserError
-from zwicky.files import replacing
+from zwicky.io import replacing
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -12,10 +12,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from zwicky import backbones
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.config import BackboneConfig
-from zwicky.cutouts.contract import PIXEL_TYPES, make_cutouts
-from zwicky.cutouts.duplicates import find_groups
-from zwicky.cutouts.tables import Labels, Split
+from zwicky.data.contract import PIXEL_TYPES, make_cutouts
+from zwicky.data.duplicates import find_groups
+from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.methods.config import MethodConfig
 from zwicky.rng import seed_torch
@@ -23,8 +25,6 @@ from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augme
 from zwicky.training.finetune import Task, divide_labels, fit_labels
 from zwicky.training.network import Network, load_network
 from zwicky.training.pretrain import pretrain
-from zwicky.views.config import ViewsConfig
-from zwicky.views.normalise import Normalisation
 
 
 class LensClassifier(ClassifierMixin, BaseEstimator):

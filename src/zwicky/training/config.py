@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.backbones.config import BackboneConfig
 from zwicky.errors import UserError
 from zwicky.methods.config import MethodConfig
-from zwicky.views.config import NormalisationConfig, ViewsConfig
 
 
-def refuse_unless(where: str, config: object, name: str, holds: bool, instead: str) -> None:
+def validate(where: str, config: object, name: str, holds: bool, instead: str) -> None:
     """Raise UserError about a setting unless `holds`. instead: what to choose."""
     if not holds:
         raise UserError(f"{where}.{name} is {getattr(config, name)}; choose {instead}")
@@ -61,15 +61,15 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        refuse_unless("train", self, "batch_size", self.batch_size >= 1, "1 or more")
-        refuse_unless("train", self, "epochs", 0 < self.epochs < math.inf, "a number above 0")
+        validate("train", self, "batch_size", self.batch_size >= 1, "1 or more")
+        validate("train", self, "epochs", 0 < self.epochs < math.inf, "a number above 0")
         for name in ("lr", "min_lr", "weight_decay", "clip", "pflops"):
-            refuse_unless("train", self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
+            validate("train", self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("min_steps", "max_steps", "evaluations"):
-            refuse_unless("train", self, name, getattr(self, name) >= 0, "0 or more")
-        refuse_unless("train", self, "warmup", 0 <= self.warmup <= 1, "a share from 0 to 1")
-        refuse_unless("train", self, "layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1")
-        refuse_unless("train", self, "weight_ema", 0 <= self.weight_ema < 1, "a decay from 0 to below 1")
+            validate("train", self, name, getattr(self, name) >= 0, "0 or more")
+        validate("train", self, "warmup", 0 <= self.warmup <= 1, "a share from 0 to 1")
+        validate("train", self, "layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1")
+        validate("train", self, "weight_ema", 0 <= self.weight_ema < 1, "a decay from 0 to below 1")
 
     def steps(self, images: int, step_flops: float = 0.0) -> int:
         """Optimiser steps for this many training images; `step_flops`, of one step, counts where `pflops` is set."""
@@ -129,9 +129,9 @@ class FitConfig:
     head: Literal["random", "probe"] = "random"
 
     def __post_init__(self) -> None:
-        refuse_unless("fit", self, "select", 0 <= self.select < 1, "a share from 0 to below 1")
-        refuse_unless("fit", self, "select_most", self.select_most >= 1, "1 or more")
-        refuse_unless("fit", self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
+        validate("fit", self, "select", 0 <= self.select < 1, "a share from 0 to below 1")
+        validate("fit", self, "select_most", self.select_most >= 1, "1 or more")
+        validate("fit", self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
 
 
 def augmentation_for_labels() -> ViewsConfig:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.store import open_store
-from zwicky.cutouts.stored_split import drawn_split, stored_split
-from zwicky.cutouts.tables import Labels, Split, read_labels
+from zwicky.data.contract import Cutouts
+from zwicky.data.store import open_store
+from zwicky.data.stored_split import drawn_split, stored_split
+from zwicky.data.tables import Labels, Split, read_labels
 from zwicky.errors import UserError
 from zwicky.simulate.config import population_names
 from zwicky.simulate.stream import open_simulation
 from zwicky.training.launch import rank
-from zwicky.training.processes import for_all
+from zwicky.training.processes import run_on_rank_zero
 
 SIMULATION = "simulate:"
 
@@ -32,7 +32,7 @@ class Data:
         if self.store is None:
             return drawn_split(name, self.cutouts, self.labels, columns)
         store = self.store
-        return for_all(lambda: stored_split(store, name, self.cutouts, self.labels, columns))
+        return run_on_rank_zero(lambda: stored_split(store, name, self.cutouts, self.labels, columns))
 
 
 def open_data(name: Path | str, memory_gb: float | None = None) -> Data:

@@ -14,9 +14,9 @@ from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.rank_zero import rank_zero_module
 
-from zwicky.backbones.contract import Backbone
+from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
-from zwicky.methods.contract import Method
+from zwicky.methods.base import Method
 from zwicky.training.config import TrainConfig
 from zwicky.training.launch import local_world, world
 from zwicky.training.processes import PATIENCE
@@ -92,4 +92,4 @@ def use_bf16(precision: str, backbone: Backbone) -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return backbone.bf16_on_cpu and any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    return backbone.prefers_bf16_on_cpu and any(getattr(torch.cpu, name, lambda: False)() for name in names)

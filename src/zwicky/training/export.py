@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from zwicky import __version__
+from zwicky.backbones.base import Backbone
 from zwicky.backbones.beit import LAYER_SCALE, BEiT
-from zwicky.backbones.contract import Backbone
 from zwicky.backbones.resnet import ResNet18
 from zwicky.backbones.swin import Swin
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.files import beside, clear, write_json
+from zwicky.io import beside, clear, write_json
 from zwicky.rng import torch_rng
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.network import Network, columns_of, load_network, save_network
@@ -52,8 +52,8 @@ class Answers(nn.Module):
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
         linear = isinstance(self.head, nn.Linear)  # else it looks at the frames of an equivariant backbone
-        features = self.backbone(crops, regions=self.head is not None and not linear)
-        summary = features.summary
+        features = self.backbone(crops, patch_tokens=self.head is not None and not linear)
+        summary = features.pooled
         if self.head is None:
             return (summary,)
         outputs = self.head(summary if linear else features)

@@ -12,30 +12,30 @@ import numpy as np
 import torch
 
 from zwicky import backbones
-from zwicky.backbones.contract import Backbone
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.splits import fit_select, label_subsets
-from zwicky.cutouts.tables import Labels, Split
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Target
+from zwicky.backbones.base import Backbone
+from zwicky.data.contract import Cutouts
+from zwicky.data.splits import fit_select, label_subsets
+from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
-from zwicky.methods.contract import Method
+from zwicky.methods.base import Method
 from zwicky.methods.supervised import Supervised, scale_of
 from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.rng import numpy_rng, seed_torch
-from zwicky.training import seen
+from zwicky.training import provenance
 from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.launch import rank
+from zwicky.training.linear_probe import features_of_views, init_head_from_linear_probe
+from zwicky.training.loader import Source
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, columns_of, load_network, save_network
 from zwicky.training.pretrain import cost, new_backbone, resolve_views
-from zwicky.training.probe import begin_as_probe, features_of_views
-from zwicky.training.processes import for_all
+from zwicky.training.processes import run_on_rank_zero
 from zwicky.training.run import Run, fingerprint, to_plain
-from zwicky.training.source import Source
-from zwicky.training.state import Fitted
-from zwicky.views.augment import Augment
-from zwicky.views.config import ViewsConfig
-from zwicky.views.contract import Target
-from zwicky.views.normalise import Normalisation
+from zwicky.training.state import FitResult
 
 PROBE_KEPT = "fitting did not help"  # how the warning begins
 
@@ -67,10 +67,10 @@ def fit_labels(
     folder: Path,
     title: str,
     quiet: bool = False,
-) -> tuple[Network, Fitted]:
+) -> tuple[Network, FitResult]:
     """Fit `backbone` (in place) and a new head to `task.fit`; `task.select` chooses the weights and the temperature."""
     seed_torch(seed)
-    backbone.let_learn()  # a pretrained one may be a teacher, which had no gradients
+    backbone.set_trainable()  # a pretrained one may be a teacher, which had no gradients
     columns = columns_of(task.targets)
     if columns:
         mean, std = scale_of(task.truth[task.fit], backbone.invariant, task.targets)
@@ -86,10 +86,10 @@ def fit_labels(
         labelled, fitted_to = cutouts.take(task.fit).images, task.truth[task.fit]
         if some:
             means = Network(backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale).features(labelled)
-            begin_as_probe(method, means[None], fitted_to, seed)
+            init_head_from_linear_probe(method, means[None], fitted_to, seed)
             probe = copy.deepcopy(method)
         shown = features_of_views(backbone, augment, labelled, task.fit, seed, config.train.precision)
-        begin_as_probe(method, shown, fitted_to, seed)
+        init_head_from_linear_probe(method, shown, fitted_to, seed)
 
     def network_of(learner: Method) -> Network:
         assert isinstance(learner, Supervised)
@@ -122,10 +122,10 @@ def fit_labels(
     network = network_of(method)
     if not some:
         return network, fitted
-    ended, network.temperature = for_all(partial(_calibrated, network, selected, known))
+    ended, network.temperature = run_on_rank_zero(partial(_calibrated, network, selected, known))
     if probe is not None:
         simple = network_of(probe)
-        began, simple.temperature = for_all(partial(_calibrated, simple, selected, known))
+        began, simple.temperature = run_on_rank_zero(partial(_calibrated, simple, selected, known))
         if began < ended:
             network = simple
             fitted.warnings.append(
@@ -147,7 +147,7 @@ def _calibrated(network: Network, images: np.ndarray, truth: np.ndarray) -> tupl
     return nll(truth, torch.from_numpy(outputs / temperature).double().softmax(1).numpy()), temperature
 
 
-def probe_kept(fitted: Fitted) -> bool:
+def probe_kept(fitted: FitResult) -> bool:
     """Whether fitting did not help, so that the network that came out is the probe it began with."""
     return any(warning.startswith(PROBE_KEPT) for warning in fitted.warnings)
 
@@ -177,7 +177,7 @@ def finetune(
     if start is not None and (config.backbone is not None or config.normalisation is not None):
         raise UserError(f"finetune: {start} has a backbone and a normalisation; leave them out, or name a recipe")
     ids, truth, classes, targets = _what_to_learn(config, cutouts, labels, split)
-    split.refuse_leak(ids, "learning from labels", ("train",))
+    split.check_roles(ids, "learning from labels", ("train",))
     settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
     pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None else rows[:0]
@@ -187,8 +187,10 @@ def finetune(
         return load_network(out)
     pretrained = load_network(start) if start is not None else _published(config, cutouts, pool, from_scratch)
     pretrained.check(cutouts)
-    before = None if from_scratch or start is None else seen.read(start)
-    seen.refuse_overlap(cutouts, cutouts.rows_of(split.ids("test")), before, f"the test of split {split.name!r}")
+    before = None if from_scratch or start is None else provenance.read(start)
+    provenance.check_no_leakage(
+        cutouts, cutouts.rows_of(split.ids("test")), before, f"the test of split {split.name!r}"
+    )
     backbone = pretrained.backbone
     if from_scratch:
         seed_torch(config.seed)
@@ -214,7 +216,7 @@ def finetune(
     if rank() == 0:
         save_network(out, network)
         uses = {"fit": task.fit, "select": task.select} | ({"normalise": pool} if len(pool) else {})
-        seen.write(out, seen.record(cutouts, uses, before))
+        provenance.write(out, provenance.record(cutouts, uses, before))
     run.finish(
         **cost(fitted, network.backbone), labels=len(ids), temperature=network.temperature, warnings=fitted.warnings
     )

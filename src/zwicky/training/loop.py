@@ -15,19 +15,19 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from zwicky.augment.augment import Augment
+from zwicky.augment.views import Views
 from zwicky.errors import UserError
-from zwicky.methods.contract import Method
-from zwicky.methods.teacher import follow
+from zwicky.methods.base import Method
+from zwicky.methods.ema import ema_update
 from zwicky.progress import StepProgress
 from zwicky.rng import seed_torch
 from zwicky.training.config import TrainConfig
 from zwicky.training.engine import compile_backbones, make_fabric, uncompiled
+from zwicky.training.loader import BatchLoader, Source
 from zwicky.training.optim import make_optimizer, set_schedule
-from zwicky.training.processes import for_all, together
-from zwicky.training.source import Feed, Source
-from zwicky.training.state import Fitted, State
-from zwicky.views.augment import Augment
-from zwicky.views.contract import Views
+from zwicky.training.processes import run_on_rank_zero, together
+from zwicky.training.state import FitResult, State
 
 ROWS_OF_METRICS = 100
 GRACE = 0.2  # share of training before gauges are judged
@@ -45,7 +45,7 @@ def fit(
     evaluate: Callable[[Method], dict[str, float]] | None = None,
     keep_lowest: str | None = None,
     quiet: bool = False,
-) -> Fitted:
+) -> FitResult:
     """Train `method` in place; write `folder/metrics.csv` and `folder/checkpoint/last.pt`, or go on from there.
 
     evaluate: gauges to add to metrics.csv, `config.evaluations` times. keep_lowest: the name of one; the weights with
@@ -53,7 +53,7 @@ def fit(
     same numbers as an uninterrupted one.
     """
     fabric = make_fabric(config, method.backbone)
-    feed = Feed(source, config.batch_size, seed, fabric.device)
+    feed = BatchLoader(source, config.batch_size, seed, fabric.device)
     batches = feed.batches
     share = batches.size // fabric.world_size
     if batches.size % fabric.world_size:
@@ -101,7 +101,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             method.after_step((step + 1) / steps)
             if average is not None:
-                follow(average, method, min(config.weight_ema, (1 + step) / (10 + step)))
+                ema_update(average, method, min(config.weight_ema, (1 + step) / (10 + step)))
 
             means.add(gauges)
             done.steps, done.images_seen = step + 1, done.images_seen + batches.size
@@ -116,7 +116,7 @@ def fit(
                 due = done.steps // evaluate_every > (done.steps - log_every) // evaluate_every
                 if evaluate is not None and (due or last):
                     with uncompiled(config):
-                        row |= for_all(partial(evaluate, state.shown))
+                        row |= run_on_rank_zero(partial(evaluate, state.shown))
                     method.train()
                     if keep_lowest is not None:
                         state.keep_lowest(row[keep_lowest])

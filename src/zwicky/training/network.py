@@ -14,19 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zwicky import backbones
-from zwicky.backbones.contract import Backbone
-from zwicky.cutouts.contract import Cutouts
-from zwicky.cutouts.stored_images import Images, in_batches
+from zwicky.augment.augment import d4, eval_views
+from zwicky.augment.check import check as check_views
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Target, transform_targets
+from zwicky.backbones.base import Backbone
+from zwicky.data.contract import Cutouts
+from zwicky.data.stored_images import Images, in_batches
 from zwicky.errors import UserError
-from zwicky.files import read_object, replacing, write_json
-from zwicky.methods.supervised import make_head, read_out
+from zwicky.io import read_object, replacing, write_json
+from zwicky.methods.supervised import head_outputs, make_head
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.engine import device, use_bf16
-from zwicky.views.augment import d4, eval_views
-from zwicky.views.check import check as check_views
-from zwicky.views.config import ViewsConfig
-from zwicky.views.contract import Target, transform_targets
-from zwicky.views.normalise import Normalisation
 
 SCHEMA_VERSION = 1
 
@@ -61,7 +61,7 @@ class Network:
         """Frozen features [N, D] float32 of raw images [N, bands, H, W]; `turns` averages over the eight of D4."""
 
         def summary(crops: Tensor, _: int) -> Tensor:
-            return self.backbone(crops, regions=False).summary
+            return self.backbone(crops, patch_tokens=False).pooled
 
         return self._over_batches(summary, self.backbone.dim, images, batch_size, turns)
 
@@ -72,7 +72,7 @@ class Network:
         head, kinds, back = self.head, self.targets, turns_back()
 
         def answer(crops: Tensor, turn: int) -> Tensor:
-            outputs = read_out(self.backbone, head, crops).float()
+            outputs = head_outputs(self.backbone, head, crops).float()
             if not kinds:
                 return outputs
             outputs = outputs * outputs.new_tensor(self.target_std) + outputs.new_tensor(self.target_mean)

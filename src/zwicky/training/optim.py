@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from zwicky.methods.contract import Method
+from zwicky.methods.base import Method
 from zwicky.methods.schedules import cosine, warmup_cosine
 from zwicky.training.config import TrainConfig
 

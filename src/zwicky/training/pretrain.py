@@ -9,24 +9,24 @@ import numpy as np
 import torch
 
 from zwicky import backbones, methods
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.backbones.base import Backbone
 from zwicky.backbones.config import BackboneConfig
-from zwicky.backbones.contract import Backbone
-from zwicky.cutouts.contract import Cutouts
+from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
-from zwicky.methods.contract import Method
+from zwicky.methods.base import Method
 from zwicky.metrics.embeddings import knn_probabilities, rankme
 from zwicky.rng import numpy_rng, seed_torch
-from zwicky.training import seen
+from zwicky.training import provenance
 from zwicky.training.config import PretrainConfig
 from zwicky.training.launch import rank
+from zwicky.training.loader import Source, partners_of
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.run import Run, fingerprint
-from zwicky.training.source import Source, partners_of
-from zwicky.training.state import Fitted
-from zwicky.views.augment import Augment
-from zwicky.views.config import ViewsConfig
-from zwicky.views.normalise import Normalisation
+from zwicky.training.state import FitResult
 
 GAUGE_IMAGES = 512  # images the gauges of an evaluation look at
 KNN_NEIGHBOURS = 10
@@ -101,7 +101,7 @@ def pretrain(
     )
     if rank() == 0:
         save_network(out, network)
-        seen.write(out, seen.record(cutouts, {"pretrain": np.asarray(rows)}))
+        provenance.write(out, provenance.record(cutouts, {"pretrain": np.asarray(rows)}))
     run.finish(**cost(fitted, network.backbone), images=len(rows), warnings=fitted.warnings)
     return network
 
@@ -124,7 +124,7 @@ def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -
     )
 
 
-def cost(fitted: Fitted, backbone: Backbone) -> dict[str, float]:
+def cost(fitted: FitResult, backbone: Backbone) -> dict[str, float]:
     """What a fit cost, for `run.json` and result tables."""
     return {
         "steps": fitted.steps,

@@ -23,7 +23,7 @@ PATIENCE = timedelta(minutes=10)  # for one that lives and does not come to wher
 T = TypeVar("T")
 
 
-def for_all(work: Callable[[], T]) -> T:
+def run_on_rank_zero(work: Callable[[], T]) -> T:
     """What `work` gives, done by the first process while the others wait for it. Its UserError is raised in all."""
     if world() == 1:
         return work()

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from zwicky.cutouts.contract import Cutouts
+from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
-from zwicky.files import read_object, read_settings, write_json, write_text
+from zwicky.io import read_object, read_settings, write_json, write_text
 from zwicky.training.launch import rank, world
-from zwicky.training.processes import for_all
+from zwicky.training.processes import run_on_rank_zero
 
 SCHEMA_VERSION = 1
 MOST_SEED = 2**31  # numpy's and scikit-learn's go to twice that; draws add to it
@@ -40,7 +40,7 @@ class Run:
         self.path = Path(path)
         if not 0 <= seed < MOST_SEED:
             raise UserError(f"seed is {seed}; choose 0 or more, below {MOST_SEED}")
-        self.info = for_all(lambda: self._open(kind, to_plain(config), seed, data))
+        self.info = run_on_rank_zero(lambda: self._open(kind, to_plain(config), seed, data))
         if self.info["data"] != data:
             raise UserError("this process sees other data than the first one; give all machines the same store")
         self._opened = time.monotonic()

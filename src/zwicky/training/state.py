@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from zwicky.errors import UserError
-from zwicky.files import write_csv
-from zwicky.methods.contract import Method
+from zwicky.io import write_csv
+from zwicky.methods.base import Method
 from zwicky.training import checkpoint
-from zwicky.training.processes import for_all
+from zwicky.training.processes import run_on_rank_zero
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 @dataclass
-class Fitted:
+class FitResult:
     """What a fit did. rows: metrics.csv; flops: of all steps, counted on the first."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class State:
 
     def __init__(self, folder: Path, method: Method, optimizer: torch.optim.Optimizer, average: Method | None) -> None:
         self.folder, self.method, self.optimizer, self.average = folder, method, optimizer, average
-        self.done = Fitted()
+        self.done = FitResult()
         self._best: dict[str, Any] | None = None
         self._best_value = math.inf
         self._path = folder / "checkpoint" / "last.pt"
@@ -62,9 +62,9 @@ class State:
         if value < self._best_value:
             self._best_value, self._best = value, copy.deepcopy(self.shown.state_dict())
 
-    def restore(self) -> Fitted:
+    def restore(self) -> FitResult:
         """Go on from the last checkpoint, if there is one."""
-        saved = for_all(lambda: checkpoint.load(self._path))
+        saved = run_on_rank_zero(lambda: checkpoint.load(self._path))
         if saved is None:
             return self.done
         try:
@@ -73,9 +73,9 @@ class State:
             if self.average is not None:
                 self.average.load_state_dict(saved["average"])
             self._best, self._best_value = saved["best"], saved["best_value"]
-            self.done = Fitted(**{name: saved[name] for name in vars(self.done)})
+            self.done = FitResult(**{name: saved[name] for name in vars(self.done)})
             self._seconds_before = self.done.seconds = float(self.done.seconds)
-            if not all(isinstance(value, type(getattr(Fitted(), name))) for name, value in vars(self.done).items()):
+            if not all(isinstance(value, type(getattr(FitResult(), name))) for name, value in vars(self.done).items()):
                 raise TypeError("other types")
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from zwicky import backbones
+from zwicky.augment.augment import d4
 from zwicky.backbones.d4 import group
-from zwicky.views.augment import d4
 
 OPTIONS = {
     "d4_vit": {"patch_size": 4, "width": 64, "depth": 3, "heads": 2},
@@ -40,9 +40,9 @@ def errors():
             rows = []
             for g, turned in enumerate(d4(images)):
                 seen = net(turned, None if mask is None else d4(mask)[g])
-                frames = group.act(g, found.frames.permute(3, 4, 0, 1, 2)).permute(2, 3, 4, 0, 1)
-                regions = d4(found.regions.permute(0, 3, 1, 2))[g].permute(0, 2, 3, 1)
-                pairs = [(seen.summary, found.summary), (seen.regions, regions), (seen.frames, frames)]
+                frames = group.act(g, found.group_features.permute(3, 4, 0, 1, 2)).permute(2, 3, 4, 0, 1)
+                regions = d4(found.patch_tokens.permute(0, 3, 1, 2))[g].permute(0, 2, 3, 1)
+                pairs = [(seen.pooled, found.pooled), (seen.patch_tokens, regions), (seen.group_features, frames)]
                 rows.append([float((a - b).abs().max() / b.std()) for a, b in pairs])
         return torch.tensor(rows)
 

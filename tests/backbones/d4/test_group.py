@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from zwicky.augment.augment import d4
 from zwicky.backbones.d4 import group
-from zwicky.views.augment import d4
 
 
 def test_the_table_is_that_of_the_eight_turns_and_mirrors():

@@ -6,14 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zwicky.backbones.contract import Features
+from zwicky.augment.augment import d4
+from zwicky.backbones.base import Features
 from zwicky.backbones.d4 import group
 from zwicky.backbones.d4.decoder import D4PixelDecoder
 from zwicky.backbones.d4.kernels import BlockProduct, GroupNorm
 from zwicky.backbones.d4.layers import MLP, Drop, Lift, Norm, Readout, attend
 from zwicky.backbones.d4.linear import GroupLinear
 from zwicky.backbones.d4.vit import Block, Embed
-from zwicky.views.augment import d4
 
 
 def filled(module):

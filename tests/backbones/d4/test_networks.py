@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from zwicky import backbones
+from zwicky.augment.augment import d4
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.registry import BACKBONES
 from zwicky.errors import UserError
-from zwicky.views.augment import d4
 
 NAMES = [name for name in BACKBONES if name.startswith("d4_")]
 both = pytest.mark.parametrize("name", NAMES)
@@ -49,27 +49,27 @@ def test_exact_in_the_dense_way_and_equal_to_the_other(name, network, errors, mo
     monkeypatch.setattr(f"zwicky.backbones.d4.{name[3:]}.by_irreps", lambda *_: False)
     assert errors(net, images).max() < 1e-10
     dense = net(images)
-    for part in ("summary", "regions", "frames"):
+    for part in ("pooled", "patch_tokens", "group_features"):
         assert torch.allclose(getattr(dense, part), getattr(by_irreps, part), atol=1e-9)
 
 
 @both
 def test_exact_after_learning_and_after_reading(name, network, errors):
     net, images = network(name).train(), torch.randn(4, 2, 32, 32)
-    before = net(images).summary.detach()
+    before = net(images).pooled.detach()
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(2):
         optimizer.zero_grad()
         found = net(images)
-        (found.summary[:, ::2].square().sum() + found.regions[..., 1::3].sum()).backward()
+        (found.pooled[:, ::2].square().sum() + found.patch_tokens[..., 1::3].sum()).backward()
         optimizer.step()
     net.eval()
-    assert not torch.allclose(net(images).summary, before, atol=0.01)
+    assert not torch.allclose(net(images).pooled, before, atol=0.01)
     assert errors(net, images)[:, 0].max() < 1e-5
     again = backbones.create(**net.config).eval()
     again.load_state_dict(net.state_dict())
     assert errors(again, images)[:, 0].max() < 1e-5
-    assert torch.equal(again(images).summary, net(images).summary)
+    assert torch.equal(again(images).pooled, net(images).pooled)
 
 
 @both
@@ -77,18 +77,18 @@ def test_another_image_another_crop_and_a_shift_are_told_apart(name, network):
     """What is no symmetry must change the answer, or the exactness above means nothing."""
     net, images = network(name), torch.randn(2, 2, 34, 34)
     with torch.no_grad():
-        base = net(images[..., 1:33, 1:33]).summary
+        base = net(images[..., 1:33, 1:33]).pooled
         scale = base.std()
-        shifted = net(images[..., 1:33, 2:34]).summary
+        shifted = net(images[..., 1:33, 2:34]).pooled
         assert (shifted - base).abs().max() > 0.05 * scale
         assert (base[0] - base[1]).abs().max() > 0.05 * scale
 
 
 @both
 def test_regions_alone_or_the_summary_alone_reach_every_parameter(name, network):
-    for part in ("summary", "regions"):
+    for part in ("pooled", "patch_tokens"):
         net = network(name).train()
-        found = net(torch.randn(2, 2, 32, 32), regions=part == "regions")
+        found = net(torch.randn(2, 2, 32, 32), patch_tokens=part == "patch_tokens")
         getattr(found, part).square().sum().backward()
         missing = [key for key, p in net.named_parameters() if p.requires_grad and p.grad is None]
         assert missing == []
@@ -97,7 +97,7 @@ def test_regions_alone_or_the_summary_alone_reach_every_parameter(name, network)
 @both
 def test_summary_is_the_same_with_and_without_regions(name, network):
     net, images = network(name), torch.randn(2, 2, 32, 32)
-    assert torch.allclose(net(images).summary, net(images, regions=False).summary, atol=1e-5)
+    assert torch.allclose(net(images).pooled, net(images, patch_tokens=False).pooled, atol=1e-5)
 
 
 @both
@@ -132,9 +132,9 @@ def test_bfloat16_is_near(name, network):
     exact = net(images)
     with torch.autocast("cpu", torch.bfloat16):
         found = net(images)
-        loss = found.summary.float().square().sum() + found.regions.float().square().sum()
+        loss = found.pooled.float().square().sum() + found.patch_tokens.float().square().sum()
     loss.backward()
-    assert (found.summary - exact.summary).abs().max() < 0.2 * exact.summary.std()
+    assert (found.pooled - exact.pooled).abs().max() < 0.2 * exact.pooled.std()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
@@ -169,8 +169,8 @@ def test_which_way_is_chosen_by_device_and_width():
 def test_a_crop_that_is_not_the_turned_crop_is_told_apart(name, network):
     """35 px cut to 32 from the corner: the turned image's crop holds other pixels, on another grid of patches."""
     net, images = network(name), torch.randn(2, 2, 35, 35)
-    base = net(images[..., :32, :32]).summary
-    apart = [float((net(turned[..., :32, :32]).summary - base).abs().max() / base.std()) for turned in d4(images)]
+    base = net(images[..., :32, :32]).pooled
+    apart = [float((net(turned[..., :32, :32]).pooled - base).abs().max() / base.std()) for turned in d4(images)]
     apart.sort()
     assert apart[1] < 1e-5  # the corner stays where it is under the diagonal's mirror
     assert apart[2] > 0.05
@@ -181,5 +181,5 @@ def test_a_plain_vit_is_not_invariant(network):
     torch.manual_seed(0)
     plain = backbones.create("vit_tiny", bands=2, image_size=32, width=48, depth=2).eval()
     images = torch.randn(2, 2, 32, 32)
-    base = plain(images).summary
-    assert all((plain(turned).summary - base).abs().max() > 1e-3 for turned in d4(images)[1:])
+    base = plain(images).pooled
+    assert all((plain(turned).pooled - base).abs().max() > 1e-3 for turned in d4(images)[1:])

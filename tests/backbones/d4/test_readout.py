@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from zwicky import methods
+from zwicky.augment.augment import d4
+from zwicky.augment.views import Target, Views, transform_targets
 from zwicky.backbones.d4 import group
 from zwicky.backbones.d4.readout import TargetHead
 from zwicky.methods.supervised import make_head, scale_of
-from zwicky.views.augment import d4
-from zwicky.views.contract import Target, Views, transform_targets
 
 TARGETS = (Target(("dx", "dy"), "vector"), Target(("theta_E",)), Target(("gamma1", "gamma2"), "spin2"))
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from zwicky import backbones
+from zwicky.augment.augment import d4
 from zwicky.backbones.d4 import group
 from zwicky.backbones.d4.swin import Merge
 from zwicky.backbones.d4.windows import WindowBlock
 from zwicky.errors import UserError
-from zwicky.views.augment import d4
 
 
 def filled(module):

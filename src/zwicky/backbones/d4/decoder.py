@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Features
+from zwicky.backbones.base import Features
 from zwicky.backbones.d4.group import ORDER, orbit
 from zwicky.errors import UserError
 
@@ -30,9 +30,9 @@ class D4PixelDecoder(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Frames [B, h, w, 8, C] and regions [B, h, w, D] → [B, bands, H, W]."""
-        assert features.frames is not None
+        assert features.group_features is not None
         channels, bands, cell, _ = self.kernel.shape
         kernels = orbit(self.kernel).view(ORDER * channels, -1) / ORDER
-        pixels = (features.frames.flatten(3) @ kernels).unflatten(3, (bands, cell, cell))  # [B, h, w, bands, p, p]
-        pixels = pixels + self.level(features.regions)[..., None, None]
+        pixels = (features.group_features.flatten(3) @ kernels).unflatten(3, (bands, cell, cell))
+        pixels = pixels + self.level(features.patch_tokens)[..., None, None]
         return pixels.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)

@@ -1,6 +1,6 @@
 """D4, the eight turns and mirrors of a square: how they multiply, act on maps, and split features into irreps.
 
-Element g = 4m + k mirrors left and right m times and then turns by k quarters, the order of `zwicky.views.augment.d4`.
+Element g = 4m + k mirrors left and right m times and then turns by k quarters, the order of `augment.d4`.
 It acts on a map by (g·f)(x) = f(g⁻¹x), and on features in the regular representation by (h·F)(n, g) = F(h⁻¹n, h⁻¹g).
 
 Features are tensors [8, C, …]. Along the first axis they stand either in the eight frames g ("regular"), or in the
@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zwicky.views.augment import d4
+from zwicky.augment.augment import d4
 
 ORDER = 8
 

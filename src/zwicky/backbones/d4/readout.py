@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Features
+from zwicky.augment.views import Target
+from zwicky.backbones.base import Features
 from zwicky.backbones.d4.group import ORDER, to_irreps
-from zwicky.views.contract import Target
 
 # The irreps of `group.CHANGE` that each kind of target is made of.
 VECTOR, SPIN2 = slice(4, 8), slice(2, 4)
@@ -41,11 +41,11 @@ class TargetHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Features with frames → [B, columns]."""
-        assert features.frames is not None, "the backbone is equivariant"
-        irreps = to_irreps(features.frames.mean((1, 2)).transpose(0, 1))  # [8, B, C]
+        assert features.group_features is not None, "the backbone is equivariant"
+        irreps = to_irreps(features.group_features.mean((1, 2)).transpose(0, 1))  # [8, B, C]
         columns, directed = [], iter(self.weight)
         for kind, gate in zip(self.kinds, self.gates, strict=True):
-            scalars = gate(features.summary)
+            scalars = gate(features.pooled)
             if kind == "scalar":
                 columns.append(scalars)
                 continue

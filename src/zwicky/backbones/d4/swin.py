@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.d4.decoder import D4PixelDecoder
 from zwicky.backbones.d4.group import INVERSE, ORDER, orbit
 from zwicky.backbones.d4.layers import Lift, Norm, Readout, by_irreps, constant, enter, leave
@@ -91,12 +91,12 @@ class D4Swin(Backbone):
             }
         )
         self.mask_token = nn.Parameter(torch.zeros(channels[0]))
-        self.let_learn()
+        self.set_trainable()
 
     def grid(self, size: int) -> tuple[int, int]:
         return self.grids.last(size)
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         irreps = by_irreps(images.device, self.dim)
         tokens = self._embed(images, mask, irreps)
         for stage in range(self.stages):

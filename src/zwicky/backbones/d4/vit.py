@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zwicky.backbones.contract import Backbone, Features
+from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.d4.decoder import D4PixelDecoder
 from zwicky.backbones.d4.group import ORDER, orbit
 from zwicky.backbones.d4.layers import (
@@ -126,19 +126,19 @@ class D4ViT(Backbone):
             }
         )
         self.mask_token = nn.Parameter(torch.zeros(channels))
-        self.let_learn()
+        self.set_trainable()
 
     def grid(self, size: int) -> tuple[int, int]:
         return patch_grid(size, self.patch_size)
 
-    def forward(self, images: Tensor, mask: Tensor | None = None, regions: bool = True) -> Features:
+    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         height, width = self.grid(images.shape[-1])
         irreps = by_irreps(images.device, self.dim)
         tokens = self._until_last(images, mask, irreps)
-        tokens = self.net["norm"](self._blocks()[-1](tokens, irreps, None if regions else 1), irreps)
+        tokens = self.net["norm"](self._blocks()[-1](tokens, irreps, None if patch_tokens else 1), irreps)
         invariant = self.net["readout"](tokens, irreps)  # [B, 1 + N, D]
         summary, cells = invariant[:, 0], invariant[:, 1:]
-        if not regions:
+        if not patch_tokens:
             return Features(summary, cells.unflatten(1, (0, 0)))
         frames = leave(tokens[..., 1:], irreps).permute(2, 3, 0, 1)
         return Features(summary, cells.unflatten(1, (height, width)), frames.unflatten(1, (height, width)))

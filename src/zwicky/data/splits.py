@@ -1,0 +1,235 @@
+"""Who may learn from what: hold-out and fold splits, nested label subsets, and the search for leaks.
+
+Everything here is stratified by class and never parts a group (duplicates, one sky position, one source).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from zwicky.data.contract import Cutouts
+from zwicky.data.duplicates import find_groups
+from zwicky.data.tables import Labels, Split, order_classes
+from zwicky.errors import UserError
+from zwicky.rng import numpy_rng
+
+SHARED = ("source_id", "lens_id", "pair_id")  # columns of simulations: the same galaxy in several images
+
+
+def _shared(cutouts: Cutouts, column: str | None) -> list[str]:
+    """Columns whose equal values may not be parted."""
+    known = [name for name in SHARED if name in cutouts.table.column_names]
+    return known if column is None else [*known, column]
+
+
+def holdout_split(
+    cutouts: Cutouts,
+    labels: Labels,
+    *,
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
+    seed: int,
+    group_column: str | None = None,
+    name: str = "holdout",
+) -> Split:
+    """Share the labelled objects out to train, validation and test.
+
+    fractions: shares of train, validation and test, summing to 1. group_column: objects with equal values of it stay
+    together, as duplicates and simulated images of one galaxy (`SHARED`) always do. Without groups each class is within
+    one object of its share in every role.
+    Unlabelled objects get the role `unlabelled`, except one grouped with a validation or test object, which gets none.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(f"split fractions {tuple(fractions)} must be three shares, train, validation, test, with sum 1")
+    names = ("train", "validation", "test")
+    groups = find_groups(cutouts, *_shared(cutouts, group_column))
+    classes = labels.of(cutouts.ids)
+    labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
+    group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)
+    role_of = _share_out(group[labelled], classes[labelled], fractions, numpy_rng(seed))
+    roles: dict[str, str] = {}
+    for identifier, its_group, label in zip(cutouts.ids, group, classes, strict=True):
+        role = names[role_of[its_group]] if its_group in role_of else "unlabelled"
+        if label is not None:
+            roles[identifier] = role
+        elif role in ("train", "unlabelled"):
+            roles[identifier] = "unlabelled"
+    for needed, share in zip(names, fractions, strict=True):
+        if needed == "validation" or share == 0:
+            continue
+        for label in labels.classes:
+            if label in classes and not any(roles.get(i) == needed for i in cutouts.ids[classes == label]):
+                count, apart = (classes == label).sum(), len(set(group[classes == label]))
+                raise UserError(
+                    f"class {label!r} has {count} objects in {apart} groups (equal pixels or positions are one), too "
+                    f"few to have one in {needed}; add labels or change the split fractions"
+                )
+    return Split(name, roles, {identifier: groups[identifier] for identifier in roles})
+
+
+def fold_splits(
+    cutouts: Cutouts,
+    labels: Labels,
+    *,
+    folds: int,
+    repeats: int = 1,
+    seed: int,
+    group_column: str | None = None,
+    test_where: Mapping[str, str] | None = None,
+    train_where: Mapping[str, str] | None = None,
+) -> list[Split]:
+    """Repeated stratified group K-fold: `folds` × `repeats` splits named r0f0, r0f1, …
+
+    In each repeat every labelled object that matches `test_where` (column → value, e.g. {"origin": "sw"}) is tested
+    once. Other labelled objects train if they match `train_where`; those that do not get the role `unlabelled`: they
+    may be pretrained on, never used with their label. Whatever shares a group with a test object and is not itself
+    tested has no role in that fold. There is no validation role: carve it out of the labels used, with `fit_select`.
+    """
+    if folds < 2 or repeats < 1:
+        raise UserError(f"{folds} folds, {repeats} repeats: no cross-validation; use at least 2 folds and 1 repeat")
+    ids = cutouts.ids
+    groups = find_groups(cutouts, *_shared(cutouts, group_column))
+    group = np.array([groups[identifier] for identifier in ids], dtype=object)
+    classes = labels.of(ids)
+    labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
+    tested = _needs(labelled & _matching(cutouts, test_where), f"has no labelled object with {_said(test_where)}")
+    trained = labelled & _matching(cutouts, train_where)
+    for label in order_classes(set(classes[tested])):
+        apart = len(set(group[tested & (classes == label)]))
+        if apart < folds:
+            raise UserError(
+                f"class {label!r} has {apart} independent groups to test, fewer than {folds} folds; ask for fewer folds"
+            )
+    splits = []
+    for repeat in range(repeats):
+        fold_of = _share_out(group[tested], classes[tested], [1 / folds] * folds, numpy_rng(seed, repeat))
+        for fold in range(folds):
+            roles: dict[str, str] = {}
+            for row, identifier in enumerate(ids):
+                if fold_of.get(group[row]) != fold:
+                    roles[identifier] = "train" if trained[row] else "unlabelled"
+                elif tested[row]:
+                    roles[identifier] = "test"
+            splits.append(Split(f"r{repeat}f{fold}", roles, {identifier: groups[identifier] for identifier in roles}))
+    return splits
+
+
+def label_subsets(
+    split: Split, labels: Labels, counts: Sequence[int], seed: int, balanced: bool = False
+) -> dict[int, np.ndarray]:
+    """`subsets[n]`: ids of n labelled training objects, nested (the smaller within the larger); 0 means all.
+
+    balanced: equal numbers of each class, else the classes' natural shares; either within one object at every n.
+    """
+    pool = np.array([identifier for identifier in split.ids("train") if identifier in labels.values], dtype=object)
+    classes = labels.of(pool)
+    names = order_classes(set(classes))
+    per_class = ", ".join(f"{name} {(classes == name).sum()}" for name in names)
+    wrong = [count for count in counts if count < 0 or 0 < count < len(names)]
+    if wrong:
+        raise UserError(f"{wrong[0]} labels cannot hold the {len(names)} classes; ask for more, or 0 for all")
+    most = max(counts, default=0)
+    if most > len(pool):
+        raise UserError(
+            f"{most} labels asked for, split {split.name!r} has {len(pool)} to train on ({per_class}); ask for fewer"
+        )
+    rng = numpy_rng(seed)
+    queues = [rng.permutation(pool[classes == name]) for name in names]
+    shares = np.array([1.0 if balanced else len(queue) for queue in queues])
+    order = rng.permutation(len(names))  # which class gets the odd one
+    queues, shares = [queues[index] for index in order], (shares / shares.sum())[order] if len(names) else shares
+    taken = np.zeros(len(names), int)
+    drawn: list[str] = []
+    for _ in range(most):
+        turn = _next_class(taken, shares)
+        if taken[turn] == len(queues[turn]):
+            raise UserError(
+                f"{most} balanced labels asked for, but split {split.name!r} has too few of one class ({per_class}); "
+                "ask for fewer or for natural shares"
+            )
+        drawn.append(queues[turn][taken[turn]])
+        taken[turn] += 1
+    return {count: np.array(drawn[:count], dtype=object) if count else pool for count in counts}
+
+
+def fit_select(
+    ids: Sequence[str] | np.ndarray,
+    labels: Labels,
+    fraction: float = 0.2,
+    *,
+    seed: int,
+    groups: Mapping[str, str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carve the objects that select (early stopping, calibration) out of the n labels: (to fit, to select).
+
+    Stratified, groups unbroken; 300 ids of two classes and 0.2 give 240 and 60.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"the share of labels for selection is {fraction}; it must lie between 0 and 1")
+    ids = np.asarray(ids, dtype=object)
+    classes = labels.of(ids)
+    if any(label is None for label in classes):
+        count = sum(label is None for label in classes)
+        raise UserError(f"{count} of the objects to fit have no label; draw them with label_subsets")
+    group = np.array([(groups or {}).get(identifier, identifier) for identifier in ids], dtype=object)
+    part_of = _share_out(group, classes, (1 - fraction, fraction), numpy_rng(seed))
+    selects = np.array([part_of[its_group] == 1 for its_group in group], dtype=bool)
+    return ids[~selects], ids[selects]
+
+
+def _needs(chosen: np.ndarray, complaint: str) -> np.ndarray:
+    if not chosen.any():
+        raise UserError(f"the data {complaint}")
+    return chosen
+
+
+def _said(where: Mapping[str, str] | None) -> str:
+    return " and ".join(f"{column} == {value!r}" for column, value in (where or {}).items()) or "any value"
+
+
+def _matching(cutouts: Cutouts, where: Mapping[str, str] | None) -> np.ndarray:
+    """[N] bool: the objects whose columns have these values."""
+    matching = np.ones(len(cutouts), bool)
+    for column, value in (where or {}).items():
+        matching &= np.array([str(given) == str(value) for given in cutouts.column(column)], dtype=bool)
+    return matching
+
+
+def _share_out(
+    group: np.ndarray, classes: np.ndarray, fractions: Sequence[float], rng: np.random.Generator
+) -> dict[str, int]:
+    """Give each group to one part, every class as near as may be to its share in every part.
+
+    Largest groups first, each to the part that lacks most of what the group holds. Where all groups are single
+    objects every count is within one of its share (the parts' lacks always span less than one).
+    """
+    names = sorted(set(classes))
+    keys, group_index = np.unique(group.astype(str), return_inverse=True)
+    class_index = np.searchsorted(names, classes.astype(str))
+    held = np.zeros((len(keys), len(names)))
+    np.add.at(held, (group_index, class_index), 1)
+    lacking = held.sum(axis=0) * np.asarray(fractions, dtype=float)[:, None]  # [parts, classes]
+    shuffled = rng.permutation(len(keys))
+    largest_first = shuffled[np.argsort(-held[shuffled].sum(axis=1), kind="stable")]
+    open_parts = np.flatnonzero(np.asarray(fractions) > 0)
+    parts: dict[str, int] = {}
+    for row in largest_first:
+        part = int(open_parts[np.argmax(np.round(lacking[open_parts] @ held[row], 9))])
+        lacking[part] -= held[row]
+        parts[str(keys[row])] = part
+    return parts
+
+
+def _next_class(taken: np.ndarray, shares: np.ndarray) -> int:
+    """Whose turn it is in a sequence whose every prefix has each class within one of its share.
+
+    Tijdeman's rule (1980, "The chairman assignment problem"): of the classes that lag far enough behind, the one
+    that must come soonest.
+    """
+    if len(taken) == 1:
+        return 0
+    slack = 1 / (2 * len(taken) - 2)
+    behind = shares * (taken.sum() + 1) - taken
+    deadline = np.where(behind >= slack - 1e-9, (taken + 1 - slack) / shares, np.inf)
+    return int(np.argmin(deadline))

@@ -1,0 +1,411 @@
+"""The whole way from raw images to `Views`: shapes, seeds, parts, targets, refusals, and exactness where promised."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zwicky.augment.augment import Augment, d4, eval_views, geometries
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Target
+from zwicky.errors import UserError
+
+BANDS = ("u", "g", "r", "i", "z", "y")
+PLAIN = ViewsConfig(
+    crop=32,
+    local_size=16,
+    brightness=0,
+    contrast=0,
+    blur=0,
+    noise=0,
+    shift=0,
+    flip=False,
+    rotation="none",
+    global_scale=(1, 1),
+)
+EVERYTHING = ViewsConfig(crop=32, local_size=16, local_crops=3, blur=0.5, noise=0.5, reddening=0.2, band_dropout=0.3)
+
+
+def stamps(count=6, bands=3, side=(46, 46), seed=0):
+    return torch.randn(count, bands, *side, generator=torch.Generator().manual_seed(seed)) * 30
+
+
+def unit(bands=3, stretch="linear"):
+    return Normalisation(BANDS[:bands], (0.0,) * bands, (1.0,) * bands, stretch)
+
+
+def build(config, images, needs_global=2, needs_local=True, stretch="linear", targets=()):
+    bands = images.shape[1]
+    return Augment(config, unit(bands, stretch), images.shape[2:], BANDS[:bands], needs_global, needs_local, targets)
+
+
+@pytest.mark.parametrize("bands", range(1, 7))
+def test_shapes_types_and_order(bands):
+    images = stamps(5, bands, (50, 47))
+    config = dataclasses.replace(EVERYTHING, image_size=24, band_dropout=0.3 if bands > 1 else 0)
+    views = build(config, images)(images, torch.arange(10, 15), seed=0, step=0)
+    sizes = [24, 24, 16, 16, 16]
+    assert [tuple(crop.shape) for crop in views.crops] == [(5, bands, side, side) for side in sizes]
+    assert [tuple(valid.shape) for valid in views.valid] == [(5, bands, side, side) for side in sizes]
+    assert all(crop.dtype == torch.float32 and crop.is_contiguous() for crop in views.crops)
+    assert all(valid.dtype == torch.bool for valid in views.valid)
+    assert all(maps.shape == (5, 2, 3) and maps.dtype == torch.float32 for maps in views.to_source)
+    assert views.global_count == 2
+    assert views.rows.tolist() == [10, 11, 12, 13, 14]
+    assert views.targets is None
+    assert all(torch.isfinite(crop).all() for crop in views.crops)
+
+
+def test_methods_without_local_crops_get_none():
+    images = stamps()
+    assert (
+        len(build(EVERYTHING, images, needs_global=1, needs_local=False)(images, torch.arange(6), seed=0, step=0).crops)
+        == 1
+    )
+
+
+def test_everything_off_is_the_centre_of_the_image():
+    images = stamps()
+    views = build(PLAIN, images)(images, torch.arange(6), seed=0, step=0)
+    assert torch.equal(views.crops[0], images[:, :, 7:39, 7:39])
+    crops, valid = eval_views(images, PLAIN, unit())
+    assert torch.equal(crops, images[:, :, 7:39, 7:39])
+    assert valid.all()
+
+
+def test_seed_and_step_decide_everything():
+    images = stamps()
+    augment = build(EVERYTHING, images)
+    one, again, step, seed = (
+        augment(images, torch.arange(6), seed=s, step=t) for s, t in ((1, 7), (1, 7), (1, 8), (2, 7))
+    )
+    for a, b, c, d in zip(one.crops, again.crops, step.crops, seed.crops, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+        assert not torch.equal(a, d)
+    assert not torch.equal(step.crops[0], seed.crops[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(cut=st.integers(1, 5), seed=st.integers(0, 100))
+def test_two_parts_are_the_whole(cut, seed):
+    images = stamps()
+    images[2, 1, 20:23, 20:25] = float("nan")
+    augment = build(EVERYTHING, images, stretch="asinh")
+    whole = augment(images, torch.arange(6), seed=seed, step=3)
+    for part in (slice(0, cut), slice(cut, 6)):
+        views = augment(images[part], torch.arange(6)[part], seed=seed, step=3, part=part, global_batch=6)
+        for mine, all_ in zip(views.crops, whole.crops, strict=True):
+            torch.testing.assert_close(mine, all_[part], rtol=1e-5, atol=1e-5)
+        for mine, all_ in zip(views.valid, whole.valid, strict=True):
+            assert torch.equal(mine, all_[part])
+        for mine, all_ in zip(views.to_source, whole.to_source, strict=True):
+            assert torch.equal(mine, all_[part])
+
+
+def test_switching_flux_off_moves_no_crop():
+    images = stamps()
+    maps = [
+        build(config, images)(images, torch.arange(6), seed=0, step=0).to_source
+        for config in (
+            EVERYTHING,
+            dataclasses.replace(EVERYTHING, blur=0, noise=0, brightness=0, contrast=0, band_dropout=0),
+        )
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*maps, strict=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rotation": "any"},
+        {"shift": 3.0},
+        {"brightness": 0.3},
+        {"contrast": 0.3},
+        {"blur": 1.0},
+        {"noise": 1.0},
+        {"reddening": 0.5},
+    ],
+)
+def test_parameters_differ_between_samples_and_between_crops(change):
+    """Copies of one image: each step on its own gives each copy, and each of its crops, its own outcome."""
+    images = stamps(1).expand(8, -1, -1, -1)
+    views = build(dataclasses.replace(PLAIN, **change), images, needs_local=False)(
+        images, torch.arange(8), seed=0, step=0
+    )
+    outcomes = torch.cat(views.crops).flatten(1)
+    distances = torch.cdist(outcomes, outcomes) + 1e9 * torch.eye(16)
+    limit = 0.5 if change.keys() != {"shift"} else -1  # two of 49 shifts may agree
+    assert distances.min() > limit
+    assert outcomes.unique(dim=0).shape[0] > 8
+
+
+def test_global_crops_take_windows_of_their_own_and_locals_lie_in_the_base_window():
+    images = stamps(200)
+    config = dataclasses.replace(PLAIN, local_scale=(0.1, 0.3))
+    views = build(config, images)(images, torch.arange(200), seed=0, step=0)
+    for maps in views.to_source[2:]:
+        where = maps @ torch.tensor([[0, 0, 1.0], [15, 15, 1.0]]).T  # [200, 2, 2]
+        assert where.min() >= 7 - 1e-3
+        assert where.max() <= 38 + 1e-3
+        assert where.min() < 7.5
+        assert where.max() > 37.5
+
+
+def test_noise_has_the_declared_level_and_is_white():
+    images = torch.zeros(300, 2, 32, 32)
+    config = dataclasses.replace(PLAIN, noise=1.0, noise_sigma=(0.05, 0.05))
+    crops = build(config, images, 1, False)(images, torch.arange(300), seed=0, step=0).crops[0].double()
+    assert crops.std().item() == pytest.approx(0.05, rel=0.01)
+    assert abs((crops[..., 1:] * crops[..., :-1]).mean().item()) < 1e-4 * 0.05
+    assert abs((crops[:, 0] * crops[:, 1]).mean().item()) < 2e-2 * 0.05**2
+    assert abs((crops[1:] * crops[:-1]).mean().item()) < 2e-2 * 0.05**2
+
+
+def test_blur_widens_by_the_declared_source_pixels_whatever_the_zoom():
+    """A Gaussian of sigma 2 becomes one of √(2² + 1²) in source pixels."""
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    image = torch.from_numpy(np.exp(-(rows**2 + columns**2) / 8)).float()[None, None]
+    config = ViewsConfig(
+        crop=48,
+        image_size=96,
+        rotation="any",
+        global_scale=(1, 1),
+        brightness=0,
+        contrast=0,
+        blur=1,
+        blur_sigma=(1, 1),
+        noise=0,
+        shift=0,
+    )
+    views = build(config, image, 1, False)(image, torch.arange(1), seed=0, step=0)
+    crop = views.crops[0][0, 0].double()
+    x = torch.arange(96.0).double() - 47.5
+    for profile in (crop.sum(0), crop.sum(1)):
+        sigma = ((profile * x**2).sum() / profile.sum()).sqrt() / 2
+        assert sigma.item() == pytest.approx(5**0.5, rel=0.02)
+
+
+def test_band_ratios_survive_brightness_contrast_and_turns():
+    flux = stamps(6, 1).abs() + 1
+    colour = torch.tensor([0.5, 1.0, 3.0])[:, None, None]
+    config = dataclasses.replace(EVERYTHING, reddening=0, band_dropout=0, noise=0, brightness=0.3, contrast=0.3)
+    views = build(config, flux * colour)(flux * colour, torch.arange(6), seed=0, step=0)
+    for crop in views.crops:
+        torch.testing.assert_close(crop[:, 0] * 2, crop[:, 1], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(crop[:, 2], crop[:, 1] * 3, rtol=1e-4, atol=1e-3)
+
+
+def test_negative_and_bright_values_pass():
+    images = stamps() * 100
+    crop = torch.cat(
+        build(dataclasses.replace(EVERYTHING, noise=0), images)(images, torch.arange(6), seed=0, step=0).crops[:2]
+    )
+    assert crop.min() < -3000
+    assert crop.max() > 3000
+
+
+def test_a_lost_band_is_zero_and_not_valid():
+    images = stamps(50) + 1000
+    views = build(dataclasses.replace(PLAIN, band_dropout=1.0), images, 1, False)(
+        images, torch.arange(50), seed=0, step=0
+    )
+    blank = (views.crops[0] == 0).all(-1).all(-1)
+    assert torch.equal(~views.valid[0].any(-1).any(-1), blank)
+    assert (blank.sum(1) == 1).all()
+    assert (blank.sum(0) > 5).all()
+
+
+@pytest.mark.parametrize("stretch", ["asinh", "linear"])
+def test_invalid_pixels_end_as_zero_and_do_not_spread(stretch):
+    images = stamps() + 50
+    images[:, 1, 18:22, 25:28] = float("nan")
+    images[3, 2] = float("nan")  # a missing band
+    config = dataclasses.replace(EVERYTHING, band_dropout=0, noise=1.0, blur=1.0)
+    views = build(config, images, stretch=stretch)(images, torch.arange(6), seed=0, step=0)
+    for crop, valid in zip(views.crops, views.valid, strict=True):
+        assert torch.isfinite(crop).all()
+        assert (crop[~valid] == 0).all()
+        assert not valid[3, 2].any()
+        assert valid[:, 0].all()
+        assert valid[:, 1].any()
+    assert not views.valid[0][:, 1].all()
+
+
+def test_a_flat_sky_with_holes_stays_flat():
+    """No step lets the 0 of a hole, of the image's edge or of a turned corner into a valid pixel."""
+    images = torch.full((20, 2, 40, 40), 7.0)
+    images[torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) < 0.03] = float("nan")
+    config = ViewsConfig(crop=36, local_size=16, rotation="any", brightness=0, contrast=0.5, blur=1.0, noise=0)
+    views = build(config, images)(images, torch.arange(20), seed=0, step=0)
+    for crop, valid in zip(views.crops, views.valid, strict=True):
+        assert 0.3 < valid.double().mean() < 1
+        torch.testing.assert_close(crop, torch.where(valid, 7.0, 0.0), atol=0.01, rtol=0)
+
+
+def test_integer_images_are_as_good_as_their_float_copies():
+    images = torch.randint(0, 256, (6, 3, 46, 46), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    augment = build(EVERYTHING, images)
+    for a, b in zip(
+        *(augment(x, torch.arange(6), seed=0, step=0).crops for x in (images, images.float())), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_classes_go_with_every_crop():
+    images, classes = stamps(), torch.tensor([0, 1, 1, 0, 2, 2])
+    views = build(EVERYTHING, images)(images, torch.arange(6), seed=0, step=0, targets=classes)
+    assert views.targets is not None
+    assert len(views.targets) == len(views.crops)
+    assert all(torch.equal(target, classes) for target in views.targets)
+
+
+def test_regression_targets_turn_with_the_image():
+    """Oracle: ellipticity and offset measured on the crop itself by its moments, nothing known of the map."""
+    random = np.random.default_rng(0)
+    count, side = 24, 64
+    offset, e = random.uniform(-4, 4, (count, 2)), random.uniform(-0.3, 0.3, (count, 2))
+    rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
+    x, y = columns - offset[:, :1, None], rows - offset[:, 1:, None]
+    size = 12.0  # trace of the second moments; e1 = (Qxx - Qyy)/T, e2 = 2 Qxy/T
+    qxx, qyy, qxy = size * (1 + e[:, 0]) / 2, size * (1 - e[:, 0]) / 2, size * e[:, 1] / 2
+    inverse = np.linalg.inv(np.stack([np.stack([qxx, qxy], -1), np.stack([qxy, qyy], -1)], -2))
+    form = (
+        inverse[:, 0, 0, None, None] * x**2
+        + 2 * inverse[:, 0, 1, None, None] * x * y
+        + inverse[:, 1, 1, None, None] * y**2
+    )
+    images = torch.from_numpy(np.exp(-form / 2)).float()[:, None]
+    values = torch.from_numpy(np.concatenate([np.full((count, 1), 1.3), offset, e], 1)).float()
+    kinds = (Target(("theta_E",)), Target(("x", "y"), "vector"), Target(("e1", "e2"), "spin2"))
+    config = dataclasses.replace(PLAIN, crop=44, rotation="any", flip=True)
+    views = build(config, images, 2, False, targets=kinds)(images, torch.arange(count), seed=0, step=0, targets=values)
+    assert views.targets is not None
+    grid = torch.arange(44.0).double() - 21.5
+    for crop, target in zip(views.crops, views.targets, strict=True):
+        light = crop[:, 0].double() / crop[:, 0].double().sum((1, 2), keepdim=True)
+        mx, my = (light.sum(1) * grid).sum(1), (light.sum(2) * grid).sum(1)
+        dx, dy = grid[None, None, :] - mx[:, None, None], grid[None, :, None] - my[:, None, None]
+        xx, yy, xy = ((light * product).sum((1, 2)) for product in (dx**2, dy**2, dx * dy))
+        measured = torch.stack([torch.full_like(mx, 1.3), mx, my, (xx - yy) / (xx + yy), 2 * xy / (xx + yy)], 1)
+        torch.testing.assert_close(target.double(), measured, atol=0.02, rtol=0)  # interpolation rounds it by 1/3 px²
+    assert (views.targets[0] - values).abs().max() > 1  # something did turn
+
+
+def test_auto_rotation_takes_what_the_stamp_has_room_for():
+    assert geometries(ViewsConfig(crop=32), (46, 46))[0].rotation == "any"
+    assert geometries(ViewsConfig(crop=32), (40, 46))[0].rotation == "quarter"
+    assert geometries(ViewsConfig(), (46, 46))[0].rotation == "quarter"
+    assert geometries(ViewsConfig(), (46, 40))[0].crop == 40
+    assert geometries(ViewsConfig(crop=32, rotation="none"), (46, 46))[1].rotation == "none"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"crop": 47}, "crop"),
+        ({"crop": 0}, "crop"),
+        ({"image_size": 0}, "image_size"),
+        ({"rotation": "all"}, "rotation"),
+        ({"shift": -1}, "shift"),
+        ({"shift": float("nan")}, "shift"),
+        ({"global_scale": (0.0, 1.0)}, "global_scale"),
+        ({"global_scale": (0.8, 0.5)}, "global_scale"),
+        ({"local_scale": (0.5, 1.5)}, "local_scale"),
+        ({"local_size": 33}, "local_size"),
+        ({"local_crops": -1}, "local_crops"),
+        ({"brightness": 1.0}, "brightness"),
+        ({"contrast": -0.1}, "contrast"),
+        ({"blur": 1.1}, "blur"),
+        ({"blur_sigma": (0.0, 1.0)}, "blur_sigma"),
+        ({"noise_sigma": (0.2, 0.1)}, "noise_sigma"),
+        ({"noise": float("nan")}, "noise"),
+        ({"band_dropout": 2}, "band_dropout"),
+        ({"reddening": -1}, "reddening"),
+    ],
+)
+def test_nonsense_is_refused_when_built_in_one_line(change, word):
+    with pytest.raises(UserError, match=f"views.{word} ") as caught:
+        build(dataclasses.replace(PLAIN, **change), stamps())
+    assert "\n" not in str(caught.value)
+
+
+def test_refusals_that_need_more_than_the_options():
+    images, scalar = stamps(), (Target(("theta_E",)),)
+    with pytest.raises(UserError, match="global_scale"):
+        build(dataclasses.replace(PLAIN, global_scale=(0.5, 1)), images, 1, False, targets=scalar)
+    with pytest.raises(UserError, match="local_crops"):
+        build(PLAIN, images, 1, True, targets=scalar)
+    with pytest.raises(UserError, match="band_dropout"):
+        build(dataclasses.replace(PLAIN, band_dropout=0.1), stamps(bands=1))
+    with pytest.raises(UserError, match="reddening"):
+        Augment(
+            dataclasses.replace(PLAIN, reddening=0.1), Normalisation(("gray",), (0.0,), (1.0,)), (46, 46), ("gray",), 1
+        )
+    with pytest.raises(UserError, match="bands"):
+        Augment(PLAIN, unit(3), (46, 46), ("r", "g", "u"), 1)
+    augment = build(PLAIN, images)
+    with pytest.raises(UserError, match="pixels"):
+        augment(stamps(side=(40, 46)), torch.arange(6), seed=0, step=0)
+    with pytest.raises(UserError, match="bands"):
+        augment(stamps(bands=2), torch.arange(6), seed=0, step=0)
+    with pytest.raises(ValueError, match="part"):
+        augment(images, torch.arange(6), seed=0, step=0, part=slice(0, 3), global_batch=12)
+    with pytest.raises(ValueError, match="kinds"):
+        augment(images, torch.arange(6), seed=0, step=0, targets=torch.zeros(6, 1))
+    with pytest.raises(UserError, match="crop"):
+        eval_views(stamps(side=(20, 46)), PLAIN, unit())
+
+
+def test_eval_views_resize_both_axes_of_the_centre():
+    """60 × 52 image, window 48 to 24 pixels: block means of the centre, on both axes."""
+    images = stamps(2, 3, (52, 60))
+    crops, valid = eval_views(images, dataclasses.replace(PLAIN, crop=48, image_size=24), unit())
+    torch.testing.assert_close(crops, images[:, :, 2:50, 6:54].view(2, 3, 24, 2, 24, 2).mean((3, 5)), atol=1e-3, rtol=0)
+    assert valid.shape == crops.shape
+    images[0, 0, 2, 6] = float("nan")
+    crops, valid = eval_views(images, dataclasses.replace(PLAIN, crop=48, image_size=24), unit())
+    assert (~valid).nonzero().tolist() == [[0, 0, 0, 0]]
+    assert crops[0, 0, 0, 0] == 0
+
+
+def test_d4_is_a_group_of_eight():
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    eight = d4(image)
+    keys = {tuple(turned.flatten().tolist()) for turned in eight}
+    assert torch.equal(eight[0], image)
+    assert len(keys) == 8
+    for turned in eight:  # closed: the orbit of any member is the orbit
+        assert {tuple(again.flatten().tolist()) for again in d4(turned)} == keys
+
+
+def test_d4_commutes_with_the_exact_crops():
+    """What training shows with quarter turns and flips are the eight of what evaluation shows."""
+    images = stamps(40)
+    config = dataclasses.replace(PLAIN, rotation="quarter", flip=True)
+    views = build(config, images, 1, False)(images, torch.arange(40), seed=0, step=0)
+    eight = torch.stack(d4(eval_views(images, config, unit())[0]))  # [8, B, C, h, w]
+    same = (eight == views.crops[0]).flatten(2).all(2)
+    assert (same.sum(0) == 1).all()
+    assert same.any(1).all()
+
+
+def test_the_blog_recipe():
+    """Horizontal flip, brightness and contrast jitter, Gaussian blur: nothing else, and each of them per image."""
+    config = ViewsConfig(
+        rotation="none", flip=True, shift=0, global_scale=(1, 1), local_crops=0,
+        brightness=0.2, contrast=0.2, blur=0.5, blur_sigma=(0.1, 2.0), noise=0,
+    )  # fmt: skip
+    images = stamps(64, 3, (32, 32))
+    views = build(config, images)(images, torch.arange(64), seed=0, step=0)
+    for maps in views.to_source:
+        mirrored = maps[:, 0, 0] < 0
+        assert 15 < mirrored.sum() < 49
+        assert torch.equal(maps[:, :, :2].abs(), torch.eye(2).expand(64, 2, 2))
+    plain = build(dataclasses.replace(config, blur=0, brightness=0, contrast=0), images)
+    for crop, maps in zip(plain(images, torch.arange(64), seed=0, step=0).crops, views.to_source, strict=True):
+        assert torch.equal(crop, torch.where((maps[:, 0, 0] < 0)[:, None, None, None], images.flip(-1), images))

@@ -1,0 +1,257 @@
+"""Where crops look: the map against rendered points, the sampling against scipy and kornia, bounds, exact copies."""
+
+import dataclasses
+import math
+
+import kornia
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from zwicky.augment.geometry import DRAWS, Geometry, sample
+
+ROTATIONS = ("any", "quarter", "none")
+
+
+def draws(*shape, seed=0):
+    return torch.rand(*shape, DRAWS, generator=torch.Generator().manual_seed(seed))
+
+
+def corners(maps, size):
+    """Source positions [..., 4, 2] of the corner pixels' centres."""
+    points = torch.tensor([[x, y, 1.0] for x in (0, size - 1) for y in (0, size - 1)], dtype=torch.float64)
+    return (maps.double()[..., None, :, :] @ points[:, :, None])[..., 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    side=st.sampled_from([(46, 46), (51, 60), (64, 49)]),
+    crop=st.integers(8, 46),
+    size=st.integers(4, 48),
+    low=st.floats(0.05, 1.0),
+    high=st.floats(0.05, 1.0),
+    rotation=st.sampled_from(ROTATIONS),
+    shift=st.floats(0, 10),
+    seed=st.integers(0, 10**6),
+)
+def test_crops_stay_inside_the_image(side, crop, size, low, high, rotation, shift, seed):
+    geometry = Geometry(side, crop, size, (min(low, high), max(low, high)), rotation, True, shift)
+    if rotation == "any" and not geometry.turns_freely:
+        return
+    maps = geometry.draw(draws(50, seed=seed))
+    # The outermost samples, which lie inside the outermost crop pixel where several are averaged.
+    margin = 0.5 * (1 - 1 / geometry.oversample)
+    points = torch.tensor(
+        [[x, y, 1.0] for x in (-margin, size - 1 + margin) for y in (-margin, size - 1 + margin)], dtype=torch.float64
+    )
+    where = (maps[:, None] @ points[:, :, None])[..., 0]
+    # Where the crop has more pixels than the window, its outermost ones lie within the image's outermost half pixel.
+    edge = 0.0 if rotation == "any" else max(0.0, geometry.reach - min(geometry.center))
+    assert edge < 0.5
+    assert where.min() >= -edge - 1e-6
+    assert (where[..., 0] <= side[1] - 1 + edge + 1e-6).all()
+    assert (where[..., 1] <= side[0] - 1 + edge + 1e-6).all()
+
+
+def test_free_rotation_needs_a_stamp_root_two_larger():
+    assert Geometry((46, 46), 32, 32, rotation="any").turns_freely
+    assert not Geometry((44, 44), 32, 32, rotation="any").turns_freely
+    assert Geometry((150, 150), 96, 96, rotation="any").turns_freely
+    assert not Geometry((32, 32), 32, 32, rotation="any").turns_freely
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    x=st.integers(14, 45),
+    y=st.integers(14, 37),
+    rotation=st.sampled_from(ROTATIONS),
+    flip=st.booleans(),
+    size=st.sampled_from([24, 31, 48, 60]),
+    seed=st.integers(0, 10**6),
+)
+def test_a_point_lands_where_the_map_says(x, y, rotation, flip, size, seed):
+    """Non-square image, a blob at a known pixel; its centroid in the crop, mapped back, is that pixel."""
+    geometry = Geometry((52, 60), 34, size, (0.5, 1.0), rotation, flip, 3.0)
+    rows, columns = np.mgrid[:52, :60]
+    image = np.exp(-0.5 * ((columns - x) ** 2 + (rows - y) ** 2) / 1.5**2)
+    maps = geometry.draw(draws(1, 1, seed=seed))
+    crops, _ = sample(torch.from_numpy(image).float()[None, None], maps, geometry)
+    crop = crops[0, 0].double().numpy()
+    border = max(crop[0].max(), crop[-1].max(), crop[:, 0].max(), crop[:, -1].max())
+    if crop.max() < 0.5 or border > 1e-3:
+        return  # outside this crop, or cut by its edge
+    row, column = ndimage.center_of_mass(crop)
+    found = maps[0, 0] @ torch.tensor([column, row, 1.0], dtype=torch.float64)
+    np.testing.assert_allclose(found, [x, y], atol=0.1)
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS)
+@pytest.mark.parametrize(("side", "crop", "size"), [((46, 46), 32, 32), ((48, 61), 30, 25), ((50, 47), 31, 40)])
+def test_sampling_is_bilinear_interpolation(rotation, side, crop, size):
+    geometry = Geometry(side, crop, size, (0.4, 0.7), rotation, True, 4.0)
+    assert geometry.oversample == 1
+    images = torch.randn(3, 2, *side, generator=torch.Generator().manual_seed(1))
+    maps = geometry.draw(draws(4, 3, seed=2))
+    crops, valid = sample(images, maps, geometry)
+    assert valid is None
+    for crop_index in range(4):
+        for image in range(3):
+            matrix = maps[crop_index, image].numpy()
+            linear, offset = matrix[::-1, :2][:, ::-1], matrix[::-1, 2]  # scipy counts (row, column)
+            for band in range(2):
+                expected = ndimage.affine_transform(
+                    images[image, band].double().numpy(),
+                    linear,
+                    offset,
+                    output_shape=(size, size),
+                    order=1,
+                    mode="nearest",
+                )
+                np.testing.assert_allclose(crops[crop_index * 3 + image, band], expected, atol=2e-4)
+
+
+def test_rotation_is_kornias():
+    geometry = Geometry((47, 47), 31, 31, rotation="any")
+    u = torch.full((1, 1, DRAWS), 0.5)
+    u[..., 5] = 0.1  # 36 degrees
+    image = torch.randn(1, 3, 47, 47, generator=torch.Generator().manual_seed(0))
+    crops, _ = sample(image, geometry.draw(u), geometry)
+    # kornia turns the content anticlockwise on the screen by a positive angle; ours moves the window clockwise.
+    turned = kornia.geometry.rotate(image, torch.tensor([36.0]), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(crops, turned[:, :, 8:39, 8:39], atol=1e-4, rtol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    side=st.integers(20, 30),
+    crop=st.integers(5, 20),
+    shift=st.sampled_from([0.0, 1.0, 2.5, 9.0]),
+    seed=st.integers(0, 10**6),
+)
+def test_quarter_turns_copy_pixels(side, crop, shift, seed):
+    """No zoom, quarter turns: each crop is a slice, turned by numpy, to the last bit."""
+    geometry = Geometry((side, side + 3), crop, crop, rotation="quarter", flip=True, shift=shift)
+    assert geometry.exact
+    image = torch.randn(1, 2, side, side + 3, generator=torch.Generator().manual_seed(seed))
+    u = draws(1, 1, seed=seed)
+    maps = geometry.draw(u)
+    crops, _ = sample(image, maps, geometry)
+    where = corners(maps[0, 0], crop)
+    torch.testing.assert_close(where, where.round(), atol=1e-6, rtol=0)
+    left, top = where.min(0).values.round().long().tolist()
+    window = image[0, :, top : top + crop, left : left + crop]
+    candidates = [turned.rot90(k, (1, 2)) for turned in (window, window.flip(2)) for k in range(4)]
+    assert any(torch.equal(crops[0], candidate) for candidate in candidates)
+
+
+def test_all_eight_orientations_and_all_shifts_occur():
+    geometry = Geometry((24, 24), 16, 16, rotation="quarter", flip=True, shift=2.0)
+    maps = geometry.draw(draws(2000))
+    assert len({tuple(matrix.round().int().flatten().tolist()) for matrix in maps[:, :, :2]}) == 8
+    centers = maps[:, :, :2] @ torch.full((2,), 7.5, dtype=torch.float64) + maps[:, :, 2]
+    moves, counts = (centers - 11.5).round().unique(dim=0, return_counts=True)
+    assert len(moves) == 25
+    assert moves.abs().max() == 2
+    assert counts.min() > 40  # 80 expected each
+
+
+def test_shift_is_reduced_to_the_room():
+    geometry = Geometry((34, 40), 32, 32, shift=5.0)
+    centers = corners(geometry.draw(draws(500)), 32).mean(1)
+    assert centers[:, 0].sub(19.5).abs().max() <= 4
+    assert centers[:, 1].sub(16.5).abs().max() <= 1
+    assert centers[:, 0].sub(19.5).abs().max() > 3
+
+
+def test_a_whole_image_enlarged_has_no_room_to_move():
+    geometry = Geometry((20, 20), 20, 40, shift=3.0)
+    maps = geometry.draw(draws(50))
+    torch.testing.assert_close(maps, torch.tensor([[0.5, 0, -0.25], [0, 0.5, -0.25]]).double().expand(50, 2, 3))
+
+
+def test_area_angle_and_mirror_are_spread_as_declared():
+    geometry = Geometry((64, 64), 32, 16, (0.1, 0.3), "any", True, 0.0)
+    maps = geometry.draw(draws(4000))
+    determinant = torch.linalg.det(maps[:, :, :2])
+    share = determinant.abs() * 16**2 / 32**2
+    assert 0.1 <= share.min() < 0.105
+    assert 0.295 < share.max() <= 0.3
+    assert share.mean().item() == pytest.approx(0.2, abs=0.005)
+    assert (determinant < 0).double().mean().item() == pytest.approx(0.5, abs=0.03)
+    angle = torch.atan2(-maps[:, 0, 1], maps[:, 1, 1])
+    assert torch.histc(angle, 8, -math.pi, math.pi).min() > 400
+    # One area for both axes: a resize of the height alone would squash.
+    lengths = maps[:, :, :2].norm(dim=1)
+    torch.testing.assert_close(lengths[:, 0], lengths[:, 1])
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS)
+def test_sub_windows_fill_the_base_window_and_no_more(rotation):
+    u = draws(2000)
+    base = Geometry((70, 64), 40, 40, (1.0, 1.0), rotation, True, 2.0)
+    part = dataclasses.replace(base, size=20, scale=(0.1, 0.3))
+    u[..., 3:5] = 0.5  # exact crops move by whole pixels, others do not
+    last = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64).expand(2000, 1, 3)
+    inverse = torch.linalg.inv(torch.cat([base.draw(u), last], 1))
+    inside = (inverse[:, None, :2] @ torch.cat([corners(part.draw(u), 20), torch.ones(2000, 4, 1)], -1)[..., None])[
+        ..., 0
+    ]
+    assert inside.min() > -1e-9
+    assert inside.max() < 39 + 1e-9
+    assert inside.amin((0, 1)).max() < 0.5
+    assert inside.amax((0, 1)).min() > 38.5
+
+
+def test_zooming_out_averages_and_does_not_alias():
+    """64 → 16 pixels: a checkerboard becomes its mean; a plane stays a plane; counts against block means."""
+    geometry = Geometry((64, 64), 64, 16)
+    assert geometry.oversample == 4
+    maps = geometry.draw(torch.full((1, 1, DRAWS), 0.5))
+    rows, columns = np.mgrid[:64, :64]
+    checker = torch.from_numpy(((rows + columns) % 2).astype(np.float32))[None, None]
+    torch.testing.assert_close(sample(checker, maps, geometry)[0], torch.full((1, 1, 16, 16), 0.5))
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    blocks = image.view(1, 3, 16, 4, 16, 4).mean((3, 5))
+    torch.testing.assert_close(sample(image, maps, geometry)[0], blocks, atol=1e-5, rtol=0)
+
+
+def test_explicit_rotation_without_room_leaves_zero_not_reflection():
+    geometry = Geometry((20, 20), 20, 20, rotation="any")
+    u = torch.full((1, 1, DRAWS), 0.5)
+    u[..., 5] = 0.125  # 45 degrees
+    maps = geometry.draw(u)
+    crops, valid = sample(torch.ones(1, 2, 20, 20), maps, geometry)
+    assert valid is not None
+    assert valid.shape == crops.shape
+    assert (crops[~valid] == 0).all()
+    torch.testing.assert_close(crops[valid], torch.ones(int(valid.sum())))
+    points = torch.stack(
+        [torch.arange(20.0).repeat(20), torch.arange(20.0).repeat_interleave(20), torch.ones(400)]
+    ).double()
+    where = maps[0, 0] @ points
+    inside = ((where > -0.5) & (where < 19.5)).all(0).view(20, 20)
+    assert torch.equal(valid[0, 0], inside)
+    assert 0 < inside.sum() < 400
+
+
+@pytest.mark.parametrize(
+    ("crop", "size", "rotation"), [(24, 24, "any"), (24, 20, "any"), (30, 10, "none"), (24, 24, "quarter")]
+)
+def test_a_crop_pixel_is_valid_only_if_all_under_it_is(crop, size, rotation):
+    """Oracle: a pixel's value with the hole at 0 and at 1000 differs exactly where the hole contributes."""
+    geometry = Geometry((40, 40), crop, size, (1.0, 1.0) if rotation == "quarter" else (0.8, 1.0), rotation, True, 1.0)
+    maps = geometry.draw(draws(3, 2, seed=4))
+    images = torch.randn(2, 2, 40, 40, generator=torch.Generator().manual_seed(0))
+    valid = torch.rand(2, 2, 40, 40, generator=torch.Generator().manual_seed(1)) > 0.02
+    zero = torch.where(valid, images, 0)
+    touched = sample(torch.where(valid, 0.0, 1000.0), maps, geometry)[0]
+    crops, usable = sample(zero, maps, geometry, valid)
+    assert usable is not None
+    assert torch.equal(usable, touched < 1.0)
+    assert 0 < (~usable).sum() < usable.numel() / 2
+    plain = sample(images, maps, geometry)[0]
+    torch.testing.assert_close(crops[usable], plain[usable], atol=0.01, rtol=0)
+    assert (crops[~usable] == 0).all()

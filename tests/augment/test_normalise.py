@@ -1,0 +1,193 @@
+"""Normalisation: robust statistics against numpy, invalid pixels, types, and what must never happen (clamping)."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zwicky.augment.config import NormalisationConfig
+from zwicky.augment.normalise import Normalisation, asinh
+from zwicky.errors import UserError
+
+BANDS = ("g", "r", "i", "z", "y", "u")
+
+
+def sky_images(count=40, bands=3, side=20, seed=0):
+    """Noise of a known level on a known sky, with a bright spot in each image."""
+    random = np.random.default_rng(seed)
+    level, sigma = 10.0 * np.arange(1, bands + 1), 0.5 * np.arange(1, bands + 1)
+    images = level[:, None, None] + sigma[:, None, None] * random.standard_normal((count, bands, side, side))
+    images[:, :, 9:11, 9:11] += 500
+    return images.astype(np.float32), level, sigma
+
+
+def test_sky_and_noise_are_found_despite_sources():
+    images, level, sigma = sky_images()
+    made = Normalisation.fit(images, BANDS[:3])
+    assert made.stretch == "asinh"
+    np.testing.assert_allclose(made.center, level, atol=0.05)
+    np.testing.assert_allclose(made.scale, sigma, rtol=0.05)
+    np.testing.assert_allclose(
+        made.center, np.median(images, axis=(0, 2, 3)), rtol=1e-6
+    )  # all pixels fit in the sample
+
+
+def test_percentile_is_the_scale_of_stretched_images():
+    images = np.random.default_rng(1).integers(0, 256, (30, 1, 16, 16)).astype(np.uint8)
+    made = Normalisation.fit(images, ("gray",))
+    assert made.stretch == "linear"
+    expected = np.percentile(images - np.median(images).astype(float), 99.8)
+    assert made.scale[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("stretch", ["asinh", "sqrt", "linear"])
+def test_output_varies_by_one_and_is_the_formula(stretch):
+    images, _, _ = sky_images()
+    made = Normalisation.fit(images, BANDS[:3], NormalisationConfig(stretch=stretch, scale="mad", softening=2.0))
+    out, valid = made(torch.from_numpy(images))
+    center, scale = np.array(made.center)[:, None, None], np.array(made.scale)[:, None, None]
+    x = (images.astype(np.float64) - center) / scale
+    oracle = {"asinh": np.arcsinh(x / 2.0), "sqrt": np.sign(x) * np.sqrt(np.abs(x)), "linear": x}[stretch] / made.unit
+    np.testing.assert_allclose(out.numpy(), oracle, atol=2e-5, rtol=2e-5)
+    assert out.std().item() == pytest.approx(1, abs=0.02)
+    assert valid.all()
+    assert valid.dtype == torch.bool
+    assert valid.shape == out.shape
+
+
+@given(st.floats(-(2.0**126), 2.0**126, width=32, allow_subnormal=False))
+def test_asinh_is_asinh(value):
+    got = asinh(torch.tensor([value], dtype=torch.float32)).item()
+    assert got == pytest.approx(float(np.arcsinh(np.float64(value))), abs=3e-7, rel=3e-7)
+
+
+def test_nothing_is_clamped():
+    made = Normalisation(("g",), (100.0,), (2.0,), "asinh", 3.0)
+    values = torch.tensor([-1e6, 0.0, 100.0, 1e4, 1e9]).view(1, 1, 1, 5)
+    out = made(values)[0].flatten()
+    assert (out.diff() > 0).all()  # one-to-one: whatever went in can be told apart
+    assert out[0] < -5
+    assert out[-1] > 5
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32, torch.float64])
+def test_types_come_out_as_float32_and_the_input_is_left_alone(dtype):
+    made = Normalisation(("g",), (1.0,), (2.0,), "sqrt")
+    images = torch.arange(12).view(1, 1, 3, 4).to(dtype)
+    before = images.clone()
+    out, _ = made(images)
+    assert out.dtype == torch.float32
+    assert out[0, 0, 2, 3].item() == pytest.approx(np.sqrt(5.0))
+    assert (images.to(torch.float64) == before.to(torch.float64)).all()
+
+
+def test_invalid_pixels_are_zero_and_told():
+    made = Normalisation(("g", "r"), (5.0, 5.0), (1.0, 1.0))
+    images = torch.ones(2, 2, 3, 3)
+    images[0, 1, 0, 0], images[1, 0, 2, 2], images[1, 1, 1, 1] = float("nan"), float("inf"), -float("inf")
+    out, valid = made(images)
+    assert (~valid).sum() == 3
+    assert (out[~valid] == 0).all()
+    assert (out[valid] < 0).all()
+
+
+def test_statistics_ignore_nan_and_leave_out_bad_images():
+    images, level, sigma = sky_images(bands=2)
+    images[::3, :, :5] = np.nan  # a quarter of each third image
+    images[1, :] = np.nan
+    images[1, 0, 0, 0] = 1e9  # the rest of an image that is nearly all invalid
+    images[2:12:3, :, :15], images[2:12:3, :, 15:] = np.nan, 7777.0  # three quarters invalid, the rest nonsense
+    made = Normalisation.fit(images, ("g", "r"))
+    np.testing.assert_allclose(made.center, level[:2], atol=0.05)
+    np.testing.assert_allclose(made.scale, sigma[:2], rtol=0.05)
+    strict = Normalisation.fit(images, ("g", "r"), NormalisationConfig(max_invalid=0.0))
+    clean = images[np.isfinite(images).all((1, 2, 3))]
+    np.testing.assert_allclose(strict.center, np.median(clean, axis=(0, 2, 3)), rtol=1e-6)
+
+
+def test_constant_band_gets_scale_one():
+    images = np.full((4, 2, 5, 5), 3.0, np.float32)
+    images[:, 1] = np.random.default_rng(0).standard_normal((4, 5, 5))
+    made = Normalisation.fit(images, ("g", "r"))
+    assert made.scale[0] == 1
+    assert torch.isfinite(made(torch.from_numpy(images))[0]).all()
+    alone = Normalisation.fit(images[:, :1], ("g",))
+    assert (alone.scale, alone.unit) == ((1.0,), 1.0)
+
+
+def test_mostly_empty_images_fall_back_from_mad():
+    images = np.zeros((5, 1, 10, 10), np.float32)
+    images[:, :, 4, 4] = 50.0
+    assert Normalisation.fit(images, ("g",)).scale[0] == pytest.approx(50, rel=0.1)
+
+
+def test_faint_physical_units_keep_their_scale():
+    images, _, sigma = sky_images(bands=1)
+    made = Normalisation.fit(images * np.float32(1e-30), ("g",))
+    assert made.scale[0] == pytest.approx(sigma[0] * 1e-30, rel=0.05)
+    assert made(torch.from_numpy(images * np.float32(1e-30)))[0].std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_a_sample_of_many_images_is_seeded_and_near_the_whole(monkeypatch):
+    monkeypatch.setattr("zwicky.augment.normalise.MAX_IMAGES", 20)
+    monkeypatch.setattr("zwicky.augment.normalise.MAX_VALUES", 4000)
+    monkeypatch.setattr("zwicky.augment.normalise.BLOCK_BYTES", 3 * 20 * 20 * 4 * 7)
+    images, level, sigma = sky_images(count=60)
+    one, again = Normalisation.fit(images, BANDS[:3], seed=3), Normalisation.fit(images, BANDS[:3], seed=3)
+    assert one == again
+    assert one != Normalisation.fit(images, BANDS[:3], seed=4)
+    np.testing.assert_allclose(one.center, level, atol=0.1)
+    np.testing.assert_allclose(one.scale, sigma, rtol=0.1)
+
+
+def test_json_round_trip_gives_the_same_numbers():
+    images, _, _ = sky_images()
+    made = Normalisation.fit(images, BANDS[:3])
+    back = Normalisation.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert back == made
+    assert torch.equal(back(torch.from_numpy(images))[0], made(torch.from_numpy(images))[0])
+
+
+@pytest.mark.parametrize(
+    "change", [{"center": [1.0]}, {"scale": [0.0, 1.0]}, {"stretch": "log"}, {"unit": float("nan")}, {"bands": None}]
+)
+def test_damaged_dictionaries_are_refused(change):
+    good = Normalisation(("g", "r"), (0.0, 0.0), (1.0, 1.0)).to_dict()
+    with pytest.raises(UserError, match="normalisation"):
+        Normalisation.from_dict(good | change)
+    with pytest.raises(UserError, match="normalisation"):
+        Normalisation.from_dict({key: value for key, value in good.items() if key not in change})
+
+
+def test_mistakes_are_one_line():
+    images, _, _ = sky_images(count=4)
+    for call in (
+        lambda: Normalisation.fit(images, ("g",)),
+        lambda: Normalisation.fit(images[:0], BANDS[:3]),
+        lambda: Normalisation.fit(np.full_like(images, np.nan), BANDS[:3]),
+        lambda: Normalisation.fit(images, BANDS[:3], NormalisationConfig(softening=0)),
+        lambda: Normalisation.fit(images, BANDS[:3], NormalisationConfig(stretch="log")),  # type: ignore[arg-type]
+        lambda: Normalisation.fit(images, BANDS[:3], NormalisationConfig(scale="max")),  # type: ignore[arg-type]
+        lambda: Normalisation.fit(images, BANDS[:3], NormalisationConfig(max_invalid=2)),
+        lambda: Normalisation(("g",), (0.0,), (1.0,))(torch.zeros(2, 3, 4, 4)),
+    ):
+        with pytest.raises(UserError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    one_band_missing = images.copy()
+    one_band_missing[:, 1] = np.nan
+    with pytest.raises(UserError, match="'r'"):
+        Normalisation.fit(one_band_missing, BANDS[:3])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.01, 1000), st.floats(-1e3, 1e3))
+def test_units_of_the_images_do_not_matter(factor, offset):
+    images, _, _ = sky_images(count=6, bands=2, side=8)
+    one = Normalisation.fit(images, ("g", "r"))(torch.from_numpy(images))[0]
+    other = (images.astype(np.float64) * factor + offset * factor).astype(np.float64)
+    two = Normalisation.fit(other, ("g", "r"))(torch.from_numpy(other))[0]
+    np.testing.assert_allclose(one, two, atol=5e-3)

@@ -1,0 +1,130 @@
+"""Flux: each step against numpy, scipy or kornia; colours kept; no clamping; no parameter shared within a batch."""
+
+import kornia
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from zwicky.augment import photometry
+from zwicky.augment.config import ViewsConfig
+from zwicky.errors import UserError
+
+BANDS = ("u", "g", "r", "i", "z", "y")
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(1, 6), st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_brightness_and_contrast_keep_colours(bands, seed):
+    flux = noise(5, 1, 9, 11, seed=seed) * 10
+    colour = torch.linspace(0.3, 4, bands)[None, :, None, None]
+    random = noise(2, 5, seed=seed + 1).abs() + 0.2
+    out = photometry.brightness_contrast(flux * colour, random[0], random[1])
+    torch.testing.assert_close(out / colour, (out / colour)[:, :1].expand_as(out), rtol=1e-4, atol=1e-3)
+    mean = (flux * colour).mean((2, 3), keepdim=True)
+    b, c = random[0].view(5, 1, 1, 1), random[1].view(5, 1, 1, 1)
+    torch.testing.assert_close(out, b * (mean + c * (flux * colour - mean)), rtol=1e-4, atol=1e-3)
+
+
+def test_contrast_takes_the_mean_of_valid_pixels():
+    crops, valid = noise(2, 2, 6, 6), noise(2, 2, 6, 6, seed=1) > 0
+    crops = torch.where(valid, crops, 0)
+    out = photometry.brightness_contrast(crops, torch.ones(2), torch.tensor([0.5, 0.9]), valid)
+    for n in range(2):
+        for band in range(2):
+            inside = valid[n, band]
+            mean = crops[n, band][inside].mean()
+            expected = mean + [0.5, 0.9][n] * (crops[n, band][inside] - mean)
+            torch.testing.assert_close(out[n, band][inside], expected)
+
+
+def test_nothing_is_clamped():
+    crops = noise(1, 3, 8, 8) * 1000
+    out = photometry.brightness_contrast(crops, torch.tensor([1.2]), torch.tensor([1.1]))
+    out = photometry.widen_psf(out, torch.tensor([0.4]))
+    assert out.min() < -500
+    assert out.max() > 500
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.8, 2.0])
+def test_blur_is_a_round_gaussian(sigma):
+    """Against scipy with the edge weights divided out, on a non-square crop, and against kornia inside."""
+    crops = noise(2, 3, 20, 26)
+    out = photometry.widen_psf(crops, torch.full((2,), sigma)).double().numpy()
+    settings_ = {"sigma": (0, 0, sigma, sigma), "mode": "constant", "truncate": 8}
+    weight = ndimage.gaussian_filter(np.ones(crops.shape), **settings_)
+    expected = ndimage.gaussian_filter(crops.double().numpy(), **settings_) / weight
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    theirs = kornia.filters.gaussian_blur2d(crops, (17, 17), (sigma, sigma), border_type="reflect")
+    np.testing.assert_allclose(out[:, :, 9:-9, 9:-9], theirs[:, :, 9:-9, 9:-9], atol=2e-4)
+
+
+def test_blur_is_per_sample_and_isotropic():
+    point = torch.zeros(3, 1, 65, 65)
+    point[:, :, 32, 32] = 1
+    out = photometry.widen_psf(point, torch.tensor([0.7, 1.5, 4.0])).double()
+    x = torch.arange(65.0).double() - 32
+    for n, sigma in enumerate((0.7, 1.5, 4.0)):
+        image = out[n, 0]
+        torch.testing.assert_close(image, image.T)
+        assert (image.sum(0) * x**2).sum().sqrt().item() == pytest.approx(sigma, rel=0.01)
+        assert (image.sum(1) * x**2).sum().sqrt().item() == pytest.approx(sigma, rel=0.01)
+        assert image.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_blur_beside_holes_takes_only_what_is_known():
+    valid = noise(2, 2, 12, 12, seed=3) > -0.8
+    crops = torch.where(valid, 7.0, 0.0)
+    out = photometry.widen_psf(crops, torch.tensor([0.5, 1.3]), valid)
+    torch.testing.assert_close(out, crops)  # a flat sky stays flat up to the hole, and the hole stays 0
+
+
+@given(st.lists(st.sampled_from(BANDS), min_size=1, max_size=6, unique=True), st.floats(0, 0.5))
+@settings(max_examples=20, deadline=None)
+def test_reddening_in_magnitudes(bands, excess):
+    coefficients = photometry.extinction(tuple(bands))
+    crops = photometry.redden_(torch.ones(2, len(bands), 3, 3), coefficients, torch.tensor([0.0, excess]))
+    assert (crops[0] == 1).all()
+    magnitudes = -2.5 * np.log10(crops[1, :, 0, 0].double().numpy())
+    np.testing.assert_allclose(magnitudes, [photometry.EXTINCTION[band] * excess for band in bands], atol=1e-5)
+
+
+def test_bluer_bands_lose_more():
+    coefficients = photometry.extinction(BANDS)
+    assert (coefficients.diff() < 0).all()
+    with pytest.raises(UserError, match="'gray'"):
+        photometry.extinction(("gray",))
+
+
+def test_draws_differ_within_a_batch_and_follow_the_configuration():
+    config = ViewsConfig(brightness=0.2, contrast=0.3, blur=0.4, noise=0.6, reddening=0.2, band_dropout=0.25)
+    u = torch.rand(20000, photometry.DRAWS, generator=torch.Generator().manual_seed(0))
+    drawn = photometry.draw(u, config, 3)
+    for factor, width in ((drawn.brightness, 0.2), (drawn.contrast, 0.3)):
+        assert factor.unique().numel() > 10000
+        assert factor.min().item() == pytest.approx(1 - width, abs=1e-3)
+        assert factor.max().item() == pytest.approx(1 + width, abs=1e-3)
+    for level, share, (low, high) in ((drawn.sigma, 0.4, config.blur_sigma), (drawn.noise, 0.6, config.noise_sigma)):
+        some = level[level > 0]
+        assert len(some) / 20000 == pytest.approx(share, abs=0.015)
+        assert low <= some.min() * 1.0001
+        assert some.max() <= high * 1.0001
+        assert some.log().mean().item() == pytest.approx(np.log(low * high) / 2, abs=0.03)  # log-uniform
+    assert (drawn.lost >= 0).double().mean().item() == pytest.approx(0.25, abs=0.015)
+    assert drawn.lost.unique().tolist() == [-1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (1.0, 1.0)])
+def test_probability_one_always_fires_and_zero_never(share, expected):
+    config = ViewsConfig(blur=share, noise=share, band_dropout=share)
+    u = torch.rand(1000, photometry.DRAWS, generator=torch.Generator().manual_seed(0))
+    u[0] = 0
+    drawn = photometry.draw(u, config, 2)
+    for fired in (drawn.sigma > 0, drawn.noise > 0, drawn.lost >= 0):
+        assert fired.double().mean() == expected

@@ -1,0 +1,207 @@
+"""The audit finds what was planted, and nothing where nothing is; its AUC and interval against other ways."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from zwicky.data.audit import audit, audit_text
+from zwicky.data.contract import Cutouts, make_cutouts
+from zwicky.data.shortcuts import separation, trivial_features, value_scores
+from zwicky.data.tables import Labels
+
+COUNT = 300
+
+
+def sky(seed: int = 0, count: int = COUNT, bands: int = 2) -> np.ndarray:
+    return np.random.default_rng(seed).normal(10, 1, (count, bands, 16, 16)).astype(np.float32)
+
+
+def halves(cutouts: Cutouts, names: tuple[str, str] = ("nonlens", "lens")) -> Labels:
+    return Labels({identifier: names[row % 2] for row, identifier in enumerate(cutouts.ids)}, "test")
+
+
+def warned(images: np.ndarray, **columns) -> list[str]:
+    cutouts = make_cutouts(images, tuple("gri")[: images.shape[1]], **columns)
+    return audit(cutouts, halves(cutouts))["warnings"]
+
+
+def test_noise_raises_no_warning_and_all_is_json():
+    cutouts = make_cutouts(
+        sky(), ("g", "r"), ra=np.random.default_rng(1).permutation(COUNT).astype(float), dec=[0.0] * COUNT
+    )
+    found = audit(cutouts, halves(cutouts))
+    assert found["warnings"] == []
+    told = found["shortcuts"]["lens"]
+    assert {"total_flux", "colour_g_r", "peak", "border_mean", "border_noise", "ra", "all together"} == set(told)
+    assert all(entry["low"] < 0.57 for entry in told.values())
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert "lens 150" in audit_text(found)
+
+
+@pytest.mark.parametrize(
+    ("plant", "feature"),
+    [
+        (lambda images: images.__iadd__(0.2), "total_flux"),
+        (lambda images: images[:, 0].__iadd__(0.2), "colour_g_r"),
+        (lambda images: images[:, :, 8, 8].__iadd__(20), "peak"),
+        (lambda images: images[:, :, 0].__isub__(1), "border_mean"),
+        (lambda images: images[:, :, :, 0].__isub__(10).__imul__(1.5).__iadd__(10), "border_noise"),
+        (lambda images: images[:, :, 3, 3:7].fill(np.nan), "nan_share"),
+    ],
+)
+def test_planted_shortcuts_are_found(plant, feature):
+    images = sky()
+    lenses = images[1::2].copy()
+    plant(lenses)
+    images[1::2] = lenses
+    lines = warned(images)
+    assert any(line.startswith(f"shortcut: {feature} alone tells 'lens'") for line in lines)
+    assert any("all trivial numbers together" in line for line in lines)
+
+
+def test_position_is_a_shortcut():
+    ra = np.random.default_rng(0).uniform(0, 10, COUNT)
+    ra[1::2] += 50
+    lines = warned(sky(), ra=ra, dec=[0.0] * COUNT)
+    assert any(line.startswith("shortcut: ra alone") for line in lines)
+    lines = warned(sky(), ra=[None if row % 2 else float(row) for row in range(COUNT)], dec=[0.0] * COUNT)
+    assert any(line.startswith("shortcut: position_known alone") for line in lines)
+
+
+def test_only_jointly_visible_shortcuts_are_found_by_boosting():
+    """Border and peak each uninformative alone; their product tells the class (an exclusive or)."""
+    images = sky(bands=1)
+    border = np.arange(COUNT) % 4 < 2
+    bright = border ^ (np.arange(COUNT) % 2 == 1)
+    images[border, :, 0] += 3
+    images[bright, :, 8, 8] += 30
+    lines = warned(images)
+    assert len(lines) == 1
+    assert lines[0].startswith("shortcut: all trivial numbers together")
+
+
+def test_classes_of_one_origin_and_telling_columns_are_warned_of_but_truth_is_not():
+    origin = ["sw" if row % 2 == 0 or row % 6 == 1 else "gallery" for row in range(COUNT)]
+    theta = np.where(np.arange(COUNT) % 2, 1.0, 0.0) + np.linspace(0, 0.1, COUNT)
+    columns = {"origin": origin, "theta_E": theta, "expert_grade": theta * 2, "seeing": theta * 3}
+    cutouts = make_cutouts(sky(), ("g", "r"), **columns)
+    cutouts = Cutouts(cutouts.images, cutouts.table, cutouts.bands, truth=("theta_E",))
+    found = audit(cutouts, halves(cutouts))
+    warnings = "\n".join(found["warnings"])
+    assert "class 'nonlens' comes from origin == 'sw' alone" in warnings
+    assert "the column 'seeing' tells 'lens'" in warnings
+    assert "theta_E" not in json.dumps(found)
+    assert "expert_grade" not in warnings
+    assert any("expert_grade" in line for line in found["information"])
+
+
+def test_simulated_against_observed_is_warned_of():
+    lines = warned(sky(), simulated=[row % 2 == 1 for row in range(COUNT)], survey=["toy"] * COUNT)
+    assert any("class 'lens' comes from simulated == 'True' alone" in line for line in lines)
+    assert any("objects are mixed" in line for line in lines)
+
+
+def test_duplicates_constant_images_and_scales_are_counted():
+    images = sky()
+    images[5] = images[4]  # another label
+    images[7] = 3.0
+    cutouts = make_cutouts(
+        images,
+        ("g", "r"),
+        pixel_scale=[0.2] * 299 + [0.3],
+        ra=[float(row) for row in range(299)] + [None],
+        dec=[0.0] * 300,
+    )
+    cutouts = cutouts.take(np.arange(300))
+    found = audit(cutouts, halves(cutouts))
+    assert found["duplicates"] == {"same_pixels": 1, "same_position": 0, "contradictory_groups": 1}
+    assert found["pixel_scale"] == {"0.2": 299, "0.3": 1}
+    text = "\n".join(found["warnings"])
+    for part in ("contradictory labels", "1 images have the same value", "pixel scales differ", "repeat the pixels"):
+        assert part in text
+
+
+def test_values_and_counts_by_hand():
+    images = np.zeros((2, 2, 4, 4), np.float32)
+    images[0, 0, 0, 0], images[1, 1, 0, :2] = 5, np.nan
+    found = audit(make_cutouts(images, ("g", "r")), Labels({}))
+    assert found["values"]["g"]["max"] == 5
+    assert found["values"]["r"]["nan_share"] == 2 / 32
+    assert found["labels"] == {"source": "", "labelled": 0, "unlabelled": 2, "classes": {}}
+    assert found["shortcuts"] == {}
+    assert "not looked for" in found["information"][-1]
+
+
+def test_three_classes_are_each_against_the_rest():
+    images = sky()
+    images[2::3] += 0.3
+    cutouts = make_cutouts(images, ("g", "r"))
+    labels = Labels({identifier: "abc"[row % 3] for row, identifier in enumerate(cutouts.ids)})
+    shortcuts = audit(cutouts, labels)["shortcuts"]
+    assert shortcuts["c"]["total_flux"]["auc"] > 0.95
+    assert shortcuts["c"]["all together"]["auc"] > 0.95
+    assert set(shortcuts) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_tiny_data_sets_do_not_crash(count):
+    cutouts = make_cutouts(sky(count=count), ("g", "r"))
+    found = audit(cutouts, halves(cutouts))
+    assert found["objects"] == count
+    json.dumps(found, allow_nan=False)
+    assert audit_text(found)
+
+
+def test_features_by_hand():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(3, 2, 32, 32)).astype(np.float32)
+    images[1, 0, :3, 5] = np.nan
+    features = trivial_features(make_cutouts(images, ("g", "r")))
+    for row, image in enumerate(images.astype(np.float64)):
+        g, r = np.nanmean(image[0]), np.nanmean(image[1])
+        edge = np.ones((32, 32), bool)
+        edge[2:30, 2:30] = False
+        assert features["total_flux"][row] == pytest.approx((g + r) / 2, rel=1e-4)
+        assert features["colour_g_r"][row] == pytest.approx((g - r) / (abs(g) + abs(r)), rel=1e-4)
+        assert features["peak"][row] == pytest.approx(np.nanmax(image))
+        assert features["border_mean"][row] == pytest.approx(np.nanmean(image[:, edge]), rel=1e-4)
+        assert features["border_noise"][row] == pytest.approx(np.nanstd(image[:, edge]), rel=1e-4)
+        assert features["nan_share"][row] == pytest.approx(3 / 2048 if row == 1 else 0)
+
+
+def test_auc_and_interval_agree_with_scikit_learn_and_a_bootstrap():
+    rng = np.random.default_rng(0)
+    positive = rng.random(400) < 0.3
+    score = np.round(rng.normal(size=400) + positive, 1)  # with ties
+    told = separation(positive, score)
+    assert told["auc"] == pytest.approx(roc_auc_score(positive, score))
+    assert separation(positive, -score) == pytest.approx(told)  # either direction counts
+    assert separation(positive, -score, directed=True)["auc"] == pytest.approx(1 - told["auc"])
+    ones, zeros = np.flatnonzero(positive), np.flatnonzero(~positive)
+    draws = []
+    for _ in range(500):
+        rows = np.concatenate([rng.choice(ones, len(ones)), rng.choice(zeros, len(zeros))])
+        draws.append(roc_auc_score(positive[rows], score[rows]))
+    assert [told["low"], told["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.012)
+
+
+def test_separation_of_nothing():
+    positive = np.array([True, True, False, False])
+    assert separation(positive, np.ones(4)) is None
+    assert separation(positive, np.array([1, np.nan, 2, 3.0])) is None
+
+
+def test_value_scores_are_out_of_fold():
+    """A name of its own for each object must not tell its class."""
+    rng = np.random.default_rng(0)
+    positive = np.arange(200) % 2 == 1
+    scores = value_scores(np.arange(200), positive)
+    assert abs(roc_auc_score(positive, scores) - 0.5) < 0.1
+    told = value_scores(np.where(positive, "a", "b"), positive)
+    assert roc_auc_score(positive, told) == 1
+    noise = value_scores(rng.integers(0, 4, 200), positive)
+    assert abs(roc_auc_score(positive, noise) - 0.5) < 0.15

@@ -1,0 +1,75 @@
+"""Groups of equal objects, against the literal definition."""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zwicky.data.contract import Cutouts, make_cutouts
+from zwicky.data.duplicates import find_groups, members
+
+
+def objects(pixels: list[int], **columns: list) -> Cutouts:
+    images = np.array(pixels, np.uint8)[:, None, None, None] * np.ones((1, 1, 2, 2), np.uint8)
+    return make_cutouts(images, ("g",), **columns)
+
+
+def literal_groups(cutouts: Cutouts, column: str | None = None) -> list[int]:
+    """Spread the smallest row number along all equalities until nothing changes; positions by astropy."""
+    count = len(cutouts)
+    hashes, ra, dec = cutouts.column("pixel_hash"), cutouts.column("ra"), cutouts.column("dec")
+    names = cutouts.column(column) if column else [None] * count
+
+    def equal(a: int, b: int) -> bool:
+        if hashes[a] == hashes[b] or (names[a] is not None and names[a] == names[b]):
+            return True
+        if np.isnan([ra[a], ra[b], dec[a], dec[b]]).any():
+            return False
+        return SkyCoord(ra[a], dec[a], unit="deg").separation(SkyCoord(ra[b], dec[b], unit="deg")).arcsec <= 1
+
+    pairs = [(a, b) for a in range(count) for b in range(a) if equal(a, b)]
+    group, before = list(range(count)), None
+    while group != before:
+        before = list(group)
+        for a, b in pairs:
+            group[a] = group[b] = min(group[a], group[b])
+    return group
+
+
+step = st.integers(0, 6).map(lambda k: k * 0.7 / 3600)  # so that neighbours are 0.7″ apart and next ones 1.4″
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 9),
+            st.one_of(st.none(), step),
+            st.sampled_from([-89.9, 0.0, 60.0]),
+            st.sampled_from([None, "x", "y"]),
+        ),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_groups_follow_the_definition(rows):
+    pixels, ra, dec, names = (list(values) for values in zip(*rows, strict=True))
+    ra = [None if value is None else (value + 359.9995) % 360 for value in ra]  # across the meridian
+    cutouts = objects(pixels, ra=ra, dec=dec, source=[*names])
+    for columns in ([], ["source"]):
+        groups = find_groups(cutouts, *columns)
+        assert [groups[i] for i in cutouts.ids] == [cutouts.ids[row] for row in literal_groups(cutouts, *columns)]
+
+
+def test_many_objects_at_one_place_are_one_group_at_once():
+    count = 20_000
+    cutouts = make_cutouts(
+        np.zeros((count, 1, 1, 1), np.uint8), ("g",), ra=[1.0] * count, dec=[2.0] * count, pixel_hash=[None] * count
+    )
+    assert set(find_groups(cutouts).values()) == {"000000"}
+
+
+def test_members_leaves_out_lone_objects():
+    assert list(members({"a": "a", "b": "b", "c": "a"})) == [["a", "c"]]

@@ -1,0 +1,200 @@
+"""The laws of splits: disjoint, groups unbroken, stratified within one, nested, no leaks."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zwicky.data.contract import Cutouts, make_cutouts
+from zwicky.data.splits import fit_select, fold_splits, holdout_split, label_subsets
+from zwicky.data.tables import Labels, Split
+from zwicky.errors import UserError
+
+
+def data(classes: list[str | None], **columns: list) -> tuple[Cutouts, Labels]:
+    """Objects of different pixels with these labels."""
+    images = np.arange(len(classes), dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 2, 2), np.float32)
+    cutouts = make_cutouts(images, ("g",), **columns)
+    return cutouts, Labels({i: label for i, label in zip(cutouts.ids, classes, strict=True) if label is not None})
+
+
+def many(lens: int = 60, non: int = 40, unlabelled: int = 30) -> list[str | None]:
+    return ["lens"] * lens + ["non"] * non + [None] * unlabelled
+
+
+many_classes = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=80).map(
+    lambda some: some + ["a", "b", "c"] * 10
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    classes=many_classes,
+    seed=st.integers(0, 99),
+    fractions=st.sampled_from([(0.7, 0.1, 0.2), (0.5, 0.0, 0.5), (0.34, 0.33, 0.33)]),
+)
+def test_holdout_is_stratified_within_one(classes, seed, fractions):
+    cutouts, labels = data(classes)
+    split = holdout_split(cutouts, labels, fractions=fractions, seed=seed)
+    assert list(split.roles) == list(cutouts.ids)
+    for label, total in Counter(classes).items():
+        for role, share in zip(("train", "validation", "test"), fractions, strict=True):
+            count = sum(labels.values[i] == label for i in split.ids(role))
+            assert abs(count - share * total) < 1 + 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 25)), min_size=1, max_size=60),
+    st.integers(0, 99),
+)
+def test_groups_are_never_parted(rows, seed):
+    rows = rows + [(label, 100 + number) for number in range(8) for label in "ab"]
+    classes, names = zip(*rows, strict=True)
+    cutouts, labels = data(list(classes), source=[f"s{name}" for name in names])
+    splits = [holdout_split(cutouts, labels, seed=seed, group_column="source")]
+    splits += fold_splits(cutouts, labels, folds=3, seed=seed, group_column="source")
+    for split in splits:
+        for source in set(names):
+            own = [i for i, name in zip(cutouts.ids, names, strict=True) if name == source]
+            roles = {split.roles.get(i, "dropped") for i in own}
+            held_out = roles & {"validation", "test"}
+            assert len(held_out) <= 1
+            assert not held_out or not roles & {"train", "unlabelled"}
+            assert len({split.groups[i] for i in own if i in split.groups}) <= 1
+        for identifier, role in split.roles.items():
+            assert (role == "unlabelled") == (identifier not in labels.values)
+
+
+def test_duplicates_stay_together_and_unlabelled_twins_of_test_objects_are_dropped():
+    cutouts, labels = data(many())
+    pixel_hash = list(cutouts.column("pixel_hash"))
+    for row in range(30):  # each unlabelled object is the twin of a labelled one
+        pixel_hash[100 + row] = pixel_hash[row]
+    index = cutouts.table.schema.get_field_index("pixel_hash")
+    twins = Cutouts(cutouts.images, cutouts.table.set_column(index, "pixel_hash", [pixel_hash]), cutouts.bands)
+    split = holdout_split(twins, labels, seed=0)
+    for row in range(30):
+        role = split.roles[twins.ids[row]]
+        assert split.roles.get(twins.ids[100 + row]) == ("unlabelled" if role == "train" else None)
+    assert any(split.roles[twins.ids[row]] != "train" for row in range(30))
+    hashes = dict(zip(twins.ids, twins.column("pixel_hash"), strict=True))
+    learnt, tested = split.ids("train", "unlabelled"), split.ids("test", "validation")
+    assert not {hashes[i] for i in learnt} & {hashes[i] for i in tested}
+
+
+def test_seeds_repeat_and_differ():
+    cutouts, labels = data(many())
+    draws = [holdout_split(cutouts, labels, seed=seed).roles for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_holdout_mistakes():
+    cutouts, labels = data(many())
+    with pytest.raises(UserError, match="three shares"):
+        holdout_split(cutouts, labels, fractions=(0.8, 0.1, 0.2), seed=0)
+    with pytest.raises(UserError, match="no labels"):
+        holdout_split(cutouts, Labels({}), seed=0)
+    with pytest.raises(UserError, match="no column"):
+        holdout_split(cutouts, labels, seed=0, group_column="source")
+    cutouts, labels = data(["lens"] * 20 + ["non"])
+    with pytest.raises(UserError, match="class 'non' has 1 objects in 1 groups"):
+        holdout_split(cutouts, labels, seed=0)
+
+
+def test_folds_test_each_matching_object_once_and_train_on_matching_ones_only():
+    classes = many(60, 40, 30)
+    origin = [["sw", "gallery", "field"][row % 3] for row in range(130)]
+    cutouts, labels = data(classes, origin=origin)
+    splits = fold_splits(
+        cutouts, labels, folds=4, repeats=2, seed=3, test_where={"origin": "sw"}, train_where={"origin": "sw"}
+    )
+    assert [split.name for split in splits] == [f"r{r}f{f}" for r in range(2) for f in range(4)]
+    candidates = [i for i, o in zip(cutouts.ids, origin, strict=True) if o == "sw" and i in labels.values]
+    for repeat in range(2):
+        folds = splits[4 * repeat : 4 * repeat + 4]
+        assert sorted(i for split in folds for i in split.ids("test")) == sorted(candidates)
+        for split in folds:
+            assert set(split.ids("train")) == set(candidates) - set(split.ids("test"))
+            assert set(split.ids("unlabelled")) == set(cutouts.ids) - set(candidates)
+            for label in ("lens", "non"):
+                total = sum(labels.values[i] == label for i in candidates)
+                assert abs(sum(labels.values[i] == label for i in split.ids("test")) - total / 4) < 1
+    assert splits[0].roles != splits[4].roles
+
+
+def test_labelled_objects_outside_the_test_set_train_by_default():
+    cutouts, labels = data(many(20, 20, 0), origin=["sw", "gallery"] * 20)
+    for split in fold_splits(cutouts, labels, folds=2, seed=0, test_where={"origin": "sw"}):
+        assert len(split.ids("test")) == 10
+        assert len(split.ids("train")) == 30
+
+
+def test_fold_mistakes():
+    cutouts, labels = data(many(5, 40, 0), origin=["sw"] * 45)
+    with pytest.raises(UserError, match="at least 2 folds"):
+        fold_splits(cutouts, labels, folds=1, seed=0)
+    with pytest.raises(UserError, match="origin == 'x'"):
+        fold_splits(cutouts, labels, folds=2, seed=0, test_where={"origin": "x"})
+    with pytest.raises(UserError, match="class 'lens' has 5 independent groups"):
+        fold_splits(cutouts, labels, folds=6, seed=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    classes=many_classes,
+    seed=st.integers(0, 99),
+    counts=st.sets(st.integers(3, 30), max_size=5),
+    balanced=st.booleans(),
+)
+def test_subsets_are_nested_stratified_and_of_the_training_role(classes, seed, counts, balanced):
+    cutouts, labels = data(classes)
+    roles = {i: "test" if number % 7 == 6 else "train" for number, i in enumerate(cutouts.ids)}
+    split = Split("s", roles)
+    pool = Counter(labels.values[i] for i in split.ids("train"))
+    most = 3 * min(pool.values()) if balanced else sum(pool.values())
+    counts = {count for count in counts if count <= most}
+    subsets = label_subsets(split, labels, [*counts, 0], seed, balanced)
+    assert set(subsets[0]) == set(split.ids("train"))
+    smaller: set[str] = set()
+    for count in sorted(counts):
+        ids = subsets[count]
+        assert len(ids) == len(set(ids)) == count
+        assert smaller <= set(ids) <= set(subsets[0])
+        smaller = set(ids)
+        drawn = Counter(labels.values[i] for i in ids)
+        for label, total in pool.items():
+            share = 1 / len(pool) if balanced else total / sum(pool.values())
+            assert abs(drawn[label] - share * count) < 1 + 1e-9
+
+
+def test_subsets_too_large_say_what_there_is():
+    cutouts, labels = data(many(60, 40, 5))
+    split = Split("s", dict.fromkeys(cutouts.ids, "train"))
+    with pytest.raises(UserError, match=r"101 labels asked for.* 100 .*\(lens 60, non 40\)"):
+        label_subsets(split, labels, [101], seed=0)
+    with pytest.raises(UserError, match="too few of one class"):
+        label_subsets(split, labels, [90], seed=0, balanced=True)
+    with pytest.raises(UserError, match="cannot hold the 2 classes"):
+        label_subsets(split, labels, [1], seed=0)
+    assert len(label_subsets(split, labels, [80], seed=0, balanced=True)[80]) == 80
+    with pytest.raises(UserError, match="asked for"):
+        label_subsets(Split("empty", {}), labels, [10], seed=0)
+
+
+def test_fit_select_carves_60_out_of_300():
+    cutouts, labels = data(many(181, 119, 0))
+    fit, select = fit_select(cutouts.ids, labels, seed=0)
+    assert (len(fit), len(select)) == (240, 60)
+    assert not set(fit) & set(select)
+    assert Counter(labels.values[i] for i in select) == {"lens": 36, "non": 24}
+    groups = {i: f"g{number // 3}" for number, i in enumerate(cutouts.ids)}
+    fit, select = fit_select(cutouts.ids, labels, seed=0, groups=groups)
+    assert not {groups[i] for i in fit} & {groups[i] for i in select}
+    assert len(fit) + len(select) == 300
+    with pytest.raises(UserError, match="no label"):
+        fit_select([*cutouts.ids, "stranger"], labels, seed=0)

@@ -1,0 +1,91 @@
+"""What is written out of a store comes back by `ingest` with every pixel, id, label and column."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from zwicky.data import store as store_module
+from zwicky.data.contract import make_table
+from zwicky.data.ingest import ingest
+from zwicky.data.store import StoreWriter, open_store
+from zwicky.data.tables import Labels, read_labels, write_labels
+from zwicky.data.writers import write_folder
+from zwicky.errors import UserError
+
+IDS = ["lens/a.png", "lens_a.png", "LENS_a.png", "12", "J1000+02", "ü", "///"]
+
+
+@pytest.fixture(params=[("float32", 2), ("uint8", 1), ("uint16", 3)])
+def store(request, tmp_path, monkeypatch):
+    dtype, bands = request.param
+    monkeypatch.setattr(store_module, "ROW_GROUP_BYTES", 2 * bands * 7 * 8 * np.dtype(dtype).itemsize)  # two rows
+    images = np.random.default_rng(0).integers(0, 200, (len(IDS), bands, 7, 8)).astype(dtype)
+    if dtype == "float32":
+        images[2, 1] = np.nan
+    columns = {
+        "ra": [1.5, None, *range(5)],
+        "dec": [-1.5, None, *range(5)],
+        "mass": [0.1 * row for row in range(7)],
+        "survey": ["x"] * 7,
+        "note": ["a", None, "b,c", "d", "e", "f", "g"],
+        "pixel_scale": [0.2] * 7,
+    }
+    with StoreWriter(tmp_path / "store", "gri"[:bands], (7, 8), dtype) as writer:
+        writer.append(images, make_table(IDS, columns))
+    write_labels(
+        tmp_path / "store", Labels(dict(zip(IDS[:5], ["lens", "lens", "non", "non", "lens"], strict=True)), "me")
+    )
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize("form", ["deeplense", "fits", "hdf5"])
+def test_round_trip(tmp_path, store, form):
+    assert write_folder(store, tmp_path / "out", form) == len(IDS)
+    report = ingest(tmp_path / "out", tmp_path / "back")
+    assert (report.read, report.set_aside) == (len(IDS), ())
+    before, after = open_store(store), open_store(tmp_path / "back")
+    after = after.take(after.rows_of(before.ids))
+    np.testing.assert_array_equal(after.images, before.images)
+    assert after.images.dtype == before.images.dtype
+    assert read_labels(tmp_path / "back").values == read_labels(store).values
+    for name in ("ra", "dec", "mass"):
+        np.testing.assert_allclose(after.column(name), before.column(name), rtol=1e-12)
+    assert after.column("note").tolist() == before.column("note").tolist()
+    if form != "deeplense":
+        assert after.bands == before.bands
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
+
+
+def test_the_forms_are_what_others_read(tmp_path, store):
+    cutouts = open_store(store)
+    write_folder(store, tmp_path / "d", "deeplense")
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {"lens", "non", "unlabelled", "catalog.csv"}
+    first = np.load(tmp_path / "d" / "lens" / "lens_a_png.npy", allow_pickle=False)
+    np.testing.assert_array_equal(first, cutouts.images[0] if len(cutouts.bands) > 1 else cutouts.images[0, 0])
+    write_folder(store, tmp_path / "f", "fits")
+    with fits.open(tmp_path / "f" / "J1000+02.fits") as hdus:
+        np.testing.assert_array_equal(hdus[0].data, cutouts.images[4])
+        assert [hdus[0].header["BAND0"], hdus[0].header["RA"], hdus[0].header["PIXSCALE"]] == ["g", 2, 0.2]
+    write_folder(store, tmp_path / "h", "hdf5")
+    with h5py.File(tmp_path / "h" / "cutouts.hdf5") as file:
+        np.testing.assert_array_equal(file["images"][:], cutouts.images)
+        assert list(file["images"].attrs["bands"]) == list(cutouts.bands)
+
+
+def test_mistakes_are_said_in_one_line(tmp_path, store, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for out, form, message in [
+        ("full", "fits", "not empty"),
+        ("new", "png", "no format"),
+        ("full/x/y", "fits", "cannot write"),
+    ]:
+        with pytest.raises(UserError, match=message) as raised:
+            write_folder(store, tmp_path / out, form)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="does not exist"):
+        write_folder(tmp_path / "none", tmp_path / "new", "fits")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,93 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from zwicky.errors import UserError
+from zwicky.io import beside, read_json, replacing, write_csv, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "table.txt"
+    write_text(path, "old")
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert [child.name for child in tmp_path.iterdir()] == ["table.txt"]
+
+
+def test_nobody_sees_the_file_before_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "table.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # so that the rename is one step
+    assert path.read_text() == "whole"
+
+
+def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path):
+    path = tmp_path / "a.txt"
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    names = {str(os.getpid()): True, str(os.getppid()): True, dead.stdout.strip(): False}
+    mine = beside(path).name
+    left = {tmp_path / mine.replace(str(os.getpid()), pid): stays for pid, stays in names.items()}
+    elsewhere = tmp_path / f".a.txt.{dead.stdout.strip()}@another-machine.tmp"
+    for other in (*left, elsewhere):
+        other.write_text("half")
+    write_text(path, "whole")
+    assert path.read_text() == "whole"
+    assert {other: other.exists() for other in left} == left | {beside(path): False}  # renamed onto the path
+    assert elsewhere.exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "below.txt", tmp_path):
+        with pytest.raises(UserError, match="cannot write") as caught:
+            write_text(path, "text")
+        assert "\n" not in str(caught.value)
+    if os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(UserError, match="cannot write"):
+            write_text(tmp_path / "locked" / "a.txt", "text")
+
+
+def test_json_holds_numbers_of_any_kind_and_no_nan(tmp_path):
+    value = {"a": math.nan, "b": [np.float32(1.5), np.int64(2)], "c": np.array([1.0, np.nan])}
+    value |= {"d": (True, None), 5: "é"}
+    write_json(tmp_path / "x.json", value)
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    expected = {"a": None, "b": [1.5, 2], "c": [1.0, None], "d": [True, None], "5": "é"}
+    assert json.loads(text) == read_json(tmp_path / "x.json") == expected
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe"])
+def test_damaged_json_is_one_line(tmp_path, content):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot read") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_csv_has_the_union_of_columns_in_order(tmp_path):
+    write_csv(tmp_path / "x.csv", [{"a": 1}, {"b": "x,y", "a": 2.5}])
+    assert (tmp_path / "x.csv").read_text().splitlines() == ["a,b", "1,", '2.5,"x,y"']
+    write_csv(tmp_path / "x.csv", [], ["a", "b"])
+    assert (tmp_path / "x.csv").read_text().splitlines() == ["a,b"]
