@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from zwicky import backbones
-from zwicky.augment.augment import d4
+from zwicky import backbones, d4
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target, transform_targets
 from zwicky.data.contract import make_cutouts
 from zwicky.errors import UserError
-from zwicky.training.network import Network, load_network, save_network, turns_back
+from zwicky.training.network import Network, load_network, save_network
 
 
 @pytest.fixture
@@ -86,13 +85,13 @@ def test_each_turn_is_undone_on_the_targets():
     angle = torch.atan2(offset[0, 1], offset[0, 0])
     spin = torch.stack([torch.cos(2 * angle), torch.sin(2 * angle)])[None]
     kinds = (Target(("dx", "dy"), "vector"), Target(("e1", "e2"), "spin2"), Target(("theta_E",)))
-    for turn, view in enumerate(d4(image)):
+    for turn, view in enumerate(d4.apply(image)):
         row, column = (int(value) for value in (view[0, 0] == 1).nonzero()[0])
         seen = torch.tensor([[column - centre, row - centre]])
         angle_seen = torch.atan2(seen[0, 1], seen[0, 0])
         spin_seen = torch.stack([torch.cos(2 * angle_seen), torch.sin(2 * angle_seen)])[None]
         values = torch.cat([seen, spin_seen, torch.tensor([[1.5]])], 1)
-        back = transform_targets(values, kinds, turns_back()[turn][None])
+        back = transform_targets(values, kinds, d4.to_source(int(d4.INVERSE[turn]))[None])
         assert torch.allclose(back, torch.cat([offset, spin, torch.tensor([[1.5]])], 1), atol=1e-5), turn
 
 

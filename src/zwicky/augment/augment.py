@@ -188,8 +188,3 @@ def eval_views(images: Tensor, config: ViewsConfig, normalisation: Normalisation
     crops, usable = sample(scaled, middle, geometry, None if valid.stride() == (0, 0, 0, 0) else valid)
     crops = normalisation.stretch_(crops)
     return crops, torch.ones((), dtype=torch.bool, device=crops.device).expand_as(crops) if usable is None else usable
-
-
-def d4(crops: Tensor) -> list[Tensor]:
-    """The eight exact turns and mirrors of square crops [..., h, w], the crops themselves first."""
-    return [turned.rot90(k, (-2, -1)) for turned in (crops, crops.flip(-1)) for k in range(4)]

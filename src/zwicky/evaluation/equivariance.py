@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zwicky.augment.augment import d4, eval_views
+from zwicky import d4
+from zwicky.augment.augment import eval_views
 from zwicky.augment.views import transform_targets
-from zwicky.backbones.d4.group import VECTORS
+from zwicky.d4 import ELEMENTS
 from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.io import write_csv
@@ -19,7 +20,6 @@ from zwicky.methods.supervised import head_outputs
 from zwicky.rng import numpy_rng
 from zwicky.training.network import Network, load_network
 
-ELEMENTS = ("as it is", "90°", "180°", "270°", "mirrored", "mirrored, 90°", "mirrored, 180°", "mirrored, 270°")
 EXACT = 1e-4  # float32 rounding of a deep network stays well below, any real dependence is far above
 
 
@@ -77,7 +77,7 @@ def equivariance_error(network: Network, images: np.ndarray, batch_size: int = 6
             f"verify: needs two square cutouts or more, not {len(images)} of {images.shape[3]} × {images.shape[2]} px; "
             "take another store"
         )
-    raw = [np.ascontiguousarray(turned.numpy()) for turned in d4(torch.from_numpy(np.ascontiguousarray(images)))]
+    raw = [np.ascontiguousarray(turned.numpy()) for turned in d4.apply(torch.from_numpy(np.ascontiguousarray(images)))]
     found = [_run(network, turned, batch_size) for turned in raw]
     cropped = [_run(network, images, batch_size, turn)[0] for turn in range(8)]
     summary, answers = [each[0] for each in found], [each[1] for each in found]
@@ -92,7 +92,7 @@ def equivariance_error(network: Network, images: np.ndarray, batch_size: int = 6
             assert seen is not None
             expected = known
             if network.targets:
-                to_source = torch.cat([VECTORS[turn].T, torch.zeros(2, 1)], 1).expand(len(known), 2, 3)
+                to_source = d4.to_source(turn).expand(len(known), 2, 3)
                 expected = transform_targets(known, network.targets, to_source)
             apart_by = float((seen - expected).abs().max())
             measured.append(apart_by / float(known.double().std(0).max()) if network.targets else apart_by)
@@ -135,7 +135,7 @@ def _run(network: Network, images: np.ndarray, batch_size: int, turn: int = 0) -
         crops, _ = eval_views(
             torch.from_numpy(images[start : start + batch_size]).to(where), network.views, network.normalisation
         )
-        crops = d4(crops)[turn]
+        crops = d4.apply(crops)[turn]
         summaries.append(backbone(crops, patch_tokens=False).pooled.float().cpu())
         if head is not None:
             outputs = head_outputs(backbone, head, crops).float().cpu()

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zwicky import backbones
-from zwicky.augment.augment import d4, eval_views
+from zwicky import backbones, d4
+from zwicky.augment.augment import eval_views
 from zwicky.augment.check import check as check_views
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
@@ -69,14 +69,15 @@ class Network:
         """Logits [N, classes] (not yet divided by the temperature) or predictions [N, targets] of raw images."""
         if self.head is None:
             raise UserError("this network has no head yet; run `zwicky finetune` on it first")
-        head, kinds, back = self.head, self.targets, turns_back()
+        head, kinds = self.head, self.targets
 
         def answer(crops: Tensor, turn: int) -> Tensor:
             outputs = head_outputs(self.backbone, head, crops).float()
             if not kinds:
                 return outputs
             outputs = outputs * outputs.new_tensor(self.target_std) + outputs.new_tensor(self.target_mean)
-            return transform_targets(outputs, kinds, back[turn].to(outputs.device).expand(len(outputs), 2, 3))
+            back = d4.to_source(int(d4.INVERSE[turn])).to(outputs.device)
+            return transform_targets(outputs, kinds, back.expand(len(outputs), 2, 3))
 
         return self._over_batches(answer, self.width, images, batch_size, turns)
 
@@ -115,19 +116,12 @@ class Network:
         for places, raw in in_batches(images, batch_size):
             crops, _ = eval_views(torch.from_numpy(raw).to(where), self.views, self.normalisation)
             with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
-                views = d4(crops) if turns and not self.backbone.invariant else [crops]
+                views = d4.apply(crops) if turns and not self.backbone.invariant else [crops]
                 answers = [function(view, turn).float() for turn, view in enumerate(views)]
                 found[places] = torch.stack(answers).mean(0).cpu().numpy()
         for module, was_training in zip(modules, training, strict=True):
             module.train(was_training)
         return found
-
-
-def turns_back() -> Tensor:
-    """[8, 2, 3] the linear maps source → crop of the turns and mirrors of `d4`: they undo what it did to a target."""
-    mirror, quarter = torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    to_source = [first @ torch.linalg.matrix_power(quarter, k) for first in (torch.eye(2), mirror) for k in range(4)]
-    return torch.stack([torch.cat([linear.T, torch.zeros(2, 1)], 1) for linear in to_source])
 
 
 def columns_of(targets: Sequence[Target]) -> tuple[str, ...]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zwicky import backbones
-from zwicky.augment.augment import d4
-from zwicky.backbones.d4 import group
+from zwicky import backbones, d4
 
 OPTIONS = {
     "d4_vit": {"patch_size": 4, "width": 64, "depth": 3, "heads": 2},
@@ -31,6 +29,11 @@ def network():
     return make
 
 
+def _act(g, frames):
+    """(g·F)(n, k) = F(g⁻¹n, g⁻¹k) of regular features [8, ..., h, w]."""
+    return d4.apply(frames[d4.PRODUCT[d4.INVERSE[g]]])[g]
+
+
 @pytest.fixture
 def errors():
     def measure(net, images, mask=None):
@@ -38,10 +41,10 @@ def errors():
         with torch.no_grad():
             found = net(images, mask)
             rows = []
-            for g, turned in enumerate(d4(images)):
-                seen = net(turned, None if mask is None else d4(mask)[g])
-                frames = group.act(g, found.group_features.permute(3, 4, 0, 1, 2)).permute(2, 3, 4, 0, 1)
-                regions = d4(found.patch_tokens.permute(0, 3, 1, 2))[g].permute(0, 2, 3, 1)
+            for g, turned in enumerate(d4.apply(images)):
+                seen = net(turned, None if mask is None else d4.apply(mask)[g])
+                frames = _act(g, found.group_features.permute(3, 4, 0, 1, 2)).permute(2, 3, 4, 0, 1)
+                regions = d4.apply(found.patch_tokens.permute(0, 3, 1, 2))[g].permute(0, 2, 3, 1)
                 pairs = [(seen.pooled, found.pooled), (seen.patch_tokens, regions), (seen.group_features, frames)]
                 rows.append([float((a - b).abs().max() / b.std()) for a, b in pairs])
         return torch.tensor(rows)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zwicky.augment.augment import d4
+from zwicky import d4
 from zwicky.backbones.base import Features
 from zwicky.backbones.d4 import group
 from zwicky.backbones.d4.decoder import D4PixelDecoder
@@ -14,6 +14,11 @@ from zwicky.backbones.d4.kernels import BlockProduct, GroupNorm
 from zwicky.backbones.d4.layers import MLP, Drop, Lift, Norm, Readout, attend
 from zwicky.backbones.d4.linear import GroupLinear
 from zwicky.backbones.d4.vit import Block, Embed
+
+
+def act(g, frames):
+    """(g·F)(n, k) = F(g⁻¹n, g⁻¹k) of regular features [8, ..., h, w]."""
+    return d4.apply(frames[d4.PRODUCT[d4.INVERSE[g]]])[g]
 
 
 def filled(module):
@@ -42,7 +47,7 @@ def test_linear_is_the_sum_over_the_group(frames):
     expected = torch.zeros(8, 6, 2, 5, 5, dtype=torch.float64)
     for g in range(8):
         for k in range(8):
-            weight = layer.weight[group.PRODUCT[group.INVERSE[g], k]]
+            weight = layer.weight[d4.PRODUCT[d4.INVERSE[g], k]]
             expected[g] += torch.einsum("oi,ibyx->obyx", weight, frames[k])
     expected += layer.bias[:, None, None, None]
     assert torch.allclose(in_frames(layer, frames, False), expected, atol=1e-10)
@@ -84,7 +89,7 @@ def test_gradients_written_by_hand_are_those_of_differences():
 def test_lift_is_a_convolution_with_eight_kernels():
     layer = filled(Lift(2, 3, 4))
     images = torch.randn(2, 2, 12, 12, dtype=torch.float64)
-    expected = torch.stack([F.conv2d(images, kernel, layer.bias, stride=4) for kernel in d4(layer.kernel)])
+    expected = torch.stack([F.conv2d(images, kernel, layer.bias, stride=4) for kernel in d4.apply(layer.kernel)])
     assert torch.allclose(layer(images, False).transpose(1, 2), expected, atol=1e-10)
     assert torch.allclose(group.to_frames(layer(images, True)).transpose(1, 2), expected, atol=1e-10)
 
@@ -104,8 +109,8 @@ def test_layers_turn_their_output_with_their_input(kind, sizes, irreps, frames):
     upright = in_frames(layer, frames, irreps).detach()
     assert upright.std() > 0.1
     for g in range(8):
-        turned = in_frames(layer, group.act(g, frames), irreps)
-        assert torch.allclose(turned, group.act(g, upright), atol=1e-10 * float(upright.abs().max())), g
+        turned = in_frames(layer, act(g, frames), irreps)
+        assert torch.allclose(turned, act(g, upright), atol=1e-10 * float(upright.abs().max())), g
 
 
 @pytest.mark.parametrize("irreps", [True, False])
@@ -123,9 +128,9 @@ def test_embedding_turns_with_image_and_mask_at_any_size(irreps, side):
 
     first, rest = cells(images, mask)
     for g in range(8):
-        cls, turned = cells(d4(images)[g], d4(mask)[g])
+        cls, turned = cells(d4.apply(images)[g], d4.apply(mask)[g])
         assert torch.allclose(cls, first, atol=1e-12)
-        assert torch.allclose(turned, group.act(g, rest), atol=1e-10)
+        assert torch.allclose(turned, act(g, rest), atol=1e-10)
 
 
 @pytest.mark.parametrize("irreps", [True, False])
@@ -135,9 +140,9 @@ def test_readout_is_invariant_and_no_mean_of_its_input(irreps, frames):
     upright = layer(x, irreps)
     assert upright.shape == (2, 5, 5, 32)
     for g in range(8):
-        turned = group.act(g, frames)
+        turned = act(g, frames)
         seen = layer(group.to_irreps(turned) if irreps else turned, irreps)
-        assert torch.allclose(seen.permute(0, 3, 1, 2), d4(upright.permute(0, 3, 1, 2))[g], atol=1e-10)
+        assert torch.allclose(seen.permute(0, 3, 1, 2), d4.apply(upright.permute(0, 3, 1, 2))[g], atol=1e-10)
     # Features with the same mean over the frames are told apart: more than A1 passes.
     other = frames + torch.randn_like(frames)
     other = other - other.mean(0) + frames.mean(0)

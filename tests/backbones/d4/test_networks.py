@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zwicky import backbones
-from zwicky.augment.augment import d4
+from zwicky import backbones, d4
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.registry import BACKBONES
 from zwicky.errors import UserError
@@ -108,8 +107,8 @@ def test_pixels_are_decoded_turned(name, network):
         upright = decoder(net(images))
         assert upright.shape == images.shape
         assert not torch.allclose(upright, upright.flip(-1), atol=0.1)
-        for g, turned in enumerate(d4(images)):
-            assert torch.allclose(decoder(net(turned)), d4(upright)[g], atol=1e-4)
+        for g, turned in enumerate(d4.apply(images)):
+            assert torch.allclose(decoder(net(turned)), d4.apply(upright)[g], atol=1e-4)
     decoder(net(images)).square().sum().backward()
     assert [key for key, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -122,8 +121,8 @@ def test_attention_turns_with_the_image(name, network):
         assert upright.shape[2:] == net.grid(32)
         assert torch.allclose(upright.sum((2, 3)), torch.ones(upright.shape[:2]), atol=1e-5)
         assert not torch.allclose(upright, upright.flip(-1), atol=1e-3)
-        for g, turned in enumerate(d4(images)):
-            assert torch.allclose(net.attention(turned), d4(upright)[g], atol=1e-5)
+        for g, turned in enumerate(d4.apply(images)):
+            assert torch.allclose(net.attention(turned), d4.apply(upright)[g], atol=1e-5)
 
 
 @both
@@ -170,7 +169,7 @@ def test_a_crop_that_is_not_the_turned_crop_is_told_apart(name, network):
     """35 px cut to 32 from the corner: the turned image's crop holds other pixels, on another grid of patches."""
     net, images = network(name), torch.randn(2, 2, 35, 35)
     base = net(images[..., :32, :32]).pooled
-    apart = [float((net(turned[..., :32, :32]).pooled - base).abs().max() / base.std()) for turned in d4(images)]
+    apart = [float((net(turned[..., :32, :32]).pooled - base).abs().max() / base.std()) for turned in d4.apply(images)]
     apart.sort()
     assert apart[1] < 1e-5  # the corner stays where it is under the diagonal's mirror
     assert apart[2] > 0.05
@@ -182,4 +181,4 @@ def test_a_plain_vit_is_not_invariant(network):
     plain = backbones.create("vit_tiny", bands=2, image_size=32, width=48, depth=2).eval()
     images = torch.randn(2, 2, 32, 32)
     base = plain(images).pooled
-    assert all((plain(turned).pooled - base).abs().max() > 1e-3 for turned in d4(images)[1:])
+    assert all((plain(turned).pooled - base).abs().max() > 1e-3 for turned in d4.apply(images)[1:])

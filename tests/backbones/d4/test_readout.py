@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from zwicky import methods
-from zwicky.augment.augment import d4
+from zwicky import d4, methods
 from zwicky.augment.views import Target, Views, transform_targets
-from zwicky.backbones.d4 import group
 from zwicky.backbones.d4.readout import TargetHead
 from zwicky.methods.supervised import make_head, scale_of
 
@@ -17,7 +15,7 @@ TARGETS = (Target(("dx", "dy"), "vector"), Target(("theta_E",)), Target(("gamma1
 
 
 def turned_by(g, values, targets=TARGETS):
-    to_source = torch.cat([group.VECTORS[g].T, torch.zeros(2, 1)], 1).expand(len(values), 2, 3)
+    to_source = torch.cat([d4.VECTORS[g].T, torch.zeros(2, 1)], 1).expand(len(values), 2, 3)
     return transform_targets(values, targets, to_source)
 
 
@@ -31,7 +29,7 @@ def test_predictions_turn_with_the_image(name, network):
     upright = head(net(images))
     assert upright.shape == (3, 5)
     assert upright.std(0).min() > 1e-3
-    for g, turned in enumerate(d4(images)):
+    for g, turned in enumerate(d4.apply(images)):
         expected = turned_by(g, upright)
         assert torch.allclose(head(net(turned)), expected, atol=2e-5), g
         moved = (expected - upright).abs().amax(0) > 1e-3

@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 
-from zwicky import backbones
-from zwicky.augment.augment import d4
-from zwicky.backbones.d4 import group
+from zwicky import backbones, d4
 from zwicky.backbones.d4.swin import Merge
 from zwicky.backbones.d4.windows import WindowBlock
 from zwicky.errors import UserError
+
+
+def act(g, frames):
+    """(g·F)(n, k) = F(g⁻¹n, g⁻¹k) of regular features [8, ..., h, w]."""
+    return d4.apply(frames[d4.PRODUCT[d4.INVERSE[g]]])[g]
 
 
 def filled(module):
@@ -27,7 +30,7 @@ def error(layer, side, channels=4):
     torch.manual_seed(0)
     frames = torch.randn(8, channels, 2, side, side, dtype=torch.float64)
     upright = layer(frames, False)
-    apart = [layer(group.act(g, frames), False) - group.act(g, upright) for g in range(8)]
+    apart = [layer(act(g, frames), False) - act(g, upright) for g in range(8)]
     return float(torch.stack(apart).abs().max() / upright.std())
 
 
@@ -45,7 +48,7 @@ def literal(block, x):
         return tuple((place - shift) // size for place in cell)
 
     for g in range(8):
-        bias = d4(block.bias)[g]
+        bias = d4.apply(block.bias)[g]
         for head in range(heads):
             for n in cells:
                 near = [m for m in cells if window(m) == window(n)]
@@ -90,8 +93,8 @@ def test_merging_is_exact_and_the_group_convolution_of_its_formula():
         merge.norm.forward = lambda x, _: x
         for g in range(8):
             for k in range(8):
-                seen = d4(x[k, :, 0])[group.INVERSE[k]].flatten(1)  # x(k δ', k) by δ'
-                expected[g] += torch.einsum("odc,cd->o", weight[group.PRODUCT[group.INVERSE[g], k]], seen)
+                seen = d4.apply(x[k, :, 0])[d4.INVERSE[k]].flatten(1)  # x(k δ', k) by δ'
+                expected[g] += torch.einsum("odc,cd->o", weight[d4.PRODUCT[d4.INVERSE[g], k]], seen)
         assert torch.allclose(merge(x, False)[:, :, 0, 0, 0], expected, atol=1e-10)
 
 

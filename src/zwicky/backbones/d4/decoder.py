@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from zwicky.backbones.base import Features
-from zwicky.backbones.d4.group import ORDER, orbit
+from zwicky.backbones.d4.group import orbit
+from zwicky.d4 import ORDER
 from zwicky.errors import UserError
 
 

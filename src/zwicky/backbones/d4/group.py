@@ -1,7 +1,6 @@
-"""D4, the eight turns and mirrors of a square: how they multiply, act on maps, and split features into irreps.
+"""How features split into the irreducible representations of D4.
 
-Element g = 4m + k mirrors left and right m times and then turns by k quarters, the order of `augment.d4`.
-It acts on a map by (g·f)(x) = f(g⁻¹x), and on features in the regular representation by (h·F)(n, g) = F(h⁻¹n, h⁻¹g).
+An element acts on features in the regular representation by (h·F)(n, g) = F(h⁻¹n, h⁻¹g); see `zwicky.d4`.
 
 Features are tensors [8, C, …]. Along the first axis they stand either in the eight frames g ("regular"), or in the
 orthonormal basis of the irreducible representations
@@ -17,38 +16,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zwicky.augment.augment import d4
+from zwicky import d4
+from zwicky.d4 import ORDER
 
-ORDER = 8
 
-
-def _tables() -> tuple[Tensor, Tensor, Tensor]:
-    # What they do to (x, y), y downwards.
-    quarter, mirror = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
-    turns = [torch.linalg.matrix_power(quarter, k) for k in range(4)]
-    matrices = torch.stack(turns + [turn @ mirror for turn in turns])
-    products = matrices[:, None] @ matrices[None]  # [8, 8, 2, 2]
-    product = (products[:, :, None] == matrices).all(-1).all(-1).long().argmax(-1)
+def _characters() -> Tensor:
     k, m = torch.arange(ORDER) % 4, torch.arange(ORDER) // 4
     characters = torch.stack([torch.ones(ORDER), (-1.0) ** m, (-1.0) ** k, (-1.0) ** (k + m)])
-    return matrices, product, torch.cat([characters, matrices.flatten(1).T])
+    return torch.cat([characters, d4.VECTORS.flatten(1).T])
 
 
-# VECTORS: [8, 2, 2] what each element does to a vector (x, y). PRODUCT: [8, 8] the index of g·h.
-# CHARACTERS: [8, 8] one row an irrep, the characters χ(g) and then the entries ρ_ij(g), all 0, 1 or −1.
-VECTORS, PRODUCT, CHARACTERS = _tables()
-INVERSE = (PRODUCT == 0).long().argmax(1)
+CHARACTERS = _characters()  # [8, 8]: one row an irrep, the characters χ(g), then the entries ρ_ij(g), all 0, 1 or −1
 CHANGE = CHARACTERS.double() / torch.tensor([8.0] * 4 + [4.0] * 4).double().sqrt()[:, None]
 
 
 def orbit(maps: Tensor) -> Tensor:
     """Square maps [..., h, w] → [8, ..., h, w], their images under each element: out[g](x) = maps(g⁻¹x)."""
-    return torch.stack(d4(maps))
-
-
-def act(g: int, frames: Tensor) -> Tensor:
-    """(g·F)(n, k) = F(g⁻¹n, g⁻¹k) of regular features [8, ..., h, w]."""
-    return d4(frames[PRODUCT[INVERSE[g]]])[g]
+    return torch.stack(d4.apply(maps))
 
 
 def to_irreps(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zwicky.backbones.d4.group import ORDER
+from zwicky.d4 import ORDER
 
 
 class BlockProduct(torch.autograd.Function):

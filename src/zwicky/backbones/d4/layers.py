@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from zwicky.backbones.d4.group import ORDER, orbit, to_frames, to_irreps
+from zwicky.backbones.d4.group import orbit, to_frames, to_irreps
 from zwicky.backbones.d4.kernels import GroupNorm
 from zwicky.backbones.d4.linear import GroupLinear
+from zwicky.d4 import ORDER
 
 
 def by_irreps(device: torch.device, width: int) -> bool:

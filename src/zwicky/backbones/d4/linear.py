@@ -7,8 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from zwicky.backbones.d4.group import CHARACTERS, INVERSE, ORDER, PRODUCT
+from zwicky.backbones.d4.group import CHARACTERS
 from zwicky.backbones.d4.kernels import BlockProduct
+from zwicky.d4 import INVERSE, ORDER, PRODUCT
 
 
 class GroupLinear(nn.Module):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from zwicky.augment.views import Target
 from zwicky.backbones.base import Features
-from zwicky.backbones.d4.group import ORDER, to_irreps
+from zwicky.backbones.d4.group import to_irreps
+from zwicky.d4 import ORDER
 
 # The irreps of `group.CHANGE` that each kind of target is made of.
 VECTOR, SPIN2 = slice(4, 8), slice(2, 4)

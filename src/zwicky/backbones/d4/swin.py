@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.d4.decoder import D4PixelDecoder
-from zwicky.backbones.d4.group import INVERSE, ORDER, orbit
+from zwicky.backbones.d4.group import orbit
 from zwicky.backbones.d4.layers import Lift, Norm, Readout, by_irreps, constant, enter, leave
 from zwicky.backbones.d4.linear import GroupLinear
 from zwicky.backbones.d4.vit import channels_of
 from zwicky.backbones.d4.windows import WindowBlock, received
 from zwicky.backbones.grids import StageGrids
+from zwicky.d4 import INVERSE, ORDER
 from zwicky.errors import UserError
 
 

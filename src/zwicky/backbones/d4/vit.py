@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.d4.decoder import D4PixelDecoder
-from zwicky.backbones.d4.group import ORDER, orbit
+from zwicky.backbones.d4.group import orbit
 from zwicky.backbones.d4.layers import (
     MLP,
     Drop,
@@ -26,6 +26,7 @@ from zwicky.backbones.d4.layers import (
 )
 from zwicky.backbones.d4.linear import GroupLinear
 from zwicky.backbones.grids import patch_grid
+from zwicky.d4 import ORDER
 from zwicky.errors import UserError
 
 

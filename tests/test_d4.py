@@ -1,0 +1,45 @@
+"""The group D4 and its action on images, against 2 × 2 matrices."""
+
+from __future__ import annotations
+
+import torch
+
+from zwicky import d4
+from zwicky.augment.views import Target, transform_targets
+
+
+def test_products_and_inverses_are_those_of_the_matrices():
+    assert len({tuple(matrix.flatten().tolist()) for matrix in d4.VECTORS}) == 8
+    for g in range(8):
+        for h in range(8):
+            assert torch.equal(d4.VECTORS[g] @ d4.VECTORS[h], d4.VECTORS[d4.PRODUCT[g, h]])
+        assert d4.PRODUCT[g, d4.INVERSE[g]] == 0
+        assert torch.equal(d4.PRODUCT[g].sort().values, torch.arange(8))
+
+
+def test_elements_move_pixels_as_they_move_vectors():
+    """A bright pixel at (x, y) from the centre is found at g(x, y)."""
+    image = torch.zeros(7, 7)
+    image[1, 5] = 1
+    for g, turned in enumerate(d4.apply(image)):
+        y, x = (turned == 1).nonzero()[0] - 3
+        assert torch.equal(torch.stack([x, y]).float(), d4.VECTORS[g] @ torch.tensor([2.0, -2.0]))
+
+
+def test_apply_gives_a_closed_orbit_of_eight():
+    image = torch.arange(9.0).view(3, 3)
+    orbit = d4.apply(image)
+    keys = {tuple(transformed.flatten().tolist()) for transformed in orbit}
+    assert torch.equal(orbit[0], image)
+    assert len(keys) == len(d4.ELEMENTS) == 8
+    for transformed in orbit:
+        assert {tuple(again.flatten().tolist()) for again in d4.apply(transformed)} == keys
+
+
+def test_to_source_turns_vectors_with_the_image_and_its_inverse_back():
+    vector = torch.tensor([[2.0, -2.0]])
+    for g in range(8):
+        turned = transform_targets(vector, (Target(("x", "y"), "vector"),), d4.to_source(g)[None])
+        assert torch.equal(turned[0], d4.VECTORS[g] @ vector[0])
+        back = transform_targets(turned, (Target(("x", "y"), "vector"),), d4.to_source(int(d4.INVERSE[g]))[None])
+        assert torch.equal(back, vector)
