@@ -48,8 +48,9 @@ _OFFERED = {
     "BenchmarkResult": "evaluation.results",
     "benchmark": "evaluation.benchmark",
     "equivariance_error": "evaluation.equivariance",
+    "write_report": "report.page",
 }
-_VERBS = {"simulate": "simulate.api", "report": "report.page"}  # rooms that are called like what they do
+_VERBS = {"simulate": "simulate.api"}  # rooms that are called like what they do
 
 __all__ = sorted([*_OFFERED, *_VERBS])
 

@@ -15,7 +15,7 @@ from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.results import RESULT_COLUMNS, read_table
 from zwicky.io import write_csv
-from zwicky.report import report
+from zwicky.report import write_report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 SECTIONS = [
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(shared_result: Path, store_maker: Callable[..., Cutouts], tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return Page(report(shared_result, store_maker(), tmp_path_factory.mktemp("page") / "report.html"))
+    return Page(write_report(shared_result, store_maker(), tmp_path_factory.mktemp("page") / "report.html"))
 
 
 def missing(page: Page) -> list[str]:
@@ -129,13 +129,16 @@ def test_figures_take_every_colour_from_the_page(page: Page) -> None:
 
 
 def test_same_input_same_page(shared_result: Path, tmp_path: Path) -> None:
-    one, two = report(shared_result, None, tmp_path / "a.html"), report(shared_result, None, tmp_path / "b.html")
+    one, two = (
+        write_report(shared_result, None, tmp_path / "a.html"),
+        write_report(shared_result, None, tmp_path / "b.html"),
+    )
     assert one.read_text() == two.read_text()
 
 
 def test_default_place_is_in_the_run(result_maker: Callable[..., Path]) -> None:
     run = result_maker(objects=60)
-    assert report(run) == run / "report.html"
+    assert write_report(run) == run / "report.html"
 
 
 def test_facts_and_what_is_needed_to_repeat_it(page: Page) -> None:
@@ -155,7 +158,7 @@ def test_facts_and_what_is_needed_to_repeat_it(page: Page) -> None:
 
 
 def test_size_note_stands_before_the_results(result_maker: Callable[..., Path]) -> None:
-    page = Page(report(result_maker(objects=60, size_note="Smoke size: too small to mean anything.")))
+    page = Page(write_report(result_maker(objects=60, size_note="Smoke size: too small to mean anything.")))
     assert page.source.index("too small to mean anything") < page.source.index('id="audit"')
 
 
@@ -168,17 +171,17 @@ def test_fits_that_gave_back_their_probe_are_counted(result_maker: Callable[...,
     for row in rows:
         row["probe_kept"] = False if row["protocol"] in ("finetune", "scratch") else None
     write_csv(run / "results.csv", rows, RESULT_COLUMNS)
-    assert "fitting did not help" not in Page(report(run)).text
+    assert "fitting did not help" not in Page(write_report(run)).text
     own[0]["probe_kept"] = True
     write_csv(run / "results.csv", rows, RESULT_COLUMNS)
-    assert f"{own[0]['title']}: in 1 of {len(own)} fits" in Page(report(run)).text
+    assert f"{own[0]['title']}: in 1 of {len(own)} fits" in Page(write_report(run)).text
 
 
 def test_hostile_names_are_escaped(result_maker: Callable[..., Path], store_maker: Callable[..., Cutouts]) -> None:
     hostile = "<script>alert('x')</script>&\"lens"
     run = result_maker(classes=("no", hostile), objects=60, survey=hostile, store=hostile, name=hostile)
     (run / "config.yaml").write_text(f"title: {hostile}")
-    page = Page(report(run, store_maker(classes=("no", hostile), objects=60)))
+    page = Page(write_report(run, store_maker(classes=("no", hostile), objects=60)))
     assert "<script" not in page.source
     assert page.all("script") == []
     assert hostile in page.text  # it is shown, as text
@@ -210,7 +213,7 @@ def test_a_part_that_is_missing_or_damaged(
     files = [path for path in (run / part).rglob("*") if path.is_file()] if (run / part).is_dir() else [run / part]
     for path in files:
         path.write_bytes(b"\x00\xff{]garbage,\n\n,,\xfe") if damage == "garbage" else path.unlink()
-    page = Page(report(run, store_maker()))
+    page = Page(write_report(run, store_maker()))
     assert [section["id"] for section in page.all("section")] == SECTIONS
     expected = {
         "comparisons.csv": "comparisons.csv",
@@ -224,7 +227,7 @@ def test_a_part_that_is_missing_or_damaged(
 
 
 def test_without_a_store_the_pictures_are_left_out(shared_result: Path, tmp_path: Path) -> None:
-    page = Page(report(shared_result, None, tmp_path / "report.html"))
+    page = Page(write_report(shared_result, None, tmp_path / "report.html"))
     assert page.all("img") == []
     assert sum("No pictures" in line for line in missing(page)) == 2
 
@@ -232,14 +235,14 @@ def test_without_a_store_the_pictures_are_left_out(shared_result: Path, tmp_path
 def test_a_store_with_other_objects(shared_result: Path, store_maker: Callable[..., Cutouts], tmp_path: Path) -> None:
     store = store_maker(objects=5)
     other = Cutouts(store.images, store.table.set_column(0, "id", [["a", "b", "c", "d", "e"]]), store.bands)
-    page = Page(report(shared_result, other, tmp_path / "report.html"))
+    page = Page(write_report(shared_result, other, tmp_path / "report.html"))
     assert sum("in the store" in line for line in missing(page)) == 2
 
 
 def test_one_draw_and_three_classes(result_maker: Callable[..., Path], store_maker: Callable[..., Cutouts]) -> None:
     classes = ("no_sub", "sphere", "vort")
     page = Page(
-        report(
+        write_report(
             result_maker(classes=classes, draws=1, objects=90),
             store_maker(classes=classes, objects=90, bands=("gray",)),
         )
@@ -251,10 +254,10 @@ def test_one_draw_and_three_classes(result_maker: Callable[..., Path], store_mak
 
 def test_a_directory_without_results_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"results\.csv"):
-        report(tmp_path)
+        write_report(tmp_path)
     (tmp_path / "results.csv").write_text("arm,labels,draw\n")
     with pytest.raises(UserError, match="no finished cell"):
-        report(tmp_path)
+        write_report(tmp_path)
 
 
 def test_nan_scores_are_left_out(result_maker: Callable[..., Path]) -> None:
@@ -265,4 +268,4 @@ def test_nan_scores_are_left_out(result_maker: Callable[..., Path]) -> None:
     table = pq.read_table(path)
     broken = np.where(np.arange(60) < 5, np.nan, table.column("p_lens").to_numpy())
     pq.write_table(table.set_column(table.column_names.index("p_lens"), "p_lens", [broken]), path)
-    assert "nan" not in Page(report(run)).text
+    assert "nan" not in Page(write_report(run)).text

@@ -178,11 +178,11 @@ SWAPPED = (
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        ((0.02, True), (0.01, True), "AUC is better in 2, worse in 0 of 2 paired comparisons: it pays here"),
-        ((0.02, True), (0.01, False), "better in 1, worse in 0 of 2 paired comparisons: it pays here"),
-        ((-0.02, True), (0.01, False), "better in 0, worse in 1 of 2 paired comparisons: it costs here"),
-        ((-0.02, True), (0.01, True), "better in 1, worse in 1 of 2 paired comparisons: it depends"),
-        ((-0.02, False), (0.01, False), "0 of 2 paired comparisons: no difference can be told"),
+        ((0.02, True), (0.01, True), "AUC is better in 2, worse in 0 of 2 paired comparisons: significantly better"),
+        ((0.02, True), (0.01, False), "better in 1, worse in 0 of 2 paired comparisons: significantly better"),
+        ((-0.02, True), (0.01, False), "better in 0, worse in 1 of 2 paired comparisons: significantly worse"),
+        ((-0.02, True), (0.01, True), "better in 1, worse in 1 of 2 paired comparisons: mixed"),
+        ((-0.02, False), (0.01, False), "0 of 2 paired comparisons: no significant difference"),
     ],
 )
 def test_the_headline_of_networks_compared_counts_what_the_table_shows(write, first, second, words):

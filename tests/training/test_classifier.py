@@ -151,4 +151,4 @@ def test_a_room_is_called_like_its_verb_and_stays_a_room(tmp_path) -> None:
     np.testing.assert_array_equal(cutouts.images, same.images)
     assert set(labels.values) == set(cutouts.ids)
     with pytest.raises(UserError, match=r"results\.csv"):
-        zwicky.report(tmp_path)
+        zwicky.write_report(tmp_path)

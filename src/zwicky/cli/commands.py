@@ -146,12 +146,12 @@ def _demo(given: Namespace) -> None:
 
 def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     from zwicky.evaluation.results import BenchmarkResult
-    from zwicky.report import report
+    from zwicky.report import write_report
     from zwicky.training.data import is_there, open_data
 
     name = str(data or BenchmarkResult(run).data.get("store", ""))
     cutouts = open_data(name, memory_gb=0).cutouts if is_there(name) else None
-    page = report(run, cutouts, out)
+    page = write_report(run, cutouts, out)
     print(f"report: {page}")
     return page
 

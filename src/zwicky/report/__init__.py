@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from zwicky.data.contract import Cutouts
 
 
-def report(run: Path | str, store: Cutouts | None = None, out: Path | str | None = None) -> Path:
-    """Write the page of a benchmark's directory; see `zwicky.report.page.report`."""
+def write_report(run: Path | str, data: Cutouts | None = None, out: Path | str | None = None) -> Path:
+    """Write the page of a benchmark's directory; see `zwicky.report.page.write_report`."""
     from zwicky.report import page
 
-    return page.report(Path(run), store, None if out is None else Path(out))
+    return page.write_report(Path(run), data, None if out is None else Path(out))

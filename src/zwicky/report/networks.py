@@ -36,10 +36,10 @@ def _outcome(count: Counter[str]) -> str:
     better, worse, total = count["better"], count["worse"], count.total()
     shares = f"AUC is better in {better}, worse in {worse} of {words.plural(total, 'paired comparison')}"
     if better and not worse:
-        return f"{shares}: it pays here"
+        return f"{shares}: significantly better"
     if worse and not better:
-        return f"{shares}: it costs here"
-    return f"{shares}: {'it depends' if better else 'no difference can be told'}"
+        return f"{shares}: significantly worse"
+    return f"{shares}: {'mixed' if better else 'no significant difference'}"
 
 
 def networks(material: Material) -> Markup:

@@ -29,28 +29,28 @@ class Section:
     missing: str = ""
 
 
-def report(run: Path, store: Cutouts | None = None, out: Path | None = None) -> Path:
+def write_report(run: Path, data: Cutouts | None = None, out: Path | None = None) -> Path:
     """Write one self-contained HTML page about a benchmark.
 
     Args:
         run: the directory `zwicky benchmark` wrote.
-        store: the cutouts it was run on, for the pictures; None leaves them out.
+        data: the cutouts it was run on, for the pictures; None leaves them out.
         out: where to write; None means RUN/report.html.
 
     Raises:
         UserError: the directory holds no finished cell, or the page cannot be written.
     """
     out = run / "report.html" if out is None else out
-    write_text(out, render(gather(run), store))
+    write_text(out, render(gather(run), data))
     return out
 
 
 def render(material: Material, store: Cutouts | None) -> str:
     """The page as text."""
     parts: list[tuple[str, str, Callable[[], Markup]]] = [
-        ("audit", "What the audit found", lambda: sections.audit(material)),
+        ("audit", "Data audit", lambda: sections.audit(material)),
         *(
-            [("networks", "One network instead of another", lambda: networks(material))]
+            [("networks", "Network comparison", lambda: networks(material))]
             if material.data.get("compare_with")
             else []
         ),
@@ -58,13 +58,13 @@ def render(material: Material, store: Cutouts | None) -> str:
         ("differences", "Paired differences", lambda: tables.differences(material)),
         ("roc", "ROC curves", lambda: sections.roc(material)),
         ("recall", "Recall at few false positives, and purity", lambda: sections.recall(material)),
-        ("curves", "Curves of pretraining and fine-tuning", lambda: sections.curves(material)),
-        ("regions", "Where regions go", lambda: correspondence(material)),
-        ("confusion", "Confusion", lambda: sections.confusion(material)),
-        ("calibration", "Reliability", lambda: sections.calibration(material)),
-        ("examples", "Best and worst examples", lambda: examples.extremes(material, store)),
+        ("curves", "Training curves", lambda: sections.curves(material)),
+        ("regions", "Region correspondence", lambda: correspondence(material)),
+        ("confusion", "Confusion matrices", lambda: sections.confusion(material)),
+        ("calibration", "Calibration", lambda: sections.calibration(material)),
+        ("examples", "Correct and incorrect examples", lambda: examples.extremes(material, store)),
         ("gallery", "The data", lambda: examples.gallery(material, store)),
-        ("repeat", "To repeat it", lambda: repeat.repeat(material)),
+        ("repeat", "Reproducibility", lambda: repeat.repeat(material)),
     ]
     built = [_section(*part) for part in parts]
     folder = resources.files("zwicky.report")

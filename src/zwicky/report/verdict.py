@@ -133,9 +133,7 @@ def _values(material: Material, arms: list[Arm], labels: int) -> list[str]:
 def _conditions(material: Material) -> tuple[str, ...]:
     """What the numbers hold for."""
     data = words.data_kind(material.data.get("simulated"))
-    sentences = [
-        f"Measured on {words.plural(material.test_objects, 'test object')}, {data}, with {material.trials}."
-    ]
+    sentences = [f"Measured on {words.plural(material.test_objects, 'test object')}, {data}, with {material.trials}."]
     if material.draw_count == 1:
         sentences.append("One draw of the labels: how much another draw would change is unknown.")
     if material.pretrain_seeds == 1:
