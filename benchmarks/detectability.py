@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from tables import write_csv
 
+from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import Drawn, draw_block
 from zwicky.simulate.noise import variance
 from zwicky.simulate.population import Population
-from zwicky.simulate.registry import find_population
 from zwicky.simulate.render import render_block
 
 RESULTS = Path(__file__).parent / "results" / "detectability.csv"
@@ -84,7 +84,7 @@ def main() -> None:
     given = parser.parse_args()
     table = []
     for name in given.populations:
-        found = [left_over(find_population(name), given.seed, block) for block in range(given.blocks)]
+        found = [left_over(read_population(name), given.seed, block) for block in range(given.blocks)]
         kinds = np.concatenate([drawn.kinds for drawn, _ in found])
         mass = np.concatenate([drawn.values[AXION] for drawn, _ in found])
         chi2 = np.concatenate([one for _, one in found])

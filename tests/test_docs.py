@@ -13,13 +13,13 @@ import pytest
 
 import zwicky
 from zwicky import cli, recipes
+from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import units
-from zwicky.simulate.registry import find_population
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
-DEMO = find_population("demo-lenses")
+DEMO = read_population("demo-lenses")
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
 
 

@@ -1,8 +1,5 @@
 """The demo population as a whole: stability, truth, and no shortcut."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -14,9 +11,9 @@ from zwicky.data.store import open_store
 from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
+from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import BLOCK, draw_block, units
 from zwicky.simulate.noise import nanomaggies
-from zwicky.simulate.registry import find_population, populations
 from zwicky.simulate.render import render_block
 
 
@@ -58,7 +55,7 @@ def test_the_table_obeys_the_contract(sample):
 
 def test_every_truth_column_is_filled_where_the_kind_has_it_and_nan_elsewhere(sample):
     cutouts, _ = sample
-    population = find_population("demo-lenses")
+    population = read_population("demo-lenses")
     kinds = cutouts.column("kind")
     assert set(kinds) == set(population.kinds)
     rendered = {"magnification", *(f"source_mag_{band}" for band in "gri")}
@@ -77,7 +74,7 @@ def test_lenses_are_lenses(sample):
 
 
 def test_the_light_in_a_stamp_is_that_of_its_magnitudes():
-    population = find_population("demo-lenses")
+    population = read_population("demo-lenses")
     drawn = draw_block(population, 5, 0)
     layers, _ = render_block(population, drawn)
     for layer, name in enumerate(population.light):
@@ -110,13 +107,6 @@ def test_a_mistake_is_told_in_one_line(arguments, words, tmp_path):
     with pytest.raises(UserError):
         simulate_store(*arguments, tmp_path / "store")
     assert not (tmp_path / "store").exists()
-
-
-def test_populations_are_listed_without_torch():
-    program = "import sys; from zwicky.simulate import config, registry; registry.populations(); print(*sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert not {"torch", "pyarrow", "caustics"} & set(answer.stdout.split())
-    assert all("\n" not in about for about in populations().values())
 
 
 def features(images: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,12 +6,12 @@ import yaml
 from scipy import stats
 
 from zwicky.errors import UserError
+from zwicky.simulate import population_names
 from zwicky.simulate.api import simulate
-from zwicky.simulate.config import population_names
 from zwicky.simulate.description import read_population
-from zwicky.simulate.distributions import Around, Normal, Times, Uniform
 from zwicky.simulate.draw import draw_block
 from zwicky.simulate.instruments import INSTRUMENTS
+from zwicky.simulate.priors import Around, Normal, Times, Uniform
 
 SMALL = {
     "about": "one galaxy",

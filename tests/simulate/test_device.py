@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from zwicky.simulate.config import population_names
+from zwicky.simulate import population_names
+from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import draw_block
-from zwicky.simulate.registry import find_population
 from zwicky.simulate.render import grid, observe, parameters_of, shapes_of
 
 META = torch.device("meta")
@@ -16,7 +16,7 @@ META = torch.device("meta")
 
 @pytest.mark.parametrize("name", population_names())
 def test_a_population_is_rendered_where_it_is_told_to(name):
-    population = find_population(name)
+    population = read_population(name)
     drawn = draw_block(population, 0, 0)
     x, y = grid(24, 0.1, META)
     for kind_name, kind in population.kinds.items():

@@ -13,10 +13,10 @@ from zwicky.data.splits import holdout_split
 from zwicky.data.store import StoreWriter
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
+from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import draw_block, units
 from zwicky.simulate.galaxies import chosen_galaxies, read_bank, show
 from zwicky.simulate.population import Galaxies
-from zwicky.simulate.registry import find_population
 from zwicky.simulate.render import CPU, grid, parameters_of, shapes_of
 
 SCALE, SIZE = 0.03, 81
@@ -95,7 +95,7 @@ def test_a_disc_from_a_store_is_lensed_as_the_disc_is(tmp_path):
 
 def shapes(folder, store, kind, count=8):
     """Light before the instrument, [n, layers, size, size], with its magnification, grid (arcsec) and parameters."""
-    population = find_population(described(folder, store, kinds={"lens": kind} | dict.fromkeys(OTHERS)))
+    population = read_population(described(folder, store, kinds={"lens": kind} | dict.fromkeys(OTHERS)))
     drawn = draw_block(population, 3, 0)
     rows = np.arange(count)
     p = parameters_of(drawn, rows)
@@ -212,7 +212,7 @@ def test_each_image_says_which_galaxy_it_is(tmp_path):
     cutouts, _ = simulate(name, 70)
     assert set(cutouts.column("source_id")) == {"000000", "000001", "000002"}
     assert "source_id" in cutouts.truth
-    assert "source_id" in units(find_population(name))
+    assert "source_id" in units(read_population(name))
     pick = (cutouts.column("source_pick") * 3).astype(int)
     assert [int(one) for one in cutouts.column("source_id")] == pick.tolist()
 

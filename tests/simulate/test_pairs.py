@@ -7,8 +7,8 @@ import yaml
 from zwicky.data.splits import holdout_split
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate
+from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import draw_block, units
-from zwicky.simulate.registry import find_population
 from zwicky.simulate.render import render_block
 
 SOURCE = {"source_dx", "source_dy", "source_R", "source_n", "source_e1", "source_e2", "arc_redness"}
@@ -33,11 +33,11 @@ def test_the_two_images_share_the_lens_and_differ_in_the_source(small):
         else:
             np.testing.assert_array_equal(first, second, name)
             assert len(set(first)) > 60 or name in ("red1_weight", "blue1_weight"), name  # but lenses differ
-    assert "pair_id" in units(find_population(small))
+    assert "pair_id" in units(read_population(small))
 
 
 def test_light_of_the_lens_is_the_same_and_the_arcs_are_not(small):
-    population = find_population(small)
+    population = read_population(small)
     light, _ = render_block(population, draw_block(population, 0, 0))
     lens, arc = (light[:, list(population.light).index(name)].reshape(-1, 2, 3, 24, 24) for name in ("lens", "arc"))
     np.testing.assert_array_equal(lens[:, 0], lens[:, 1])
@@ -55,4 +55,4 @@ def test_a_split_keeps_pairs_together(small):
 def test_what_a_pair_differs_in_must_be_known(tmp_path, pairs, said):
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump({"base": "lensiam-pairs", "pairs": pairs}))
     with pytest.raises(UserError, match=said):
-        find_population(str(tmp_path / "wrong.yaml"))
+        read_population(str(tmp_path / "wrong.yaml"))

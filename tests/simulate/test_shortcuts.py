@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from zwicky.data.audit import audit
+from zwicky.simulate import population_names
 from zwicky.simulate.api import simulate
-from zwicky.simulate.config import population_names
 
 NATURE = ("total_flux", "colour", "all together")  # may leak in lens finding, as it does in the sky
 

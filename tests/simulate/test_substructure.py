@@ -5,6 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from astropy import units as u
+from astropy.constants import G, M_sun, c
 from scipy import stats
 
 from zwicky.data.audit import audit
@@ -12,13 +14,11 @@ from zwicky.data.store import open_store
 from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
-from zwicky.simulate.cosmology import FIDUCIAL
 from zwicky.simulate.deflection import DEFLECTORS
 from zwicky.simulate.description import read_population
-from zwicky.simulate.distributions import Constant, Uniform
 from zwicky.simulate.draw import BLOCK, draw_block, units
 from zwicky.simulate.noise import noise_of_deeplense_1
-from zwicky.simulate.registry import find_population
+from zwicky.simulate.priors import COSMOLOGY, Constant, Uniform, einstein_radius
 from zwicky.simulate.render import parameters_of
 from zwicky.simulate.substructure import AxionVortex, ColdDarkMatter, FixedNumber, power_law
 
@@ -29,7 +29,7 @@ LEGACY = [f"deeplense-legacy-{k}" for k in (1, 2, 3)]
 def lenses(count, z_lens=0.5, z_source=1.0):
     drawn = {name: np.zeros(count) for name in ("lens_x", "lens_y")}
     drawn |= {"z_lens": np.full(count, z_lens), "z_source": np.full(count, z_source), "theta_E": np.full(count, 1.3)}
-    return drawn | {"theta_E_1e12": FIDUCIAL.theta_E_of_mass(1e12, drawn["z_lens"], drawn["z_source"])}
+    return drawn | {"theta_E_1e12": einstein_radius(1e12, drawn["z_lens"], drawn["z_source"])}
 
 
 def test_the_mass_function_is_a_power_law():
@@ -43,7 +43,7 @@ def test_subhalos_follow_their_declaration():
     declared = ColdDarkMatter(Constant(2e-3), Constant(-1.9), 1e8, 1e10, radius=2.0)
     drawn = lenses(400)
     found = declared.draw(np.random.default_rng(1), 400, drawn)
-    kpc = FIDUCIAL.lens_distances(0.5, 1.0)[0] * 1e3 / 206264.806
+    kpc = COSMOLOGY.angular_diameter_distance(0.5).value * 1e3 / 206264.806
     m = np.logspace(8, 10, 20001)
     mean = np.trapezoid(2e-3 * (m / 1e10) ** -1.9 / 1e10, m) * np.pi * (2.0 * kpc) ** 2
     assert found["subhalos"].mean() == pytest.approx(mean, abs=4 * (mean / 400) ** 0.5)
@@ -52,8 +52,8 @@ def test_subhalos_follow_their_declaration():
     r2 = (found["subhalo_x"] ** 2 + found["subhalo_y"] ** 2)[there]
     assert stats.kstest(r2 / 4, "uniform").pvalue > 1e-3
     mass = found["subhalo_mass"][there]
-    np.testing.assert_allclose(found["subhalo_theta_E"][there], FIDUCIAL.theta_E_of_mass(mass, 0.5, 1.0), rtol=1e-9)
-    density = 200 * FIDUCIAL.critical_density(0.5)
+    np.testing.assert_allclose(found["subhalo_theta_E"][there], einstein_radius(mass, 0.5, 1.0), rtol=1e-9)
+    density = 200 * COSMOLOGY.critical_density(0.5).to_value("Msun / kpc3")
     concentration = (mass / (4 / 3 * np.pi * density)) ** (1 / 3) / (found["subhalo_Rs"][there] * kpc)
     ratio = np.log10(concentration / (13 * (mass / 1e8) ** -0.08))
     assert ratio.mean() == pytest.approx(0, abs=5e-3)
@@ -75,12 +75,12 @@ def test_the_vortex_is_as_long_as_its_axion_is_light():
     np.testing.assert_allclose(found["vortex_half_length"], 0.03 * 1e-22 / 10 ** found["log10_axion_mass"])
     assert found["vortex_half_length"].min() > 0.03
     assert found["vortex_half_length"].max() < 3
-    np.testing.assert_allclose(found["vortex_theta_E"], FIDUCIAL.theta_E_of_mass(3e10, 0.5, 1.0))
+    np.testing.assert_allclose(found["vortex_theta_E"], einstein_radius(3e10, 0.5, 1.0))
 
 
 def inward(name, deflectors, blocks=1):
     """Per kind, by how much the mean inward pull on the ring is other than θ_E, over θ_E, [images]."""
-    population = find_population(name)
+    population = read_population(name)
     found = {}
     angle = torch.linspace(0, 2 * np.pi, 721)[:-1]
     for kind_name, kind in population.kinds.items():
@@ -122,7 +122,7 @@ def test_the_truth_is_kept_with_its_units(name, capsys):
     cutouts, labels = simulate(name, 40, seed=2)
     kinds = cutouts.column("kind")
     assert set(labels.classes) == {"no_sub", "cdm", "axion"}
-    assert set(cutouts.truth) == {"kind"} | set(units(find_population(name)))
+    assert set(cutouts.truth) == {"kind"} | set(units(read_population(name)))
     x = cutouts.column("subhalo_x")
     assert {len(values) > 0 for values in x[kinds == "cdm"]} == {True}
     assert {len(values) for values in x[kinds != "cdm"]} == {0}
@@ -146,8 +146,8 @@ def test_an_image_is_a_function_of_its_number(name, tmp_path):
 
 def test_legacy_is_as_published():
     """θ_E from luminosity distances; Model II's ring shrunk to 0.81 arcsec; 14.93 counts a second in all."""
-    one, two = draw_block(find_population(LEGACY[0]), 0, 0).values, draw_block(find_population(LEGACY[1]), 0, 0).values
-    comoving = {z: FIDUCIAL.comoving_distance(z) for z in (0.5, 1.0, 2.5)}
+    one, two = draw_block(read_population(LEGACY[0]), 0, 0).values, draw_block(read_population(LEGACY[1]), 0, 0).values
+    comoving = {z: COSMOLOGY.comoving_distance(z).value for z in (0.5, 1.0, 2.5)}
     near, far = 1.5 * comoving[0.5], 2.0 * comoving[1.0]  # luminosity distances
     published = np.sqrt(4 * 4.785416e-20 * 1e12 * (far - near) / (near * far)) * 206264.806
     assert one["theta_E"] == pytest.approx(published, rel=1e-4)
@@ -163,18 +163,25 @@ def test_legacy_is_as_published():
 def test_noise_of_model_1():
     """Shot noise twice over and a sky of 0.01 counts a second."""
     clean = np.full((2, 1, 400, 400), 0.2, np.float32)
-    instrument = find_population(LEGACY[0]).instrument
+    instrument = read_population(LEGACY[0]).instrument
     noisy = noise_of_deeplense_1(clean, instrument, np.array([1000.0, 3000.0]), np.random.default_rng(1))
     assert noisy.mean((1, 2, 3)) == pytest.approx([0.2, 0.2], abs=3e-4)
     expected = np.sqrt([2 * 0.2 / 1000 + 1e-4, 2 * 0.2 / 3000 + 1e-4])
     assert noisy.std((1, 2, 3)) == pytest.approx(expected, rel=0.01)
 
 
+def test_einstein_radius_is_that_of_angular_diameter_distances():
+    """1e12 Msun at z 0.5 before z 1.0 is 1.66 arcsec; luminosity distances in their place gave 1.28."""
+    near, far = (COSMOLOGY.angular_diameter_distance(z) for z in (0.5, 1.0))
+    between = (COSMOLOGY.comoving_distance(1.0) - COSMOLOGY.comoving_distance(0.5)) / 2
+    angle = np.sqrt(4 * G * 1e12 * M_sun / c**2 * between / (near * far)).to_value("") * u.rad
+    assert einstein_radius(1e12, 0.5, 1.0) == pytest.approx(angle.to_value("arcsec"), rel=1e-9)
+    assert einstein_radius(1e12, 0.5, 1.0) == pytest.approx(1.66, abs=0.01)
+
+
 def test_einstein_radius_of_the_drawn_redshifts():
-    drawn = draw_block(find_population("deeplense-repaired-1"), 0, 0).values
-    np.testing.assert_allclose(
-        drawn["theta_E_1e12"], FIDUCIAL.theta_E_of_mass(1e12, drawn["z_lens"], drawn["z_source"])
-    )
+    drawn = draw_block(read_population("deeplense-repaired-1"), 0, 0).values
+    np.testing.assert_allclose(drawn["theta_E_1e12"], einstein_radius(1e12, drawn["z_lens"], drawn["z_source"]))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from zwicky import recipes
 from zwicky.data.config import IngestConfig
 from zwicky.errors import UserError
-from zwicky.simulate.config import population_names
+from zwicky.simulate import population_names
 
 
 class _PrintPopulation(Action):

@@ -1,4 +1,13 @@
-"""Parameters become `Cutouts` whose whole truth is known: populations, instruments, rendering, noise.
+"""Simulated images with known truth: populations, lensing, light, instruments, noise.
 
-Nothing heavy is imported here. `zwicky.simulate.api` holds `simulate` and `simulate_store`.
+`zwicky.simulate.api` holds the functions; only the names of the populations are here, so that importing is quick.
 """
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "populations"
+
+
+def population_names() -> list[str]:
+    """Return the names of the shipped populations."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -23,13 +23,13 @@ from zwicky.io import read_json, write_json
 from zwicky.progress import StepProgress
 from zwicky.simulate.blocks import blocks, labels_of, source_of, truth_of
 from zwicky.simulate.deflection import DEFLECTORS
-from zwicky.simulate.distributions import Constant
+from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import BLOCK
 from zwicky.simulate.galaxies import read_bank
 from zwicky.simulate.layers import LAYERS, SOURCES
 from zwicky.simulate.population import Population
+from zwicky.simulate.priors import Constant
 from zwicky.simulate.psf import PROFILES, digest, read_star
-from zwicky.simulate.registry import find_population
 from zwicky.simulate.render import MARGIN, fine_size
 
 PIECE = 8  # blocks that are written and resumed together
@@ -128,7 +128,7 @@ def _unite(pieces: Sequence[Path], out: Path, source: str) -> None:
 
 def checked(population: str, count: int, seed: int) -> Population:
     """The population of this name, made sure that it can be simulated; its warning is said."""
-    chosen = find_population(population)
+    chosen = read_population(population)
     if count < 1:
         raise UserError(f"cannot simulate {count} images; ask for 1 or more")
     if seed < 0:

@@ -10,7 +10,7 @@ import yaml
 from zwicky.errors import UserError
 from zwicky.io import read_settings
 from zwicky.recipes import merge
-from zwicky.simulate.config import FOLDER, population_names
+from zwicky.simulate import FOLDER, population_names
 from zwicky.simulate.words import WORDS
 
 

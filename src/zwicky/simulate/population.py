@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from zwicky.simulate.distributions import Distribution
 from zwicky.simulate.instruments import Instrument
+from zwicky.simulate.priors import Distribution
 from zwicky.simulate.substructure import Substructure
 
 NOISES = ("counted", "none", "deeplense-1")

@@ -14,8 +14,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from zwicky.simulate.cosmology import FIDUCIAL
-from zwicky.simulate.distributions import Distribution, Uniform
+from zwicky.simulate.priors import COSMOLOGY, Distribution, Uniform
 
 VORTEX_POINTS = 100
 PIVOT = 1e10  # Msun, at which the mass function is normalised
@@ -110,15 +109,15 @@ class ColdDarkMatter:
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Drawn) -> dict[str, np.ndarray]:
         sigma, slope = self.sigma_sub.draw(rng, count, drawn), self.slope.draw(rng, count, drawn)
-        near, _, _ = FIDUCIAL.lens_distances(drawn["z_lens"], drawn["z_source"])
-        kpc = near * 1e3 * np.pi / 648000  # in an arcsec
+        kpc = COSMOLOGY.kpc_proper_per_arcmin(drawn["z_lens"]).value / 60  # in an arcsec
         index = slope + 1
         density = sigma * ((self.high / PIVOT) ** index - (self.low / PIVOT) ** index) / index  # 1/kpc²
         numbers = rng.poisson(density * np.pi * (self.radius * kpc) ** 2)
         shape = (count, int(numbers.max(initial=1)))
         absent = np.arange(shape[1]) >= numbers[:, None]
         mass = power_law(rng, shape, slope[:, None], self.low, self.high)
-        r200 = (3 * mass / (800 * np.pi * FIDUCIAL.critical_density(drawn["z_lens"])[:, None])) ** (1 / 3)  # kpc
+        critical = COSMOLOGY.critical_density(drawn["z_lens"]).to_value("Msun / kpc3")[:, None]
+        r200 = (3 * mass / (800 * np.pi * critical)) ** (1 / 3)  # kpc
         scatter = 10 ** rng.normal(0.0, 0.1, shape)
         found = _place(drawn, self.radius * np.sqrt(rng.random(shape)), rng.uniform(0, 2 * np.pi, shape), mass)
         found["subhalo_Rs"] = r200 / (self.concentration * (mass / 1e8) ** -0.08 * scatter) / kpc[:, None]

@@ -12,7 +12,8 @@ from math import erf
 from typing import Any
 
 from zwicky.errors import UserError
-from zwicky.simulate.distributions import (
+from zwicky.simulate.population import Parameter
+from zwicky.simulate.priors import (
     Annulus,
     Around,
     Choice,
@@ -24,7 +25,6 @@ from zwicky.simulate.distributions import (
     Times,
     Uniform,
 )
-from zwicky.simulate.population import Parameter
 
 # How many numbers each word for a distribution takes; None: any.
 WORDS: dict[str, int | None] = {

@@ -11,7 +11,7 @@ from zwicky.data.store import open_store
 from zwicky.data.stored_split import drawn_split, stored_split
 from zwicky.data.tables import Labels, Split, read_labels
 from zwicky.errors import UserError
-from zwicky.simulate.config import population_names
+from zwicky.simulate import population_names
 from zwicky.simulate.stream import open_simulation
 from zwicky.training.launch import rank
 from zwicky.training.processes import run_on_rank_zero

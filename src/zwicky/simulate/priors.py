@@ -1,6 +1,6 @@
-"""How one parameter is drawn: small declarations that say what they are when printed.
+"""Priors of one parameter, and the cosmology that some of them need.
 
-`draw(rng, count, drawn)` gives [count] floats; `drawn` holds the parameters drawn before, which some depend on.
+`draw(rng, count, drawn)` returns [count] floats; `drawn` holds the parameters drawn before, which some depend on.
 """
 
 from __future__ import annotations
@@ -10,8 +10,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from astropy import units as u
+from astropy.constants import G, M_sun, c
+from astropy.cosmology import FlatLambdaCDM
 
-from zwicky.simulate.cosmology import FIDUCIAL
+COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3)
+
+
+def einstein_radius(mass: np.ndarray | float, z_lens: np.ndarray, z_source: np.ndarray) -> np.ndarray:
+    """Return the Einstein radius, arcsec, of `mass` (Msun) within it: √(4 G M / c² · D_ls / (D_l D_s)).
+
+    See Narayan & Bartelmann, arXiv:astro-ph/9606001. In a flat universe the angular-diameter distances follow from the
+    comoving ones: D_l = x_l / (1 + z_l), D_s = x_s / (1 + z_s), D_ls = (x_s - x_l) / (1 + z_s).
+    """
+    x_lens, x_source = COSMOLOGY.comoving_distance(z_lens), COSMOLOGY.comoving_distance(z_source)
+    ratio = (1 + np.asarray(z_lens)) * (x_source - x_lens) / (x_lens * x_source)
+    return (np.sqrt(4 * G * M_sun * mass / c**2 * ratio).to_value("") * u.rad).to_value("arcsec")
 
 
 class Distribution(Protocol):
@@ -122,4 +136,4 @@ class EinsteinRadius:
     mass: float
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return FIDUCIAL.theta_E_of_mass(self.mass, drawn["z_lens"], drawn["z_source"])
+        return einstein_radius(self.mass, drawn["z_lens"], drawn["z_source"])
