@@ -15,7 +15,7 @@ from zwicky.augment.views import Target
 from zwicky.data.contract import make_cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.equivariance import ELEMENTS, equivariance_error, verify
-from zwicky.methods.supervised import make_head
+from zwicky.methods.supervised import TargetScaler, make_head
 from zwicky.training.network import Network, load_network, save_network
 
 TARGETS = (Target(("flux",)), Target(("dx", "dy"), "vector"), Target(("e1", "e2"), "spin2"))
@@ -37,7 +37,7 @@ def make():
             network.head, network.classes, network.temperature = make_head(backbone, 2), ("nonlens", "lens"), 0.1
         elif kind == "targets":
             network.head, network.targets = make_head(backbone, 5, TARGETS), TARGETS
-            network.target_mean, network.target_std = [3.0, 0, 0, 0, 0], [2.0, 3.0, 3.0, 0.5, 0.5]
+            network.scaler = TargetScaler((3.0, 0, 0, 0, 0), (2.0, 3.0, 3.0, 0.5, 0.5))
         return network, cutouts
 
     return build

@@ -19,6 +19,7 @@ from zwicky.data.tables import Labels
 from zwicky.errors import UserError
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.results import read_table
+from zwicky.methods.supervised import TargetScaler
 from zwicky.training.network import Network, load_network, save_network
 
 
@@ -49,7 +50,7 @@ def network(data, tmp_path):
             made.head, made.classes = nn.Linear(32, 2), ("nonlens", "lens")
         elif kind == "flux":
             made.head, made.targets = nn.Linear(32, 1), (Target(("flux",)),)
-            made.target_mean, made.target_std = [100.0], [10.0]
+            made.scaler = TargetScaler((100.0,), (10.0,))
         save_network(tmp_path, made)
         return tmp_path
 

@@ -16,7 +16,7 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
 from zwicky.backbones.registry import BACKBONES
 from zwicky.errors import UserError
-from zwicky.methods.supervised import make_head
+from zwicky.methods.supervised import TargetScaler, make_head
 from zwicky.training import export as exporting
 from zwicky.training.export import export
 from zwicky.training.network import Network, load_network, save_network
@@ -53,7 +53,7 @@ def network_of(case, head=True, regression=False):
         network.head = torch.nn.Linear(backbone.dim, 3)
         if regression:
             network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
-            network.target_mean, network.target_std = [1.0, 2.0, 3.0], [2.0, 0.5, 10.0]
+            network.scaler = TargetScaler((1.0, 2.0, 3.0), (2.0, 0.5, 10.0))
         else:
             network.classes, network.temperature = ("a", "b", "c"), 1.7
     return network
@@ -184,7 +184,7 @@ def test_onnx_of_the_equivariant_ones(tmp_path, name):
         for parameter in network.backbone.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     network.head = make_head(network.backbone, 3, network.targets)
-    network.target_mean, network.target_std = [1.0, 0.0, 0.0], [2.0, 0.5, 0.5]  # a vector has one unit
+    network.scaler = TargetScaler((1.0, 0.0, 0.0), (2.0, 0.5, 0.5))  # a vector has one unit
     save_network(tmp_path / "run", network)
     (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
     images = raw(network)

@@ -289,7 +289,7 @@ def test_directed_targets_of_an_equivariant_network_turn(tmp_path, data, finetun
     config.backbone = BackboneConfig("d4_vit", {"patch_size": 8, "width": 32, "depth": 2, "heads": 2})
     finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
     network = load_network(tmp_path / "run")
-    assert network.target_mean[1:] == [0, 0, 0, 0]
+    assert network.scaler.mean[1:] == (0, 0, 0, 0)
     upright = network.outputs(cutouts.images[:20], turns=False)
     turned = network.outputs(np.ascontiguousarray(np.rot90(cutouts.images[:20], axes=(2, 3))), turns=False)
     # rot90 takes (x, y) to (y, −x), and a spin-2 pair to its opposite.

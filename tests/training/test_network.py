@@ -15,6 +15,7 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target, transform_targets
 from zwicky.data.contract import make_cutouts
 from zwicky.errors import UserError
+from zwicky.methods.supervised import TargetScaler
 from zwicky.training.network import Network, load_network, save_network
 
 
@@ -32,7 +33,7 @@ def make_network(make_blobs):
         elif kind == "targets":
             network.head = nn.Linear(backbone.dim, 3)
             network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
-            network.target_mean, network.target_std = [2.0, 0.5, -0.5], [0.5, 2.0, 3.0]
+            network.scaler = TargetScaler((2.0, 0.5, -0.5), (0.5, 2.0, 3.0))
         return network, cutouts
 
     return make
@@ -45,7 +46,7 @@ def test_written_and_read_gives_the_same_answers(tmp_path, make_network, name, k
     save_network(tmp_path, network)
     again = load_network(tmp_path)
     assert np.array_equal(network.features(cutouts.images), again.features(cutouts.images))
-    for field in ("bands", "pixel_scale", "classes", "targets", "target_mean", "target_std", "temperature", "views"):
+    for field in ("bands", "pixel_scale", "classes", "targets", "scaler", "temperature", "views"):
         assert getattr(network, field) == getattr(again, field), field
     assert network.normalisation == again.normalisation
     if kind != "none":

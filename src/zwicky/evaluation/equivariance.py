@@ -140,7 +140,7 @@ def _run(network: Network, images: np.ndarray, batch_size: int, turn: int = 0) -
         if head is not None:
             outputs = head_outputs(backbone, head, crops).float().cpu()
             if network.targets:
-                outputs = outputs * torch.tensor(network.target_std) + torch.tensor(network.target_mean)
+                outputs = network.scaler.inverse(outputs)
             else:
                 outputs = (outputs / network.temperature).softmax(1)
             answers.append(outputs)

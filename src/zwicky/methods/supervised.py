@@ -1,8 +1,10 @@
-"""Supervised learning: a linear head on the summary, for classes or for regression. Fine-tuning is this method."""
+"""Supervised learning: a linear head on the pooled features, for classes or regression; fine-tuning is this method."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,9 +17,60 @@ from zwicky.backbones.d4.readout import TargetHead
 from zwicky.errors import UserError
 from zwicky.methods.base import Method, ViewsNeeded
 
+Values = TypeVar("Values", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True)
+class TargetScaler:
+    """Standardise regression targets column by column: z = (y − mean) / std.
+
+    Args:
+        mean: one number per column.
+        std: one positive number per column.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @classmethod
+    def fit(cls, values: np.ndarray, targets: Sequence[Target], equivariant: bool = False) -> TargetScaler:
+        """Take mean and standard deviation of the training targets, in double precision.
+
+        With an equivariant head, the two columns of a vector or spin-2 target get mean 0 and their common root mean
+        square, because any other scaling would not rotate with the image. A column that does not vary is scaled by
+        its rounding error, so that no std is 0.
+
+        Args:
+            values: [N, columns] targets to learn from.
+            targets: what the columns are, in their order.
+            equivariant: whether the prediction head is equivariant.
+        """
+        values = values.astype(np.float64)
+        rounding = np.finfo(np.float32).eps * np.abs(values).max(0)
+        mean, std = values.mean(0), np.maximum(values.std(0), np.where(rounding > 0, rounding, 1.0))
+        start = 0
+        for target in targets:
+            columns = slice(start, start + len(target.columns))
+            start += len(target.columns)
+            if equivariant and target.kind != "scalar":
+                mean[columns], std[columns] = 0.0, np.sqrt((values[:, columns] ** 2).mean()) or 1.0
+        return cls(tuple(mean.tolist()), tuple(std.tolist()))
+
+    def transform(self, values: Values) -> Values:
+        """Standardise values [..., columns]."""
+        return (values - _like(values, self.mean)) / _like(values, self.std)
+
+    def inverse(self, values: Values) -> Values:
+        """Bring standardised values [..., columns] back to the units of the targets."""
+        return values * _like(values, self.std) + _like(values, self.mean)
+
+
+def _like(values: Values, numbers: tuple[float, ...]) -> Values:
+    return values.new_tensor(numbers) if isinstance(values, Tensor) else np.array(numbers)
+
 
 def make_head(backbone: Backbone, outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
-    """A linear layer on the summary; on an equivariant backbone, targets with a direction get one that turns."""
+    """Build a linear layer on the pooled features, or an equivariant head for targets with a direction."""
     if backbone.invariant and any(target.kind != "scalar" for target in targets):
         return TargetHead(backbone.dim, targets)
     head = nn.Linear(backbone.dim, outputs)
@@ -27,94 +80,66 @@ def make_head(backbone: Backbone, outputs: int, targets: Sequence[Target] = ()) 
 
 
 def head_outputs(backbone: Backbone, head: nn.Module, crops: Tensor) -> Tensor:
-    """What a head of `make_head` says of crops [B, bands, h, w]: [B, outputs], not yet on the targets' scale.
+    """Apply backbone and head: crops [B, bands, h, w] → logits or standardised targets [B, outputs].
 
-    A linear head computes in float32: it may tell classes apart by what bfloat16 would round away.
+    A linear head computes in float32: small differences between classes would be lost in bfloat16.
     """
     if isinstance(head, TargetHead):
         return head(backbone(crops))
-    summary = backbone(crops, patch_tokens=False).pooled
-    with torch.autocast(summary.device.type, enabled=False):
-        return head(summary.float())
-
-
-def scale_of(values: np.ndarray, head_turns: bool, targets: Sequence[Target]) -> tuple[list[float], list[float]]:
-    """(mean, standard deviation) by column of the targets to learn from, [N, columns].
-
-    head_turns: whether the head is equivariant; then a direction has mean 0 and one scale for both its columns, the
-    root mean square, since anything else would turn with no image. A column that does not vary has the scale of its
-    rounding, so that none is 0. In double precision: squares of an axion's mass, 1e-23 eV, are 0 in single.
-    """
-    values = values.astype(np.float64)
-    rounding = np.finfo(np.float32).eps * np.abs(values).max(0)
-    mean = values.mean(0).tolist()
-    std = np.maximum(values.std(0), np.where(rounding > 0, rounding, 1.0)).tolist()
-    start = 0
-    for target in targets:
-        columns = slice(start, start + len(target.columns))
-        start += len(target.columns)
-        if head_turns and target.kind != "scalar":
-            mean[columns] = [0.0, 0.0]
-            std[columns] = [float(np.sqrt((values[:, columns] ** 2).mean())) or 1.0] * 2
-    return mean, std
+    pooled = backbone(crops, patch_tokens=False).pooled
+    with torch.autocast(pooled.device.type, enabled=False):
+        return head(pooled.float())
 
 
 class Supervised(Method):
-    """Cross-entropy over `classes`, or smooth L1 over standardised `targets`; give one of the two.
+    """Cross-entropy over classes, or smooth L1 loss on standardised regression targets.
 
-    classes: number of classes. targets: number of regression columns, `kinds` how they turn; `target_mean` and
-    `target_std` (from the labels it may learn from, see `scale_of`) put them on a common scale. label_smoothing: share
-    of the target spread over all classes.
+    Args:
+        backbone: the network to train.
+        classes: number of classes; 0 for regression.
+        targets: what is regressed; empty for classification.
+        scaler: standardises the targets; fitted to the training labels.
+        label_smoothing: share of the target probability spread over all classes.
     """
 
     needs = ViewsNeeded(global_crops=1, targets=True)
-    target_mean: Tensor
-    target_std: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
         *,
         classes: int = 0,
-        targets: int = 0,
-        kinds: Sequence[Target] = (),
-        target_mean: list[float] | None = None,
-        target_std: list[float] | None = None,
+        targets: Sequence[Target] = (),
+        scaler: TargetScaler | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if (classes > 1) == (targets > 0):
+        if (classes > 1) == (len(targets) > 0):
             raise UserError(
                 "supervised: needs two or more classes or at least one regression target; give labels of two classes"
             )
-        self.net = backbone
-        self.head = make_head(backbone, classes or targets, kinds)
-        self.classes, self.targets, self.label_smoothing = classes, targets, label_smoothing
-        if targets:
-            self.register_buffer("target_mean", torch.tensor(target_mean or [0.0] * targets))
-            self.register_buffer("target_std", torch.tensor(target_std or [1.0] * targets))
+        outputs = classes or sum(len(target.columns) for target in targets)
+        self.encoder = backbone
+        self.head = make_head(backbone, outputs, targets)
+        self.classes, self.targets, self.label_smoothing = classes, tuple(targets), label_smoothing
+        self.scaler = scaler or TargetScaler((0.0,) * outputs, (1.0,) * outputs)
 
     @property
     def backbone(self) -> Backbone:
-        return self.net
-
-    def outputs(self, crops: Tensor) -> Tensor:
-        """Logits [B, classes], or predictions [B, targets] in the targets' own units; float32."""
-        outputs = head_outputs(self.net, self.head, crops).float()
-        return outputs * self.target_std + self.target_mean if self.targets else outputs
+        return self.encoder
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         assert views.targets is not None, "supervised views carry targets"
-        outputs = self.outputs(torch.cat(views.crops))
+        outputs = head_outputs(self.encoder, self.head, torch.cat(views.crops)).float()
         targets = torch.cat(views.targets)
         if self.targets:
-            loss = F.smooth_l1_loss(outputs / self.target_std, targets / self.target_std)
-            return {"loss": loss, "mae": (outputs.detach() - targets).abs().mean()}
+            loss = F.smooth_l1_loss(outputs, self.scaler.transform(targets))
+            return {"loss": loss, "mae": (self.scaler.inverse(outputs.detach()) - targets).abs().mean()}
         loss = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
         return {"loss": loss, "accuracy": (outputs.detach().argmax(1) == targets).float().mean()}
 
     def layer_groups(self) -> list[list[str]]:
-        return [[f"net.{name}" for name in group] for group in self.net.layer_groups()]
+        return [[f"encoder.{name}" for name in group] for group in self.encoder.layer_groups()]
 
     def no_weight_decay(self) -> set[str]:
-        return {f"net.{name}" for name in self.net.no_weight_decay()}
+        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}

@@ -43,8 +43,8 @@ class Answers(nn.Module):
         super().__init__()
         self.backbone, self.head = network.backbone, network.head
         self.regresses = bool(network.targets)
-        self.register_buffer("mean", torch.tensor(network.target_mean))
-        self.register_buffer("std", torch.tensor(network.target_std))
+        self.register_buffer("mean", torch.tensor(network.scaler.mean))
+        self.register_buffer("std", torch.tensor(network.scaler.std))
 
     @property
     def names(self) -> list[str]:
@@ -95,8 +95,8 @@ def about(network: Network) -> dict[str, Any]:
         "classes": list(network.classes),
         "temperature": network.temperature,
         "targets": [asdict(target) for target in network.targets],
-        "target_mean": network.target_mean,
-        "target_std": network.target_std,
+        "target_mean": list(network.scaler.mean),
+        "target_std": list(network.scaler.std),
     }
 
 

@@ -22,7 +22,7 @@ from zwicky.data.splits import fit_select, label_subsets
 from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
-from zwicky.methods.supervised import Supervised, scale_of
+from zwicky.methods.supervised import Supervised, TargetScaler
 from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import provenance
@@ -73,10 +73,10 @@ def fit_labels(
     backbone.set_trainable()  # a pretrained one may be a teacher, which had no gradients
     columns = columns_of(task.targets)
     if columns:
-        mean, std = scale_of(task.truth[task.fit], backbone.invariant, task.targets)
-        method = Supervised(backbone, targets=len(columns), kinds=task.targets, target_mean=mean, target_std=std)
+        scaler = TargetScaler.fit(task.truth[task.fit], task.targets, backbone.invariant)
+        method = Supervised(backbone, targets=task.targets, scaler=scaler)
     else:
-        mean, std = [], []
+        scaler = TargetScaler()
         method = Supervised(backbone, classes=len(task.classes), label_smoothing=config.label_smoothing)
     truth = torch.from_numpy(task.truth.astype(np.float32 if columns else np.int64))
     augment = Augment(views, normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
@@ -93,9 +93,16 @@ def fit_labels(
 
     def network_of(learner: Method) -> Network:
         assert isinstance(learner, Supervised)
-        scale = cutouts.pixel_scale
         return Network(
-            learner.net, normalisation, views, cutouts.bands, scale, learner.head, task.classes, task.targets, mean, std
+            learner.backbone,
+            normalisation,
+            views,
+            cutouts.bands,
+            cutouts.pixel_scale,
+            learner.head,
+            task.classes,
+            task.targets,
+            scaler,
         )
 
     selected, known = cutouts.images[task.select], task.truth[task.select]
@@ -103,7 +110,7 @@ def fit_labels(
     def selection(learner: Method) -> dict[str, float]:
         outputs = network_of(learner).outputs(selected, turns=False)
         if columns:
-            return {"select_loss": _error(outputs, known, std)}
+            return {"select_loss": _error(outputs, known, scaler)}
         probabilities = torch.from_numpy(outputs).double().softmax(1).numpy()
         return {"select_loss": nll(known, probabilities), "select_accuracy": float((outputs.argmax(1) == known).mean())}
 
@@ -142,7 +149,7 @@ def _calibrated(network: Network, images: np.ndarray, truth: np.ndarray) -> tupl
     """
     outputs = network.outputs(images)
     if network.targets:
-        return _error(outputs, truth, network.target_std), 1.0
+        return _error(outputs, truth, network.scaler), 1.0
     temperature = fit_temperature(outputs, truth)
     return nll(truth, torch.from_numpy(outputs / temperature).double().softmax(1).numpy()), temperature
 
@@ -152,9 +159,9 @@ def probe_kept(fitted: FitResult) -> bool:
     return any(warning.startswith(PROBE_KEPT) for warning in fitted.warnings)
 
 
-def _error(outputs: np.ndarray, truth: np.ndarray, std: Sequence[float]) -> float:
+def _error(outputs: np.ndarray, truth: np.ndarray, scaler: TargetScaler) -> float:
     """Mean absolute error of regressed numbers [N, columns], in standard deviations of what was fitted."""
-    return float(np.abs((outputs - truth) / std).mean())
+    return float(np.abs((outputs - truth) / scaler.std).mean())
 
 
 def finetune(

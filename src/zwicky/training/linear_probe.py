@@ -27,7 +27,7 @@ def init_head_from_linear_probe(method: Supervised, x: np.ndarray, truth: np.nda
     objects = np.tile(np.arange(len(truth)), len(x))
     features = x.reshape(len(objects), -1)
     if method.targets:
-        scaled = (truth - method.target_mean.cpu().numpy()) / method.target_std.cpu().numpy()
+        scaled = method.scaler.transform(truth)
         weight, bias = linear_regressor(features, scaled[objects], seed, objects)
     elif len(np.unique(truth)) < 2:
         return

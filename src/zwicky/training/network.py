@@ -24,7 +24,7 @@ from zwicky.data.contract import Cutouts
 from zwicky.data.stored_images import Images, in_batches
 from zwicky.errors import UserError
 from zwicky.io import read_object, replacing, write_json
-from zwicky.methods.supervised import head_outputs, make_head
+from zwicky.methods.supervised import TargetScaler, head_outputs, make_head
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.engine import device, use_bf16
 
@@ -36,7 +36,7 @@ class Network:
     """backbone and head (None before fine-tuning), and what they were made for.
 
     classes: class names in the order of the head's outputs, or () for regression. targets: what is regressed, with
-    target_mean and target_std, one number a column, which the head's outputs are multiplied by and added to.
+    the scaler that brings the head's outputs to their units.
     temperature: divides logits so that probabilities are calibrated. pixel_scale: arcsec per pixel, None if unknown.
     """
 
@@ -48,8 +48,7 @@ class Network:
     head: nn.Module | None = None
     classes: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
-    target_mean: list[float] = field(default_factory=list)
-    target_std: list[float] = field(default_factory=list)
+    scaler: TargetScaler = field(default_factory=TargetScaler)
     temperature: float = 1.0
 
     @property
@@ -75,7 +74,7 @@ class Network:
             outputs = head_outputs(self.backbone, head, crops).float()
             if not kinds:
                 return outputs
-            outputs = outputs * outputs.new_tensor(self.target_std) + outputs.new_tensor(self.target_mean)
+            outputs = self.scaler.inverse(outputs)
             back = d4.to_source(int(d4.INVERSE[turn])).to(outputs.device)
             return transform_targets(outputs, kinds, back.expand(len(outputs), 2, 3))
 
@@ -144,10 +143,9 @@ def save_network(folder: Path, network: Network) -> None:
             "normalisation": network.normalisation.to_dict(),
             "views": asdict(network.views),
             "head": None if network.head is None else network.width,
-            **{
-                name: getattr(network, name)
-                for name in ("bands", "pixel_scale", "classes", "target_mean", "target_std", "temperature")
-            },
+            **{name: getattr(network, name) for name in ("bands", "pixel_scale", "classes", "temperature")},
+            "target_mean": network.scaler.mean,
+            "target_std": network.scaler.std,
             "targets": [asdict(target) for target in network.targets],
         },
     )
@@ -215,7 +213,6 @@ def _restored(known: dict[str, Any], state: dict[str, Tensor]) -> Network:
         head if head is None else head.to(device()),
         classes,
         targets,
-        known["target_mean"],
-        known["target_std"],
+        TargetScaler(tuple(known["target_mean"]), tuple(known["target_std"])),
         temperature,
     )

@@ -9,7 +9,7 @@ import torch
 from zwicky import d4, methods
 from zwicky.augment.views import Target, Views, transform_targets
 from zwicky.backbones.d4.readout import TargetHead
-from zwicky.methods.supervised import make_head, scale_of
+from zwicky.methods.supervised import TargetScaler, head_outputs, make_head
 
 TARGETS = (Target(("dx", "dy"), "vector"), Target(("theta_E",)), Target(("gamma1", "gamma2"), "spin2"))
 
@@ -46,13 +46,15 @@ def test_only_directions_on_an_equivariant_network_need_frames(network, small_ba
 
 def test_scales_of_directions_turn_too():
     values = np.random.default_rng(0).normal([1, -2, 5, 0, 0.3], [1, 2, 3, 4, 5], (200, 5))
-    plain_mean, plain_std = scale_of(values, False, TARGETS)
-    assert np.allclose(plain_mean, values.mean(0))
-    assert np.allclose(plain_std, values.std(0))
-    mean, std = scale_of(values, True, TARGETS)
-    assert mean == [0, 0, plain_mean[2], 0, 0]
+    plain = TargetScaler.fit(values, TARGETS)
+    assert np.allclose(plain.mean, values.mean(0))
+    assert np.allclose(plain.std, values.std(0))
+    scaler = TargetScaler.fit(values, TARGETS, equivariant=True)
+    mean, std = scaler.mean, scaler.std
+    assert np.allclose(scaler.inverse(scaler.transform(values)), values)
+    assert mean == (0, 0, plain.mean[2], 0, 0)
     assert std[0] == std[1] == pytest.approx(np.sqrt((values[:, :2] ** 2).mean()))
-    assert std[2] == plain_std[2]
+    assert std[2] == plain.std[2]
     assert std[3] == std[4]
 
 
@@ -67,7 +69,7 @@ def test_offsets_and_shapes_are_learnt(network):
     truth = torch.cat([offset[:, :, 0, 0], (2 * angle).cos()[:, 0], (2 * angle).sin()[:, 0]], 1)
     kinds = (TARGETS[0], TARGETS[2])
     net = network("d4_vit", image_size=16, depth=2)
-    method = methods.create("supervised", net, targets=4, kinds=kinds, target_std=[1.7, 1.7, 0.7, 0.7])
+    method = methods.create("supervised", net, targets=kinds, scaler=TargetScaler((0.0,) * 4, (1.7, 1.7, 0.7, 0.7)))
     optimizer = torch.optim.AdamW((p for p in method.parameters() if p.requires_grad), lr=3e-3)
     ones = torch.ones((), dtype=torch.bool)
     views = Views([images], [torch.eye(2, 3).expand(96, 2, 3)], [ones], torch.arange(96), 1, [truth])
@@ -77,5 +79,6 @@ def test_offsets_and_shapes_are_learnt(network):
         assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
         optimizer.step()
     with torch.no_grad():
-        left = (method.eval().outputs(images) - truth).square().mean(0) / truth.var(0)
+        outputs = method.scaler.inverse(head_outputs(net.eval(), method.head, images))
+        left = (outputs - truth).square().mean(0) / truth.var(0)
     assert left.max() < 0.5
