@@ -7,17 +7,17 @@ import kornia
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from zwicky.augment.geometry import DRAWS, Geometry, sample
+from zwicky.augment.geometry import N_UNIFORMS, Geometry, sample
 
 ROTATIONS = ("any", "quarter", "none")
 
 
 def draws(*shape, seed=0):
-    return torch.rand(*shape, DRAWS, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(*shape, N_UNIFORMS, generator=torch.Generator().manual_seed(seed))
 
 
 def corners(maps, size):
@@ -39,8 +39,7 @@ def corners(maps, size):
 )
 def test_crops_stay_inside_the_image(side, crop, size, low, high, rotation, shift, seed):
     geometry = Geometry(side, crop, size, (min(low, high), max(low, high)), rotation, True, shift)
-    if rotation == "any" and not geometry.turns_freely:
-        return
+    assume(rotation != "any" or geometry.rotates_freely)
     maps = geometry.draw(draws(50, seed=seed))
     # The outermost samples, which lie inside the outermost crop pixel where several are averaged.
     margin = 0.5 * (1 - 1 / geometry.oversample)
@@ -54,13 +53,6 @@ def test_crops_stay_inside_the_image(side, crop, size, low, high, rotation, shif
     assert where.min() >= -edge - 1e-6
     assert (where[..., 0] <= side[1] - 1 + edge + 1e-6).all()
     assert (where[..., 1] <= side[0] - 1 + edge + 1e-6).all()
-
-
-def test_free_rotation_needs_a_stamp_root_two_larger():
-    assert Geometry((46, 46), 32, 32, rotation="any").turns_freely
-    assert not Geometry((44, 44), 32, 32, rotation="any").turns_freely
-    assert Geometry((150, 150), 96, 96, rotation="any").turns_freely
-    assert not Geometry((32, 32), 32, 32, rotation="any").turns_freely
 
 
 @settings(max_examples=40, deadline=None)
@@ -81,8 +73,7 @@ def test_a_point_lands_where_the_map_says(x, y, rotation, flip, size, seed):
     crops, _ = sample(torch.from_numpy(image).float()[None, None], maps, geometry)
     crop = crops[0, 0].double().numpy()
     border = max(crop[0].max(), crop[-1].max(), crop[:, 0].max(), crop[:, -1].max())
-    if crop.max() < 0.5 or border > 1e-3:
-        return  # outside this crop, or cut by its edge
+    assume(crop.max() >= 0.5 and border <= 1e-3)  # inside this crop, and not cut by its edge
     row, column = ndimage.center_of_mass(crop)
     found = maps[0, 0] @ torch.tensor([column, row, 1.0], dtype=torch.float64)
     np.testing.assert_allclose(found, [x, y], atol=0.1)
@@ -115,7 +106,7 @@ def test_sampling_is_bilinear_interpolation(rotation, side, crop, size):
 
 def test_rotation_is_kornias():
     geometry = Geometry((47, 47), 31, 31, rotation="any")
-    u = torch.full((1, 1, DRAWS), 0.5)
+    u = torch.full((1, 1, N_UNIFORMS), 0.5)
     u[..., 5] = 0.1  # 36 degrees
     image = torch.randn(1, 3, 47, 47, generator=torch.Generator().manual_seed(0))
     crops, _ = sample(image, geometry.draw(u), geometry)
@@ -158,20 +149,6 @@ def test_all_eight_orientations_and_all_shifts_occur():
     assert counts.min() > 40  # 80 expected each
 
 
-def test_shift_is_reduced_to_the_room():
-    geometry = Geometry((34, 40), 32, 32, shift=5.0)
-    centers = corners(geometry.draw(draws(500)), 32).mean(1)
-    assert centers[:, 0].sub(19.5).abs().max() <= 4
-    assert centers[:, 1].sub(16.5).abs().max() <= 1
-    assert centers[:, 0].sub(19.5).abs().max() > 3
-
-
-def test_a_whole_image_enlarged_has_no_room_to_move():
-    geometry = Geometry((20, 20), 20, 40, shift=3.0)
-    maps = geometry.draw(draws(50))
-    torch.testing.assert_close(maps, torch.tensor([[0.5, 0, -0.25], [0, 0.5, -0.25]]).double().expand(50, 2, 3))
-
-
 def test_area_angle_and_mirror_are_spread_as_declared():
     geometry = Geometry((64, 64), 32, 16, (0.1, 0.3), "any", True, 0.0)
     maps = geometry.draw(draws(4000))
@@ -209,7 +186,7 @@ def test_zooming_out_averages_and_does_not_alias():
     """64 → 16 pixels: a checkerboard becomes its mean; a plane stays a plane; counts against block means."""
     geometry = Geometry((64, 64), 64, 16)
     assert geometry.oversample == 4
-    maps = geometry.draw(torch.full((1, 1, DRAWS), 0.5))
+    maps = geometry.draw(torch.full((1, 1, N_UNIFORMS), 0.5))
     rows, columns = np.mgrid[:64, :64]
     checker = torch.from_numpy(((rows + columns) % 2).astype(np.float32))[None, None]
     torch.testing.assert_close(sample(checker, maps, geometry)[0], torch.full((1, 1, 16, 16), 0.5))
@@ -220,7 +197,7 @@ def test_zooming_out_averages_and_does_not_alias():
 
 def test_explicit_rotation_without_room_leaves_zero_not_reflection():
     geometry = Geometry((20, 20), 20, 20, rotation="any")
-    u = torch.full((1, 1, DRAWS), 0.5)
+    u = torch.full((1, 1, N_UNIFORMS), 0.5)
     u[..., 5] = 0.125  # 45 degrees
     maps = geometry.draw(u)
     crops, valid = sample(torch.ones(1, 2, 20, 20), maps, geometry)

@@ -50,7 +50,9 @@ def test_output_varies_by_one_and_is_the_formula(stretch):
     out, valid = made(torch.from_numpy(images))
     center, scale = np.array(made.center)[:, None, None], np.array(made.scale)[:, None, None]
     x = (images.astype(np.float64) - center) / scale
-    oracle = {"asinh": np.arcsinh(x / 2.0), "sqrt": np.sign(x) * np.sqrt(np.abs(x)), "linear": x}[stretch] / made.unit
+    oracle = {"asinh": np.arcsinh(x / 2.0), "sqrt": np.sign(x) * np.sqrt(np.abs(x)), "linear": x}[
+        stretch
+    ] / made.output_std
     np.testing.assert_allclose(out.numpy(), oracle, atol=2e-5, rtol=2e-5)
     assert out.std().item() == pytest.approx(1, abs=0.02)
     assert valid.all()
@@ -115,32 +117,27 @@ def test_constant_band_gets_scale_one():
     assert made.scale[0] == 1
     assert torch.isfinite(made(torch.from_numpy(images))[0]).all()
     alone = Normalisation.fit(images[:, :1], ("g",))
-    assert (alone.scale, alone.unit) == ((1.0,), 1.0)
+    assert (alone.scale, alone.output_std) == ((1.0,), 1.0)
 
 
-def test_mostly_empty_images_fall_back_from_mad():
-    images = np.zeros((5, 1, 10, 10), np.float32)
-    images[:, :, 4, 4] = 50.0
-    assert Normalisation.fit(images, ("g",)).scale[0] == pytest.approx(50, rel=0.1)
-
-
-def test_faint_physical_units_keep_their_scale():
-    images, _, sigma = sky_images(bands=1)
-    made = Normalisation.fit(images * np.float32(1e-30), ("g",))
-    assert made.scale[0] == pytest.approx(sigma[0] * 1e-30, rel=0.05)
-    assert made(torch.from_numpy(images * np.float32(1e-30)))[0].std().item() == pytest.approx(1, abs=0.02)
-
-
-def test_a_sample_of_many_images_is_seeded_and_near_the_whole(monkeypatch):
-    monkeypatch.setattr("zwicky.augment.normalise.MAX_IMAGES", 20)
-    monkeypatch.setattr("zwicky.augment.normalise.MAX_VALUES", 4000)
-    monkeypatch.setattr("zwicky.augment.normalise.BLOCK_BYTES", 3 * 20 * 20 * 4 * 7)
-    images, level, sigma = sky_images(count=60)
-    one, again = Normalisation.fit(images, BANDS[:3], seed=3), Normalisation.fit(images, BANDS[:3], seed=3)
+def test_a_sample_of_many_images_is_seeded_and_near_the_whole():
+    images, level, sigma = sky_images(count=4500, bands=1, side=4)
+    images[:, :, :] -= 500 * (images > 400)  # no spots: they would be all there is
+    one, again = (Normalisation.fit(images, ("g",), seed=3) for _ in range(2))
     assert one == again
-    assert one != Normalisation.fit(images, BANDS[:3], seed=4)
+    assert one != Normalisation.fit(images, ("g",), seed=4)
     np.testing.assert_allclose(one.center, level, atol=0.1)
     np.testing.assert_allclose(one.scale, sigma, rtol=0.1)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1.0])
+def test_scale_is_the_noise_in_any_unit_and_the_source_on_an_empty_sky(factor):
+    images, _, sigma = sky_images(bands=1)
+    made = Normalisation.fit(images * np.float32(factor), ("g",))
+    assert made.scale[0] == pytest.approx(sigma[0] * factor, rel=0.05)
+    empty = np.zeros((5, 1, 10, 10), np.float32)
+    empty[:, :, 4, 4] = 50.0
+    assert Normalisation.fit(empty, ("g",)).scale[0] == pytest.approx(50, rel=0.1)
 
 
 def test_json_round_trip_gives_the_same_numbers():
@@ -149,17 +146,6 @@ def test_json_round_trip_gives_the_same_numbers():
     back = Normalisation.from_dict(json.loads(json.dumps(made.to_dict())))
     assert back == made
     assert torch.equal(back(torch.from_numpy(images))[0], made(torch.from_numpy(images))[0])
-
-
-@pytest.mark.parametrize(
-    "change", [{"center": [1.0]}, {"scale": [0.0, 1.0]}, {"stretch": "log"}, {"unit": float("nan")}, {"bands": None}]
-)
-def test_damaged_dictionaries_are_refused(change):
-    good = Normalisation(("g", "r"), (0.0, 0.0), (1.0, 1.0)).to_dict()
-    with pytest.raises(UserError, match="normalisation"):
-        Normalisation.from_dict(good | change)
-    with pytest.raises(UserError, match="normalisation"):
-        Normalisation.from_dict({key: value for key, value in good.items() if key not in change})
 
 
 def test_mistakes_are_one_line():

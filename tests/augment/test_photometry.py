@@ -44,14 +44,6 @@ def test_contrast_takes_the_mean_of_valid_pixels():
             torch.testing.assert_close(out[n, band][inside], expected)
 
 
-def test_nothing_is_clamped():
-    crops = noise(1, 3, 8, 8) * 1000
-    out = photometry.brightness_contrast(crops, torch.tensor([1.2]), torch.tensor([1.1]))
-    out = photometry.widen_psf(out, torch.tensor([0.4]))
-    assert out.min() < -500
-    assert out.max() > 500
-
-
 @pytest.mark.parametrize("sigma", [0.3, 0.8, 2.0])
 def test_blur_is_a_round_gaussian(sigma):
     """Against scipy with the edge weights divided out, on a non-square crop, and against kornia inside."""
@@ -93,38 +85,36 @@ def test_reddening_in_magnitudes(bands, excess):
     assert (crops[0] == 1).all()
     magnitudes = -2.5 * np.log10(crops[1, :, 0, 0].double().numpy())
     np.testing.assert_allclose(magnitudes, [photometry.EXTINCTION[band] * excess for band in bands], atol=1e-5)
-
-
-def test_bluer_bands_lose_more():
-    coefficients = photometry.extinction(BANDS)
-    assert (coefficients.diff() < 0).all()
     with pytest.raises(UserError, match="'gray'"):
-        photometry.extinction(("gray",))
+        photometry.extinction((*bands, "gray"))
 
 
 def test_draws_differ_within_a_batch_and_follow_the_configuration():
     config = ViewsConfig(brightness=0.2, contrast=0.3, blur=0.4, noise=0.6, reddening=0.2, band_dropout=0.25)
-    u = torch.rand(20000, photometry.DRAWS, generator=torch.Generator().manual_seed(0))
-    drawn = photometry.draw(u, config, 3)
+    u = torch.rand(20000, photometry.N_UNIFORMS, generator=torch.Generator().manual_seed(0))
+    drawn = photometry.Photometry.draw(u, config, 3)
     for factor, width in ((drawn.brightness, 0.2), (drawn.contrast, 0.3)):
         assert factor.unique().numel() > 10000
         assert factor.min().item() == pytest.approx(1 - width, abs=1e-3)
         assert factor.max().item() == pytest.approx(1 + width, abs=1e-3)
-    for level, share, (low, high) in ((drawn.sigma, 0.4, config.blur_sigma), (drawn.noise, 0.6, config.noise_sigma)):
+    for level, share, (low, high) in (
+        (drawn.blur_sigma, 0.4, config.blur_sigma),
+        (drawn.noise_sigma, 0.6, config.noise_sigma),
+    ):
         some = level[level > 0]
         assert len(some) / 20000 == pytest.approx(share, abs=0.015)
         assert low <= some.min() * 1.0001
         assert some.max() <= high * 1.0001
         assert some.log().mean().item() == pytest.approx(np.log(low * high) / 2, abs=0.03)  # log-uniform
-    assert (drawn.lost >= 0).double().mean().item() == pytest.approx(0.25, abs=0.015)
-    assert drawn.lost.unique().tolist() == [-1, 0, 1, 2]
+    assert (drawn.dropped_band >= 0).double().mean().item() == pytest.approx(0.25, abs=0.015)
+    assert drawn.dropped_band.unique().tolist() == [-1, 0, 1, 2]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (1.0, 1.0)])
 def test_probability_one_always_fires_and_zero_never(share, expected):
     config = ViewsConfig(blur=share, noise=share, band_dropout=share)
-    u = torch.rand(1000, photometry.DRAWS, generator=torch.Generator().manual_seed(0))
+    u = torch.rand(1000, photometry.N_UNIFORMS, generator=torch.Generator().manual_seed(0))
     u[0] = 0
-    drawn = photometry.draw(u, config, 2)
-    for fired in (drawn.sigma > 0, drawn.noise > 0, drawn.lost >= 0):
+    drawn = photometry.Photometry.draw(u, config, 2)
+    for fired in (drawn.blur_sigma > 0, drawn.noise_sigma > 0, drawn.dropped_band >= 0):
         assert fired.double().mean() == expected

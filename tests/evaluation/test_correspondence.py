@@ -12,7 +12,7 @@ from torch import nn
 
 from zwicky import backbones
 from zwicky.augment.config import ViewsConfig
-from zwicky.augment.geometry import DRAWS, Geometry
+from zwicky.augment.geometry import N_UNIFORMS, Geometry
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.config import BackboneConfig
@@ -158,7 +158,7 @@ def literal_partner(here, there, grid, size):
 @pytest.mark.parametrize(("grid", "size"), [((4, 4), 32), ((6, 6), 48), ((3, 3), 40), ((2, 2), 32)])
 def test_partners_are_those_of_the_loop(grid, size):
     geometry = Geometry((70, 70), 48, size, (0.5, 1.0), "any", True, 3.0)
-    maps = geometry.draw(torch.rand(2, 12, DRAWS, generator=torch.Generator().manual_seed(grid[0])))
+    maps = geometry.draw(torch.rand(2, 12, N_UNIFORMS, generator=torch.Generator().manual_seed(grid[0])))
     found = partners(maps[0], maps[1], grid, size)
     expected = [literal_partner(maps[0, i].tolist(), maps[1, i].tolist(), grid, size) for i in range(12)]
     assert found.tolist() == expected

@@ -80,7 +80,7 @@ class Watching(Method):
 
     def forward(self, views):
         self.shown.append(views)
-        return {"loss": self.network(views.paired().crops[1]).pooled.square().mean()}
+        return {"loss": self.network(views.interleave_partner().crops[1]).pooled.square().mean()}
 
 
 def test_crops_alternate_between_the_two_images(pairs, small_backbone, tmp_path):
@@ -100,7 +100,7 @@ def test_crops_alternate_between_the_two_images(pairs, small_backbone, tmp_path)
             augment(torch.from_numpy(pairs.images[some]), some, seed=3, step=step)
             for some in (seen.rows, seen.rows ^ 1)
         )
-        mixed = seen.paired()
+        mixed = seen.interleave_partner()
         for place in range(4):
             expected = (own, other)[place % 2]
             assert torch.equal(mixed.crops[place], expected.crops[place])
@@ -108,7 +108,7 @@ def test_crops_alternate_between_the_two_images(pairs, small_backbone, tmp_path)
             assert torch.equal(mixed.to_source[place], expected.to_source[place])
             assert not torch.equal(own.crops[place], other.crops[place])
         assert (mixed.partner, mixed.global_count) == (None, 2)
-        assert own.paired() is own
+        assert own.interleave_partner() is own
 
 
 @pytest.mark.parametrize("name", ["dino", "ibot", "esvit", "simsiam", "byol", "lejepa", "simmim"])

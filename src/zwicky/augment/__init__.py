@@ -1,1 +1,1 @@
-"""`Cutouts` become `Views`: normalisation, batched augmentation, multi-crop. No parameter is shared across a batch."""
+"""From `Cutouts` to `Views`: normalisation and batched augmentation; no parameter is shared across a batch."""

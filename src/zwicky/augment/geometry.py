@@ -1,22 +1,24 @@
-"""Windows onto images: where each crop looks, and one sampling pass that reads all crops of a size.
+"""Where each crop lies in its image, and one sampling pass that reads all crops of a size.
 
-A view stands on a base window: a square of `crop` source pixels around the image's centre, moved by a shift,
-turned and perhaps mirrored. The crop shows a sub-window of it of side crop·√s, anywhere inside it, upright in the
-base window's own axes. So a crop never leaves the image where the turned base window does not.
+A view has a base window: a square of `crop` source pixels around the image's centre, shifted, rotated and perhaps
+mirrored. The crop shows a sub-window of side crop·√s, anywhere inside the base window and aligned with its axes. So a
+crop never leaves the image where the rotated base window does not.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DRAWS = 7  # uniform numbers a view takes: area, x, y, shift x, shift y, angle, flip
-MAX_SPACING = 1.25  # source pixels between samples; wider than that, several are averaged
+from zwicky.augment.config import ViewsConfig
+
+N_UNIFORMS = 7  # uniform numbers per crop: area, x, y, shift x, shift y, angle, flip
+MAX_SPACING = 1.25  # source pixels between samples; where a crop pixel is wider, several are averaged
 TINY_WEIGHT = 1e-3  # an invalid pixel that contributes less than this is rounding, not content
 
 
@@ -24,9 +26,14 @@ TINY_WEIGHT = 1e-3  # an invalid pixel that contributes less than this is roundi
 class Geometry:
     """How crops of one size are cut.
 
-    source: (H, W) of the images. crop: side of the base window, source pixels. size: side of the crop in its own
-    pixels. scale: range of the share s of the base window's area. rotation: "any", "quarter" or "none".
-    flip: mirror half of them. shift: largest shift on each axis, source pixels; reduced to the room there is.
+    Attributes:
+        source: (H, W) of the images.
+        crop: side of the base window in source pixels.
+        size: side of the crop in its own pixels.
+        scale: range of the area s of the sub-window, as a fraction of the base window's.
+        rotation: "any", "quarter" or "none".
+        flip: mirror half of the crops.
+        shift: largest shift on each axis in source pixels; reduced where the window would leave the image.
     """
 
     source: tuple[int, int]
@@ -39,7 +46,7 @@ class Geometry:
 
     @property
     def exact(self) -> bool:
-        """Whether crop pixels fall onto source pixels, so that they are copied and nothing is interpolated."""
+        """Whether crop pixels coincide with source pixels, so that they are copied and nothing is interpolated."""
         return self.rotation != "any" and self.scale == (1.0, 1.0) and self.size == self.crop
 
     @cached_property
@@ -50,30 +57,31 @@ class Geometry:
 
     @cached_property
     def center(self) -> tuple[float, float]:
-        """(x, y) of the centred base window: on whole pixels, the half pixel of an odd margin given to the far side."""
+        """(x, y) of the centred base window, at whole pixels: the smaller part of an odd margin comes first."""
         height, width = self.source
         return (width - self.crop) // 2 + (self.crop - 1) / 2, (height - self.crop) // 2 + (self.crop - 1) / 2
 
     @cached_property
     def reach(self) -> float:
-        """Distance along its axes from the base window's centre to the outermost sample."""
+        """Distance along its axes from the base window's centre to the outermost sample, in source pixels."""
         largest = self.crop * math.sqrt(self.scale[1]) / 2
         return max((self.crop - 1) / 2, largest * (1 - 1 / (self.size * self.oversample)))
 
     @property
-    def turns_freely(self) -> bool:
-        """Whether the base window can stand at any angle without a sample outside the image."""
+    def rotates_freely(self) -> bool:
+        """Whether the base window at any angle has all its samples inside the image."""
         return math.sqrt(2) * self.reach <= min(self.center)
 
     def draw(self, u: Tensor) -> Tensor:
-        """Uniform numbers [..., DRAWS] → `to_source` [..., 2, 3] float64, the pixel convention of `Views`."""
+        """Map uniform numbers [..., N_UNIFORMS] to `Views.to_source` maps [..., 2, 3], float64."""
         area, x, y, shift_x, shift_y, angle, flip = u.double().unbind(-1)
         low, high = self.scale
         zoom = self.crop * torch.sqrt(low + (high - low) * area) / self.size
-        angle = self._angle(angle)
+        turns = {"any": 2 * math.pi * angle, "quarter": math.pi / 2 * torch.floor(4 * angle)}
+        angle = turns.get(self.rotation, torch.zeros_like(angle))
         cos, sin = torch.cos(angle), torch.sin(angle)
         mirror = torch.where(flip < 0.5, -1.0, 1.0).double() if self.flip else torch.ones_like(flip)
-        # Where the sub-window sits in the base window, in the base window's axes.
+        # Position of the sub-window in the base window, along the base window's axes.
         slack = ((self.crop - 1) / 2 - zoom * (self.size - 1 / self.oversample) / 2).clamp(min=0)
         x, y = (2 * x - 1) * slack, (2 * y - 1) * slack
         spread = self.reach * (cos.abs() + sin.abs())
@@ -85,37 +93,51 @@ class Geometry:
         offset = torch.stack([center_x, center_y], -1) - linear @ middle
         return torch.cat([linear, offset[..., None]], -1)
 
-    def _angle(self, u: Tensor) -> Tensor:
-        if self.rotation == "any":
-            return 2 * math.pi * u
-        if self.rotation == "quarter":
-            return math.pi / 2 * torch.floor(4 * u)
-        return torch.zeros_like(u)
-
-    def _shift(self, u: Tensor, room: Tensor) -> Tensor:
-        """Uniform shift within ± shift, less where the room is less; whole pixels where the crop is exact."""
-        limit = room.clamp(min=0, max=self.shift)
+    def _shift(self, u: Tensor, margin: Tensor) -> Tensor:
+        """Map u to a shift within ± `shift` and the margin to the image's edge; whole pixels if the crop is exact."""
+        limit = margin.clamp(min=0, max=self.shift)
         if self.exact:
             limit = torch.floor(limit + 1e-9)
             return torch.floor(u * (2 * limit + 1)).clamp(max=2 * limit) - limit
         return (2 * u - 1) * limit
 
 
+def crop_geometries(config: ViewsConfig, source: tuple[int, int]) -> tuple[Geometry, Geometry]:
+    """Return the geometries of global and local crops of images of (H, W) pixels, with auto and null resolved."""
+    config = config.resolved(source)
+    crop, size = config.crop or 0, config.image_size or 0
+
+    (low, high), (local_low, local_high) = config.global_scale, config.local_scale
+    rotation = "any" if config.rotation == "auto" else config.rotation
+    large = Geometry(source, crop, size, (low, high), rotation, config.flip, config.shift)
+    if config.rotation == "auto" and not large.rotates_freely:
+        large = replace(large, rotation="quarter")
+    return large, replace(large, size=config.local_size, scale=(local_low, local_high))
+
+
 def sample(
     images: Tensor, to_source: Tensor, geometry: Geometry, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Read n crops of each image: images [B, C, H, W], to_source [n, B, 2, 3] → crops [n·B, C, size, size], crop-major.
+    """Read n crops of each image.
 
-    Bilinear; where a crop pixel is wider than MAX_SPACING source pixels, the mean of several samples, so that nothing
-    aliases. An exact geometry copies pixels instead. Outside the image is 0. Returned beside: which crop pixels
-    have nothing but valid pixels under them [n·B, C, size, size] bool, or None where all do; give `valid`
-    [B, C, H, W] only where some are not.
+    Sampling is bilinear; where a crop pixel is wider than MAX_SPACING source pixels, it is the mean of several
+    samples, which avoids aliasing. An exact geometry copies pixels instead. Outside the image is 0 and invalid.
+
+    Args:
+        images: [B, C, H, W], 0 where invalid.
+        to_source: [n, B, 2, 3] maps of the crops.
+        geometry: that the maps were drawn from.
+        valid: [B, C, H, W] bool; None where all pixels are valid.
+
+    Returns:
+        Crops [n·B, C, size, size], crop-major, and which of their pixels depend on valid pixels only (bool, of the
+        same shape, or None where all do).
     """
-    count, batch = to_source.shape[:2]
+    n_crops, batch = to_source.shape[:2]
     channels, size, k = images.shape[1], geometry.size, geometry.oversample
     grid = _grid(to_source, geometry).to(images.device)
-    # The n grids stand one below the other, so that the images are not repeated n times.
-    grid = grid.transpose(0, 1).reshape(batch, count * size * k, size * k, 2)
+    # The n grids are stacked vertically, so that the images are not repeated n times.
+    grid = grid.transpose(0, 1).reshape(batch, n_crops * size * k, size * k, 2)
 
     def read(source: Tensor) -> Tensor:
         mode = "nearest" if geometry.exact else "bilinear"
@@ -124,10 +146,10 @@ def sample(
 
     def crops(samples: Tensor) -> Tensor:
         samples = F.avg_pool2d(samples, k) if k > 1 else samples
-        samples = samples.view(batch, samples.shape[1], count, size, size)
-        return samples.permute(2, 0, 1, 3, 4).reshape(count * batch, -1, size, size)
+        samples = samples.view(batch, samples.shape[1], n_crops, size, size)
+        return samples.permute(2, 0, 1, 3, 4).reshape(n_crops * batch, -1, size, size)
 
-    may_leave = geometry.rotation == "any" and not geometry.turns_freely
+    may_leave = geometry.rotation == "any" and not geometry.rotates_freely
     values = read(images)
     if valid is None and not may_leave:
         return crops(values), None
@@ -140,12 +162,11 @@ def sample(
 
 
 def _grid(to_source: Tensor, geometry: Geometry) -> Tensor:
-    """to_source [n, B, 2, 3] → [n, B, S, S, 2] in grid_sample's units (image edges at ±1), S = size · oversample."""
+    """Map to_source [n, B, 2, 3] to grid_sample's units (image edges at ±1): [n, B, S, S, 2], S = size · oversample."""
     height, width = geometry.source
     half = torch.tensor([width, height], dtype=torch.float64) / 2
     side = geometry.size * geometry.oversample
-    # Crop pixels at `size` + oversampled positions: the centre of each of the `side` equal cells.
-    steps = (torch.arange(side, dtype=torch.float64) + 0.5) / geometry.oversample - 0.5
+    steps = (torch.arange(side, dtype=torch.float64) + 0.5) / geometry.oversample - 0.5  # in crop pixels
     matrix = to_source.double() / half[:, None]
     matrix[..., 2] += 0.5 / half - 1
     matrix, steps = matrix.float(), steps.float()

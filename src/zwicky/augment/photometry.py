@@ -1,7 +1,7 @@
-"""What happens to the flux of a crop: brightness, contrast, a wider point spread function, dust, noise, a lost band.
+"""Augmentation of the flux: brightness, contrast, a wider point spread function, dust, noise, a dropped band.
 
-Every number is drawn per crop, all bands of a crop share it (dust alone differs by band, by a known law), any number
-of bands is fine and nothing is clamped.
+Every parameter is drawn per crop and shared by its bands (dust alone differs by band, by a known law). Any number of
+bands works, and nothing is clamped.
 """
 
 from __future__ import annotations
@@ -15,39 +15,43 @@ from torch import Tensor
 from zwicky.augment.config import ViewsConfig
 from zwicky.errors import UserError
 
-DRAWS = 9  # uniform numbers a view takes, in the order of `Photometry.draw`
+N_UNIFORMS = 9  # uniform numbers per crop, in the order of `Photometry.draw`
 
-# A_b / E(B-V) for R_V = 3.1, Schlafly & Finkbeiner (2011): SDSS u g r i z, and y of LSST and Pan-STARRS.
+# A_b / E(B-V) for R_V = 3.1, Table 6 of Schlafly & Finkbeiner (arXiv:1012.4804): SDSS ugriz, and LSST y.
 EXTINCTION = {"u": 4.239, "g": 3.303, "r": 2.285, "i": 1.698, "z": 1.263, "y": 1.088}
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What N crops get; each [N] float32 unless said otherwise.
+class Photometry:
+    """Photometric parameters, each a tensor with one float32 entry per crop.
 
-    brightness, contrast: factors. sigma: widening in source pixels, 0 for none. noise: standard deviation, 0 for
-    none. reddening: E(B-V) in magnitudes. lost: [N] int64 index of the blanked band, -1 for none.
+    Attributes:
+        brightness, contrast: factors.
+        blur_sigma: widening in source pixels, 0 for none.
+        noise_sigma: standard deviation in units of the normalised image, 0 for none.
+        reddening: E(B-V) in magnitudes.
+        dropped_band: int64 index of the blanked band, -1 for none.
     """
 
     brightness: Tensor
     contrast: Tensor
-    sigma: Tensor
-    noise: Tensor
+    blur_sigma: Tensor
+    noise_sigma: Tensor
     reddening: Tensor
-    lost: Tensor
+    dropped_band: Tensor
 
-
-def draw(u: Tensor, config: ViewsConfig, bands: int) -> Draw:
-    """Uniform numbers [..., DRAWS] → what each crop gets, each [...]."""
-    brightness, contrast, blur, sigma, noise, level, dust, drop, band = u.unbind(-1)
-    return Draw(
-        brightness=1 + config.brightness * (2 * brightness - 1),
-        contrast=1 + config.contrast * (2 * contrast - 1),
-        sigma=torch.where(blur < config.blur, _log_uniform(sigma, config.blur_sigma), 0.0),
-        noise=torch.where(noise < config.noise, _log_uniform(level, config.noise_sigma), 0.0),
-        reddening=config.reddening * dust,
-        lost=torch.where(drop < config.band_dropout, (band * bands).long().clamp(max=bands - 1), -1),
-    )
+    @classmethod
+    def draw(cls, u: Tensor, config: ViewsConfig, n_bands: int) -> Photometry:
+        """Map uniform numbers [..., N_UNIFORMS] to the parameters of each crop, [...] each."""
+        brightness, contrast, blur, sigma, noise, level, dust, drop, band = u.unbind(-1)
+        return cls(
+            brightness=1 + config.brightness * (2 * brightness - 1),
+            contrast=1 + config.contrast * (2 * contrast - 1),
+            blur_sigma=torch.where(blur < config.blur, _log_uniform(sigma, config.blur_sigma), 0.0),
+            noise_sigma=torch.where(noise < config.noise, _log_uniform(level, config.noise_sigma), 0.0),
+            reddening=config.reddening * dust,
+            dropped_band=torch.where(drop < config.band_dropout, (band * n_bands).long().clamp(max=n_bands - 1), -1),
+        )
 
 
 def _log_uniform(u: Tensor, limits: tuple[float, float]) -> Tensor:
@@ -56,38 +60,49 @@ def _log_uniform(u: Tensor, limits: tuple[float, float]) -> Tensor:
 
 
 def brightness_contrast(crops: Tensor, brightness: Tensor, contrast: Tensor, valid: Tensor | None = None) -> Tensor:
-    """b·(m + c·(x - m)) for crops [N, C, h, w] proportional to flux, factors [N], m each band's own mean over its valid
-    pixels. Band ratios of an image of one colour stay what they were."""
+    """Return b·(m + c·(x - m)), with m the mean of each band over its valid pixels; this preserves colours.
+
+    Args:
+        crops: [N, C, h, w] proportional to flux, 0 where invalid.
+        brightness: [N] factors b.
+        contrast: [N] factors c.
+        valid: [N, C, h, w] bool; None where all are.
+    """
     if valid is None:
         mean = crops.mean((2, 3), keepdim=True)
-    else:  # invalid pixels are 0
+    else:
         mean = crops.sum((2, 3), keepdim=True) / valid.sum((2, 3), keepdim=True).clamp(min=1)
     gain = (brightness * contrast)[:, None, None, None]
     return torch.addcmul(mean * (brightness * (1 - contrast))[:, None, None, None], crops, gain)
 
 
 def extinction(bands: tuple[str, ...]) -> Tensor:
-    """[bands] A_b / E(B-V); a band that is not listed raises UserError."""
+    """Return k_b = A_b / E(B-V), [bands]; raises UserError for a band of unknown extinction."""
     unknown = [band for band in bands if band not in EXTINCTION]
     if unknown:
         raise UserError(
-            f"views.reddening needs bands whose extinction is known ({', '.join(EXTINCTION)}), not {unknown[0]!r}; "
+            f"views.reddening needs bands of known extinction ({', '.join(EXTINCTION)}), not {unknown[0]!r}; "
             "set reddening to 0 or name the bands"
         )
     return torch.tensor([EXTINCTION[band] for band in bands])
 
 
 def redden_(crops: Tensor, coefficients: Tensor, reddening: Tensor) -> Tensor:
-    """Multiply band b of crops [N, C, h, w] by 10^(-0.4·k_b·E(B-V)), E(B-V) [N], in place."""
+    """Multiply band b of crops [N, C, h, w] by 10^(-0.4·k_b·E(B-V)), in place; k [C], E(B-V) [N]."""
     return crops.mul_(torch.pow(10.0, -0.4 * reddening[:, None] * coefficients)[:, :, None, None])
 
 
 def widen_psf(crops: Tensor, sigma: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Convolve crops [N, C, h, w] with a round Gaussian of its own sigma [N] > 0 each, in pixels of the crop.
+    """Convolve each crop with a round Gaussian of its own width.
 
-    A separable convolution is a product with one h × h and one w × w band matrix, which batched matrix products do
-    faster than a grouped convolution, untruncated. At the edge of the crop and beside invalid pixels the weights of
-    the known pixels are brought back to a sum of 1, so that no sky is invented.
+    A separable convolution is a product with one h × h and one w × w matrix, which batched matrix products do faster
+    than a grouped convolution, untruncated. At the edge of the crop and beside invalid pixels the weights of the
+    valid pixels are normalised to a sum of 1, so that no sky is invented.
+
+    Args:
+        crops: [N, C, h, w], 0 where invalid.
+        sigma: [N] > 0, in pixels of the crop.
+        valid: [N, C, h, w] bool; None where all are.
     """
     rows, columns = _gaussian(sigma, crops.shape[2]), _gaussian(sigma, crops.shape[3])
 
@@ -101,7 +116,7 @@ def widen_psf(crops: Tensor, sigma: Tensor, valid: Tensor | None = None) -> Tens
 
 
 def _gaussian(sigma: Tensor, size: int) -> Tensor:
-    """[N, 1, size, size]: row i holds the weights of all pixels in smoothed pixel i."""
+    """Return [N, 1, size, size]: row i has the weights of all pixels in smoothed pixel i."""
     distance = torch.arange(1 - size, size, device=sigma.device, dtype=sigma.dtype)
     weight = torch.exp(-0.5 * (distance / sigma[:, None]) ** 2)
     weight = torch.where(weight > 1e-12, weight, 0)  # denormal numbers would slow the products down

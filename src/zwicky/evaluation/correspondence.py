@@ -117,7 +117,7 @@ def pairs(network: Network, cutouts: Cutouts, rows: np.ndarray, views: ViewsConf
         reddening=0.0,
         band_dropout=0.0,
     )
-    augment = Augment(geometry, network.normalisation, cutouts.size, cutouts.bands, needs_global=2)
+    augment = Augment(geometry, network.normalisation, cutouts.size, cutouts.bands, n_global=2)
     device = next(network.backbone.parameters()).device
     for step, start in enumerate(range(0, len(rows), BATCH)):
         some = rows[start : start + BATCH]

@@ -46,7 +46,7 @@ class BYOL(Method):
         return backbone
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        views = views.paired()
+        views = views.interleave_partner()
         # One view at a time, as in the paper: BatchNorm takes the statistics of a view.
         z1, z2 = (project(self.student, crop) for crop in views.crops)
         with torch.no_grad():

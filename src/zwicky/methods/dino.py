@@ -20,7 +20,7 @@ class DINO(Distillation):
     """Its options are those of `Distillation`."""
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        views = views.paired()
+        views = views.interleave_partner()
         temperature, frozen = self.schedule()
         batch, global_crops = len(views), views.crops[: views.global_count]
 

@@ -42,7 +42,7 @@ class EsViT(Distillation):
             self.add_region_level(own_head=True)
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        views = views.paired()
+        views = views.interleave_partner()
         temperature, frozen = self.schedule()
         batch, global_crops = len(views), views.crops[: views.global_count]
 

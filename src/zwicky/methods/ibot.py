@@ -49,7 +49,7 @@ class IBOT(Distillation):
         self.needs = ViewsNeeded(2, True, masking=Masking(grid, ratio=(0.1, 0.5), probability=0.5, blocks=True))
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        views = views.paired()
+        views = views.interleave_partner()
         assert views.masks is not None, "views for iBOT carry masks"
         temperature, frozen = self.schedule()
         batch, count = len(views), views.global_count

@@ -50,7 +50,7 @@ class LeJEPA(Method):
         return self.encoder
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        views = views.paired()
+        views = views.interleave_partner()
         embeddings = torch.cat([self.encoder(crop, patch_tokens=False).pooled for crop in views.crops])
         z = self.projector(embeddings).float().unflatten(0, (len(views.crops), -1))  # [V, B, D]
         prediction = (z - z[: views.global_count].mean(0)).square().mean()

@@ -41,7 +41,7 @@ class SimSiam(Method):
         return self.encoder
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        views = views.paired()
+        views = views.interleave_partner()
         # One view at a time, as in the paper: BatchNorm takes the statistics of a view.
         z1, z2 = (self.projector(self.encoder(crop, patch_tokens=False).pooled) for crop in views.crops)
         p1, p2 = self.predictor(z1), self.predictor(z2)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from zwicky import backbones, d4
 from zwicky.augment.augment import eval_views
-from zwicky.augment.check import check as check_views
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target, transform_targets
@@ -203,7 +202,7 @@ def _restored(known: dict[str, Any], state: dict[str, Tensor]) -> Network:
     }
     views = ViewsConfig(**told)
     side = views.crop or backbone.image_size
-    check_views(views, (side, side), bands, 0, ())  # targets restrict the augmentation, which is over
+    views.validate((side, side), bands)  # targets restrict the augmentation, which is over
     return Network(
         backbone.to(device()),
         Normalisation.from_dict(known["normalisation"]),

@@ -61,15 +61,7 @@ def pretrain(
         raise UserError(f"{config.method.name} learns from labels; use `zwicky finetune`")
     if needs.local_crops and views.local_crops:
         backbone.grid(views.local_size)  # a size that does not fit is refused here
-    augment = Augment(
-        views,
-        normalisation,
-        cutouts.size,
-        cutouts.bands,
-        needs.global_crops,
-        needs.local_crops,
-        masking=needs.masking,
-    )
+    augment = Augment.for_method(needs, views, normalisation, cutouts.size, cutouts.bands)
     if needs.preview:
         some = numpy_rng(config.seed).permutation(rows)[: needs.preview]
         raw = torch.from_numpy(cutouts.images[some])
