@@ -38,14 +38,15 @@ from zwicky.data.tables import Labels, read_labels
 from zwicky.evaluation.baselines import radial_colour
 from zwicky.methods.config import MethodConfig
 from zwicky.metrics.bootstrap import Bootstrap, Cell
-from zwicky.metrics.logistic import fit_logistic
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import open_data
-from zwicky.training.finetune import Task, fit_labels, probe_kept
+from zwicky.training.finetune import fit_labels
+from zwicky.training.linear_probe import fit_logistic
 from zwicky.training.network import Network
 from zwicky.training.pretrain import new_backbone, pretrain, resolve_views
 from zwicky.training.run import Run, fingerprint, to_plain
+from zwicky.training.task import Task
 
 RESULTS = Path(__file__).parent / "results" / "sim_to_real.csv"
 CLASSES = ("nonlens", "lens")
@@ -181,14 +182,22 @@ def main() -> None:
 
     def fitted(start: Network, how: FitConfig, arm: str, on: tuple[str, ...], shown: ViewsConfig = views) -> None:
         folder = given.runs / arm.replace(" ", "-").replace(",", "")
-        task = Task(simulated[:-400], simulated[-400:], y, CLASSES)
         settings = {"arm": arm, "fit": to_plain(how), "views": to_plain(shown), "start": weights_of(start)}
         Run(folder, "finetune", settings, 0, fingerprint(both, simulated, y[simulated]))
         start = copy.deepcopy(start)  # which a fit changes
         network, done = fit_labels(
-            start.backbone, start.normalisation, shown, both, task, how, seed=0, folder=folder, title=arm
+            start,
+            both,
+            Task(y, CLASSES),
+            simulated[:-400],
+            simulated[-400:],
+            shown,
+            how,
+            seed=0,
+            folder=folder,
+            title=arm,
         )
-        table.probes_kept[arm] = probe_kept(done)
+        table.probes_kept[arm] = done.used_probe
         for test in on:
             table.record(test, arm, network.probabilities(tests[test].images), len(sim))
 

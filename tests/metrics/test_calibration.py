@@ -65,21 +65,3 @@ def test_prior_shift_is_bayes():
     np.testing.assert_allclose(c.prior_shift(c.prior_shift(posterior(half), half, rare), rare, half), posterior(half))
     with pytest.raises(UserError, match="positive shares"):
         c.prior_shift(posterior(half), half, np.array([1.0, 0.0]))
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
-def test_temperature_is_recovered(temperature):
-    logits, truth = drawn(20000)
-    found = c.fit_temperature(logits * temperature, truth)
-    assert found == pytest.approx(temperature, rel=0.05)
-    grid = np.geomspace(0.05, 20, 2000)
-    losses = [c.nll(truth[:500], softmax(logits[:500] * temperature / t, axis=1)) for t in grid]
-    assert c.fit_temperature(logits[:500] * temperature, truth[:500]) == pytest.approx(
-        grid[np.argmin(losses)], rel=0.01
-    )
-
-
-def test_temperature_stays_bounded_on_separated_data():
-    logits = np.array([[5.0, -5.0], [-5.0, 5.0]])
-    assert c.TEMPERATURES[0] <= c.fit_temperature(logits, np.array([0, 1])) <= c.TEMPERATURES[1]
-    assert c.fit_temperature(logits, np.array([1, 0])) == pytest.approx(c.TEMPERATURES[1], rel=1e-3)

@@ -24,14 +24,14 @@ from zwicky.evaluation.equivariance import verify
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.results import read_table
 from zwicky.io import read_json
-from zwicky.metrics.logistic import linear_classifier
 from zwicky.metrics.regression import r2
-from zwicky.metrics.ridge import linear_regressor
-from zwicky.training import linear_probe, loop, provenance, state
+from zwicky.training import loop, provenance, state
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
-from zwicky.training.finetune import Task, finetune, fit_labels
-from zwicky.training.network import load_network
+from zwicky.training.finetune import PROBE_VIEWS, finetune, fit_labels
+from zwicky.training.linear_probe import LinearProbe
+from zwicky.training.network import Network, load_network
 from zwicky.training.pretrain import pretrain
+from zwicky.training.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -376,9 +376,10 @@ def test_a_head_begins_as_the_probe(tmp_path, started, data, finetune_config, he
     rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use == "fit"])
     features = load_network(started).features(cutouts.images, turns=False)
     truth = np.array([label == "nonlens" for label in labels.of(cutouts.ids)]) == (network.classes[1] == "nonlens")
-    shown = np.tile(np.arange(len(rows)), linear_probe.VIEWS)
+    shown = np.tile(np.arange(len(rows)), PROBE_VIEWS)
     x, y = features[rows][shown], truth[rows][shown].astype(int)
-    weight, bias = linear_classifier(x, y, 2, config.seed, groups=shown)
+    task = Task(truth, network.classes)
+    weight, bias = LinearProbe.fit(x, y, task, groups=shown, seed=config.seed).to_linear()
     difference = features @ (weight[1] - weight[0]) + bias[1] - bias[0]
     found = network.outputs(cutouts.images, turns=False)
     assert np.allclose(found[:, 1] - found[:, 0], difference, atol=0.05 * difference.std()) == (head == "probe")
@@ -400,8 +401,10 @@ def test_numbers_begin_as_a_ridge_regression(tmp_path, started, data, finetune_c
     rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use == "fit"])
     features = load_network(started).features(cutouts.images, turns=False)
     truth = np.stack([cutouts.column("flux"), cutouts.column("dx")], 1)
-    shown = np.tile(np.arange(len(rows)), linear_probe.VIEWS)
-    weight, bias = linear_regressor(features[rows][shown], truth[rows][shown], config.seed, groups=shown)
+    shown = np.tile(np.arange(len(rows)), PROBE_VIEWS)
+    task = Task.regression(cutouts, config.targets)
+    probe = LinearProbe.fit(features[rows][shown], truth[rows][shown], task, groups=shown, seed=config.seed)
+    weight, bias = probe.to_linear()
     expected, found = features @ weight.T + bias, network.outputs(cutouts.images, turns=False)
     assert np.allclose(found, expected, atol=0.1 * expected.std(0)) == (head == "probe")
     assert r2(truth, expected)[0] > 0.1  # the probe says something
@@ -419,10 +422,20 @@ def test_a_head_that_begins_as_the_probe_fits_single_views(data, tmp_path, blur)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
     views = replace(augmentation_for_labels(), crop=16, image_size=16, blur=blur, blur_sigma=(0.3, 0.4))
     truth = np.array([label == "lens" for label in labels.of(cutouts.ids)]).astype(np.int64)
-    task = Task(np.arange(80), np.arange(80, 120), truth, ("nonlens", "lens"))
+    task = Task(truth, ("nonlens", "lens"))
     config = FitConfig(TrainConfig(max_steps=1, lr=0.0, min_lr=0.0, batch_size=80, precision="bf16"), head="probe")
     _, fitted = fit_labels(
-        backbone, normalisation, views, cutouts, task, config, seed=0, folder=tmp_path, title="fit", quiet=True
+        Network(backbone, normalisation, views, cutouts.bands),
+        cutouts,
+        task,
+        np.arange(80),
+        np.arange(80, 120),
+        views,
+        config,
+        seed=0,
+        folder=tmp_path,
+        title="fit",
+        quiet=True,
     )
     assert fitted.rows[0]["loss"] < 1.2 * np.log(2)  # no worse than not knowing, in bfloat16 too
 
@@ -439,8 +452,8 @@ def test_a_fit_that_does_harm_gives_back_the_probe(tmp_path, started, data, fine
     labels = Labels(values)
     config = finetune_config(steps=4, lr=lr, min_lr=lr, warmup=0.0, labels=60, weight_ema=0.0, targets=targets)
     config.fit.head = "probe"
-    poor = np.zeros((1, 32)), np.array([2.0])  # two standard deviations off, so that fitting can only help
-    monkeypatch.setattr(linear_probe, "linear_regressor", lambda *_: poor)
+    if targets:  # two standard deviations off, so that fitting can only help
+        monkeypatch.setattr(LinearProbe, "to_linear", lambda _: (np.zeros((1, 32)), np.array([2.0])))
     finetune(config, started, cutouts, labels, split, tmp_path / "run", quiet=True)
     network = load_network(tmp_path / "run")  # as it was saved
     kept = all(
@@ -448,7 +461,7 @@ def test_a_fit_that_does_harm_gives_back_the_probe(tmp_path, started, data, fine
         for name, value in load_network(started).backbone.state_dict().items()
     )
     said = read_json(tmp_path / "run" / "run.json")["warnings"]
-    assert any("the probe is kept" in warning for warning in said) == kept
+    assert any("keeping the probe" in warning for warning in said) == kept
     assert kept == (lr == 30.0)
 
 
@@ -460,13 +473,13 @@ def test_numbers_are_not_rounded_by_mixed_precision(data, tmp_path):
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
     views = replace(augmentation_for_labels(), crop=16, image_size=16)
     truth = np.random.default_rng(0).normal(58000.0, 1.0, (len(cutouts), 1)).astype(np.float32)
-    task = Task(np.arange(80), np.arange(0), truth, targets=(Target(("day",)),))
+    task = Task(truth, targets=(Target(("day",)),))
     losses = []
     for precision in ("float32", "bf16"):
         train = TrainConfig(max_steps=1, lr=0.0, min_lr=0.0, batch_size=80, precision=precision)
         fitted = fit_labels(
-            copy.deepcopy(backbone), normalisation, views, cutouts, task, FitConfig(train), seed=0,
-            folder=tmp_path / precision, title="fit", quiet=True,
+            Network(copy.deepcopy(backbone), normalisation, views, cutouts.bands), cutouts, task, np.arange(80),
+            np.arange(0), views, FitConfig(train), seed=0, folder=tmp_path / precision, title="fit", quiet=True,
         )[1]  # fmt: skip
         losses.append(fitted.rows[0]["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=0.05)

@@ -65,8 +65,8 @@ def _pretrain(given: Namespace) -> None:
 
 def _finetune(given: Namespace) -> None:
     from zwicky.training.data import open_data
-    from zwicky.training.finetune import finetune, parse_targets
-    from zwicky.training.network import columns_of
+    from zwicky.training.finetune import finetune
+    from zwicky.training.task import columns_of, parse_targets
 
     config = parsing.settings_of(FinetuneConfig, given)
     data = open_data(given.data, given.memory_gb)

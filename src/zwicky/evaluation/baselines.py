@@ -16,8 +16,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.preprocessing import StandardScaler
 
 from zwicky.errors import UserError
-from zwicky.evaluation.probes import check_labels, logistic, spread
+from zwicky.evaluation.probes import logistic, spread
 from zwicky.rng import numpy_rng
+from zwicky.training.linear_probe import check_labels
 
 BLOCK = 2**24  # pixels converted at once: 64 MB
 SCALING_IMAGES = 500  # images that the centre and scale of the pixels are measured on

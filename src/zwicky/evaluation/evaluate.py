@@ -17,7 +17,8 @@ from zwicky.evaluation.probes import knn_probe, linear_probe
 from zwicky.io import replacing, write_csv
 from zwicky.metrics.bootstrap import METRICS, NUMBER_METRICS, Bootstrap, Cell
 from zwicky.training import provenance
-from zwicky.training.network import Network, columns_of, load_network
+from zwicky.training.network import Network, load_network
+from zwicky.training.task import columns_of
 
 
 def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicates: int = 1000) -> list[dict[str, Any]]:

@@ -23,9 +23,10 @@ from zwicky.io import read_json, replacing
 from zwicky.rng import seed_torch
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig
-from zwicky.training.finetune import Task, fit_labels, probe_kept
+from zwicky.training.finetune import fit_labels
 from zwicky.training.network import Network
 from zwicky.training.pretrain import cost, new_backbone, pretrain, resolve_views
+from zwicky.training.task import Task
 
 ONE_VIEW = "one_view.npy"  # probabilities of a cell's test objects without the mean over turns
 PROBES = {"linear": linear_probe, "knn": knn_probe}
@@ -160,11 +161,12 @@ def _fit(
     fit_rows, select_rows = draw.rows(bench.cutouts, labels)
     views = replace(bench.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
     network, fitted = fit_labels(
-        start.backbone,
-        start.normalisation,
-        views,
+        start,
         bench.cutouts,
-        Task(fit_rows, select_rows, bench.truth, bench.classes),
+        Task(bench.truth, bench.classes),
+        fit_rows,
+        select_rows,
+        views,
         fit,
         seed=bench.config.seed + draw.index,
         folder=folder,
@@ -178,7 +180,7 @@ def _fit(
             np.save(stream, network.probabilities(test, turns=False))
     row = {
         "pretrain_seed": pretrain_seed,
-        "probe_kept": probe_kept(fitted),
+        "probe_kept": fitted.used_probe,
         "temperature": network.temperature,
         **cost(fitted, network.backbone),
         "seconds": time.monotonic() - began,  # the pretraining is shared by many cells and counted by itself

@@ -1,15 +1,11 @@
-"""Whether probabilities mean what they say, and mending them."""
+"""Calibration: whether probabilities mean what they say."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from zwicky.errors import UserError
 from zwicky.metrics.classification import check_probabilities
-
-TEMPERATURES = (0.02, 50.0)  # the range searched by `fit_temperature`
 
 
 def nll(truth: np.ndarray, probabilities: np.ndarray) -> float:
@@ -67,19 +63,3 @@ def prior_shift(probabilities: np.ndarray, from_prior: np.ndarray, to_prior: np.
             )
     shifted = probabilities * (after / before)
     return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """T that minimises the NLL of softmax(logits / T) (Guo et al. 2017). logits [N, classes], truth [N] int.
-
-    The NLL is convex in 1/T, so a bounded search finds the one minimum. It is searched within 0.02 … 50: perfectly
-    separated data would send T to 0.
-    """
-    truth, logits = check_probabilities(truth, logits)
-    rows = np.arange(len(truth))
-
-    def loss(log_temperature: float) -> float:
-        return -float(np.mean(log_softmax(logits / np.exp(log_temperature), axis=1)[rows, truth]))
-
-    low, high = np.log(TEMPERATURES)
-    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-5}).x))

@@ -22,9 +22,10 @@ from zwicky.errors import UserError
 from zwicky.methods.config import MethodConfig
 from zwicky.rng import seed_torch
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
-from zwicky.training.finetune import Task, divide_labels, fit_labels
+from zwicky.training.finetune import divide_labels, fit_labels
 from zwicky.training.network import Network, load_network
 from zwicky.training.pretrain import pretrain
+from zwicky.training.task import Task
 
 
 class LensClassifier(ClassifierMixin, BaseEstimator):
@@ -104,8 +105,8 @@ class LensClassifier(ClassifierMixin, BaseEstimator):
         known = Labels(dict(zip(cutouts.ids, map(str, truth), strict=True)))
         split = Split("all", dict.fromkeys(cutouts.ids, "train"), find_groups(cutouts))
         learn, select = divide_labels(cutouts.ids, known, config, self.random_state, split)
-        task = Task(cutouts.rows_of(learn), cutouts.rows_of(select), truth, tuple(map(str, classes)))
-        what = (start.backbone, start.normalisation, views, cutouts, task, config)
+        task = Task(truth, tuple(map(str, classes)))
+        what = (start, cutouts, task, cutouts.rows_of(learn), cutouts.rows_of(select), views, config)
         with TemporaryDirectory() as temporary:
             folder, seed = Path(temporary), self.random_state
             self.network_, _ = fit_labels(*what, seed=seed, folder=folder, title="fit", quiet=self.quiet)

@@ -31,7 +31,8 @@ from zwicky.errors import UserError
 from zwicky.io import beside, clear, write_json
 from zwicky.rng import torch_rng
 from zwicky.training.checkpoint import save_weights
-from zwicky.training.network import Network, columns_of, load_network, save_network
+from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.task import columns_of
 
 TOLERANCE = 1e-4  # largest difference between the answers of a file and ours, relative where they are above 1
 

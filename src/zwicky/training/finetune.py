@@ -1,66 +1,58 @@
-"""Learning from labels: a head and a backbone, pretrained or new, fitted to n labels and to nothing else."""
+"""Fine-tuning: a backbone, pretrained or new, and a head are fitted to n labels.
+
+With `head: probe` this is LP-FT (Kumar et al. 2022, arXiv:2202.10054): linear probing, then fine-tuning from it.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from zwicky import backbones
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Target
 from zwicky.backbones.base import Backbone
 from zwicky.data.contract import Cutouts
 from zwicky.data.splits import fit_select, label_subsets
+from zwicky.data.stored_images import Images, in_batches
 from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
 from zwicky.methods.supervised import Supervised, TargetScaler
-from zwicky.metrics.calibration import fit_temperature, nll
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import provenance
+from zwicky.training.calibration import cross_entropy, fit_temperature
 from zwicky.training.config import FinetuneConfig, FitConfig
+from zwicky.training.engine import use_bf16
 from zwicky.training.launch import rank
-from zwicky.training.linear_probe import features_of_views, init_head_from_linear_probe
+from zwicky.training.linear_probe import LinearProbe
 from zwicky.training.loader import Source
 from zwicky.training.loop import fit
-from zwicky.training.network import Network, columns_of, load_network, save_network
+from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_backbone, resolve_views
 from zwicky.training.processes import run_on_rank_zero
 from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.state import FitResult
+from zwicky.training.task import Task
 
-PROBE_KEPT = "fitting did not help"  # how the warning begins
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is learned. rows: all labelled rows that may be used, split into `fit` and `select` (row numbers).
-
-    classes: names in output order, with truth[row] an index; or targets, with truth[row] their values [columns].
-    truth: [N] int64 or [N, columns] float32 over all rows of the cutouts; only rows in `fit` and `select` are read.
-    """
-
-    fit: np.ndarray
-    select: np.ndarray
-    truth: np.ndarray
-    classes: tuple[str, ...] = ()
-    targets: tuple[Target, ...] = ()
+PROBE_VIEWS = 8  # augmented views of each image that the probe is fitted to, as long as …
+PROBE_ROWS = 4096  # … there are no more than this many in all
 
 
 def fit_labels(
-    backbone: Backbone,
-    normalisation: Normalisation,
-    views: ViewsConfig,
+    start: Network,
     cutouts: Cutouts,
     task: Task,
+    fit_rows: np.ndarray,
+    select_rows: np.ndarray,
+    views: ViewsConfig,
     config: FitConfig,
     *,
     seed: int,
@@ -68,100 +60,159 @@ def fit_labels(
     title: str,
     quiet: bool = False,
 ) -> tuple[Network, FitResult]:
-    """Fit `backbone` (in place) and a new head to `task.fit`; `task.select` chooses the weights and the temperature."""
+    """Fit the backbone of `start` (in place) and a new head to labels.
+
+    Args:
+        start: network with the backbone and the normalisation to start from.
+        cutouts: the data set.
+        task: what is learned.
+        fit_rows: rows of `cutouts` to train on.
+        select_rows: rows that select the weights and the temperature; with none, the last weights are returned.
+        views: augmentation.
+        config: the fit.
+        seed: seed of the head, order and augmentation.
+        folder: receives `metrics.csv` and `checkpoint/`; a fit interrupted there resumes.
+        title: name for the progress bar and messages.
+        quiet: show no progress.
+
+    Returns:
+        (network, result): the fitted network, or its linear probe where that is better on `select_rows`.
+    """
     seed_torch(seed)
-    backbone.set_trainable()  # a pretrained one may be a teacher, which had no gradients
-    columns = columns_of(task.targets)
-    if columns:
-        scaler = TargetScaler.fit(task.truth[task.fit], task.targets, backbone.invariant)
-        method = Supervised(backbone, targets=task.targets, scaler=scaler)
-    else:
-        scaler = TargetScaler()
-        method = Supervised(backbone, classes=len(task.classes), label_smoothing=config.label_smoothing)
-    truth = torch.from_numpy(task.truth.astype(np.float32 if columns else np.int64))
-    augment = Augment(views, normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
-    some = len(task.select) > 0
-    probe: Supervised | None = None  # what comes out where fitting does not help
-    if config.head == "probe" and all(target.kind == "scalar" for target in task.targets):
-        labelled, fitted_to = cutouts.take(task.fit).images, task.truth[task.fit]
-        if some:
-            means = Network(backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale).features(labelled)
-            init_head_from_linear_probe(method, means[None], fitted_to, seed)
-            probe = copy.deepcopy(method)
-        shown = features_of_views(backbone, augment, labelled, task.fit, seed, config.train.precision)
-        init_head_from_linear_probe(method, shown, fitted_to, seed)
+    start.backbone.set_trainable()  # a teacher's has no gradients
+    method = _supervised(start.backbone, task, task.truth[fit_rows], config)
+    augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
+    start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)
+    select_images, select_truth = cutouts.images[select_rows], task.truth[select_rows]
+    selects = len(select_rows) > 0
 
-    def network_of(learner: Method) -> Network:
-        assert isinstance(learner, Supervised)
-        return Network(
-            learner.backbone,
-            normalisation,
-            views,
-            cutouts.bands,
-            cutouts.pixel_scale,
-            learner.head,
-            task.classes,
-            task.targets,
-            scaler,
-        )
+    probe: Network | None = None
+    if config.head == "probe" and isinstance(method.head, nn.Linear) and _can_probe(task, fit_rows):
+        images, truth = cutouts.take(fit_rows).images, task.truth[fit_rows]
+        if selects:
+            init_from_probe(method, start.features(images)[None], truth, task, seed)
+            probe = _network(copy.deepcopy(method), start, task)
+        x = augmented_features(start.backbone, augment, images, fit_rows, seed, config.train.precision)
+        init_from_probe(method, x, truth, task, seed)
 
-    selected, known = cutouts.images[task.select], task.truth[task.select]
+    def evaluate(learner: Method) -> dict[str, float]:
+        outputs = _network(learner, start, task).outputs(select_images, turns=False)
+        if task.is_regression:
+            return {"select_loss": _mean_error(outputs, select_truth, method.scaler)}
+        accuracy = float((outputs.argmax(1) == select_truth).mean())
+        return {"select_loss": cross_entropy(outputs, select_truth), "select_accuracy": accuracy}
 
-    def selection(learner: Method) -> dict[str, float]:
-        outputs = network_of(learner).outputs(selected, turns=False)
-        if columns:
-            return {"select_loss": _error(outputs, known, scaler)}
-        probabilities = torch.from_numpy(outputs).double().softmax(1).numpy()
-        return {"select_loss": nll(known, probabilities), "select_accuracy": float((outputs.argmax(1) == known).mean())}
-
-    fitted = fit(
+    result = fit(
         method,
-        Source(cutouts.images, task.fit, truth),
+        Source(cutouts.images, fit_rows, torch.from_numpy(task.truth)),
         augment,
         config.train,
         seed=seed,
         folder=folder,
         title=title,
-        evaluate=selection if some else None,
-        keep_lowest="select_loss" if some else None,
+        evaluate=evaluate if selects else None,
+        keep_lowest="select_loss" if selects else None,
         quiet=quiet,
     )
-    network = network_of(method)
-    if not some:
-        return network, fitted
-    ended, network.temperature = run_on_rank_zero(partial(_calibrated, network, selected, known))
-    if probe is not None:
-        simple = network_of(probe)
-        began, simple.temperature = run_on_rank_zero(partial(_calibrated, simple, selected, known))
-        if began < ended:
-            network = simple
-            fitted.warnings.append(
-                f"{PROBE_KEPT}: on the labels kept back the probe of the pretrained features has a loss of "
-                f"{began:.3f}, the fitted network {ended:.3f}; the probe is kept"
-            )
-    return network, fitted
+    network = _network(method, start, task)
+    if not selects:
+        return network, result
+    loss = calibrate(network, select_images, select_truth)
+    probe_loss = calibrate(probe, select_images, select_truth) if probe else np.inf
+    if probe is None or loss <= probe_loss:
+        return network, result
+    result.used_probe = True
+    result.warnings.append(
+        f"fine-tuning did not improve on the linear probe (validation loss {loss:.3f} vs {probe_loss:.3f}); "
+        "keeping the probe"
+    )
+    return probe, result
 
 
-def _calibrated(network: Network, images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """(loss, temperature) of the network's answers: NLL at the temperature that is best for these labels.
+def calibrate(network: Network, images: np.ndarray, truth: np.ndarray) -> float:
+    """Set the temperature of a classifier from held-out labels; return the loss on them.
 
-    Numbers have no temperature, 1, and the loss is their error.
+    The loss is the cross-entropy at that temperature or, of regressed values, the mean absolute error in standard
+    deviations.
     """
+    network.temperature, loss = run_on_rank_zero(partial(_temperature_and_loss, network, images, truth))
+    return loss
+
+
+def _temperature_and_loss(network: Network, images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     outputs = network.outputs(images)
     if network.targets:
-        return _error(outputs, truth, network.scaler), 1.0
+        return 1.0, _mean_error(outputs, truth, network.scaler)
     temperature = fit_temperature(outputs, truth)
-    return nll(truth, torch.from_numpy(outputs / temperature).double().softmax(1).numpy()), temperature
+    return temperature, cross_entropy(outputs / temperature, truth)
 
 
-def probe_kept(fitted: FitResult) -> bool:
-    """Whether fitting did not help, so that the network that came out is the probe it began with."""
-    return any(warning.startswith(PROBE_KEPT) for warning in fitted.warnings)
-
-
-def _error(outputs: np.ndarray, truth: np.ndarray, scaler: TargetScaler) -> float:
-    """Mean absolute error of regressed numbers [N, columns], in standard deviations of what was fitted."""
+def _mean_error(outputs: np.ndarray, truth: np.ndarray, scaler: TargetScaler) -> float:
+    """Mean absolute error of regressed values [N, columns] in standard deviations of the training ones."""
     return float(np.abs((outputs - truth) / scaler.std).mean())
+
+
+def _supervised(backbone: Backbone, task: Task, truth: np.ndarray, config: FitConfig) -> Supervised:
+    """The method that learns `task`; the scale of regressed columns is that of `truth`."""
+    if not task.is_regression:
+        return Supervised(backbone, classes=task.n_outputs, label_smoothing=config.label_smoothing)
+    scaler = TargetScaler.fit(truth, task.targets, backbone.invariant)
+    return Supervised(backbone, targets=task.targets, scaler=scaler)
+
+
+def _network(method: Method, start: Network, task: Task) -> Network:
+    """`start` with the backbone and the head of a fit."""
+    assert isinstance(method, Supervised)
+    return replace(
+        start,
+        backbone=method.backbone,
+        head=method.head,
+        classes=task.classes,
+        targets=task.targets,
+        scaler=method.scaler if task.is_regression else TargetScaler(),
+        temperature=1.0,
+    )
+
+
+def _can_probe(task: Task, rows: np.ndarray) -> bool:
+    """Whether a linear model can be fitted: vectors and spins have none, a single class neither."""
+    if task.is_regression:
+        return all(target.kind == "scalar" for target in task.targets)
+    return len(np.unique(task.truth[rows])) > 1
+
+
+def init_from_probe(method: Supervised, features: np.ndarray, truth: np.ndarray, task: Task, seed: int) -> None:
+    """Set the linear head to the probe on features [views, n, D] of n objects with classes or values `truth`."""
+    objects = np.tile(np.arange(len(truth)), len(features))
+    if task.is_regression:
+        truth = method.scaler.transform(truth)
+    x = features.reshape(len(objects), -1)
+    weight, bias = LinearProbe.fit(x, truth[objects], task, groups=objects, seed=seed).to_linear()
+    method.head.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+
+
+@torch.no_grad()
+def augmented_features(
+    backbone: Backbone, augment: Augment, images: Images, rows: np.ndarray, seed: int, precision: str
+) -> np.ndarray:
+    """Return features [views, n, D] float32 of augmented views of n images; `rows` are their row numbers.
+
+    A probe of features averaged over views has weights far too large for single views: the average keeps small
+    differences which augmentation and bfloat16 do not. Fine-tuning from it would first undo what was learned.
+    """
+    backbone.eval()
+    device = next(backbone.parameters()).device
+    views = max(1, min(PROBE_VIEWS, PROBE_ROWS // max(len(rows), 1)))
+    x = np.empty((views, len(rows), backbone.dim), np.float32)
+    order = np.arange(len(rows))
+    for batch, (positions, raw) in enumerate(in_batches(images, 256, order)):
+        numbers = torch.from_numpy(rows[positions]).to(device)
+        for view in range(views):
+            crops = augment(torch.from_numpy(raw).to(device), numbers, seed=seed, step=batch * views + view).crops
+            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
+                x[view, positions] = backbone(crops[0], patch_tokens=False).pooled.float().cpu().numpy()
+    backbone.train()
+    return x
 
 
 def finetune(
@@ -175,20 +226,31 @@ def finetune(
     from_scratch: bool = False,
     quiet: bool = False,
 ) -> Network:
-    """`zwicky finetune`: fit a network to n labels of the split's role train.
+    """Fine-tune a network on n labels of the split's role train (`zwicky finetune`).
 
-    start: the run whose network it is; None for a new one, `config.backbone` with its published weights, normalised by
-    the roles train and unlabelled. from_scratch: the same network from random weights instead, the comparison
-    pretraining must win.
+    Args:
+        config: the settings.
+        start: run to start from; None for a new network, `config.backbone` with its published weights, normalised by
+            the roles train and unlabelled.
+        cutouts: the data set.
+        labels: its labels; not read for regression.
+        split: which objects may be used; no object of the role test is.
+        out: the run directory; an interrupted run resumes, a finished one is read back.
+        from_scratch: use the same network with random weights, the baseline pretraining must beat.
+        quiet: show no progress.
+
+    Raises:
+        UserError: if the data do not fit the network, or it was trained on the split's test objects.
     """
     if start is not None and (config.backbone is not None or config.normalisation is not None):
         raise UserError(f"finetune: {start} has a backbone and a normalisation; leave them out, or name a recipe")
-    ids, truth, classes, targets = _what_to_learn(config, cutouts, labels, split)
+    task = Task.regression(cutouts, config.targets) if config.targets else Task.classification(cutouts, labels)
+    ids = _draw_labels(config, cutouts, labels, split, task)
     split.check_roles(ids, "learning from labels", ("train",))
     settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
     pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None else rows[:0]
-    data = fingerprint(cutouts, np.concatenate([rows, pool]), truth[rows])
+    data = fingerprint(cutouts, np.concatenate([rows, pool]), task.truth[rows])
     run = Run(out, "finetune", settings, config.seed, data)
     if run.finished:
         return load_network(out)
@@ -198,22 +260,18 @@ def finetune(
     provenance.check_no_leakage(
         cutouts, cutouts.rows_of(split.ids("test")), before, f"the test of split {split.name!r}"
     )
-    backbone = pretrained.backbone
     if from_scratch:
         seed_torch(config.seed)
-        backbone = backbones.create(**backbone.config)
-    strata = Labels(dict.fromkeys(ids, "known")) if targets else labels  # regression needs no class labels
-    fit_ids, select_ids = divide_labels(ids, strata, config.fit, config.draw, split)
-    views = replace(
-        config.views, crop=config.views.crop or pretrained.views.crop, image_size=pretrained.views.image_size
-    )
-    task = Task(cutouts.rows_of(fit_ids), cutouts.rows_of(select_ids), truth, classes, targets)
-    network, fitted = fit_labels(
-        backbone,
-        pretrained.normalisation,
-        views,
+        pretrained.backbone = backbones.create(**pretrained.backbone.config)
+    strata = Labels(dict.fromkeys(ids, "known")) if task.is_regression else labels  # regression needs no class labels
+    fit_rows, select_rows = map(cutouts.rows_of, divide_labels(ids, strata, config.fit, config.draw, split))
+    network, result = fit_labels(
+        pretrained,
         cutouts,
         task,
+        fit_rows,
+        select_rows,
+        replace(config.views, crop=config.views.crop or pretrained.views.crop, image_size=pretrained.views.image_size),
         replace(config.fit, head="random") if from_scratch else config.fit,
         seed=config.seed,
         folder=out,
@@ -222,10 +280,14 @@ def finetune(
     )
     if rank() == 0:
         save_network(out, network)
-        uses = {"fit": task.fit, "select": task.select} | ({"normalise": pool} if len(pool) else {})
+        uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if len(pool) else {})
         provenance.write(out, provenance.record(cutouts, uses, before))
     run.finish(
-        **cost(fitted, network.backbone), labels=len(ids), temperature=network.temperature, warnings=fitted.warnings
+        **cost(result, network.backbone),
+        labels=len(ids),
+        temperature=network.temperature,
+        used_probe=result.used_probe,
+        warnings=result.warnings,
     )
     return network
 
@@ -237,53 +299,30 @@ def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_
     views = resolve_views(config.views, cutouts.size)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
     seed_torch(config.seed)
-    kind = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
-    return Network(new_backbone(kind, cutouts, views), normalisation, views, cutouts.bands, cutouts.pixel_scale)
+    backbone = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
+    return Network(new_backbone(backbone, cutouts, views), normalisation, views, cutouts.bands, cutouts.pixel_scale)
 
 
 def divide_labels(
     ids: np.ndarray, labels: Labels, fit: FitConfig, seed: int, split: Split
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the n labels into those that are fitted and those that choose weights and temperature."""
+    """Divide the n labelled ids into (training, selection of weights and temperature)."""
     if not fit.select:
         return ids, ids[:0]
     share = min(fit.select, fit.select_most / max(len(ids), 1))
     return fit_select(ids, labels, share, seed=seed, groups=split.groups)
 
 
-def _what_to_learn(
-    config: FinetuneConfig, cutouts: Cutouts, labels: Labels, split: Split
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[Target, ...]]:
-    """(ids of the n labels, truth over all rows, classes, targets)."""
-    if not config.targets:
-        if len(labels.classes) < 2:
-            raise UserError(
-                f"the labels hold {len(labels.classes)} class; give at least two, or name columns with --targets"
-            )
-        index = {name: position for position, name in enumerate(labels.classes)}
-        truth = np.array([index.get(label, -1) for label in labels.of(cutouts.ids)], dtype=np.int64)
-        chosen = label_subsets(split, labels, [config.labels], seed=config.draw, balanced=config.balanced)
-        return chosen[config.labels], truth, labels.classes, ()
-    targets = parse_targets(config.targets)
-    truth = cutouts.numbers(columns_of(targets)).astype(np.float32)
-    known = set(cutouts.ids[np.isfinite(truth).all(1)])
+def _draw_labels(config: FinetuneConfig, cutouts: Cutouts, labels: Labels, split: Split, task: Task) -> np.ndarray:
+    """The ids of the n objects whose labels or values are used."""
+    if not task.is_regression:
+        drawn = label_subsets(split, labels, [config.labels], seed=config.draw, balanced=config.balanced)
+        return drawn[config.labels]
+    known = set(cutouts.ids[task.known])
     pool = np.array([identifier for identifier in split.ids("train") if identifier in known], dtype=object)
     if len(pool) < max(config.labels, 2):
         raise UserError(
             f"{len(pool)} training objects have finite {', '.join(config.targets)}; ask for fewer labels or ingest more"
         )
     order = numpy_rng(config.draw).permutation(len(pool))  # prefixes are nested
-    return pool[order[: config.labels or None]], truth, (), targets
-
-
-def parse_targets(texts: Sequence[str]) -> tuple[Target, ...]:
-    """`theta_E`, `vector:dx/dy`, `spin2:gamma1/gamma2` → targets."""
-    kinds = {"": ("scalar", 1), "scalar": ("scalar", 1), "vector": ("vector", 2), "spin2": ("spin2", 2)}
-    targets = []
-    for text in texts:
-        kind, _, columns = text.rpartition(":")
-        names = tuple(columns.split("/"))
-        if kind not in kinds or len(names) != kinds[kind][1]:
-            raise UserError(f"target {text!r}: write a column name, vector:X/Y or spin2:FIRST/SECOND")
-        targets.append(Target(names, kinds[kind][0]))  # type: ignore[arg-type]
-    return tuple(targets)
+    return pool[order[: config.labels or None]]

@@ -1,63 +1,157 @@
-"""The first weights of a head: the logistic or the ridge regression on the features it stands on."""
+"""The linear probe: logistic or ridge regression on frozen features, its strength chosen by cross-validation."""
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
+
 import numpy as np
-import torch
-from torch import nn
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.preprocessing import StandardScaler
 
-from zwicky.augment.augment import Augment
-from zwicky.backbones.base import Backbone
-from zwicky.data.stored_images import Images, in_batches
-from zwicky.methods.supervised import Supervised
-from zwicky.metrics.logistic import linear_classifier
-from zwicky.metrics.ridge import linear_regressor
-from zwicky.training.engine import use_bf16
+from zwicky.errors import UserError
+from zwicky.training.task import Task
 
-VIEWS = 8  # of each image, as long as …
-MOST_ROWS = 4096  # … they are no more than so many in all
+INVERSE_PENALTIES = np.logspace(-5, 1, 7)  # C of the logistic regression
+PENALTIES = np.logspace(-2, 6, 17)  # alpha of the ridge regression
+FOLDS = 5
 
 
-def init_head_from_linear_probe(method: Supervised, x: np.ndarray, truth: np.ndarray, seed: int) -> None:
-    """Set a linear head to the regression on features x [views, n, D] of n objects.
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear model on standardised features, fitted with `LinearProbe.fit`.
 
-    truth: their classes [n], for a logistic regression, or their values [n, columns], for a ridge regression.
+    Args:
+        task: what is predicted.
+        scaler: mean and standard deviation of the training features.
+        models: one logistic regression, or one ridge regression per regressed column.
     """
-    assert isinstance(method.head, nn.Linear), "a head with a direction has no such probe"
-    objects = np.tile(np.arange(len(truth)), len(x))
-    features = x.reshape(len(objects), -1)
-    if method.targets:
-        scaled = method.scaler.transform(truth)
-        weight, bias = linear_regressor(features, scaled[objects], seed, objects)
-    elif len(np.unique(truth)) < 2:
-        return
-    else:
-        weight, bias = linear_classifier(features, truth[objects], method.classes, seed, objects)
-    with torch.no_grad():
-        method.head.weight.copy_(torch.from_numpy(weight))
-        method.head.bias.copy_(torch.from_numpy(bias))
+
+    task: Task
+    scaler: StandardScaler
+    models: list[LogisticRegression | Ridge]
+
+    @classmethod
+    def fit(
+        cls, features: np.ndarray, truth: np.ndarray, task: Task, groups: np.ndarray | None = None, seed: int = 0
+    ) -> LinearProbe:
+        """Fit the probe; the penalty has the lowest cross-validated log loss or squared error.
+
+        Args:
+            features: [n, D] of the training objects.
+            truth: their classes [n] int or their values [n, columns].
+            task: classes or targets to predict.
+            groups: [n]; rows with the same value stay in one fold. Each row is its own group unless given.
+            seed: seed of the folds.
+
+        Raises:
+            UserError: if features are not finite or the labels are not at least two of the task's classes.
+        """
+        features, truth = _finite(features, "training"), np.asarray(truth)
+        if len(truth) != len(features):
+            raise UserError(f"{len(features)} training objects but labels of shape {list(truth.shape)}; give one each")
+        scaler = StandardScaler().fit(features)
+        x = scaler.transform(features)
+        if task.is_regression:
+            columns = truth.astype(np.float64).reshape(len(x), -1).T
+            return cls(task, scaler, [fit_ridge(x, column, seed, groups) for column in columns])
+        truth = check_labels(truth, len(x), task.n_outputs)
+        return cls(task, scaler, [fit_logistic(x, truth, seed, groups=groups)[0]])
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return probabilities [M, classes] (0 for a class without a label) or values [M, columns]."""
+        x = self.scaler.transform(_finite(features, "test"))
+        if self.task.is_regression:
+            return np.stack([model.predict(x) for model in self.models], axis=1)
+        probabilities = np.zeros((len(x), self.task.n_outputs))
+        probabilities[:, self.models[0].classes_] = self.models[0].predict_proba(x)
+        return probabilities
+
+    def to_linear(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (weight [outputs, D], bias [outputs]) of the same model on features that are not standardised.
+
+        The logit of a class without a label is ln n below the others' mean.
+        """
+        outputs = np.arange(self.task.n_outputs)
+        if self.task.is_regression:
+            coefficients = np.stack([model.coef_ for model in self.models])
+            intercept = np.array([model.intercept_ for model in self.models])
+        else:
+            coefficients, intercept, outputs = self.models[0].coef_, self.models[0].intercept_, self.models[0].classes_
+            if len(coefficients) == 1:  # of two classes scikit-learn has the difference of the logits
+                coefficients, intercept = np.concatenate([-coefficients, coefficients]) / 2, intercept * [-0.5, 0.5]
+        weight = np.zeros((self.task.n_outputs, self.scaler.n_features_in_))
+        bias = np.full(self.task.n_outputs, -np.log(self.scaler.n_samples_seen_))
+        weight[outputs] = coefficients / self.scaler.scale_
+        bias[outputs] = intercept - weight[outputs] @ self.scaler.mean_
+        return weight, bias
 
 
-@torch.no_grad()
-def features_of_views(
-    backbone: Backbone, augment: Augment, images: Images, rows: np.ndarray, seed: int, precision: str
-) -> np.ndarray:
-    """[views, n, D] features of n images as training sees them, each of one augmented view; `rows` are their numbers.
+def fit_logistic(
+    x: np.ndarray, y: np.ndarray, seed: int, sample_weight: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> tuple[LogisticRegression, float]:
+    """Fit a logistic regression to standardised features.
 
-    The probe of means over views has weights far too large for single ones: on small differences between features
-    that the mean keeps, and augmentation and bfloat16 do not. A fit that begins with it first undoes what was learnt.
+    Args:
+        x: [n, D].
+        y: [n] int, at least two classes.
+        seed: seed of the folds.
+        sample_weight: [n]; all equal unless given.
+        groups: [n]; rows with the same value stay in one fold.
+
+    Returns:
+        (model, cross-validated log loss). If a class has one object, nothing can be cross-validated: C = 0.01, NaN.
     """
-    backbone.eval()
-    where = next(backbone.parameters()).device
-    views = max(1, min(VIEWS, MOST_ROWS // max(len(rows), 1)))
-    x = np.empty((views, len(rows), backbone.dim), np.float32)
-    order = np.arange(len(rows))  # said, since the views follow from it: a store has one of its own
-    for number, (places, raw) in enumerate(in_batches(images, 256, order)):
-        for view in range(views):
-            numbers = torch.from_numpy(rows[places]).to(where)
-            shown = augment(torch.from_numpy(raw).to(where), numbers, seed=seed, step=number * views + view)
-            with torch.autocast(where.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
-                summary = backbone(shown.crops[0], patch_tokens=False).pooled
-            x[view, places] = summary.float().cpu().numpy()
-    backbone.train()
-    return x
+    model = LogisticRegression(C=0.01, max_iter=300, tol=1e-3)
+    n_folds = fold_count(y if groups is None else y[np.unique(groups, return_index=True)[1]])
+    with warnings.catch_warnings():
+        # A fit stopped early at the weakest penalty is one more candidate, not worth a line to the user.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if n_folds < 2:
+            return model.fit(x, y, sample_weight), float("nan")
+        splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+        folds = splitter(n_folds, shuffle=True, random_state=seed)
+        search = GridSearchCV(model, {"C": INVERSE_PENALTIES}, scoring="neg_log_loss", cv=folds, error_score="raise")
+        search.fit(x, y, groups=groups, sample_weight=sample_weight)
+    return search.best_estimator_, -float(search.best_score_)
+
+
+def fit_ridge(x: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> Ridge:
+    """Fit a ridge regression of y [n] on standardised features x [n, D]; one object gets the strongest penalty."""
+    groups = np.arange(len(x)) if groups is None else groups
+    n_folds = min(FOLDS, len(np.unique(groups)))
+    if n_folds < 2:
+        return Ridge(PENALTIES[-1]).fit(x, y)
+    folds = GroupKFold(n_folds, shuffle=True, random_state=seed)
+    search = GridSearchCV(Ridge(), {"alpha": PENALTIES}, scoring="neg_mean_squared_error", cv=folds)
+    return search.fit(x, y, groups=groups).best_estimator_
+
+
+def fold_count(labels: np.ndarray) -> int:
+    """Return the number of folds of a cross-validation: 5, or the size of the rarest class."""
+    return int(min(FOLDS, np.unique(labels, return_counts=True)[1].min()))
+
+
+def check_labels(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
+    """Return labels [count] as int64.
+
+    Raises:
+        UserError: if there is not one for each object, one is out of range, or all are of one class.
+    """
+    labels = np.asarray(labels).astype(np.int64)
+    if labels.shape != (count,):
+        raise UserError(f"{count} training objects but labels of shape {list(labels.shape)}; give one label each")
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise UserError(f"the {count} labels hold {len(present)} class; draw labels from at least two classes")
+    if present[0] < 0 or present[-1] >= classes:
+        raise UserError(f"a training label lies outside 0 … {classes - 1}; give the number of classes")
+    return labels
+
+
+def _finite(features: np.ndarray, role: str) -> np.ndarray:
+    if not np.isfinite(features).all():
+        raise UserError(f"the {role} features hold NaN or infinity; look for a diverged training or bad pixels")
+    return np.asarray(features, dtype=np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from zwicky.io import read_object, replacing, write_json
 from zwicky.methods.supervised import TargetScaler, head_outputs, make_head
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.engine import device, use_bf16
+from zwicky.training.task import columns_of
 
 SCHEMA_VERSION = 1
 
@@ -120,11 +121,6 @@ class Network:
         for module, was_training in zip(modules, training, strict=True):
             module.train(was_training)
         return found
-
-
-def columns_of(targets: Sequence[Target]) -> tuple[str, ...]:
-    """Names of the table's columns that these targets are made of."""
-    return tuple(name for target in targets for name in target.columns)
 
 
 def save_network(folder: Path, network: Network) -> None:

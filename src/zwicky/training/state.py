@@ -22,7 +22,10 @@ SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 @dataclass
 class FitResult:
-    """What a fit did. rows: metrics.csv; flops: of all steps, counted on the first."""
+    """What a fit did. rows: metrics.csv; flops: of all steps, counted on the first.
+
+    used_probe: whether the linear probe was better on the selection labels than the fitted network.
+    """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     steps: int = 0
@@ -30,6 +33,7 @@ class FitResult:
     flops: float = 0.0
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    used_probe: bool = False
 
 
 class State:

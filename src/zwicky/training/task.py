@@ -1,0 +1,90 @@
+"""What is learned from labels: classes, or numbers with the way they transform under rotations and reflections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zwicky.augment.views import Target
+from zwicky.data.contract import Cutouts
+from zwicky.data.tables import Labels
+from zwicky.errors import UserError
+
+TARGET_COLUMNS = {"scalar": 1, "vector": 2, "spin2": 2}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Classification or regression of N cutouts; give `classes` or `targets`.
+
+    Args:
+        truth: [N] int64 index into `classes`, −1 where unknown; or [N, columns] float32, NaN where unknown.
+        classes: class names in the order of the outputs; the last one is the positive class.
+        targets: what is regressed.
+    """
+
+    truth: np.ndarray
+    classes: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+    @classmethod
+    def classification(cls, cutouts: Cutouts, labels: Labels) -> Task:
+        """Return the task of telling the classes of `labels` apart.
+
+        Raises:
+            UserError: if there are fewer than two classes.
+        """
+        if len(labels.classes) < 2:
+            raise UserError(
+                f"the labels hold {len(labels.classes)} class; give at least two, or name columns with --targets"
+            )
+        index = {name: position for position, name in enumerate(labels.classes)}
+        truth = np.array([index.get(label, -1) for label in labels.of(cutouts.ids)], dtype=np.int64)
+        return cls(truth, classes=labels.classes)
+
+    @classmethod
+    def regression(cls, cutouts: Cutouts, targets: Sequence[str | Target]) -> Task:
+        """Return the task of regressing columns of the table, e.g. `["theta_E", "spin2:e1/e2"]`."""
+        parsed = parse_targets(targets)
+        return cls(cutouts.numbers(columns_of(parsed)).astype(np.float32), targets=parsed)
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether numbers are learned, not classes."""
+        return bool(self.targets)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the regressed columns; () for classes."""
+        return columns_of(self.targets)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of classes or of regressed columns."""
+        return len(self.classes) or len(self.columns)
+
+    @property
+    def known(self) -> np.ndarray:
+        """[N] bool: which objects have a class, or finite values in all columns."""
+        return np.isfinite(self.truth).all(1) if self.is_regression else self.truth >= 0
+
+
+def parse_targets(targets: Sequence[str | Target]) -> tuple[Target, ...]:
+    """Parse `theta_E`, `vector:dx/dy`, `spin2:gamma1/gamma2` into targets."""
+    parsed = []
+    for target in targets:
+        if isinstance(target, str):
+            kind, _, columns = target.rpartition(":")
+            names = tuple(columns.split("/"))
+            if TARGET_COLUMNS.get(kind or "scalar") != len(names):
+                raise UserError(f"target {target!r}: write a column name, vector:X/Y or spin2:FIRST/SECOND")
+            target = Target(names, kind or "scalar")  # type: ignore[arg-type]
+        parsed.append(target)
+    return tuple(parsed)
+
+
+def columns_of(targets: Sequence[Target]) -> tuple[str, ...]:
+    """Return the names of the table's columns that these targets consist of."""
+    return tuple(name for target in targets for name in target.columns)
