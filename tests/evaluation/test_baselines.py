@@ -4,7 +4,11 @@ import pytest
 from zwicky.errors import UserError
 from zwicky.evaluation import baselines
 from zwicky.evaluation.baselines import BASELINES
-from zwicky.metrics.classification import auc
+from zwicky.evaluation.metrics import classification_scores
+
+
+def auc(truth, probabilities):
+    return classification_scores(truth, probabilities)["auc"]
 
 
 def rings(count, bands=3, size=33, seed=0, amplitude=1.5):

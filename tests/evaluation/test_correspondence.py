@@ -281,7 +281,7 @@ def bench_config():
 def test_a_benchmark_measures_each_pretraining_once(bench_config, tmp_path, monkeypatch):
     store, out = write_store(tmp_path / "store"), tmp_path / "run"
     benchmark(bench_config, store, out, quiet=True)
-    rows = read_table(out / "correspondence.csv")
+    rows = read_table(out / "correspondence.csv").to_dict("records")
     assert [(row["method"], row["network"], row["split"], row["seed"]) for row in rows] == [
         (method, "vit", "holdout", seed) for method in ("slow", "fast") for seed in (0, 1)
     ]
@@ -293,7 +293,7 @@ def test_a_benchmark_measures_each_pretraining_once(bench_config, tmp_path, monk
         assert set(kept["ids"]) <= test
         assert kept["attention"].shape[1:] == (2, 4, 4)
         assert row["exact"] == pytest.approx(kept["exact"].sum() / kept["counted"].sum())
-    (exact, near) = read_table(out / "correspondence_pairs.csv")
+    (exact, near) = read_table(out / "correspondence_pairs.csv").to_dict("records")
     assert (exact["method"], exact["other_method"], exact["measure"], near["measure"]) == (
         "slow",
         "fast",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import r2_score, roc_auc_score
@@ -15,10 +15,9 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
 from zwicky.data.contract import make_cutouts
 from zwicky.data.splits import holdout_split
-from zwicky.data.tables import Labels
+from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
-from zwicky.evaluation.evaluate import evaluate
-from zwicky.evaluation.results import read_table
+from zwicky.evaluation.evaluate import evaluate, evaluation_text
 from zwicky.methods.supervised import TargetScaler
 from zwicky.training.network import Network, load_network, save_network
 
@@ -59,45 +58,59 @@ def network(data, tmp_path):
 
 def test_a_network_without_a_head_is_probed(data, network):
     run = network("none")
-    rows = evaluate(run, *data, replicates=50)
-    assert {row["of"] for row in rows} == {"linear", "knn"}
-    value = {(row["of"], row["metric"]): row["value"] for row in rows}
+    table = evaluate(run, *data, replicates=50)
+    value = table.set_index(["of", "metric"])["value"]
+    assert set(table["of"]) == {"linear", "knn"}
     # Round blobs of two sizes: even random features tell them apart.
     assert value["linear", "auc"] > 0.9
     for name in ("linear", "knn"):
-        table = pq.read_table(run / f"predictions-{name}.parquet")
-        truth = np.array(table["label"].to_pylist()) == "lens"
-        assert value[name, "auc"] == pytest.approx(roc_auc_score(truth, table["p_lens"].to_numpy()), abs=1e-9)
-        assert table["id"].to_pylist() == list(data[2].ids("test"))
+        predictions = pd.read_parquet(run / f"predictions-{name}.parquet")
+        auc = roc_auc_score(predictions["label"] == "lens", predictions["p_lens"])
+        assert value[name, "auc"] == pytest.approx(auc, abs=1e-9)
+        assert list(predictions["id"]) == list(data[2].ids("test"))
 
 
-def test_results_stand_on_what_they_say(data, network):
+def test_the_table_and_its_text(data, network):
     cutouts, _, split = data
     run = network("classes")
-    rows = evaluate(run, *data, replicates=50)
-    stored = read_table(run / "results.csv")
-    assert [row["value"] for row in stored] == pytest.approx([row["value"] for row in rows])
-    assert {row["test_objects"] for row in rows} == {len(split.ids("test"))}
-    assert {(row["positive"], row["negatives"]) for row in rows} == {("lens", 20)}
-    for row in rows:
-        if row.get("low") is not None:
-            assert row["low"] <= row["value"] <= row["high"]
+    table = evaluate(run, *data, replicates=50)
+    pd.testing.assert_frame_equal(pd.read_csv(run / "results.csv"), table)
+    assert set(table["test_objects"]) == {len(split.ids("test"))}
+    assert set(zip(table["positive"], table["negatives"], strict=True)) == {("lens", 20)}
+    bounded = table[table["low"].notna()]
+    assert list(bounded["metric"]) == ["accuracy", "auc", "tpr0", "tpr10"]
+    assert bounded["value"].between(bounded["low"], bounded["high"]).all()
     probabilities = load_network(run).probabilities(cutouts.images[cutouts.rows_of(split.ids("test"))])
-    table = pq.read_table(run / "predictions-network.parquet")
-    assert np.allclose(table["p_lens"].to_numpy(), probabilities[:, 1])
+    assert np.allclose(pd.read_parquet(run / "predictions-network.parquet")["p_lens"], probabilities[:, 1])
+    lines = evaluation_text(table).splitlines()
+    assert (
+        lines[0] == f"network    accuracy   {table['value'][0]:#.4g}  [{table['low'][0]:#.4g}, {table['high'][0]:#.4g}]"
+    )
+    assert lines[-1].startswith("on 40 test objects")
+
+
+def test_a_metric_that_is_not_defined_says_why(data, network):
+    cutouts, labels, split = data
+    test = split.ids("test")
+    lenses = [i for i in test if labels.values[i] == "lens"]
+    roles = dict.fromkeys([*lenses, *[i for i in test if labels.values[i] != "lens"][:10]], "test")
+    table = evaluate(network("classes"), cutouts, labels, Split("few", roles), replicates=50)
+    row = table[table["metric"] == "tpr10"].iloc[0]
+    assert np.isnan([row["value"], row["low"], row["high"]]).all()
+    assert "tpr10      n/a (needs more than 10 negatives)\n" in evaluation_text(table)
 
 
 def test_regression_is_scored_in_its_own_units(data, network):
     cutouts, _, split = data
     run = network("flux")
-    rows = evaluate(run, *data)
-    found = {row["metric"]: row["value"] for row in rows}
-    assert all(row["low"] < row["value"] < row["high"] for row in rows)
+    table = evaluate(run, *data).set_index("metric")
+    assert (table["low"] < table["value"]).all()
+    assert (table["value"] < table["high"]).all()
     test = cutouts.rows_of(split.ids("test"))
     predicted = load_network(run).outputs(cutouts.images[test])[:, 0]
     truth = cutouts.column("flux")[test]
-    assert found["mae"] == pytest.approx(np.abs(predicted - truth).mean(), rel=1e-6)
-    assert found["r2"] == pytest.approx(r2_score(truth, predicted), rel=1e-6)
+    assert table["value"]["mae"] == pytest.approx(np.abs(predicted - truth).mean(), rel=1e-6)
+    assert table["value"]["r2"] == pytest.approx(r2_score(truth, predicted), rel=1e-6)
 
 
 def test_what_cannot_be_scored_is_one_line(data, network):

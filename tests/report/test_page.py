@@ -16,6 +16,7 @@ from zwicky.errors import UserError
 from zwicky.evaluation.results import RESULT_COLUMNS, read_table
 from zwicky.io import write_csv
 from zwicky.report import write_report
+from zwicky.report.material import records
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 SECTIONS = [
@@ -164,15 +165,15 @@ def test_size_note_stands_before_the_results(result_maker: Callable[..., Path]) 
 
 def test_fits_that_gave_back_their_probe_are_counted(result_maker: Callable[..., Path]) -> None:
     run = result_maker()
-    rows = read_table(run / "results.csv")
+    rows = records(read_table(run / "results.csv"))
     arm = next(row["arm"] for row in rows if row["protocol"] == "finetune")
     own = [row for row in rows if row["arm"] == arm]
     assert len(own) > 1
     for row in rows:
-        row["probe_kept"] = False if row["protocol"] in ("finetune", "scratch") else None
+        row["used_probe"] = False if row["protocol"] in ("finetune", "scratch") else None
     write_csv(run / "results.csv", rows, RESULT_COLUMNS)
     assert "fitting did not help" not in Page(write_report(run)).text
-    own[0]["probe_kept"] = True
+    own[0]["used_probe"] = True
     write_csv(run / "results.csv", rows, RESULT_COLUMNS)
     assert f"{own[0]['title']}: in 1 of {len(own)} fits" in Page(write_report(run)).text
 

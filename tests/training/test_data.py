@@ -78,8 +78,8 @@ def test_a_run_on_it_is_a_run_on_its_store(pretrain_config):
         for ending in ("", "-fit"):
             first, second = Path(f"a{ending}"), Path(f"{other}{ending}")
             assert (first / "network.safetensors").read_bytes() == (second / "network.safetensors").read_bytes()
-            assert read_table(first / "metrics.csv") == read_table(second / "metrics.csv")
-        assert read_table(Path("a-fit") / "results.csv") == read_table(Path(f"{other}-fit") / "results.csv")
+            assert read_table(first / "metrics.csv").equals(read_table(second / "metrics.csv"))
+        assert read_table(Path("a-fit") / "results.csv").equals(read_table(Path(f"{other}-fit") / "results.csv"))
 
 
 def test_each_block_is_rendered_once_an_epoch(monkeypatch):

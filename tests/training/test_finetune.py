@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from sklearn.metrics import r2_score
 from timm.models.beit import Beit
 
 from zwicky import backbones
@@ -24,7 +25,6 @@ from zwicky.evaluation.equivariance import verify
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.results import read_table
 from zwicky.io import read_json
-from zwicky.metrics.regression import r2
 from zwicky.training import loop, provenance, state
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.finetune import PROBE_VIEWS, finetune, fit_labels
@@ -223,8 +223,8 @@ def test_regression_of_partly_labelled_stores(tmp_path, started, data, finetune_
     assert [target.kind for target in network.targets] == ["scalar", "vector", "spin2"]
     assert network.outputs(cutouts.images[:3]).shape == (3, 5)
     rows = evaluate(tmp_path / "run", cutouts, some, split)
-    assert {row["of"] for row in rows} == {"flux", "dx", "dy", "e1", "e2"}
-    assert {row["metric"] for row in rows} == {"mae", "r2"}
+    assert set(rows["of"]) == {"flux", "dx", "dy", "e1", "e2"}
+    assert set(rows["metric"]) == {"mae", "r2"}
 
 
 @pytest.mark.parametrize("unit", [1e-23, 1e20])  # eV of an axion, solar masses
@@ -239,8 +239,8 @@ def test_the_unit_of_a_target_does_not_matter(tmp_path, started, data, finetune_
         network = finetune(config, started, told, labels, split, tmp_path / name, quiet=True)
         answers.append(network.outputs(cutouts.images[:5])[:, 0].astype(np.float64))
         rows = read_table(tmp_path / name / "metrics.csv")
-        losses.append([row[key] for row in rows for key in ("loss", "select_loss") if row.get(key) not in (None, "")])
-        errors.append({row["metric"]: row["value"] for row in evaluate(tmp_path / name, told, labels, split)})
+        losses.append(rows[["loss", "select_loss"]].stack().to_numpy())
+        errors.append(evaluate(tmp_path / name, told, labels, split).set_index("metric")["value"])
         verified = verify(tmp_path / name, told, 4)
         assert np.isfinite(verified.answers).all()
     assert answers[0].std() > 0
@@ -407,7 +407,7 @@ def test_numbers_begin_as_a_ridge_regression(tmp_path, started, data, finetune_c
     weight, bias = probe.to_linear()
     expected, found = features @ weight.T + bias, network.outputs(cutouts.images, turns=False)
     assert np.allclose(found, expected, atol=0.1 * expected.std(0)) == (head == "probe")
-    assert r2(truth, expected)[0] > 0.1  # the probe says something
+    assert r2_score(truth[:, 0], expected[:, 0]) > 0.1  # the probe says something
 
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])

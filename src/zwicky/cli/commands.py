@@ -84,15 +84,11 @@ def _names_recipe(word: str) -> bool:
 
 
 def _evaluate(given: Namespace) -> None:
-    from zwicky.evaluation.evaluate import evaluate
+    from zwicky.evaluation.evaluate import evaluate, evaluation_text
     from zwicky.training.data import open_data
 
     data = open_data(given.data, given.memory_gb)
-    rows = evaluate(given.run, data.cutouts, data.labels, data.split(given.split))
-    for row in rows:
-        interval = f"  [{row['low']:#.4g}, {row['high']:#.4g}]" if row.get("low") is not None else ""
-        print(f"{row['of']:10s} {row['metric']:10s} {row['value']:#.4g}{interval}")
-    print(f"on {rows[0]['test_objects']} test objects; 95 % intervals over objects, conditional on this one network")
+    print(evaluation_text(evaluate(given.run, data.cutouts, data.labels, data.split(given.split))))
 
 
 def _benchmark(given: Namespace) -> None:

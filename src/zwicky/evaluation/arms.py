@@ -64,9 +64,7 @@ def arms(bench: Bench) -> list[Arm]:
                 found.append(Arm(f"{name}-{probe}", title, "ssl", network, probe, learn, method))
         learn = from_scratch(bench, backbone, config.scratch)
         title = f"{network} from {'its weights' if backbone.pretrained else 'scratch'}"
-        found += _fits(
-            bench, Arm(f"{network}-supervised", title, "supervised", network, "scratch", learn, fitted=True)
-        )
+        found += _fits(bench, Arm(f"{network}-supervised", title, "supervised", network, "scratch", learn, fitted=True))
     if config.convnet is not None:
         learn = from_scratch(bench, BackboneConfig("resnet18"), config.convnet)
         title = "ResNet-18 from scratch"

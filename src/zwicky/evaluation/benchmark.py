@@ -20,14 +20,10 @@ from zwicky.evaluation.describe import describe
 from zwicky.evaluation.design import Draw, make_draws, write_draws
 from zwicky.evaluation.learners import Bench
 from zwicky.evaluation.regions import write_correspondence
-from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key
-from zwicky.evaluation.statistics import summarise
+from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key, summarise
 from zwicky.io import read_object, write_csv, write_json
 from zwicky.training.data import open_data
 from zwicky.training.run import Run, fingerprint
-
-SUMMARY_COLUMNS = ("arm", "labels", "metric", "value", "low", "high", "draws", "pretrain_seeds", "test_objects")
-COMPARISON_COLUMNS = ("labels", "metric", "arm", "reference", "difference", "low", "high", "p", "p_holm", "significant")
 
 
 def benchmark(
@@ -67,12 +63,9 @@ def benchmark(
     if config.correspondence:
         write_correspondence(bench, draws, starts)
     result = BenchmarkResult(out)
-    units = {draw.index: draw.unit for draw in draws}
-    summary, comparisons = summarise(
-        result, pairs(everyone, config.compare_with), replicates=config.replicates, seed=config.seed, units=units
-    )
-    write_csv(out / "summary.csv", summary, SUMMARY_COLUMNS)
-    write_csv(out / "comparisons.csv", comparisons, COMPARISON_COLUMNS)
+    summary, comparisons = summarise(result, pairs(everyone, config.compare_with), config.replicates, config.seed)
+    write_csv(out / "comparisons.csv", comparisons.to_dict("records"), list(comparisons))
+    write_csv(out / "summary.csv", summary.to_dict("records"), list(summary))
     if not run.finished:
         run.finish(cells=len(todo))
     return BenchmarkResult(out)

@@ -7,16 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.design import Draw
 from zwicky.evaluation.learners import Bench
+from zwicky.evaluation.metrics import classification_scores
 from zwicky.evaluation.results import RESULT_COLUMNS
 from zwicky.io import replacing, write_json
-from zwicky.metrics import calibration, classification
 
 
 def run_cell(bench: Bench, arm: Arm, draw: Draw, labels: int, folder: Path) -> dict[str, Any]:
@@ -42,9 +41,10 @@ def run_cell(bench: Bench, arm: Arm, draw: Draw, labels: int, folder: Path) -> d
         "protocol": arm.protocol,
         "labels": labels,
         "draw": draw.index,
+        "unit": draw.unit,
         "seed": bench.config.seed + draw.index,
         "test_objects": len(test),
-        **scores(truth, outcome.probabilities),
+        **classification_scores(truth, outcome.probabilities),
         "seconds": time.monotonic() - began,
         **outcome.row,
     }
@@ -52,16 +52,3 @@ def run_cell(bench: Bench, arm: Arm, draw: Draw, labels: int, folder: Path) -> d
     write_json(folder / "result.json", {name: row.get(name) for name in RESULT_COLUMNS})
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the cell is done; its record stays
     return row
-
-
-def scores(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """The metrics of a result row. TPR0 and TPR10 are of the last class against the rest."""
-    positive, score = truth == probabilities.shape[1] - 1, probabilities[:, -1]
-    return {
-        "accuracy": classification.accuracy(truth, probabilities),
-        "auc": classification.auc(truth, probabilities),
-        "tpr0": classification.recall_at_false_positives(positive.astype(int), score, 0),
-        "tpr10": classification.recall_at_false_positives(positive.astype(int), score, 10),
-        "ece": calibration.ece(truth, probabilities),
-        "nll": calibration.nll(truth, probabilities),
-    }

@@ -9,9 +9,9 @@ import numpy as np
 from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.design import Draw
 from zwicky.evaluation.learners import Bench, frozen
+from zwicky.evaluation.metrics import classification_scores
 from zwicky.evaluation.probes import linear_probe
 from zwicky.io import read_json, write_json
-from zwicky.metrics import classification
 
 
 def best(bench: Bench, everyone: Sequence[Arm], draws: Sequence[Draw]) -> list[Arm]:
@@ -40,5 +40,5 @@ def _score(bench: Bench, method: str, network: str, draws: Sequence[Draw]) -> fl
         features, truth = frozen(bench, network, method, draw), bench.truth
         fit, select = draw.rows(bench.cutouts, max(draw.subsets))
         probabilities = linear_probe(features[fit], truth[fit], features[select], len(bench.classes))
-        scores.append(classification.auc(truth[select], probabilities))
+        scores.append(classification_scores(truth[select], probabilities)["auc"])
     return float(np.mean(scores))

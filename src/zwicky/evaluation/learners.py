@@ -91,7 +91,7 @@ def one_view(bench: Bench, arm: str) -> Learner:
     def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
         cell = bench.folder / "cells" / cell_key(arm, labels, draw.index)
         row = read_json(cell / "result.json")
-        shared = ("pretrain_seed", "probe_kept", "steps", "images_seen", "pflops", "parameters", "temperature")
+        shared = ("pretrain_seed", "used_probe", "steps", "images_seen", "pflops", "parameters", "temperature")
         return Outcome(np.load(cell / ONE_VIEW, allow_pickle=False), {name: row.get(name) for name in shared})
 
     return learn
@@ -180,7 +180,7 @@ def _fit(
             np.save(stream, network.probabilities(test, turns=False))
     row = {
         "pretrain_seed": pretrain_seed,
-        "probe_kept": fitted.used_probe,
+        "used_probe": fitted.used_probe,
         "temperature": network.temperature,
         **cost(fitted, network.backbone),
         "seconds": time.monotonic() - began,  # the pretraining is shared by many cells and counted by itself

@@ -2,58 +2,61 @@
 
     config.yaml                     the resolved recipe
     run.json                        kind "benchmark", command, versions, seed, schema version, times
-    data.json                       the data in words and numbers, see `evaluation.describe`
-    audit.json                      the audit of the store, see `cutouts.audit`
+    data.json                       the data set card, see `evaluation.benchmark.dataset_card`
+    audit.json                      the audit of the store, see `data.audit`
     draws.parquet                   draw, labels, use ("fit" or "select"), id: every label subset
-    splits/NAME.parquet             one split, or one a fold
-    pretrain/NAME/                  a training run: metrics.csv (step, images, loss, gauges …)
+    splits/                         one split, or one per fold
+    pretrain/NAME/                  a training run: metrics.csv (step, images, loss, diagnostics …)
     pretrain/NAME/correspondence.*  json: its row of correspondence.csv; npz: plain arrays, a few of them for pictures
     cells/KEY/result.json           one finished cell: a row of results.csv
-    cells/KEY/predictions.parquet   id, group, label, one column p_CLASS a class: the test objects
+    cells/KEY/predictions.parquet   the test objects: id, group, label and p_CLASS per class; or id, group and
+                                    true_COLUMN, predicted_COLUMN per regressed column
     cells/KEY/metrics.csv           curves of the fine-tuning, where there are any: step, epoch, loss, accuracy,
                                     select_loss, select_accuracy
-    results.csv                     one row a cell
+    results.csv                     one row per cell
     summary.csv                     arm, labels, metric, value, low, high, draws, pretrain_seeds, test_objects
     comparisons.csv                 labels, metric, arm, reference, difference, low, high, p, p_holm, significant
-    correspondence.csv              how many regions each pretraining matches to the right place, where asked for
+    correspondence.csv              region correspondence of each pretraining, where asked for
     correspondence_pairs.csv        paired differences of that between pretrained networks
 
-A cell is (arm, labels, draw). KEY is `ARM-nLABELS-dDRAW`; LABELS is a number, all labels counted out.
+A cell is (arm, labels, draw). KEY is `ARM-nLABELS-dDRAW`; LABELS is a number, "all" written out.
 """
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import yaml
 
 from zwicky.errors import UserError
+from zwicky.evaluation.bootstrap import Bootstrap, Cell, holm
+from zwicky.evaluation.metrics import CLASSIFICATION, statistics
 from zwicky.io import read_json
 
-RESULT_COLUMNS = (
-    "arm",  # short name, unique: e.g. dino-finetune
-    "title",  # the same for people: "DINO, fine-tuned"
+ARM_COLUMNS = (
+    "arm",  # short name, unique: e.g. dino-vit-finetune
+    "title",  # the same for people: "DINO pretraining, vit, fine-tuned"
     "kind",  # ssl | supervised | baseline
+    "method",  # the short name of the method in the recipe, or the baseline
     "backbone",  # the short name of the network in the recipe
-    "protocol",  # finetune | scratch | linear | knn | baseline
+    "protocol",  # finetune | linear | knn | scratch | baseline
+    "tta",  # whether the network was tested with test-time augmentation
     "labels",
     "draw",
+    "unit",  # what is resampled together with this draw: itself, or the repeat of a cross-validation
     "pretrain_seed",  # empty where nothing was pretrained
     "seed",
     "test_objects",
-    "accuracy",
-    "auc",  # lens (or the last class) against the rest; macro one-vs-rest with more than two classes
-    "tpr0",  # recall at no false positive
-    "tpr10",  # recall at ten false positives
-    "ece",
-    "nll",
-    "probe_kept",  # whether fitting did not help, so that the network is the probe it began with; empty without a fit
+)
+COST_COLUMNS = (
+    "used_probe",  # whether fine-tuning did not help, so that the network is its linear probe; empty without a fit
     "temperature",
     "parameters",
     "steps",
@@ -61,27 +64,21 @@ RESULT_COLUMNS = (
     "pflops",  # 10^15 floating-point operations of training this cell, pretraining not included
     "seconds",
 )
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Test-set probabilities of one cell. labels and groups: [N] of str; probabilities: [N, classes]."""
-
-    ids: np.ndarray
-    groups: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    probabilities: np.ndarray
-
-    @property
-    def truth(self) -> np.ndarray:
-        """[N] int: index into `classes`."""
-        return np.array([self.classes.index(label) for label in self.labels])
+# Between them the metrics: those of classes, or mae and r2 (and mae_COLUMN, r2_COLUMN where there are several).
+RESULT_COLUMNS = (*ARM_COLUMNS, *CLASSIFICATION, *COST_COLUMNS)
+ALPHA = 0.05
+# A bootstrap p is never below 2 / (R + 1). With m comparisons Holm multiplies the smallest by m, so R must be well
+# above 2 m / ALPHA = 40 m or nothing could ever be significant.
+REPLICATES_PER_COMPARISON = 100
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """A benchmark's directory, read on demand."""
+    """A benchmark's directory, read on demand.
+
+    Raises:
+        UserError: if there is no results.csv.
+    """
 
     path: Path
 
@@ -90,80 +87,199 @@ class BenchmarkResult:
             raise UserError(f"{self.path} holds no results.csv; give the directory `zwicky benchmark` wrote with --out")
 
     @cached_property
-    def results(self) -> list[dict[str, Any]]:
-        """Rows of results.csv, numbers as numbers."""
-        return read_table(self.path / "results.csv")
+    def results(self) -> pd.DataFrame:
+        """results.csv, one row per cell."""
+        table = read_table(self.path / "results.csv")
+        for name in ("arm", "labels", "draw"):
+            if name not in table or table[name].isna().any() or (name != "arm" and table[name].dtype.kind != "i"):
+                raise UserError(f"{self.path / 'results.csv'} has a row without {name!r}; run the benchmark again")
+        return table
 
     @cached_property
-    def summary(self) -> list[dict[str, Any]]:
+    def summary(self) -> pd.DataFrame:
+        """summary.csv, one row per arm, number of labels and metric."""
         return read_table(self.path / "summary.csv")
 
     @cached_property
-    def comparisons(self) -> list[dict[str, Any]]:
+    def comparisons(self) -> pd.DataFrame:
+        """comparisons.csv, one row per pair of arms, number of labels and metric."""
         return read_table(self.path / "comparisons.csv")
 
     @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved recipe."""
+        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, the positive one last; () for a regression."""
+        return self._outputs[0]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the regressed columns; () for a classification."""
+        return self._outputs[1]
+
+    @cached_property
+    def _outputs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        first = self.results.iloc[0]
+        truth, _, names = arrays(self.predictions(first["arm"], first["labels"], first["draw"]))
+        return ((), names) if truth.ndim == 2 else (names, ())
+
+    @cached_property
     def run(self) -> dict[str, Any]:
+        """run.json."""
         return read_json(self.path / "run.json")
 
     @cached_property
     def data(self) -> dict[str, Any]:
+        """data.json."""
         return read_json(self.path / "data.json")
 
     @cached_property
     def audit(self) -> dict[str, Any]:
+        """audit.json."""
         return read_json(self.path / "audit.json")
 
     def cell(self, arm: str, labels: int, draw: int) -> Path:
+        """Return the folder of a cell."""
         return self.path / "cells" / cell_key(arm, labels, draw)
 
-    def predictions(self, arm: str, labels: int, draw: int) -> Predictions:
-        """The test-set probabilities of one cell."""
-        return read_predictions(self.cell(arm, labels, draw) / "predictions.parquet")
+    def predictions(self, arm: str, labels: int, draw: int) -> pd.DataFrame:
+        """Read the predictions of a cell on its test objects; see the top of this module for the columns.
 
-    def curves(self, arm: str, labels: int, draw: int) -> list[dict[str, Any]]:
-        """Fine-tuning curves of one cell; empty where it has none."""
+        Raises:
+            UserError: if the file is missing, damaged or holds values that are not finite.
+        """
+        path = self.cell(arm, labels, draw) / "predictions.parquet"
+        try:
+            table = pd.read_parquet(path)
+            finite = np.isfinite(table.filter(regex="^(p|true|predicted)_").to_numpy()).all()
+            table["group"] = table["group"].where(table["group"].notna() & (table["group"] != ""), table["id"])
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            reason = type(error).__name__
+            raise UserError(f"{path} is missing or damaged ({reason}); delete {path.parent} and run again") from error
+        if not finite:
+            raise UserError(f"{path} holds NaN or infinite values; delete {path.parent} and run again")
+        return table
+
+    def curves(self, arm: str, labels: int, draw: int) -> pd.DataFrame:
+        """Read the fine-tuning curves of a cell; empty where it has none."""
         path = self.cell(arm, labels, draw) / "metrics.csv"
-        return read_table(path) if path.exists() else []
+        return read_table(path) if path.exists() else pd.DataFrame()
 
-    def pretraining(self) -> dict[str, list[dict[str, Any]]]:
-        """Curves of each pretraining run by its name."""
+    def pretraining(self) -> dict[str, pd.DataFrame]:
+        """Read the curves of each pretraining run by its name."""
         return {path.parent.name: read_table(path) for path in sorted((self.path / "pretrain").glob("*/metrics.csv"))}
+
+    def cells(self, labels: int, arms: Sequence[str] | None = None) -> dict[str, list[Cell]]:
+        """Read the cells at one number of labels by arm, of all arms unless given."""
+        cells: dict[str, list[Cell]] = {}
+        for row in self.results[self.results["labels"] == labels].to_dict("records"):
+            if arms is not None and row["arm"] not in arms:
+                continue
+            table = self.predictions(row["arm"], labels, row["draw"])
+            truth, predicted, _ = arrays(table)
+            seed = row.get("pretrain_seed")
+            cells.setdefault(row["arm"], []).append(
+                Cell(
+                    row["draw"],
+                    row.get("unit", row["draw"]),
+                    None if pd.isna(seed) else int(seed),
+                    table["id"].to_numpy(object),
+                    table["group"].to_numpy(object),
+                    truth,
+                    predicted,
+                )
+            )
+        return cells
+
+
+def arrays(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Split a table of predictions into truth, predictions and their names.
+
+    Returns:
+        Truth [N] int with probabilities [N, classes] and class names; or true and predicted numbers [N, columns] with
+        column names.
+
+    Raises:
+        UserError: if a label is none of the classes.
+    """
+    names = tuple(name[2:] for name in predictions if name.startswith("p_"))
+    if not names:
+        names = tuple(name.removeprefix("true_") for name in predictions if name.startswith("true_"))
+        truth, predicted = (predictions[[f"{kind}_{n}" for n in names]].to_numpy() for kind in ("true", "predicted"))
+        return truth.astype(np.float64), predicted.astype(np.float64), names
+    truth = pd.Index(names).get_indexer(predictions["label"])
+    if (truth < 0).any():
+        raise UserError(f"the label {predictions['label'][truth < 0].iloc[0]!r} is none of the classes {names}")
+    return truth, predictions[[f"p_{name}" for name in names]].to_numpy(np.float64), names
+
+
+def summarise(
+    result: BenchmarkResult, pairs: Sequence[tuple[str, str]], replicates: int = 1000, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compute summary.csv and comparisons.csv from results.csv and the predictions of the cells.
+
+    Args:
+        result: the benchmark's directory.
+        pairs: (arm, reference) to compare at each number of labels where both ran. Holm's correction is over all
+            comparisons of one metric.
+        replicates: at least this many; more where the number of comparisons asks for it.
+        seed: seed of the bootstrap.
+    """
+    results = result.results
+    repeated = results[results.duplicated(["arm", "labels", "draw"])]
+    if len(repeated):
+        raise UserError(f"{result.path / 'results.csv'} lists {' '.join(map(str, repeated.iloc[0][:1]))} twice")
+    unknown = [name for pair in pairs for name in pair if name not in set(results["arm"])]
+    if unknown:
+        raise UserError(f"{result.path / 'results.csv'} has no arm {unknown[0]!r} to compare")
+    ran = {labels: set(rows["arm"]) for labels, rows in results.groupby("labels")}
+    compared = {
+        labels: [pair for pair in dict.fromkeys(pairs) if ran[labels].issuperset(pair)] for labels in sorted(ran)
+    }
+    replicates = max(replicates, REPLICATES_PER_COMPARISON * sum(map(len, compared.values())))
+    summary: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
+    for labels, arms in compared.items():
+        bootstrap = Bootstrap(result.cells(labels), replicates, seed)
+        metrics = statistics(result.columns)
+        estimates = {metric: bootstrap.apply(statistic) for metric, statistic in metrics.items()}
+        for arm, cells in bootstrap.arms.items():
+            counts = {
+                "draws": len({cell.draw for cell in cells}),
+                "pretrain_seeds": len({cell.pretrain_seed for cell in cells} - {None}),
+                "test_objects": len({identifier for cell in cells for identifier in cell.ids}),
+            }
+            for metric, estimate in estimates.items():
+                interval = estimate.interval(arm)
+                summary.append(
+                    {"arm": arm, "labels": labels, "metric": metric, "value": interval.value}
+                    | {"low": interval.low, "high": interval.high, **counts}
+                )
+        for metric, estimate in estimates.items():
+            for arm, reference in arms:
+                gap = estimate.difference(arm, reference)
+                comparisons.append(
+                    {"labels": labels, "metric": metric, "arm": arm, "reference": reference}
+                    | {"difference": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
+                )
+    names = ["labels", "metric", "arm", "reference", "difference", "low", "high", "p"]
+    table = pd.DataFrame(comparisons, columns=names)
+    table["p_holm"] = table.groupby("metric")["p"].transform(holm)
+    table["significant"] = (table["p_holm"] < ALPHA) & ((table["low"] > 0) | (table["high"] < 0))
+    return pd.DataFrame(summary), table
 
 
 def cell_key(arm: str, labels: int, draw: int) -> str:
-    """The name of a cell's folder."""
+    """Return the name of a cell's folder."""
     return f"{arm}-n{labels}-d{draw}"
 
 
-def read_predictions(path: Path) -> Predictions:
-    """Read `predictions.parquet`."""
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file; only empty fields are missing values."""
     try:
-        table = pq.read_table(path)
-        names = [name for name in table.column_names if name.startswith("p_")]
-        ids, groups, labels = (np.array(table.column(name).to_pylist(), object) for name in ("id", "group", "label"))
-        probabilities = np.stack([table.column(name).to_numpy() for name in names], axis=1)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path} is missing or damaged ({type(error).__name__}); delete {path.parent} and run the benchmark again"
-        ) from error
-    return Predictions(ids, groups, labels, tuple(name[2:] for name in names), probabilities)
-
-
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV file; whatever reads as a number becomes one, an empty field None, True and False booleans."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(stream)]
-
-
-def _value(text: str) -> Any:
-    if text == "":
-        return None
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({type(error).__name__}); run the benchmark again") from error

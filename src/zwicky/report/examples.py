@@ -6,9 +6,8 @@ import numpy as np
 from markupsafe import Markup
 
 from zwicky.data.contract import Cutouts
-from zwicky.evaluation.results import Predictions
 from zwicky.report import words
-from zwicky.report.material import Material, Missing
+from zwicky.report.material import Material, Missing, Predictions
 from zwicky.report.pictures import sheet
 
 SHOWN = 8  # pictures a row

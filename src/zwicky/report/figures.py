@@ -11,11 +11,10 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from zwicky.evaluation.results import Predictions
-from zwicky.metrics.calibration import reliability
+from zwicky.evaluation.metrics import reliability
 from zwicky.report import words
 from zwicky.report.health import series
-from zwicky.report.material import Arm, Material, Missing, is_number
+from zwicky.report.material import Arm, Material, Missing, Predictions, is_number
 from zwicky.report.roc import Band
 from zwicky.report.svg import ARM_COLOURS, INK, MUTED, STYLE, new_axes, to_svg
 

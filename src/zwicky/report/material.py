@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from zwicky.errors import UserError
-from zwicky.evaluation.results import BenchmarkResult, Predictions, read_table
+from zwicky.evaluation.results import BenchmarkResult, arrays, read_table
 from zwicky.io import read_json
 
 T = TypeVar("T")
@@ -23,6 +24,30 @@ KINDS = ("ssl", "supervised", "baseline")
 
 class Missing(Exception):
     """A part of the page cannot be made; the message is the line that stands in its place."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Test-set probabilities of one cell. labels and groups: [N] of str; probabilities: [N, classes]."""
+
+    ids: np.ndarray
+    groups: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    truth: np.ndarray
+    probabilities: np.ndarray
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Predictions:
+        """From the table of a cell."""
+        truth, probabilities, classes = arrays(table)
+        ids, groups, labels = (table[name].to_numpy(object) for name in ("id", "group", "label"))
+        return cls(ids, groups, labels, classes, truth, probabilities)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table with None for missing values."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 @dataclass(frozen=True)
@@ -83,13 +108,13 @@ class Material:
     @cached_property
     def results(self) -> list[dict[str, Any]]:
         needed = ("arm", "labels", "draw")
-        rows = _forgive(lambda: self.result.results, [])
+        rows = _forgive(lambda: records(self.result.results), [])
         return [row for row in rows if all(row.get(key) is not None for key in needed) and is_number(row["labels"])]
 
     @cached_property
     def summary(self) -> dict[tuple[str, int, str], dict[str, Any]]:
         """Rows of summary.csv by (arm, labels, metric)."""
-        rows = _forgive(lambda: self.result.summary, [])
+        rows = _forgive(lambda: records(self.result.summary), [])
         return {
             (str(row.get("arm")), row.get("labels", 0), str(row.get("metric"))): row
             for row in rows
@@ -98,7 +123,7 @@ class Material:
 
     @cached_property
     def differences(self) -> list[Difference]:
-        rows = _forgive(lambda: self.result.comparisons, [])
+        rows = _forgive(lambda: records(self.result.comparisons), [])
         numbers = ("labels", "difference", "low", "high")
         return [
             Difference(
@@ -135,7 +160,7 @@ class Material:
 
     @cached_property
     def pretraining(self) -> dict[str, list[dict[str, Any]]]:
-        return {name: rows for name, rows in _forgive(self.result.pretraining, {}).items() if rows}
+        return {name: records(rows) for name, rows in _forgive(self.result.pretraining, {}).items() if len(rows)}
 
     def pretraining_run(self, name: str) -> dict[str, Any]:
         """run.json of one pretraining, where there is one."""
@@ -144,11 +169,11 @@ class Material:
     @cached_property
     def correspondence(self) -> list[dict[str, Any]]:
         """Rows of correspondence.csv, one a pretraining."""
-        return _forgive(lambda: read_table(self.result.path / "correspondence.csv"), [])
+        return _forgive(lambda: records(read_table(self.result.path / "correspondence.csv")), [])
 
     @cached_property
     def correspondence_pairs(self) -> list[dict[str, Any]]:
-        return _forgive(lambda: read_table(self.result.path / "correspondence_pairs.csv"), [])
+        return _forgive(lambda: records(read_table(self.result.path / "correspondence_pairs.csv")), [])
 
     def regions(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of correspondence.npz of one pretraining."""
@@ -283,15 +308,19 @@ class Material:
 
     def predictions(self, arm: str, labels: int) -> list[Predictions]:
         """Test-set probabilities, one entry a draw that has them."""
-        found = [
-            _forgive(partial(self.result.predictions, arm, labels, draw), None) for draw in self.draws(arm, labels)
-        ]
+        found = [_forgive(partial(self._predictions, arm, labels, draw), None) for draw in self.draws(arm, labels)]
         return [prediction for prediction in found if prediction is not None and len(prediction.labels)]
 
     def curves(self, arm: str, labels: int) -> list[list[dict[str, Any]]]:
         """Fine-tuning curves, one entry a draw that has them."""
-        found = [_forgive(partial(self.result.curves, arm, labels, draw), []) for draw in self.draws(arm, labels)]
+        found = [_forgive(partial(self._curves, arm, labels, draw), []) for draw in self.draws(arm, labels)]
         return [rows for rows in found if rows]
+
+    def _predictions(self, arm: str, labels: int, draw: int) -> Predictions:
+        return Predictions.of(self.result.predictions(arm, labels, draw))
+
+    def _curves(self, arm: str, labels: int, draw: int) -> list[dict[str, Any]]:
+        return records(self.result.curves(arm, labels, draw))
 
     def positive(self, classes: tuple[str, ...]) -> int:
         """Index of the positive class."""

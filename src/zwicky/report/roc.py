@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zwicky.evaluation.results import Predictions
+from zwicky.report.material import Predictions
 from zwicky.rng import numpy_rng
 
 

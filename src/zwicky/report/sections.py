@@ -79,7 +79,7 @@ def _probes_kept(material: Material) -> list[str]:
     """A line for each arm that has fits which did not help, so that its numbers are in part those of a probe."""
     lines = []
     for arm in material.arms:
-        own = [row.get("probe_kept") for row in material.results if row["arm"] == arm.name]
+        own = [row.get("used_probe") for row in material.results if row["arm"] == arm.name]
         if kept := sum(value is True for value in own):
             lines.append(
                 f"{arm.title}: in {kept} of {len(own)} fits the labels kept back said that fitting did not help; their "

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
+from sklearn import metrics
 
-from zwicky.evaluation.results import Predictions
-from zwicky.metrics.classification import confusion, expected_purity
+from zwicky.evaluation.metrics import purity as expected_purity
 from zwicky.report import words
 from zwicky.report.figures import looks
-from zwicky.report.material import Arm, Material, Missing, is_number
+from zwicky.report.material import Arm, Material, Missing, Predictions, is_number
 from zwicky.report.roc import Band
 
 LOWER_IS_BETTER = ("ece", "nll")
@@ -152,7 +152,7 @@ def confusion_matrix(arm: Arm, labels: int, draws: Sequence[Predictions]) -> Mar
     classes = draws[0].classes
     # Every draw's cell comes from the same benchmark, so its classes stand in the same order.
     counts = sum(
-        confusion(draw.truth, draw.probabilities.argmax(axis=1), len(classes))
+        metrics.confusion_matrix(draw.truth, draw.probabilities.argmax(axis=1), labels=range(len(classes)))
         for draw in draws
         if draw.classes == classes
     )

@@ -1,0 +1,267 @@
+"""The hierarchical bootstrap: intervals that include the scatter of pretrainings, label draws and test objects.
+
+A *cell* is one trained network tested once: one pretraining seed, one draw of labels (or one fold), its test objects.
+An *arm* is a way of training: many cells. The value of an arm is the plain mean over its cells of a statistic. A
+replicate resamples
+
+1. pretraining seeds,
+2. units: the draws of labels, or the repeats of a cross-validation, each with all its folds,
+3. test objects, by group (all that belongs to one sky object, or one source galaxy, stays together),
+
+recomputes the statistic of each cell on the resampled objects, and averages over cells, weighted by how often their
+seed and unit were drawn. Units and groups are drawn once for all arms, so a difference of two arms is paired by draw
+and object. Where units are shared by the seeds (crossed), the weight of a cell is the product of both counts; where
+each unit has its own seed (nested), units are drawn within the seeds drawn.
+
+Of n things n − 1 are drawn with replacement: that gives exactly the variance of the mean, s²/n, where drawing n gives
+(n − 1)/n of it (Rao & Wu 1988), a third too little with three draws. A single one is always drawn: the interval is then
+conditional on it. Where the scatter of few draws outweighs that of the test objects the interval is still too short, as
+percentiles of three numbers must be: on synthetic data, 0.90 instead of 0.95 with three draws.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zwicky.errors import UserError
+from zwicky.evaluation.metrics import Statistic
+from zwicky.rng import numpy_rng
+
+LEVEL = 0.95
+BLOCK = 2**21  # object weights in memory at once
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained network and its N test objects.
+
+    Args:
+        draw: name of the draw (or fold); the same draw has the same test objects in every arm.
+        unit: what is resampled as a whole: the draw itself, or the repeat that a fold belongs to.
+        pretrain_seed: None where nothing was pretrained.
+        ids: [N].
+        groups: [N]; objects of one group are resampled together.
+        truth: [N] int or [N, columns]; whatever the statistic takes.
+        predicted: [N, classes] probabilities or [N, columns].
+    """
+
+    draw: Hashable
+    unit: Hashable
+    pretrain_seed: Hashable | None
+    ids: np.ndarray
+    groups: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over cells, its 95 % percentile interval, and for a difference the two-sided p of no difference.
+
+    Floats, or arrays [points] for a curve; NaN where the statistic is not defined.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+    p: float | None = None
+
+
+class Bootstrap:
+    """Replicates of the cells of several arms; the same seed gives the same numbers, whatever the order of arms.
+
+    Args:
+        arms: cells of each arm by its name.
+        replicates: number of replicates.
+        seed: seed of all levels.
+
+    Raises:
+        UserError: with fewer than two replicates, an arm without cells or cells of unequal lengths.
+    """
+
+    def __init__(self, arms: Mapping[str, Sequence[Cell]], replicates: int = 1000, seed: int = 0) -> None:
+        if replicates < 2:
+            raise UserError(f"{replicates} bootstrap replicates give no interval; ask for 1000")
+        self.arms = {arm: list(cells) for arm, cells in arms.items()}
+        self.replicates, self.seed = replicates, seed
+        for arm, cells in self.arms.items():
+            if not cells:
+                raise UserError(f"the arm {arm!r} has no cell; leave it out, or run it")
+            for cell in cells:
+                if not len(cell.ids) == len(cell.groups) == len(cell.truth) == len(cell.predicted):
+                    raise UserError(
+                        f"{arm}, draw {cell.draw}: {len(cell.truth)} objects but {len(cell.ids)} ids, "
+                        f"{len(cell.groups)} groups and {len(cell.predicted)} predictions; give one of each per object"
+                    )
+        names = sorted({group for cells in self.arms.values() for cell in cells for group in cell.groups}, key=str)
+        number = {group: position for position, group in enumerate(names)}
+        self._n_groups = len(names)
+        self._groups = {
+            arm: [np.array([number[group] for group in cell.groups]) for cell in cells]
+            for arm, cells in self.arms.items()
+        }
+
+    def apply(self, statistic: Statistic) -> Replicates:
+        """Compute a statistic of every cell, on all its objects and on those of each replicate."""
+        random = numpy_rng(self.seed, 2)
+        values = {
+            arm: np.stack([statistic(c.truth, c.predicted, np.ones((1, len(c.truth))))[0] for c in cells])
+            for arm, cells in self.arms.items()
+        }
+        blocks: dict[str, list[np.ndarray]] = {arm: [] for arm in self.arms}
+        largest = max([self._n_groups, *(len(cell.truth) for cells in self.arms.values() for cell in cells)])
+        step = max(1, BLOCK // largest)
+        for start in range(0, self.replicates, step):
+            counts = resample(random, self._n_groups, min(step, self.replicates - start))
+            for arm, cells in self.arms.items():
+                groups = self._groups[arm]
+                blocks[arm].append(
+                    np.stack(
+                        [statistic(c.truth, c.predicted, counts[:, g]) for c, g in zip(cells, groups, strict=True)]
+                    )
+                )
+        return Replicates(self, values, {arm: np.concatenate(parts, axis=1) for arm, parts in blocks.items()})
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """A statistic of every cell of a bootstrap: values [cells, ...] and samples [cells, R, ...] by arm."""
+
+    bootstrap: Bootstrap
+    values: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray]
+
+    def interval(self, arm: str) -> Interval:
+        """Return the mean over the cells of an arm, with its interval."""
+        cells = self.bootstrap.arms[arm]
+        units = _unit_weights(_clusters(cells), self.bootstrap.replicates, self.bootstrap.seed)
+        samples = self._mean_samples(arm, list(range(len(cells))), units)
+        return _interval(_mean(self.values[arm]), samples)
+
+    def difference(self, arm: str, reference: str) -> Interval:
+        """Return the paired difference arm − reference over the draws that both have.
+
+        Raises:
+            UserError: if the arms share no draw, or were tested on different objects.
+        """
+        arms = self.bootstrap.arms
+        shared = {cell.draw for cell in arms[arm]} & {cell.draw for cell in arms[reference]}
+        if not shared:
+            raise UserError(
+                f"{arm} and {reference} share no draw, so they cannot be paired; run both on the same draws"
+            )
+        rows = {name: [r for r, cell in enumerate(arms[name]) if cell.draw in shared] for name in (arm, reference)}
+        cells = {name: [arms[name][row] for row in rows[name]] for name in rows}
+        _check_same_objects(arm, reference, cells)
+        # Where the units of one arm are nested in its seeds, the other arm's units are drawn with them.
+        clusters = max((_clusters(own) for own in cells.values()), key=lambda units: len(set(units.values())))
+        units = _unit_weights(clusters, self.bootstrap.replicates, self.bootstrap.seed)
+        (value, samples), (other_value, other_samples) = (
+            (_mean(self.values[name][rows[name]]), self._mean_samples(name, rows[name], units)) for name in rows
+        )
+        return _interval(value - other_value, samples - other_samples, paired=True)
+
+    def _mean_samples(self, arm: str, rows: list[int], units: dict[Hashable, np.ndarray]) -> np.ndarray:
+        """[R, ...] weighted mean over cells; a cell is left out of a replicate that does not define its statistic."""
+        cells = [self.bootstrap.arms[arm][row] for row in rows]
+        samples = self.samples[arm][rows]
+        weights = _cell_weights(cells, units, self.bootstrap.replicates, self.bootstrap.seed)
+        weights = weights.reshape(*weights.shape, *[1] * (samples.ndim - 2))
+        defined = ~np.isnan(samples)
+        total = np.sum(weights * defined, axis=0)
+        sums = np.sum(np.where(defined, samples, 0.0) * weights, axis=0)
+        return np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Apply Holm's (1979) step-down correction: the family-wise p of each test. NaN stays NaN and is no test."""
+    p_values = np.asarray(p_values, dtype=np.float64)
+    corrected = np.full(len(p_values), np.nan)
+    order = np.argsort(p_values, kind="stable")[: int(np.sum(~np.isnan(p_values)))]
+    factors = len(order) - np.arange(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
+    return corrected
+
+
+def resample(random: np.random.Generator, count: int, replicates: int) -> np.ndarray:
+    """[R, count]: how often each of `count` things is drawn in count − 1 draws with replacement."""
+    draws = max(1, count - 1)
+    picked = random.integers(0, count, size=(replicates, draws)) + count * np.arange(replicates)[:, None]
+    return np.bincount(picked.ravel(), minlength=replicates * count).reshape(replicates, count).astype(np.float64)
+
+
+def _clusters(cells: Sequence[Cell]) -> dict[Hashable, Hashable | None]:
+    """Unit → its pretraining seed where each unit has one of its own seed (nested), else unit → None."""
+    seeds: dict[Hashable, set[Hashable]] = {}
+    for cell in cells:
+        seeds.setdefault(cell.unit, set()).add(cell.pretrain_seed)
+    nested = all(len(own) == 1 for own in seeds.values()) and len(set().union(*seeds.values())) > 1
+    return {unit: (next(iter(own)) if nested else None) for unit, own in seeds.items()}
+
+
+def _unit_weights(clusters: dict[Hashable, Hashable | None], replicates: int, seed: int) -> dict[Hashable, np.ndarray]:
+    """Unit → [R] weights; where units are nested in seeds, drawn within the seeds drawn."""
+    random = numpy_rng(seed, 1)
+    members: dict[Hashable, list[Hashable]] = {}
+    for unit in sorted(clusters, key=str):
+        members.setdefault(clusters[unit], []).append(unit)
+    copies = resample(random, len(members), replicates)
+    weights = {}
+    for column, units in enumerate(members.values()):
+        draws = max(1, len(units) - 1)
+        counts = random.multinomial((copies[:, column] * draws).astype(np.int64), np.full(len(units), 1 / len(units)))
+        for unit, count in zip(units, counts.T, strict=True):
+            weights[unit] = count * len(units) / draws  # a seed weighs as much as it has units
+    return weights
+
+
+def _cell_weights(cells: Sequence[Cell], units: dict[Hashable, np.ndarray], replicates: int, seed: int) -> np.ndarray:
+    """[cells, R]: the weight of the unit, times the count of the seed where seeds and units are crossed."""
+    weights = np.stack([units[cell.unit] for cell in cells])
+    if any(cluster is not None for cluster in _clusters(cells).values()):
+        return weights  # nested: the seeds are in the units' weights
+    seeds = sorted({cell.pretrain_seed for cell in cells}, key=str)
+    counts = resample(numpy_rng(seed, 0), len(seeds), replicates)
+    return weights * counts[:, [seeds.index(cell.pretrain_seed) for cell in cells]].T
+
+
+def _check_same_objects(arm: str, reference: str, cells: dict[str, list[Cell]]) -> None:
+    tested = {cell.draw: cell for cell in cells[reference]}
+    for cell in cells[arm]:
+        order, other = np.argsort(cell.ids.astype(str)), np.argsort(tested[cell.draw].ids.astype(str))
+        for name in ("ids", "truth"):
+            if not np.array_equal(getattr(cell, name)[order], getattr(tested[cell.draw], name)[other]):
+                raise UserError(
+                    f"{arm} and {reference} were tested on different objects or labels in draw {cell.draw}; "
+                    "evaluate both on the same test split"
+                )
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no cell defines it: NaN
+        return np.nanmean(values, axis=0)
+
+
+def _interval(value: np.ndarray, samples: np.ndarray, paired: bool = False) -> Interval:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # no replicate defines it: NaN
+        low, high = np.nanquantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    low, high = (np.where(np.isnan(value), np.nan, limit) for limit in (low, high))
+    if value.ndim:
+        return Interval(value, low, high)
+    return Interval(float(value), float(low), float(high), _two_sided(samples) if paired else None)
+
+
+def _two_sided(samples: np.ndarray) -> float:
+    """Twice the smaller tail beyond 0, counting the data themselves as one replicate, so never below 2 / (R + 1)."""
+    samples = samples[~np.isnan(samples)]
+    if not len(samples):
+        return float("nan")
+    tail = min(np.sum(samples <= 0), np.sum(samples >= 0))
+    return float(min(1.0, 2 * (tail + 1) / (len(samples) + 1)))

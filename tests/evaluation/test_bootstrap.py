@@ -1,0 +1,305 @@
+"""The hierarchical bootstrap against one written as loops, against known variances, and its coverage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from zwicky.errors import UserError
+from zwicky.evaluation import bootstrap as b
+from zwicky.evaluation.bootstrap import Bootstrap, Cell
+from zwicky.evaluation.metrics import roc_curve, statistics, weighted_mae, weighted_share
+
+STATISTICS = statistics()
+
+
+def once(metric, truth, predicted):
+    """The metric of the objects as they are."""
+    return STATISTICS[metric](truth, predicted, np.ones((1, len(truth))))[0]
+
+
+def applied(arms, metric="auc", replicates=100, seed=0):
+    return Bootstrap(arms, replicates, seed).apply(STATISTICS[metric])
+
+
+def auc(cell):
+    return once("auc", cell.truth, cell.predicted)
+
+
+def width(interval):
+    return interval.high - interval.low
+
+
+def make_cells(random, draws=3, objects=60, seeds=(None,), signal=1.0, unit=lambda draw: draw):
+    """Cells that share test objects, two to a group; scores are the truth plus noise of their own."""
+    truth = random.integers(0, 2, objects)
+    cells = []
+    for draw in range(draws):
+        lens = 1 / (1 + np.exp(-(signal * (truth - 0.5) + random.normal(size=objects))))
+        ids = np.array([f"o{n}" for n in range(objects)], dtype=object)
+        groups = np.array([f"g{n // 2}" for n in range(objects)], dtype=object)
+        seed = seeds[draw % len(seeds)]
+        cells.append(Cell(draw, unit(draw), seed, ids, groups, truth, np.stack([1 - lens, lens], 1)))
+    return cells
+
+
+def fold_cells(random, repeats=3, folds=5, objects=100):
+    truth = random.integers(0, 2, objects)
+    ids = np.array([f"o{n}" for n in range(objects)], dtype=object)
+    cells = []
+    for repeat in range(repeats):
+        scores = truth + random.normal(size=objects)
+        for fold, rows in enumerate(np.array_split(random.permutation(objects), folds)):
+            predicted = np.stack([-scores[rows], scores[rows]], 1)
+            cells.append(Cell((repeat, fold), f"r{repeat}", 0, ids[rows], ids[rows], truth[rows], predicted))
+    return cells
+
+
+def literal(cells, metric, replicates, seed):
+    """The same bootstrap in loops: lists of objects, one replicate at a time, seeds crossed with units."""
+    random = np.random.default_rng(seed)
+    units = sorted({cell.unit for cell in cells})
+    seeds = sorted({str(cell.pretrain_seed) for cell in cells})
+    groups = sorted({group for cell in cells for group in cell.groups})
+    samples = []
+    for _ in range(replicates):
+        chosen_groups = random.choice(groups, max(1, len(groups) - 1))
+        chosen_seeds = random.choice(seeds, max(1, len(seeds) - 1))
+        values = []
+        for unit in random.choice(len(units), max(1, len(units) - 1)):
+            for chosen in chosen_seeds:
+                for cell in cells:
+                    if cell.unit == units[unit] and str(cell.pretrain_seed) == chosen:
+                        rows = np.concatenate([np.flatnonzero(cell.groups == group) for group in chosen_groups])
+                        values.append(once(metric, cell.truth[rows], cell.predicted[rows]))
+        if values:
+            samples.append(np.mean(values))
+    return np.array(samples)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auc"])
+@pytest.mark.parametrize("seeds", [(None,), (0, 1)])
+def test_interval_matches_a_literal_bootstrap(metric, seeds):
+    # four draws of two units by two seeds: seeds and units are crossed
+    cells = make_cells(np.random.default_rng(0), draws=4, objects=40, seeds=seeds, unit=lambda draw: draw // 2)
+    interval = applied({"a": cells}, metric, 4000, 1).interval("a")
+    samples = literal(cells, metric, 1500, 2)
+    assert interval.value == pytest.approx(np.mean([once(metric, cell.truth, cell.predicted) for cell in cells]))
+    expected = np.quantile(samples, [0.025, 0.975])
+    np.testing.assert_allclose([interval.low, interval.high], expected, atol=0.3 * samples.std())
+
+
+def test_variance_of_few_draws_is_that_of_their_mean():
+    """Drawing n − 1 of n things gives s²/n, with s² the unbiased variance."""
+    for count in (2, 3, 7):
+        values = np.random.default_rng(count).normal(size=count)
+        drawn = b.resample(np.random.default_rng(0), count, 200_000)
+        means = drawn @ values / drawn.sum(axis=1)
+        assert means.var() == pytest.approx(values.var(ddof=1) / count, rel=0.02)
+
+
+def test_interval_of_a_mean_is_its_standard_error():
+    random = np.random.default_rng(0)
+    ids = np.array([f"o{n}" for n in range(400)], dtype=object)
+    truth = random.normal(size=(400, 1))
+    cell = Cell(0, 0, None, ids, ids, truth, truth + random.normal(size=(400, 1)))
+    interval = Bootstrap({"a": [cell]}, 4000).apply(lambda *x: weighted_mae(*x)[:, 0]).interval("a")
+    errors = np.abs(cell.predicted - truth)
+    half = 1.96 * errors.std() / np.sqrt(400)
+    expected = (errors.mean() - half, errors.mean(), errors.mean() + half)
+    assert (interval.low, interval.value, interval.high) == pytest.approx(expected, abs=0.1 * half)
+
+
+def test_a_single_draw_seed_and_group_leave_no_width():
+    cell = make_cells(np.random.default_rng(0), draws=1, seeds=(7,))[0]
+    interval = applied({"a": [replace(cell, groups=np.full(60, "one", dtype=object))]}).interval("a")
+    assert interval.low == interval.value == interval.high == pytest.approx(auc(cell))
+
+
+def test_the_difference_of_an_arm_to_itself_is_zero():
+    cells = make_cells(np.random.default_rng(0))
+    order = np.random.default_rng(1).permutation(60)
+    shuffled = [
+        replace(cell, **{name: getattr(cell, name)[order] for name in ("ids", "groups", "truth", "predicted")})
+        for cell in cells
+    ]
+    for metric in STATISTICS:
+        replicates = applied({"a": cells, "b": list(cells), "c": shuffled[::-1]}, metric)
+        gap = replicates.difference("a", "b")
+        assert (gap.value, gap.low, gap.high, gap.p) == (0, 0, 0, 1)
+        gap = replicates.difference("a", "c")
+        assert (gap.value, gap.low, gap.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_a_difference_is_paired_by_object_and_draw():
+    """Two arms that share most of their noise differ much more surely than two that do not."""
+    cells = make_cells(np.random.default_rng(0), objects=200)
+    better = [replace(cell, predicted=cell.predicted + np.outer(cell.truth - 0.5, [-0.1, 0.1])) for cell in cells]
+    replicates = applied({"a": cells, "b": better}, replicates=500)
+    gap = replicates.difference("b", "a")
+    assert 0 < gap.low < gap.value < gap.high
+    assert width(gap) < 0.5 * width(replicates.interval("a"))
+    assert gap.p == pytest.approx(2 / 501)
+    mirrored = replicates.difference("a", "b")
+    assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx((-gap.value, -gap.high, -gap.low))
+    assert mirrored.p == gap.p
+
+
+def test_neither_the_order_of_arms_and_cells_nor_the_block_size_matters(monkeypatch):
+    random = np.random.default_rng(0)
+    arms = {"a": make_cells(random, seeds=(0, 1, 2))}
+    arms["b"] = [replace(cell, pretrain_seed=None, predicted=cell.predicted[::-1]) for cell in arms["a"]]
+    first = applied(arms, seed=3)
+    again = applied({"b": arms["b"][::-1], "a": arms["a"][::-1]}, seed=3)
+    monkeypatch.setattr(b, "BLOCK", 60 * 7)
+    interval = first.interval("a")
+    assert vars(again.interval("a")) == pytest.approx(vars(interval), nan_ok=True)
+    assert applied(arms, seed=3).interval("a") == interval
+    assert applied(arms, seed=4).interval("a") != interval
+    assert again.difference("a", "b").p == first.difference("a", "b").p
+
+
+def test_groups_are_resampled_whole():
+    """Copies of an object in one group add nothing; the same rows as separate objects narrow the interval."""
+    cell = make_cells(np.random.default_rng(0), draws=1, objects=50)[0]
+    tenfold = {name: np.repeat(getattr(cell, name), 10, axis=0) for name in ("groups", "truth", "predicted")}
+    many = replace(cell, ids=np.array([f"r{n}" for n in range(500)], dtype=object), **tenfold)
+    widths = [
+        width(applied({"a": [one]}, "accuracy", 2000).interval("a"))
+        for one in (cell, many, replace(many, groups=many.ids))
+    ]
+    assert widths[1] == pytest.approx(widths[0], rel=1e-9)
+    assert widths[2] < 0.6 * widths[0]
+
+
+def test_the_folds_of_a_repeat_are_resampled_together():
+    """Whole repeats are drawn, so the scatter between the folds of one repeat is not counted."""
+    cells = fold_cells(np.random.default_rng(0))
+    interval = applied({"a": cells}, replicates=1000).interval("a")
+    assert interval.value == pytest.approx(np.mean([auc(cell) for cell in cells]))
+    # A statistic that differs from fold to fold, the same way in each repeat, whatever objects are drawn.
+    number = {cell.draw: float(cell.draw[1]) for cell in cells}
+    marked = [replace(cell, predicted=np.full((len(cell.ids), 1), number[cell.draw])) for cell in cells]
+    same = Bootstrap({"a": marked}, 100).apply(lambda truth, predicted, w: np.full(len(w), predicted.mean()))
+    assert (same.interval("a").low, same.interval("a").high) == pytest.approx((2.0, 2.0))
+
+
+def test_a_seed_for_each_draw_is_one_level_not_two():
+    nested, plain = (make_cells(np.random.default_rng(0), draws=3, seeds=seeds) for seeds in ((0, 1, 2), (None,)))
+    widths = [width(applied({"a": cells}, replicates=4000).interval("a")) for cells in (nested, plain)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.07)
+
+
+def test_cells_that_do_not_define_a_statistic_are_left_out():
+    cells = fold_cells(np.random.default_rng(0), repeats=1, folds=4, objects=40)
+    empty = replace(cells[0], truth=np.zeros_like(cells[0].truth))
+    interval = applied({"a": [empty, *cells[1:]]}).interval("a")
+    assert interval.value == pytest.approx(np.mean([auc(cell) for cell in cells[1:]]))
+    assert np.isfinite(interval.low)
+    alone = applied({"a": [empty]}).interval("a")
+    assert np.isnan([alone.value, alone.low, alone.high]).all()
+    assert np.isfinite(applied({"a": [empty]}, "accuracy").interval("a").low)
+
+
+def test_an_undefined_value_has_no_interval():
+    """With ten negatives there is no TPR10, although a replicate may draw one of them twice."""
+    cell = make_cells(np.random.default_rng(0), draws=1, objects=40)[0]
+    cell = replace(cell, truth=(np.arange(40) >= 10).astype(int), groups=cell.ids)
+    replicates = applied({"a": [cell]}, "tpr10", 200)
+    assert np.isfinite(replicates.samples["a"]).any()
+    assert np.isnan([replicates.interval("a").value, replicates.interval("a").low]).all()
+
+
+def test_a_curve_has_the_interval_of_its_points():
+    """The ROC band at no false positive is the interval of TPR0, and its area the AUC."""
+    arms = {"a": make_cells(np.random.default_rng(0), seeds=(0, 1, 2)), "b": make_cells(np.random.default_rng(1))}
+    bootstrap = Bootstrap(arms, 300)
+    fpr = np.linspace(0, 1, 2001)
+    band, tpr0, area = (
+        bootstrap.apply(s).interval("a") for s in (roc_curve(fpr), STATISTICS["tpr0"], STATISTICS["auc"])
+    )
+    assert (band.value[0], band.low[0], band.high[0]) == pytest.approx((tpr0.value, tpr0.low, tpr0.high))
+    assert np.trapezoid(band.value, fpr) == pytest.approx(area.value, abs=1e-3)
+    assert (band.low <= band.high).all()
+
+
+def test_shares_are_those_of_objects_not_of_their_regions():
+    """Where the regions of an object agree, the interval is that of the objects."""
+    random, covered = np.random.default_rng(0), []
+    ids = np.array([f"o{n}" for n in range(80)], dtype=object)
+    for trial in range(60):
+        hits = 20.0 * (random.random(80) < 0.4)
+        cell = Cell(0, 0, None, ids, ids, np.full(80, 20.0), hits)
+        interval = Bootstrap({"a": [cell]}, 300, trial).apply(weighted_share).interval("a")
+        covered.append(interval.low <= 0.4 <= interval.high)
+    assert np.mean(covered) > 0.85
+    assert width(interval) == pytest.approx(3.92 * np.sqrt(0.24 / 80), rel=0.25)
+
+
+def test_arms_that_cannot_be_paired_are_refused():
+    cells = make_cells(np.random.default_rng(0))
+    moved = [replace(cell, draw=cell.draw + 10) for cell in cells]
+    others = [replace(cell, ids=np.array([f"x{n}" for n in range(60)], dtype=object)) for cell in cells]
+    relabelled = [replace(cell, truth=1 - cell.truth) for cell in cells]
+    arms = {"a": cells, "moved": moved, "others": others, "relabelled": relabelled, "two": cells[:2]}
+    replicates = applied(arms, replicates=20)
+    for name, words in (("moved", "share no draw"), ("others", "different objects"), ("relabelled", "or labels")):
+        with pytest.raises(UserError, match=words):
+            replicates.difference("a", name)
+    assert replicates.difference("a", "two").value == 0  # compared on the draws both have
+
+
+def test_bad_requests_are_refused():
+    cells = make_cells(np.random.default_rng(0))
+    with pytest.raises(UserError, match="no cell"):
+        Bootstrap({"a": []})
+    with pytest.raises(UserError, match="replicates"):
+        Bootstrap({"a": cells}, replicates=1)
+    with pytest.raises(UserError, match="59 ids"):
+        Bootstrap({"a": [replace(cells[0], ids=cells[0].ids[1:])]})
+
+
+def test_holm_by_hand():
+    """Sorted p times the number of hypotheses not yet rejected, never decreasing: Holm's own recipe."""
+    np.testing.assert_allclose(b.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(b.holm([0.5, np.nan, 0.9]), [1.0, np.nan, 1.0])
+    assert len(b.holm([])) == 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_lies_between_no_correction_and_bonferroni(p_values):
+    corrected = b.holm(p_values)
+    assert (corrected >= p_values).all()
+    assert (corrected <= np.minimum(1, len(p_values) * np.array(p_values)) + 1e-12).all()
+    assert (np.diff(corrected[np.argsort(p_values, kind="stable")]) >= 0).all()
+
+
+def test_intervals_cover_the_truth():
+    """Lenses of N(δ, 1) against N(0, 1), with δ scattered from draw to draw: the true mean AUC is known."""
+    random = np.random.default_rng(0)
+    draws, objects, delta, scatter, trials = 5, 200, 1.0, 0.15, 120
+    expected = norm.cdf(random.normal(delta, scatter, 200_000) / np.sqrt(2)).mean()
+    truth = np.repeat([0, 1], objects // 2)
+    ids = np.array([str(n) for n in range(objects)], dtype=object)
+    covered = rejected = 0
+    for trial in range(trials):
+        base = random.normal(size=objects)  # shared by the draws: the same objects
+        arms = {}
+        for arm in "ab":
+            scores = [
+                truth * random.normal(delta, scatter) + np.sqrt(0.7) * base + np.sqrt(0.3) * random.normal(size=objects)
+                for _ in range(draws)
+            ]
+            arms[arm] = [Cell(d, d, None, ids, ids, truth, np.stack([-s, s], 1)) for d, s in enumerate(scores)]
+        replicates = applied(arms, replicates=200, seed=trial)
+        interval = replicates.interval("a")
+        covered += interval.low <= expected <= interval.high
+        rejected += replicates.difference("a", "b").p < 0.05
+    assert 0.88 <= covered / trials <= 0.99, covered / trials
+    assert rejected / trials <= 0.10, rejected / trials

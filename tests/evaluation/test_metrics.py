@@ -1,0 +1,178 @@
+"""Metrics against scikit-learn, against loops, and weights against copies of objects."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.special import softmax
+from sklearn import metrics as oracle
+
+from zwicky.errors import UserError
+from zwicky.evaluation import metrics as m
+
+
+@st.composite
+def weighted_case(draw, classes=2):
+    """Truth, probabilities with many ties and weights [4, N]."""
+    count = draw(st.integers(3, 25))
+    truth = draw(hnp.arrays(np.int64, count, elements=st.integers(0, classes - 1)))
+    scores = draw(hnp.arrays(np.int64, (count, classes), elements=st.integers(0, 5))).astype(float)
+    probabilities = np.stack([5 - scores[:, 0], scores[:, 0]], 1) / 5 if classes == 2 else scores
+    return truth, probabilities, draw(hnp.arrays(np.int64, (4, count), elements=st.integers(0, 3))).astype(float)
+
+
+def literal_tpr(truth, probabilities, k):
+    """The best recall of any threshold with at most k false positives."""
+    positive, score = truth == probabilities.shape[1] - 1, probabilities[:, -1]
+    if positive.all() or not positive.any() or np.sum(~positive) <= k:
+        return np.nan
+    return max(np.mean(score[positive] >= cut) for cut in [*score, np.inf] if np.sum(score[~positive] >= cut) <= k)
+
+
+def literal_auc(truth, probabilities):
+    """The share of pairs of a positive and a negative in the right order; ties count one half."""
+    score = probabilities[:, 1]
+    wins = [(p > q) + 0.5 * (p == q) for p in score[truth == 1] for q in score[truth == 0]]
+    return np.mean(wins) if wins else np.nan
+
+
+@settings(deadline=None, max_examples=50)
+@given(weighted_case())
+def test_weighted_metrics_equal_those_of_copied_objects(case):
+    truth, probabilities, weights = case
+    literal = {
+        "accuracy": lambda t, p: oracle.accuracy_score(t, p.argmax(1)) if len(t) else np.nan,
+        "auc": literal_auc,
+        "tpr0": lambda t, p: literal_tpr(t, p, 0),
+        "tpr10": lambda t, p: literal_tpr(t, p, 10),
+    }
+    for name, statistic in m.statistics().items():
+        for row, value in zip(weights, statistic(truth, probabilities, weights), strict=True):
+            copies = np.repeat(np.arange(len(truth)), row.astype(int))
+            expected = literal[name](truth[copies], probabilities[copies]) if len(copies) else np.nan
+            assert value == pytest.approx(expected, nan_ok=True), name
+
+
+@settings(deadline=None, max_examples=50)
+@given(weighted_case(classes=3))
+def test_weighted_macro_auc_equals_scikit_learn(case):
+    truth, scores, weights = case
+    for row, value in zip(weights, m.weighted_auc(truth, scores, weights), strict=True):
+        present = [set(truth[row > 0] == k) for k in range(3)]
+        if any(len(sides) < 2 for sides in present):
+            assert np.isnan(value)
+        else:
+            each = [oracle.roc_auc_score(truth == k, scores[:, k], sample_weight=row) for k in range(3)]
+            assert value == pytest.approx(np.mean(each))
+
+
+@settings(deadline=None, max_examples=50)
+@given(weighted_case(), st.sampled_from([1e-23, 1.0, 1e9]))
+def test_weighted_regression_metrics_equal_scikit_learn(case, unit):
+    _, scores, weights = case
+    truth, predicted = unit * (scores + 20)[:, [0]], unit * (scores**2 + 19)[:, [1]]
+    statistics = m.statistics(("mass",))
+    for row, mae, r2 in zip(weights, *(s(truth, predicted, weights) for s in statistics.values()), strict=True):
+        if not row.any():
+            assert np.isnan([mae, r2]).all()
+            continue
+        assert mae == pytest.approx(oracle.mean_absolute_error(truth, predicted, sample_weight=row), rel=1e-9)
+        if np.ptp(truth[row > 0]) == 0:
+            assert np.isnan(r2)
+        else:
+            expected = oracle.r2_score(truth / unit, predicted / unit, sample_weight=row)
+            assert r2 == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(weighted_case())
+def test_roc_curve_equals_scikit_learn(case):
+    truth, probabilities, weights = case
+    fpr = np.linspace(0, 1, 11)
+    for row, recall in zip(weights, m.roc_curve(fpr)(truth, probabilities, weights), strict=True):
+        if len(set(truth[row > 0])) < 2:
+            assert np.isnan(recall).all()
+            continue
+        x, y, _ = oracle.roc_curve(truth, probabilities[:, 1], sample_weight=row, drop_intermediate=False)
+        np.testing.assert_allclose(recall, np.interp(fpr, x, y), atol=1e-9)
+        assert recall[0] == pytest.approx(m.weighted_tpr(truth, probabilities, row[None], 0)[0])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classification_scores_equal_scikit_learn(classes):
+    random = np.random.default_rng(0)
+    truth, probabilities = random.integers(0, classes, 200), random.dirichlet(np.ones(classes), 200)
+    scores = m.classification_scores(truth, probabilities)
+    columns = range(1, 2) if classes == 2 else range(classes)
+    aucs = [oracle.roc_auc_score(truth == k, probabilities[:, k]) for k in columns]
+    assert scores["accuracy"] == oracle.accuracy_score(truth, probabilities.argmax(1))
+    assert scores["auc"] == pytest.approx(np.mean(aucs))
+    assert scores["nll"] == pytest.approx(-np.log(probabilities[np.arange(200), truth]).mean())
+    assert scores["tpr0"] == literal_tpr(truth, probabilities, 0)
+    assert scores["tpr10"] == literal_tpr(truth, probabilities, 10)
+    assert tuple(scores) == m.CLASSIFICATION
+    assert scores["auc"] == pytest.approx(m.weighted_auc(truth, probabilities, np.ones((1, 200)))[0])
+
+
+def test_scores_are_nan_where_the_objects_do_not_define_them():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one_class = m.classification_scores(np.zeros(3, int), np.full((3, 2), 0.5))
+        ten_negatives = m.classification_scores(np.repeat([0, 1], 10), np.full((20, 2), 0.5))
+    assert np.isnan([one_class["auc"], one_class["tpr0"], ten_negatives["tpr10"]]).all()
+    assert one_class["accuracy"] == 1
+
+
+def test_regression_scores_are_those_of_scikit_learn_in_all_and_in_each():
+    random = np.random.default_rng(0)
+    truth = random.normal(size=(50, 2)) * [1, 10]
+    predicted = truth + random.normal(size=(50, 2))
+    scores = m.regression_scores(truth, predicted, ("theta_E", "z"))
+    assert list(scores) == ["mae", "r2", "mae_theta_E", "r2_theta_E", "mae_z", "r2_z"]
+    assert scores["r2"] == pytest.approx(oracle.r2_score(truth, predicted))
+    assert scores["mae_z"] == pytest.approx(np.abs(predicted - truth)[:, 1].mean())
+    for name, statistic in m.statistics(("theta_E", "z")).items():
+        assert statistic(truth, predicted, np.ones((1, 50)))[0] == pytest.approx(scores[name])
+
+
+def drawn(count, classes, seed=0):
+    """Logits and classes drawn from their own softmax: calibrated by construction."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (count, classes))
+    return logits, (random.random((count, 1)) > np.cumsum(softmax(logits, axis=1), axis=1)).sum(axis=1)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_ece_is_small_only_where_calibrated(classes):
+    logits, truth = drawn(20000, classes)
+    assert m.ece(truth, softmax(logits, axis=1)) < 0.02
+    assert m.ece(truth, softmax(4 * logits, axis=1)) > 0.08
+
+
+def test_reliability_by_hand_and_with_ties():
+    probability = np.array([0.1, 0.1, 0.2, 0.2, 0.7, 0.7, 0.9, 0.9])
+    truth = np.array([0, 0, 0, 1, 1, 0, 1, 1])
+    probabilities = np.stack([1 - probability, probability], 1)
+    predicted, observed, counts = m.reliability(truth, probabilities, n_bins=4)
+    np.testing.assert_allclose(predicted, [0.1, 0.2, 0.7, 0.9])
+    np.testing.assert_allclose(observed, [0, 0.5, 0.5, 1])
+    assert counts.tolist() == [2, 2, 2, 2]
+    assert m.ece(truth, probabilities, n_bins=4) == pytest.approx((0.1 + 0.3 + 0.2 + 0.1) / 4)
+    order = np.random.default_rng(0).permutation(8)
+    assert m.ece(truth[order], probabilities[order]) == pytest.approx(m.ece(truth, probabilities))
+    assert m.reliability(truth, np.full((8, 2), 0.5))[2].tolist() == [8]
+
+
+def test_purity_of_known_cases():
+    """At prevalence 1e-4 recall .46 at FPR 1e-3 is 4 % purity, .75 at 1e-4 is 43 %; at the sample's, precision."""
+    np.testing.assert_allclose(m.purity(np.array([0.46, 0.75]), [1e-3, 1e-4], 1e-4), [0.044, 0.43], atol=2e-3)
+    assert np.isnan(m.purity(0.0, 0.0, 1e-4))
+    truth, called = np.array([1, 1, 0, 0, 0, 0]), np.array([1, 0, 1, 0, 0, 0])
+    assert m.purity(0.5, 0.25, 1 / 3) == pytest.approx(oracle.precision_score(truth, called))
+    with pytest.raises(UserError, match="prevalence"):
+        m.purity(0.5, 0.1, 1.0)

@@ -1,0 +1,173 @@
+"""Tables of a benchmark from the predictions of its cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score
+
+from zwicky.errors import UserError
+from zwicky.evaluation.results import BenchmarkResult, cell_key, summarise
+
+CLASSES = ("nonlens", "lens")
+
+
+def write_cell(path, arm, labels, draw, lens, truth, ids, groups=None, pretrain_seed=None, unit=None):
+    columns = {"id": list(ids), "group": list(ids if groups is None else groups)}
+    columns |= {"label": [CLASSES[index] for index in truth], "p_nonlens": 1 - lens, "p_lens": lens}
+    folder = path / "cells" / cell_key(arm, labels, draw)
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(columns).to_parquet(folder / "predictions.parquet")
+    row = {"arm": arm, "labels": labels, "draw": draw, "unit": draw if unit is None else unit}
+    return row | {"pretrain_seed": pretrain_seed}
+
+
+def write_results(path, rows):
+    pd.DataFrame(rows).to_csv(path / "results.csv", index=False)
+    return BenchmarkResult(path)
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """Three arms at two numbers of labels, three draws: `good` is far better than `weak`, `same` equals `weak`."""
+    random = np.random.default_rng(0)
+    truth = np.arange(120) % 2
+    ids = [f"o{n}" for n in range(120)]
+    rows = []
+    for labels in (300, 40):
+        for draw in range(3):
+            weak, good = (1 / (1 + np.exp(-(signal * (truth - 0.5) + random.normal(size=120)))) for signal in (0.3, 5))
+            for arm, lens in (("good", good), ("weak", weak), ("same", weak)):
+                rows.append(
+                    write_cell(tmp_path, arm, labels, draw, lens, truth, ids, None, 0 if arm == "good" else None)
+                )
+    return write_results(tmp_path, rows)
+
+
+def pick(table, **values):
+    """The one row with these values."""
+    (row,) = table[np.logical_and.reduce([table[name] == value for name, value in values.items()])].to_dict("records")
+    return row
+
+
+def test_summary_and_comparisons(benchmark):
+    summary, comparisons = summarise(benchmark, [("good", "weak"), ("same", "weak")], replicates=200)
+    assert len(summary) == 2 * 3 * 4
+    assert len(comparisons) == 2 * 2 * 4
+    names = ["arm", "labels", "metric", "value", "low", "high", "draws", "pretrain_seeds", "test_objects"]
+    assert list(summary) == names
+    names = ["labels", "metric", "arm", "reference", "difference", "low", "high", "p", "p_holm", "significant"]
+    assert list(comparisons) == names
+    row = pick(summary, arm="good", labels=300, metric="auc")
+    tables = [benchmark.predictions("good", 300, draw) for draw in range(3)]
+    assert row["value"] == pytest.approx(np.mean([roc_auc_score(t["label"] == "lens", t["p_lens"]) for t in tables]))
+    assert row["low"] < row["value"] < row["high"]
+    assert (row["draws"], row["pretrain_seeds"], row["test_objects"]) == (3, 1, 120)
+    weak = pick(summary, arm="weak", labels=300, metric="auc")
+    assert weak["pretrain_seeds"] == 0
+    better = pick(comparisons, labels=300, metric="auc", arm="good")
+    assert better["significant"]
+    assert better["p"] <= better["p_holm"] < 0.05
+    assert better["difference"] == pytest.approx(row["value"] - weak["value"])
+    equal = pick(comparisons, labels=300, metric="auc", arm="same")
+    assert (equal["difference"], equal["low"], equal["high"], equal["p"], equal["significant"]) == (0, 0, 0, 1, False)
+
+
+def test_the_order_of_rows_does_not_matter(benchmark):
+    first = summarise(benchmark, [("good", "weak")], replicates=100)
+    again = summarise(write_results(benchmark.path, benchmark.results[::-1]), [("good", "weak")], replicates=100)
+    for one, other, keys in zip(first, again, (["arm", "labels", "metric"], ["labels", "metric"]), strict=True):
+        one, other = (table.sort_values(keys).reset_index(drop=True) for table in (one, other))
+        pd.testing.assert_frame_equal(one, other)
+
+
+def test_many_comparisons_can_still_be_significant(tmp_path):
+    """With 60 comparisons and 1000 replicates the smallest p after Holm would be .12; replicates must follow."""
+    random = np.random.default_rng(0)
+    truth, ids = np.arange(40) % 2, [f"o{n}" for n in range(40)]
+    names = [f"a{n}" for n in range(60)]
+    rows = [write_cell(tmp_path, n, 10, 0, 0.4 * truth + 0.5 * random.random(40), truth, ids) for n in names]
+    rows.append(write_cell(tmp_path, "chance", 10, 0, random.random(40), truth, ids))
+    _, comparisons = summarise(write_results(tmp_path, rows), [(name, "chance") for name in names], replicates=100)
+    assert comparisons[comparisons["metric"] == "auc"]["significant"].sum() > 30
+
+
+def test_folds_are_resampled_by_repeat(tmp_path):
+    random = np.random.default_rng(0)
+    truth, rows = random.integers(0, 2, 60), []
+    for repeat in range(2):
+        for position, fold in enumerate(np.array_split(random.permutation(60), 3)):
+            draw = 3 * repeat + position
+            ids = [f"o{n}" for n in fold]
+            rows.append(write_cell(tmp_path, "a", 40, draw, random.random(20), truth[fold], ids, unit=f"r{repeat}"))
+    by_repeat, _ = summarise(write_results(tmp_path, rows), [], replicates=200)
+    by_fold, _ = summarise(write_results(tmp_path, [row | {"unit": row["draw"]} for row in rows]), [], replicates=200)
+    one, other = (pick(table, metric="auc") for table in (by_repeat, by_fold))
+    assert (one["draws"], one["test_objects"], one["value"]) == (6, 60, other["value"])
+    assert (one["low"], one["high"]) != (other["low"], other["high"])
+
+
+def test_objects_without_a_group_are_their_own(tmp_path):
+    random = np.random.default_rng(0)
+    truth, ids, lens = np.arange(80) % 2, [f"o{n}" for n in range(80)], random.random(80)
+    tables = []
+    for name, groups in (("own", ids), ("blank", [""] * 80), ("none", [None] * 80)):
+        (tmp_path / name).mkdir()
+        rows = [write_cell(tmp_path / name, "a", 10, 0, lens, truth, ids, groups)]
+        tables.append(summarise(write_results(tmp_path / name, rows), [], replicates=100)[0])
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+    assert pick(tables[0], metric="auc")["high"] > pick(tables[0], metric="auc")["low"]
+
+
+def test_numbers_have_their_own_metrics(tmp_path):
+    random = np.random.default_rng(0)
+    truth = random.normal(size=(50, 2))
+    rows, predicted = [], {}
+    for arm in ("good", "poor"):
+        predicted[arm] = truth + random.normal(size=(50, 2)) * (0.1 if arm == "good" else 1)
+        columns = {"id": [f"o{n}" for n in range(50)], "group": ""}
+        for i, name in enumerate(("e1", "e2")):
+            columns |= {f"true_{name}": truth[:, i], f"predicted_{name}": predicted[arm][:, i]}
+        folder = tmp_path / "cells" / cell_key(arm, 20, 0)
+        folder.mkdir(parents=True)
+        pd.DataFrame(columns).to_parquet(folder / "predictions.parquet")
+        rows.append({"arm": arm, "labels": 20, "draw": 0})
+    result = write_results(tmp_path, rows)
+    assert (result.classes, result.columns) == ((), ("e1", "e2"))
+    summary, comparisons = summarise(result, [("good", "poor")], replicates=200)
+    assert list(summary["metric"][:6]) == ["mae", "r2", "mae_e1", "r2_e1", "mae_e2", "r2_e2"]
+    assert pick(summary, arm="poor", metric="r2")["value"] == pytest.approx(r2_score(truth, predicted["poor"]))
+    value = pick(summary, arm="poor", metric="mae_e2")["value"]
+    assert value == pytest.approx(mean_absolute_error(truth[:, 1], predicted["poor"][:, 1]))
+    assert pick(comparisons, metric="mae")["difference"] < 0
+    assert comparisons["significant"].all()
+
+
+def test_a_pair_is_compared_only_where_both_ran(benchmark):
+    table = benchmark.results
+    result = write_results(benchmark.path, table[(table["arm"] != "weak") | (table["labels"] != 40)])
+    assert set(summarise(result, [("good", "weak")], replicates=50)[1]["labels"]) == {300}
+
+
+def test_incomplete_benchmarks_are_one_line(benchmark):
+    with pytest.raises(UserError, match="no arm 'dino'"):
+        summarise(benchmark, [("dino", "weak")])
+    table = benchmark.results
+    with pytest.raises(UserError, match="twice"):
+        summarise(write_results(benchmark.path, pd.concat([table, table[:1]])), [])
+    with pytest.raises(UserError, match="without 'draw'"):
+        summarise(write_results(benchmark.path, table.assign(draw=None)), [])
+    write_results(benchmark.path, table)
+    path = benchmark.cell("good", 40, 1) / "predictions.parquet"
+    predictions = pd.read_parquet(path)
+    for damage in ("missing", "cut", "nan"):
+        path.unlink(missing_ok=True)
+        if damage == "cut":
+            path.write_bytes(b"PAR1 not a table")
+        if damage == "nan":
+            predictions.assign(p_lens=np.nan).to_parquet(path)
+        with pytest.raises(UserError, match=r"good-n40-d1.*delete ") as caught:
+            summarise(BenchmarkResult(benchmark.path), [])
+        assert "\n" not in str(caught.value)
