@@ -28,6 +28,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from tables import write_csv
+from zwicky.metrics.bootstrap import Bootstrap, Cell
 
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
@@ -37,7 +38,6 @@ from zwicky.data.store import open_store
 from zwicky.data.tables import Labels, read_labels
 from zwicky.evaluation.baselines import radial_colour
 from zwicky.methods.config import MethodConfig
-from zwicky.metrics.bootstrap import Bootstrap, Cell
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import open_data
