@@ -17,12 +17,12 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tables import write_csv
+from zwicky.metrics.bootstrap import NUMBER_METRICS, Bootstrap, Cell
+from zwicky.metrics.regression import mae, r2
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
-from zwicky.methods.config import MethodConfig
-from zwicky.metrics.bootstrap import NUMBER_METRICS, Bootstrap, Cell
-from zwicky.metrics.regression import mae, r2
+from zwicky.methods import MethodConfig
 from zwicky.training import provenance
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import Data, open_data

@@ -37,7 +37,7 @@ from zwicky.data.contract import Cutouts
 from zwicky.data.store import open_store
 from zwicky.data.tables import Labels, read_labels
 from zwicky.evaluation.baselines import radial_colour
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.data import open_data

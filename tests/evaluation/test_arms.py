@@ -21,7 +21,7 @@ from zwicky.evaluation.design import make_draws
 from zwicky.evaluation.learners import Bench
 from zwicky.evaluation.results import BenchmarkResult
 from zwicky.io import read_json
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 from zwicky.training.config import FitConfig, TrainConfig
 
 

@@ -20,7 +20,7 @@ from zwicky.evaluation.benchmark import benchmark
 from zwicky.evaluation.config import BenchmarkConfig, DesignConfig, SelfSupervision
 from zwicky.evaluation.results import RESULT_COLUMNS, cell_key
 from zwicky.io import read_json
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 from zwicky.training import loop, state
 from zwicky.training.config import FitConfig, TrainConfig
 

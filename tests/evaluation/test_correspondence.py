@@ -25,7 +25,7 @@ from zwicky.evaluation.benchmark import benchmark
 from zwicky.evaluation.config import BenchmarkConfig, SelfSupervision
 from zwicky.evaluation.correspondence import chance, correspondence, informative, pairs, partners, share, within
 from zwicky.evaluation.results import read_table
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 from zwicky.training.config import FitConfig, TrainConfig
 from zwicky.training.network import Network
 

@@ -1,26 +1,25 @@
-"""A tiny network and made-up views."""
+"""Synthetic views, and small methods of every name."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from zwicky import backbones
 from zwicky.augment.views import Views
 
 
 @pytest.fixture
-def tiny_vit():
+def tiny_vit(small_backbone):
     def make(drop_path=0.0, bands=3):
-        torch.manual_seed(0)
-        options = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "drop_path": drop_path}
-        return backbones.create("vit_tiny", bands=bands, image_size=32, **options)
+        return small_backbone("vit_tiny", bands=bands, drop_path=drop_path)
 
     return make
 
 
 @pytest.fixture
 def make_views():
+    """Two global crops of 32 px and local ones of 16 px, all noise; masked and labelled on request."""
+
     def make(batch=6, local=2, seed=0, bands=3, targets=None, masking=None):
         generator = torch.Generator().manual_seed(seed)
         sizes = [32, 32] + [16] * local
@@ -35,41 +34,13 @@ def make_views():
 
 
 @pytest.fixture
-def falls():
-    def check(method, views, steps=20, lr=3e-3):
-        """A few steps on the same views lower the loss."""
-        torch.manual_seed(0)
-        optimizer = torch.optim.AdamW((p for p in method.parameters() if p.requires_grad), lr=lr)
-        values = []
-        for step in range(steps):
-            optimizer.zero_grad()
-            loss = method(views)["loss"]
-            loss.backward()
-            optimizer.step()
-            method.after_step((step + 1) / steps)
-            values.append(float(loss.detach()))
-        assert values[-1] < min(values[:3]), values
-        return values
+def views_for(make_views):
+    """Views with all that a method needs."""
 
-    return check
+    def make(method, batch=8, seed=0, local=2):
+        needs = method.needs
+        targets = torch.arange(batch) % 3 if needs.targets else None
+        local = local if needs.local_crops else 0
+        return make_views(batch=batch, local=local, seed=seed, targets=targets, masking=needs.masking)
 
-
-@pytest.fixture
-def same_after_reading():
-    def check(make, views):
-        """A method read back from its state dict goes on with the same numbers."""
-        method = make()
-        method.prepare(views)
-        method(views)["loss"].backward()
-        method.after_step(0.4)
-        with torch.no_grad():  # an optimiser's step, all that a new method would not have
-            for parameter in method.parameters():
-                parameter.add_(0.01 * torch.randn_like(parameter))
-        other = make()
-        other.load_state_dict(method.state_dict())
-        for step in range(2):
-            assert torch.equal(method(views)["loss"], other(views)["loss"])
-            for each in (method, other):
-                each.after_step(0.5 + 0.1 * step)
-
-    return check
+    return make

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
 
 from zwicky import methods
 from zwicky.augment.views import Views
-from zwicky.methods.byol import distance, project
-from zwicky.methods.schedules import cosine
+from zwicky.methods.byol import project
+from zwicky.methods.ema import cosine
 
 SMALL = {"hidden": 24, "width": 8}
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7])
-@pytest.mark.parametrize("width", [1, 3, 32])
-def test_distance_is_that_of_the_unit_vectors_and_lightlys(batch, width):
-    lightly = pytest.importorskip("lightly.loss")
-    q, z = torch.randn(2, batch, width, generator=torch.Generator().manual_seed(batch + width))
-    total = 0.0
-    for a, b in zip(q.double().tolist(), z.double().tolist(), strict=True):
-        u, v = ([x / math.sqrt(sum(y * y for y in row)) for x in row] for row in (a, b))
-        total += sum((x - y) ** 2 for x, y in zip(u, v, strict=True)) / batch
-    assert float(distance(q, z)) == pytest.approx(total, abs=1e-6)
-    assert float(distance(q, z)) == pytest.approx(2 + 2 * float(lightly.NegativeCosineSimilarity()(q, z)), abs=1e-6)
+def distance(q, z):
+    """‖q/‖q‖ − z/‖z‖‖², mean over the batch."""
+    return (q / q.norm(dim=1, keepdim=True) - z / z.norm(dim=1, keepdim=True)).square().sum(1).mean()
 
 
 def test_loss_is_symmetric_and_between_the_views(tiny_vit, make_views):
@@ -48,9 +39,9 @@ def test_teacher_starts_as_the_student_and_gets_no_gradient(tiny_vit, make_views
     method = methods.create("byol", tiny_vit(), **SMALL)
     student, teacher = method.student.state_dict(), method.teacher.state_dict()
     assert all(torch.equal(student[name], teacher[name]) for name in student)
-    gauges = method(make_views(local=0))
-    gauges["loss"].backward()
-    assert not gauges["embedding_std"].requires_grad
+    metrics = method(make_views(local=0))
+    metrics["loss"].backward()
+    assert not metrics["embedding_std"].requires_grad
     assert all(p.grad is None and not p.requires_grad for p in method.teacher.parameters())
     learning = {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in learning} == {"student", "predictor"}
@@ -85,18 +76,3 @@ def test_diagnosis_of_constant_and_of_spread_embeddings(tiny_vit, make_views):
     same = Views([crop[:1].expand_as(crop) for crop in views.crops], views.to_source, views.valid, views.rows, 2)
     collapsed = {name: float(value.detach()) for name, value in method(same).items()}
     assert "constant embeddings" in method.diagnose(collapsed)
-
-
-def test_a_few_steps_lower_the_loss(tiny_vit, make_views, falls):
-    falls(methods.create("byol", tiny_vit(), **SMALL), make_views(batch=16, local=0))
-
-
-def test_all_state_is_in_the_state_dict(tiny_vit, make_views, same_after_reading):
-    same_after_reading(lambda: methods.create("byol", tiny_vit(), **SMALL), make_views(local=0))
-
-
-def test_loss_is_float32_under_autocast(tiny_vit, make_views):
-    method = methods.create("byol", tiny_vit(), **SMALL)
-    with torch.autocast("cpu", torch.bfloat16):
-        gauges = method(make_views(local=0))
-    assert all(value.dtype == torch.float32 for value in gauges.values())

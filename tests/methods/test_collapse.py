@@ -1,24 +1,19 @@
-"""What the gauges say of collapses made by hand, and of collapses that happen."""
+"""What the metrics say of collapses made by hand, and of collapses that happen."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from zwicky import methods
+from zwicky.errors import UserError
 from zwicky.methods import losses
-from zwicky.methods.collapse import diagnose, normalised_std, teacher_gauges
+from zwicky.methods.collapse import diagnose, embedding_std, knn_probabilities, prototype_metrics, rankme
 
 K, D = 64, 32
-
-
-def gauges_of(teacher, student, embeddings):
-    """The gauges DINO would report of these probabilities [B, K] and logits."""
-    loss = losses.view_cross_entropy([student, student], [teacher, teacher], 0.1)
-    gauges = {"loss": loss, **teacher_gauges(teacher, loss), "embedding_std": normalised_std(embeddings)}
-    return {name: float(value) for name, value in gauges.items()}
 
 
 def made(kind):
@@ -34,7 +29,9 @@ def made(kind):
         teacher = torch.softmax(torch.randn(256, K, generator=generator) * 3, -1)
     if kind == "constant":
         embeddings = embeddings[:1] + 1e-4 * embeddings
-    return gauges_of(teacher, student, embeddings)
+    loss = losses.view_loss(torch.stack([student] * 2), torch.stack([teacher] * 2), 0.1)
+    metrics = {"loss": loss, **prototype_metrics(teacher, loss), "embedding_std": embedding_std(embeddings)}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +52,7 @@ def test_a_collapse_of_regions_alone_is_told_from_one_of_images(kind):
     regions = {f"region_{name}": value for name, value in made(kind).items() if name.endswith(("entropy", "kl"))}
     found = diagnose({**made("healthy"), **regions}, dim=D, prototypes=K)
     assert {"one prototype": "few prototypes", "uniform": "uniform"}[kind] in found
-    assert "regions" in found
+    assert "patches" in found
     assert "images" in diagnose({**made(kind)}, dim=D, prototypes=K)
 
 
@@ -63,45 +60,82 @@ def test_not_finite_is_said_first():
     assert "not finite" in diagnose({**made("healthy"), "loss": math.nan}, dim=D, prototypes=K)
 
 
-def test_teacher_gauges_of_known_answers():
+def test_teacher_metrics_of_known_answers():
     half = torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
-    gauges = teacher_gauges(half, torch.tensor(1.0, requires_grad=True), "region_")
-    expected = {"teacher_entropy": math.log(2), "teacher_kl": 1 - math.log(2), "usage_entropy": math.log(4)}
-    assert {name: float(value) for name, value in gauges.items()} == pytest.approx(
+    metrics = prototype_metrics(half, torch.tensor(1.0, requires_grad=True), "region_")
+    expected = {"teacher_entropy": math.log(2), "teacher_kl": 1 - math.log(2), "marginal_entropy": math.log(4)}
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         {f"region_{name}": value for name, value in expected.items()}
     )
-    assert not any(value.requires_grad for value in gauges.values())
+    assert not any(value.requires_grad for value in metrics.values())
 
 
 def test_spread_of_a_sphere_and_of_a_point():
     embeddings = torch.randn(20_000, D, generator=torch.Generator().manual_seed(1))
-    assert float(normalised_std(embeddings)) == pytest.approx(1 / math.sqrt(D), rel=0.01)
-    assert float(normalised_std(embeddings[:1].expand(50, D))) == pytest.approx(0, abs=1e-6)
+    assert float(embedding_std(embeddings)) == pytest.approx(1 / math.sqrt(D), rel=0.01)
+    assert float(embedding_std(embeddings[:1].expand(50, D))) == pytest.approx(0, abs=1e-6)
 
 
 def train(tiny_vit, make_views, steps=60, **options):
     method = methods.create("dino", tiny_vit(), prototypes=K, hidden=64, bottleneck=16, **options)
     optimizer = torch.optim.AdamW((p for p in method.parameters() if p.requires_grad), lr=2e-3)
     for step in range(steps):
-        gauges = method(make_views(batch=32, local=0, seed=step))
+        metrics = method(make_views(batch=32, local=0, seed=step))
         optimizer.zero_grad()
-        gauges["loss"].backward()
+        metrics["loss"].backward()
         optimizer.step()
         method.after_step((step + 1) / (2 * steps))
-    return method, {name: float(value.detach()) for name, value in gauges.items()}
+    return method, {name: float(value.detach()) for name, value in metrics.items()}
 
 
 def test_drill_no_centering_collapses_onto_one_prototype(tiny_vit, make_views):
     """Sharpening alone: without the centre (its momentum is 1, so it stays 0) one prototype wins."""
-    method, gauges = train(
+    method, metrics = train(
         tiny_vit, make_views, center_momentum=1.0, teacher_temperature=0.01, teacher_temperature_end=0.01, momentum=0.5
     )
-    assert not method.center.any()
-    assert "few prototypes" in method.diagnose(gauges), gauges
+    assert not method.center.value.any()
+    assert "few prototypes" in method.diagnose(metrics), metrics
 
 
 def test_drill_no_sharpening_collapses_to_uniform(tiny_vit, make_views):
     """Centring alone: a teacher softer than the student is undecided, and the loss is ln K."""
-    method, gauges = train(tiny_vit, make_views, teacher_temperature=1.0, teacher_temperature_end=1.0, momentum=0.9)
-    assert gauges["loss"] == pytest.approx(math.log(K), rel=0.02)
-    assert "uniform" in method.diagnose(gauges), gauges
+    method, metrics = train(tiny_vit, make_views, teacher_temperature=1.0, teacher_temperature_end=1.0, momentum=0.9)
+    assert metrics["loss"] == pytest.approx(math.log(K), rel=0.02)
+    assert "uniform" in method.diagnose(metrics), metrics
+
+
+def test_rankme_counts_equal_directions():
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(100, 8)))[0]
+    for rank in (1, 3, 8):
+        assert rankme(basis[:, :rank] @ np.eye(8)[:rank]) == pytest.approx(rank)
+    assert rankme(np.zeros((5, 3))) == 0
+    with pytest.raises(UserError, match="1 of 2 embeddings"):
+        rankme(np.array([[1.0, np.nan], [1.0, 2.0]]))
+
+
+def test_rankme_by_formula_and_its_invariances():
+    random = np.random.default_rng(1)
+    z = random.normal(size=(60, 5)) * [5, 3, 1, 0.5, 0.1]
+    share = np.sqrt(np.linalg.eigvalsh(z.T @ z))
+    share = share / share.sum()
+    assert rankme(z) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    rotation = np.linalg.qr(random.normal(size=(5, 5)))[0]
+    assert rankme(7 * z[::-1] @ rotation) == pytest.approx(rankme(z))
+
+
+def slow_knn(train, labels, query, classes, k, temperature=0.07):
+    votes = np.zeros((len(query), classes))
+    for row, one in enumerate(query):
+        cosine = [one @ other / np.linalg.norm(one) / np.linalg.norm(other) for other in train]
+        for index in np.argsort(cosine)[::-1][:k]:
+            votes[row, labels[index]] += np.exp(cosine[index] / temperature)
+    return votes / votes.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_knn_is_the_weighted_vote_in_loops(k):
+    random = np.random.default_rng(0)
+    train, labels, query = random.normal(size=(50, 6)), random.integers(0, 3, 50), random.normal(size=(20, 6))
+    probabilities = knn_probabilities(train, labels, query, classes=4, k=k)
+    np.testing.assert_allclose(probabilities, slow_knn(train, labels, query, 4, k), atol=1e-5)
+    assert (probabilities[:, 3] == 0).all()

@@ -116,13 +116,13 @@ def test_health() -> None:
         "embedding_std": 0.04 + 0 * t,
         "rankme": 20 + t,
         "teacher_kl": 1 - 0.5 * t,
-        "usage_entropy": 4 + 0 * t,
+        "marginal_entropy": 4 + 0 * t,
     }
     assert health(rows(**good)).state == "healthy"
     assert health(rows(**good | {"embedding_std": 0.05 * (1 - t) ** 3})).state == "collapsed"
     assert health(rows(**good | {"rankme": 30 - 29.5 * t})).state == "collapsed"
     assert health(rows(**good | {"rankme": 100 - 80 * t})).state == "doubtful"
-    assert health(rows(**good | {"usage_entropy": 4 * (1 - t) ** 4})).state == "collapsed"
+    assert health(rows(**good | {"marginal_entropy": 4 * (1 - t) ** 4})).state == "collapsed"
     assert health(rows(**good | {"loss": 5 + 0 * t, "teacher_kl": 0.01 + 0 * t})).state == "collapsed"
     assert health(rows(**good | {"loss": 5 + t})).state == "healthy"  # the teacher grew less sure, the student follows
     assert health(rows(**good | {"loss": 5 + 0 * t, "teacher_kl": 1 + 0 * t})).state == "doubtful"

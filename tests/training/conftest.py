@@ -10,7 +10,7 @@ from zwicky.backbones.config import BackboneConfig
 from zwicky.data.contract import make_cutouts
 from zwicky.data.splits import holdout_split
 from zwicky.data.tables import Labels
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig
 
 

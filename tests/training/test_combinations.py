@@ -11,7 +11,7 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.registry import BACKBONES
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.methods.registry import METHODS
+from zwicky.methods import METHODS
 from zwicky.training import state
 from zwicky.training.config import TrainConfig
 from zwicky.training.loader import Source

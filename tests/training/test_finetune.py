@@ -38,7 +38,7 @@ from zwicky.training.task import Task
 def started(tmp_path_factory, data):
     """The directory of a finished pretraining on the roles train and unlabelled of `data`."""
     from zwicky.backbones.config import BackboneConfig
-    from zwicky.methods.config import MethodConfig
+    from zwicky.methods import MethodConfig
     from zwicky.training.config import PretrainConfig, TrainConfig
 
     cutouts, _, split = data

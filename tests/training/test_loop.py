@@ -14,13 +14,13 @@ from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
-from zwicky.methods.schedules import cosine, warmup_cosine
+from zwicky.methods.ema import cosine
 from zwicky.training import checkpoint, loop, state
 from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
 from zwicky.training.loader import Source
 from zwicky.training.loop import fit
-from zwicky.training.optim import make_optimizer, set_schedule
+from zwicky.training.optim import make_optimizer, set_schedule, warmup_cosine
 
 
 class Stopped(Exception):

@@ -35,7 +35,7 @@ from zwicky.data.audit import audit
 from zwicky.data.stored_split import stored_split
 from zwicky.data.tables import read_labels
 from zwicky.evaluation.evaluate import evaluate
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 from zwicky.training import batches
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig
 from zwicky.training.finetune import finetune

@@ -12,8 +12,8 @@ from zwicky.augment.augment import Augment
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.data.store import StoreWriter, open_store
+from zwicky.methods import MethodConfig
 from zwicky.methods.base import Method, ViewsNeeded
-from zwicky.methods.config import MethodConfig
 from zwicky.simulate.api import simulate
 from zwicky.training.config import TrainConfig
 from zwicky.training.loader import BatchLoader, Source, partners_of

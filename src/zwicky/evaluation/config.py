@@ -7,7 +7,7 @@ from typing import Literal
 
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.backbones.config import BackboneConfig
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 from zwicky.training.config import (
     FitConfig,
     TrainConfig,

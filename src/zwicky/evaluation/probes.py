@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from zwicky.metrics.embeddings import knn_probabilities
+from zwicky.methods.collapse import knn_probabilities
 from zwicky.training.linear_probe import LinearProbe, check_labels, fit_logistic
 from zwicky.training.task import Task
 

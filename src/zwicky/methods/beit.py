@@ -1,92 +1,135 @@
-"""BEiT: name the tokens of hidden regions (Bao et al. 2022).
-
-A frozen tokenizer gives every region of an image one of K visual words; the network sees some regions and says which
-words the hidden ones are. The paper's tokenizer is a large network trained on other images; this one is made from the
-cutouts themselves, see `Tokenizer`.
-"""
+"""BEiT (Bao et al. 2022, arXiv:2106.08254): classify masked patches into the tokens of a frozen tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
-from zwicky.methods.base import Method, ViewsNeeded
-from zwicky.methods.collapse import diagnose
-from zwicky.methods.pixels import cells, hide, masked_mean, seen
-from zwicky.methods.tokenizer import Tokenizer
+from zwicky.methods.base import MaskedMethod, patchify
+from zwicky.methods.losses import masked_mean
 
-PREVIEW = 1024  # images the tokenizer is made of
+PREVIEW = 1024  # images the tokenizer is fitted to
 
 
-class BEiT(Method):
-    """L = −mean of log p(token | visible regions) over the hidden regions, p the softmax of a linear head. Options:
+class BEiT(MaskedMethod):
+    """Masked image modelling: cross-entropy of the visual tokens of masked patches (Eq. 2 of arXiv:2106.08254).
 
-    tokens: K, 8192 in the paper. components: of the cells, kept by the tokenizer. mask_ratio: share of the regions
-    hidden, in blocks; 0.4 as in the paper.
+        L = −mean over masked patches i of log p(token_i | visible patches), p the softmax of a linear head
+
+    The paper's tokenizer is a large network trained on other images; `Tokenizer` is fitted to the cutouts themselves.
+
+    Args:
+        backbone: the network to train; it supports masking.
+        tokens: K, 8192 in the paper.
+        components: principal components of the patches that the tokenizer keeps.
+        mask_ratio: share of the patches that are masked, in blocks; 0.4 as in the paper.
     """
 
+    trivial = (
+        "predicting tokens by how frequent they are: train longer, raise the learning rate, "
+        "or lower tokens or mask_ratio"
+    )
+
     def __init__(self, backbone: Backbone, *, tokens: int = 256, components: int = 8, mask_ratio: float = 0.4) -> None:
-        super().__init__()
-        if not backbone.supports_masking:
-            raise UserError(
-                f"beit: {backbone.config['name']} has no tokens, so no region can be hidden; take a vit or a swin"
-            )
-        self.grid = backbone.grid(backbone.image_size)
-        masking = hide("beit", self.grid, mask_ratio, blocks=True)
-        self.needs = ViewsNeeded(global_crops=1, masking=masking, preview=PREVIEW)
+        super().__init__("beit", backbone, mask_ratio, blocks=True, preview=PREVIEW)
         pixels = backbone.config["bands"] * backbone.image_size**2 // (self.grid[0] * self.grid[1])
         self.tokenizer = Tokenizer(pixels, tokens, components)
-        self.encoder = backbone
         self.head = nn.Linear(backbone.dim, tokens)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        backbone.set_trainable(masked=True)
 
     def prepare(self, views: Views) -> None:
-        self.tokenizer.fit(cells(views.crops[0], self.grid)[seen(views.valid[0], self.grid)])
-
-    @property
-    def backbone(self) -> Backbone:
-        return self.encoder
+        """Fit the tokenizer to the valid patches of these views."""
+        self.tokenizer.fit(patchify(views.crops[0], self.grid)[views.patch_valid(0, self.grid)])
 
     def forward(self, views: Views) -> dict[str, Tensor]:
+        """Return the loss, the accuracy, and what trivial predictions reach."""
         assert self.tokenizer.centroids.any(), "prepare comes before the first step"
-        assert views.masks is not None, "views for BEiT carry masks"
+        assert views.masks is not None, "views of a masked method carry masks"
         x, mask = views.crops[0], views.masks[0]
-        tokens = self.tokenizer(cells(x, self.grid))  # [B, h, w]
+        tokens = self.tokenizer(patchify(x, self.grid))  # [B, h, w]
         logits = self.head(self.encoder(x, mask=mask).patch_tokens).float()  # [B, h, w, K]
-        learn = mask & seen(views.valid[0], self.grid)  # what is not seen has no token
-        loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), learn)
+        masked = mask & views.patch_valid(0, self.grid)
+        loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), masked)
         with torch.no_grad():
-            shares = F.one_hot(tokens, logits.shape[-1])[learn].float().mean(0).nan_to_num()
+            frequency = F.one_hot(tokens, logits.shape[-1])[masked].float().mean(0).nan_to_num()
             return {
                 "loss": loss,
-                "masked_accuracy": masked_mean(logits.argmax(-1) == tokens, learn),
-                "majority_share": shares.max(),  # the accuracy of always naming the most frequent token
-                "token_entropy": torch.special.entr(shares).sum(),  # the loss of always giving their frequencies
+                "masked_accuracy": masked_mean(logits.argmax(-1) == tokens, masked),
+                "majority_share": frequency.max(),  # the accuracy of always predicting the most frequent token
+                "token_entropy": torch.special.entr(frequency).sum(),  # the loss of always predicting the frequencies
             }
 
-    def diagnose(self, gauges: Mapping[str, float]) -> str | None:
-        if gauges["majority_share"] > 0.95:
+    def diagnose(self, metrics: Mapping[str, float]) -> str | None:
+        """Compare with trivial predictions, then look for collapse."""
+        if metrics["majority_share"] > 0.95:
             return (
-                f"one token stands for {gauges['majority_share']:.0%} of the regions, so there is little to learn; "
+                f"one token covers {metrics['majority_share']:.0%} of the patches, so there is little to learn; "
                 "take a tighter views.crop, more tokens or larger patches"
             )
-        if gauges["loss"] > 0.98 * gauges["token_entropy"]:
-            return (
-                "no better than naming tokens by how frequent they are: train longer, raise the learning rate, "
-                "or lower tokens or mask_ratio"
+        return super().diagnose({**metrics, "constant_loss": metrics["token_entropy"]})
+
+
+class Tokenizer(nn.Module):
+    """A frozen tokenizer of patches, fitted to the cutouts themselves: k-means on whitened principal components.
+
+    K-means on pixels would spend its tokens on brightness and noise. The leading components hold the shapes (flux,
+    gradients, arcs); whitened, each counts the same, and empty sky is one small clump that takes few tokens however
+    many patches it fills.
+
+    Args:
+        pixels: P, of a patch.
+        tokens: K.
+        components: number of principal components.
+    """
+
+    mean: Tensor
+    whiten: Tensor
+    centroids: Tensor
+
+    def __init__(self, pixels: int, tokens: int, components: int) -> None:
+        super().__init__()
+        components = min(components, pixels)
+        self.register_buffer("mean", torch.zeros(pixels))
+        self.register_buffer("whiten", torch.zeros(pixels, components))
+        self.register_buffer("centroids", torch.zeros(tokens, components))
+
+    @torch.no_grad()
+    def fit(self, patches: Tensor) -> None:
+        """Fit components and centroids to patches [N, P], deterministically.
+
+        Raises:
+            UserError: if fewer patches than tokens are distinct.
+        """
+        tokens, components = self.centroids.shape
+        x = patches.float().cpu().numpy()
+        if len(np.unique(x, axis=0)) < max(tokens, components + 1):
+            raise UserError(
+                f"beit: {len(x)} patches of the images are too few or too alike for {tokens} tokens; "
+                "lower tokens or take more images"
             )
-        return diagnose(gauges, dim=self.encoder.dim, prototypes=None)
+        pca = PCA(components, svd_solver="covariance_eigh").fit(x)
+        whiten = (pca.components_ / np.sqrt(pca.explained_variance_ + 1e-12)[:, None]).T
+        # Without reassignment: it moves the centroids of rare shapes to random patches, that is, to the sky.
+        kmeans = MiniBatchKMeans(tokens, batch_size=4096, n_init=1, random_state=0, reassignment_ratio=0)
+        kmeans.fit((x - pca.mean_) @ whiten)
+        self.mean.copy_(torch.from_numpy(pca.mean_))
+        self.whiten.copy_(torch.from_numpy(whiten))
+        self.centroids.copy_(torch.from_numpy(kmeans.cluster_centers_))
 
-    def layer_groups(self) -> list[list[str]]:
-        return [[f"encoder.{name}" for name in group] for group in self.encoder.layer_groups()]
-
-    def no_weight_decay(self) -> set[str]:
-        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
+    @torch.no_grad()
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map patches [..., P] to the nearest centroid, [...] int64, in float32: bfloat16 would pick others."""
+        with torch.autocast(patches.device.type, enabled=False):
+            z = (patches.float() - self.mean) @ self.whiten
+            # ‖z − c‖² = ‖z‖² − 2 z·c + ‖c‖², and ‖z‖² is the same for all centroids.
+            return (self.centroids.square().sum(1) - 2 * z @ self.centroids.T).argmin(-1)

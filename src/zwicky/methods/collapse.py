@@ -1,70 +1,129 @@
-"""Is my flat loss fine? Gauges of collapse, and what they mean in words."""
+"""Diagnostics of representations: is this flat loss a collapse? The one place that judges it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
 from torch import Tensor
 
+from zwicky.errors import UserError
 from zwicky.methods import losses
 
-FEW = 0.2  # of ln K; a head with BatchNorm keeps two or three prototypes where one without keeps one
-NARROW = 0.05  # of the spread of a normal cloud; healthy backbones on cutouts that look alike were seen at 0.1
+MIN_MARGINAL = 0.2  # of ln K; a head with BatchNorm keeps two or three prototypes where one without keeps one
+MIN_SPREAD = 0.05  # of the spread of an isotropic cloud; healthy backbones on similar cutouts reach 0.1
 
 
-def normalised_std(embeddings: Tensor) -> Tensor:
-    """Standard deviation of the L2-normalised embeddings [B, D], averaged over D. Healthy ≈ 1/√D; collapse → 0."""
-    return F.normalize(embeddings.float(), dim=-1).std(0, correction=0).mean()
+def embedding_std(embeddings: Tensor) -> Tensor:
+    """Return the standard deviation of the L2-normalised embeddings [B, D], averaged over D.
+
+    About 1/√D if they fill the sphere, 0 after collapse (Sec. 4.1 of arXiv:2011.10566).
+    """
+    return F.normalize(embeddings.detach().float(), dim=-1).std(0, correction=0).mean()
 
 
 @torch.no_grad()
-def teacher_gauges(
+def prototype_metrics(
     probabilities: Tensor, cross_entropy: Tensor, level: str = "", entropy: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """How decided the teacher is, how far the student from it, and how many prototypes share the answers.
+    """Return teacher entropy, KL(teacher, student) and the entropy of the mean assignment.
 
-    probabilities: the teacher's, [N, K]. cross_entropy: the student's mean to them. level: put before the names.
-    entropy: the teacher's mean entropy where the cross-entropy weighs the rows differently.
+    Args:
+        probabilities: the teacher's, [N, K].
+        cross_entropy: the mean cross-entropy of teacher and student.
+        level: prefix of the names.
+        entropy: the teacher's mean entropy if the cross-entropy weighs the rows differently.
     """
     entropy = losses.entropy(probabilities) if entropy is None else entropy
     return {
         f"{level}teacher_entropy": entropy,
         f"{level}teacher_kl": cross_entropy.detach() - entropy,
-        f"{level}usage_entropy": losses.entropy(probabilities.mean(0)),
+        f"{level}marginal_entropy": losses.entropy(probabilities.mean(0)),
     }
 
 
-def diagnose(gauges: Mapping[str, float], *, dim: int, prototypes: int | None) -> str | None:
-    """One line on the failure the gauges show and what to try, or None when they look healthy.
+def diagnose(metrics: Mapping[str, float], *, dim: int, prototypes: int | None) -> str | None:
+    """Return one line on the failure these metrics show and what to try; None if they look healthy.
 
-    gauges: the last epoch's means. dim: width of the embeddings. prototypes: K, for methods that have them.
+    Args:
+        metrics: means over the last steps, by name.
+        dim: width of the embeddings.
+        prototypes: K, for methods that have prototypes.
     """
-    if any(not math.isfinite(value) for value in gauges.values()):
+    if any(not math.isfinite(value) for value in metrics.values()):
         return (
-            "the loss or a gauge is not finite: lower the learning rate, or look for extreme pixels with `zwicky audit`"
+            "the loss or a metric is not finite: lower the learning rate, or look for extreme pixels with "
+            "`zwicky audit`"
         )
-    for level, whose in (("", "images"), ("region_", "regions")):
-        if prototypes is None or f"{level}teacher_entropy" not in gauges:
+    for level, objects in (("", "images"), ("region_", "patches")):
+        if prototypes is None or f"{level}teacher_entropy" not in metrics:
             continue
-        top = math.log(prototypes)
-        if gauges[f"{level}usage_entropy"] < FEW * top:
+        top, marginal = math.log(prototypes), metrics[f"{level}marginal_entropy"]
+        if marginal < MIN_MARGINAL * top:
             return (
-                f"collapse onto few prototypes: the teacher gives all {whose} one of about "
-                f"{math.exp(gauges[f'{level}usage_entropy']):.0f} answers; "
-                "set center_momentum to 0.9, lower the learning rate, or use larger batches"
+                f"collapse onto few prototypes: the teacher assigns all {objects} to about {math.exp(marginal):.0f} of "
+                "them; set center_momentum to 0.9, lower the learning rate, or use larger batches"
             )
-        if gauges[f"{level}teacher_entropy"] > 0.98 * top and gauges[f"{level}teacher_kl"] < 0.02 * top:
+        if metrics[f"{level}teacher_entropy"] > 0.98 * top and metrics[f"{level}teacher_kl"] < 0.02 * top:
             return (
-                f"collapse to uniform: the loss on {whose} stands near ln K = {top:.2f} and the teacher is undecided; "
-                "lower teacher_temperature or prototypes, or train longer"
+                f"collapse to uniform: the loss on {objects} stays near ln K = {top:.2f} and so does the teacher's "
+                "entropy; lower teacher_temperature or prototypes, or train longer"
             )
-    std = gauges.get("embedding_std")
-    if std is not None and std < NARROW / math.sqrt(dim):
+    std = metrics.get("embedding_std")
+    if std is not None and std < MIN_SPREAD / math.sqrt(dim):
         return (
-            f"constant embeddings: their spread is {std * math.sqrt(dim):.2f} of a healthy one; "
+            f"constant embeddings: their spread is {std * math.sqrt(dim):.2f} of an isotropic one; "
             "lower the learning rate, use larger batches or milder crops"
         )
     return None
+
+
+def rankme(embeddings: np.ndarray) -> float:
+    """Return the effective rank exp(−Σ p_k ln p_k), p_k = σ_k / Σσ the singular values (Eq. 1 of arXiv:2210.02885).
+
+    Args:
+        embeddings: [N, D].
+
+    Returns:
+        From 1 (all on one line) to min(N, D); 0 if all embeddings are 0.
+
+    Raises:
+        UserError: if an embedding is not finite.
+    """
+    bad = int((~np.isfinite(embeddings)).any(axis=1).sum())
+    if bad:
+        raise UserError(
+            f"{bad} of {len(embeddings)} embeddings hold NaN or infinity; check for diverged training or bad pixels"
+        )
+    values = np.linalg.svd(embeddings, compute_uv=False)
+    p = values[values > 0] / max(values.sum(), np.finfo(values.dtype).tiny)
+    return float(np.exp(-np.sum(p * np.log(p)))) if len(p) else 0.0
+
+
+def knn_probabilities(
+    train: np.ndarray, labels: np.ndarray, query: np.ndarray, classes: int, k: int = 20, temperature: float = 0.07
+) -> np.ndarray:
+    """Classify by the vote of the nearest training features, weighted by exp(cos / τ) (Wu et al., arXiv:1805.01978).
+
+    Args:
+        train: features [N, D].
+        labels: [N] int, below `classes`.
+        query: features [M, D].
+        classes: number of classes.
+        k: number of neighbours; all vote if there are fewer.
+        temperature: τ.
+
+    Returns:
+        [M, classes] probabilities.
+    """
+    # Of unit vectors, ‖a − b‖² = 2 − 2 cos.
+    model = KNeighborsClassifier(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * temperature)))
+    model.fit(normalize(train), labels)
+    probabilities = np.zeros((len(query), classes))
+    probabilities[:, model.classes_] = model.predict_proba(normalize(query))
+    return probabilities

@@ -1,35 +1,185 @@
-"""DINO: self-distillation with no labels (Caron et al. 2021).
-
-A student sees all crops of an image, a teacher only the global ones. The student learns to give each crop the
-prototype probabilities the teacher gives another crop. Centring and sharpening of the teacher keep it from
-collapsing.
-"""
+"""DINO (Caron et al. 2021, arXiv:2104.14294), and what iBOT and EsViT share with it."""
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import groupby
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zwicky.augment.views import Views
+from zwicky.backbones.base import Backbone, Features
+from zwicky.errors import UserError
 from zwicky.methods import losses
-from zwicky.methods.collapse import normalised_std, teacher_gauges
-from zwicky.methods.distillation import Distillation, summaries
+from zwicky.methods.base import ViewsNeeded
+from zwicky.methods.collapse import embedding_std, prototype_metrics
+from zwicky.methods.ema import MomentumTeacher, make_teacher
+from zwicky.methods.heads import PrototypeHead
 
 
-class DINO(Distillation):
-    """Its options are those of `Distillation`."""
+class Center(nn.Module):
+    """The running mean c of the teacher's logits, Eq. 4 of arXiv:2104.14294.
+
+    Args:
+        prototypes: K.
+        momentum: m.
+    """
+
+    value: Tensor
+
+    def __init__(self, prototypes: int, momentum: float) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(prototypes))
+        self.momentum = momentum
+
+    def forward(self, logits: Tensor, temperature: float) -> Tensor:
+        """Centre and sharpen: logits [N, K] → p_t = softmax((logits − c) / τ_t) in float32."""
+        return torch.softmax((logits.float() - self.value) / temperature, dim=-1)
+
+    @torch.no_grad()
+    def update(self, batch_mean: Tensor) -> None:
+        """c ← m c + (1 − m) · mean of the teacher's logits over the batches of all processes; batch_mean [K]."""
+        self.value.lerp_(losses.mean_over_ranks(batch_mean.to(self.value.dtype)), 1.0 - self.momentum)
+
+
+class DINO(MomentumTeacher):
+    """Self-distillation: the student matches the teacher's prototype distribution on another crop of the image.
+
+    Algorithm 1 of arXiv:2104.14294 (gs, gt: student and teacher; C: centre; tps, tpt: temperatures; l, m: momenta):
+
+        for x in loader:  # a batch of n images
+            x1, x2 = augment(x), augment(x)
+            s1, s2 = gs(x1), gs(x2)  # n × K
+            t1, t2 = gt(x1), gt(x2)  # n × K
+            loss = H(t1, s2) / 2 + H(t2, s1) / 2
+            loss.backward()
+            update(gs)
+            gt.params = l * gt.params + (1 - l) * gs.params
+            C = m * C + (1 - m) * cat([t1, t2]).mean(dim=0)
+
+        def H(t, s):
+            s = softmax(s / tps, dim=1)
+            t = softmax((t.detach() - C) / tpt, dim=1)  # centre and sharpen
+            return -(t * log(s)).sum(dim=1).mean()
+
+    With multi-crop (Eq. 3) the teacher sees two global crops, the student these and the local crops, and the loss is
+    the mean over all pairs of different crops.
+
+    Args:
+        backbone: the network to train.
+        prototypes: K; the paper's 65,536 is for 10⁶ images, 512-1024 suits 10³-10⁵.
+        hidden: width of the head's hidden layers.
+        bottleneck: width of the head's bottleneck.
+        batch_norm: BatchNorm in the head. The paper has none on ViTs, but thousands of cutouts that look alike
+            collapsed to uniform without.
+        student_temperature: τ_s.
+        teacher_temperature: τ_t at the start.
+        teacher_temperature_end: τ_t after the first `temperature_ramp` of training; between, it is linear.
+        temperature_ramp: share of training.
+        momentum: λ of the teacher at the start; a cosine brings it to 1.
+        center_momentum: m.
+        freeze_prototypes: share of training during which the prototypes are frozen.
+    """
+
+    needs = ViewsNeeded(global_crops=2, local_crops=True)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        prototypes: int = 1024,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        batch_norm: bool = True,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        teacher_temperature_end: float = 0.04,
+        temperature_ramp: float = 0.3,
+        momentum: float = 0.996,
+        center_momentum: float = 0.9,
+        freeze_prototypes: float = 0.01,
+    ) -> None:
+        super().__init__()
+        backbone.set_trainable()
+        self.prototypes = prototypes
+        self._new_head = partial(PrototypeHead, backbone.dim, prototypes, hidden, bottleneck, batch_norm)
+        self.student = nn.ModuleDict({"backbone": backbone, "head": self._new_head()})
+        self.teacher = make_teacher(self.student)
+        self._new_center = partial(Center, prototypes, center_momentum)
+        self.center = self._new_center()
+        self.student_temperature = student_temperature
+        self._teacher_temperatures = (teacher_temperature, teacher_temperature_end, temperature_ramp)
+        self.momentum, self.freeze_prototypes = momentum, freeze_prototypes
+
+    def add_region_level(self, own_head: bool) -> None:
+        """Add a centre for the patch tokens, and a head unless they share the first."""
+        self.region_center = self._new_center()
+        if own_head:
+            self.student["region_head"] = self._new_head()
+            self.teacher["region_head"] = make_teacher(self.student["region_head"])
+
+    @property
+    def teacher_temperature(self) -> float:
+        """τ_t at this step."""
+        start, end, length = self._teacher_temperatures
+        progress = float(self.progress)
+        return end if progress >= length else start + (end - start) * progress / length
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the prototypes are frozen at this step."""
+        return float(self.progress) < self.freeze_prototypes
 
     def forward(self, views: Views) -> dict[str, Tensor]:
+        """Return the loss and the metrics of collapse."""
         views = views.interleave_partner()
-        temperature, frozen = self.schedule()
-        batch, global_crops = len(views), views.crops[: views.global_count]
-
         with torch.no_grad():
-            z_t = summaries(self.teacher["backbone"], global_crops)
-            p_t = self.targets(self.teacher["head"](z_t), temperature)
+            z_t = torch.cat([t.pooled for t in encode(self.teacher["backbone"], views.crops[: views.global_count])])
+            p_t = self.teacher_targets(z_t)
+        z_s = torch.cat([s.pooled for s in encode(self.student["backbone"], views.crops)])
+        loss = self.view_loss(z_s, p_t, len(views))
+        return {"loss": loss, **prototype_metrics(p_t, loss), "embedding_std": embedding_std(z_t[: len(views)])}
 
-        z_s = summaries(self.student["backbone"], views.crops)
-        logits = self.student["head"](z_s, frozen)
-        loss = losses.view_cross_entropy(logits.split(batch), p_t.split(batch), self.student_temperature)
+    def teacher_targets(self, z: Tensor) -> Tensor:
+        """Return p_t [N, K] of the teacher's pooled features [N, D], then update the centre with their logits."""
+        logits = self.teacher["head"](z)
+        p_t = self.center(logits, self.teacher_temperature)
+        self.center.update(logits.mean(0))
+        return p_t
 
-        return {"loss": loss, **teacher_gauges(p_t, loss), "embedding_std": normalised_std(z_t[:batch])}
+    def view_loss(self, z: Tensor, p_t: Tensor, batch: int) -> Tensor:
+        """Return the loss between the student's pooled features [V·B, D] and the teacher's p_t [G·B, K]."""
+        logits = self.student["head"](z, self.frozen)
+        return losses.view_loss(
+            logits.unflatten(0, (-1, batch)), p_t.unflatten(0, (-1, batch)), self.student_temperature
+        )
+
+
+def encode(backbone: nn.Module, crops: list[Tensor], patch_tokens: bool = False) -> list[Features]:
+    """Compute the features of each crop [B, bands, h, w], with one forward pass for consecutive crops of one size."""
+    features: list[Features] = []
+    for _, group in groupby(crops, key=lambda crop: crop.shape[2:]):
+        same = list(group)
+        merged = backbone(torch.cat(same), patch_tokens=patch_tokens)
+        features += map(Features, merged.pooled.chunk(len(same)), merged.patch_tokens.chunk(len(same)))
+    return features
+
+
+def require_several_regions(method: str, backbone: Backbone) -> None:
+    """Raise UserError if the backbone reduces its whole image to one patch token."""
+    size = backbone.image_size
+    if min(backbone.grid(size)) > 1:
+        return
+    larger = next((other for other in range(size + 1, 16 * size) if _side(backbone, other) > 1), 2 * size)
+    raise UserError(
+        f"{method}: {backbone.config['name']} reduces {size} px to a single region, so there is nothing to learn "
+        f"between regions; take {larger} px or smaller patches"
+    )
+
+
+def _side(backbone: Backbone, size: int) -> int:
+    try:
+        return min(backbone.grid(size))
+    except UserError:
+        return 0

@@ -1,19 +1,29 @@
-"""The teacher of self-distillation: a copy of the student that follows it slowly and gets no gradient."""
+"""Momentum teachers: the exponential moving average of a student, and its schedule."""
 
 from __future__ import annotations
 
 import copy
+import math
 from typing import TypeVar
 
 import torch
 from timm.layers import DropPath
 from torch import nn
 
+from zwicky.backbones.base import Backbone
+from zwicky.methods.base import Method
+
 M = TypeVar("M", bound=nn.Module)
 
 
+def cosine(start: float, end: float, progress: float) -> float:
+    """Half a cosine from `start` at progress 0 to `end` at 1."""
+    progress = min(max(progress, 0.0), 1.0)
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * progress))
+
+
 def make_teacher(student: M) -> M:
-    """A copy of the student, without gradients, drop path or dropout.
+    """Copy the student, without gradients, drop path or dropout.
 
     It stays in training mode, as in the original methods: where it has BatchNorm it uses batch statistics.
     """
@@ -27,8 +37,37 @@ def make_teacher(student: M) -> M:
 
 
 @torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """θ_t ← λ θ_t + (1 − λ) θ_s for parameters; buffers (BatchNorm statistics) are copied."""
-    torch._foreach_lerp_(list(teacher.parameters()), [p.detach() for p in student.parameters()], 1.0 - momentum)
-    for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
-        mine.copy_(theirs)
+def ema_update(target: nn.Module, source: nn.Module, momentum: float) -> None:
+    """θ_t ← λ θ_t + (1 − λ) θ_s for parameters, with λ the momentum; buffers are copied."""
+    torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in source.parameters()], 1.0 - momentum)
+    for buffer, new in zip(target.buffers(), source.buffers(), strict=True):
+        buffer.copy_(new)
+
+
+class MomentumTeacher(Method):
+    """A method whose teacher is the exponential moving average of its student; base of DINO and BYOL.
+
+    Attributes:
+        student: its "backbone" and its heads.
+        teacher: the same modules, averaged.
+        momentum: λ at the start; it follows a cosine to 1. The teacher averages over about 1/(1 − λ) steps, which
+            should be a small part of the training.
+    """
+
+    backbone_prefix = "student.backbone"
+    student: nn.ModuleDict
+    teacher: nn.ModuleDict
+    momentum: float
+
+    @property
+    def backbone(self) -> Backbone:
+        """The teacher's backbone."""
+        backbone = self.teacher["backbone"]
+        assert isinstance(backbone, Backbone)
+        return backbone
+
+    def after_step(self, progress: float) -> None:
+        """Update the teacher with the momentum of this step."""
+        momentum = cosine(self.momentum, 1.0, float(self.progress))
+        super().after_step(progress)
+        ema_update(self.teacher, self.student, momentum)

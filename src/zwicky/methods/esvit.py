@@ -1,96 +1,90 @@
-"""EsViT: DINO on a multi-stage transformer, between views and between their regions (Li et al. 2022).
-
-L = (1 − w) L_V + w L_R, w = ½. Every region of a student's crop learns the prototypes of the teacher's region of
-another crop that looks most like it, wherever that lies.
-"""
+"""EsViT (Li et al. 2022, arXiv:2106.09785): DINO with a region-level loss, for multi-stage transformers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zwicky.augment.views import Views
-from zwicky.backbones.base import Backbone
+from zwicky.backbones.base import Backbone, Features
 from zwicky.methods import losses
-from zwicky.methods.collapse import normalised_std, teacher_gauges
-from zwicky.methods.distillation import Distillation, encode, refuse_single_region
-from zwicky.methods.pixels import mean_row, seen
+from zwicky.methods.collapse import embedding_std, prototype_metrics
+from zwicky.methods.dino import DINO, Center, encode, require_several_regions
 
 
-class EsViT(Distillation):
-    """Options besides those of `Distillation`:
+class EsViT(DINO):
+    """Views match views as in DINO, and each region matches the most similar region of another view.
 
-    region_loss: with it off, L = L_V. region_weight: w, ½ in the authors' code. Where most regions look alike, as sky
-    does, that can drag all features to one; the gauges say so, and 0.1 held.
+    Sec. 3.2 of arXiv:2106.09785, with P the pairs of a teacher's view t and another view s of the student:
 
-    Regions have a head and a centre of their own. They are matched by the backbone's features, before the head. Regions
-    most of whose pixels are not valid neither learn nor teach.
+        L_V = −1/|P| Σ_(s,t) p_t · log p_s                                                                   (Eq. 1)
+        L_R = −1/|P| Σ_(s,t) 1/T Σ_i p_j* · log p_i,  j* = argmax_j cos(z_i, z_j)                            (Eq. 2)
+        L = (1 − w) L_V + w L_R
+
+    The regions i of s and j of t are the tokens of the last stage, z their features before the head; L_R has a head
+    and a centre of its own. Regions with more than half of their pixels invalid neither learn nor teach.
+
+    Args:
+        backbone: the network to train.
+        region_loss: whether L_R is used; L = L_V without.
+        region_weight: w, ½ in the authors' code. If most regions look alike, as those of the sky do, it can pull all
+            features together (the metrics show it); 0.1 did not.
+        options: those of `DINO`.
     """
 
-    region_center: Tensor
+    region_center: Center
 
     def __init__(
         self, backbone: Backbone, *, region_loss: bool = True, region_weight: float = 0.5, **options: Any
     ) -> None:
         if region_loss:
-            refuse_single_region("esvit", backbone)
+            require_several_regions("esvit", backbone)
         super().__init__(backbone, **options)
         self.region_loss, self.region_weight = region_loss, region_weight
         if region_loss:
             self.add_region_level(own_head=True)
 
     def forward(self, views: Views) -> dict[str, Tensor]:
-        views = views.interleave_partner()
-        temperature, frozen = self.schedule()
-        batch, global_crops = len(views), views.crops[: views.global_count]
-
-        with torch.no_grad():
-            t = encode(self.teacher["backbone"], global_crops, patch_tokens=self.region_loss)
-            z_t = torch.cat([crop.pooled for crop in t])
-            p_t = self.targets(self.teacher["head"](z_t), temperature)
-
-        s = encode(self.student["backbone"], views.crops, patch_tokens=self.region_loss)
-        logits = self.student["head"](torch.cat([crop.pooled for crop in s]), frozen)
-        view_loss = losses.view_cross_entropy(logits.split(batch), p_t.split(batch), self.student_temperature)
-        gauges = {**teacher_gauges(p_t, view_loss), "embedding_std": normalised_std(z_t[:batch])}
+        """Return the loss and the metrics of collapse, those of the regions with the prefix region_."""
         if not self.region_loss:
-            return {"loss": view_loss, **gauges}
-
-        grids = [(crop.patch_tokens.shape[1], crop.patch_tokens.shape[2]) for crop in s]
-        valid = [seen(pixels, grid).flatten(1) for pixels, grid in zip(views.valid, grids, strict=True)]  # [B, T_v]
-        regions_t = [crop.patch_tokens.flatten(1, 2) for crop in t]  # [B, T, D] of each teacher view
-        regions_s = [crop.patch_tokens.flatten(1, 2) for crop in s]  # [B, T_v, D] of each student view
+            return super().forward(views)
+        views = views.interleave_partner()
+        batch = len(views)
         with torch.no_grad():
-            logits_t = self.teacher["region_head"](join(regions_t))
-            taught = torch.cat([each.flatten() for each in valid[: len(t)]])
-            mean = mean_row(logits_t, taught)
-            p_regions = apart(self.targets(logits_t, temperature, "region_center", mean), regions_t)
-            matches = [
-                {g: losses.most_similar(z_s, z_t, valid[g]) for g, z_t in enumerate(regions_t) if g != v}
-                for v, z_s in enumerate(regions_s)
-            ]
-            # A region counts if it is valid and every view it is compared with has one to match.
-            counted = [
-                torch.stack([each & valid[g].any(1, keepdim=True) for g in match] or [each]).all(0)
-                for each, match in zip(valid, matches, strict=True)
-            ]
-        region_logits = apart(self.student["region_head"](join(regions_s), frozen), regions_s)
-        region_loss = losses.region_cross_entropy(region_logits, p_regions, matches, self.student_temperature, counted)
+            t = encode(self.teacher["backbone"], views.crops[: views.global_count], patch_tokens=True)
+            z_t = torch.cat([crop.pooled for crop in t])
+            p_t = self.teacher_targets(z_t)
+        s = encode(self.student["backbone"], views.crops, patch_tokens=True)
+        view_loss = self.view_loss(torch.cat([crop.pooled for crop in s]), p_t, batch)
 
-        entropy = losses.region_entropy(p_regions, matches, counted)
-        gauges |= teacher_gauges(join(p_regions), region_loss, "region_", entropy)
-        loss = (1 - self.region_weight) * view_loss + self.region_weight * region_loss
-        return {"loss": loss, **gauges}
+        regions_t, regions_s = regions_of(t), regions_of(s)  # [B, T_v, D] of each view
+        grids = [(crop.patch_tokens.shape[1], crop.patch_tokens.shape[2]) for crop in s]
+        valid = [views.patch_valid(crop, grid).flatten(1) for crop, grid in enumerate(grids)]  # [B, T_v]
+        with torch.no_grad():
+            logits_t = on_regions(self.teacher["region_head"], regions_t)
+            p_regions = [self.region_center(logits, self.teacher_temperature) for logits in logits_t]
+            self.region_center.update(losses.masked_mean(torch.cat(logits_t, 1), torch.cat(valid[: len(t)], 1)))
+        logits_s = on_regions(self.student["region_head"], regions_s, self.frozen)
+        student = list(zip(regions_s, logits_s, strict=True))
+        teacher = list(zip(regions_t, p_regions, strict=True))
+        region_loss, entropy = losses.region_loss(student, teacher, valid, self.student_temperature)
+
+        return {
+            "loss": (1 - self.region_weight) * view_loss + self.region_weight * region_loss,
+            **prototype_metrics(p_t, view_loss),
+            "embedding_std": embedding_std(z_t[:batch]),
+            **prototype_metrics(torch.cat(p_regions, 1).flatten(0, 1), region_loss, "region_", entropy),
+        }
 
 
-def join(regions: list[Tensor]) -> Tensor:
-    """[B, T_v, D] of each crop → [sum of B·T_v, D]."""
-    return torch.cat([crop.flatten(0, 1) for crop in regions])
+def regions_of(views: list[Features]) -> list[Tensor]:
+    """Flatten the grids of patch tokens: [B, T_v, D] of each view."""
+    return [view.patch_tokens.flatten(1, 2) for view in views]
 
 
-def apart(logits: Tensor, regions: list[Tensor]) -> list[Tensor]:
-    """[sum of B·T_v, K] → [B, T_v, K] of each crop."""
-    parts = logits.split([crop.shape[0] * crop.shape[1] for crop in regions])
-    return [part.unflatten(0, crop.shape[:2]) for part, crop in zip(parts, regions, strict=True)]
+def on_regions(head: nn.Module, regions: list[Tensor], *options: bool) -> list[Tensor]:
+    """Apply a head to the regions [B, T_v, D] of all views at once: [B, T_v, K] of each view."""
+    logits = head(torch.cat(regions, 1).flatten(0, 1), *options).unflatten(0, (len(regions[0]), -1))
+    return list(logits.split([view.shape[1] for view in regions], 1))

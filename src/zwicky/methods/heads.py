@@ -1,20 +1,29 @@
-"""Projection heads. Everything from the normalised bottleneck on runs in float32."""
+"""Projection and prediction heads."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zwicky.errors import UserError
+
 
 class PrototypeHead(nn.Module):
-    """DINO's head: a 3-layer GELU network, an L2-normalised bottleneck, and a linear layer onto K prototypes.
+    """The head of DINO, iBOT and EsViT: a 3-layer GELU MLP, an L2-normalised bottleneck, and K prototypes.
 
-    The last layer is weight-normed with its norm frozen to 1, that is, it takes the cosine with each prototype:
-    logits_k = ⟨z/‖z‖, w_k/‖w_k‖⟩.
+    The last layer is weight-normalised with its norm fixed to 1, so that it takes the cosine with each prototype:
+    logits_k = ⟨z/‖z‖, w_k/‖w_k‖⟩ (Sec. 3.1 of arXiv:2104.14294). It computes in float32.
 
-    batch_norm: BatchNorm after both hidden layers. Cutouts of one kind look so alike that a new network answers all
-    of them almost the same; BatchNorm brings out the differences, which otherwise take many epochs to grow.
+    Args:
+        dim: D, width of the features.
+        prototypes: K.
+        hidden: width of the two hidden layers.
+        bottleneck: width of z.
+        batch_norm: whether BatchNorm follows the hidden layers.
     """
 
     def __init__(
@@ -33,19 +42,34 @@ class PrototypeHead(nn.Module):
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
-        """features [..., D] → logits [..., K] in float32; `frozen` keeps gradients from the prototypes."""
-        return self.logits(self.embed(features), frozen)
-
-    def embed(self, features: Tensor) -> Tensor:
-        """features [..., D] → z/‖z‖ [..., bottleneck] in float32."""
-        return F.normalize(self.mlp(features).float(), dim=-1)
-
-    def logits(self, embedded: Tensor, frozen: bool = False) -> Tensor:
-        """z/‖z‖ [..., bottleneck] → logits [..., K], linear in z/‖z‖."""
+        """Map features [N, D] to logits [N, K] in float32; `frozen` keeps gradients from the prototypes."""
+        z = F.normalize(self.mlp(features).float(), dim=-1)
         # Divided by temperatures of some hundredths, logits rounded to bfloat16 would be off by tenths.
-        with torch.autocast(embedded.device.type, enabled=False):
+        with torch.autocast(z.device.type, enabled=False):
             prototypes = F.normalize(self.prototypes.float(), dim=-1)
             if frozen:
                 # Zero gradient rather than none: every trainable parameter takes part in each step, as DDP asks.
                 prototypes = prototypes.detach() + 0.0 * prototypes
-            return embedded @ prototypes.T
+            return z @ prototypes.T
+
+
+class MLP(nn.Sequential):
+    """Linear layers with BatchNorm and ReLU between them: the projectors and predictors of SimSiam, BYOL and LeJEPA.
+
+    Args:
+        widths: width of the input, of each hidden layer and of the output.
+        last_norm: whether BatchNorm without affine parameters follows the last layer, which then has no bias.
+    """
+
+    def __init__(self, widths: Sequence[int], last_norm: bool = False) -> None:
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths[:-1]):
+            layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+        layers.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
+        super().__init__(*layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if last_norm else []))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [B, widths[0]] to [B, widths[-1]]."""
+        if self.training and len(features) < 2:
+            raise UserError("train.batch_size: BatchNorm needs at least two images per process; raise it")
+        return super().forward(features)

@@ -1,11 +1,8 @@
-"""iBOT: DINO, and masked patches whose prototypes the teacher, who sees them, tells (Zhou et al. 2021).
-
-L = L_[CLS] + L_MIM. The student sees its global crops with patches hidden behind a mask token.
-"""
+"""iBOT (Zhou et al. 2021, arXiv:2111.07832): DINO plus masked patch prediction."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,34 +10,43 @@ from torch import Tensor
 from zwicky.augment.masking import Masking
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
-from zwicky.errors import UserError
 from zwicky.methods import losses
-from zwicky.methods.base import ViewsNeeded
-from zwicky.methods.collapse import normalised_std, teacher_gauges
-from zwicky.methods.distillation import Distillation, refuse_single_region, summaries
-from zwicky.methods.heads import PrototypeHead
-from zwicky.methods.pixels import mean_row, seen
+from zwicky.methods.base import ViewsNeeded, require_masking
+from zwicky.methods.collapse import embedding_std, prototype_metrics
+from zwicky.methods.dino import DINO, Center, encode, require_several_regions
 
 
-class IBOT(Distillation):
-    """Options besides those of `Distillation`:
+class IBOT(DINO):
+    """At masked patches, the student matches the prototype distribution of the teacher, which sees the whole crop.
 
-    shared_head: one head for summaries and patches, as in the paper, or one each. Either way the two pass it apart,
-    so that BatchNorm compares summaries with summaries and patches with patches.
+    Algorithm 1 of arXiv:2111.07832 (H, C, l, m as in DINO; C' the centre of the patches):
 
-    Half of the global crops are masked, in blocks of 10 to 50 % of their patches. The patches' centre follows the
-    teacher's mean over all patches; since logits are linear in z/‖z‖, that is the logit of the mean z/‖z‖. Patches most
-    of whose pixels are not valid neither learn nor teach.
+        for x in loader:
+            u, v = augment(x), augment(x)
+            û, v̂ = blockwise_mask(u), blockwise_mask(v)
+            û_s, v̂_s = gs(û, return_all_tok=True), gs(v̂, return_all_tok=True)  # [n, K], [n, S², K]
+            u_t, v_t = gt(u, return_all_tok=True), gt(v, return_all_tok=True)
+            L_cls = H(û_s[cls], v_t[cls], C) / 2 + H(v̂_s[cls], u_t[cls], C) / 2
+            L_mim = (m_u * H(û_s[patch], u_t[patch], C')).sum(dim=1) / m_u.sum(dim=1) / 2
+                  + (m_v * H(v̂_s[patch], v_t[patch], C')).sum(dim=1) / m_v.sum(dim=1) / 2
+            (L_cls.mean() + L_mim.mean()).backward()
+            update(gs), gt.params, C and C'
+
+    Half of the global crops are masked, in blocks of 10 to 50 % of their patches. Patches with more than half of their
+    pixels invalid are neither predicted nor counted in the centre.
+
+    Args:
+        backbone: the network to train; it supports masking.
+        shared_head: whether [CLS] and patches share a head, as in the paper. They pass it separately, so that
+            BatchNorm compares [CLS] with [CLS] and patches with patches.
+        options: those of `DINO`.
     """
 
-    region_center: Tensor
+    region_center: Center
 
     def __init__(self, backbone: Backbone, *, shared_head: bool = True, **options: Any) -> None:
-        if not backbone.supports_masking:
-            raise UserError(
-                f"ibot: {backbone.config['name']} has no tokens, so no patch can be hidden; take a vit or a swin"
-            )
-        refuse_single_region("ibot", backbone)
+        require_masking("ibot", backbone)
+        require_several_regions("ibot", backbone)
         super().__init__(backbone, **options)
         backbone.set_trainable(masked=True)
         self.add_region_level(own_head=not shared_head)
@@ -49,42 +55,37 @@ class IBOT(Distillation):
         self.needs = ViewsNeeded(2, True, masking=Masking(grid, ratio=(0.1, 0.5), probability=0.5, blocks=True))
 
     def forward(self, views: Views) -> dict[str, Tensor]:
+        """Return L_[CLS] + L_MIM and the metrics of collapse, those of the patches with the prefix region_."""
         views = views.interleave_partner()
         assert views.masks is not None, "views for iBOT carry masks"
-        temperature, frozen = self.schedule()
         batch, count = len(views), views.global_count
         x, mask = torch.cat(views.crops[:count]), torch.cat(views.masks)  # [2B, bands, H, W], [2B, h, w]
-        valid = seen(torch.cat(views.valid[:count]), (mask.shape[1], mask.shape[2]))
-        picked = at_least(mask & valid, 2)  # BatchNorm asks for two
-        weights = losses.mask_weights(mask & valid).flatten()[picked]
+        valid = torch.cat([views.patch_valid(crop, (mask.shape[1], mask.shape[2])) for crop in range(count)])
+        index = masked_index(mask & valid)
 
         with torch.no_grad():
             t = self.teacher["backbone"](x)
-            p_cls = self.targets(self.teacher["head"](t.pooled), temperature)
-            head = cast(PrototypeHead, self.teacher[self.patch_head])
-            z = head.embed(t.patch_tokens.flatten(0, 2))  # all patches, for the centre
-            mean = head.logits(mean_row(z, valid.flatten()))
-            p_patch = self.targets(head.logits(z[picked]), temperature, "region_center", mean)
+            p_cls = self.teacher_targets(t.pooled)
+            logits = self.teacher[self.patch_head](t.patch_tokens.flatten(0, 2))  # of all patches, for the centre
+            p_patch = self.region_center(logits[index], self.teacher_temperature)
+            self.region_center.update(losses.masked_mean(logits, valid.flatten()))
 
         s = self.student["backbone"](x, mask=mask)
-        local = views.crops[count:]
-        z_cls = torch.cat([s.pooled, summaries(self.student["backbone"], local)]) if local else s.pooled
-        cls = self.student["head"](z_cls, frozen)
-        patch = self.student[self.patch_head](s.patch_tokens.flatten(0, 2)[picked], frozen)
-
-        cls_loss = losses.view_cross_entropy(cls.split(batch), p_cls.split(batch), self.student_temperature)
+        local = [crop.pooled for crop in encode(self.student["backbone"], views.crops[count:])]
+        cls_loss = self.view_loss(torch.cat([s.pooled, *local]), p_cls, batch)
+        patch = self.student[self.patch_head](s.patch_tokens.flatten(0, 2)[index], self.frozen)
         token_loss = losses.cross_entropy(patch, p_patch, self.student_temperature)
-        mim_loss = (weights * token_loss).sum()
+        mim_loss = (losses.patch_weights(mask & valid).flatten()[index] * token_loss).sum()
 
         return {
             "loss": cls_loss + mim_loss,
-            **teacher_gauges(p_cls, cls_loss),
-            **teacher_gauges(p_patch, token_loss.mean(), "region_"),
-            "embedding_std": normalised_std(t.pooled[:batch]),
+            **prototype_metrics(p_cls, cls_loss),
+            **prototype_metrics(p_patch, token_loss.mean(), "region_"),
+            "embedding_std": embedding_std(t.pooled[:batch]),
         }
 
 
-def at_least(mask: Tensor, count: int) -> Tensor:
-    """Positions of the True cells of a mask in the flattened mask, filled up to `count` with other cells."""
+def masked_index(mask: Tensor, at_least: int = 2) -> Tensor:
+    """Return the positions of the True cells in the flattened mask, and others up to `at_least`, as BatchNorm needs."""
     order = mask.flatten().int().argsort(descending=True, stable=True)
-    return order[: max(int(mask.sum()), count)]
+    return order[: max(int(mask.sum()), at_least)]

@@ -1,116 +1,137 @@
-"""The losses self-distillation is made of; all in float32 whatever autocast says."""
+"""The losses the methods are made of, in float32 under any autocast, and means over all processes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from zwicky.methods import processes
-from zwicky.methods.pixels import masked_mean
+
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def teacher_probabilities(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
-    """p_t = softmax((logits − c) / τ_t); logits [..., K]."""
-    return torch.softmax((logits.float() - center) / temperature, dim=-1)
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Average a float tensor over all processes; gradients pass."""
+    return value if world_size() == 1 else dist_nn.all_reduce(value.clone()) / world_size()
 
 
-def cross_entropy(logits: Tensor, target: Tensor, temperature: float, mass: int = 1) -> Tensor:
-    """−target · log softmax(logits / τ_s); logits and target [..., K] → [...]. mass: the sum of each target."""
-    scaled = logits.float() / temperature
-    # −t · log softmax(s) = (Σ t) logsumexp(s) − t · s
-    return mass * torch.logsumexp(scaled, -1) - (target * scaled).sum(-1)
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Average `values` where `mask` is True; exactly 0 if it is nowhere.
 
+    With several processes, the mean of their results is the mean over the values of all: each divides by the mean of
+    the counts.
 
-def view_cross_entropy(student: Sequence[Tensor], teacher: Sequence[Tensor], temperature: float) -> Tensor:
-    """DINO's view-level loss.
+    Args:
+        values: [*S, …].
+        mask: [*S] bool, the leading dimensions of `values`, over which the mean is taken.
 
-    L = −(1/|P|) Σ_(v, g≠v) (1/B) Σ_b p_g · log softmax(s_v / τ_s), over pairs of a student view v and a teacher view g
-    of another crop. The first len(teacher) student views are the same crops as the teacher's.
-
-    student: logits [B, K] of each view; teacher: probabilities [B, K] of each global view.
-    The cross-entropy is linear in the target, so targets are summed per student view first.
+    Returns:
+        The mean in float32, with the shape of the remaining dimensions.
     """
-    total = torch.stack(list(teacher)).sum(0)
-    loss, pairs = torch.zeros((), device=total.device), 0
-    for position, logits in enumerate(student):
-        target, count = total, len(teacher)
-        if position < len(teacher):
-            target, count = total - teacher[position], len(teacher) - 1
-        if count == 0:
-            continue
-        loss = loss + cross_entropy(logits, target, temperature, mass=count).mean()
-        pairs += count
-    return loss / pairs
+    index = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+    total = values.float().masked_fill(~index, 0.0).flatten(0, mask.ndim - 1).sum(0)
+    return total / mean_over_ranks(mask.sum().float()).clamp(min=1 / world_size())
 
 
-def mask_weights(mask: Tensor) -> Tensor:
-    """iBOT's weight of each token in L_MIM = −(1/B) Σ_b (1/max(1, |M_b|)) Σ_(i∈M_b) p_t · log p_s.
+def entropy(probabilities: Tensor) -> Tensor:
+    """Return the mean Shannon entropy in nats of probabilities [..., K]."""
+    return torch.special.entr(probabilities).sum(-1).mean()
 
-    mask: [B, h, w] bool → [B, h, w] float32, 0 where not masked.
+
+def cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return H(p_t, p_s) = −p_t · log softmax(s / τ_s) of each row.
+
+    Args:
+        student: logits s [..., K].
+        teacher: probabilities p_t [..., K].
+        temperature: τ_s.
+    """
+    return -(teacher * F.log_softmax(student.float() / temperature, dim=-1)).sum(-1)
+
+
+def view_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """DINO's multi-crop loss, Eq. 3 of arXiv:2104.14294: the mean of H(p_g, p_v) over the pairs g ≠ v.
+
+    Args:
+        student: logits [V, B, K] of all views; the first G are the global views.
+        teacher: probabilities [G, B, K] of the global views.
+        temperature: τ_s.
+    """
+    log_p = F.log_softmax(student.float() / temperature, dim=-1)
+    with torch.autocast(student.device.type, enabled=False):
+        pairs = -torch.einsum("gbk,vbk->gv", teacher, log_p) / student.shape[1]
+    same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
+    return pairs.masked_fill(same, 0.0).sum() / (~same).sum()
+
+
+def patch_weights(mask: Tensor) -> Tensor:
+    """Return the weight of each patch in iBOT's L_MIM, Eq. 2 of arXiv:2111.07832: 1/(B · max(1, |M_b|)) where masked.
+
+    Args:
+        mask: [B, h, w] bool.
+
+    Returns:
+        [B, h, w] float32, 0 where not masked.
     """
     return mask / mask.sum((1, 2), keepdim=True).clamp(min=1) / len(mask)
 
 
 @torch.no_grad()
-def most_similar(student: Tensor, teacher: Tensor, seen: Tensor | None = None) -> Tensor:
-    """j*(b, i) = argmax_j cos(z_bi, z_bj) by regions' features; [B, T_v, D], [B, T, D] → [B, T_v].
+def most_similar(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Match regions by their features: j*(b, i) = argmax_j cos(z_bi, z_bj).
 
-    seen: [B, T] bool, the regions j that may be matched; all unless given.
+    Args:
+        student: features [B, T_v, D].
+        teacher: features [B, T, D].
+        valid: [B, T] bool, the regions j that may be matched; all unless given.
+
+    Returns:
+        [B, T_v] int64.
     """
     with torch.autocast(student.device.type, enabled=False):
         # The student's norm changes no argmax.
-        cosines = student.float() @ F.normalize(teacher.float(), dim=-1).mT
-        return (cosines if seen is None else cosines.masked_fill(~seen[:, None], -torch.inf)).argmax(-1)
+        cosine = student.float() @ F.normalize(teacher.float(), dim=-1).mT
+        return (cosine if valid is None else cosine.masked_fill(~valid[:, None], -torch.inf)).argmax(-1)
 
 
-def region_cross_entropy(
-    student: Sequence[Tensor],
-    teacher: Sequence[Tensor],
-    matches: Sequence[Mapping[int, Tensor]],
+def region_loss(
+    student: Sequence[tuple[Tensor, Tensor]],
+    teacher: Sequence[tuple[Tensor, Tensor]],
+    valid: Sequence[Tensor],
     temperature: float,
-    counted: Sequence[Tensor],
-) -> Tensor:
-    """EsViT's region-level loss.
+) -> tuple[Tensor, Tensor]:
+    """EsViT's region-level loss, Eq. 2 of arXiv:2106.09785, averaged over the pairs of views g ≠ v.
 
-    L = −(1/|P|) Σ_(v, g≠v) mean_(b, i) p_g[b, j*(i)] · log softmax(s_v[b, i] / τ_s)
+    Each region i of the student's view v matches the distribution of the teacher's region j*(i) of the view g: the one
+    with the most similar features, wherever it lies. Regions that are not valid, or have none to match, do not count.
 
-    student: logits [B, T_v, K] of each view; teacher: probabilities [B, T, K] of each global view.
-    matches: for each student view v, the [B, T_v] matched regions j* in every teacher view g it is compared with.
-    counted: for each student view the [B, T_v] bool regions i of which the mean is taken.
+    Args:
+        student: (features [B, T_v, D], logits [B, T_v, K]) of each view v.
+        teacher: (features [B, T, D], probabilities [B, T, K]) of each global view g.
+        valid: [B, T_v] bool of each view v.
+        temperature: τ_s.
+
+    Returns:
+        The loss, and the mean entropy of its targets, the lowest value the loss can have.
     """
-    loss, pairs = torch.zeros((), device=teacher[0].device), 0
-    for logits, match, where in zip(student, matches, counted, strict=True):
-        if match:
-            target = matched(teacher, match)
-            loss = loss + masked_mean(cross_entropy(logits, target, temperature, mass=len(match)), where)
-            pairs += len(match)
-    return loss / pairs
+    losses, entropies = [], []
+    for v, (z_s, logits) in enumerate(student):
+        for g, (z_t, p_t) in enumerate(teacher):
+            if g == v:
+                continue
+            target = p_t.take_along_dim(most_similar(z_s, z_t, valid[g])[..., None], 1)  # [B, T_v, K]
+            counted = valid[v] & valid[g].any(1, keepdim=True)
+            losses.append(masked_mean(cross_entropy(logits, target, temperature), counted))
+            entropies.append(masked_mean(torch.special.entr(target).sum(-1), counted))
+    return torch.stack(losses).mean(), torch.stack(entropies).mean()
 
 
-def region_entropy(
-    teacher: Sequence[Tensor], matches: Sequence[Mapping[int, Tensor]], counted: Sequence[Tensor]
-) -> Tensor:
-    """Mean entropy of the targets of `region_cross_entropy`: the lowest value it can have."""
-    entropies = [torch.special.entr(view).sum(-1) for view in teacher]
-    some = zip(matches, counted, strict=True)
-    sums = torch.stack([masked_mean(matched(entropies, match), where) for match, where in some if match])
-    return sums.sum() / sum(len(match) for match in matches)
-
-
-def matched(values: Sequence[Tensor], match: Mapping[int, Tensor]) -> Tensor:
-    """Σ_g values[g][b, j*(b, i)]: values [B, T, …] of each teacher view → [B, T_v, …]."""
-    return torch.stack([values[g][torch.arange(len(j), device=j.device)[:, None], j] for g, j in match.items()]).sum(0)
-
-
-@torch.no_grad()
-def update_center(center: Tensor, batch_mean: Tensor, momentum: float) -> None:
-    """c ← m c + (1 − m) · mean of the teacher's logits over the batch of all processes. batch_mean: [K]."""
-    center.lerp_(processes.average(batch_mean.to(center.dtype)), 1.0 - momentum)
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Mean Shannon entropy in nats of [..., K] probabilities."""
-    return torch.special.entr(probabilities).sum(-1).mean()
+def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
+    """Return −⟨p/‖p‖, z/‖z‖⟩, mean over the batch; p, z [B, D]."""
+    return -F.cosine_similarity(p.float(), z.float(), dim=-1).mean()

@@ -1,8 +1,7 @@
-"""MAE: encode the visible patches of an image alone and draw the hidden ones (He et al. 2022)."""
+"""MAE (He et al. 2022, arXiv:2111.06377): encode only the visible patches; reconstruct the masked ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -15,18 +14,29 @@ from zwicky.backbones import block
 from zwicky.backbones.base import Backbone
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.methods.base import Method, ViewsNeeded
-from zwicky.methods.collapse import diagnose
-from zwicky.methods.pixels import cells, hide, masked_mean
+from zwicky.methods.base import MaskedMethod, patchify
+from zwicky.methods.losses import masked_mean
 
 
-class MAE(Method):
-    """L = mean (y − x̄)² over hidden pixels, x̄ the pixels with mean 0 and variance 1 in each patch, y what the decoder
-    draws; pixels not valid do not count. Options:
+class MAE(MaskedMethod):
+    """Mean squared error between decoder output y and normalised pixels x̄ of masked patches (arXiv:2111.06377).
 
-    mask_ratio: share of the patches hidden, drawn alone; 0.75 as in the paper. decoder_width, decoder_depth,
-    decoder_heads: of the decoder, 512, 8 and 16 in the paper.
+    Sec. 3: L = mean (y − x̄)² over masked, valid pixels, x̄ = (x − μ)/√(σ² + ε) with μ, σ² of each patch. Only visible
+    patches pass the encoder; a light decoder sees them and mask tokens.
+
+    Args:
+        backbone: the ViT to train.
+        mask_ratio: share of the patches that are masked, at random; 0.75 as in the paper.
+        decoder_width: 512 in the paper.
+        decoder_depth: 8 in the paper.
+        decoder_heads: 16 in the paper.
     """
+
+    trivial = (
+        "predicting each patch's mean: train longer, raise the learning rate, hide less (mask_ratio), or take a "
+        "tighter views.crop if most patches are sky"
+    )
+    encoder: ViT
 
     def __init__(
         self,
@@ -37,55 +47,40 @@ class MAE(Method):
         decoder_depth: int = 2,
         decoder_heads: int = 4,
     ) -> None:
-        super().__init__()
         if not isinstance(backbone, ViT):
             raise UserError(
-                f"mae: {backbone.config['name']} cannot leave out hidden patches; take a vit, or the method simmim"
+                f"mae: {backbone.config['name']} cannot leave out masked patches; take a vit, or the method simmim"
             )
-        self.grid = backbone.grid(backbone.image_size)
-        self.needs = ViewsNeeded(global_crops=1, masking=hide("mae", self.grid, mask_ratio))
+        super().__init__("mae", backbone, mask_ratio)
         pixels = backbone.config["bands"] * backbone.patch_size**2
-        self.encoder = backbone
         self.decoder = Decoder(backbone.dim, self.grid, pixels, decoder_width, decoder_depth, decoder_heads)
         backbone.set_trainable()  # without the mask token, which is the decoder's here
 
-    @property
-    def backbone(self) -> Backbone:
-        return self.encoder
-
     def forward(self, views: Views) -> dict[str, Tensor]:
-        assert views.masks is not None, "views for MAE carry masks"
-        x, mask, valid = views.crops[0], views.masks[0], cells(views.valid[0], self.grid)
-        # Every image hides as many patches as the others, so those kept form a rectangle [B, K].
-        kept = (~mask).flatten(1).nonzero()[:, 1].unflatten(0, (len(x), -1))
-        y = self.decoder(self.encoder.visible(x, kept), kept)  # [B, h, w, pixels]
-        target = normalised(cells(x, self.grid), valid)
-        learn = mask[..., None] & valid
-        loss = masked_mean((y.float() - target).square(), learn)
-        return {"loss": loss, "constant_loss": masked_mean(target.square(), learn)}
-
-    def diagnose(self, gauges: Mapping[str, float]) -> str | None:
-        if gauges["loss"] > 0.98 * gauges["constant_loss"]:
-            return (
-                "no better than predicting each patch's mean: train longer, raise the learning rate, "
-                "hide less (mask_ratio), or take a tighter views.crop if most patches are sky"
-            )
-        return diagnose(gauges, dim=self.encoder.dim, prototypes=None)
-
-    def layer_groups(self) -> list[list[str]]:
-        return [[f"encoder.{name}" for name in group] for group in self.encoder.layer_groups()]
-
-    def no_weight_decay(self) -> set[str]:
-        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
+        """Return the loss, and that of predicting each patch's mean."""
+        mask, masked = self.masked_pixels(views)
+        x = views.crops[0]
+        # Every image masks as many patches as the others, so the visible ones form a rectangle [B, K].
+        visible = (~mask).flatten(1).nonzero()[:, 1].unflatten(0, (len(x), -1))
+        y = self.decoder(self.encoder.visible(x, visible), visible)  # [B, h, w, pixels]
+        target = normalise_patches(patchify(x, self.grid), patchify(views.valid[0], self.grid))
+        loss = masked_mean((y.float() - target).square(), masked)
+        return {"loss": loss, "constant_loss": masked_mean(target.square(), masked)}
 
 
 class Decoder(nn.Module):
-    """A small transformer: visible tokens [B, P + K, D], of which `kept` [B, K] says the places → [B, h, w, pixels].
+    """A small transformer with fixed sine-cosine position embeddings, as in the paper.
 
-    The first P tokens ([CLS]) stand nowhere. Places are told by fixed sines and cosines, as in the paper.
+    Args:
+        dim: D, width of the encoder's tokens.
+        grid: (h, w) of the patches.
+        pixels: of a patch, over all bands.
+        width: of the decoder.
+        depth: number of blocks.
+        heads: attention heads of each.
     """
 
-    places: Tensor
+    position: Tensor
 
     def __init__(self, dim: int, grid: tuple[int, int], pixels: int, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -94,27 +89,41 @@ class Decoder(nn.Module):
                 f"mae: decoder_width {width} is not a multiple of 4 and of {heads} decoder_heads; take {32 * heads}"
             )
         self.grid = grid
-        self.enter = nn.Linear(dim, width)
+        self.embed = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
-        self.register_buffer("places", build_sincos2d_pos_embed(list(grid), width))  # [h · w, width]
+        self.register_buffer("position", build_sincos2d_pos_embed(list(grid), width))  # [h · w, width]
         self.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.leave = nn.Linear(width, pixels)
+        self.to_pixels = nn.Linear(width, pixels)
 
-    def forward(self, tokens: Tensor, kept: Tensor) -> Tensor:
-        tokens = self.enter(tokens)
-        prefix, seen = tokens.tensor_split([tokens.shape[1] - kept.shape[1]], dim=1)
-        index = kept[..., None].expand_as(seen)
-        patches = self.mask_token.to(tokens.dtype).expand(len(kept), len(self.places), -1).scatter(1, index, seen)
-        tokens = torch.cat([prefix, patches + self.places.to(tokens.dtype)], 1)
+    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Reconstruct all patches.
+
+        Args:
+            tokens: [B, P + K, D] of the encoder; the first P have no position ([CLS]).
+            visible: [B, K] indices of the visible patches.
+
+        Returns:
+            [B, h, w, pixels].
+        """
+        tokens = self.embed(tokens)
+        prefix, kept = tokens.tensor_split([tokens.shape[1] - visible.shape[1]], dim=1)
+        index = visible[..., None].expand_as(kept)
+        patches = self.mask_token.to(tokens.dtype).expand(len(visible), len(self.position), -1).scatter(1, index, kept)
+        tokens = torch.cat([prefix, patches + self.position.to(tokens.dtype)], 1)
         for each in self.blocks:
             tokens = block.run(cast(Block, each), tokens)
-        return self.leave(self.norm(tokens[:, prefix.shape[1] :])).unflatten(1, self.grid)
+        return self.to_pixels(self.norm(tokens[:, prefix.shape[1] :])).unflatten(1, self.grid)
 
 
-def normalised(x: Tensor, valid: Tensor) -> Tensor:
-    """(x − μ) / √(σ² + 10⁻⁶) with mean and (unbiased) variance of the valid pixels of each cell; x [..., pixels]."""
+def normalise_patches(x: Tensor, valid: Tensor) -> Tensor:
+    """Return (x − μ) / √(σ² + 10⁻⁶) with mean and unbiased variance of each patch's valid pixels; 0 where not valid.
+
+    Args:
+        x: [..., pixels].
+        valid: [..., pixels] bool.
+    """
     x = x.float().masked_fill(~valid, 0.0)
     count = valid.sum(-1, keepdim=True)
-    apart = (x - x.sum(-1, keepdim=True) / count.clamp(min=1)).masked_fill(~valid, 0.0)
-    return apart / (apart.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1) + 1e-6).sqrt()
+    residual = (x - x.sum(-1, keepdim=True) / count.clamp(min=1)).masked_fill(~valid, 0.0)
+    return residual / (residual.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1) + 1e-6).sqrt()

@@ -124,11 +124,8 @@ class Supervised(Method):
         self.classes, self.targets, self.label_smoothing = classes, tuple(targets), label_smoothing
         self.scaler = scaler or TargetScaler((0.0,) * outputs, (1.0,) * outputs)
 
-    @property
-    def backbone(self) -> Backbone:
-        return self.encoder
-
     def forward(self, views: Views) -> dict[str, Tensor]:
+        """Return the loss, and the accuracy or the mean absolute error in the units of the targets."""
         assert views.targets is not None, "supervised views carry targets"
         outputs = head_outputs(self.encoder, self.head, torch.cat(views.crops)).float()
         targets = torch.cat(views.targets)
@@ -137,9 +134,3 @@ class Supervised(Method):
             return {"loss": loss, "mae": (self.scaler.inverse(outputs.detach()) - targets).abs().mean()}
         loss = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
         return {"loss": loss, "accuracy": (outputs.detach().argmax(1) == targets).float().mean()}
-
-    def layer_groups(self) -> list[list[str]]:
-        return [[f"encoder.{name}" for name in group] for group in self.encoder.layer_groups()]
-
-    def no_weight_decay(self) -> set[str]:
-        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}

@@ -66,7 +66,7 @@ def health(rows: Sequence[dict[str, Any]], warnings: Any = None) -> Health:
                 doubts.append(f"The effective rank of the embeddings fell from {best:.1f} to {last:.1f}.")
             else:
                 good.append(f"their effective rank ends at {last:.1f}")
-        elif column.endswith("usage_entropy") and last < 0.2 * best:
+        elif column.endswith("marginal_entropy") and last < 0.2 * best:
             bad.append("The teacher gives nearly all images one of a few answers: collapse onto few prototypes.")
         elif column.endswith("teacher_kl") and last < 0.02 * loss[1] and abs(loss[1] - loss[0]) < 0.02 * abs(loss[0]):
             bad.append("Loss and teacher entropy are equal and flat: the teacher is undecided, collapse to uniform.")

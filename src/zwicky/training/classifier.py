@@ -19,7 +19,7 @@ from zwicky.data.contract import PIXEL_TYPES, make_cutouts
 from zwicky.data.duplicates import find_groups
 from zwicky.data.tables import Labels, Split
 from zwicky.errors import UserError
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 from zwicky.rng import seed_torch
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.finetune import divide_labels, fit_labels

@@ -9,7 +9,7 @@ from typing import Literal
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.backbones.config import BackboneConfig
 from zwicky.errors import UserError
-from zwicky.methods.config import MethodConfig
+from zwicky.methods import MethodConfig
 
 
 def validate(where: str, config: object, name: str, holds: bool, instead: str) -> None:

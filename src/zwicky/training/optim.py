@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from zwicky.methods.base import Method
-from zwicky.methods.schedules import cosine, warmup_cosine
+from zwicky.methods.ema import cosine
 from zwicky.training.config import TrainConfig
 
 
@@ -50,3 +50,10 @@ def set_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, batch_si
         group["lr"] = (peak if group["constant"] else lr) * group["scale"]
         group["weight_decay"] = decay if group["decayed"] else 0.0
     return lr
+
+
+def warmup_cosine(peak: float, end: float, progress: float, warmup: float) -> float:
+    """Linear from 0 to `peak` over the first `warmup` of training, then a cosine to `end`."""
+    if progress < warmup:
+        return peak * progress / warmup
+    return cosine(peak, end, (progress - warmup) / max(1.0 - warmup, 1e-12))

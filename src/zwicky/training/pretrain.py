@@ -17,7 +17,7 @@ from zwicky.backbones.config import BackboneConfig
 from zwicky.data.contract import Cutouts
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
-from zwicky.metrics.embeddings import knn_probabilities, rankme
+from zwicky.methods.collapse import knn_probabilities, rankme
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import provenance
 from zwicky.training.config import PretrainConfig

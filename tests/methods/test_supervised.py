@@ -1,0 +1,58 @@
+"""Supervised losses against their formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from zwicky import methods
+from zwicky.augment.views import Target
+from zwicky.methods.supervised import TargetScaler
+
+
+def test_classification_loss_is_the_smoothed_cross_entropy(tiny_vit, make_views):
+    backbone = tiny_vit()
+    targets = torch.tensor([0, 2, 1, 1, 0, 2])
+    method = methods.create("supervised", backbone, classes=3, label_smoothing=0.1)
+    views = make_views(local=0, targets=targets)
+    logits = torch.cat([method.head(backbone(crop).pooled) for crop in views.crops]).double()
+    smooth = 0.9 * torch.eye(3)[targets.repeat(2)] + 0.1 / 3
+    expected = -(smooth * logits.log_softmax(-1)).sum(-1).mean()
+    metrics = method(views)
+    assert float(metrics["loss"].detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
+    assert float(metrics["accuracy"]) == float((logits.argmax(1) == targets.repeat(2)).float().mean())
+
+
+def test_regression_loss_is_on_standardised_values(tiny_vit, make_views):
+    backbone = tiny_vit()
+    mean, std = (1000.0, -3.0), (0.01, 0.1)
+    values = torch.randn(6, 2) * torch.tensor(std) + torch.tensor(mean)
+    targets = (Target(("theta_E",)), Target(("mass",)))
+    method = methods.create("supervised", backbone, targets=targets, scaler=TargetScaler(mean, std))
+    views = make_views(local=0, targets=values)
+    raw = torch.cat([method.head(backbone(crop).pooled) for crop in views.crops]).detach().double()
+    scaled = (values.double().repeat(2, 1) - torch.tensor(mean)) / torch.tensor(std).double()
+    apart = (raw - scaled).abs()
+    metrics = method(views)
+    assert float(metrics["loss"].detach()) == pytest.approx(
+        float(torch.where(apart < 1, 0.5 * apart**2, apart - 0.5).mean()), rel=1e-5
+    )
+    assert float(metrics["mae"]) == pytest.approx(float((apart * torch.tensor(std)).mean()), rel=1e-2)
+
+
+def test_target_scaler_round_trips_arrays_and_tensors():
+    values = np.random.default_rng(0).normal([1, -2e-23], [3, 1e-23], (100, 2))
+    scaler = TargetScaler.fit(values, (Target(("a",)), Target(("b",))))
+    z = scaler.transform(values)
+    assert np.allclose(z.mean(0), 0)
+    assert np.allclose(z.std(0), 1)
+    assert np.allclose(scaler.inverse(z), values, rtol=1e-12, atol=0)
+    tensor = torch.from_numpy(values).float()
+    assert torch.allclose(scaler.transform(tensor).double(), torch.from_numpy(z), atol=1e-4)
+
+
+def test_a_column_that_does_not_vary_is_no_division_by_zero():
+    scaler = TargetScaler.fit(np.array([[5.0, 0.0]] * 4), (Target(("a",)), Target(("b",))))
+    assert all(std > 0 for std in scaler.std)
+    assert not scaler.transform(np.array([[5.0, 0.0]])).any()
