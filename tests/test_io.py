@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from zwicky.errors import UserError
-from zwicky.io import beside, read_json, replacing, write_csv, write_json, write_text
+from zwicky.io import (
+    read_json,
+    read_settings,
+    replacing,
+    replacing_directory,
+    temporary_path,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -30,7 +37,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [child.name for child in tmp_path.iterdir()] == ["table.txt"]
 
 
-def test_nobody_sees_the_file_before_it_is_whole(tmp_path):
+def test_the_file_is_invisible_until_it_is_whole(tmp_path):
     path = tmp_path / "new" / "table.txt"
     with replacing(path) as temporary:
         temporary.write_text("whole")
@@ -39,22 +46,36 @@ def test_nobody_sees_the_file_before_it_is_whole(tmp_path):
     assert path.read_text() == "whole"
 
 
-def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path):
+def test_the_next_attempt_overwrites_what_a_killed_writer_left(tmp_path):
     path = tmp_path / "a.txt"
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    names = {str(os.getpid()): True, str(os.getppid()): True, dead.stdout.strip(): False}
-    mine = beside(path).name
-    left = {tmp_path / mine.replace(str(os.getpid()), pid): stays for pid, stays in names.items()}
-    elsewhere = tmp_path / f".a.txt.{dead.stdout.strip()}@another-machine.tmp"
-    for other in (*left, elsewhere):
-        other.write_text("half")
+    temporary_path(path).write_text("half")
     write_text(path, "whole")
-    assert path.read_text() == "whole"
-    assert {other: other.exists() for other in left} == left | {beside(path): False}  # renamed onto the path
-    assert elsewhere.exists()
+    assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder"
+
+    def fail():
+        with replacing_directory(path) as folder:
+            (folder / "a").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+    temporary_path(path).mkdir()
+    (temporary_path(path) / "stale").write_text("")
+    with replacing_directory(path) as folder:
+        (folder / "a").write_text("whole")
+        assert not path.exists()
+    assert [child.name for child in path.iterdir()] == ["a"]
+    with pytest.raises(UserError, match="cannot write"), replacing_directory(path):
+        pass
+    assert [child.name for child in path.iterdir()] == ["a"]
+
+
+def test_an_unwritable_path_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "below.txt", tmp_path):
         with pytest.raises(UserError, match="cannot write") as caught:
@@ -91,3 +112,11 @@ def test_csv_has_the_union_of_columns_in_order(tmp_path):
     assert (tmp_path / "x.csv").read_text().splitlines() == ["a,b", "1,", '2.5,"x,y"']
     write_csv(tmp_path / "x.csv", [], ["a", "b"])
     assert (tmp_path / "x.csv").read_text().splitlines() == ["a,b"]
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "just text", "", "\xff\xfe"])
+def test_malformed_settings_are_one_line(tmp_path, text):
+    (tmp_path / "x.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as caught:
+        read_settings(tmp_path / "x.yaml")
+    assert "\n" not in str(caught.value)

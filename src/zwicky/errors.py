@@ -1,8 +1,8 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for mistakes that the user can fix."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message is one line: what is wrong, where, and how to mend it.
+    """A mistake that the user can fix. The message is one line: what is wrong, where, and how to fix it.
 
     The command line prints it without a traceback and exits with 2.
     """

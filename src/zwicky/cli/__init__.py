@@ -1,11 +1,9 @@
-"""The command line. It turns words into calls and nothing else; torch is loaded only when a command runs."""
+"""The command line: parses arguments and calls the packages, which load torch only when a command runs."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
-from typing import NoReturn
 
 from jsonargparse import ArgumentError
 
@@ -15,51 +13,56 @@ from zwicky.cli.parsing import parse, read_recipe
 from zwicky.errors import UserError
 from zwicky.training.launch import rank, world
 
-SHARED = ("pretrain", "finetune")  # what several processes can do together
-TIME_TO_SPEAK = 3.0  # seconds a later process leaves the first to say what is wrong and end them all
+MULTI_PROCESS = ("pretrain", "finetune")  # commands that torchrun or srun may start
 
 
-def run(words: Sequence[str]) -> None:
-    """Run one command; raises UserError or ArgumentError for the user's mistakes."""
-    if not words or words[0] in ("-h", "--help", "help"):
+def run(arguments: Sequence[str]) -> None:
+    """Run one command.
+
+    Args:
+        arguments: what follows `zwicky` on the command line.
+
+    Raises:
+        UserError: for a mistake that the user can fix.
+        ArgumentError: for an option or value that the parser rejects.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return
-    if words[0] == "--version":
+    if arguments[0] == "--version":
         print(f"zwicky {__version__}")
         return
-    name, rest = words[0], list(words[1:])
+    name, rest = arguments[0], list(arguments[1:])
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}; choose one of {', '.join(COMMANDS)}")
-    if world() > 1 and name not in SHARED:
+    if world() > 1 and name not in MULTI_PROCESS:
         raise UserError(f"{name} runs in one process; start it without torchrun or srun")
     command = COMMANDS[name]
-    helping = not rest or any(word in ("-h", "--help") for word in rest)
-    settings = read_recipe(COMMANDS, name, rest) if not helping and command.takes_recipe(rest[0]) else None
+    asks_help = not rest or any(argument in ("-h", "--help") for argument in rest)
+    settings = read_recipe(COMMANDS, name, rest) if not asks_help and command.takes_recipe(rest[0]) else None
     command.run(parse(command, name, settings, rest))
 
 
 def main() -> None:
-    """Entry point: exit 0 done, 2 the user's mistake in one line, 1 ours."""
+    """Run `zwicky` and exit: 0 done, 2 the user's mistake (one line on standard error), 1 a bug."""
     try:
         run(sys.argv[1:])
     except UserError as error:
-        _refuse(str(error))
+        _exit(str(error))
     except ArgumentError as error:
-        _refuse(f"{' '.join(str(error.message).split())}; see zwicky {sys.argv[1]} --help")
+        _exit(f"{' '.join(str(error.message).split())}; see zwicky {sys.argv[1]} --help")
     except KeyboardInterrupt:
-        print("\nzwicky: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\nzwicky: interrupted; repeat the command to resume from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 
 
-def _refuse(mistake: str) -> NoReturn:
-    if rank() > 0:
-        time.sleep(TIME_TO_SPEAK)
-        mistake = f"process {rank()}: {mistake}"
-    print(f"zwicky: {mistake}", file=sys.stderr)
+def _exit(message: str) -> None:
+    prefix = f"process {rank()}: " if rank() else ""
+    print(f"zwicky: {prefix}{message}", file=sys.stderr)
     sys.exit(2)
 
 
 def _help() -> str:
-    lines = ["usage: zwicky COMMAND …", "", "Self-supervised learning for strong gravitational lenses.", ""]
+    lines = ["usage: zwicky COMMAND ...", "", "Self-supervised learning for strong gravitational lenses.", ""]
     lines += [f"  {name:10s} {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join([*lines, "", "zwicky COMMAND --help explains each; zwicky --version says which this is."])
+    return "\n".join([*lines, "", "Run 'zwicky COMMAND --help' for details; 'zwicky --version' prints the version."])

@@ -1,4 +1,4 @@
-"""Which words each verb takes."""
+"""The arguments of each command, beside the settings that its recipe fills."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from zwicky import recipes
 from zwicky.data.config import IngestConfig
 from zwicky.errors import UserError
 from zwicky.simulate import population_names
 
+DATA_HELP = (
+    "a store written by `zwicky ingest` or `zwicky simulate`, or simulate:POPULATION:N:SEED to render on the fly"
+)
+RUN_HELP = "a run of `zwicky pretrain` or `zwicky finetune`"
+
 
 class _PrintPopulation(Action):
-    """Prints the description of the population named before it, for a file of one's own, and ends."""
+    """Print the YAML of the population named before this option, then exit."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         from zwicky.simulate.description import read_population
@@ -27,131 +33,109 @@ class _PrintPopulation(Action):
 
 
 def simulate(parser: ArgumentParser) -> None:
+    """Add the arguments of `zwicky simulate`."""
     names = ", ".join(population_names())
-    parser.add_argument("population", type=str, help=f"a shipped population ({names}) or a YAML file of your own")
+    parser.add_argument("population", type=str, help=f"a shipped population ({names}) or a YAML file")
     parser.add_argument(
-        "--print_config", action=_PrintPopulation, nargs="?", help="print the population as YAML, to copy and change"
+        "--print_config", action=_PrintPopulation, nargs="?", help="print the population as YAML, to copy and adapt"
     )
-    parser.add_argument("--n", type=int, default=1000, help="number of images")
-    parser.add_argument("--seed", type=int, default=0, help="image i follows from population, seed and i alone")
-    parser.add_argument("--device", type=str, default="cpu", help="where to render: cpu, or cuda where torch has a GPU")
-    parser.add_argument("--out", type=Path, required=True, help="the store or folder to write; a killed one goes on")
+    parser.add_argument("--n", type=PositiveInt, default=1000, help="number of images")
+    parser.add_argument(
+        "--seed", type=NonNegativeInt, default=0, help="random seed; image i depends only on (population, seed, i)"
+    )
+    parser.add_argument("--device", type=str, default="cpu", help="device to render on: cpu or cuda")
+    parser.add_argument("--out", type=Path, required=True, help="store or folder to write; resumes if interrupted")
     parser.add_argument(
         "--format",
         type=Literal["store", "deeplense", "fits", "hdf5"],
         default="store",
-        help="a store, DeepLense's folders CLASS/NAME.npy, one FITS an object, or one HDF5 file",
+        help="a store, DeepLense's folders CLASS/NAME.npy, one FITS file an object, or one HDF5 file",
     )
 
 
 def ingest(parser: ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="folder of images, class folders, or a folder a catalogue describes")
+    """Add the arguments of `zwicky ingest`."""
+    parser.add_argument("path", type=Path, help="folder of images, class folders, or files of a data set")
     parser.add_argument(
-        "--catalog",
-        type=Path | None,
-        default=None,
-        help="CSV with file names, labels, ra, dec (degrees) and any properties",
+        "--catalog", type=Path | None, default=None, help="table of files, labels, ra and dec (degrees), properties"
     )
-    parser.add_argument("--out", type=Path, required=True, help="the store to write (a new folder)")
+    parser.add_argument("--out", type=Path, required=True, help="store to write (a new folder)")
     parser.add_class_arguments(IngestConfig, fail_untyped=False)
 
 
-def _data(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        help="the store, as `zwicky ingest` or `zwicky simulate` wrote it; or simulate:POPULATION:N:SEED, whose images "
-        "are made while they are used and not kept",
-    )
-    _memory(parser)
-
-
-def _memory(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--memory_gb",
-        type=float | None,
-        default=None,
-        help="read a store with more pixels than this (10^9 bytes) piece by piece rather than into memory, with the "
-        "same results; half of the memory that is free unless said",
-    )
-
-
-def _out(parser: ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="the run directory; one that was interrupted goes on")
-
-
 def audit(parser: ArgumentParser) -> None:
-    parser.add_argument("store", type=Path, help="the store to look at, or simulate:POPULATION:N:SEED")
-    _memory(parser)
+    """Add the arguments of `zwicky audit`."""
+    parser.add_argument("store", type=Path, help=DATA_HELP)
 
 
-def _recipe(parser: ArgumentParser) -> None:
+def train(parser: ArgumentParser) -> None:
+    """Add the arguments of `zwicky pretrain` and `zwicky benchmark`."""
     parser.add_argument("recipe", type=str, help=f"a shipped recipe ({', '.join(recipes.names())}) or a YAML file")
     _size(parser)
-
-
-def _size(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--size", type=str | None, default=None, help="one of the recipe's sizes; the first unless said"
-    )
-
-
-def of_recipe(parser: ArgumentParser) -> None:
-    _recipe(parser)
     _data(parser)
-    _out(parser)
+    _run(parser)
 
 
 def finetune(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="the run whose network to start from, or a recipe with a backbone")
+    """Add the arguments of `zwicky finetune`."""
+    parser.add_argument("run", type=Path, help="pretrained run to start from, or a recipe that names a backbone")
     _size(parser)
     _data(parser)
-    _out(parser)
+    _run(parser)
     parser.add_argument(
-        "--from_scratch", type=bool, default=False, help="the same network from random weights, for comparison"
+        "--from_scratch", type=bool, default=False, help="train the same network from random weights, for comparison"
     )
 
 
 def evaluate(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run of `zwicky pretrain` or `zwicky finetune`")
+    """Add the arguments of `zwicky evaluate`."""
+    parser.add_argument("run", type=Path, help=RUN_HELP)
     _data(parser)
-    parser.add_argument("--split", type=str, default="holdout", help="the store's split whose role test is used")
+    parser.add_argument("--split", type=str, default="holdout", help="split whose test objects are used")
 
 
 def export(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run of `zwicky pretrain` or `zwicky finetune`")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write the files in")
+    """Add the arguments of `zwicky export`."""
+    parser.add_argument("run", type=Path, help=RUN_HELP)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the files to")
     parser.add_argument(
         "--format",
         type=Literal["safetensors", "onnx"],
         default="safetensors",
-        help="safetensors, which timm reads without zwicky where the architecture is timm's, or onnx",
+        help="safetensors (timm loads it where the architecture is timm's) or onnx",
     )
 
 
 def verify(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run of `zwicky pretrain` or `zwicky finetune`")
+    """Add the arguments of `zwicky verify`."""
+    parser.add_argument("run", type=Path, help=RUN_HELP)
     _data(parser)
-    parser.add_argument("--n", type=int, default=64, help="number of cutouts to turn, drawn from the store")
-    parser.add_argument("--seed", type=int, default=0, help="which cutouts are drawn")
+    parser.add_argument("--n", type=PositiveInt, default=64, help="number of cutouts to rotate and reflect")
+    parser.add_argument("--seed", type=NonNegativeInt, default=0, help="random seed of the choice of cutouts")
 
 
 def report(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="the run directory of `zwicky benchmark`")
+    """Add the arguments of `zwicky report`."""
+    parser.add_argument("run", type=Path, help="run directory of `zwicky benchmark`")
     parser.add_argument(
-        "--data",
-        type=Path | None,
-        default=None,
-        help="the store, for example images; the run's own where it still stands",
+        "--data", type=Path | None, default=None, help="store for example images; default: the store of the run"
     )
-    parser.add_argument(
-        "--out", type=Path | None, default=None, help="the page to write; report.html in the run unless said"
-    )
+    parser.add_argument("--out", type=Path | None, default=None, help="page to write; default: report.html in the run")
 
 
 def demo(parser: ArgumentParser) -> None:
+    """Add the arguments of `zwicky demo`."""
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the simulated store and the run")
-    parser.add_argument(
-        "--size", type=str, default="desk", help="desk (about 15 minutes on two cores) or smoke (one or two)"
-    )
+    parser.add_argument("--size", type=str, default="desk", help="desk (about 15 minutes on two cores) or smoke (1-2)")
+
+
+def _size(parser: ArgumentParser) -> None:
+    parser.add_argument("--size", type=str | None, default=None, help="a size of the recipe; default: its first")
+
+
+def _data(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help=DATA_HELP)
+
+
+def _run(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="run directory; resumes if interrupted")

@@ -1,4 +1,4 @@
-"""What each verb does: it calls the rooms, whose modules load only now."""
+"""The commands: each function takes the parsed arguments and calls the package that does the work."""
 
 from __future__ import annotations
 
@@ -19,125 +19,125 @@ from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.launch import rank
 
 
-def _simulate(given: Namespace) -> None:
+def _simulate(args: Namespace) -> None:
     from zwicky.data.store import check_writable
     from zwicky.data.writers import write_folder
     from zwicky.simulate.api import simulate_store
 
-    check_writable(given.out)
-    store = given.out if given.format == "store" else given.out.with_name(f".{given.out.name}.store")
-    if store != given.out and store.exists():  # a kill left it; whose it is cannot be told
+    check_writable(args.out)
+    store = args.out if args.format == "store" else args.out.with_name(f".{args.out.name}.store")
+    if store != args.out and store.exists():  # left by an interrupted run
         shutil.rmtree(store)
-    simulate_store(given.population, given.n, given.seed, store, quiet=False, device=given.device)
-    if store != given.out:
-        write_folder(store, given.out, given.format)
+    simulate_store(args.population, args.n, args.seed, store, quiet=False, device=args.device)
+    if store != args.out:
+        write_folder(store, args.out, args.format)
         shutil.rmtree(store)
-    print(f"{given.n} simulated cutouts in {given.out}")
+    print(f"{args.n} simulated cutouts in {args.out}")
 
 
-def _ingest(given: Namespace) -> None:
+def _ingest(args: Namespace) -> None:
     from zwicky.data.ingest import ingest
 
-    settings = IngestConfig(**{field.name: given[field.name] for field in fields(IngestConfig)})
-    print(ingest(given.path, given.out, given.catalog, settings).text())
+    config = IngestConfig(**{field.name: args[field.name] for field in fields(IngestConfig)})
+    print(ingest(args.path, args.out, args.catalog, config).text())
 
 
-def _audit(given: Namespace) -> None:
+def _audit(args: Namespace) -> None:
     from zwicky.data.audit import audit, audit_text
     from zwicky.training.data import open_data
 
-    data = open_data(given.store, given.memory_gb)
+    data = open_data(args.store)
     print(audit_text(audit(data.cutouts, data.labels)))
 
 
-def _pretrain(given: Namespace) -> None:
+def _pretrain(args: Namespace) -> None:
     from zwicky.training.data import open_data
     from zwicky.training.pretrain import pretrain
 
-    config = parsing.settings_of(PretrainConfig, given)
-    data = open_data(given.data, given.memory_gb)
+    config = parsing.settings_of(PretrainConfig, args)
+    data = open_data(args.data)
     ids = data.split(config.split).ids("train", "unlabelled")
-    pretrain(config, data.cutouts, data.cutouts.rows_of(ids), given.out, labels=data.labels.of(ids))
+    pretrain(config, data.cutouts, data.cutouts.rows_of(ids), args.out, labels=data.labels.of(ids))
     if rank() == 0:
-        following = f"zwicky finetune {given.out} --data {given.data} --labels 300 --out RUN"
-        print(f"pretrained on {len(ids)} cutouts; next: {following}")
+        command = f"zwicky finetune {args.out} --data {args.data} --labels 300 --out RUN"
+        print(f"pretrained on {len(ids)} cutouts; next: {command}")
 
 
-def _finetune(given: Namespace) -> None:
+def _finetune(args: Namespace) -> None:
     from zwicky.training.data import open_data
     from zwicky.training.finetune import finetune
     from zwicky.training.task import columns_of, parse_targets
 
-    config = parsing.settings_of(FinetuneConfig, given)
-    data = open_data(given.data, given.memory_gb)
+    config = parsing.settings_of(FinetuneConfig, args)
+    data = open_data(args.data)
     split = data.split(config.split, columns_of(parse_targets(config.targets)))
-    start = None if _names_recipe(str(given.run)) else given.run
-    finetune(config, start, data.cutouts, data.labels, split, given.out, from_scratch=given.from_scratch)
+    start = None if _names_recipe(str(args.run)) else args.run
+    finetune(config, start, data.cutouts, data.labels, split, args.out, from_scratch=args.from_scratch)
     if rank() == 0:
-        print(f"fine-tuned; next: zwicky evaluate {given.out} --data {given.data}")
+        print(f"fine-tuned; next: zwicky evaluate {args.out} --data {args.data}")
 
 
-def _names_recipe(word: str) -> bool:
-    """Whether the first word of `finetune` is a recipe: a run of that name comes first."""
-    named = word in recipes.names() or word.endswith((".yaml", ".yml"))
-    return named and not (Path(word) / "run.json").exists()
+def _names_recipe(argument: str) -> bool:
+    """Tell whether the first argument of `finetune` is a recipe; a run of the same name comes first."""
+    is_recipe = argument in recipes.names() or argument.endswith((".yaml", ".yml"))
+    return is_recipe and not (Path(argument) / "run.json").exists()
 
 
-def _evaluate(given: Namespace) -> None:
+def _evaluate(args: Namespace) -> None:
     from zwicky.evaluation.evaluate import evaluate, evaluation_text
     from zwicky.training.data import open_data
 
-    data = open_data(given.data, given.memory_gb)
-    print(evaluation_text(evaluate(given.run, data.cutouts, data.labels, data.split(given.split))))
+    data = open_data(args.data)
+    print(evaluation_text(evaluate(args.run, data.cutouts, data.labels, data.split(args.split))))
 
 
-def _benchmark(given: Namespace) -> None:
+def _benchmark(args: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
 
-    benchmark(parsing.settings_of(BenchmarkConfig, given), given.data, given.out, memory_gb=given.memory_gb)
-    _write_page(given.out, given.data)
+    benchmark(parsing.settings_of(BenchmarkConfig, args), args.data, args.out)
+    _write_page(args.out, args.data)
 
 
-def _export(given: Namespace) -> None:
+def _export(args: Namespace) -> None:
     from zwicky.training.export import export
 
-    print("written:", *export(given.run, given.out, given.format))
+    print("written:", *export(args.run, args.out, args.format))
 
 
-def _verify(given: Namespace) -> None:
+def _verify(args: Namespace) -> None:
     from zwicky.evaluation.equivariance import ELEMENTS, verify
     from zwicky.training.data import open_data
 
-    found = verify(given.run, open_data(given.data, given.memory_gb).cutouts, given.n, given.seed)
-    for position, name in enumerate(ELEMENTS):
-        answers = f"  answers {found.answers[position]:.1e}" if found.answers else ""
-        print(f"{name:24s} summary {found.summary[position]:.1e}{answers}")
-    print(found.text())
+    result = verify(args.run, open_data(args.data).cutouts, args.n, args.seed)
+    for index, element in enumerate(ELEMENTS):
+        answers = f"  answers {result.answers[index]:.1e}" if result.answers else ""
+        print(f"{element:24s} summary {result.summary[index]:.1e}{answers}")
+    print(result.text())
 
 
-def _report(given: Namespace) -> None:
-    _write_page(given.run, given.data, given.out)
+def _report(args: Namespace) -> None:
+    _write_page(args.run, args.data, args.out)
 
 
-def _demo(given: Namespace) -> None:
+def _demo(args: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
     from zwicky.report.material import gather
     from zwicky.report.verdict import verdict
     from zwicky.simulate.api import simulate_store
 
-    began = time.monotonic()
-    settings = recipes.read("demo", given.size)
+    start = time.monotonic()
+    settings = recipes.read("demo", args.size)
     simulation = settings.pop("simulate")
     config = parsing.parse(COMMANDS["benchmark"], "benchmark", settings, ["demo", "--data", "x", "--out", "x"])
-    store, run = given.out / f"store-{given.size}", given.out / f"run-{given.size}"
+    store, run = args.out / f"store-{args.size}", args.out / f"run-{args.size}"
     if not store.exists():
         print(f"simulating {simulation['n']} lenses and look-alikes", file=sys.stderr, flush=True)
         simulate_store(simulation["population"], simulation["n"], simulation["seed"], store)
     benchmark(parsing.settings_of(BenchmarkConfig, config), store, run)
     page = _write_page(run, store)
-    found = verdict(gather(run))
-    print("\n".join([found.headline, *found.details][:3]))
-    print(f"{time.monotonic() - began:.0f} s; open {page}")
+    summary = verdict(gather(run))
+    print("\n".join([summary.headline, *summary.details][:3]))
+    print(f"{time.monotonic() - start:.0f} s; open {page}")
 
 
 def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
@@ -146,36 +146,35 @@ def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     from zwicky.training.data import is_there, open_data
 
     name = str(data or BenchmarkResult(run).data.get("store", ""))
-    cutouts = open_data(name, memory_gb=0).cutouts if is_there(name) else None
-    page = write_report(run, cutouts, out)
+    page = write_report(run, open_data(name).cutouts if is_there(name) else None, out)
     print(f"report: {page}")
     return page
 
 
 COMMANDS = {
     "simulate": Command(
-        "Make a store of simulated lenses and look-alikes.",
+        "Simulate lenses and look-alikes.",
         "POPULATION --out STORE [--n N] [--seed S] [--format store|deeplense|fits|hdf5] | POPULATION --print_config",
         arguments.simulate,
         _simulate,
     ),
     "ingest": Command(
         "Read a folder of cutouts into a store.",
-        "PATH --out STORE [--catalog CSV] [options]",
+        "PATH --out STORE [--catalog TABLE] [options]",
         arguments.ingest,
         _ingest,
     ),
-    "audit": Command("Say what is in a store and what is suspicious about it.", "STORE", arguments.audit, _audit),
+    "audit": Command("Summarise a store and flag label leakage and shortcuts.", "STORE", arguments.audit, _audit),
     "pretrain": Command(
-        "Learn from cutouts without labels.",
+        "Pretrain a network on unlabelled cutouts.",
         "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
-        arguments.of_recipe,
+        arguments.train,
         _pretrain,
         PretrainConfig,
-        takes_recipe=lambda word: True,
+        takes_recipe=lambda argument: True,
     ),
     "finetune": Command(
-        "Teach a pretrained network with some labels.",
+        "Fine-tune a pretrained network on labelled cutouts.",
         "RUN|RECIPE --data STORE --out RUN [--labels N] [settings]",
         arguments.finetune,
         _finetune,
@@ -183,35 +182,32 @@ COMMANDS = {
         takes_recipe=_names_recipe,
     ),
     "evaluate": Command(
-        "Test a network on a store's test objects.", "RUN --data STORE [--split NAME]", arguments.evaluate, _evaluate
+        "Evaluate a network on test objects.", "RUN --data STORE [--split NAME]", arguments.evaluate, _evaluate
     ),
     "benchmark": Command(
-        "Compare pretraining with the same network from scratch and with baselines.",
+        "Compare pretraining with training from scratch and with baselines.",
         "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
-        arguments.of_recipe,
+        arguments.train,
         _benchmark,
         BenchmarkConfig,
-        takes_recipe=lambda word: True,
+        takes_recipe=lambda argument: True,
     ),
     "export": Command(
-        "Write a network for other programs: timm or ONNX.",
+        "Export a network to timm or ONNX.",
         "RUN --out FOLDER [--format safetensors|onnx]",
         arguments.export,
         _export,
     ),
     "verify": Command(
-        "Measure whether a network says the same of turned and mirrored cutouts.",
+        "Measure the equivariance error under rotations by 90° and reflections.",
         "RUN --data STORE [--n N] [--seed S]",
         arguments.verify,
         _verify,
     ),
     "report": Command(
-        "Write the page of a benchmark again.", "RUN [--data STORE] [--out PAGE]", arguments.report, _report
+        "Write the HTML page of a benchmark.", "RUN [--data STORE] [--out PAGE]", arguments.report, _report
     ),
     "demo": Command(
-        "Do all of it on simulated lenses made on the spot.",
-        "[--out FOLDER] [--size desk|smoke]",
-        arguments.demo,
-        _demo,
+        "Run the whole pipeline on simulated lenses.", "[--out FOLDER] [--size desk|smoke]", arguments.demo, _demo
     ),
 }

@@ -1,4 +1,4 @@
-"""From words and a recipe to settings."""
+"""From command-line arguments and a recipe to settings."""
 
 from __future__ import annotations
 
@@ -15,96 +15,116 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from zwicky import recipes
 from zwicky.errors import UserError
 
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+_TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """One verb. arguments: adds to a parser; run: does the work with what was parsed."""
+    """One command of the command line.
+
+    Args:
+        help: one sentence for the list of commands.
+        usage: what follows `zwicky COMMAND` in the usage line.
+        arguments: adds the arguments to a parser.
+        run: does the work with the parsed arguments.
+        settings: the dataclass that a recipe fills, if any.
+        takes_recipe: tells whether the first argument names a recipe.
+    """
 
     help: str
     usage: str
     arguments: Callable[[ArgumentParser], Any]
     run: Callable[[Namespace], None]
-    settings: type | None = None  # the dataclass a recipe fills
-    takes_recipe: Callable[[str], bool] = lambda word: False  # whether the first word names a recipe
+    settings: type | None = None
+    takes_recipe: Callable[[str], bool] = lambda argument: False
 
 
-def parser_of(name: str, command: Command) -> ArgumentParser:
+def make_parser(name: str, command: Command) -> ArgumentParser:
+    """Return the parser of a command."""
     usage = f"zwicky {name} {command.usage}".rstrip()
     parser = ArgumentParser(prog=f"zwicky {name}", usage=usage, description=command.help, exit_on_error=False)
     if command.settings is not None:
-        parser.add_argument("--config", action="config", help="YAML file of settings laid over the recipe")
+        parser.add_argument("--config", action="config", help="YAML file of settings that override the recipe")
         parser.add_class_arguments(command.settings, fail_untyped=False)
     command.arguments(parser)
     return parser
 
 
-def parse(command: Command, name: str, settings: dict[str, Any] | None, words: Sequence[str]) -> Namespace:
-    """What the words say, laid over the settings of a recipe."""
-    parser = parser_of(name, command)
+def parse(command: Command, name: str, settings: dict[str, Any] | None, arguments: Sequence[str]) -> Namespace:
+    """Parse arguments, which override the settings of a recipe.
+
+    Raises:
+        ArgumentError: for an option or value that the parser rejects.
+        UserError: for a group of settings or a value that is null by mistake.
+    """
+    parser = make_parser(name, command)
     if settings is not None:
-        words = ["--config", yaml.safe_dump(settings, sort_keys=False), *words]
+        arguments = ["--config", yaml.safe_dump(settings, sort_keys=False), *arguments]
     try:
-        given = parser.parse_args(list(words))
+        namespace = parser.parse_args(list(arguments))
     except ArgumentError as error:
-        error.message = _plainly(" ".join(str(error.message).split()), parser)
+        error.message = _reword(" ".join(str(error.message).split()), parser)
         raise
     if command.settings is not None:
-        _check_groups(command.settings, given)
-    return parser.instantiate_classes(given)
+        _check_groups(command.settings, namespace)
+    return parser.instantiate_classes(namespace)
 
 
-def _plainly(message: str, parser: ArgumentParser) -> str:
-    """The parser's complaint in words for who typed the mistake, where it is one of the usual ones."""
+def _reword(message: str, parser: ArgumentParser) -> str:
+    """Put the parser's most frequent complaints in the user's terms."""
     if unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
         options = [option for action in parser._actions for option in action.option_strings]
         if close := get_close_matches(unknown[1], options, 1):
             return f"there is no option {unknown[1]}; did you mean {close[0]}?"
+    if choice := re.match(r'Parser key "(.+?)": .*Expected a typing.Literal\[(.+?)\].* Got value: (.+)', message):
+        return f"{choice[1]} is {choice[3]!r}; choose one of {choice[2]}"
     if listed := re.match(r'Parser key "(.+?)": Expected a <class \'(?:tuple|list)\'>.* Got value: (.+)', message):
         return f"{listed[1]} is {listed[2]!r}, which is no list; write '[{listed[2]}]'"
     if typed := re.match(r'Parser key "(.+?)": (.*Expected an? <class .+) (?:Got|Given) value: (.+)', message):
-        kinds = dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", typed[2]))
-        return f"{typed[1]} is {typed[3]!r}; it must be {' or '.join(_KINDS.get(kind, kind) for kind in kinds)}"
+        names = dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", typed[2]))
+        return f"{typed[1]} is {typed[3]!r}; it must be {' or '.join(_TYPE_NAMES.get(name, name) for name in names)}"
     return message
 
 
-def _check_groups(kind: type, given: Namespace, within: str = "") -> None:
-    """Refuse what the parser lets pass: null for what has no null, and anything but settings for a group of them."""
-    for name, expected in get_type_hints(kind).items():
-        value, group = given[name], is_dataclass(expected)
-        if group and not isinstance(value, Namespace):
-            raise UserError(f"{within}{name} is {value!r}; give its settings by their names")
-        if group:
-            _check_groups(expected, value, f"{within}{name}.")
+def _check_groups(settings: type, namespace: Namespace, prefix: str = "") -> None:
+    """Reject what the parser accepts: null where no null is allowed, and a plain value for a group of settings."""
+    for name, expected in get_type_hints(settings).items():
+        value, is_group = namespace[name], is_dataclass(expected)
+        if is_group and not isinstance(value, Namespace):
+            raise UserError(f"{prefix}{name} is {value!r}; give its settings by name")
+        if is_group:
+            _check_groups(expected, value, f"{prefix}{name}.")
         elif value is None and NoneType not in get_args(expected):
-            raise UserError(f"{within}{name} is null; give a value or leave it out")
+            raise UserError(f"{prefix}{name} is null; give a value or leave it out")
 
 
-def settings_of(kind: type, given: Namespace) -> Any:
-    """The dataclass of a verb's settings, filled."""
-    return kind(**{field.name: given[field.name] for field in fields(kind)})
+def settings_of(settings: type, namespace: Namespace) -> Any:
+    """Return the settings dataclass of a command, filled from the parsed arguments."""
+    return settings(**{field.name: namespace[field.name] for field in fields(settings)})
 
 
-def read_recipe(commands: Mapping[str, Command], name: str, words: Sequence[str]) -> dict[str, Any]:
-    """The settings of the recipe that the first word names, at the size the words ask for."""
-    settings = recipes.read(words[0], _option(words, "--size"))
+def read_recipe(commands: Mapping[str, Command], name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the recipe named by the first argument, at the size that `--size` asks for.
+
+    Raises:
+        UserError: if there is no such recipe or size, or the recipe is for another command.
+    """
+    settings = recipes.read(arguments[0], _option(arguments, "--size"))
     settings.pop("simulate", None)
-    fitting = [verb for verb, command in commands.items() if _fits(command, settings)]
-    if fitting and name not in fitting:
-        raise UserError(f"recipe {words[0]} is for `zwicky {fitting[0]}`, not `zwicky {name}`; use that or another one")
+    accepting = [other for other, command in commands.items() if _accepts(command, settings)]
+    if accepting and name not in accepting:
+        raise UserError(f"recipe {arguments[0]} is for `zwicky {accepting[0]}`, not `zwicky {name}`; use that command")
     return settings
 
 
-def _fits(command: Command, settings: dict[str, Any]) -> bool:
-    """Whether all settings of a recipe are those of this command."""
+def _accepts(command: Command, settings: dict[str, Any]) -> bool:
     return command.settings is not None and set(settings) <= {field.name for field in fields(command.settings)}
 
 
-def _option(words: Sequence[str], name: str) -> str | None:
-    for position, word in enumerate(words):
-        if word == name and position + 1 < len(words):
-            return words[position + 1]
-        if word.startswith(f"{name}="):
-            return word.split("=", 1)[1]
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument == name and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"{name}="):
+            return argument.split("=", 1)[1]
     return None

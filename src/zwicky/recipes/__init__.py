@@ -1,6 +1,6 @@
-"""Recipes: complete settings by name, shipped as YAML beside this file; and how one is read.
+"""Recipes: complete settings by name, shipped as YAML files in this folder.
 
-A recipe may hold `sizes`: named sets of changes to the rest, for example smoke, desk and full.
+A recipe may hold `sizes`, named sets of changes to the rest, e.g. smoke, desk and full.
 """
 
 from __future__ import annotations
@@ -15,29 +15,35 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Names of the shipped recipes."""
+    """Return the names of the shipped recipes."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read(name: str, size: str | None = None) -> dict[str, Any]:
-    """The settings of a shipped recipe or of a YAML file, at one of its sizes (the first unless said)."""
+    """Return the settings of a shipped recipe or of a YAML file.
+
+    Args:
+        name: a shipped recipe or the path of a YAML file.
+        size: one of the recipe's sizes; default: the first.
+
+    Raises:
+        UserError: if there is no such recipe or size, or it is malformed.
+    """
     path = FOLDER / f"{name}.yaml" if name in names() else Path(name)
     if not path.is_file():
-        raise UserError(
-            f"recipe: there is no {name!r}; name one of {', '.join(names())}, or give the path of a YAML file"
-        )
+        raise UserError(f"recipe: there is no {name!r}; choose one of {', '.join(names())}, or give a YAML file")
     settings = read_settings(path)
     sizes = settings.pop("sizes", None) or {}
     if not isinstance(sizes, dict) or not all(isinstance(changes, dict | None) for changes in sizes.values()):
-        raise UserError(f"recipe {path}: sizes must hold a name each, with the settings it changes below it")
+        raise UserError(f"recipe {path}: sizes must map each name to the settings that it changes")
     if size is not None and size not in sizes:
         raise UserError(f"recipe {path}: has no size {size!r}; it has {', '.join(sizes) or 'none'}")
-    chosen = size or next(iter(sizes), None)
-    return merge(settings, sizes[chosen] or {}) if chosen else settings
+    selected = size or next(iter(sizes), None)
+    return merge(settings, sizes[selected] or {}) if selected else settings
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, dictionaries merged key by key."""
+    """Return `base` overridden by `changes`, with dictionaries merged key by key."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
