@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from zwicky.errors import UserError
-
-if TYPE_CHECKING:
-    from zwicky.augment.views import Target
 
 
 @dataclass
@@ -61,7 +58,7 @@ class ViewsConfig:
         return replace(self, crop=crop, image_size=crop if self.image_size is None else self.image_size)
 
     def validate(
-        self, source: tuple[int, int], bands: tuple[str, ...], n_local: int = 0, targets: tuple[Target, ...] = ()
+        self, source: tuple[int, int], bands: tuple[str, ...], n_local: int = 0, targets: tuple[Any, ...] = ()
     ) -> None:
         """Raise UserError for the first option that does not fit images of `source` = (H, W) pixels or the targets."""
         filled = self.resolved(source)
