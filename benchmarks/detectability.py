@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from tables import write_csv
 
-from zwicky.simulate.description import read_population
-from zwicky.simulate.draw import Drawn, draw_block
+from zwicky.simulate.draw import ParameterBlock, draw_block
 from zwicky.simulate.noise import variance
 from zwicky.simulate.population import Population
+from zwicky.simulate.population_yaml import read_population
 from zwicky.simulate.render import render_block
 
 RESULTS = Path(__file__).parent / "results" / "detectability.csv"
@@ -35,13 +35,13 @@ ITERATIONS = 8
 AXION = "log10_axion_mass"
 
 
-def left_over(population: Population, seed: int, block: int) -> tuple[Drawn, np.ndarray]:
+def left_over(population: Population, seed: int, block: int) -> tuple[ParameterBlock, np.ndarray]:
     """(parameters, χ² [BLOCK] that the best smooth model leaves) of one block."""
     drawn = draw_block(population, seed, block)
-    smooth = replace(population, kinds=dict.fromkeys(population.kinds, population.kinds["no_sub"]))
+    smooth = replace(population, classes=dict.fromkeys(population.classes, population.classes["no_sub"]))
 
     def smooth_images(values: dict[str, np.ndarray]) -> np.ndarray:
-        found = render_block(smooth, Drawn(drawn.kinds, drawn.values | values, {}))[0].sum(1)
+        found = render_block(smooth, ParameterBlock(drawn.object_class, drawn.values | values, {}))[0].sum(1)
         return found.reshape(len(found), -1).astype(np.float64)
 
     truth = render_block(population, drawn)[0].sum(1)
@@ -85,7 +85,7 @@ def main() -> None:
     table = []
     for name in given.populations:
         found = [left_over(read_population(name), given.seed, block) for block in range(given.blocks)]
-        kinds = np.concatenate([drawn.kinds for drawn, _ in found])
+        kinds = np.concatenate([drawn.object_class for drawn, _ in found])
         mass = np.concatenate([drawn.values[AXION] for drawn, _ in found])
         chi2 = np.concatenate([one for _, one in found])
         groups = {kind: kinds == kind for kind in ("cdm", "axion")}

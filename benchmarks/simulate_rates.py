@@ -22,10 +22,11 @@ from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
 from tables import write_csv
 
-from zwicky.simulate import deflection
-from zwicky.simulate.layers import SOURCES
+from zwicky.simulate import subhalos
+from zwicky.simulate.lensing import ray_trace
+from zwicky.simulate.light import SOURCES
 from zwicky.simulate.psf import gaussian
-from zwicky.simulate.render import CELLS, grid
+from zwicky.simulate.render import CELLS_CPU, grid
 from zwicky.simulate.subhalos import deflect_plain
 
 RESULTS = Path(__file__).parent / "results" / "simulate_rates.csv"
@@ -46,13 +47,19 @@ class Scene:
 
 SCENES = {
     "smooth": Scene("", 0, 2.5),
-    "20 SIS": Scene("spheres", 20, 3),
-    "100 SIS": Scene("spheres", 100, 4),
-    "100 points": Scene("points", 100, 4),
-    "100 TNFW": Scene("halos", 100, 10),
+    "20 SIS": Scene("sis_subhalos", 20, 3),
+    "100 SIS": Scene("sis_subhalos", 100, 4),
+    "100 points": Scene("point_subhalos", 100, 4),
+    "100 TNFW": Scene("tnfw_subhalos", 100, 10),
     "vortex, 150 px": Scene("vortex", 100, 10, 150, 0.05),
 }
-THEIRS = {"": "", "spheres": "SIS", "points": "POINT_MASS", "vortex": "POINT_MASS", "halos": "TNFW"}
+THEIRS = {
+    "": "",
+    "sis_subhalos": "SIS",
+    "point_subhalos": "POINT_MASS",
+    "vortex": "POINT_MASS",
+    "tnfw_subhalos": "TNFW",
+}
 
 
 def parameters(scene: Scene, n: int, seed: int) -> dict[str, np.ndarray]:
@@ -80,7 +87,7 @@ def parameters(scene: Scene, n: int, seed: int) -> dict[str, np.ndarray]:
     elif scene.count:
         shape = (n, scene.count)
         p |= {f"subhalo_{axis}": rng.uniform(-2, 2, shape) for axis in "xy"}
-        p["subhalo_theta_E"] = 10 ** rng.uniform(-2.5, -1.0, shape) * (0.1 if scene.kind == "spheres" else 1)
+        p["subhalo_theta_E"] = 10 ** rng.uniform(-2.5, -1.0, shape) * (0.1 if scene.kind == "sis_subhalos" else 1)
         p |= {"subhalo_Rs": rng.uniform(0.05, 0.3, shape), "subhalo_tau": rng.uniform(2, 8, shape)}
     return p
 
@@ -90,13 +97,13 @@ def zwicky_images(scene: Scene, p: dict[str, np.ndarray]) -> np.ndarray:
     x, y = grid(scene.size, scene.scale)
     deflectors = ("sie", "shear", *([scene.kind] if scene.kind else []))
     images = np.empty((len(p["theta_E"]), scene.size, scene.size), np.float32)
-    step = max(1, CELLS // scene.size**2)
+    step = max(1, CELLS_CPU // scene.size**2)
     for start in range(0, len(images), step):
         some = {
             name: torch.from_numpy(values[start : start + step].astype(np.float32))[..., None, None]
             for name, values in p.items()
         }
-        light = SOURCES["sersic_source"][0](*deflection.shoot(x, y, deflectors, some), some)
+        light = SOURCES["sersic_source"][0](*ray_trace(x, y, deflectors, some), some)
         transfer = gaussian(torch.full((1,), FWHM * scene.scale), scene.size, scene.scale)
         light = torch.fft.irfft2(torch.fft.rfft2(light) * transfer, s=(scene.size, scene.size))
         images[start : start + step] = light.numpy() * scene.scale**2
@@ -146,7 +153,7 @@ class Lenstronomy:
         found = []
         for k in range(self.scene.count):
             one = {"center_x": p["subhalo_x"][k], "center_y": p["subhalo_y"][k]}
-            if self.scene.kind == "halos":
+            if self.scene.kind == "tnfw_subhalos":
                 Rs, tau, b = (p[f"subhalo_{name}"][k] for name in ("Rs", "tau", "theta_E"))
                 total = tau**2 / (tau**2 + 1) ** 2 * ((tau**2 - 1) * np.log(tau) + tau * np.pi - (tau**2 + 1))
                 found.append(one | {"Rs": Rs, "r_trunc": tau * Rs, "alpha_Rs": b**2 / total * (1 - np.log(2)) / Rs})
@@ -157,11 +164,11 @@ class Lenstronomy:
 
 def plain(scene: Scene, p: dict[str, np.ndarray]) -> np.ndarray:
     """zwicky without its compiled sums: batched caustics."""
-    fused, deflection.fused.deflect_fused = deflection.fused.deflect_fused, deflect_plain
+    fused, subhalos.deflect_fused = subhalos.deflect_fused, deflect_plain
     try:
         return zwicky_images(scene, p)
     finally:
-        deflection.fused.deflect_fused = fused
+        subhalos.deflect_fused = fused
 
 
 def seconds(draw: Callable, scene: Scene, p: dict[str, np.ndarray]) -> float:

@@ -1,6 +1,6 @@
 """Where the time of `zwicky simulate` goes, and what memory it takes by number of images.
 
-`python benchmarks/simulate_shares.py` times ray shooting, light, point spread function, noise and writing while it
+`python benchmarks/simulate_shares.py` times ray tracing, light, point spread function, noise and writing while it
 makes a store of each population, in processor seconds on one core, the compiler's left out. Each number of images is
 made in a process of its own; memory is that process's peak, by the kernel.
 """
@@ -23,7 +23,7 @@ from streaming import peak_mb
 from tables import write_csv
 
 from zwicky.data.store import StoreWriter
-from zwicky.simulate import api, layers, render
+from zwicky.simulate import api, blocks, light, render
 from zwicky.simulate.draw import BLOCK
 
 RESULTS = Path(__file__).parent / "results" / "simulate_shares.csv"
@@ -43,12 +43,12 @@ def timed(what: str, function: Callable) -> Callable:
 def measure(population: str, count: int) -> dict[str, float]:
     """Shares of the time, images a processor second and peak memory in MB of one simulation."""
     torch.set_num_threads(1)
-    render.shoot = timed("ray_shooting", render.shoot)
-    for known in (layers.LAYERS, layers.SOURCES):
+    render.ray_trace = timed("ray_tracing", render.ray_trace)
+    for known in (light.LAYERS, light.SOURCES):
         for name, shape in known.items():
             known[name] = (timed("light", shape[0]), shape[1]) if isinstance(shape, tuple) else timed("light", shape)
     render.observe = timed("psf_and_pixels", render.observe)
-    api._noisy = timed("noise", api._noisy)
+    blocks._noisy = timed("noise", blocks._noisy)
     StoreWriter.append = timed("writing", StoreWriter.append)
     with tempfile.TemporaryDirectory() as folder:
         api.simulate_store(population, BLOCK, 0, Path(folder) / "first")  # compiles
@@ -79,7 +79,7 @@ def main() -> None:
             found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             row = {"population": population, "images": count}
             row |= {"images_per_s_of_one_core": round(found["images_per_s"], 1), "peak_mb": round(found["peak_mb"])}
-            for what in ("ray_shooting", "light", "psf_and_pixels", "noise", "writing", "rest"):
+            for what in ("ray_tracing", "light", "psf_and_pixels", "noise", "writing", "rest"):
                 row[what] = round(found.get(what, 0.0), 3)
             rows.append(row)
             print(row, flush=True)

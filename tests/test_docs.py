@@ -13,8 +13,8 @@ import pytest
 
 import zwicky
 from zwicky import cli, recipes
-from zwicky.simulate.description import read_population
-from zwicky.simulate.draw import units
+from zwicky.simulate.draw import truth_columns
+from zwicky.simulate.population_yaml import read_population
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,10 +89,10 @@ def test_recipes_of_the_docs_are_those_that_ship() -> None:
 def test_truth_table_is_that_of_the_code() -> None:
     kinds, _, truth = TEXTS["docs/simulate.md"].partition("## The truth")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|$", truth, flags=re.M)
-    assert {name: (unit.replace("–", ""), meaning) for name, unit, meaning in rows} == units(DEMO)
+    assert {name: (unit.replace("–", ""), meaning) for name, unit, meaning in rows} == truth_columns(DEMO)
     shares = re.findall(r"^\| `(\w+)` \| (\w+) \| (\d+) % \|", kinds, flags=re.M)
     assert {name: (label, int(share) / 100) for name, label, share in shares} == {
-        name: (kind.label, kind.share) for name, kind in DEMO.kinds.items()
+        name: (kind.label, kind.fraction) for name, kind in DEMO.classes.items()
     }
 
 

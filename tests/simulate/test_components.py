@@ -6,7 +6,7 @@ import torch
 from caustics.light.func import k_sersic
 from scipy.special import gammaincinv
 
-from zwicky.simulate.components import elliptical_polar, ring, sersic, sersic_flux, spiral
+from zwicky.simulate.light import elliptical_polar, ring, sersic, sersic_flux, spiral
 from zwicky.simulate.render import grid
 
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from zwicky.simulate.api import simulate
-from zwicky.simulate.composite import composite, resample
 from zwicky.simulate.population import Composite
+from zwicky.simulate.render import make_composite, resample
 
 CHOSEN = Composite({"R": "i", "G": "r", "B": "g"}, (0.4, 0.6, 1.7), Q=1.0, alpha=0.09)
 
@@ -18,7 +18,7 @@ def test_each_pixel_is_that_of_the_formula():
     images = (0.002 * rng.standard_normal((2, 3, 9, 9)) + 0.02 * rng.random((2, 3, 9, 9)) ** 4).astype(np.float32)
     images[0, :, 0, 0] = 0.0
     images[0, :, 0, 1] = 5.0
-    made = composite(images, ("g", "r", "i"), CHOSEN, rng)
+    made = make_composite(images, ("g", "r", "i"), CHOSEN, rng)
     assert made.dtype == np.uint8
     assert made[0, :, 0, 0].tolist() == [0, 0, 0]
     assert made[0, :, 0, 1].tolist() == [255, 255, 255]
@@ -62,7 +62,7 @@ def test_simulated_pictures_are_black_sky_with_the_noise_of_the_survey():
     assert cutouts.column("psf_fwhm")[0][0] < cutouts.column("psf_fwhm")[0][2]  # i is sharper than g
     sky = np.zeros((400, 3, 16, 16), np.float32)
     noise = np.array([0.54e-3, 1.05e-3, 1.47e-3], np.float32)[None, :, None, None]
-    drawn = composite(
+    drawn = make_composite(
         sky + noise * np.random.default_rng(0).standard_normal(sky.shape, dtype=np.float32),
         ("g", "r", "i"),
         CHOSEN,

@@ -11,9 +11,9 @@ from zwicky.data.store import open_store
 from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
-from zwicky.simulate.description import read_population
-from zwicky.simulate.draw import BLOCK, draw_block, units
+from zwicky.simulate.draw import BLOCK, draw_block, truth_columns
 from zwicky.simulate.noise import nanomaggies
+from zwicky.simulate.population_yaml import read_population
 from zwicky.simulate.render import render_block
 
 
@@ -56,18 +56,18 @@ def test_the_table_obeys_the_contract(sample):
 def test_every_truth_column_is_filled_where_the_kind_has_it_and_nan_elsewhere(sample):
     cutouts, _ = sample
     population = read_population("demo-lenses")
-    kinds = cutouts.column("kind")
-    assert set(kinds) == set(population.kinds)
+    kinds = cutouts.column("object_class")
+    assert set(kinds) == set(population.classes)
     rendered = {"magnification", *(f"source_mag_{band}" for band in "gri")}
-    assert set(cutouts.truth) == {"kind"} | set(units(population))
-    for name in set(cutouts.truth) - {"kind"}:
-        owners = [kind for kind, declared in population.kinds.items() if name in declared.parameters]
-        owners = ["lens"] if name in rendered else owners or list(population.kinds)
+    assert set(cutouts.truth) == {"object_class"} | set(truth_columns(population))
+    for name in set(cutouts.truth) - {"object_class"}:
+        owners = [kind for kind, declared in population.classes.items() if name in declared.parameters]
+        owners = ["lens"] if name in rendered else owners or list(population.classes)
         assert np.array_equal(np.isfinite(cutouts.column(name)), np.isin(kinds, owners)), name
 
 
 def test_lenses_are_lenses(sample):
-    lens = sample[0].column("kind") == "lens"
+    lens = sample[0].column("object_class") == "lens"
     assert 0.35 < lens.mean() < 0.65
     assert sample[0].column("magnification")[lens].min() > 1.6
     assert np.array_equal(sample[0].column("theta_E")[lens], sample[0].column("radius")[lens])
@@ -141,14 +141,14 @@ def bounds(images: np.ndarray, lens: np.ndarray) -> dict[str, float]:
 
 def test_no_gross_shortcut():
     cutouts, _ = simulate("demo-lenses", 12 * BLOCK, seed=11)
-    worst = bounds(cutouts.images, cutouts.column("kind") == "lens")
+    worst = bounds(cutouts.images, cutouts.column("object_class") == "lens")
     assert max(worst.values()) < 0.62, worst
 
 
 @pytest.mark.slow
 def test_no_shortcut():
     cutouts, _ = simulate("demo-lenses", 4000, seed=12)
-    lens = cutouts.column("kind") == "lens"
+    lens = cutouts.column("object_class") == "lens"
     worst = bounds(cutouts.images, lens)
     for name, bound in worst.items():
         assert bound <= (0.65 if name.startswith(("flux", "colour")) else 0.55), (name, worst)

@@ -8,13 +8,12 @@ from scipy import stats
 from zwicky.errors import UserError
 from zwicky.simulate import population_names
 from zwicky.simulate.api import simulate
-from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import draw_block
-from zwicky.simulate.instruments import INSTRUMENTS
-from zwicky.simulate.priors import Around, Normal, Times, Uniform
+from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.priors import Prior
 
 SMALL = {
-    "about": "one galaxy",
+    "description": "one galaxy",
     "instrument": "des",
     "bands": ["r"],
     "size": 8,
@@ -25,7 +24,7 @@ SMALL = {
         "lens_n": {"value": 1.0},
     },
     "light": {"lens": {"band": "r", "magnitude": {"normal": [20.0, 1.0]}}},
-    "kinds": {"galaxy": {"label": "galaxy", "share": 1, "layers": {"lens": "galaxy"}}},
+    "classes": {"galaxy": {"label": "galaxy", "fraction": 1, "layers": {"lens": "sersic_lens"}}},
 }
 
 
@@ -51,14 +50,14 @@ def test_what_is_printed_is_the_population(name, tmp_path):
     shipped = read_population(name)
     copy = read_population(written(tmp_path, shipped.text, f"{name}.yaml"))
     assert copy == shipped
-    assert "\n" not in shipped.about
+    assert "\n" not in shipped.description
 
 
 def test_a_file_of_ones_own_is_simulated(tmp_path):
     cutouts, labels = simulate(written(tmp_path, SMALL), 3)
     assert cutouts.images.shape == (3, 1, 8, 8)
     assert cutouts.bands == ("r",)
-    assert cutouts.pixel_scale == INSTRUMENTS["des"].pixel_scale
+    assert cutouts.pixel_scale == 0.263
     assert cutouts.ids[0] == "mine-s0-000000"
     assert set(labels.values.values()) == {"galaxy"}
 
@@ -68,10 +67,10 @@ def test_a_base_is_changed_and_a_null_takes_away(tmp_path):
     mine = {"base": "mine.yaml", "size": 12, "common": {"lens_R": {"normal": [0.5, 0.1]}}}
     read = read_population(written(tmp_path, mine, "more.yaml"))
     assert (read.name, read.size) == ("more", 12)
-    assert read.common["lens_R"].distribution == Normal(0.5, 0.1)
+    assert read.common["lens_R"].prior == Prior("normal", (0.5, 0.1))
     assert read.common["lens_R"].unit == "arcsec"
-    fewer = read_population(written(tmp_path, {"base": "demo-lenses", "kinds": {"merger": None}}, "fewer.yaml"))
-    assert set(read_population("demo-lenses").kinds) - set(fewer.kinds) == {"merger"}
+    fewer = read_population(written(tmp_path, {"base": "demo-lenses", "classes": {"merger": None}}, "fewer.yaml"))
+    assert set(read_population("demo-lenses").classes) - set(fewer.classes) == {"merger"}
 
 
 @pytest.mark.parametrize(
@@ -84,21 +83,20 @@ def test_a_base_is_changed_and_a_null_takes_away(tmp_path):
         ("instrument", {"name": "mine", "pixel_scale": -1, "bands": {}}, "pixel_scale"),
         ("instrument", {"name": "mine", "pixel_scale": 1, "bands": {"r": {"fwhm": 1}}}, "exposure"),
         ("bands", ["u"], "g, r, i, z"),
-        ("bands", ["r", "g"], "lens.offsets: lacks g"),
+        ("bands", ["r", "g"], "lens.colours lacks g"),
         ("bands", 3, "bands"),
         ("common.seeing", None, "seeing"),
         ("common.lens_R", 0.5, "common.lens_R"),
         ("common.lens_R", {"unit": "arcsec"}, "uniform"),
-        ("common.lens_R", {"uniform": [0.4]}, "2 numbers"),
+        ("common.lens_R", {"uniform": [0.4]}, "takes 2 numbers"),
         ("common.lens_R", {"uniform": [0.6, 0.4]}, "0.6 to 0.4"),
         ("common.lens_R", {"uniform": ["low", 1]}, "'low'"),
         ("common.lens_R", {"uniform": [0, float("inf")]}, "finite"),
-        ("common.lens_R", {"uniform": [0, 1], "normal": [0, 1]}, "how it is drawn"),
+        ("common.lens_R", {"uniform": [0, 1], "normal": [0, 1]}, "drawn by one of"),
         ("common.lens_R", {"uniform": [0, 1], "between": [0, 1]}, "between"),
         ("common.lens_R", {"uniform": [0, 1], "slope": 2}, "slope"),
         ("common.lens_R", {"uniform": [0, 1], "times": "size"}, "size"),
         ("common.lens_R", {"uniform": [0, 1], "times": "lens_x", "around": "lens_x"}, "both"),
-        ("common.lens_R", {"uniform": [0, 1], "unit": 3}, "unit"),
         ("common.lens_R", {"normal": [0, -1]}, "deviation"),
         ("common.lens_R", {"normal": [0, 1], "between": [5, 6]}, "between"),
         ("common.lens_R", {"log_uniform": [0, 1]}, "log_uniform"),
@@ -107,14 +105,14 @@ def test_a_base_is_changed_and_a_null_takes_away(tmp_path):
         ("common.lens_R", {"choice": [1, 2], "weights": [0, 0]}, "weights"),
         ("common", ["seeing"], "common"),
         ("light.lens.colour", "red", "colour"),
-        ("light", {}, "layer"),
-        ("kinds", {}, "kind"),
-        ("kinds.galaxy.share", -1, "share"),
-        ("kinds.galaxy.layers", {}, "lacks lens"),
-        ("kinds.galaxy.layers.arc", "galaxy", "arc"),
-        ("kinds.galaxy.layers.lens", "cube", "cube"),
-        ("kinds.galaxy.layers.lens", "ring", "ring_e1"),
-        ("kinds.galaxy.parameters", {"lens_R": {"value": 1}}, "lens_R"),
+        ("light", {}, "light needs"),
+        ("classes", {}, "fraction above 0"),
+        ("classes.galaxy.fraction", -1, "fraction"),
+        ("classes.galaxy.layers", {}, "each of lens"),
+        ("classes.galaxy.layers.arc", "galaxy", "each of lens"),
+        ("classes.galaxy.layers.lens", "cube", "cube"),
+        ("classes.galaxy.layers.lens", "ring", "ring_e1"),
+        ("classes.galaxy.parameters", {"lens_R": {"value": 1}}, "lens_R"),
         ("composite", {"channels": {"R": "r"}, "scales": [1, 1, 1], "Q": 1, "alpha": 1}, "R, G and B"),
         ("base", "nowhere", "nowhere"),
         ("base", "mine.yaml", "itself"),
@@ -174,6 +172,6 @@ def test_values_choices_and_what_they_lean_on(tmp_path):
     values, other = drawn(tmp_path, {"uniform": [0, 0.1], "around": "other", "slope": -2})
     rest = values + 2 * other
     assert 0 <= rest.min() < rest.max() <= 0.1
-    demo = read_population("demo-lenses").kinds["lens"].parameters
-    assert demo["theta_E"].distribution == Times("radius", Uniform(1.0, 1.0))
-    assert demo["mass_e1"].distribution == Around("lens_e1", Normal(0.0, 0.05))
+    demo = read_population("demo-lenses").classes["lens"].parameters
+    assert demo["theta_E"].prior == Prior("uniform", (1.0, 1.0), times="radius")
+    assert demo["mass_e1"].prior == Prior("normal", (0.0, 0.05), around="lens_e1")

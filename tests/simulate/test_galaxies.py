@@ -13,17 +13,17 @@ from zwicky.data.splits import holdout_split
 from zwicky.data.store import StoreWriter
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
-from zwicky.simulate.description import read_population
-from zwicky.simulate.draw import draw_block, units
-from zwicky.simulate.galaxies import chosen_galaxies, read_bank, show
-from zwicky.simulate.population import Galaxies
-from zwicky.simulate.render import CPU, grid, parameters_of, shapes_of
+from zwicky.simulate.draw import draw_block, truth_columns
+from zwicky.simulate.galaxies import galaxy_tensors, load_galaxies, sample_galaxy
+from zwicky.simulate.population import GalaxyStore
+from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.render import CPU, grid, parameter_tensors, render_light
 
 SCALE, SIZE = 0.03, 81
 OTHERS = ("elliptical", "spiral", "ring", "companions", "merger")
 REAL = {
     "source_pick": {"uniform": [0, 1]},
-    "source_turn": {"uniform": [0, 6.283185307179586], "unit": "rad"},
+    "source_rotation": {"uniform": [0, 6.283185307179586], "unit": "rad"},
     "source_flip": {"choice": [-1, 1]},
     "source_zoom": {"uniform": [0.6, 1.0]},
 }
@@ -45,9 +45,14 @@ def discs(R):
 
 def described(folder, store, name="real.yaml", **changes):
     path = folder / name
-    kind = {"label": "lens", "share": 1, "layers": {"arc": "real_source"}, "parameters": REAL}
-    description = {"base": "demo-lenses", "about": "real sources", "size": 32, "galaxies": {"source": {"store": store}}}
-    path.write_text(yaml.safe_dump(description | {"kinds": {"lens": kind} | dict.fromkeys(OTHERS)} | changes))
+    kind = {"label": "lens", "fraction": 1, "layers": {"arc": "real_source"}, "parameters": REAL}
+    description = {
+        "base": "demo-lenses",
+        "description": "real sources",
+        "size": 32,
+        "galaxies": {"source": {"store": store}},
+    }
+    path.write_text(yaml.safe_dump(description | {"classes": {"lens": kind} | dict.fromkeys(OTHERS)} | changes))
     return str(path)
 
 
@@ -56,9 +61,9 @@ def test_a_galaxy_is_shown_turned_mirrored_and_scaled():
     image = rng.random((1, 9, 13)).astype(np.float32)
     y, x = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1.3, 1.3, 25), indexing="ij")
     turn, zoom, scale, flip = 0.7, 1.4, 0.1, -1.0
-    p = {"g_turn": turn, "g_zoom": zoom, "g_flip": flip, "g_scale": scale}
+    p = {"g_rotation": turn, "g_zoom": zoom, "g_flip": flip, "g_scale": scale}
     tensors = {name: torch.full((1, 1, 1), value) for name, value in p.items()} | {"g_images": torch.from_numpy(image)}
-    shown = show("g", torch.from_numpy(x)[None].float(), torch.from_numpy(y)[None].float(), tensors)[0].numpy()
+    shown = sample_galaxy("g", torch.from_numpy(x)[None].float(), torch.from_numpy(y)[None].float(), tensors)[0].numpy()
     column = flip * (np.cos(turn) * x + np.sin(turn) * y) / scale / zoom + 6
     row = (np.cos(turn) * y - np.sin(turn) * x) / scale / zoom + 4
     expected = map_coordinates(np.pad(image[0], 1), [row + 1, column + 1], order=1, mode="constant") / zoom**2
@@ -66,7 +71,7 @@ def test_a_galaxy_is_shown_turned_mirrored_and_scaled():
 
 
 def test_the_bank_has_no_sky_no_edges_and_unit_flux(tmp_path):
-    bank = read_bank(Galaxies(write(tmp_path / "store", discs([0.1, 0.2]))))
+    bank = load_galaxies(GalaxyStore(write(tmp_path / "store", discs([0.1, 0.2]))))
     images = bank.images.numpy()
     np.testing.assert_allclose(images.sum((1, 2)) * SCALE**2, 1, rtol=1e-5)
     assert np.abs(images[:, 0]).max() < 1e-3 * images.max()
@@ -81,12 +86,12 @@ def test_a_disc_from_a_store_is_lensed_as_the_disc_is(tmp_path):
     store = write(tmp_path / "store", discs([R]))
     one = {"source_zoom": {"value": 1.0}, "source_R": {"value": R}, "source_n": {"value": 1.0}}
     one |= {"source_e1": {"value": 0.0}, "source_e2": {"value": 0.0}}
-    real = {"parameters": REAL | one, "share": 1, "label": "lens", "layers": {"arc": "real_source"}}
+    real = {"parameters": REAL | one, "fraction": 1, "label": "lens", "layers": {"arc": "real_source"}}
     known = real | {"layers": {"arc": "sersic_source"}}
     found = []
     for kind in (real, known):
         kinds = {"lens": kind} | dict.fromkeys(OTHERS)
-        found.append(simulate(described(tmp_path, store, kinds=kinds), 24, 2)[0])
+        found.append(simulate(described(tmp_path, store, classes=kinds), 24, 2)[0])
     magnification = [one.column("magnification") for one in found]
     np.testing.assert_allclose(*magnification, rtol=0.05)
     bright = np.abs(found[1].images).max((1, 2, 3))
@@ -95,22 +100,22 @@ def test_a_disc_from_a_store_is_lensed_as_the_disc_is(tmp_path):
 
 def shapes(folder, store, kind, count=8):
     """Light before the instrument, [n, layers, size, size], with its magnification, grid (arcsec) and parameters."""
-    population = read_population(described(folder, store, kinds={"lens": kind} | dict.fromkeys(OTHERS)))
+    population = read_population(described(folder, store, classes={"lens": kind} | dict.fromkeys(OTHERS)))
     drawn = draw_block(population, 3, 0)
     rows = np.arange(count)
-    p = parameters_of(drawn, rows)
-    p.update(chosen_galaxies(population.galaxies, {name: one[rows] for name, one in drawn.values.items()}, CPU))
+    p = parameter_tensors(drawn, rows)
+    p.update(galaxy_tensors(population.galaxies, {name: one[rows] for name, one in drawn.values.items()}, CPU))
     x, y = grid(121, SCALE)
-    return shapes_of(population, population.kinds["lens"], x, y, SCALE, p), (x[0].numpy(), y[0].numpy()), p
+    return render_light(population, population.classes["lens"], x, y, SCALE, p), (x[0].numpy(), y[0].numpy()), p
 
 
 def test_galaxies_go_to_the_device(tmp_path):
     store = write(tmp_path / "store", discs([0.2, 0.3]))
     meta = torch.device("meta")
-    found = chosen_galaxies({"source": Galaxies(store)}, {"source_pick": np.array([0.2, 0.9, np.nan])}, meta)
-    placed = {f"source_{name}": torch.ones(3, 1, 1, device=meta) for name in ("turn", "zoom", "flip")}
+    found = galaxy_tensors({"source": GalaxyStore(store)}, {"source_pick": np.array([0.2, 0.9, np.nan])}, meta)
+    placed = {f"source_{name}": torch.ones(3, 1, 1, device=meta) for name in ("rotation", "zoom", "flip")}
     x, y = grid(16, SCALE, meta)
-    assert show("source", x.expand(3, -1, -1), y.expand(3, -1, -1), found | placed).device == meta
+    assert sample_galaxy("source", x.expand(3, -1, -1), y.expand(3, -1, -1), found | placed).device == meta
 
 
 def test_without_a_lens_the_image_is_the_interpolated_original(tmp_path):
@@ -118,13 +123,13 @@ def test_without_a_lens_the_image_is_the_interpolated_original(tmp_path):
     lopsided = discs([0.2, 0.3])
     lopsided[:, 45:50, 30:36] += 0.2
     store = write(tmp_path / "store", lopsided)
-    kind = {"label": "lens", "share": 1, "layers": {"arc": "real_source"}, "parameters": REAL, "deflectors": None}
+    kind = {"label": "lens", "fraction": 1, "layers": {"arc": "real_source"}, "parameters": REAL, "deflectors": None}
     made, (x, y), p = shapes(tmp_path, store, kind)
-    stamps = read_bank(Galaxies(store)).images.numpy()
+    stamps = load_galaxies(GalaxyStore(store)).images.numpy()
     for row in range(8):
         at = {name: float(value[row]) for name, value in p.items() if value[0].numel() == 1 < len(value)}
         dx, dy = x - at["lens_x"] - at["source_dx"], y - at["lens_y"] - at["source_dy"]
-        c, s, size = np.cos(at["source_turn"]), np.sin(at["source_turn"]), SCALE * at["source_zoom"]
+        c, s, size = np.cos(at["source_rotation"]), np.sin(at["source_rotation"]), SCALE * at["source_zoom"]
         column = at["source_flip"] * (c * dx + s * dy) / size + (SIZE - 1) / 2
         line = (c * dy - s * dx) / size + (SIZE - 1) / 2
         stamp = stamps[int(at["source_pick"] * 2)] * SCALE**2
@@ -138,7 +143,7 @@ def test_a_lens_without_mass_conserves_flux(tmp_path):
     store = write(tmp_path / "store", discs([0.2, 0.3]))
     massless = {name: {"value": 0.0} for name in ("theta_E", "gamma1", "gamma2")}
     near = {name: {"value": 0.1} for name in ("source_dx", "source_dy")}
-    kind = {"label": "lens", "share": 1, "layers": {"arc": "real_source"}, "parameters": REAL | massless | near}
+    kind = {"label": "lens", "fraction": 1, "layers": {"arc": "real_source"}, "parameters": REAL | massless | near}
     made, _, _ = shapes(tmp_path, store, kind)
     np.testing.assert_allclose(made.magnification[:, 1], 1, atol=0.02)
     free, _, _ = shapes(tmp_path, store, kind | {"deflectors": None})
@@ -150,7 +155,7 @@ def test_two_parts_of_a_store_share_no_galaxy_and_leave_none_out(tmp_path):
     images = discs(rng.uniform(0.1, 0.3, 40))
     images[7] = images[21]  # the same galaxy twice
     store = write(tmp_path / "store", images)
-    first, second = (set(read_bank(Galaxies(store, part)).ids) for part in ((0, 0.7), (0.7, 1)))
+    first, second = (set(load_galaxies(GalaxyStore(store, part)).ids) for part in ((0, 0.7), (0.7, 1)))
     assert not first & second
     assert len(first | second) == 40
     assert 20 < len(first) < 36
@@ -180,7 +185,7 @@ def test_a_simulation_does_not_go_on_with_other_galaxies(tmp_path, monkeypatch):
         simulate_store(name, 3, 0, tmp_path / "out")
     shutil.rmtree(store)
     write(store, discs([0.1, 0.3]))
-    read_bank.cache_clear()  # as in a process of its own
+    load_galaxies.cache_clear()  # as in a process of its own
     with pytest.raises(UserError, match="another simulation"):
         simulate_store(name, 3, 0, tmp_path / "out")
 
@@ -189,8 +194,8 @@ def test_noise_and_neighbours_are_not_taken_for_the_galaxy(tmp_path):
     clean = discs([0.2])
     noisy = clean + np.random.default_rng(0).normal(0, 0.02, clean.shape)
     noisy[0, 10:14, 10:14] += 1.0
-    bank = read_bank(Galaxies(write(tmp_path / "store", noisy))).images[0].numpy()
-    wanted = read_bank(Galaxies(write(tmp_path / "clean", clean))).images[0].numpy()
+    bank = load_galaxies(GalaxyStore(write(tmp_path / "store", noisy))).images[0].numpy()
+    wanted = load_galaxies(GalaxyStore(write(tmp_path / "clean", clean))).images[0].numpy()
     assert (bank[8:16, 8:16] == 0).all()
     kept = bank != 0  # its faint wings are lost in the noise, and their light with them
     assert wanted[kept].sum() > 0.9 * wanted.sum()
@@ -202,7 +207,7 @@ def test_noise_and_neighbours_are_not_taken_for_the_galaxy(tmp_path):
 def test_a_galaxy_without_light_is_left_out_and_said(tmp_path, capsys):
     images = discs([0.1, 0.2])
     images[0] = 1.0
-    bank = read_bank(Galaxies(write(tmp_path / "store", images)))
+    bank = load_galaxies(GalaxyStore(write(tmp_path / "store", images)))
     assert bank.ids == ("000001",)
     assert "1 of 2" in capsys.readouterr().err
 
@@ -212,7 +217,7 @@ def test_each_image_says_which_galaxy_it_is(tmp_path):
     cutouts, _ = simulate(name, 70)
     assert set(cutouts.column("source_id")) == {"000000", "000001", "000002"}
     assert "source_id" in cutouts.truth
-    assert "source_id" in units(read_population(name))
+    assert "source_id" in truth_columns(read_population(name))
     pick = (cutouts.column("source_pick") * 3).astype(int)
     assert [int(one) for one in cutouts.column("source_id")] == pick.tolist()
 
@@ -222,10 +227,9 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     said_of = {
         "no image has a galaxy": {"store": nothing},
         "nowhere": {"store": "nowhere"},
-        "path of a store": {"store": 3},
-        "holds no galaxies from": {"store": nothing, "part": [0.0, 1e-9]},
+        "has no galaxies in the part": {"store": nothing, "part": [0.0, 1e-9]},
         "from 0 to 1": {"store": nothing, "part": [0.5, 0.5]},
-        "write names with values": "nowhere",
+        "name: value": "nowhere",
     }
     for said, galaxies in said_of.items():
         with pytest.raises(UserError, match=said) as caught:

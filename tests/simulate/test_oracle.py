@@ -15,10 +15,9 @@ from lenstronomy.ImSim.image_model import ImageModel
 from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
 
-from zwicky.simulate.components import sersic
-from zwicky.simulate.deflection import DEFLECTORS, shoot
-from zwicky.simulate.layers import CLUMPS, SOURCES
-from zwicky.simulate.psf import PROFILES, given_image
+from zwicky.simulate.lensing import DEFLECTORS, ray_trace
+from zwicky.simulate.light import CLUMPS, SOURCES, sersic
+from zwicky.simulate.psf import PROFILES, kernel_transfer
 from zwicky.simulate.render import grid
 
 SIZE, SCALE = 48, 0.12
@@ -35,7 +34,7 @@ MACRO = st.fixed_dictionaries(
         "gamma1": st.floats(-0.12, 0.12),
         "gamma2": st.floats(-0.12, 0.12),
         "sheet_kappa": st.floats(-0.1, -0.001),
-        "sphere_theta_E": st.floats(-0.1, -0.001),
+        "sis_theta_E": st.floats(-0.1, -0.001),
         "vortex_theta_E": st.floats(0.1, 0.4),
         "vortex_angle": st.floats(0.0, 3.1),
         "vortex_half_length": st.floats(0.03, 3.0),
@@ -75,8 +74,8 @@ def lens_list(deflectors, p, subhalos):
         "sie": ("SIE", ellipse),
         "epl": ("EPL", ellipse | {"gamma": p["slope"]}),
         "shear": ("SHEAR", {"gamma1": p["gamma1"], "gamma2": p["gamma2"], "ra_0": p["lens_x"], "dec_0": p["lens_y"]}),
-        "sheet": ("CONVERGENCE", {"kappa": p["sheet_kappa"], "ra_0": p["lens_x"], "dec_0": p["lens_y"]}),
-        "sphere": ("SIS", {"theta_E": p["sphere_theta_E"], **centre}),
+        "mass_sheet": ("CONVERGENCE", {"kappa": p["sheet_kappa"], "ra_0": p["lens_x"], "dec_0": p["lens_y"]}),
+        "sis": ("SIS", {"theta_E": p["sis_theta_E"], **centre}),
     }
     models = []
     for name in deflectors:
@@ -95,8 +94,8 @@ def lens_list(deflectors, p, subhalos):
 def one(name, x, y, theta_E, log_Rs, log_tau):
     """One subhalo in lenstronomy. A TNFW halo of total mass m has α(r) = θ_E² m(r)/m / r (Baltz et al. 2009, A.4)."""
     centre = {"center_x": x, "center_y": y}
-    if name in ("points", "spheres"):
-        return {"points": "POINT_MASS", "spheres": "SIS"}[name], {"theta_E": theta_E, **centre}
+    if name in ("point_subhalos", "sis_subhalos"):
+        return {"point_subhalos": "POINT_MASS", "sis_subhalos": "SIS"}[name], {"theta_E": theta_E, **centre}
     Rs, tau = 10**log_Rs, 10**log_tau
     total = tau**2 / (tau**2 + 1) ** 2 * ((tau**2 - 1) * np.log(tau) + tau * np.pi - (tau**2 + 1))
     # lenstronomy's amplitude is the deflection at Rs of an untruncated halo: there m(Rs) = M0 (1 - ln 2)
@@ -164,10 +163,10 @@ def test_each_deflector(name):
 COMBINATIONS = [
     ("sie", "shear"),
     ("epl", "shear"),
-    ("sie", "shear", "points"),
-    ("sie", "shear", "spheres", "sheet"),
-    ("epl", "shear", "halos", "sheet"),
-    ("epl", "shear", "vortex", "sphere"),
+    ("sie", "shear", "point_subhalos"),
+    ("sie", "shear", "sis_subhalos", "mass_sheet"),
+    ("epl", "shear", "tnfw_subhalos", "mass_sheet"),
+    ("epl", "shear", "vortex", "sis"),
 ]
 
 
@@ -179,7 +178,7 @@ def images(deflectors, macro, source, subhalos, clumps=()):
     for k, clump in enumerate(clumps, 1):
         for name, value in zip(("distance", "angle", "R", "weight"), clump, strict=True):
             p[f"clump{k}_{name}"] = torch.full((1, 1, 1), value)
-    ours = SOURCES[shape][0](*shoot(x, y, deflectors, p), p)[0].numpy()
+    ours = SOURCES[shape][0](*ray_trace(x, y, deflectors, p), p)[0].numpy()
     models, values = lens_list(deflectors, macro, subhalos)
     light, profiles = their_source(macro | source, clumps)
     theirs = light.surface_brightness(*LensModel(models).ray_shooting(u, v, values), profiles)
@@ -205,7 +204,9 @@ def test_lensed_clumps(macro, source, clumps):
 
 
 @pytest.mark.parametrize("psf", ["gaussian", "given"])
-@pytest.mark.parametrize("deflectors", [("sie", "shear"), ("epl", "shear", "halos", "sheet")], ids="+".join)
+@pytest.mark.parametrize(
+    "deflectors", [("sie", "shear"), ("epl", "shear", "tnfw_subhalos", "mass_sheet")], ids="+".join
+)
 def test_the_convolved_image(psf, deflectors):
     """A whole image as lenstronomy's ImageModel makes it; far from the edge, where light from beyond is missing."""
     fwhm, rim = 0.35, 8
@@ -217,7 +218,7 @@ def test_the_convolved_image(psf, deflectors):
     @given(MACRO, SOURCE, SUBHALOS)
     def check(macro, source, subhalos):
         ours, _ = images(deflectors, macro, source, subhalos)
-        transfer = given_image(kernel, SIZE) if psf == "given" else PROFILES[psf](torch.tensor(fwhm), SIZE, SCALE)
+        transfer = kernel_transfer(kernel, SIZE) if psf == "given" else PROFILES[psf](torch.tensor(fwhm), SIZE, SCALE)
         ours = torch.fft.irfft2(torch.fft.rfft2(torch.from_numpy(ours)) * transfer, s=(SIZE, SIZE)).numpy() * SCALE**2
         models, values = lens_list(deflectors, macro, subhalos)
         light, profiles = their_source(macro | source)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.signal import fftconvolve
 
-from zwicky.simulate.instruments import CFHTLS_WIDE
 from zwicky.simulate.noise import (
     add_noise,
     electrons_per_nanomaggy,
@@ -14,9 +13,11 @@ from zwicky.simulate.noise import (
     sky_electrons,
     sky_noise,
 )
+from zwicky.simulate.population_yaml import load_instruments
 from zwicky.simulate.psf import BETA, moffat
 
 SIZE, SCALE = 128, 0.1
+CFHTLS_WIDE = load_instruments()["cfhtls-wide"]
 
 
 def convolved(image: torch.Tensor, fwhm: float) -> np.ndarray:
@@ -54,9 +55,9 @@ def test_the_width_is_the_fwhm_asked_for():
 
 def test_magnitude_zero_point():
     assert nanomaggies(np.array([22.5, 20.0])) == pytest.approx([1.0, 10.0])
-    band = CFHTLS_WIDE.bands[0]
+    band = CFHTLS_WIDE.bands["g"]
     one_electron_a_second = float(nanomaggies(np.array(band.zero_point)))
-    assert one_electron_a_second * electrons_per_nanomaggy(band) == pytest.approx(band.exposure)
+    assert one_electron_a_second * electrons_per_nanomaggy(band) == pytest.approx(band.total_exposure)
 
 
 def test_noise_has_the_mean_and_variance_of_photon_counting():
@@ -66,11 +67,13 @@ def test_noise_has_the_mean_and_variance_of_photon_counting():
     noisy = add_noise(clean, CFHTLS_WIDE, np.random.default_rng(1))
     assert noisy.dtype == np.float32
     rng = np.random.default_rng(2)
-    for position, band in enumerate(CFHTLS_WIDE.bands):
+    for position, band in enumerate(CFHTLS_WIDE.bands.values()):
         gain, sky = electrons_per_nanomaggy(band), sky_electrons(band, CFHTLS_WIDE.pixel_scale)
         assert noisy[0, position].std() == pytest.approx(sky_noise(CFHTLS_WIDE)[position], rel=0.02)
         for row, level in enumerate(levels):
-            counted = rng.poisson(sky + level * gain, (300, 300)) + rng.normal(0, band.read_noise, (300, 300)) - sky
+            counted = (
+                rng.poisson(sky + level * gain, (300, 300)) + rng.normal(0, band.total_read_noise, (300, 300)) - sky
+            )
             assert noisy[row, position].std() == pytest.approx((counted / gain).std(), rel=0.02)
             assert noisy[row, position].mean() == pytest.approx(level, abs=5 * float(noisy[row, position].std()) / 300)
 

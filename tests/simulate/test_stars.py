@@ -13,13 +13,14 @@ from scipy.signal import fftconvolve
 
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
-from zwicky.simulate.instruments import DES
+from zwicky.simulate.population_yaml import load_instruments
 from zwicky.simulate.psf import PROFILES, transfer
 from zwicky.simulate.render import MARGIN
 
 SIZE, CELLS = 24, 2
+DES = load_instruments()["des"]
 SCALE = DES.pixel_scale / CELLS
-BAND = {name: value for name, value in asdict(DES.bands[1]).items() if name != "name"}
+BAND = asdict(DES.bands["r"])
 
 
 def lopsided(width=15):
@@ -32,14 +33,14 @@ def description(tmp_path, psf, seeing=1.0):
     """One round galaxy without noise."""
     numbers = {"lens_x": 0.1, "lens_y": -0.2, "lens_e1": 0.0, "lens_e2": 0.0, "lens_R": 0.5, "lens_n": 1.0}
     told = {
-        "about": "one galaxy",
+        "description": "one galaxy",
         "instrument": {"name": "mine", "pixel_scale": DES.pixel_scale, "bands": {"r": {**BAND, "psf": str(psf)}}},
         "size": SIZE,
         "supersampling": CELLS,
         "noise": "none",
         "common": {name: {"value": value} for name, value in {"seeing": seeing, **numbers}.items()},
         "light": {"lens": {"band": "r", "magnitude": {"value": 20.0}}},
-        "kinds": {"galaxy": {"label": "galaxy", "share": 1, "layers": {"lens": "galaxy"}}},
+        "classes": {"galaxy": {"label": "galaxy", "fraction": 1, "layers": {"lens": "sersic_lens"}}},
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(told, sort_keys=False))

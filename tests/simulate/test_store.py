@@ -15,7 +15,7 @@ from zwicky.simulate import blocks as blocks_module
 from zwicky.simulate.api import simulate, simulate_store
 from zwicky.simulate.draw import BLOCK
 
-TINY = {"base": "demo-lenses", "about": "small demo", "size": 8, "bands": ["r"]}
+TINY = {"base": "demo-lenses", "description": "small demo", "size": 8, "bands": ["r"]}
 COUNT = 3 * BLOCK + 7
 
 

@@ -6,10 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zwicky.simulate import fused, subhalos
-from zwicky.simulate.deflection import small_masses
+from zwicky.simulate import subhalos
 from zwicky.simulate.render import grid
-from zwicky.simulate.subhalos import PROFILES, deflect_plain, mass_share
+from zwicky.simulate.subhalos import PROFILES, deflect_fused, deflect_plain, mass_share, sum_deflections
 
 
 def some(images, count, seed):
@@ -31,7 +30,7 @@ def test_fused_is_plain(profile):
     def check(count, size, seed):
         x, y = grid(size, 0.1)
         drawn = some(2, count, seed)
-        plain, summed = deflect_plain(profile, x, y, drawn), fused.deflect_fused(profile, x, y, drawn)
+        plain, summed = deflect_plain(profile, x, y, drawn), deflect_fused(profile, x, y, drawn)
         for image in range(2):
             peak = torch.hypot(plain[0][image], plain[1][image]).max() + 1e-9
             for one, other in zip(plain, summed, strict=True):
@@ -47,12 +46,12 @@ def test_the_number_of_threads_and_of_images_changes_no_bit(profile):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = fused.deflect_fused(profile, x, y, drawn)
+        one = deflect_fused(profile, x, y, drawn)
         torch.set_num_threads(3)
-        three = fused.deflect_fused(profile, x, y, drawn)
+        three = deflect_fused(profile, x, y, drawn)
     finally:
         torch.set_num_threads(threads)
-    alone = fused.deflect_fused(profile, x, y, {name: values[2:3] for name, values in drawn.items()})
+    alone = deflect_fused(profile, x, y, {name: values[2:3] for name, values in drawn.items()})
     for axis in (0, 1):
         assert torch.equal(one[axis], three[axis])
         assert torch.equal(one[axis][2:3], alone[axis])
@@ -61,9 +60,9 @@ def test_the_number_of_threads_and_of_images_changes_no_bit(profile):
 def test_without_a_compiler_the_plain_path_does_it(monkeypatch):
     x, y = grid(16, 0.1)
     drawn = some(2, 3, 2)
-    assert fused.AVAILABLE
-    monkeypatch.setattr(fused, "AVAILABLE", False)
-    for one, other in zip(small_masses("point", x, y, drawn), deflect_plain("point", x, y, drawn), strict=True):
+    assert subhalos.numba is not None
+    monkeypatch.setattr(subhalos, "numba", None)
+    for one, other in zip(sum_deflections("point", x, y, drawn), deflect_plain("point", x, y, drawn), strict=True):
         assert torch.equal(one, other)
 
 

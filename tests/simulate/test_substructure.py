@@ -14,12 +14,12 @@ from zwicky.data.store import open_store
 from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate, simulate_store
-from zwicky.simulate.deflection import DEFLECTORS
-from zwicky.simulate.description import read_population
-from zwicky.simulate.draw import BLOCK, draw_block, units
-from zwicky.simulate.noise import noise_of_deeplense_1
-from zwicky.simulate.priors import COSMOLOGY, Constant, Uniform, einstein_radius
-from zwicky.simulate.render import parameters_of
+from zwicky.simulate.draw import BLOCK, draw_block, truth_columns
+from zwicky.simulate.lensing import DEFLECTORS
+from zwicky.simulate.noise import add_deeplense_noise
+from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.priors import COSMOLOGY, Prior, einstein_radius
+from zwicky.simulate.render import parameter_tensors
 from zwicky.simulate.substructure import AxionVortex, ColdDarkMatter, FixedNumber, power_law
 
 REPAIRED = [f"deeplense-repaired-{k}" for k in (1, 2, 3, 4)]
@@ -40,7 +40,7 @@ def test_the_mass_function_is_a_power_law():
 
 def test_subhalos_follow_their_declaration():
     """Number, place, mass, Einstein and scale radius by the formulas, written out for one lens."""
-    declared = ColdDarkMatter(Constant(2e-3), Constant(-1.9), 1e8, 1e10, radius=2.0)
+    declared = ColdDarkMatter(Prior("value", (2e-3,)), Prior("value", (-1.9,)), 1e8, 1e10, radius=2.0)
     drawn = lenses(400)
     found = declared.draw(np.random.default_rng(1), 400, drawn)
     kpc = COSMOLOGY.angular_diameter_distance(0.5).value * 1e3 / 206264.806
@@ -83,12 +83,12 @@ def inward(name, deflectors, blocks=1):
     population = read_population(name)
     found = {}
     angle = torch.linspace(0, 2 * np.pi, 721)[:-1]
-    for kind_name, kind in population.kinds.items():
+    for kind_name, kind in population.classes.items():
         errors = []
         for block in range(blocks):
             drawn = draw_block(population, 3, block)
-            for row in np.flatnonzero(drawn.kinds == kind_name):
-                p = parameters_of(drawn, np.array([row]))
+            for row in np.flatnonzero(drawn.object_class == kind_name):
+                p = parameter_tensors(drawn, np.array([row]))
                 ring = p["theta_E"][0, 0, 0]
                 x = (p["lens_x"] + ring * torch.cos(angle))[:, None].reshape(1, 1, -1)
                 y = (p["lens_y"] + ring * torch.sin(angle))[:, None].reshape(1, 1, -1)
@@ -102,13 +102,13 @@ def inward(name, deflectors, blocks=1):
     return found
 
 
-SMALL = ("halos", "sheet", "vortex", "sphere")
+SMALL = ("tnfw_subhalos", "mass_sheet", "vortex", "sis")
 
 
 def test_substructure_leaves_the_mass_within_the_ring():
     """The mean inward pull on a circle is the mass within it (Gauss); that of compensated substructure is 0."""
     with_it = inward("deeplense-repaired-2", SMALL)
-    without = inward("deeplense-repaired-2", ("halos", "vortex"))
+    without = inward("deeplense-repaired-2", ("tnfw_subhalos", "vortex"))
     assert np.abs(with_it["axion"]).max() < 2e-3  # points stand for a line
     assert without["axion"].min() > 0.01
     error = with_it["cdm"].std() / len(with_it["cdm"]) ** 0.5
@@ -118,11 +118,11 @@ def test_substructure_leaves_the_mass_within_the_ring():
 
 
 @pytest.mark.parametrize("name", ["deeplense-repaired-2", "deeplense-legacy-2"])
-def test_the_truth_is_kept_with_its_units(name, capsys):
+def test_the_truth_is_kept_with_its_truth_columns(name, capsys):
     cutouts, labels = simulate(name, 40, seed=2)
-    kinds = cutouts.column("kind")
+    kinds = cutouts.column("object_class")
     assert set(labels.classes) == {"no_sub", "cdm", "axion"}
-    assert set(cutouts.truth) == {"kind"} | set(units(read_population(name)))
+    assert set(cutouts.truth) == {"object_class"} | set(truth_columns(read_population(name)))
     x = cutouts.column("subhalo_x")
     assert {len(values) > 0 for values in x[kinds == "cdm"]} == {True}
     assert {len(values) for values in x[kinds != "cdm"]} == {0}
@@ -164,7 +164,7 @@ def test_noise_of_model_1():
     """Shot noise twice over and a sky of 0.01 counts a second."""
     clean = np.full((2, 1, 400, 400), 0.2, np.float32)
     instrument = read_population(LEGACY[0]).instrument
-    noisy = noise_of_deeplense_1(clean, instrument, np.array([1000.0, 3000.0]), np.random.default_rng(1))
+    noisy = add_deeplense_noise(clean, instrument, np.array([1000.0, 3000.0]), np.random.default_rng(1))
     assert noisy.mean((1, 2, 3)) == pytest.approx([0.2, 0.2], abs=3e-4)
     expected = np.sqrt([2 * 0.2 / 1000 + 1e-4, 2 * 0.2 / 3000 + 1e-4])
     assert noisy.std((1, 2, 3)) == pytest.approx(expected, rel=0.01)
@@ -188,9 +188,9 @@ def test_einstein_radius_of_the_drawn_redshifts():
     ("change", "words"),
     [
         ("common: {z_lens: null}", "z_lens"),
-        ("kinds: {cdm: {substructure: {dust: {}}}}", "must be one of"),
-        ("kinds: {axion: {substructure: {axion_vortex: {compensated: 3}}}}", "true or false"),
-        ("noise: loud", "choose one of counted"),
+        ("classes: {cdm: {substructure: {dust: {}}}}", "must be one of"),
+        ("classes: {axion: {substructure: {axion_vortex: {compensated: 3}}}}", "true or false"),
+        ("noise: loud", "one of instrument"),
         ("noise: deeplense-1", "exposure"),
         ("common: {theta_E_1e12: null}", "theta_E_1e12"),
     ],
@@ -206,10 +206,12 @@ def test_a_slip_is_told_in_one_line(change, words, tmp_path):
 def test_other_settings_can_be_declared(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
-        "base: deeplense-repaired-1\nkinds: {axion: {substructure: {axion_vortex: "
+        "base: deeplense-repaired-1\nclasses: {axion: {substructure: {axion_vortex: "
         "{mass: 1.0e+10, compensated: false, log10_axion_mass: {uniform: [-23, -22]}}}}}"
     )
-    assert read_population(str(path)).kinds["axion"].substructure == AxionVortex(1e10, Uniform(-23, -22), False)
+    assert read_population(str(path)).classes["axion"].substructure == AxionVortex(
+        1e10, Prior("uniform", (-23.0, -22.0)), False
+    )
 
 
 @pytest.mark.slow
@@ -222,7 +224,7 @@ def test_no_shortcut(name, tmp_path):
     """
     path = tmp_path / "plain.yaml"
     coarse = "size: 75\ninstrument: {name: coarse, pixel_scale: 0.1, bands: {F814W: {fwhm: 0.1, zero_point: 25.94, "
-    coarse += "sky: 21.9, exposure: 2028, read_noise: 10}}}\n"
+    coarse += "sky_brightness: 21.9, exposure_time: 2028, read_noise: 10}}}\n"
     path.write_text(f"base: {name}\nsupersampling: 1\n" + (coarse if name == REPAIRED[0] else ""))
     simulate_store(str(path), 6200, 9, tmp_path / "store")
     labels = read_labels(tmp_path / "store")

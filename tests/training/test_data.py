@@ -25,12 +25,12 @@ from zwicky.training.loader import BatchLoader, Source
 from zwicky.training.pretrain import pretrain
 from zwicky.training.run import fingerprint
 
-TINY = {"base": "demo-lenses", "about": "small demo", "size": 16, "bands": ["r", "i"]}
+TINY = {"base": "demo-lenses", "description": "small demo", "size": 16, "bands": ["r", "i"]}
 KINDS = {
     "tiny": TINY,
-    "picture": {"base": "lens-finding-cfht", "about": "small pictures", "size": 16},
-    "pairs": {"base": "lensiam-pairs", "about": "small pairs", "size": 16},
-    "halos": {"base": "deeplense-repaired-2", "about": "small halos", "size": 16},
+    "picture": {"base": "lens-finding-cfht", "description": "small pictures", "size": 16},
+    "pairs": {"base": "lensiam-pairs", "description": "small pairs", "size": 16},
+    "halos": {"base": "deeplense-repaired-2", "description": "small halos", "size": 16},
 }
 COUNT = 2 * BLOCK + 7
 

@@ -22,13 +22,13 @@ from zwicky.errors import UserError
 from zwicky.io import read_json, write_json
 from zwicky.progress import StepProgress
 from zwicky.simulate.blocks import blocks, labels_of, source_of, truth_of
-from zwicky.simulate.deflection import DEFLECTORS
-from zwicky.simulate.description import read_population
 from zwicky.simulate.draw import BLOCK
-from zwicky.simulate.galaxies import read_bank
-from zwicky.simulate.layers import LAYERS, SOURCES
+from zwicky.simulate.galaxies import load_galaxies
+from zwicky.simulate.lensing import DEFLECTORS
+from zwicky.simulate.light import LAYERS, SOURCES
 from zwicky.simulate.population import Population
-from zwicky.simulate.priors import Constant
+from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.priors import Prior
 from zwicky.simulate.psf import PROFILES, digest, read_star
 from zwicky.simulate.render import MARGIN, fine_size
 
@@ -44,7 +44,7 @@ def simulate(population: str, count: int, seed: int = 0, device: str = "cpu") ->
     what each means. An unknown population or device, a count below 1 or a negative seed is a UserError.
     """
     chosen, where = checked(population, count, seed), device_called(device)
-    made = list(blocks(chosen, count, seed, where=where))
+    made = list(blocks(chosen, count, seed, device=where))
     images = np.concatenate([images for images, _ in made])
     table = pa.concat_tables([table for _, table in made])
     return Cutouts(images, table, chosen.band_names, truth_of(table)), labels_of(chosen, seed, table)
@@ -133,30 +133,30 @@ def checked(population: str, count: int, seed: int) -> Population:
         raise UserError(f"cannot simulate {count} images; ask for 1 or more")
     if seed < 0:
         raise UserError(f"the seed is {seed}; choose a whole number from 0 up")
-    for kind in chosen.kinds.values():
-        _known(population, "shape", kind.layers.values(), [*LAYERS, *SOURCES])
-        _known(population, "deflector", kind.deflectors, DEFLECTORS)
+    for one in chosen.classes.values():
+        _known(population, "shape", one.layers.values(), [*LAYERS, *SOURCES])
+        _known(population, "deflector", one.deflectors, DEFLECTORS)
         for name in sorted({"source", "lens"} - set(chosen.galaxies)):
-            if f"real_{name}" in kind.layers.values():
+            if f"real_{name}" in one.layers.values():
                 raise UserError(f"{population}: real_{name} needs a store of galaxies; name one in galaxies.{name}")
     for galaxies in chosen.galaxies.values():
-        read_bank(galaxies)
-    stars = [band.psf for band in chosen.instrument.bands if band.psf not in PROFILES]
+        load_galaxies(galaxies)
+    stars = [band.psf for band in chosen.instrument.bands.values() if band.psf not in PROFILES]
     for star in stars:
         width = len(read_star(star))
         if width > (most := min(fine_size(chosen), 4 * MARGIN * chosen.supersampling + 1)):  # or its wings wrap around
             raise UserError(f"{star} is {width} cells wide; cut the image of the star to at most {most}")
-    if stars and chosen.common["seeing"].distribution != Constant(1.0):
+    if stars and chosen.common["seeing"].prior != Prior("value", (1.0,)):
         raise UserError(f"{population}: the image of a star has one width; write value: 1 for common.seeing")
     if chosen.warning:
-        print(f"warning: {population}: {chosen.warning}", file=sys.stderr)
+        print(f"warning: {population}: {chosen.warning.strip()}", file=sys.stderr)
     return chosen
 
 
 def digests(chosen: Population) -> dict[str, str]:
     """Hashes of what the images follow from beside the description: real galaxies, and images of stars."""
-    found = {name: read_bank(galaxies).digest for name, galaxies in chosen.galaxies.items()}
-    return found | {band.psf: digest(band.psf) for band in chosen.instrument.bands if band.psf not in PROFILES}
+    found = {name: load_galaxies(galaxies).digest for name, galaxies in chosen.galaxies.items()}
+    return found | {band.psf: digest(band.psf) for band in chosen.instrument.bands.values() if band.psf not in PROFILES}
 
 
 def device_called(name: str) -> torch.device:

@@ -11,44 +11,43 @@ import torch
 
 from zwicky.data.contract import make_table, pixel_hash
 from zwicky.data.tables import Labels
-from zwicky.simulate.composite import composite
-from zwicky.simulate.draw import BLOCK, Drawn, draw_block, generator
+from zwicky.simulate.draw import BLOCK, ParameterBlock, block_rng, draw_block
 from zwicky.simulate.galaxies import galaxy_ids
-from zwicky.simulate.noise import add_noise, noise_of_deeplense_1, signal_to_noise, sky_noise
+from zwicky.simulate.noise import add_deeplense_noise, add_noise, signal_to_noise, sky_noise
 from zwicky.simulate.population import Population
-from zwicky.simulate.render import CPU, render_block
+from zwicky.simulate.render import CPU, make_composite, render_block
 
 
 def blocks(
-    population: Population, count: int, seed: int, first: int = 0, where: torch.device = CPU
+    population: Population, count: int, seed: int, first: int = 0, device: torch.device = CPU
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Images [n, bands, size, size] and their table, from block `first` on; the last is rendered whole and cut."""
     for block in range(first, -(-count // BLOCK)):
         drawn = draw_block(population, seed, block)
-        images, more = rendered(population, drawn, seed, block, where)
+        images, more = rendered(population, drawn, seed, block, device)
         images = images[: count - block * BLOCK]
         yield images, table_of(population, drawn, seed, block, len(images), more, [pixel_hash(one) for one in images])
 
 
 def rendered(
-    population: Population, drawn: Drawn, seed: int, block: int, where: torch.device = CPU
+    population: Population, drawn: ParameterBlock, seed: int, block: int, device: torch.device = CPU
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Images [BLOCK, bands, size, size] with noise, and of each what only its rendering, on `where`, tells."""
+    """Images [BLOCK, bands, size, size] with noise, and of each what only its rendering, on `device`, tells."""
     instrument = population.instrument
-    layers, more = render_block(population, drawn, where)
+    layers, more = render_block(population, drawn, device)
     clean = layers.sum(1)
     for position, layer in enumerate(population.light):
         more[f"{layer}_snr"] = signal_to_noise(layers[:, position], clean, instrument)
-    images = _noisy(population, clean, drawn.values, generator(population, seed, block, "noise"))
+    images = _noisy(population, clean, drawn.values, block_rng(population, seed, block, "noise"))
     if population.composite is not None:
-        rng = generator(population, seed, block, "composite")
-        images = composite(images, instrument.band_names, population.composite, rng)
+        rng = block_rng(population, seed, block, "composite")
+        images = make_composite(images, instrument.band_names, population.composite, rng)
     return images, more
 
 
 def table_of(
     population: Population,
-    drawn: Drawn,
+    drawn: ParameterBlock,
     seed: int,
     block: int,
     kept: int,
@@ -57,8 +56,7 @@ def table_of(
 ) -> pa.Table:
     """The rows of the first `kept` images of a block. more: further truth; hashes: of the pixels, None for unknown."""
     instrument = population.instrument
-    seen = [instrument.band_names.index(band) for band in population.bands_shown]
-    fwhm = np.array([band.fwhm for band in instrument.bands])[seen]
+    fwhm = np.array([instrument.bands[band].fwhm for band in population.observed_bands])
     known = {name: values[:kept] for name, values in drawn.values.items()}
     columns: dict[str, Any] = {
         "bands_present": [list(population.band_names)] * kept,
@@ -68,7 +66,7 @@ def table_of(
         "noise": [_sky(population)] * kept,
         "simulated": [True] * kept,
         "pixel_hash": [None] * kept if hashes is None else hashes,
-        "kind": drawn.kinds[:kept].tolist(),
+        "object_class": drawn.object_class[:kept].tolist(),
     }
     truth = known | {name: values[:kept] for name, values in more.items()}
     truth |= {name: pa.array(ids, pa.string()) for name, ids in galaxy_ids(population.galaxies, known).items()}
@@ -80,9 +78,9 @@ def table_of(
 
 
 def truth_of(table: pa.Table) -> tuple[str, ...]:
-    """`kind` and every column after it: `make_table` keeps the order in which they were given."""
+    """`object_class` and every column after it: `make_table` keeps the order in which they were given."""
     names = table.column_names
-    return tuple(names[names.index("kind") :])
+    return tuple(names[names.index("object_class") :])
 
 
 def source_of(population: Population, seed: int) -> str:
@@ -91,8 +89,8 @@ def source_of(population: Population, seed: int) -> str:
 
 
 def labels_of(population: Population, seed: int, table: pa.Table) -> Labels:
-    kinds = table.column("kind").to_pylist()
-    labels = [population.kinds[kind].label for kind in kinds]
+    names = table.column("object_class").to_pylist()
+    labels = [population.classes[name].label for name in names]
     return Labels(dict(zip(table.column("id").to_pylist(), labels, strict=True)), source_of(population, seed))
 
 
@@ -102,7 +100,7 @@ def _noisy(
     if population.noise == "none":
         return clean
     if population.noise == "deeplense-1":
-        return noise_of_deeplense_1(clean, population.instrument, values["exposure"], rng)
+        return add_deeplense_noise(clean, population.instrument, values["exposure"], rng)
     return add_noise(clean, population.instrument, rng)
 
 

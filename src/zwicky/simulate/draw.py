@@ -1,7 +1,7 @@
-"""From a population to numbers: the parameters of one block of images.
+"""Parameters of one block of images, drawn from a population's priors.
 
-Images are drawn and rendered in blocks of one constant size. A block's random streams are keyed by population, seed,
-and the block's number alone, so that image i is the same whatever how many are asked for.
+Images are drawn and rendered in blocks of a constant size. The random streams of a block depend only on the name of the
+population, the seed and the block's number, so that image i is the same however many are simulated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from zlib import crc32
 
 import numpy as np
 
-from zwicky.simulate.population import Parameter, Population
+from zwicky.simulate.population import Population
 
 BLOCK = 64  # images; changing it changes every simulated image
 
@@ -19,89 +19,91 @@ _STREAMS = ("parameters", "noise", "substructure", "composite")
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Parameters of one block. kinds: [BLOCK] names. values: of each parameter [BLOCK], NaN where a kind has none.
+class ParameterBlock:
+    """Parameters of one block.
 
-    lists: of each property of subhalos [BLOCK, S], NaN where an image has fewer than S.
+    Attributes:
+        object_class: [BLOCK] name of each object's class.
+        values: each parameter [BLOCK], NaN where the class has no such parameter.
+        lists: each property of subhalos [BLOCK, S], NaN where an image has fewer than S.
     """
 
-    kinds: np.ndarray
+    object_class: np.ndarray
     values: dict[str, np.ndarray]
     lists: dict[str, np.ndarray]
 
 
-def generator(population: Population, seed: int, block: int, stream: str) -> np.random.Generator:
-    """The counter-based generator of one stream of one block."""
+def block_rng(population: Population, seed: int, block: int, stream: str) -> np.random.Generator:
+    """Return the generator of one random stream of one block."""
     key = [seed, crc32(population.name.encode()), block, _STREAMS.index(stream)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def draw_block(population: Population, seed: int, block: int) -> Drawn:
-    """Draw kinds, parameters and observed magnitudes (`LAYER_mag_BAND`) of one block."""
-    rng = generator(population, seed, block, "parameters")
-    names = np.array(list(population.kinds))
-    shares = np.array([kind.share for kind in population.kinds.values()])
-    kinds = _paired(population, "kind", rng.choice(names, BLOCK, p=shares / shares.sum()))
-    values: dict[str, np.ndarray] = {}
+def draw_block(population: Population, seed: int, block: int) -> ParameterBlock:
+    """Draw classes, parameters and observed magnitudes (`LAYER_mag_BAND`) of one block."""
+    rng = block_rng(population, seed, block, "parameters")
+    substructure_rng = block_rng(population, seed, block, "substructure")
+    names = np.array(list(population.classes))
+    fractions = np.array([one.fraction for one in population.classes.values()])
+    object_class = _share(population, "object_class", rng.choice(names, BLOCK, p=fractions / fractions.sum()))
+    common: dict[str, np.ndarray] = {}
     for name, parameter in population.common.items():
-        values[name] = _paired(population, name, parameter.distribution.draw(rng, BLOCK, values))
+        common[name] = _share(population, name, parameter.prior.draw(rng, BLOCK, common))
     for layer, light in population.light.items():
         columns = light.columns(layer)
-        reference = _paired(population, layer, light.magnitude.draw(rng, BLOCK, values))
-        values[columns[light.band]] = reference
-        for band, offset in light.offsets.items():
-            values[columns[band]] = reference + _paired(population, layer, offset.draw(rng, BLOCK, values))
+        reference = _share(population, layer, light.magnitude.draw(rng, BLOCK, common))
+        common[columns[light.band]] = reference
+        for band in (band for band in light.colours if band in population.instrument.bands):
+            colour = light.colours[band].draw(rng, BLOCK, common)
+            common[columns[band]] = reference + _share(population, layer, colour)
+    values = dict(common)
     lists: dict[str, np.ndarray] = {}
-    common = dict(values)
-    small = generator(population, seed, block, "substructure")
-    for kind_name, kind in population.kinds.items():
-        own = dict(common)
-        for name, parameter in kind.parameters.items():
-            drawn = parameter.distribution.draw(rng, BLOCK, own)  # for all; used by its kind
-            own[name] = _paired(population, name, drawn)
-            values[name] = np.where(kinds == kind_name, own[name], values.get(name, np.nan))
-        if kind.substructure is not None:
-            for name, drawn in kind.substructure.draw(small, BLOCK, own).items():
-                drawn = _paired(population, name, drawn)
-                known = values if drawn.ndim == 1 else lists
-                known[name] = _merge(known.get(name), drawn, kinds == kind_name)
-    return Drawn(kinds, values, lists)
+    for class_name, one in population.classes.items():
+        drawn, members = dict(common), object_class == class_name
+        for name, parameter in one.parameters.items():  # drawn for the whole block, used by the members
+            drawn[name] = _share(population, name, parameter.prior.draw(rng, BLOCK, drawn))
+            values[name] = np.where(members, drawn[name], values.get(name, np.nan))
+        if one.substructure is not None:
+            for name, column in one.substructure.draw(substructure_rng, BLOCK, drawn).items():
+                target = values if column.ndim == 1 else lists
+                target[name] = _merge(target.get(name), _share(population, name, column), members)
+    return ParameterBlock(object_class, values, lists)
 
 
-def _paired(population: Population, name: str, drawn: np.ndarray) -> np.ndarray:
-    """[BLOCK, …] as drawn, or each second one as the one before where pairs share it."""
-    return drawn if name in population.pairs or not population.pairs else np.repeat(drawn[::2], 2, axis=0)
+def _share(population: Population, name: str, column: np.ndarray) -> np.ndarray:
+    """Return [BLOCK, …] as drawn, or with every second row as the one before if pairs share it."""
+    return column if name in population.pairs or not population.pairs else np.repeat(column[::2], 2, axis=0)
 
 
-def _merge(known: np.ndarray | None, drawn: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`known` with `drawn` in these rows; lists [BLOCK, S] are filled up with NaN to the longer of the two."""
-    known = np.full_like(drawn, np.nan) if known is None else known
-    if drawn.ndim == 1:
-        return np.where(rows, drawn, known)
-    width = max(known.shape[1], drawn.shape[1])
-    wide = [np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=np.nan) for one in (drawn, known)]
-    return np.where(rows[:, None], *wide)
+def _merge(merged: np.ndarray | None, column: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return `merged` with `column` in these rows; lists [BLOCK, S] are padded with NaN to the longer of the two."""
+    merged = np.full_like(column, np.nan) if merged is None else merged
+    if column.ndim == 1:
+        return np.where(rows, column, merged)
+    width = max(merged.shape[1], column.shape[1])
+    padded = [np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=np.nan) for one in (column, merged)]
+    return np.where(rows[:, None], *padded)
 
 
-def units(population: Population) -> dict[str, tuple[str, str]]:
-    """Of each truth column its (unit, meaning), for the docs and for whoever reads a store."""
-    known: dict[str, Parameter] = dict(population.common)
-    for kind in population.kinds.values():
-        known.update({name: parameter for name, parameter in kind.parameters.items() if name not in known})
-    table = {name: (parameter.unit, parameter.meaning) for name, parameter in known.items()}
-    for kind in population.kinds.values():
-        table |= kind.substructure.columns if kind.substructure is not None else {}
+def truth_columns(population: Population) -> dict[str, tuple[str, str]]:
+    """Return the (unit, meaning) of each truth column."""
+    parameters = dict(population.common)
+    for one in population.classes.values():
+        parameters |= {name: one.parameters[name] for name in one.parameters if name not in parameters}
+    table = {name: (parameter.unit, parameter.meaning) for name, parameter in parameters.items()}
+    for one in population.classes.values():
+        table |= one.substructure.columns if one.substructure else {}
     for name in population.galaxies:
         if f"{name}_pick" in table:
             table[f"{name}_id"] = ("", f"id of the real galaxy that is the {name}")
     if population.pairs:
-        table["pair_id"] = ("", "the two images of one lens have the same")
+        table["pair_id"] = ("", "the same for the two images of one lens")
     for layer, light in population.light.items():
-        for band in dict.fromkeys((light.band, *population.instrument.band_names)):
+        for band in dict.fromkeys((light.band, *population.instrument.bands)):
             table[f"{layer}_mag_{band}"] = ("mag", f"AB magnitude of the {layer} light in {band}, as observed")
-        table[f"{layer}_snr"] = ("", f"signal-to-noise of the {layer} light, all bands together")
-    if any(kind.deflectors for kind in population.kinds.values()):
-        table["magnification"] = ("", "total magnification of the source, in the frame")
-        for band in population.instrument.band_names:
+        table[f"{layer}_snr"] = ("", f"signal-to-noise ratio of the {layer} light, all bands together")
+    if any(one.deflectors for one in population.classes.values()):
+        table["magnification"] = ("", "total magnification of the source, within the image")
+        for band in population.instrument.bands:
             table[f"source_mag_{band}"] = ("mag", f"AB magnitude of the unlensed source in {band}")
     return table

@@ -1,121 +1,69 @@
-"""Observing conditions, kept as our own data: other packages change theirs between versions."""
+"""Instruments and observing conditions, in `instruments.yaml`: our own copy, since other packages change theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from zwicky.errors import UserError
+from zwicky.simulate.priors import require
 
 
 @dataclass(frozen=True)
 class Band:
-    """One filter of one survey.
+    """One filter of a survey.
 
-    psf: "moffat" (β = 3.5, from the ground), "gaussian", or the path of an image of a star, in cells of the fine grid.
-    fwhm: arcsec, median width of the point spread function. zero_point: AB magnitude of one electron a second.
-    sky: AB magnitude per square arcsec. exposure: seconds in all. read_noise: electrons, of all exposures together.
+    Attributes:
+        fwhm: median full width at half maximum of the point spread function, arcsec.
+        zero_point: AB magnitude of one electron per second.
+        sky_brightness: AB magnitude per square arcsec.
+        exposure_time: of one exposure, s.
+        read_noise: of one exposure, electrons per pixel.
+        num_exposures: number of exposures that are added up.
+        psf: "moffat" (β = 3.5, from the ground), "gaussian", or the path of an image of a star sampled at
+            `pixel_scale / supersampling`.
     """
 
-    name: str
     fwhm: float
     zero_point: float
-    sky: float
-    exposure: float
+    sky_brightness: float
+    exposure_time: float
     read_noise: float
+    num_exposures: int = 1
     psf: str = "moffat"
+
+    def __post_init__(self) -> None:
+        require(min(self.fwhm, self.exposure_time, self.num_exposures) > 0, "fwhm and exposures must be above 0")
+        require(self.read_noise >= 0, "read_noise must be 0 or more")
+
+    @property
+    def total_exposure(self) -> float:
+        """Seconds of all exposures together."""
+        return self.exposure_time * self.num_exposures
+
+    @property
+    def total_read_noise(self) -> float:
+        """Electrons per pixel, of all exposures together."""
+        return self.read_noise * self.num_exposures**0.5
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """A camera and a survey done with it. pixel_scale: arcsec per pixel."""
+    """A camera as used in a survey: pixel scale (arcsec per pixel) and bands by name."""
 
     name: str
     pixel_scale: float
-    bands: tuple[Band, ...]
+    bands: Mapping[str, Band]
+
+    def __post_init__(self) -> None:
+        require(self.pixel_scale > 0 and len(self.bands) > 0, "needs a pixel_scale above 0 and a band")
 
     @property
     def band_names(self) -> tuple[str, ...]:
-        return tuple(band.name for band in self.bands)
+        """Names of the bands, in order."""
+        return tuple(self.bands)
 
-    def only(self, bands: Sequence[str]) -> Instrument:
-        """The same instrument with these bands, in this order."""
-        known = {band.name: band for band in self.bands}
-        unknown = [band for band in bands if band not in known]
-        if unknown or not bands or len(set(bands)) < len(bands):
-            raise UserError(f"{self.name} has the bands {', '.join(known)}; choose some of these, each once")
-        return replace(self, bands=tuple(known[band] for band in bands))
-
-
-# Ten years of Rubin's main survey.
-LSST = Instrument(
-    "lsst",
-    0.2,
-    (
-        Band("g", 0.77, 28.30, 22.26, 15.0 * 200, 10.0 * 200**0.5),
-        Band("r", 0.73, 28.13, 21.2, 15.0 * 460, 10.0 * 460**0.5),
-        Band("i", 0.71, 27.79, 20.48, 15.0 * 460, 10.0 * 460**0.5),
-        Band("z", 0.69, 27.40, 19.6, 15.0 * 400, 10.0 * 400**0.5),
-        Band("y", 0.68, 26.58, 18.61, 15.0 * 400, 10.0 * 400**0.5),
-    ),
-)
-
-DES = Instrument(
-    "des",
-    0.263,
-    (
-        Band("g", 1.12, 26.58, 22.01, 90.0 * 10, 7.0 * 10**0.5),
-        Band("r", 0.96, 26.78, 21.15, 90.0 * 10, 7.0 * 10**0.5),
-        Band("i", 0.88, 26.75, 19.89, 90.0 * 10, 7.0 * 10**0.5),
-        Band("z", 0.84, 26.48, 18.72, 90.0 * 10, 7.0 * 10**0.5),
-    ),
-)
-
-# The Wide layer of the Subaru Strategic Programme. Approximate: zero points from the mirror and the throughput, and the
-# sky is the one that gives depths of 26.5, 26.1 and 25.9 mag (5 σ, point sources).
-HSC = Instrument(
-    "hsc",
-    0.168,
-    (
-        Band("g", 0.77, 29.0, 20.88, 600.0, 4.5 * 4**0.5),
-        Band("r", 0.76, 29.0, 20.05, 600.0, 4.5 * 4**0.5),
-        Band("i", 0.58, 28.8, 19.76, 1200.0, 4.5 * 6**0.5),
-    ),
-)
-
-EUCLID_VIS = Instrument("euclid-vis", 0.101, (Band("VIS", 0.16, 25.72, 22.3, 566.0 * 4, 4.2 * 4**0.5),))
-
-# The width is that of real WFC3/IR images; simulators often take 0.08".
-HST_F160W = Instrument("hst-f160w", 0.08, (Band("F160W", 0.15, 25.96, 22.3, 5400.0, 4.0),))
-
-# One orbit as in COSMOS. Approximate.
-HST_F814W = Instrument("hst-f814w", 0.05, (Band("F814W", 0.10, 25.94, 21.9, 507.0 * 4, 5.0 * 4**0.5),))
-
-# MegaCam on CFHT as in the Wide part of the CFHT Legacy Survey: 5, 2 and 7 exposures, dark sky. Approximate.
-CFHTLS_WIDE = Instrument(
-    "cfhtls-wide",
-    0.187,
-    (
-        Band("g", 0.78, 26.46, 22.0, 2500.0, 5.0 * 5**0.5),
-        Band("r", 0.71, 25.98, 21.3, 1000.0, 5.0 * 2**0.5),
-        Band("i", 0.65, 25.74, 20.3, 4300.0, 5.0 * 7**0.5),
-    ),
-)
-
-# The same survey as its public colour composites show it: 12" in 64 pixels. The sky is no sky brightness but the one
-# that gives the noise measured in those composites, 0.54, 1.05 and 1.47e-3 nanomaggies a pixel; the stacks were
-# resampled, which smooths pixel noise.
-CFHTLS_COMPOSITE = Instrument(
-    "cfhtls-composite",
-    0.1875,
-    (
-        Band("g", 0.78, 26.46, 22.79, 2500.0, 5.0 * 5**0.5),
-        Band("r", 0.71, 25.98, 22.08, 2000.0, 5.0 * 4**0.5),
-        Band("i", 0.65, 25.74, 20.72, 4300.0, 5.0 * 7**0.5),
-    ),
-)
-
-INSTRUMENTS = {
-    instrument.name: instrument
-    for instrument in (LSST, DES, HSC, EUCLID_VIS, HST_F160W, HST_F814W, CFHTLS_WIDE, CFHTLS_COMPOSITE)
-}
+    def select(self, bands: Sequence[str]) -> Instrument:
+        """Return the instrument with these bands only, in this order; ValueError for unknown or repeated ones."""
+        unique = len(set(bands)) == len(bands) > 0 and set(bands) <= set(self.bands)
+        require(unique, f"{self.name} has the bands {', '.join(self.bands)}; choose some of these, each once")
+        return replace(self, bands={name: self.bands[name] for name in bands})

@@ -1,13 +1,10 @@
-"""Priors of one parameter, and the cosmology that some of them need.
-
-`draw(rng, count, drawn)` returns [count] floats; `drawn` holds the parameters drawn before, which some depend on.
-"""
+"""Prior distributions of parameters, and the cosmology that some of them need."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from math import erf
 
 import numpy as np
 from astropy import units as u
@@ -15,6 +12,24 @@ from astropy.constants import G, M_sun, c
 from astropy.cosmology import FlatLambdaCDM
 
 COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3)
+
+# Families of priors and how many numbers each takes; None: one or more.
+FAMILIES: dict[str, int | None] = {
+    "value": 1,
+    "uniform": 2,
+    "log_uniform": 2,
+    "annulus": 2,
+    "normal": 2,
+    "choice": None,
+    "einstein_radius": 1,
+}
+MIN_ACCEPTANCE = 1e-4  # of the draws of a truncated normal
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with `message` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
 
 
 def einstein_radius(mass: np.ndarray | float, z_lens: np.ndarray, z_source: np.ndarray) -> np.ndarray:
@@ -28,112 +43,92 @@ def einstein_radius(mass: np.ndarray | float, z_lens: np.ndarray, z_source: np.n
     return (np.sqrt(4 * G * M_sun * mass / c**2 * ratio).to_value("") * u.rad).to_value("arcsec")
 
 
-class Distribution(Protocol):
-    """Anything that can draw `count` values of one parameter."""
-
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        """[count] float64."""
-
-
 @dataclass(frozen=True)
-class Uniform:
-    """Flat between `low` and `high`."""
+class Prior:
+    """Prior distribution of one parameter.
 
-    low: float
-    high: float
+    Attributes:
+        family: a key of `FAMILIES`. `annulus` is the distance from the centre of a point that lies anywhere in an
+            annulus, i.e. of density ∝ r; `einstein_radius` is that of a mass (Msun) at `z_lens` and `z_source`.
+        values: the numbers of the family: (value,), (low, high), (mean, deviation), the choices, or (mass,).
+        between: (low, high), to which a normal is truncated.
+        weights: relative weights of the choices; equal if empty.
+        times: a parameter drawn before, with which the draw is multiplied.
+        around: a parameter drawn before, of which `slope` times its value is added to the draw.
+        slope: see `around`.
 
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return rng.uniform(self.low, self.high, count)
+    Raises:
+        ValueError: The numbers or options do not fit the family.
+    """
 
-
-@dataclass(frozen=True)
-class Constant:
-    """Always `value`."""
-
-    value: float
-
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.full(count, float(self.value))
-
-
-@dataclass(frozen=True)
-class LogUniform:
-    """Flat in the logarithm between `low` and `high`, both above 0."""
-
-    low: float
-    high: float
-
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.exp(rng.uniform(np.log(self.low), np.log(self.high), count))
-
-
-@dataclass(frozen=True)
-class Annulus:
-    """The distance from the centre of a point that lies anywhere in an annulus: density ∝ r from `inner` to `outer`."""
-
-    inner: float
-    outer: float
-
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return np.sqrt(rng.uniform(self.inner**2, self.outer**2, count))
-
-
-@dataclass(frozen=True)
-class Normal:
-    """Gaussian, redrawn until it falls between `low` and `high`."""
-
-    mean: float
-    deviation: float
-    low: float = -np.inf
-    high: float = np.inf
-
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        values = rng.normal(self.mean, self.deviation, count)
-        while (outside := (values < self.low) | (values > self.high)).any():
-            values[outside] = rng.normal(self.mean, self.deviation, int(outside.sum()))
-        return values
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of `values`, with these weights."""
-
+    family: str
     values: tuple[float, ...]
-    weights: tuple[float, ...]
+    between: tuple[float, float] | None = None
+    weights: tuple[float, ...] = ()
+    times: str | None = None
+    around: str | None = None
+    slope: float | None = None
+
+    def __post_init__(self) -> None:
+        family, values = self.family, self.values
+        require(family in FAMILIES, f"unknown prior {family!r}; choose one of {', '.join(FAMILIES)}")
+        count = FAMILIES[family]
+        require(len(values) == (count or max(len(values), 1)), f"{family} takes {count or 'one or more'} numbers")
+        if family in ("uniform", "log_uniform", "annulus"):
+            low, high = values
+            lowest = {"uniform": -np.inf, "log_uniform": np.nextafter(0, 1), "annulus": 0.0}[family]
+            require(lowest <= low <= high, f"{family} from {low:g} to {high:g} is empty; write [low, high]")
+        require(family != "normal" or values[-1] >= 0, "normal has a negative standard deviation")
+        require(self.between is None or family == "normal", "between is for normal only")
+        require(_acceptance(self) >= MIN_ACCEPTANCE, "between leaves out nearly all of the normal; widen it")
+        require(not self.weights or family == "choice", "weights are for choice only")
+        fitting = len(self.weights) in (0, len(values)) and min(self.weights, default=1) >= 0
+        require(fitting and sum(self.weights or (1,)) > 0, "weights must be one number of 0 or more per choice")
+        require(not (self.times and self.around), "both times and around are given; remove one")
+        require(self.slope is None or self.around is not None, "slope needs around")
+
+    @property
+    def depends_on(self) -> set[str]:
+        """Parameters that have to be drawn before."""
+        redshifts = {"z_lens", "z_source"} if self.family == "einstein_radius" else set()
+        return redshifts | {name for name in (self.times, self.around) if name}
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        share = np.asarray(self.weights, dtype=np.float64)
-        return rng.choice(np.asarray(self.values, dtype=np.float64), count, p=share / share.sum())
+        """Return [count] float64 draws; `drawn` holds the parameters drawn before, [count] each."""
+        draws = self._draw(rng, count, drawn)
+        if self.times:
+            return drawn[self.times] * draws
+        if self.around:
+            return (1.0 if self.slope is None else self.slope) * drawn[self.around] + draws
+        return draws
+
+    def _draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        first, last = self.values[0], self.values[-1]
+        if self.family == "uniform":
+            return rng.uniform(first, last, count)
+        if self.family == "log_uniform":
+            return np.exp(rng.uniform(np.log(first), np.log(last), count))
+        if self.family == "annulus":
+            return np.sqrt(rng.uniform(first**2, last**2, count))
+        if self.family == "choice":
+            weights = np.asarray(self.weights or np.ones(len(self.values)))
+            return rng.choice(np.asarray(self.values), count, p=weights / weights.sum())
+        if self.family == "einstein_radius":
+            return einstein_radius(first, drawn["z_lens"], drawn["z_source"])
+        if self.family == "value":
+            return np.full(count, first)
+        draws = rng.normal(first, last, count)
+        low, high = self.between or (-np.inf, np.inf)
+        while (rejected := (draws < low) | (draws > high)).any():
+            draws[rejected] = rng.normal(first, last, int(rejected.sum()))
+        return draws
 
 
-@dataclass(frozen=True)
-class Around:
-    """`slope` times the value of the parameter `name`, plus a draw."""
-
-    name: str
-    offset: Distribution
-    slope: float = 1.0
-
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self.slope * drawn[self.name] + self.offset.draw(rng, count, drawn)
-
-
-@dataclass(frozen=True)
-class Times:
-    """The value of the parameter `name` times a draw."""
-
-    name: str
-    factor: Distribution
-
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return drawn[self.name] * self.factor.draw(rng, count, drawn)
-
-
-@dataclass(frozen=True)
-class EinsteinRadius:
-    """That of a point of `mass` Msun, arcsec, at the redshifts `z_lens` and `z_source` drawn before."""
-
-    mass: float
-
-    def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
-        return einstein_radius(self.mass, drawn["z_lens"], drawn["z_source"])
+def _acceptance(prior: Prior) -> float:
+    """Return the probability that a draw of the untruncated normal lies in `between`; 1 without truncation."""
+    if prior.between is None:
+        return 1.0
+    (mean, deviation), (low, high) = prior.values, prior.between
+    if deviation == 0:
+        return float(low <= mean <= high)
+    return (erf((high - mean) / deviation / 2**0.5) - erf((low - mean) / deviation / 2**0.5)) / 2

@@ -1,8 +1,8 @@
-"""One block of parameters to noiseless images.
+"""Noiseless images of one block of parameters, and colour composites.
 
-Light is sampled on a grid finer than the pixels and a margin wider than the stamp, scaled to its magnitudes, convolved
-there with each band's point spread function, and only then summed into pixels. A CPU does a few images at a time, so
-that what is being worked on stays in its cache.
+Light is sampled on a grid finer than the pixels and a margin wider than the image, scaled to its magnitudes, convolved
+there with each band's point spread function, and only then summed into pixels. A CPU renders a few images at a time, so
+that its working set stays in the cache.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ import torch
 from torch import Tensor
 
 from zwicky.errors import UserError
-from zwicky.simulate.deflection import shoot
-from zwicky.simulate.draw import Drawn
-from zwicky.simulate.galaxies import chosen_galaxies
-from zwicky.simulate.layers import LAYERS, SOURCES, Parameters
+from zwicky.simulate.draw import ParameterBlock
+from zwicky.simulate.galaxies import galaxy_tensors
+from zwicky.simulate.lensing import ray_trace
+from zwicky.simulate.light import LAYERS, SOURCES, Parameters
 from zwicky.simulate.noise import nanomaggies
-from zwicky.simulate.population import Kind, Population
+from zwicky.simulate.population import CHANNELS, Composite, ObjectClass, Population
 from zwicky.simulate.psf import transfer
 
-MARGIN = 8  # pixels around the stamp whose light the point spread function scatters into it
-CELLS = 2**18  # of the fine grid, worked on at a time by a CPU …
-CELLS_ELSEWHERE = 2**24  # … and by another device
+MARGIN = 8  # pixels around the image whose light the point spread function scatters into it
+CELLS_CPU = 2**18  # cells of the fine grid rendered at a time by a CPU …
+CELLS_GPU = 2**24  # … and by another device
 CPU = torch.device("cpu")
 
 
 def fine_size(population: Population) -> int:
-    """Cells a side of the fine grid: the stamp and its margin."""
+    """Return the cells per side of the fine grid: the image and its margin."""
     return (population.size + 2 * MARGIN) * population.supersampling
 
 
-def grid(size: int, scale: float, where: torch.device = CPU) -> tuple[Tensor, Tensor]:
-    """Positions x, y [1, size, size] arcsec of the centres of a grid's cells, 0 in its middle, y along the rows."""
-    axis = (torch.arange(size, device=where) - (size - 1) / 2) * scale
+def grid(size: int, scale: float, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
+    """Return the positions x, y [1, size, size], arcsec, of a grid's cells, 0 at its centre, y along the rows."""
+    axis = (torch.arange(size, device=device) - (size - 1) / 2) * scale
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return x[None], y[None]
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """Light of some images of one kind on the fine grid, before its magnitudes.
+class LightGrid:
+    """Light of some images of one class on the fine grid, before it is scaled to magnitudes.
 
-    cells: [n, layers, size, size]; a layer sums to 1, or to its magnification where its magnitudes are unlensed ones.
-    magnification: [n, layers], total, within the frame; NaN for what is not a source.
+    Attributes:
+        cells: [n, layers, size, size]; a layer sums to 1, or to its magnification if its magnitudes are unlensed.
+        magnification: [n, layers] total within the grid; NaN for a layer that is no source.
     """
 
     cells: Tensor
@@ -53,91 +54,93 @@ class Shapes:
 
 
 def render_block(
-    population: Population, drawn: Drawn, where: torch.device = CPU
+    population: Population, drawn: ParameterBlock, device: torch.device = CPU
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Noiseless layers [n, layers, bands, size, size] float32 in nanomaggies, and what only the rendering tells.
+    """Render a block.
 
-    The latter is `magnification` (total, within the frame) and the magnitudes that follow from it: `source_mag_BAND`,
-    unlensed, or `arc_mag_BAND` where the unlensed ones were drawn. NaN without a source.
+    Returns:
+        Noiseless layers of light [n, layers, bands, size, size] float32, nanomaggies, and the truth that only rendering
+        knows: `magnification` and the magnitudes that follow from it, `source_mag_BAND` (unlensed), or `arc_mag_BAND`
+        if the unlensed ones were drawn; NaN without a source.
     """
-    n, layers, bands, size = len(drawn.kinds), len(population.light), population.instrument.bands, population.size
-    images = np.empty((n, layers, len(bands), size, size), np.float32)
+    n, layers, bands = len(drawn.object_class), len(population.light), population.instrument.bands
+    images = np.empty((n, layers, len(bands), population.size, population.size), np.float32)
     magnification = np.full((n, layers), np.nan)
-    fine = fine_size(population)
-    cell = population.instrument.pixel_scale / population.supersampling
-    x, y = grid(fine, cell, where)
-    step = max(1, (CELLS if where.type == "cpu" else CELLS_ELSEWHERE) // fine**2)
-    for name, kind in population.kinds.items():
-        of_kind = np.flatnonzero(drawn.kinds == name)
-        for start in range(0, len(of_kind), step):
-            rows = of_kind[start : start + step]
-            p = parameters_of(drawn, rows, where)
-            values = {name: one[rows] for name, one in drawn.values.items()}
-            p.update(chosen_galaxies(population.galaxies, values, where))
-            shapes = shapes_of(population, kind, x, y, cell, p)
-            magnification[rows] = shapes.magnification.cpu().numpy()
-            images[rows] = observe(population, shapes.cells, drawn, rows).cpu().numpy()
+    size = fine_size(population)
+    scale = population.instrument.pixel_scale / population.supersampling
+    x, y = grid(size, scale, device)
+    step = max(1, (CELLS_CPU if device.type == "cpu" else CELLS_GPU) // size**2)
+    for name, object_class in population.classes.items():
+        members = np.flatnonzero(drawn.object_class == name)
+        for start in range(0, len(members), step):
+            rows = members[start : start + step]
+            p = parameter_tensors(drawn, rows, device)
+            values = {key: column[rows] for key, column in drawn.values.items()}
+            p.update(galaxy_tensors(population.galaxies, values, device))
+            light = render_light(population, object_class, x, y, scale, p)
+            magnification[rows] = light.magnification.cpu().numpy()
+            images[rows] = observe(population, light.cells, drawn, rows).cpu().numpy()
     return images, _lensing_truth(population, drawn, magnification)
 
 
-class _Known(dict[str, Tensor]):
-    """Parameters by name; one that a shape needs and nobody declared is the user's to mend."""
+class _Parameters(dict[str, Tensor]):
+    """Parameters by name; a missing one is a mistake in the population."""
 
     def __missing__(self, name: str) -> Tensor:
         raise UserError(f"a shape or deflector needs the parameter {name!r}, which the population lacks; declare it")
 
 
-def parameters_of(drawn: Drawn, rows: np.ndarray, where: torch.device = CPU) -> dict[str, Tensor]:
-    """The parameters of these images, [n, 1, 1] each, and of their subhalos, [n, S, 1, 1]."""
-    values = drawn.values | drawn.lists
-    return _Known({name: _tensor(one[rows], where)[..., None, None] for name, one in values.items()})
+def parameter_tensors(drawn: ParameterBlock, rows: np.ndarray, device: torch.device = CPU) -> dict[str, Tensor]:
+    """Return the parameters of these images, [n, 1, 1] each, and of their subhalos, [n, S, 1, 1]."""
+    columns = drawn.values | drawn.lists
+    return _Parameters({name: _tensor(column[rows], device)[..., None, None] for name, column in columns.items()})
 
 
-def shapes_of(population: Population, kind: Kind, x: Tensor, y: Tensor, cell: float, p: Parameters) -> Shapes:
-    """The light of images of one kind on the grid x, y, whose cells are `cell` arcsec wide."""
+def render_light(
+    population: Population, object_class: ObjectClass, x: Tensor, y: Tensor, scale: float, p: Parameters
+) -> LightGrid:
+    """Return the light of images of one class on the grid x, y, whose cells are `scale` arcsec wide."""
     n = len(next(iter(p.values())))
     cells = torch.empty(n, len(population.light), *x.shape[1:], device=x.device)
     magnification = torch.full((n, len(population.light)), torch.nan, device=x.device)
-    u, v = shoot(x, y, kind.deflectors, p)
-    for position, (name, light) in enumerate(population.light.items()):
-        shape = kind.layers[name]
+    u, v = ray_trace(x, y, object_class.deflectors, p)
+    for index, (name, photometry) in enumerate(population.light.items()):
+        shape = object_class.layers[name]
         if shape not in SOURCES:
-            cells[:, position] = LAYERS[shape](x, y, p)
-            cells[:, position] /= cells[:, position].sum((1, 2), keepdim=True)
+            cells[:, index] = LAYERS[shape](x, y, p)
+            cells[:, index] /= cells[:, index].sum((1, 2), keepdim=True)
             continue
         source, integral = SOURCES[shape]
-        cells[:, position] = source(u, v, p) * (cell**2 / integral(p))
-        factor = cells[:, position].sum((1, 2))
-        magnification[:, position] = factor
-        if not light.unlensed:
-            cells[:, position] /= factor[:, None, None]
-    return Shapes(cells, magnification)
+        cells[:, index] = source(u, v, p) * (scale**2 / integral(p))
+        magnification[:, index] = cells[:, index].sum((1, 2))
+        if not photometry.unlensed:
+            cells[:, index] /= magnification[:, index, None, None]
+    return LightGrid(cells, magnification)
 
 
-def observe(population: Population, cells: Tensor, drawn: Drawn, rows: np.ndarray) -> Tensor:
-    """Images [n, layers, bands, size, size] of light on the fine grid [n, layers, fine, fine], in nanomaggies."""
-    fine, where = cells.shape[-1], cells.device
+def observe(population: Population, cells: Tensor, drawn: ParameterBlock, rows: np.ndarray) -> Tensor:
+    """Return images [n, layers, bands, size, size], nanomaggies, of light on the fine grid [n, layers, fine, fine]."""
+    size, device = cells.shape[-1], cells.device
     scale = population.instrument.pixel_scale / population.supersampling
-    spectra = torch.fft.rfft2(cells)  # [n, layers, fine, fine//2+1]
+    spectra = torch.fft.rfft2(cells)  # [n, layers, size, size//2+1]
     bands = []
-    for band in population.instrument.bands:
-        fwhm = _tensor(band.fwhm * drawn.values["seeing"][rows], where)
-        light = torch.fft.irfft2(spectra * transfer(band.psf, fwhm, fine, scale)[:, None], s=(fine, fine))
+    for name, band in population.instrument.bands.items():
+        fwhm = _tensor(band.fwhm * drawn.values["seeing"][rows], device)
+        light = torch.fft.irfft2(spectra * transfer(band.psf, fwhm, size, scale)[:, None], s=(size, size))
         pixels = torch.nn.functional.avg_pool2d(light, population.supersampling, divisor_override=1)  # sums
-        named = [light.columns(layer)[band.name] for layer, light in population.light.items()]
-        flux = np.stack([nanomaggies(drawn.values[name][rows]) for name in named], 1)
-        bands.append(pixels[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * _tensor(flux, where)[:, :, None, None])
+        columns = [photometry.columns(layer)[name] for layer, photometry in population.light.items()]
+        flux = np.stack([nanomaggies(drawn.values[column][rows]) for column in columns], 1)
+        bands.append(pixels[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * _tensor(flux, device)[:, :, None, None])
     return torch.stack(bands, 2)
 
 
-def _lensing_truth(population: Population, drawn: Drawn, magnification: np.ndarray) -> dict[str, np.ndarray]:
-    """The unlensed source is fainter than what is observed by 2.5 log10 of the magnification."""
-    if not any(shape in SOURCES for kind in population.kinds.values() for shape in kind.layers.values()):
+def _lensing_truth(population: Population, drawn: ParameterBlock, magnification: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the truth that follows from magnification: the source is fainter by 2.5 log10 of it."""
+    if not any(shape in SOURCES for one in population.classes.values() for shape in one.layers.values()):
         return {}
-    layer = list(population.light).index("arc")
-    truth = {"magnification": magnification[:, layer]}
+    truth = {"magnification": magnification[:, list(population.light).index("arc")]}
     fainter = 2.5 * np.log10(truth["magnification"])
-    for band in population.instrument.band_names:
+    for band in population.instrument.bands:
         if population.light["arc"].unlensed:
             truth[f"arc_mag_{band}"] = drawn.values[f"source_mag_{band}"] - fainter
         else:
@@ -145,5 +148,43 @@ def _lensing_truth(population: Population, drawn: Drawn, magnification: np.ndarr
     return truth
 
 
-def _tensor(values: np.ndarray, where: torch.device) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(where)
+def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)
+
+
+def make_composite(
+    images: np.ndarray, bands: tuple[str, ...], config: Composite, rng: np.random.Generator
+) -> np.ndarray:
+    """Return 8-bit colour pictures [n, 3, H, W] uint8 of noisy images [n, bands, H, W] in nanomaggies; sky is black.
+
+    After Lupton et al. (2004), arXiv:astro-ph/0312483: with x_c = s_c f_c, s of mean 1 and f in fluxes of AB magnitude
+    `zero_point`, and I = Σ x_c, channel c is 255 x_c asinh(α Q I) / (Q I), clipped and truncated to integers.
+    """
+    unit = 10 ** (0.4 * (config.zero_point - 22.5))
+    scales = np.array(config.scales, dtype=np.float32) * np.float32(unit * 3 / sum(config.scales))
+    order = [bands.index(config.channels[channel]) for channel in CHANNELS]
+    scaled = images[:, order] * scales[:, None, None]
+    # asinh(t)/t tends to 1; t is kept off 0, where the quotient is not a number
+    t = config.alpha * config.Q * scaled.sum(1, keepdims=True)
+    t = np.where(np.abs(t) < 1e-6, np.float32(1e-6), t)
+    values = np.clip(255 * config.alpha * scaled * np.arcsinh(t) / t, 0, 255).astype(np.uint8)
+    return resample(values, config.resampling, rng) if config.resampling else values
+
+
+def resample(pictures: np.ndarray, width: float, rng: np.random.Generator) -> np.ndarray:
+    """Shift each picture [n, 3, H, W] uint8 by up to half a pixel along both axes with a triangle kernel.
+
+    A pixel at distance d has the weight max(width - |d|, 0), normalised: width 1 is bilinear interpolation.
+    """
+    result = pictures.astype(np.float32)
+    size, reach = pictures.shape[-1], int(np.ceil(width + 0.5))
+    steps = np.arange(-reach, reach + 1)
+    for axis in (2, 3):
+        shift = rng.uniform(-0.5, 0.5, len(pictures))
+        weights = np.maximum(width - np.abs(steps - shift[:, None]), 0)
+        weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+        padding = [(reach, reach) if one == axis else (0, 0) for one in range(4)]
+        padded = np.pad(result, padding, mode="edge")
+        shifted = [padded.take(range(reach + step, reach + step + size), axis) for step in steps]
+        result = np.sum([one * weights[:, k, None, None, None] for k, one in enumerate(shifted)], axis=0)
+    return np.rint(result).astype(np.uint8)

@@ -1,0 +1,107 @@
+"""Deflectors by name, and ray tracing through those that a class of objects lists.
+
+Each takes positions x, y [1, H, W] of the grid that all images share and the parameters of a block, and returns the
+reduced deflection angle α [n, H, W], arcsec, at the redshifts of the lens and source. Parameters are [n, 1, 1], those
+of subhalos [n, S, 1, 1] with NaN where an image has fewer than S. Ellipticities are as in `zwicky.simulate.light`; the
+Einstein radius of an ellipsoid is circularised: κ = ½ θ_E / √(q x'² + y'²/q).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from caustics.lenses.func import (
+    reduced_deflection_angle_epl,
+    reduced_deflection_angle_external_shear,
+    reduced_deflection_angle_mass_sheet,
+    reduced_deflection_angle_sie,
+    reduced_deflection_angle_sis,
+)
+from torch import Tensor
+
+from zwicky.simulate.light import Parameters, ellipse
+from zwicky.simulate.subhalos import SOFTENING, Subhalos, sum_deflections
+from zwicky.simulate.substructure import VORTEX_POINTS
+
+Deflector = Callable[[Tensor, Tensor, Parameters], tuple[Tensor, Tensor]]
+
+CORE = 1e-6  # arcsec; keeps the deflection of the SIE finite at its centre
+EPL_TERMS = 18  # of the series; its ratio is below (1 - q) / (1 + q), 0.35 at most
+
+
+def sie(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return α of a singular isothermal ellipsoid, Eqs. 34-35 of Keeton (2001), arXiv:astro-ph/0102341."""
+    q, phi = ellipse(p["mass_e1"], p["mass_e2"])
+    return reduced_deflection_angle_sie(p["lens_x"], p["lens_y"], q, phi, p["theta_E"], x, y, CORE)
+
+
+def epl(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return α of an elliptical power law ρ ∝ r^-slope, Eq. 13 of Tessore & Metcalf (2015), arXiv:1507.01819."""
+    q, phi = ellipse(p["mass_e1"], p["mass_e2"])
+    shape = (p["lens_x"], p["lens_y"], q, phi, p["theta_E"], p["slope"] - 1)
+    return reduced_deflection_angle_epl(*shape, x, y, EPL_TERMS, 1)
+
+
+def shear(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return α of an external shear about the lens: (γ1 x + γ2 y, γ2 x - γ1 y)."""
+    return reduced_deflection_angle_external_shear(p["lens_x"], p["lens_y"], p["gamma1"], p["gamma2"], x, y)
+
+
+def mass_sheet(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return α of a uniform convergence about the lens: κ (x, y); negative to compensate the mass of subhalos."""
+    return reduced_deflection_angle_mass_sheet(p["lens_x"], p["lens_y"], p["sheet_kappa"], x, y)
+
+
+def sis(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return α of a singular isothermal sphere about the lens: θ_E; negative to compensate the mass of a vortex."""
+    return reduced_deflection_angle_sis(p["lens_x"], p["lens_y"], p["sis_theta_E"], x, y, SOFTENING)
+
+
+def subhalos(profile: str, x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return α of subhalos of one profile, see `zwicky.simulate.subhalos`."""
+    theta_E = p["subhalo_theta_E"][..., 0, 0]
+    present = torch.isfinite(theta_E)
+    masses: Subhalos = {
+        "x0": torch.where(present, p["subhalo_x"][..., 0, 0], 0),
+        "y0": torch.where(present, p["subhalo_y"][..., 0, 0], 0),
+        "b": torch.where(present, theta_E, 0),
+    }
+    if profile == "tnfw":
+        masses |= {name: torch.where(present, p[f"subhalo_{name}"][..., 0, 0], 1) for name in ("Rs", "tau")}
+    return sum_deflections(profile, x, y, masses)
+
+
+def vortex(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return α of a vortex in an axion condensate: equal point masses along a line (arXiv:1909.07346)."""
+    along = torch.linspace(-1, 1, VORTEX_POINTS, device=x.device) * p["vortex_half_length"][..., 0]  # [n, points]
+    angle = p["vortex_angle"][..., 0]
+    masses: Subhalos = {
+        "x0": p["lens_x"][..., 0] + along * torch.cos(angle),
+        "y0": p["lens_y"][..., 0] + along * torch.sin(angle),
+        "b": (p["vortex_theta_E"][..., 0] / VORTEX_POINTS**0.5).expand_as(along),
+    }
+    return sum_deflections("point", x, y, masses)
+
+
+DEFLECTORS: dict[str, Deflector] = {
+    "sie": sie,
+    "epl": epl,
+    "shear": shear,
+    "mass_sheet": mass_sheet,
+    "sis": sis,
+    "vortex": vortex,
+    "point_subhalos": partial(subhalos, "point"),
+    "sis_subhalos": partial(subhalos, "sis"),
+    "tnfw_subhalos": partial(subhalos, "tnfw"),
+}
+
+
+def ray_trace(x: Tensor, y: Tensor, deflectors: Sequence[str], p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return the source-plane positions of image-plane positions: β = θ - Σ α(θ), the lens equation."""
+    u, v = x, y
+    for name in deflectors:
+        alpha_x, alpha_y = DEFLECTORS[name](x, y, p)
+        u, v = u - alpha_x, v - alpha_y
+    return u, v

@@ -1,0 +1,182 @@
+"""Light: surface-brightness profiles, and the layers of light that populations name.
+
+Positions x, y and results are [n, H, W], parameters [n, 1, 1]; lengths in arcsec, angles in radians, x along the last
+axis. An ellipticity (e1, e2) has length (1-q)/(1+q) and position angle φ = atan2(e2, e1) / 2. Radii are circularised:
+an ellipse of radius R has the semi-major axis R/√q.
+
+`LAYERS` are functions of image-plane positions. `SOURCES` are functions of source-plane positions, with their integral
+over the plane, from which magnifications follow. Either may have any normalisation: the renderer scales it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from caustics.light.func import brightness_sersic, k_sersic
+from torch import Tensor
+
+from zwicky.simulate.galaxies import sample_galaxy
+
+Parameters = Mapping[str, Tensor]
+
+CLUMPS = 4
+CORE = 1e-6  # arcsec; keeps the spiral's logarithm finite at the centre
+
+
+def ellipse(e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the axis ratio q and the position angle φ of an ellipticity."""
+    e = torch.hypot(e1, e2)
+    return (1 - e) / (1 + e), torch.atan2(e2, e1) / 2
+
+
+def elliptical_polar(x: Tensor, y: Tensor, x0: Tensor, y0: Tensor, e1: Tensor, e2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the circularised radius √(q x'² + y'²/q) and the angle in the plane of a disc with that ellipticity."""
+    q, phi = ellipse(e1, e2)
+    along = (x - x0) * torch.cos(phi) + (y - y0) * torch.sin(phi)
+    across = (y - y0) * torch.cos(phi) - (x - x0) * torch.sin(phi)
+    u, v = along * q.sqrt(), across / q.sqrt()
+    return torch.hypot(u, v), torch.atan2(v, u)
+
+
+def sersic(x: Tensor, y: Tensor, x0: Tensor, y0: Tensor, e1: Tensor, e2: Tensor, R: Tensor, n: Tensor) -> Tensor:
+    """Return the Sérsic profile exp(-b_n ((r/R)^(1/n) - 1)), 1 at the half-light radius R.
+
+    Eq. 1 of Graham & Driver (2005), arXiv:astro-ph/0503176; b_n by Ciotti & Bertin (1999), arXiv:astro-ph/9911078.
+    """
+    q, phi = ellipse(e1, e2)
+    return brightness_sersic(x0, y0, q, phi, n, R / q.sqrt(), 1.0, x, y, k_sersic(n))
+
+
+def sersic_flux(R: Tensor, n: Tensor) -> Tensor:
+    """Return the integral of `sersic` over the plane, arcsec²: 2π n R² e^b b^(-2n) Γ(2n)."""
+    b = k_sersic(n)
+    return 2 * torch.pi * n * R**2 * torch.exp(b - 2 * n * torch.log(b) + torch.lgamma(2 * n))
+
+
+def spiral(
+    r: Tensor, angle: Tensor, arms: int, R: Tensor, phase: Tensor, pitch: Tensor, sense: Tensor, sharpness: Tensor
+) -> Tensor:
+    """Return logarithmic arms on a disc with a hole, ((r/R) exp(1 - r/R))^4, 1 on the arms at r = R.
+
+    Arm k follows r = R exp(±(angle - phase - 2πk/arms) tan pitch); across it the light is a von Mises profile.
+    """
+    ridge = phase + sense * torch.log(r.clamp(min=CORE) / R) / torch.tan(pitch)
+    disc = (r / R * torch.exp(1 - r / R)) ** 4
+    return disc * torch.exp(sharpness * (torch.cos(arms * (angle - ridge)) - 1))
+
+
+def ring(r: Tensor, angle: Tensor, R: Tensor, width: Tensor, knots: Tensor, phase: Tensor) -> Tensor:
+    """Return a Gaussian annulus at R whose light varies in angle as exp(knots cos(angle - phase))."""
+    return torch.exp(-0.5 * ((r - R) / width) ** 2 + knots * torch.cos(angle - phase))
+
+
+def _offset(p: Parameters, prefix: str, x0: Tensor | float = 0.0, y0: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return the position at `PREFIX_distance` and `PREFIX_angle` from (x0, y0)."""
+    r, angle = p[f"{prefix}_distance"], p[f"{prefix}_angle"]
+    return x0 + r * torch.cos(angle), y0 + r * torch.sin(angle)
+
+
+def _satellite(
+    x: Tensor, y: Tensor, p: Parameters, prefix: str, center: tuple[Tensor, Tensor], n: float, flux: Tensor, round=False
+) -> Tensor:
+    """Return a Sérsic galaxy of half-light radius `PREFIX_R`, with `PREFIX_e1` and `PREFIX_e2` unless `round`."""
+    R = p[f"{prefix}_R"]
+    index, zero = torch.full_like(R, n), torch.zeros_like(R)
+    e1, e2 = (zero, zero) if round else (p[f"{prefix}_e1"], p[f"{prefix}_e2"])
+    return flux / sersic_flux(R, index) * sersic(x, y, *center, e1, e2, R, index)
+
+
+def sersic_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Return the light of the lens galaxy, a Sérsic ellipse."""
+    return sersic(x, y, p["lens_x"], p["lens_y"], p["lens_e1"], p["lens_e2"], p["lens_R"], p["lens_n"])
+
+
+def double_nucleus(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Return the lens galaxy with a second nucleus of the same colour: a merger."""
+    x0, y0 = _offset(p, "second", p["lens_x"], p["lens_y"])
+    second = sersic(x, y, x0, y0, p["lens_e2"], p["lens_e1"], p["second_R"], p["lens_n"])
+    weight = p["second_weight"] / sersic_flux(p["second_R"], p["lens_n"])
+    return sersic_lens(x, y, p) / sersic_flux(p["lens_R"], p["lens_n"]) + weight * second
+
+
+def real_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Return the light of a real galaxy in place of the lens galaxy."""
+    return sample_galaxy("lens", x - p["lens_x"], y - p["lens_y"], p)
+
+
+def spiral_arms(x: Tensor, y: Tensor, p: Parameters, arms: int = 2) -> Tensor:
+    """Return logarithmic arms around the lens galaxy, one side of the disc brighter; one arm is a tidal tail."""
+    r, angle = elliptical_polar(x, y, p["lens_x"], p["lens_y"], p["disc_e1"], p["disc_e2"])
+    light = spiral(r, angle, arms, p["arm_radius"], p["arm_angle"], p["arm_pitch"], p["arm_sense"], p["arm_sharpness"])
+    return light * torch.exp(p["lopsided"] * torch.cos(angle - p["lopsided_angle"]))
+
+
+def blue_ring(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Return a ring around the lens galaxy, as a collision or a bar leaves it."""
+    r, angle = elliptical_polar(x, y, p["lens_x"], p["lens_y"], p["ring_e1"], p["ring_e2"])
+    return ring(r, angle, p["radius"], p["ring_width"], p["ring_knots"], p["ring_angle"])
+
+
+def companions(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Return one to three exponential discs near the lens galaxy."""
+    total = torch.zeros_like(x + p["lens_x"])
+    for k in (1, 2, 3):
+        prefix = f"companion{k}"
+        weight = p[f"{prefix}_weight"] * (p["companions"] >= k)
+        total = total + _satellite(x, y, p, prefix, _offset(p, prefix, p["lens_x"], p["lens_y"]), 1.0, weight)
+    return total
+
+
+def field_galaxies(x: Tensor, y: Tensor, p: Parameters, colour: str, n: float) -> Tensor:
+    """Return two unrelated galaxies of Sérsic index n anywhere in the image; `colour` is "red" or "blue"."""
+    total = torch.zeros_like(x + p["lens_x"])
+    for prefix in (f"{colour}1", f"{colour}2"):
+        total = total + _satellite(x, y, p, prefix, _offset(p, prefix), n, p[f"{prefix}_weight"])
+    return total
+
+
+def sersic_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
+    """Return a Sérsic ellipse at (source_dx, source_dy) from the lens."""
+    x0, y0 = p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]
+    return sersic(u, v, x0, y0, p["source_e1"], p["source_e2"], p["source_R"], p["source_n"])
+
+
+def clumpy_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
+    """Return `sersic_source` with round exponential clumps; a clump's weight is its flux over the ellipse's."""
+    total, flux = sersic_source(u, v, p), sersic_flux(p["source_R"], p["source_n"])
+    x0, y0 = p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]
+    for prefix in (f"clump{k}" for k in range(1, CLUMPS + 1)):
+        weight = p[f"{prefix}_weight"] * flux
+        total = total + _satellite(u, v, p, prefix, _offset(p, prefix, x0, y0), 1.0, weight, round=True)
+    return total
+
+
+def clumpy_source_flux(p: Parameters) -> Tensor:
+    """Return the integral of `clumpy_source`, arcsec²."""
+    return sersic_flux(p["source_R"], p["source_n"]) * (1 + sum(p[f"clump{k}_weight"] for k in range(1, CLUMPS + 1)))
+
+
+def real_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
+    """Return a real galaxy at (source_dx, source_dy) from the lens."""
+    return sample_galaxy("source", u - p["lens_x"] - p["source_dx"], v - p["lens_y"] - p["source_dy"], p)
+
+
+LAYERS: dict[str, Callable[[Tensor, Tensor, Parameters], Tensor]] = {
+    "sersic_lens": sersic_lens,
+    "double_nucleus": double_nucleus,
+    "real_lens": real_lens,
+    "spiral_arms": spiral_arms,
+    "tidal_tail": partial(spiral_arms, arms=1),
+    "ring": blue_ring,
+    "companions": companions,
+    "red_field": partial(field_galaxies, colour="red", n=2.5),
+    "blue_field": partial(field_galaxies, colour="blue", n=1.0),
+}
+
+SOURCES: dict[str, tuple[Callable[[Tensor, Tensor, Parameters], Tensor], Callable[[Parameters], Tensor]]] = {
+    "sersic_source": (sersic_source, lambda p: sersic_flux(p["source_R"], p["source_n"])),
+    "clumpy_source": (clumpy_source, clumpy_source_flux),
+    "real_source": (real_source, lambda p: torch.ones_like(p["source_zoom"])),
+}
