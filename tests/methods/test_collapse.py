@@ -29,7 +29,7 @@ def made(kind):
         teacher = torch.softmax(torch.randn(256, K, generator=generator) * 3, -1)
     if kind == "constant":
         embeddings = embeddings[:1] + 1e-4 * embeddings
-    loss = losses.view_loss(torch.stack([student] * 2), torch.stack([teacher] * 2), 0.1)
+    loss = losses.view_loss(student.repeat(2, 1), teacher.repeat(2, 1), len(student), 0.1)
     metrics = {"loss": loss, **prototype_metrics(teacher, loss), "embedding_std": embedding_std(embeddings)}
     return {name: float(value) for name, value in metrics.items()}
 

@@ -167,7 +167,7 @@ def test_center_is_the_running_mean_of_the_batches():
     means = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     center, by_hand = Center(5, 0.9), torch.zeros(5, dtype=torch.float64)
     for mean in means:
-        center.update(mean)
+        center.update(mean + torch.tensor([[1.0], [-1.0], [9.0]]), torch.tensor([True, True, False]))
         by_hand = 0.9 * by_hand + 0.1 * mean.double()
     assert torch.allclose(center.value.double(), by_hand, atol=1e-6)
     logits = torch.randn(3, 5)

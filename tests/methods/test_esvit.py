@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 
 import pytest
 import torch
@@ -127,12 +126,11 @@ def test_regions_learn_through_their_own_head(small_backbone, make_views):
 
 
 @pytest.mark.parametrize(("name", "size"), [("vit_tiny", 8), ("resnet18", 16)])
-def test_a_single_region_is_refused_with_a_size_that_works(name, size, small_backbone):
+def test_a_single_region_is_refused(name, size, small_backbone):
     with pytest.raises(UserError, match="single region") as caught:
         made(small_backbone(name, image_size=size))
     assert "\n" not in str(caught.value)
-    larger = int(re.search(r"take (\d+) px", str(caught.value))[1])
-    assert made(small_backbone(name, image_size=larger)).region_loss
+    assert made(small_backbone(name, image_size=32)).region_loss
     assert not made(small_backbone(name, image_size=size), region_loss=False).region_loss
 
 

@@ -38,7 +38,9 @@ def test_view_loss_is_the_double_sum(batch, prototypes, local, tau_s, tau_t):
     student = torch.rand(2 + local, batch, prototypes, generator=generator) * 2 - 1
     teacher = ((torch.rand(2, batch, prototypes, generator=generator) * 2 - 1) / tau_t).softmax(-1)
     expected = slow_view_loss(student, teacher, tau_s)
-    assert float(losses.view_loss(student, teacher, tau_s)) == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert float(losses.view_loss(student.flatten(0, 1), teacher.flatten(0, 1), batch, tau_s)) == pytest.approx(
+        expected, rel=1e-6, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("local", [0, 3])
@@ -48,7 +50,7 @@ def test_view_loss_is_lightlys(local):
     student, logits = (torch.rand(n, 4, 16, generator=generator) for n in (2 + local, 2))
     oracle = lightly.DINOLoss(output_dim=16, warmup_teacher_temp=0.04, teacher_temp=0.04, warmup_teacher_temp_epochs=1)
     expected = oracle(list(logits), list(student), epoch=5)
-    loss = losses.view_loss(student, (logits / 0.04).softmax(-1), 0.1)
+    loss = losses.view_loss(student.flatten(0, 1), (logits / 0.04).softmax(-1).flatten(0, 1), 4, 0.1)
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
 
 
@@ -60,9 +62,11 @@ def test_loss_minus_entropy_is_a_divergence(batch, prototypes, local, seed):
     same = torch.randn(1, batch, prototypes, generator=generator)
     teacher = same.softmax(-1).expand(2, -1, -1)
     entropy = losses.entropy(teacher)
-    assert torch.allclose(losses.view_loss(same.expand(2 + local, -1, -1), teacher, 1.0), entropy, atol=1e-5)
+    assert torch.allclose(
+        losses.view_loss(same[0].repeat(2 + local, 1), teacher.flatten(0, 1), batch, 1.0), entropy, atol=1e-5
+    )
     student = torch.randn(2 + local, batch, prototypes, generator=generator)
-    assert losses.view_loss(student, teacher, 1.0) >= entropy - 1e-5
+    assert losses.view_loss(student.flatten(0, 1), teacher.flatten(0, 1), batch, 1.0) >= entropy - 1e-5
 
 
 def slow_mim(student, teacher, mask, temperature):
@@ -164,7 +168,13 @@ def test_gradients_of_the_losses():
     teacher = torch.randn(2, 2, 4, generator=generator, dtype=torch.float64).softmax(-1)
     inputs = (student.detach().float().requires_grad_(),)
     check = torch.autograd.gradcheck  # the losses compute in float32, hence the tolerances
-    assert check(lambda s: losses.view_loss(s, teacher.float(), 0.5), inputs, eps=1e-2, atol=1e-2, rtol=1e-2)
+    assert check(
+        lambda s: losses.view_loss(s.flatten(0, 1), teacher.float().flatten(0, 1), 2, 0.5),
+        inputs,
+        eps=1e-2,
+        atol=1e-2,
+        rtol=1e-2,
+    )
     p, z = torch.randn(2, 3, 4, generator=generator).unbind(0)
     assert check(lambda p: losses.negative_cosine(p, z), (p.requires_grad_(),), eps=1e-2, atol=1e-2, rtol=1e-2)
 

@@ -28,7 +28,6 @@ class BEiT(MaskedMethod):
     The paper's tokenizer is a large network trained on other images; `Tokenizer` is fitted to the cutouts themselves.
 
     Args:
-        backbone: the network to train; it supports masking.
         tokens: K, 8192 in the paper.
         components: principal components of the patches that the tokenizer keeps.
         mask_ratio: share of the patches that are masked, in blocks; 0.4 as in the paper.

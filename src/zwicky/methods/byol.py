@@ -28,7 +28,6 @@ class BYOL(MomentumTeacher):
             ξ = τ ξ + (1 − τ) θ
 
     Args:
-        backbone: the network to train.
         hidden: hidden width of projector and predictor, 4096 in the paper.
         width: of the projection, 256 in the paper.
         momentum: τ of the teacher at the start; a cosine brings it to 1.

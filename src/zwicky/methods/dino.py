@@ -38,9 +38,10 @@ class Center(nn.Module):
         return torch.softmax((logits.float() - self.value) / temperature, dim=-1)
 
     @torch.no_grad()
-    def update(self, batch_mean: Tensor) -> None:
-        """c ← m c + (1 − m) · mean of the teacher's logits over the batches of all processes; batch_mean [K]."""
-        self.value.lerp_(losses.mean_over_ranks(batch_mean.to(self.value.dtype)), 1.0 - self.momentum)
+    def update(self, logits: Tensor, valid: Tensor | None = None) -> None:
+        """c ← m c + (1 − m) · mean of the logits [N, K] of all processes, of the rows where `valid` [N] is True."""
+        valid = logits.new_ones(len(logits), dtype=torch.bool) if valid is None else valid
+        self.value.lerp_(losses.masked_mean(logits, valid), 1.0 - self.momentum)
 
 
 class DINO(MomentumTeacher):
@@ -67,7 +68,6 @@ class DINO(MomentumTeacher):
     the mean over all pairs of different crops.
 
     Args:
-        backbone: the network to train.
         prototypes: K; the paper's 65,536 is for 10⁶ images, 512-1024 suits 10³-10⁵.
         hidden: width of the head's hidden layers.
         bottleneck: width of the head's bottleneck.
@@ -134,26 +134,18 @@ class DINO(MomentumTeacher):
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss and the metrics of collapse."""
         views = views.interleave_partner()
+        batch = len(views)
         with torch.no_grad():
-            z_t = torch.cat([t.pooled for t in encode(self.teacher["backbone"], views.crops[: views.global_count])])
-            p_t = self.teacher_targets(z_t)
-        z_s = torch.cat([s.pooled for s in encode(self.student["backbone"], views.crops)])
-        loss = self.view_loss(z_s, p_t, len(views))
-        return {"loss": loss, **prototype_metrics(p_t, loss), "embedding_std": embedding_std(z_t[: len(views)])}
-
-    def teacher_targets(self, z: Tensor) -> Tensor:
-        """Return p_t [N, K] of the teacher's pooled features [N, D], then update the centre with their logits."""
-        logits = self.teacher["head"](z)
-        p_t = self.center(logits, self.teacher_temperature)
-        self.center.update(logits.mean(0))
-        return p_t
-
-    def view_loss(self, z: Tensor, p_t: Tensor, batch: int) -> Tensor:
-        """Return the loss between the student's pooled features [V·B, D] and the teacher's p_t [G·B, K]."""
-        logits = self.student["head"](z, self.frozen)
-        return losses.view_loss(
-            logits.unflatten(0, (-1, batch)), p_t.unflatten(0, (-1, batch)), self.student_temperature
-        )
+            z_t = torch.cat(
+                [crop.pooled for crop in encode(self.teacher["backbone"], views.crops[: views.global_count])]
+            )
+            t = self.teacher["head"](z_t)
+            p_t = self.center(t, self.teacher_temperature)
+            self.center.update(t)
+        z_s = torch.cat([crop.pooled for crop in encode(self.student["backbone"], views.crops)])
+        s = self.student["head"](z_s, self.frozen)
+        loss = losses.view_loss(s, p_t, batch, self.student_temperature)
+        return {"loss": loss, **prototype_metrics(p_t, loss), "embedding_std": embedding_std(z_t[:batch])}
 
 
 def encode(backbone: nn.Module, crops: list[Tensor], patch_tokens: bool = False) -> list[Features]:
@@ -169,17 +161,8 @@ def encode(backbone: nn.Module, crops: list[Tensor], patch_tokens: bool = False)
 def require_several_regions(method: str, backbone: Backbone) -> None:
     """Raise UserError if the backbone reduces its whole image to one patch token."""
     size = backbone.image_size
-    if min(backbone.grid(size)) > 1:
-        return
-    larger = next((other for other in range(size + 1, 16 * size) if _side(backbone, other) > 1), 2 * size)
-    raise UserError(
-        f"{method}: {backbone.config['name']} reduces {size} px to a single region, so there is nothing to learn "
-        f"between regions; take {larger} px or smaller patches"
-    )
-
-
-def _side(backbone: Backbone, size: int) -> int:
-    try:
-        return min(backbone.grid(size))
-    except UserError:
-        return 0
+    if min(backbone.grid(size)) < 2:
+        raise UserError(
+            f"{method}: {backbone.config['name']} reduces {size} px to a single region, so there is nothing to learn "
+            "between regions; take a larger views.crop or smaller patches"
+        )

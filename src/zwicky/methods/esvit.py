@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zwicky.augment.views import Views
-from zwicky.backbones.base import Backbone, Features
+from zwicky.backbones.base import Backbone
 from zwicky.methods import losses
 from zwicky.methods.collapse import embedding_std, prototype_metrics
 from zwicky.methods.dino import DINO, Center, encode, require_several_regions
@@ -27,7 +27,6 @@ class EsViT(DINO):
     and a centre of its own. Regions with more than half of their pixels invalid neither learn nor teach.
 
     Args:
-        backbone: the network to train.
         region_loss: whether L_R is used; L = L_V without.
         region_weight: w, ½ in the authors' code. If most regions look alike, as those of the sky do, it can pull all
             features together (the metrics show it); 0.1 did not.
@@ -51,37 +50,38 @@ class EsViT(DINO):
         if not self.region_loss:
             return super().forward(views)
         views = views.interleave_partner()
-        batch = len(views)
+        batch, count = len(views), views.global_count
+        student = encode(self.student["backbone"], views.crops, patch_tokens=True)
         with torch.no_grad():
-            t = encode(self.teacher["backbone"], views.crops[: views.global_count], patch_tokens=True)
-            z_t = torch.cat([crop.pooled for crop in t])
-            p_t = self.teacher_targets(z_t)
-        s = encode(self.student["backbone"], views.crops, patch_tokens=True)
-        view_loss = self.view_loss(torch.cat([crop.pooled for crop in s]), p_t, batch)
+            teacher = encode(self.teacher["backbone"], views.crops[:count], patch_tokens=True)
+            z_t = torch.cat([crop.pooled for crop in teacher])
+            t = self.teacher["head"](z_t)
+            p_t = self.center(t, self.teacher_temperature)
+            self.center.update(t)
+        s = self.student["head"](torch.cat([crop.pooled for crop in student]), self.frozen)
+        view_loss = losses.view_loss(s, p_t, batch, self.student_temperature)
 
-        regions_t, regions_s = regions_of(t), regions_of(s)  # [B, T_v, D] of each view
-        grids = [(crop.patch_tokens.shape[1], crop.patch_tokens.shape[2]) for crop in s]
-        valid = [views.patch_valid(crop, grid).flatten(1) for crop, grid in enumerate(grids)]  # [B, T_v]
+        grids = [(crop.patch_tokens.shape[1], crop.patch_tokens.shape[2]) for crop in student]
+        valid = [views.patch_valid(crop, grid).flatten(1) for crop, grid in enumerate(grids)]  # [B, T_v] of each view
+        regions_s = [crop.patch_tokens.flatten(1, 2) for crop in student]  # [B, T_v, D] of each view
+        regions_t = [crop.patch_tokens.flatten(1, 2) for crop in teacher]
         with torch.no_grad():
-            logits_t = on_regions(self.teacher["region_head"], regions_t)
-            p_regions = [self.region_center(logits, self.teacher_temperature) for logits in logits_t]
-            self.region_center.update(losses.masked_mean(torch.cat(logits_t, 1), torch.cat(valid[: len(t)], 1)))
-        logits_s = on_regions(self.student["region_head"], regions_s, self.frozen)
-        student = list(zip(regions_s, logits_s, strict=True))
-        teacher = list(zip(regions_t, p_regions, strict=True))
-        region_loss, entropy = losses.region_loss(student, teacher, valid, self.student_temperature)
-
+            t_regions = on_regions(self.teacher["region_head"], regions_t)
+            p_regions = [self.region_center(logits, self.teacher_temperature) for logits in t_regions]
+            self.region_center.update(torch.cat(t_regions, 1).flatten(0, 1), torch.cat(valid[:count], 1).flatten())
+        s_regions = on_regions(self.student["region_head"], regions_s, self.frozen)
+        region_loss, entropy = losses.region_loss(
+            list(zip(regions_s, s_regions, strict=True)),
+            list(zip(regions_t, p_regions, strict=True)),
+            valid,
+            self.student_temperature,
+        )
         return {
             "loss": (1 - self.region_weight) * view_loss + self.region_weight * region_loss,
             **prototype_metrics(p_t, view_loss),
             "embedding_std": embedding_std(z_t[:batch]),
             **prototype_metrics(torch.cat(p_regions, 1).flatten(0, 1), region_loss, "region_", entropy),
         }
-
-
-def regions_of(views: list[Features]) -> list[Tensor]:
-    """Flatten the grids of patch tokens: [B, T_v, D] of each view."""
-    return [view.patch_tokens.flatten(1, 2) for view in views]
 
 
 def on_regions(head: nn.Module, regions: list[Tensor], *options: bool) -> list[Tensor]:

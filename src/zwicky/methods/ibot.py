@@ -36,7 +36,6 @@ class IBOT(DINO):
     pixels invalid are neither predicted nor counted in the centre.
 
     Args:
-        backbone: the network to train; it supports masking.
         shared_head: whether [CLS] and patches share a head, as in the paper. They pass it separately, so that
             BatchNorm compares [CLS] with [CLS] and patches with patches.
         options: those of `DINO`.
@@ -65,16 +64,20 @@ class IBOT(DINO):
 
         with torch.no_grad():
             t = self.teacher["backbone"](x)
-            p_cls = self.teacher_targets(t.pooled)
-            logits = self.teacher[self.patch_head](t.patch_tokens.flatten(0, 2))  # of all patches, for the centre
-            p_patch = self.region_center(logits[index], self.teacher_temperature)
-            self.region_center.update(losses.masked_mean(logits, valid.flatten()))
+            t_cls = self.teacher["head"](t.pooled)
+            t_patch = self.teacher[self.patch_head](t.patch_tokens.flatten(0, 2))  # of all patches, for the centre
+            p_cls = self.center(t_cls, self.teacher_temperature)
+            p_patch = self.region_center(t_patch[index], self.teacher_temperature)
+            self.center.update(t_cls)
+            self.region_center.update(t_patch, valid.flatten())
 
         s = self.student["backbone"](x, mask=mask)
         local = [crop.pooled for crop in encode(self.student["backbone"], views.crops[count:])]
-        cls_loss = self.view_loss(torch.cat([s.pooled, *local]), p_cls, batch)
-        patch = self.student[self.patch_head](s.patch_tokens.flatten(0, 2)[index], self.frozen)
-        token_loss = losses.cross_entropy(patch, p_patch, self.student_temperature)
+        s_cls = self.student["head"](torch.cat([s.pooled, *local]), self.frozen)
+        s_patch = self.student[self.patch_head](s.patch_tokens.flatten(0, 2)[index], self.frozen)
+
+        cls_loss = losses.view_loss(s_cls, p_cls, batch, self.student_temperature)
+        token_loss = losses.cross_entropy(s_patch, p_patch, self.student_temperature)
         mim_loss = (losses.patch_weights(mask & valid).flatten()[index] * token_loss).sum()
 
         return {

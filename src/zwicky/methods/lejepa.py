@@ -31,7 +31,6 @@ class LeJEPA(Method):
     minimal example, which has four equal views; two global and two local crops are as many.
 
     Args:
-        backbone: the network to train.
         sigreg: λ.
         projection: D.
         hidden: width of the projector's two hidden layers, 2048 in the paper's example.

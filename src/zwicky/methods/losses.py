@@ -55,17 +55,18 @@ def cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tenso
     return -(teacher * F.log_softmax(student.float() / temperature, dim=-1)).sum(-1)
 
 
-def view_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def view_loss(student: Tensor, teacher: Tensor, batch: int, temperature: float) -> Tensor:
     """DINO's multi-crop loss, Eq. 3 of arXiv:2104.14294: the mean of H(p_g, p_v) over the pairs g ≠ v.
 
     Args:
-        student: logits [V, B, K] of all views; the first G are the global views.
-        teacher: probabilities [G, B, K] of the global views.
+        student: logits [V·B, K], view by view; the first G views are the global ones.
+        teacher: probabilities [G·B, K] of the global views.
+        batch: B.
         temperature: τ_s.
     """
-    log_p = F.log_softmax(student.float() / temperature, dim=-1)
+    log_p = F.log_softmax(student.float() / temperature, dim=-1).unflatten(0, (-1, batch))
     with torch.autocast(student.device.type, enabled=False):
-        pairs = -torch.einsum("gbk,vbk->gv", teacher, log_p) / student.shape[1]
+        pairs = -torch.einsum("gbk,vbk->gv", teacher.unflatten(0, (-1, batch)), log_p) / batch
     same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
     return pairs.masked_fill(same, 0.0).sum() / (~same).sum()
 

@@ -25,7 +25,6 @@ class MAE(MaskedMethod):
     patches pass the encoder; a light decoder sees them and mask tokens.
 
     Args:
-        backbone: the ViT to train.
         mask_ratio: share of the patches that are masked, at random; 0.75 as in the paper.
         decoder_width: 512 in the paper.
         decoder_depth: 8 in the paper.

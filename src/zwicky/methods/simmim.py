@@ -17,7 +17,6 @@ class SimMIM(MaskedMethod):
         L = ‖y_M − x_M‖₁ / Ω(x_M),  y = decoder(encoder(x, mask))
 
     Args:
-        backbone: the network to train; it supports masking.
         mask_ratio: share of the patches that are masked, at random; 0.6 as in the paper. There a masked patch is 32 px
             of 192; here it is one patch of the backbone.
     """

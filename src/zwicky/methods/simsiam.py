@@ -30,7 +30,6 @@ class SimSiam(Method):
             return -(normalize(p, dim=1) * normalize(z, dim=1)).sum(dim=1).mean()
 
     Args:
-        backbone: the network to train.
         width: of the projection and of the projector's hidden layers; the paper's 2048 is for 10⁶ images.
         bottleneck: hidden width of the predictor, 512 in the paper.
     """

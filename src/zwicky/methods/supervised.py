@@ -95,7 +95,6 @@ class Supervised(Method):
     """Cross-entropy over classes, or smooth L1 loss on standardised regression targets.
 
     Args:
-        backbone: the network to train.
         classes: number of classes; 0 for regression.
         targets: what is regressed; empty for classification.
         scaler: standardises the targets; fitted to the training labels.
