@@ -65,7 +65,7 @@ def test_gradients_reach_the_student_alone(name, options, make, views_for):
 @family
 @pytest.mark.parametrize("network", ["vit_tiny", "swin_tiny"])
 def test_teacher_and_centres_move_as_in_the_papers(name, options, network, make, views_for):
-    method = make(name, options, network, momentum=0.9)
+    method = make(name, options, network, momentum=0.9, batch_norm=True)
     optimizer = torch.optim.SGD((p for p in method.parameters() if p.requires_grad), lr=0.1)
     teacher = {key: value.double() for key, value in copy.deepcopy(method.teacher.state_dict()).items()}
     parameters = {key for key, _ in method.teacher.named_parameters()}
@@ -86,10 +86,10 @@ def test_teacher_and_centres_move_as_in_the_papers(name, options, network, make,
         optimizer.step()
         method.after_step((step + 1) / 10)
         momentum = cosine(0.9, 1.0, step / 10)
-        student = method.student.state_dict()
-        for key, value in teacher.items():
-            new = student[key].double()
-            teacher[key] = momentum * value + (1 - momentum) * new if key in parameters else new
+        student, own = method.student.state_dict(), oracle.state_dict()
+        for key, value in teacher.items():  # the teacher keeps the BatchNorm statistics of its own activations
+            average = momentum * value + (1 - momentum) * student[key].double()
+            teacher[key] = average if key in parameters else own[key].double()
     for key, value in method.teacher.state_dict().items():
         assert torch.allclose(value.double(), teacher[key], atol=1e-6), key
     for center, value in centers.items():

@@ -10,7 +10,7 @@ from zwicky.backbones.registry import BACKBONES
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
 from zwicky.methods import METHODS
-from zwicky.methods.ema import cosine
+from zwicky.methods.ema import cosine, ema_update
 
 HEADS = {"head", "projector", "predictor", "decoder"}
 every = pytest.mark.parametrize("method_name", METHODS)
@@ -155,3 +155,16 @@ def test_a_masked_method_no_better_than_a_trivial_prediction_is_reported(name, m
 )
 def test_momentum_follows_half_a_cosine(progress, value):
     assert cosine(0.996, 1.0, progress) == pytest.approx(value, abs=1e-12)
+
+
+def test_a_weight_average_averages_batchnorm_statistics_and_a_teacher_does_not():
+    source, teacher, average = (torch.nn.BatchNorm1d(3) for _ in range(3))
+    source(5 + torch.randn(8, 3))
+    with torch.no_grad():
+        source.weight.fill_(3.0)
+    ema_update(teacher, source, 0.75)
+    ema_update(average, source, 0.75, buffers=True)
+    assert torch.allclose(teacher.weight, torch.full((3,), 1.5))
+    assert not teacher.running_mean.any()
+    assert torch.allclose(average.running_mean, 0.25 * source.running_mean)
+    assert int(average.num_batches_tracked) == 1

@@ -37,11 +37,19 @@ def make_teacher(student: M) -> M:
 
 
 @torch.no_grad()
-def ema_update(target: nn.Module, source: nn.Module, momentum: float) -> None:
-    """θ_t ← λ θ_t + (1 − λ) θ_s for parameters, with λ the momentum; buffers are copied."""
+def ema_update(target: nn.Module, source: nn.Module, momentum: float, buffers: bool = False) -> None:
+    """θ_t ← λ θ_t + (1 − λ) θ_s for parameters, with λ the momentum.
+
+    Args:
+        target: what is averaged.
+        source: what is trained.
+        momentum: λ.
+        buffers: average floating-point buffers and copy the others too, for a target that sees no data. A teacher
+            does: it keeps the BatchNorm statistics of its own activations, as in the papers.
+    """
     torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in source.parameters()], 1.0 - momentum)
-    for buffer, new in zip(target.buffers(), source.buffers(), strict=True):
-        buffer.copy_(new)
+    for buffer, new in zip(target.buffers(), source.buffers(), strict=True) if buffers else ():
+        buffer.lerp_(new, 1.0 - momentum) if buffer.is_floating_point() else buffer.copy_(new)
 
 
 class MomentumTeacher(Method):

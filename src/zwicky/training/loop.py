@@ -101,7 +101,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             method.after_step((step + 1) / steps)
             if average is not None:
-                ema_update(average, method, min(config.weight_ema, (1 + step) / (10 + step)))
+                ema_update(average, method, min(config.weight_ema, (1 + step) / (10 + step)), buffers=True)
 
             means.add(gauges)
             done.steps, done.images_seen = step + 1, done.images_seen + batches.size
