@@ -75,3 +75,33 @@ def test_two_processes_see_the_masks_of_one_and_unmasked_views_are_unchanged():
     plain = augment(None)(images, rows, seed=3, step=5)
     assert plain.masks is None
     assert all(torch.equal(a, b) for a, b in zip(plain.crops, whole.crops, strict=True))
+
+
+def reference_block_mask(size, n_masked, rng):
+    """The block masking of iBOT's code (`ImageFolderMask`) on a square grid."""
+    mask, smallest = np.zeros((size, size), bool), (size // 3) ** 2
+    while (left := n_masked - mask.sum()) > 0:
+        for _ in range(10):
+            area, aspect = rng.uniform(*sorted((smallest, left))), np.exp(rng.uniform(np.log(0.3), -np.log(0.3)))
+            h, w = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+            if w < size and h < size:
+                top, first = rng.integers(0, size - h + 1), rng.integers(0, size - w + 1)
+                block = mask[top : top + h, first : first + w]
+                if 0 < (~block).sum() <= left:
+                    block[:] = True
+                    break
+        else:
+            return mask
+    return mask
+
+
+@pytest.mark.parametrize("size", [8, 14])
+def test_blocks_are_as_compact_as_ibots(size):
+    def compactness(masks):
+        pairs = (masks[:, 1:] & masks[:, :-1]).sum() + (masks[:, :, 1:] & masks[:, :, :-1]).sum()
+        return pairs / masks.sum()
+
+    rng = np.random.default_rng(0)
+    reference = np.stack([reference_block_mask(size, rng.uniform(0.1, 0.5) * size**2, rng) for _ in range(1000)])
+    masks = Masking((size, size), (0.1, 0.5), blocks=True).draw(1000, torch.Generator().manual_seed(0)).numpy()
+    assert compactness(masks) == pytest.approx(compactness(reference), rel=0.025)

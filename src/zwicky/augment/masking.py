@@ -52,7 +52,8 @@ class Masking:
     def _block(self, n_left: Tensor, u: Tensor) -> Tensor:
         """Draw one rectangle per image of at most about `n_left` [count] patches, as a mask [count, h, w]."""
         height, width = self.grid
-        area = 1 + u[:, 0] * (n_left - 1).clamp(min=0)
+        smallest = max((min(height, width) // 3) ** 2, 1)  # as in iBOT's code, and BEiT's on its 14 × 14 patches
+        area = (smallest + u[:, 0] * (n_left - smallest)).clamp(min=1)
         low, high = (math.log(value) for value in self.aspect)
         aspect = torch.exp(low + (high - low) * u[:, 1])
         h = (area * aspect).sqrt().round().clamp(1, height)
