@@ -133,22 +133,33 @@ def test_loss_is_that_of_the_networks_one_crop_at_a_time(tiny_vit, make_views):
     assert float(metrics["marginal_entropy"]) == pytest.approx(float(losses.entropy(together.mean(0))), abs=1e-5)
 
 
-def test_frozen_prototypes_do_not_turn(tiny_vit, make_views):
-    method = methods.create("dino", tiny_vit(), freeze_prototypes=0.5, **SMALL)
+@pytest.mark.parametrize(("name", "options"), [("dino", {}), ("esvit", {})])
+def test_frozen_prototypes_do_not_move_decay_or_count(name, options, make, views_for):
+    method = make(name, options, freeze_prototypes=0.35)
     optimizer = torch.optim.AdamW((p for p in method.parameters() if p.requires_grad), lr=1e-2, weight_decay=0.1)
-    prototypes = method.student["head"].prototypes
-    before = F.normalize(prototypes.detach(), dim=-1)
-    for step in range(3):
+    prototypes = [p for key, p in method.student.named_parameters() if key.endswith("prototypes")]
+    before = [p.detach().clone() for p in prototypes]
+    for step in range(4):
         optimizer.zero_grad()
-        method(make_views(seed=step))["loss"].backward()
+        method(views_for(method, seed=step))["loss"].backward()
+        method.before_step()
         optimizer.step()
         method.after_step(0.1 * (step + 1))
-    assert torch.allclose(F.normalize(prototypes.detach(), dim=-1), before, atol=1e-6)
-    method.after_step(0.6)
-    optimizer.zero_grad()
-    method(make_views(seed=9))["loss"].backward()
+        assert all(torch.equal(p, old) for p, old in zip(prototypes, before, strict=True))
+        assert not any(p in optimizer.state for p in prototypes)
+    method(views_for(method, seed=9))["loss"].backward()
+    method.before_step()
     optimizer.step()
-    assert not torch.allclose(F.normalize(prototypes.detach(), dim=-1), before, atol=1e-4)
+    assert all((p != old).any() for p, old in zip(prototypes, before, strict=True))
+    assert len(prototypes) == (2 if name == "esvit" else 1)
+
+
+def test_prototypes_start_as_a_linear_layer():
+    torch.manual_seed(0)
+    prototypes = PrototypeHead(8, 4096, hidden=16, bottleneck=256).prototypes.detach()
+    linear = torch.nn.Linear(256, 4096).weight.detach()  # what DINO's code normalises
+    assert float(prototypes.std()) == pytest.approx(float(linear.std()), rel=0.01)
+    assert float(prototypes.abs().max()) == pytest.approx(float(linear.abs().max()), rel=0.01)
 
 
 def test_logits_are_cosines():

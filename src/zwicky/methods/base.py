@@ -66,6 +66,9 @@ class Method(nn.Module, ABC):
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return {"loss": scalar, further metrics: scalars without gradient}."""
 
+    def before_step(self) -> None:
+        """Change gradients after `backward`, before they are clipped and the optimiser takes its step."""
+
     def after_step(self, progress: float) -> None:
         """Update teachers and schedules after an optimiser step; `progress` is in (0, 1]."""
         self.progress.fill_(progress)

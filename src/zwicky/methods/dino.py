@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import groupby
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -126,10 +127,11 @@ class DINO(MomentumTeacher):
         progress = float(self.progress)
         return end if progress >= length else start + (end - start) * progress / length
 
-    @property
-    def frozen(self) -> bool:
-        """Whether the prototypes are frozen at this step."""
-        return float(self.progress) < self.freeze_prototypes
+    def before_step(self) -> None:
+        """Freeze the prototypes at first: without gradient, AdamW neither moves nor decays nor counts them."""
+        if float(self.progress) < self.freeze_prototypes:
+            for head in (module for name, module in self.student.items() if name != "backbone"):
+                cast(PrototypeHead, head).prototypes.grad = None
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss and the metrics of collapse."""
@@ -143,7 +145,7 @@ class DINO(MomentumTeacher):
             p_t = self.center(t, self.teacher_temperature)
             self.center.update(t)
         z_s = torch.cat([crop.pooled for crop in encode(self.student["backbone"], views.crops)])
-        s = self.student["head"](z_s, self.frozen)
+        s = self.student["head"](z_s)
         loss = losses.view_loss(s, p_t, batch, self.student_temperature)
         return {"loss": loss, **prototype_metrics(p_t, loss), "embedding_std": embedding_std(z_t[:batch])}
 

@@ -58,7 +58,7 @@ class EsViT(DINO):
             t = self.teacher["head"](z_t)
             p_t = self.center(t, self.teacher_temperature)
             self.center.update(t)
-        s = self.student["head"](torch.cat([crop.pooled for crop in student]), self.frozen)
+        s = self.student["head"](torch.cat([crop.pooled for crop in student]))
         view_loss = losses.view_loss(s, p_t, batch, self.student_temperature)
 
         grids = [(crop.patch_tokens.shape[1], crop.patch_tokens.shape[2]) for crop in student]
@@ -69,7 +69,7 @@ class EsViT(DINO):
             t_regions = on_regions(self.teacher["region_head"], regions_t)
             p_regions = [self.region_center(logits, self.teacher_temperature) for logits in t_regions]
             self.region_center.update(torch.cat(t_regions, 1).flatten(0, 1), torch.cat(valid[:count], 1).flatten())
-        s_regions = on_regions(self.student["region_head"], regions_s, self.frozen)
+        s_regions = on_regions(self.student["region_head"], regions_s)
         region_loss, entropy = losses.region_loss(
             list(zip(regions_s, s_regions, strict=True)),
             list(zip(regions_t, p_regions, strict=True)),
@@ -84,7 +84,7 @@ class EsViT(DINO):
         }
 
 
-def on_regions(head: nn.Module, regions: list[Tensor], *options: bool) -> list[Tensor]:
+def on_regions(head: nn.Module, regions: list[Tensor]) -> list[Tensor]:
     """Apply a head to the regions [B, T_v, D] of all views at once: [B, T_v, K] of each view."""
-    logits = head(torch.cat(regions, 1).flatten(0, 1), *options).unflatten(0, (len(regions[0]), -1))
+    logits = head(torch.cat(regions, 1).flatten(0, 1)).unflatten(0, (len(regions[0]), -1))
     return list(logits.split([view.shape[1] for view in regions], 1))

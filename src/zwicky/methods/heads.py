@@ -39,18 +39,14 @@ class PrototypeHead(nn.Module):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
         self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
-        nn.init.trunc_normal_(self.prototypes, std=0.02)
+        nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)  # nn.Linear's, as in DINO's code
 
-    def forward(self, features: Tensor, frozen: bool = False) -> Tensor:
-        """Map features [N, D] to logits [N, K] in float32; `frozen` keeps gradients from the prototypes."""
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [N, D] to logits [N, K] in float32."""
         z = F.normalize(self.mlp(features).float(), dim=-1)
         # Divided by temperatures of some hundredths, logits rounded to bfloat16 would be off by tenths.
         with torch.autocast(z.device.type, enabled=False):
-            prototypes = F.normalize(self.prototypes.float(), dim=-1)
-            if frozen:
-                # Zero gradient rather than none: every trainable parameter takes part in each step, as DDP asks.
-                prototypes = prototypes.detach() + 0.0 * prototypes
-            return z @ prototypes.T
+            return z @ F.normalize(self.prototypes.float(), dim=-1).T
 
 
 class MLP(nn.Sequential):

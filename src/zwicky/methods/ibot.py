@@ -73,8 +73,8 @@ class IBOT(DINO):
 
         s = self.student["backbone"](x, mask=mask)
         local = [crop.pooled for crop in encode(self.student["backbone"], views.crops[count:])]
-        s_cls = self.student["head"](torch.cat([s.pooled, *local]), self.frozen)
-        s_patch = self.student[self.patch_head](s.patch_tokens.flatten(0, 2)[index], self.frozen)
+        s_cls = self.student["head"](torch.cat([s.pooled, *local]))
+        s_patch = self.student[self.patch_head](s.patch_tokens.flatten(0, 2)[index])
 
         cls_loss = losses.view_loss(s_cls, p_cls, batch, self.student_temperature)
         token_loss = losses.cross_entropy(s_patch, p_patch, self.student_temperature)

@@ -95,6 +95,7 @@ def fit(
             with counter if step == 0 else nullcontext():
                 gauges = wrapped(views)
                 fabric.backward(gauges["loss"])
+            method.before_step()
             if config.clip:
                 fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip, error_if_nonfinite=False)
             optimizer.step()
