@@ -72,8 +72,9 @@ class DINO(MomentumTeacher):
         prototypes: K; the paper's 65,536 is for 10⁶ images, 512-1024 suits 10³-10⁵.
         hidden: width of the head's hidden layers.
         bottleneck: width of the head's bottleneck.
-        batch_norm: BatchNorm in the head. The paper has none on ViTs, but thousands of cutouts that look alike
-            collapsed to uniform without.
+        batch_norm: BatchNorm in the head, off as in the paper. It removes what all images have in common, which keeps
+            a few thousand cutouts that look alike from collapsing to uniform early. Its statistics are those of one
+            process: with several GPUs, convert the method with `torch.nn.SyncBatchNorm.convert_sync_batchnorm`.
         student_temperature: τ_s.
         teacher_temperature: τ_t at the start.
         teacher_temperature_end: τ_t after the first `temperature_ramp` of training; between, it is linear.
@@ -92,7 +93,7 @@ class DINO(MomentumTeacher):
         prototypes: int = 1024,
         hidden: int = 2048,
         bottleneck: int = 256,
-        batch_norm: bool = True,
+        batch_norm: bool = False,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.04,
         teacher_temperature_end: float = 0.04,
