@@ -126,3 +126,18 @@ def test_the_mask_token_of_the_encoder_does_not_learn(tiny_vit, make_views):
     method(make_views(local=0, masking=method.needs.masking))["loss"].backward()
     assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
     assert method.decoder.mask_token.grad.any()
+
+
+def test_the_noise_of_empty_sky_is_not_blown_up(tiny_vit, make_views):
+    """Half the patches are sky of σ 0.05: the target of the galaxies has variance 1 as in the paper, theirs a half."""
+    method = methods.create("mae", tiny_vit(), **SMALL)
+    views = make_views(batch=200, local=0, masking=method.needs.masking)
+    views.crops[0][:, :, :16] *= 0.05
+    method.prepare(views)
+    assert float(method.sky_variance) == pytest.approx(0.05**2, rel=0.1)
+    patches = patchify(views.crops[0], method.grid)
+    target = normalise_patches(patches, torch.ones_like(patches, dtype=torch.bool), method.sky_variance)
+    assert float(target[:, :2].var(-1).mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(target[:, 2:].var(-1).mean()) == pytest.approx(1, abs=0.01)
+    assert float(method(views)["constant_loss"]) == pytest.approx(0.75, abs=0.03)
+    assert "sky_variance" in method.state_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import torch
 from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
@@ -17,12 +18,15 @@ from zwicky.errors import UserError
 from zwicky.methods.base import MaskedMethod, patchify
 from zwicky.methods.losses import masked_mean
 
+PREVIEW = 256  # images whose patches tell the noise of the sky
+
 
 class MAE(MaskedMethod):
     """Mean squared error between decoder output y and normalised pixels x̄ of masked patches (arXiv:2111.06377).
 
-    Sec. 3: L = mean (y − x̄)² over masked, valid pixels, x̄ = (x − μ)/√(σ² + ε) with μ, σ² of each patch. Only visible
-    patches pass the encoder; a light decoder sees them and mask tokens.
+    Sec. 3: L = mean (y − x̄)² over masked, valid pixels, x̄ = (x − μ)/√(σ² + σ_sky²) with μ, σ² of each patch. Only
+    visible patches pass the encoder; a light decoder sees them and mask tokens. The paper has 10⁻⁶ in place of σ_sky²,
+    which would blow up the noise of empty sky to variance 1; σ_sky² is the lower quartile of the patches' variances.
 
     Args:
         mask_ratio: share of the patches that are masked, at random; 0.75 as in the paper.
@@ -36,6 +40,7 @@ class MAE(MaskedMethod):
         "tighter views.crop if most patches are sky"
     )
     encoder: ViT
+    sky_variance: Tensor
 
     def __init__(
         self,
@@ -50,10 +55,17 @@ class MAE(MaskedMethod):
             raise UserError(
                 f"mae: {backbone.config['name']} cannot leave out masked patches; take a vit, or the method simmim"
             )
-        super().__init__("mae", backbone, mask_ratio)
+        super().__init__("mae", backbone, mask_ratio, preview=PREVIEW)
+        self.register_buffer("sky_variance", torch.zeros(()))
         pixels = backbone.config["bands"] * backbone.patch_size**2
         self.decoder = Decoder(backbone.dim, self.grid, pixels, decoder_width, decoder_depth, decoder_heads)
         backbone.set_trainable()  # without the mask token, which is the decoder's here
+
+    def prepare(self, views: Views) -> None:
+        """Estimate the variance of empty sky from the patches that are valid throughout."""
+        patches = patchify(views.crops[0], self.grid)[patchify(views.valid[0], self.grid).all(-1)]
+        if len(patches):
+            self.sky_variance.copy_(torch.from_numpy(np.quantile(patches.var(-1).cpu().numpy(), [0.25]))[0])
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, and that of predicting each patch's mean."""
@@ -62,7 +74,7 @@ class MAE(MaskedMethod):
         # Every image masks as many patches as the others, so the visible ones form a rectangle [B, K].
         visible = (~mask).flatten(1).nonzero()[:, 1].unflatten(0, (len(x), -1))
         y = self.decoder(self.encoder.visible(x, visible), visible)  # [B, h, w, pixels]
-        target = normalise_patches(patchify(x, self.grid), patchify(views.valid[0], self.grid))
+        target = normalise_patches(patchify(x, self.grid), patchify(views.valid[0], self.grid), self.sky_variance)
         loss = masked_mean((y.float() - target).square(), masked)
         return {"loss": loss, "constant_loss": masked_mean(target.square(), masked)}
 
@@ -115,14 +127,16 @@ class Decoder(nn.Module):
         return self.to_pixels(self.norm(tokens[:, prefix.shape[1] :])).unflatten(1, self.grid)
 
 
-def normalise_patches(x: Tensor, valid: Tensor) -> Tensor:
-    """Return (x − μ) / √(σ² + 10⁻⁶) with mean and unbiased variance of each patch's valid pixels; 0 where not valid.
+def normalise_patches(x: Tensor, valid: Tensor, sky_variance: Tensor | float = 0.0) -> Tensor:
+    """Return (x − μ) / √(σ² + σ_sky²) with mean and unbiased variance of each patch's valid pixels; 0 where not valid.
 
     Args:
         x: [..., pixels].
         valid: [..., pixels] bool.
+        sky_variance: σ_sky²; at least 10⁻⁶ is added.
     """
     x = x.float().masked_fill(~valid, 0.0)
     count = valid.sum(-1, keepdim=True)
     residual = (x - x.sum(-1, keepdim=True) / count.clamp(min=1)).masked_fill(~valid, 0.0)
-    return residual / (residual.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1) + 1e-6).sqrt()
+    variance = residual.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
+    return residual / (variance + torch.as_tensor(sky_variance).clamp(min=1e-6)).sqrt()
