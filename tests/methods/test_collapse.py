@@ -124,6 +124,8 @@ def test_rankme_by_formula_and_its_invariances():
 
 
 def slow_knn(train, labels, query, classes, k, temperature=0.07):
+    mean, std = train.mean(0), train.std(0)
+    train, query = (train - mean) / std, (query - mean) / std
     votes = np.zeros((len(query), classes))
     for row, one in enumerate(query):
         cosine = [one @ other / np.linalg.norm(one) / np.linalg.norm(other) for other in train]
@@ -139,3 +141,13 @@ def test_knn_is_the_weighted_vote_in_loops(k):
     probabilities = knn_probabilities(train, labels, query, classes=4, k=k)
     np.testing.assert_allclose(probabilities, slow_knn(train, labels, query, 4, k), atol=1e-5)
     assert (probabilities[:, 3] == 0).all()
+
+
+def test_knn_tells_classes_apart_that_raw_cosines_do_not():
+    """All features point nearly the same way, and one dimension is much wider than the one that carries the class."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 400)
+    features = random.normal(size=(400, 2)) * [0.02, 1.0] + [[1.0, 100.0]]
+    features[:, 0] += 0.1 * labels
+    probabilities = knn_probabilities(features[:200], labels[:200], features[200:], classes=2)
+    assert (probabilities.argmax(1) == labels[200:]).mean() > 0.95

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import normalize
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
 from torch import Tensor
 
 from zwicky.errors import UserError
@@ -110,6 +111,8 @@ def knn_probabilities(
 ) -> np.ndarray:
     """Classify by the vote of the nearest training features, weighted by exp(cos / τ) (Wu et al., arXiv:1805.01978).
 
+    Features are standardised first: of raw ones that all point the same way, the cosines hardly differ.
+
     Args:
         train: features [N, D].
         labels: [N] int, below `classes`.
@@ -122,8 +125,8 @@ def knn_probabilities(
         [M, classes] probabilities.
     """
     # Of unit vectors, ‖a − b‖² = 2 − 2 cos.
-    model = KNeighborsClassifier(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * temperature)))
-    model.fit(normalize(train), labels)
+    knn = KNeighborsClassifier(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * temperature)))
+    model = make_pipeline(StandardScaler(), Normalizer(), knn).fit(train, labels)
     probabilities = np.zeros((len(query), classes))
-    probabilities[:, model.classes_] = model.predict_proba(normalize(query))
+    probabilities[:, model.classes_] = model.predict_proba(query)
     return probabilities
