@@ -217,22 +217,29 @@ def test_layer_decay_and_weight_decay_groups():
     options = {"patch_size": 8, "width": 32, "depth": 3, "heads": 2}
     backbone = backbones.create("vit_tiny", bands=2, image_size=16, **options)
     method = methods.create("supervised", backbone, classes=2)
-    config = TrainConfig(layer_decay=0.5, weight_decay=0.1, weight_decay_end=0.3, lr=1.0, warmup=0.2, min_lr=0.01)
+    config = TrainConfig(
+        layer_decay=0.5, weight_decay=0.1, weight_decay_end=0.3, lr=1.0, warmup=0.2, min_lr=0.01, beta2=0.95
+    )
     optimizer = make_optimizer(method, config)
+    assert all(group["betas"] == (0.9, 0.95) for group in optimizer.param_groups)
     name_of = {id(parameter): name for name, parameter in method.named_parameters()}
     set_schedule(optimizer, config, 64, 0.6)
     lr, decay = warmup_cosine(0.25, 0.01, 0.6, 0.2), cosine(0.1, 0.3, 0.6)
     found = {name_of[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
     assert sorted(found) == sorted(name for name, p in method.named_parameters() if p.requires_grad)
     # From the output: head, norm, blocks 2, 1, 0, then the embeddings.
-    distance = {"head.weight": 0, "net.net.norm.weight": 1, "net.net.blocks.2.mlp.fc1.weight": 2}
-    distance |= {"net.net.blocks.0.attn.qkv.bias": 4, "net.net.patch_embed.proj.weight": 5, "net.net.pos_embed": 5}
+    distance = {"head.weight": 0, "encoder.net.norm.weight": 1, "encoder.net.blocks.2.mlp.fc1.weight": 2}
+    distance |= {
+        "encoder.net.blocks.0.attn.qkv.bias": 4,
+        "encoder.net.patch_embed.proj.weight": 5,
+        "encoder.net.pos_embed": 5,
+    }
     for name, layers in distance.items():
         assert found[name]["lr"] == pytest.approx(lr * 0.5**layers), name
     decayed = {name for name, group in found.items() if group["weight_decay"]}
     assert all(found[name]["weight_decay"] == pytest.approx(decay) for name in decayed)
     matrices = {name for name, p in method.named_parameters() if p.requires_grad and p.ndim > 1}
-    assert decayed == matrices - {"net.net.cls_token", "net.net.pos_embed"}
+    assert decayed == matrices - {"encoder.net.cls_token", "encoder.net.pos_embed"}
 
 
 @pytest.mark.parametrize(

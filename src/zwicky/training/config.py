@@ -36,6 +36,7 @@ class TrainConfig:
         weight_decay: at the start.
         weight_decay_end: at the end; null keeps it constant.
         clip: largest gradient norm; 0 does not clip.
+        beta2: AdamW's decay of the mean square of the gradients; 0.95 in MAE.
         layer_decay: factor on the learning rate for each layer further from the output.
         weight_ema: decay a step of the averaged weights that are kept; 0 keeps the last weights.
         evaluations: how many times a fit looks at its selection set.
@@ -54,6 +55,7 @@ class TrainConfig:
     weight_decay: float = 0.04
     weight_decay_end: float | None = None
     clip: float = 3.0
+    beta2: float = 0.999
     layer_decay: float = 1.0
     weight_ema: float = 0.0
     evaluations: int = 20
@@ -68,6 +70,7 @@ class TrainConfig:
         for name in ("min_steps", "max_steps", "evaluations"):
             validate("train", self, name, getattr(self, name) >= 0, "0 or more")
         validate("train", self, "warmup", 0 <= self.warmup <= 1, "a share from 0 to 1")
+        validate("train", self, "beta2", 0 <= self.beta2 < 1, "a decay from 0 to below 1")
         validate("train", self, "layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1")
         validate("train", self, "weight_ema", 0 <= self.weight_ema < 1, "a decay from 0 to below 1")
 

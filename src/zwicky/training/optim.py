@@ -36,6 +36,7 @@ def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
             }
             for (layer, decayed, stays), parameters in groups.items()
         ],
+        betas=(0.9, config.beta2),
         fused=True,
     )
 
