@@ -4,9 +4,7 @@ The names in `__all__` are loaded when first used, so `import zwicky` is quick a
 """
 
 import os
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 # Idle OpenMP threads that spin take a second process on the same cores from 250 to 60 images/s; they must
@@ -32,6 +30,7 @@ _OFFERED = {
     "fold_splits": "data.splits",
     "label_subsets": "data.splits",
     "audit": "data.audit",
+    "simulate_population": "simulate.api",
     "simulate_store": "simulate.api",
     "open_simulation": "simulate.stream",
     "ViewsConfig": "augment.config",
@@ -50,9 +49,8 @@ _OFFERED = {
     "equivariance_error": "evaluation.equivariance",
     "write_report": "report.page",
 }
-_VERBS = {"simulate": "simulate.api"}  # rooms that are called like what they do
 
-__all__ = sorted([*_OFFERED, *_VERBS])
+__all__ = sorted(_OFFERED)
 
 
 def __getattr__(name: str) -> Any:
@@ -63,16 +61,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Verb(ModuleType):
-    """A room that can be called: `zwicky.simulate("demo-lenses", 300)` beside `zwicky.simulate.api`."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = self.__name__.rpartition(".")[2]
-        return getattr(import_module(f"zwicky.{_VERBS[name]}"), name)(*args, **kwargs)
-
-
-for _name in _VERBS:
-    import_module(f"zwicky.{_name}")
-    sys.modules[f"zwicky.{_name}"].__class__ = _Verb

@@ -12,7 +12,7 @@ from zwicky.data.contract import make_cutouts
 from zwicky.data.splits import holdout_split
 from zwicky.data.store import StoreWriter
 from zwicky.errors import UserError
-from zwicky.simulate.api import simulate, simulate_store
+from zwicky.simulate.api import simulate_population, simulate_store
 from zwicky.simulate.draw import draw_block, truth_columns
 from zwicky.simulate.galaxies import galaxy_tensors, load_galaxies, sample_galaxy
 from zwicky.simulate.population import GalaxyStore
@@ -91,7 +91,7 @@ def test_a_disc_from_a_store_is_lensed_as_the_disc_is(tmp_path):
     found = []
     for kind in (real, known):
         kinds = {"lens": kind} | dict.fromkeys(OTHERS)
-        found.append(simulate(described(tmp_path, store, classes=kinds), 24, 2)[0])
+        found.append(simulate_population(described(tmp_path, store, classes=kinds), 24, 2)[0])
     magnification = [one.column("magnification") for one in found]
     np.testing.assert_allclose(*magnification, rtol=0.05)
     bright = np.abs(found[1].images).max((1, 2, 3))
@@ -162,13 +162,13 @@ def test_two_parts_of_a_store_share_no_galaxy_and_leave_none_out(tmp_path):
     assert ({"000007", "000021"} <= first) or ({"000007", "000021"} <= second)
     whole = described(tmp_path, store)
     part = described(tmp_path, store, galaxies={"source": {"store": store, "part": [0.7, 1.0]}}, name="part.yaml")
-    assert set(simulate(part, 200)[0].column("source_id")) == second
-    assert set(simulate(whole, 200)[0].column("source_id")) & first
+    assert set(simulate_population(part, 200)[0].column("source_id")) == second
+    assert set(simulate_population(whole, 200)[0].column("source_id")) & first
 
 
 def test_a_split_keeps_the_images_of_a_galaxy_together(tmp_path):
     store = write(tmp_path / "store", discs(np.linspace(0.1, 0.3, 12)))
-    cutouts, labels = simulate(described(tmp_path, store), 200)
+    cutouts, labels = simulate_population(described(tmp_path, store), 200)
     roles = holdout_split(cutouts, labels, seed=0).roles
     where: dict[str, set[str]] = {}
     for identifier, source in zip(cutouts.ids, cutouts.column("source_id"), strict=True):
@@ -214,7 +214,7 @@ def test_a_galaxy_without_light_is_left_out_and_said(tmp_path, capsys):
 
 def test_each_image_says_which_galaxy_it_is(tmp_path):
     name = described(tmp_path, write(tmp_path / "store", discs([0.1, 0.2, 0.3])))
-    cutouts, _ = simulate(name, 70)
+    cutouts, _ = simulate_population(name, 70)
     assert set(cutouts.column("source_id")) == {"000000", "000001", "000002"}
     assert "source_id" in cutouts.truth
     assert "source_id" in truth_columns(read_population(name))
@@ -233,7 +233,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
     }
     for said, galaxies in said_of.items():
         with pytest.raises(UserError, match=said) as caught:
-            simulate(described(tmp_path, nothing, galaxies={"source": galaxies}), 1)
+            simulate_population(described(tmp_path, nothing, galaxies={"source": galaxies}), 1)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="real_source needs a store"):
-        simulate(described(tmp_path, write(tmp_path / "store", discs([0.2])), galaxies={}), 1)
+        simulate_population(described(tmp_path, write(tmp_path / "store", discs([0.2])), galaxies={}), 1)

@@ -12,7 +12,7 @@ from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate import api
 from zwicky.simulate import blocks as blocks_module
-from zwicky.simulate.api import simulate, simulate_store
+from zwicky.simulate.api import simulate_population, simulate_store
 from zwicky.simulate.draw import BLOCK
 
 TINY = {"base": "demo-lenses", "description": "small demo", "size": 8, "bands": ["r"]}
@@ -68,7 +68,7 @@ def test_a_killed_simulation_goes_on_to_the_same_bytes(population, tmp_path, mon
 
 def test_pieces_do_not_change_the_images(population, tmp_path):
     simulate_store(population, COUNT, 3, tmp_path / "store")
-    memory, labels = simulate(population, COUNT, 3)
+    memory, labels = simulate_population(population, COUNT, 3)
     stored = open_store(tmp_path / "store")
     assert np.array_equal(np.asarray(stored.images), memory.images)
     assert stored.truth == memory.truth
@@ -99,7 +99,7 @@ def test_a_log_has_lines_and_quiet_has_none(population, tmp_path, monkeypatch, c
 
 def test_folders_as_deeplense_has_them(population, tmp_path):
     cli.run(["simulate", population, "--n", "9", "--out", "folders", "--format", "deeplense"])
-    memory, labels = simulate(population, 9)
+    memory, labels = simulate_population(population, 9)
     for identifier, image in zip(memory.ids, memory.images, strict=True):
         stored = np.load(tmp_path / "folders" / labels.values[identifier] / f"{identifier}.npy")
         assert np.array_equal(stored, image[0])

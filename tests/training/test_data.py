@@ -16,7 +16,7 @@ from zwicky.data.stored_images import StoredImages
 from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
 from zwicky.simulate import stream
-from zwicky.simulate.api import simulate, simulate_store
+from zwicky.simulate.api import simulate_population, simulate_store
 from zwicky.simulate.draw import BLOCK
 from zwicky.simulate.stream import open_simulation
 from zwicky.training import batches as batches_module
@@ -44,7 +44,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_images_are_those_of_a_simulation(name):
-    expected, labels = simulate(f"{name}.yaml", COUNT, 3)
+    expected, labels = simulate_population(f"{name}.yaml", COUNT, 3)
     for memory in (None, 0.0):
         found, found_labels = open_simulation(f"{name}.yaml", COUNT, 3, memory)
         assert isinstance(found.images, StoredImages) == (memory == 0.0)

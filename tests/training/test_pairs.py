@@ -14,7 +14,7 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.data.store import StoreWriter, open_store
 from zwicky.methods import MethodConfig
 from zwicky.methods.base import Method, ViewsNeeded
-from zwicky.simulate.api import simulate
+from zwicky.simulate.api import simulate_population
 from zwicky.training.config import TrainConfig
 from zwicky.training.loader import BatchLoader, Source, partners_of
 from zwicky.training.loop import fit
@@ -34,7 +34,7 @@ def pairs(tmp_path_factory):
     """64 images of 32 lenses."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.yaml"
     path.write_text(yaml.safe_dump({"base": "lensiam-pairs", "size": 16, "supersampling": 1}))
-    return simulate(str(path), 64)[0]
+    return simulate_population(str(path), 64)[0]
 
 
 def test_partners_are_of_the_same_pair_and_used(pairs, make_blobs):

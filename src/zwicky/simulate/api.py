@@ -35,7 +35,7 @@ from zwicky.simulate.render import MARGIN, fine_size
 PIECE = 8  # blocks that are written and resumed together
 
 
-def simulate(population: str, count: int, seed: int = 0, device: str = "cpu") -> tuple[Cutouts, Labels]:
+def simulate_population(population: str, count: int, seed: int = 0, device: str = "cpu") -> tuple[Cutouts, Labels]:
     """Simulate `count` images of a population, known by name, in memory.
 
     Pixels are float32 nanomaggies with noise, or uint8 where the population is shown as colour pictures. Image i

@@ -10,15 +10,15 @@ from zwicky.simulate.light import elliptical_polar, ring, sersic, sersic_flux, s
 from zwicky.simulate.render import grid
 
 
-def columns(*values: float) -> list[torch.Tensor]:
+def parameters(*values: float) -> list[torch.Tensor]:
     return [torch.full((1, 1, 1), value) for value in values]
 
 
 @pytest.mark.parametrize("n", [0.6, 1.0, 2.0])
 def test_sersic_flux_is_the_integral(n):
     x, y = grid(1200, 0.02)
-    light = sersic(x.double(), y.double(), *columns(0.0, 0.0, 0.2, -0.1, 0.5, n))
-    assert float(light.sum()) * 0.02**2 == pytest.approx(float(sersic_flux(*columns(0.5, n))), rel=1e-3)
+    light = sersic(x.double(), y.double(), *parameters(0.0, 0.0, 0.2, -0.1, 0.5, n))
+    assert float(light.sum()) * 0.02**2 == pytest.approx(float(sersic_flux(*parameters(0.5, n))), rel=1e-3)
 
 
 @pytest.mark.parametrize("n", [0.6, 1.0, 2.5, 5.5])
@@ -26,31 +26,23 @@ def test_b_n_puts_half_the_light_within_R(n):
     assert float(k_sersic(torch.tensor(n, dtype=torch.float64))) == pytest.approx(gammaincinv(2 * n, 0.5), abs=2e-4)
 
 
-def test_half_the_light_of_a_sersic_lies_within_R():
-    x, y = grid(1000, 0.02)
-    shape = columns(0.0, 0.0, 0.1, 0.25)
-    light = sersic(x, y, *shape, *columns(0.6, 1.0))
-    r, _ = elliptical_polar(x, y, *shape)
-    assert float(light[r < 0.6].sum() / light.sum()) == pytest.approx(0.5, abs=2e-3)
-
-
 def test_the_spiral_has_its_arms_where_the_formula_says():
     R, phase, pitch, sense = 1.2, 0.7, 0.3, -1.0
     r = torch.linspace(0.5, 3.0, 11).reshape(1, 1, -1)
     ridge = phase + sense * torch.log(r / R) / np.tan(pitch)
     angles = torch.linspace(-np.pi, np.pi, 20001).reshape(1, -1, 1)
-    light = spiral(r, angles, 2, *columns(R, phase, pitch, sense, 4.0))
+    light = spiral(r, angles, 2, *parameters(R, phase, pitch, sense, 4.0))
     brightest = angles[0, light.argmax(1)[0], 0]
     assert torch.cos(2 * (brightest - ridge[0, 0])).min() > 0.9999
-    half_turn = spiral(r, angles + np.pi, 2, *columns(R, phase, pitch, sense, 4.0))
+    half_turn = spiral(r, angles + np.pi, 2, *parameters(R, phase, pitch, sense, 4.0))
     torch.testing.assert_close(half_turn, light, rtol=1e-3, atol=1e-6)
     assert r.flatten()[light.amax(1).flatten().argmax()] == pytest.approx(R, abs=0.15)
 
 
 def test_the_ring_is_brightest_at_its_radius_and_its_angle():
     x, y = grid(200, 0.03)
-    r, angle = elliptical_polar(x, y, *columns(0.0, 0.0, 0.0, 0.0))
-    light = ring(r, angle, *columns(1.5, 0.2, 1.0, 2.0))
+    r, angle = elliptical_polar(x, y, *parameters(0.0, 0.0, 0.0, 0.0))
+    light = ring(r, angle, *parameters(1.5, 0.2, 1.0, 2.0))
     peak = int(light.argmax())
     assert float(r.flatten()[peak]) == pytest.approx(1.5, abs=0.03)
     assert float(angle.flatten()[peak]) == pytest.approx(2.0, abs=0.03)

@@ -1,0 +1,48 @@
+"""Small populations and stores of galaxies that several tests simulate."""
+
+import numpy as np
+import pytest
+import yaml
+
+STAMP, STAMP_SCALE = 81, 0.03
+SERSIC_PARAMETERS = {
+    "lens_x": {"value": 0.1},
+    "lens_y": {"value": -0.2},
+    "lens_e1": {"value": 0.0},
+    "lens_e2": {"value": 0.0},
+    "lens_R": {"uniform": [0.4, 0.6], "unit": "arcsec", "meaning": "half-light radius"},
+    "lens_n": {"value": 1.0},
+}
+
+
+@pytest.fixture
+def one_galaxy():
+    """The description of one round galaxy as DES sees it in r."""
+    return {
+        "description": "one galaxy",
+        "instrument": "des",
+        "bands": ["r"],
+        "size": 8,
+        "common": {"seeing": {"value": 1}, **SERSIC_PARAMETERS},
+        "light": {"lens": {"band": "r", "magnitude": {"normal": [20.0, 1.0]}}},
+        "classes": {"galaxy": {"label": "galaxy", "fraction": 1, "layers": {"lens": "sersic_lens"}}},
+    }
+
+
+@pytest.fixture
+def write_population(tmp_path):
+    """A function that writes a description and returns its path as a name."""
+
+    def write(description, name="mine.yaml"):
+        path = tmp_path / name
+        path.write_text(description if isinstance(description, str) else yaml.safe_dump(description, sort_keys=False))
+        return str(path)
+
+    return write
+
+
+def exponential_discs(R):
+    """Round exponential discs with half-light radii R (arcsec), on a sky of 3."""
+    axis = (np.arange(STAMP) - (STAMP - 1) / 2) * STAMP_SCALE
+    r = np.hypot(axis[:, None], axis[None, :])
+    return np.stack([np.exp(-1.678 * r / one) + 3.0 for one in R])
