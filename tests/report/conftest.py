@@ -1,312 +1,130 @@
-"""A made-up benchmark directory: small, plausible, and with every file the page can read."""
+"""A small benchmark directory with every file the page reads; intervals come from `evaluation`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 import yaml
 
-from zwicky.data.contract import Cutouts, make_cutouts
-from zwicky.data.tables import order_classes
-from zwicky.evaluation.results import RESULT_COLUMNS, cell_key
-from zwicky.io import write_csv, write_json, write_text
+import zwicky
+from zwicky.evaluation.metrics import classification_scores, regression_scores
+from zwicky.evaluation.results import BenchmarkResult, cell_key, summarise
+from zwicky.io import write_json
 
-LABELS = (300, 1200, 5575)
-# name, title, kind, backbone, protocol, strength at 300 labels, at 5575
-ARMS = (
-    ("dino-finetune", "DINO, fine-tuned", "ssl", "vit_small", "finetune", 2.9, 3.9),
-    ("dino-linear", "DINO, linear probe", "ssl", "vit_small", "linear", 2.5, 2.9),
-    ("dino-knn", "DINO, k nearest neighbours", "ssl", "vit_small", "knn", 2.2, 2.6),
-    ("supervised-scratch", "ViT supervised", "supervised", "vit_small", "scratch", 2.0, 3.8),
-    ("resnet18", "ResNet-18", "baseline", "resnet18", "scratch", 2.5, 3.9),
-    ("pca-logistic", "PCA + logistic regression", "baseline", "", "baseline", 1.5, 1.9),
-    ("radial-colour", "Radial profile and colour", "baseline", "", "baseline", 1.2, 1.4),
+ARMS = (  # name, title, kind, backbone, protocol, signal at 100 labels
+    ("dino-vit-finetune", "DINO, fine-tuned", "ssl", "vit", "finetune", 2.4),
+    ("vit-supervised", "ViT from scratch", "supervised", "vit", "scratch", 0.8),
+    ("resnet18-supervised", "ResNet-18 from scratch", "baseline", "resnet18", "scratch", 1.8),
+    ("pca-logistic", "PCA + logistic regression", "baseline", "", "baseline", 0.6),
 )
+PAIRS = [("dino-vit-finetune", name) for name in ("vit-supervised", "resnet18-supervised", "pca-logistic")]
+LABELS = (100, 400)
 
 
-def objects_of(classes: tuple[str, ...], objects: int) -> tuple[list[str], np.ndarray]:
-    rng = np.random.default_rng(1)
-    truth = rng.integers(len(classes), size=objects)
-    return [f"field/{position:05d}.png" for position in range(objects)], truth
-
-
-def make_result(
-    folder: Path, classes: tuple[str, ...] = ("nonlens", "lens"), draws: int = 3, objects: int = 240, **data: object
-) -> Path:
-    """Write the directory and return it."""
-    classes = order_classes(set(classes))
-    rng = np.random.default_rng(7)
-    ids, truth = objects_of(classes, objects)
-    difficulty = rng.normal(size=objects)
-    rows, summary, comparisons = [], [], []
-    for name, title, kind, backbone, protocol, weak, strong in ARMS:
-        for position, labels in enumerate(LABELS):
-            strength = weak + (strong - weak) * position / (len(LABELS) - 1)
-            cells = []
+def make_run(folder: Path, classes=("nonlens", "lens"), columns=(), draws=2, objects=80, finished=True, **card) -> Path:
+    """Write a benchmark of the classes, or of the regressed columns."""
+    rng, rows = np.random.default_rng(0), []
+    ids = [f"field/{k:03d}.png" for k in range(objects)]
+    truth = rng.normal(size=(objects, len(columns))) if columns else rng.integers(len(classes), size=objects)
+    for name, title, kind, backbone, protocol, signal in ARMS:
+        for labels in LABELS:
             for draw in range(draws):
-                logits = 1.1 * rng.normal(size=(objects, len(classes)))
-                logits[np.arange(objects), truth] += strength - 0.8 * (difficulty < -1.2) * strength
-                probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+                strength, noise = (
+                    signal * (1 + (labels == 400) / 2),
+                    rng.normal(size=(objects, len(columns or classes))),
+                )
+                table = pd.DataFrame({"id": ids, "group": ids})
+                if columns:
+                    predicted = truth + noise / strength
+                    scores = regression_scores(truth, predicted, columns)
+                    table[[f"true_{c}" for c in columns]], table[[f"predicted_{c}" for c in columns]] = truth, predicted
+                else:
+                    logits = noise + strength * np.eye(len(classes))[truth]
+                    predicted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+                    scores = classification_scores(truth, predicted)
+                    table["label"] = np.array(classes, object)[truth]
+                    table[[f"p_{c}" for c in classes]] = predicted
                 cell = folder / "cells" / cell_key(name, labels, draw)
                 cell.mkdir(parents=True)
-                columns = {"id": ids, "group": [""] * objects, "label": [classes[index] for index in truth]}
-                columns |= {f"p_{label}": probabilities[:, index] for index, label in enumerate(classes)}
-                pq.write_table(pa.table(columns), cell / "predictions.parquet")
-                values = _values(truth, probabilities)
-                cells.append(values)
-                cost = {
-                    "parameters": 21_600_000,
-                    "steps": labels // 2,
-                    "images_seen": 32 * labels,
-                    "pflops": labels * 0.02,
-                }
+                table.to_parquet(cell / "predictions.parquet")
+                if protocol != "baseline":
+                    loss = np.exp(-np.arange(9) / 3)
+                    log = {"epoch": range(9), "loss": loss, "select_loss": loss + 0.1}
+                    pd.DataFrame(log).to_csv(cell / "metrics.csv", index=False)
                 rows.append(
-                    {"arm": name, "title": title, "kind": kind, "backbone": backbone, "protocol": protocol}
+                    {"arm": name, "title": title, "kind": kind, "backbone": backbone, "protocol": protocol, "tta": True}
                     | {
                         "labels": labels,
                         "draw": draw,
-                        "pretrain_seed": 11 if kind == "ssl" else None,
-                        "seed": 100 + draw,
+                        "unit": f"draw {draw}",
+                        "pretrain_seed": 0 if kind == "ssl" else None,
                     }
-                    | {"test_objects": objects, "temperature": 1.1, "seconds": 40.0 + labels / 20, **values, **cost}
+                    | {"seed": draw, "test_objects": objects, **scores, "used_probe": kind == "ssl" and draw == 1}
+                    | {"parameters": 5e6, "steps": 90, "images_seen": 2880, "pflops": 0.01, "seconds": 75.0}
                 )
-                if protocol in ("finetune", "scratch"):
-                    epochs = np.arange(30)
-                    loss = 0.65 * np.exp(-epochs / (12 - strength)) + 0.05 + 0.01 * rng.normal(size=30)
-                    select = loss + 0.06 + epochs / 400
-                    write_csv(
-                        cell / "metrics.csv",
-                        [
-                            {
-                                "step": 10 * e,
-                                "epoch": e,
-                                "loss": a,
-                                "accuracy": 1 - a / 2,
-                                "select_loss": b,
-                                "select_accuracy": 1 - b / 2,
-                            }
-                            for e, a, b in zip(epochs, loss, select, strict=True)
-                        ],
-                    )
-            counts = {"draws": draws, "pretrain_seeds": int(kind == "ssl"), "test_objects": objects}
-            for metric in cells[0]:
-                mean = float(np.mean([cell[metric] for cell in cells]))
-                half = 0.012 if metric in ("auc", "accuracy") else 0.1 * abs(mean)
-                top = min(1.0, mean + half) if metric != "nll" else mean + half
-                summary.append(
-                    {
-                        "arm": name,
-                        "labels": labels,
-                        "metric": metric,
-                        "value": mean,
-                        "low": mean - half,
-                        "high": top,
-                        **counts,
-                    }
-                )
-    value = {(row["arm"], row["labels"], row["metric"]): row["value"] for row in summary}
-    for metric in ("auc", "accuracy"):
-        for labels in LABELS:
-            for reference in ("supervised-scratch", "resnet18", "pca-logistic"):
-                difference = value["dino-finetune", labels, metric] - value[reference, labels, metric]
-                comparisons.append(comparison(labels, metric, "dino-finetune", reference, difference))
-    write_csv(folder / "results.csv", rows, RESULT_COLUMNS)
-    write_csv(folder / "summary.csv", summary)
-    write_csv(folder / "comparisons.csv", comparisons)
-    _rest(folder, classes, ids, truth, draws, data)
+    pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
+    config = {"seed": 0, "replicates": 600, "correspondence": 0 if columns else 3, "views": {"rotation": "any"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for table, name in zip(summarise(BenchmarkResult(folder), PAIRS, 600), ("summary", "comparisons"), strict=True):
+        table.to_csv(folder / f"{name}.csv", index=False)
+    counts = {name: int((truth == k).sum()) for k, name in enumerate(() if columns else classes)}
+    description = {"title": "A benchmark", "store": "stores/demo", "name": "demo", "objects": 900, "simulated": True}
+    description |= {"bands": ["g", "r", "i"], "size": [44, 44], "pixel_scale": 0.2, "survey": "KiDS-like"}
+    description |= {"class_counts": counts, "positive": None if columns else classes[-1], "pretrain_seeds": 1}
+    description |= {"roles": {"train": counts, "test": counts}, "design": "holdout", "folds": None, "repeats": None}
+    description |= {"balanced": True, "pretraining_images": 700, "augmentation": "rotation any", "compare_with": None}
+    write_json(folder / "data.json", description | {"size_note": None} | card)
+    flux = {"total_flux": {"auc": 0.74, "low": 0.71, "high": 0.77}}
+    write_json(folder / "audit.json", {"warnings": ["total flux has AUC 0.74"], "shortcuts": {"lens": flux}})
+    run = {"command": "zwicky benchmark desk --data stores/demo --out runs/desk", "started": "2026-03-01T10:00:00Z"}
+    run |= {"finished": "2026-03-01T11:00:00Z" if finished else None, "seconds": 3600.0, "seed": 0, "schema_version": 1}
+    write_json(folder / "run.json", run | {"versions": {"torch": "2.8.0"}, "machine": {"processor": "x86_64"}})
+    pretraining = folder / "pretrain" / "dino-vit-s0"
+    pretraining.mkdir(parents=True)
+    log = {"step": range(1, 31), "images": range(64, 1921 + 63, 64), "loss": np.linspace(5, 3, 30), "rankme": np.nan}
+    log = pd.DataFrame(log)
+    log.loc[::10, "rankme"] = [20.0, 40.0, 60.0]
+    log.to_csv(pretraining / "metrics.csv", index=False)
+    write_json(pretraining / "run.json", {"warnings": ["the loss stopped falling"], "steps": 30, "parameters": 5e6})
+    if not columns:
+        _correspondence(folder, ids, rng)
     return folder
 
 
-def comparison(
-    labels: int, metric: str, arm: str, reference: str, difference: float, half: float = 0.03
-) -> dict[str, object]:
-    significant = abs(difference) > half
-    p = 0.0004 if significant else 0.31
-    return {
-        "labels": labels,
-        "metric": metric,
-        "arm": arm,
-        "reference": reference,
-        "difference": difference,
-        "low": difference - half,
-        "high": difference + half,
-        "p": p,
-        "p_holm": p * 2,
-        "significant": significant,
-    }
-
-
-def _values(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    positive = truth == probabilities.shape[1] - 1
-    score = probabilities[:, -1]
-    negatives = np.sort(score[~positive])[::-1]
-    return {
-        "accuracy": float((probabilities.argmax(axis=1) == truth).mean()),
-        "auc": float((score[positive][:, None] > score[~positive][None]).mean()),
-        "tpr0": float((score[positive] > negatives[0]).mean()),
-        "tpr10": float((score[positive] > negatives[10]).mean()),
-        "ece": 0.03 + 0.02 * float(score.std()),
-        "nll": float(-np.log(probabilities[np.arange(len(truth)), truth]).mean()),
-    }
-
-
-def _rest(
-    folder: Path, classes: tuple[str, ...], ids: list[str], truth: np.ndarray, draws: int, data: dict[str, object]
-) -> None:
-    rng = np.random.default_rng(3)
-    counts = {label: int((truth == index).sum()) for index, label in enumerate(classes)}
-    write_json(
-        folder / "data.json",
-        {
-            "store": "stores/bologna",
-            "name": "bologna-desk",
-            "objects": 9000,
-            "bands": ["g", "r", "i"],
-            "size": [44, 44],
-            "pixel_scale": 0.2,
-            "simulated": True,
-            "survey": "KiDS-like",
-            "classes": list(classes),
-            "positive": classes[-1],
-            "class_counts": counts,
-            "unlabelled": 3000,
-            "roles": {"train": counts, "validation": counts, "test": counts, "unlabelled": {"objects": 3000}},
-            "design": "holdout",
-            "folds": None,
-            "repeats": None,
-            "label_counts": list(LABELS),
-            "balanced": True,
-            "pretraining_images": 8575,
-            "augmentation": "any-angle rotation, mirror, shift up to 2 px, noise",
-            "size_note": None,
-            **data,
-        },
+def _correspondence(folder: Path, ids: list[str], rng: np.random.Generator) -> None:
+    """One network on a grid of 4 × 4 regions, and its difference from another."""
+    partner, match = rng.integers(-1, 16, size=(3, 16)), rng.integers(16, size=(3, 16))
+    match[:, ::2] = partner[:, ::2].clip(0)
+    np.savez(
+        folder / "pretrain" / "dino-vit-s0" / "correspondence.npz",
+        ids=np.array(ids[:3]),
+        crops=rng.integers(0, 255, size=(3, 2, 3, 32, 32), dtype=np.uint8),
+        match=match,
+        partner=partner,
+        informative=rng.random((3, 16)) < 0.5,
+        attention=rng.random((3, 2, 4, 4)),
     )
-    write_json(
-        folder / "audit.json",
-        {
-            "warnings": ["total flux alone tells the classes apart with AUC 0.74 [0.71, 0.77]: above 0.70"],
-            "shortcuts": {
-                classes[-1]: {
-                    "total_flux": {"auc": 0.74, "low": 0.71, "high": 0.77},
-                    "mean_colour": {"auc": 0.61, "low": 0.58, "high": 0.65},
-                    "border": {"auc": 0.52, "low": 0.50, "high": 0.55},
-                }
-            },
-            "duplicates": {"pixels": 0, "position": 2},
-            "objects": 9000,
-        },
-    )
-    write_json(
-        folder / "run.json",
-        {
-            "kind": "benchmark",
-            "command": "zwicky benchmark desk --data stores/bologna --out runs/desk",
-            "started": "2026-03-01T10:00:00Z",
-            "finished": "2026-03-01T11:20:00Z",
-            "seconds": 4800.0,
-            "versions": {"zwicky": "0.1.0", "torch": "2.8.0", "numpy": "2.3.1"},
-            "seed": 5,
-            "schema_version": 1,
-            "machine": {"processor": "x86_64", "cores": 2, "device": "cpu"},
-        },
-    )
-    recipe = {"methods": ["dino"], "labels": list(LABELS), "draws": draws, "views": {"rotation": "any", "flip": True}}
-    write_text(folder / "config.yaml", yaml.safe_dump(recipe))
-    pq.write_table(
-        pa.table({"draw": [0], "labels": [300], "use": ["fit"], "id": ["train/0"]}), folder / "draws.parquet"
-    )
-    progress = np.linspace(0, 1, 600)
-    write_csv(
-        folder / "pretrain" / "dino-s11" / "metrics.csv",
-        [
-            {
-                "step": int(1200 * t),
-                "images": int(1200 * t) * 64,
-                "loss": 6.9 - 2.1 * t**0.5 + 0.05 * rng.normal(),
-                "teacher_entropy": 5.0 - 1.5 * t,
-                "teacher_kl": 1.9 - 0.6 * t**0.5,
-                "embedding_std": 0.03 + 0.015 * t + 0.001 * rng.normal(),
-                "rankme": 20 + 60 * t,
-                "knn_accuracy": 0.7 + 0.2 * t,
-                "seconds": 1500 * t,
-            }
-            for t in progress
-        ],
-    )
-    _correspondence(folder, rng)
+    row = {"network": "vit", "method": "dino", "run": "dino-vit-s0", "objects": 256, "regions": "4×4"}
+    for name in ("exact", "near", "informative_exact", "informative_near"):
+        row |= {name: 0.31, f"{name}_low": 0.29, f"{name}_high": 0.33}
+        row |= {f"{name}_untrained": 0.2, f"{name}_position": 0.08, f"{name}_chance": 0.0625}
+    pd.DataFrame([row]).to_csv(folder / "correspondence.csv", index=False)
+    pair = {"network": "vit", "method": "dino", "other_network": "vit", "other_method": "esvit", "measure": "exact"}
+    pair |= {"difference": -0.21, "low": -0.235, "high": -0.185, "objects": 256}
+    pd.DataFrame([pair]).to_csv(folder / "correspondence_pairs.csv", index=False)
 
 
-def _correspondence(folder: Path, rng: np.random.Generator) -> None:
-    """One network on a grid of 4 × 4, right about every other region."""
-    objects, side, size = 3, 4, 32
-    partner = rng.integers(-1, side**2, size=(objects, side**2))
-    match = np.where(rng.random(partner.shape) < 0.5, partner.clip(0), rng.integers(side**2, size=partner.shape))
-    attention = rng.random((objects, 2, side, side)) ** 3
-    arrays = {
-        "ids": np.array([f"field/{position:05d}.png" for position in range(objects)]),
-        "crops": rng.integers(0, 255, size=(objects, 2, 3, size, size), dtype=np.uint8),
-        "match": match.astype(np.int32),
-        "partner": partner.astype(np.int32),
-        "informative": rng.random(partner.shape) < 0.5,
-        "attention": (attention / attention.sum((2, 3), keepdims=True)).astype(np.float32),
-    }
-    np.savez_compressed(folder / "pretrain" / "dino-s11" / "correspondence.npz", allow_pickle=False, **arrays)
-    rows = []
-    for method, exact in (("dino", 0.31), ("esvit", 0.52)):
-        row = {"network": "vit_small", "method": method, "run": f"{method}-s11", "split": "holdout", "seed": 11}
-        row |= {"objects": 256, "regions": "4×4", "counted": 2900, "informative_counted": 1500}
-        for kind in ("", "informative_"):
-            for measure, value in (("exact", exact), ("near", exact + 0.2)):
-                name = kind + measure
-                row |= {name: value, f"{name}_low": value - 0.02, f"{name}_high": value + 0.02}
-                row |= {f"{name}_untrained": 0.2, f"{name}_position": 0.08, f"{name}_chance": 0.0625}
-        rows.append(row)
-    write_csv(folder / "correspondence.csv", rows)
-    names = {"network": "vit_small", "method": "dino", "other_network": "vit_small", "other_method": "esvit"}
-    pair = {"difference": -0.21, "low": -0.235, "high": -0.185, "objects": 256}
-    write_csv(folder / "correspondence_pairs.csv", [names | {"measure": name} | pair for name in ("exact", "near")])
-
-
-def make_store(
-    classes: tuple[str, ...] = ("nonlens", "lens"),
-    objects: int = 240,
-    bands: tuple[str, ...] = ("g", "r", "i"),
-    kind: str = "float32",
-) -> Cutouts:
-    """Round galaxies, and rings around the last class."""
-    classes = order_classes(set(classes))
-    ids, truth = objects_of(classes, objects)
-    rng = np.random.default_rng(2)
-    y, x = np.mgrid[-1:1:44j, -1:1:44j]
-    radius = np.hypot(x, y)
-    images = rng.normal(0, 0.02, (objects, len(bands), 44, 44))
-    for band in range(len(bands)):
-        images[:, band] += (0.4 + 0.3 * band) * np.exp(-radius / 0.15)
-        ring = np.exp(-(((radius - 0.5) / 0.08) ** 2)) * (1 + np.cos(2 * np.arctan2(y, x)))
-        images[:, band] += (truth == len(classes) - 1)[:, None, None] * 0.2 * (len(bands) - band) * ring
-    if kind == "uint8":
-        return make_cutouts((255 * images.clip(0, 1)).astype(np.uint8), bands, ids)
-    return make_cutouts(images.astype(np.float32), bands, ids)
-
-
-@pytest.fixture
-def result_maker(tmp_path: Path) -> Callable[..., Path]:
-    """`make_result` into a fresh directory."""
-    return lambda **options: make_result(tmp_path / "run", **options)
+def make_cutouts(objects=80, bands=("g", "r", "i")) -> zwicky.Cutouts:
+    """Noisy galaxies with the ids of `make_run`."""
+    radius = np.hypot(*np.mgrid[-1:1:44j, -1:1:44j])
+    images = np.random.default_rng(1).normal(0, 0.02, (objects, len(bands), 44, 44)) + np.exp(-radius / 0.15)
+    return zwicky.make_cutouts(images.astype(np.float32), bands, [f"field/{k:03d}.png" for k in range(objects)])
 
 
 @pytest.fixture(scope="session")
-def shared_result(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete directory; read it, do not change it."""
-    return make_result(tmp_path_factory.mktemp("shared") / "run")
-
-
-@pytest.fixture(scope="session")
-def store_maker() -> Callable[..., Cutouts]:
-    return make_store
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished benchmark; read it, do not change it."""
+    return make_run(tmp_path_factory.mktemp("report") / "run")

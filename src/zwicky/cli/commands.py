@@ -121,7 +121,7 @@ def _report(args: Namespace) -> None:
 
 def _demo(args: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
-    from zwicky.report.material import gather
+    from zwicky.report.data import load_results
     from zwicky.report.verdict import verdict
     from zwicky.simulate.api import simulate_store
 
@@ -135,14 +135,14 @@ def _demo(args: Namespace) -> None:
         simulate_store(simulation["population"], simulation["n"], simulation["seed"], store)
     benchmark(parsing.settings_of(BenchmarkConfig, config), store, run)
     page = _write_page(run, store)
-    summary = verdict(gather(run))
+    summary = verdict(load_results(run))
     print("\n".join([summary.headline, *summary.details][:3]))
     print(f"{time.monotonic() - start:.0f} s; open {page}")
 
 
 def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     from zwicky.evaluation.results import BenchmarkResult
-    from zwicky.report import write_report
+    from zwicky.report.page import write_report
     from zwicky.training.data import is_there, open_data
 
     name = str(data or BenchmarkResult(run).data.get("store", ""))

@@ -278,8 +278,8 @@ def cell_key(arm: str, labels: int, draw: int) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file; only empty fields are missing values."""
+    """Read a CSV file; only empty fields and nan are missing values."""
     try:
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        return pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({type(error).__name__}); run the benchmark again") from error

@@ -1,121 +1,163 @@
-"""The page: what stands where. Each section is a function; one that cannot be made leaves a line of why."""
+"""The report: one self-contained HTML page about a benchmark. Layout and prose are in `templates/page.html`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
+import pandas as pd
+import yaml
 from markupsafe import Markup
 
 from zwicky.data.contract import Cutouts
-from zwicky.io import write_text
-from zwicky.report import examples, repeat, sections, tables, words
-from zwicky.report.correspondence import correspondence
-from zwicky.report.material import Material, Missing, gather, is_number
-from zwicky.report.networks import networks
-from zwicky.report.verdict import verdict
+from zwicky.evaluation.results import read_table
+from zwicky.io import read_json, write_text
+from zwicky.report import figures, tables
+from zwicky.report.data import NotRun, ReportData, load_results
+from zwicky.report.verdict import network_sentences, verdict
+
+EXAMPLES = 8  # pictures in a row
+GALLERY = 24  # pictures in the gallery, shared among the classes
+SHOWN = 6  # networks whose matches are drawn
 
 
-@dataclass(frozen=True)
-class Section:
-    """One section of the page; `missing` is the line that stands where the body cannot be made."""
+class Picture(NamedTuple):
+    """A cutout as a PNG address, with its id, true class and score."""
 
-    key: str
-    title: str
-    body: Markup
-    missing: str = ""
+    address: str
+    name: str
+    label: str
+    score: float
 
 
-def write_report(run: Path, data: Cutouts | None = None, out: Path | None = None) -> Path:
-    """Write one self-contained HTML page about a benchmark.
+def write_report(run: Path | str, data: Cutouts | None = None, out: Path | str | None = None) -> Path:
+    """Write the HTML page about a benchmark.
 
     Args:
-        run: the directory `zwicky benchmark` wrote.
-        data: the cutouts it was run on, for the pictures; None leaves them out.
-        out: where to write; None means RUN/report.html.
+        run: directory written by `zwicky benchmark`.
+        data: the cutouts it was run on, for the pictures; without them there are none.
+        out: file to write; RUN/report.html by default.
+
+    Returns:
+        The file written.
 
     Raises:
-        UserError: the directory holds no finished cell, or the page cannot be written.
+        UserError: if the directory has no finished cell or lacks a file it must have, or `out` cannot be written.
     """
-    out = run / "report.html" if out is None else out
-    write_text(out, render(gather(run), data))
-    return out
+    path = Path(run) / "report.html" if out is None else Path(out)
+    write_text(path, render(load_results(run), data))
+    return path
 
 
-def render(material: Material, store: Cutouts | None) -> str:
-    """The page as text."""
-    parts: list[tuple[str, str, Callable[[], Markup]]] = [
-        ("audit", "Data audit", lambda: sections.audit(material)),
-        *(
-            [("networks", "Network comparison", lambda: networks(material))]
-            if material.data.get("compare_with")
-            else []
-        ),
-        ("efficiency", "Label efficiency", lambda: sections.efficiency(material)),
-        ("differences", "Paired differences", lambda: tables.differences(material)),
-        ("roc", "ROC curves", lambda: sections.roc(material)),
-        ("recall", "Recall at few false positives, and purity", lambda: sections.recall(material)),
-        ("curves", "Training curves", lambda: sections.curves(material)),
-        ("regions", "Region correspondence", lambda: correspondence(material)),
-        ("confusion", "Confusion matrices", lambda: sections.confusion(material)),
-        ("calibration", "Calibration", lambda: sections.calibration(material)),
-        ("examples", "Correct and incorrect examples", lambda: examples.extremes(material, store)),
-        ("gallery", "The data", lambda: examples.gallery(material, store)),
-        ("repeat", "Reproducibility", lambda: repeat.repeat(material)),
-    ]
-    built = [_section(*part) for part in parts]
-    folder = resources.files("zwicky.report")
+def render(data: ReportData, cutouts: Cutouts | None) -> str:
+    """Return the page as text."""
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("zwicky.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
-    return template.render(
-        title=material.data.get("title")
-        or f"{material.data.get('name') or material.result.path.resolve().name}: label efficiency",
-        verdict=verdict(material),
-        size_note=material.data.get("size_note"),
-        facts=facts(material),
-        sections=built,
-        style=Markup((folder / "style.css").read_text(encoding="utf-8")),
+    environment.globals |= {"markers": data.markers, "figures": figures, "tables": tables}
+    environment.tests["missing"] = lambda content: isinstance(content, NotRun)
+    environment.filters |= {name: getattr(tables, name) for name in ("count", "plural", "duration")}
+    environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    sections: dict[str, Callable[[], Any]] = {
+        "audit": lambda: read_json(data.require("audit.json")),
+        "networks": lambda: {"sentences": network_sentences(data), "rows": tables.network_differences(data)},
+        "differences": lambda: read_table(data.require("comparisons.csv")),
+        "purity": lambda: tables.purity_table(data) if data.classes else None,
+        "finetuning": lambda: figures.finetuning(data),
+        "regions": lambda: regions(data),
+        "pictures": lambda: pictures(data, cutouts),
+    }
+    logs = data.pretraining()
+    metrics = list(dict.fromkeys(key[2] for key in data.estimates))
+    style = (resources.files("zwicky.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(
+        data=data,
+        card=data.data,
+        verdict=verdict(data),
+        cutouts=cutouts,
+        pretraining={name: (read_json(data.path / "pretrain" / name / "run.json"), log) for name, log in logs.items()},
+        efficiency=[figures.efficiency(data, name, data.arms) for name in data.main_metrics if name in metrics],
+        metrics=metrics,
+        style=Markup(style),
+        **{name: _or_reason(build) for name, build in sections.items()},
     )
 
 
-def _section(key: str, title: str, build: Callable[[], Markup]) -> Section:
+def _or_reason(build: Callable[[], Any]) -> Any:
+    """Return what a section shows, or the `NotRun` that says why it shows nothing."""
     try:
-        return Section(key, title, build())
-    except Missing as reason:
-        return Section(key, title, Markup(""), str(reason))
+        return build()
+    except NotRun as reason:
+        return reason
 
 
-def facts(material: Material) -> Markup:
-    """What the numbers were measured on, in a few words."""
-    data = material.data
-    size, scale = data.get("size"), data.get("pixel_scale")
-    pixels = " × ".join(str(side) for side in size) + " px" if isinstance(size, list) else None
-    if pixels and is_number(scale):
-        pixels += f" at {scale:g}″ a pixel"
-    classes = data.get("class_counts")
-    seeds = material.pretrain_seeds
-    return tables.facts(
-        [
-            ("Data", words.data_kind(data.get("simulated"))),
-            ("Survey", data.get("survey")),
-            ("Objects", words.count(data["objects"]) if is_number(data.get("objects")) else None),
-            (
-                "Classes",
-                ", ".join(f"{name} {words.count(n)}" for name, n in classes.items())
-                if isinstance(classes, dict)
-                else None,
-            ),
-            ("Positive class", data.get("positive")),
-            ("Bands", ", ".join(map(str, data["bands"])) if isinstance(data.get("bands"), list) else None),
-            ("Size", pixels),
-            ("Labels", ", ".join(words.count(n) for n in material.labels)),
-            ("Averaged over", material.trials),
-            ("Pretraining seeds", f"1 (conditional on {material.conditional})" if seeds == 1 else seeds or "none"),
-            ("Test objects", words.count(material.test_objects)),
+def regions(data: ReportData) -> dict[str, Any]:
+    """Return the drawings of region correspondence by network, and the differences between networks."""
+    pictures = {}
+    for title, runs in list(data.correspondence.groupby("title", sort=False))[:SHOWN]:
+        arrays, (height, width) = data.regions(runs["run"].iloc[0]), map(int, runs["regions"].iloc[0].split("×"))
+        n_bands = arrays["crops"].shape[2]
+        bands = data.data["bands"] if len(data.data["bands"]) == n_bands else [str(k) for k in range(n_bands)]
+        pictures[title] = figures.matches(arrays, (height, width), bands, str(title))
+    return {"pictures": pictures, "pairs": read_table(data.require("correspondence_pairs.csv"))}
+
+
+def pictures(data: ReportData, cutouts: Cutouts | None) -> dict[str, dict[str, list[Picture]]]:
+    """Return test objects of the primary arm at the fewest labels, scored by their mean over draws.
+
+    Returns:
+        examples: the best candidates, false positives and missed positives, or the extreme errors of a regression;
+        gallery: a few of each class, evenly spaced in id, whatever their scores.
+
+    Raises:
+        NotRun: without cutouts, or if they hold none of the test objects.
+    """
+    if cutouts is None:
+        raise NotRun("No pictures: the cutouts were not found; give them with `zwicky report RUN --data STORE`.")
+    cells = [
+        pd.DataFrame(
+            {
+                "id": cell.ids,
+                "label": [data.classes[k] for k in cell.truth] if data.classes else "test objects",
+                "score": cell.predicted[:, -1] if data.classes else np.abs(cell.predicted - cell.truth).mean(1),
+            }
+        )
+        for cell in data.predicted[data.labels[0]][data.featured[0].name]
+    ]
+    rows = pd.Series(range(len(cutouts)), index=cutouts.ids)
+    table = pd.concat(cells).groupby(["id", "label"], as_index=False)["score"].mean()
+    table = table[table["id"].isin(rows.index)].sort_values("id")
+    if table.empty:
+        raise NotRun("No pictures: none of the test objects is in these cutouts.")
+    ranked = table.sort_values("score", ascending=False, kind="stable")
+    if data.classes:
+        positive, negative = (ranked[(ranked["label"] == data.classes[-1]) == known] for known in (True, False))
+        groups = {"Best candidates": positive, "False positives": negative, "Missed": positive[::-1]}
+    else:
+        groups = {"Smallest error": ranked[::-1], "Largest error": ranked}
+    members = dict(list(table.groupby("label")))
+    n = max(2, min(EXAMPLES, GALLERY // len(members)))
+    spread = {
+        label: group.iloc[np.unique(np.linspace(0, len(group) - 1, n).round().astype(int))]
+        for label, group in members.items()
+    }
+
+    def show(sheet: pd.DataFrame) -> list[Picture]:
+        images = (cutouts.images[int(rows[name])] for name in sheet["id"])
+        return [
+            Picture(figures.data_uri(image, cutouts.bands), *row)
+            for image, row in zip(images, sheet.itertuples(index=False), strict=True)
         ]
-    )
+
+    return {
+        "examples": {title: show(group[:EXAMPLES]) for title, group in groups.items() if len(group)},
+        "gallery": {label: show(group) for label, group in spread.items()},
+    }

@@ -1,4 +1,4 @@
-"""The tables, as escaped HTML that scrolls within itself on a narrow screen."""
+"""The tables of the page as data frames of text. In a cell, what follows a newline is printed smaller below."""
 
 from __future__ import annotations
 
@@ -6,274 +6,245 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
-from sklearn import metrics
+import pandas as pd
+from sklearn.metrics import confusion_matrix
 
-from zwicky.evaluation.metrics import purity as expected_purity
-from zwicky.report import words
-from zwicky.report.figures import looks
-from zwicky.report.material import Arm, Material, Missing, Predictions, is_number
-from zwicky.report.roc import Band
+from zwicky.evaluation.bootstrap import Interval
+from zwicky.evaluation.metrics import purity
+from zwicky.report.data import RATES, Arm, NotRun, ReportData
 
-LOWER_IS_BETTER = ("ece", "nll")
+PERCENT = ("accuracy", "tpr0", "tpr10")  # metrics written in per cent
+LOWER_IS_BETTER = ("ece", "nll", "mae")
+METRIC_NAMES = {
+    "auc": "AUC",
+    "tpr0": "TPR0",
+    "tpr10": "TPR10",
+    "ece": "ECE",
+    "nll": "log loss",
+    "mae": "MAE",
+    "r2": "R²",
+}
+PREVALENCES = (1e-3, 1e-4)
+FALSE_POSITIVES_NEEDED = 10  # behind a false-positive rate before purity is quoted at it
+KEY_DIFFERENCES = 8  # about as many rows has the short table of differences
+MEASURES = {"exact": "correct cell", "near": "within one cell"}
+CONTROLS = {"untrained": "untrained", "position": "same position", "chance": "chance"}
+COSTS = {
+    "parameters": "Parameters",
+    "steps": "Steps",
+    "images_seen": "Images seen",
+    "pflops": "PFLOPs",
+    "seconds": "Time",
+}
 
 
-def table(caption: str | Markup, header: Sequence[Any], rows: Sequence[Sequence[Any]], classes: str = "") -> Markup:
-    """A table with a caption; the first cell of each row is its header. Everything is escaped but Markup."""
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(cell) for cell in header)
-    body = Markup("\n").join(
-        Markup('<tr><th scope="row">{}</th>{}</tr>').format(row[0], Markup("").join(_cell(cell) for cell in row[1:]))
-        for row in rows
-    )
-    return Markup(
-        '<div class="scroll" tabindex="0" role="group" aria-label="{}"><table class="{}"><caption>{}</caption>'
-        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
-    ).format(Markup(caption).striptags() if isinstance(caption, Markup) else caption, classes, caption, head, body)
+def metric_name(metric: str) -> str:
+    """Return the name of a metric for people; `mae_theta_E` is the MAE of one column."""
+    name, _, column = metric.partition("_")
+    return METRIC_NAMES.get(name, name) + (f" of {column}" if column else "")
 
 
-def _cell(cell: Any) -> Markup:
-    if isinstance(cell, Markup) and cell.startswith("<td"):
-        return cell
-    return Markup("<td>{}</td>").format(cell)
+def number(value: float, metric: str, signed: bool = False) -> str:
+    """Write a value of a metric: three decimals, per cent with one, MAE with three figures; a true minus sign."""
+    sign = "+" if signed else ""
+    if metric.startswith("mae"):
+        return f"{value:{sign}.3g}".replace("-", "−")
+    digits = 1 if metric in PERCENT else 3
+    rounded = round(100 * value if metric in PERCENT else value, digits) + 0.0  # −0.0 becomes 0.0
+    return f"{rounded:{sign if rounded else ''}.{digits}f}".replace("-", "−")
 
 
-def value_cell(material: Material, arm: str, labels: int, metric: str) -> Markup:
-    """A number with its interval in smaller type below, and a star on a winner."""
-    value = material.estimate(arm, labels, metric)
+def measured(value: Interval | None, metric: str, signed: bool = False, separator: str = " ") -> str:
+    """Write a value and its interval, if it has one; a dash for None."""
     if value is None:
-        return Markup("–")
-    star = (
-        Markup(' <span class="win" title="significantly above the runner-up">★</span>')
-        if winner(material, labels, metric) == arm
-        else ""
-    )
-    bounds = ""
-    if value.low is not None and value.high is not None:
-        bounds = Markup('<br><span class="bounds">{}</span>').format(words.interval(value.low, value.high, metric))
-    return Markup("{}{}{}").format(words.number(value.value, metric), star, bounds)
+        return "–"
+    text, low, high = (number(x, metric, signed) for x in (value.value, value.low, value.high))
+    return text if np.isnan(value.low) else f"{text}{separator}[{low}, {high}]"
 
 
-def winner(material: Material, labels: int, metric: str) -> str | None:
-    """The best arm, if it is significantly better than the runner-up and than every arm it was compared with."""
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    values = {
-        arm.name: sign * value.value for arm in material.arms if (value := material.estimate(arm.name, labels, metric))
-    }
-    ranked = sorted(values, key=lambda name: -values[name])
-    if len(ranked) < 2:
+def change(row: Any, separator: str = " ") -> str:
+    """Write a paired difference with its interval."""
+    return measured(Interval(row.difference, row.low, row.high), row.metric, True, separator)
+
+
+def count(value: Any) -> str:
+    """Write a whole number with thin spaces between thousands; a dash for nothing."""
+    return "–" if pd.isna(value) else f"{round(value):,}".replace(",", "\u2009")
+
+
+def plural(n: int, noun: str) -> str:
+    """Write a count with its noun."""
+    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as seconds, minutes or hours; a dash for NaN."""
+    for unit, size, most in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, np.inf)):
+        if seconds < most:
+            return f"{seconds / size:.{int(seconds / size < 10)}f} {unit}"
+    return "–"
+
+
+def best_arm(data: ReportData, labels: int, metric: str) -> Arm | None:
+    """Return the best arm if it is significantly better than the runner-up and than every arm it was compared with."""
+    sign = -1 if metric.startswith(LOWER_IS_BETTER) else 1
+    values = {arm: sign * e.value for arm in data.arms if (e := data.estimate(arm, labels, metric))}
+    ranked = sorted(values, key=values.__getitem__, reverse=True)
+    rows = [data.difference(ranked[0], other, labels, metric) for other in ranked[1:]]
+    if not rows or rows[0] is None:
         return None
-    best, second = ranked[:2]
-    rows = [row for other in ranked[1:] if (row := material.difference(best, other, labels, metric))]
-    tested = any(row.reference == second for row in rows)
-    return best if tested and all(row.significant and sign * row.difference > 0 for row in rows) else None
+    return ranked[0] if all(row.significant and sign * row.difference > 0 for row in rows if row is not None) else None
 
 
-def efficiency(material: Material, metric: str) -> Markup:
-    """Arms × labels."""
-    look = looks(material)
+def by_labels(data: ReportData, *metrics: str) -> pd.DataFrame:
+    """Arms × numbers of labels of one metric, or of several side by side; ★ marks a significantly best arm."""
+    columns = {}
+    for metric in metrics:
+        for labels in data.labels:
+            cells = {arm: measured(data.estimate(arm, labels, metric), metric, separator="\n") for arm in data.arms}
+            if best := best_arm(data, labels, metric):
+                cells[best] = "★ " + cells[best]
+            name = f"{metric_name(metric)}, {plural(labels, 'label')}" if len(metrics) > 1 else count(labels)
+            columns[name] = [cells[arm] for arm in data.arms]
+    return pd.DataFrame(columns, index=pd.Index([arm.title for arm in data.arms], name="Arm"))
+
+
+def outcome(row: Any) -> str:
+    """Say whether the first arm of a paired difference is significantly better or worse than the second."""
+    if not row.significant:
+        return "no significant difference"
+    better = (row.difference > 0) != row.metric.startswith(LOWER_IS_BETTER)
+    return f"★ significantly {'better' if better else 'worse'}"
+
+
+def differences(data: ReportData, rows: Sequence[Any], brief: bool = False) -> pd.DataFrame:
+    """Paired differences, first arm minus second; rows of `comparisons`. Brief: without metric and p."""
+    frame = {
+        "First arm": [data.arm(row.arm).title for row in rows],
+        "Second arm": [data.arm(row.reference).title for row in rows],
+        "Labels": [count(row.labels) for row in rows],
+        "Metric": [metric_name(row.metric) + (" (points)" if row.metric in PERCENT else "") for row in rows],
+        "Difference": [change(row, "\n") for row in rows],
+        "p (Holm)": ["< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}" for row in rows],
+        "The first is": [outcome(row) for row in rows],
+    }
+    return pd.DataFrame(frame).set_index("First arm").drop(columns=["Metric", "p (Holm)"] if brief else [])
+
+
+def key_differences(data: ReportData) -> list[Any]:
+    """Return the differences that matter: fine-tuned − from scratch, and the primary arm − the best baselines."""
+    arms = [arm for arm in data.arms if arm.is_finetuned or arm == data.primary]
+    pairs: list[tuple[Arm | None, Arm | None]] = [(arm, data.reference(arm)) for arm in arms]
+    pairs += [(data.primary, data.best_baseline(network)) for network in (True, False)]
+    labels = data.labels if len(pairs) * len(data.labels) <= KEY_DIFFERENCES else data.ends
+    return [row for n in labels for pair in pairs if (row := data.difference(*pair, n)) is not None]
+
+
+def network_differences(data: ReportData) -> list[Any]:
+    """Return the differences between each arm and the arm of the network `compare_with` trained in the same way."""
+    network = data.data.get("compare_with")
+    if not network:
+        return []
+    data.require("comparisons.csv")
+    rows = [row for row in data.comparisons.itertuples() if row.metric == data.main_metrics[0]]
+    rows = [row for row in rows if data.arm(row.reference).backbone == network != data.arm(row.arm).backbone]
+    return sorted(rows, key=lambda row: (data.arm(row.arm).backbone, row.labels, row.arm))
+
+
+def purity_table(data: ReportData) -> pd.DataFrame:
+    """Recall and expected purity at the false-positive rates that the test set can measure, at the most labels."""
+    rows = []
+    for arm, curve in data.roc[data.ends[-1]].items():
+        for rate in [rate for rate in RATES if rate * data.n_negatives >= FALSE_POSITIVES_NEEDED]:
+            recall = [x[np.searchsorted(data.fpr, rate)] for x in (curve.value, curve.low, curve.high)]
+            row = {"Arm": arm.title, "False-positive rate": f"{rate:g}\n{rate * data.n_negatives:.0f} negatives"}
+            row["Recall (%)"] = measured(Interval(*recall), "tpr0", separator="\n")
+            for prevalence in PREVALENCES:
+                value, low, high = 100 * purity(np.array(recall), rate, prevalence)
+                name = f"Purity (%) at prevalence 1 in {count(1 / prevalence)}"
+                row[name] = f"{value:.2g}\n[{low:.2g}, {high:.2g}]"
+            rows.append(row)
+    if not rows:
+        raise NotRun(f"No purity: {count(data.n_negatives)} negatives are too few to measure a false-positive rate.")
+    return pd.DataFrame(rows).set_index("Arm")
+
+
+def confusion(data: ReportData) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return (title, per cent of each true class [true, predicted], objects per draw) of primary arm and reference."""
+    matrices = []
+    for labels, cells in data.predicted.items():
+        for arm in [arm for arm in data.featured[:2] if arm.name in cells]:
+            draws = cells[arm.name]
+            classes = range(len(data.classes))
+            counts = sum(confusion_matrix(cell.truth, cell.predicted.argmax(1), labels=classes) for cell in draws)
+            shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            matrices.append((f"{arm.title}, {plural(labels, 'label')}", shares, counts / len(draws)))
+    return matrices
+
+
+def used_probes(data: ReportData) -> list[tuple[str, int, int]]:
+    """Return (title, fits that fell back to their linear probe, fits) of the arms that have any."""
+    used = data.results.assign(used=data.results["used_probe"].eq(True)).groupby("arm")["used"].agg(["sum", "size"])
+    counts = [(arm.title, *used.loc[arm.name].tolist()) for arm in data.arms]
+    return [(title, fell_back, fits) for title, fell_back, fits in counts if fell_back]
+
+
+def shortcuts(audit: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
+    """How well single properties of the files distinguish each class from the rest."""
     rows = [
-        [
-            Markup("{} {}").format(look[arm.name].sign, arm.title),
-            *(value_cell(material, arm.name, n, metric) for n in material.labels),
-        ]
-        for arm in material.arms
-    ]
-    name = words.metric_name(metric)
-    unit = " (%)" if metric in words.PERCENT else ""
-    estimates = [material.estimate(arm.name, n, metric) for arm in material.arms for n in material.labels]
-    bounds = ", with 95 % interval" if any(value and value.low is not None for value in estimates) else ""
-    caption = f"{name[0].upper() + name[1:]}{unit}{bounds}, by number of labels"
-    return table(caption, ["Arm", *(words.count(n) for n in material.labels)], rows, "numbers")
-
-
-def differences(material: Material) -> Markup:
-    """Every paired difference that was tested."""
-    if not material.differences:
-        raise Missing("No paired differences: comparisons.csv is missing or empty.")
-    rows = []
-    for row in sorted(
-        material.differences,
-        key=lambda row: (
-            ("auc", "accuracy").index(row.metric) if row.metric in ("auc", "accuracy") else 9,
-            row.metric,
-            row.labels,
-        ),
-    ):
-        better = (row.difference > 0) != (row.metric in LOWER_IS_BETTER)
-        arm, reference = material.arm(row.arm).title, material.arm(row.reference).title
-        verdict = f"★ {arm if better else reference}" if row.significant else "not distinguishable"
-        unit = " (points)" if row.metric in words.PERCENT else ""
-        change = (
-            f"{words.number(row.difference, row.metric, True)} {words.interval(row.low, row.high, row.metric, True)}"
-        )
-        change = Markup('<td class="together">{}</td>').format(change)
-        p = "–" if row.p_holm is None else ("< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}")
-        rows.append(
-            [
-                f"{words.metric_name(row.metric)}{unit}",
-                words.count(row.labels),
-                f"{arm} − {reference}",
-                change,
-                p,
-                verdict,
-            ]
-        )
-    caption = "Paired differences, arm minus reference, with 95 % interval; p is Holm's, over all tests of a metric"
-    return table(caption, ["Metric", "Labels", "Arm − reference", "Difference", "p (Holm)", "Better"], rows)
-
-
-def recall_at_false_positives(material: Material, negatives: int | None) -> Markup:
-    """TPR0 and TPR10 at every number of labels."""
-    look = looks(material)
-    metrics = [
-        metric
-        for metric in ("tpr0", "tpr10")
-        if any(material.estimate(arm.name, n, metric) for arm in material.arms for n in material.labels)
-    ]
-    if not metrics:
-        raise Missing("Neither TPR0 nor TPR10 was recorded.")
-    header = [
-        "Arm",
-        *(f"{words.metric_name(metric)}, {words.count(n)} labels" for metric in metrics for n in material.labels),
-    ]
-    rows = [
-        [
-            Markup("{} {}").format(look[arm.name].sign, arm.title),
-            *(value_cell(material, arm.name, n, metric) for metric in metrics for n in material.labels),
-        ]
-        for arm in material.arms
-    ]
-    among = f"among {words.count(negatives)} negatives" if negatives else "(number of negatives not known)"
-    return table(f"Recall in per cent at no (TPR0) and at ten (TPR10) false positives {among}", header, rows, "numbers")
-
-
-def confusion_matrix(arm: Arm, labels: int, draws: Sequence[Predictions]) -> Markup:
-    """Share of each true class called each class, over all draws, with the mean count a draw."""
-    classes = draws[0].classes
-    # Every draw's cell comes from the same benchmark, so its classes stand in the same order.
-    counts = sum(
-        metrics.confusion_matrix(draw.truth, draw.probabilities.argmax(axis=1), labels=range(len(classes)))
-        for draw in draws
-        if draw.classes == classes
-    )
-    counts = np.asarray(counts, dtype=float)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    rows: list[list[Any]] = []
-    for truth, name in enumerate(classes):
-        cells = [
-            Markup('<td class="heat" style="--share:{}%">{}<br><span class="bounds">{}</span></td>').format(
-                f"{55 * shares[truth, called]:.0f}",
-                f"{100 * shares[truth, called]:.1f} %",
-                words.count(counts[truth, called] / len(draws)),
-            )
-            for called in range(len(classes))
-        ]
-        rows.append([f"is {name}", *cells])
-    return table(
-        f"{arm.title}, {words.plural(labels, 'label')}",
-        ["", *(f"called {name}" for name in classes)],
-        rows,
-        "numbers confusion",
-    )
-
-
-def purity(bands: Sequence[tuple[Arm, Band]], prevalences: Sequence[float], negatives: int, labels: int) -> Markup:
-    """Recall and expected purity at the false-positive rates the test set can measure. bands: at those rates."""
-    rows = []
-    for arm, curve in bands:
-        for rate, recall, low, high in zip(curve.fpr, curve.recall, curve.low, curve.high, strict=True):
-            reached = f"{100 * recall:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            expected = []
-            for prevalence in prevalences:
-                value, worst, best = (100 * expected_purity(r, rate, prevalence) for r in (recall, low, high))
-                expected.append(f"{value:.2g} [{worst:.2g}, {best:.2g}]")
-            rows.append(
-                [
-                    arm.title,
-                    f"{rate:g} ({rate * negatives:.0f} of {words.count(negatives)} negatives)",
-                    reached,
-                    *expected,
-                ]
-            )
-    header = [
-        "Arm",
-        "False-positive rate",
-        "Recall (%)",
-        *(f"Purity (%) if 1 in {words.count(1 / p)} is a positive" for p in prevalences),
-    ]
-    return table(
-        f"Recall and purity at {words.plural(labels, 'label')}, measured with {words.count(negatives)} negatives",
-        header,
-        rows,
-        "numbers",
-    )
-
-
-def shortcuts(found: Any) -> Markup:
-    """What a single feature of the files tells about each class. found: class → feature → {auc, low, high}."""
-    cells = []
-    by_class = found if isinstance(found, dict) else {}
-    for name, features in by_class.items():
-        for feature, row in (features if isinstance(features, dict) else {}).items():
-            if isinstance(row, dict) and is_number(row.get("auc")):
-                bounded = is_number(row.get("low")) and is_number(row.get("high"))
-                bounds = words.interval(row["low"], row["high"], "auc") if bounded else "–"
-                cells.append([feature.replace("_", " "), name, words.number(row["auc"], "auc"), bounds])
-    if not cells:
-        raise Missing("No shortcut was measured.")
-    caption = (
-        "How well each feature alone tells a class from the rest: AUC or 1 − AUC, whichever is larger. "
-        "Where one does, a network may learn it instead of the lens"
-    )
-    return table(caption, ["Feature", "Class", "AUC", "95 % interval"], cells, "numbers")
-
-
-def cost(material: Material) -> Markup:
-    """Training cost of each arm and number of labels, mean over draws; then of each pretraining."""
-    columns = ("parameters", "steps", "images_seen", "pflops", "seconds")
-    rows = []
-    for name, curves in material.pretraining.items():
-        info = {
-            **{key: value for key, value in curves[-1].items() if value is not None},
-            **material.pretraining_run(name),
+        {
+            "Feature": feature.replace("_", " "),
+            "Class": name,
+            "AUC": measured(Interval(row["auc"], row["low"], row["high"]), "auc", separator="\n"),
         }
-        numbers = {
-            "parameters": info.get("parameters"),
-            "steps": info.get("steps", curves[-1].get("step")),
-            "images_seen": info.get("images_seen", curves[-1].get("images")),
-        }
-        rows.append(
-            [
-                f"pretraining {name}",
-                "–",
-                *_costs({**numbers, "pflops": info.get("pflops"), "seconds": info.get("seconds")}, columns),
-            ]
-        )
-    for arm in material.arms:
-        for labels in material.labels:
-            cells = [row for row in material.results if row["arm"] == arm.name and row["labels"] == labels]
-            if cells:
-                means = {key: _mean([row.get(key) for row in cells]) for key in columns}
-                rows.append([arm.title, words.count(labels), *_costs(means, columns)])
-    header = ["What", "Labels", "Parameters", "Steps", "Images seen", "PFLOPs", "Time"]
-    return table(
-        "Cost of training, mean over draws; an arm's cost does not include its pretraining", header, rows, "numbers"
-    )
+        for name, features in audit.items()
+        for feature, row in features.items()
+    ]
+    return pd.DataFrame(rows, columns=["Feature", "Class", "AUC"]).set_index("Feature")
 
 
-def _costs(values: dict[str, Any], columns: Sequence[str]) -> list[str]:
-    ways = {"pflops": words.significant, "seconds": words.duration}
-    return [ways.get(key, words.count)(values.get(key)) for key in columns]
+def roles(counts: dict[str, dict[str, int]]) -> pd.DataFrame:
+    """Objects of each class by role in the split."""
+    return pd.DataFrame(counts).T.map(count).rename_axis("Role")
 
 
-def _mean(values: Sequence[Any]) -> float | None:
-    known = [value for value in values if is_number(value)]
-    return sum(known) / len(known) if known else None
+def costs(data: ReportData, pretraining: dict[str, tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
+    """Cost of each pretraining, from its run.json, and of each arm and number of labels as a mean over draws."""
+    means = data.results.groupby(["arm", "labels"], as_index=False)[list(COSTS)].mean()
+    arms = [
+        means[means["arm"] == arm.name].assign(arm=arm.title, labels=lambda rows: rows["labels"].map(count))
+        for arm in data.arms
+    ]
+    runs = [{"arm": f"Pretraining {name}", "labels": "–", **info} for name, (info, _) in pretraining.items()]
+    table = pd.concat([pd.DataFrame(runs), *arms])
+    write = {"seconds": duration, "pflops": lambda value: "–" if pd.isna(value) else f"{value:.3g}"}
+    frame = {"Labels": table["labels"]} | {
+        title: table[name].map(write.get(name, count)) for name, title in COSTS.items()
+    }
+    return pd.DataFrame(frame).set_index(table["arm"].rename("Model"))
 
 
-def facts(pairs: Sequence[tuple[str, Any]]) -> Markup:
-    """A list of terms and what they are; None is left out."""
-    items = Markup("").join(
-        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(term, value) for term, value in pairs if value is not None
-    )
-    return Markup("<dl>{}</dl>").format(items)
+def correspondence(data: ReportData) -> pd.DataFrame:
+    """Per cent of regions matched to the correct place by each pretrained network and by its controls."""
+    rows = []
+    for (title, grid), runs in data.correspondence.groupby(["title", "regions"], sort=False):
+        for regions, prefix in (("all", ""), ("informative", "informative_")):
+            for measure, match in MEASURES.items():
+                name = prefix + measure
+                limits = runs[[f"{name}_low", f"{name}_high"]] if len(runs) == 1 else runs[[name, name]]
+                value = Interval(runs[name].mean(), limits.iloc[:, 0].min(), limits.iloc[:, 1].max())
+                row = {"Network": f"{title} ({grid})", "Regions": regions, "Match": match}
+                row["pretrained"] = measured(value, "tpr0", separator="\n")
+                rows.append(
+                    row | {text: number(runs[f"{name}_{key}"].mean(), "tpr0") for key, text in CONTROLS.items()}
+                )
+    return pd.DataFrame(rows).set_index("Network")
+
+
+def correspondence_differences(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Paired differences of correspondence_pairs.csv, in points."""
+    names = (pairs[f"{of}method"] + ", " + pairs[f"{of}network"] for of in ("", "other_"))
+    frame = pd.DataFrame(dict(zip(("First network", "Second network"), names, strict=True)))
+    frame["Match"] = pairs["measure"].map(MEASURES)
+    frame["Difference"] = [change(row, "\n") for row in pairs.assign(metric="tpr0").itertuples()]
+    return frame.set_index("First network")

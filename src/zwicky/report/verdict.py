@@ -1,143 +1,120 @@
-"""The verdict in words. It says no more than the paired differences do."""
+"""The verdict in sentences. It claims no more than the paired differences show."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from zwicky.report import words
-from zwicky.report.material import Arm, Difference, Material
-from zwicky.report.networks import sentences
+import pandas as pd
 
-CLOSE = 0.01  # a smaller advantage in AUC over a baseline is called close, however significant
+from zwicky.report.data import ReportData
+from zwicky.report.tables import change, measured, metric_name, network_differences, plural
+
+CLOSE = 0.01  # an advantage below this over a baseline is called small, even if significant
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """headline: one sentence. tone: helps | hurts | tie | unknown. details: sentences that qualify it."""
+    """The conclusion: one sentence, its tone (better, worse, tie or unknown), and sentences that qualify it."""
 
     headline: str
     tone: str
     details: tuple[str, ...]
 
 
-def verdict(material: Material) -> Verdict:
-    """The headline is the difference in AUC at the smallest number of labels, primary arm against reference; or what
-    one network does instead of another, where the benchmark asks that.
+def verdict(data: ReportData) -> Verdict:
+    """State the difference in AUC (R² of a regression) at the fewest labels, primary arm minus its reference.
+
+    Where the recipe compares networks (`compare_with`), the headline counts those differences instead.
     """
-    primary, labels = material.primary, material.labels[0]
-    if primary is None:
+    primary, reference = data.primary, data.reference(data.primary)
+    name, at = metric_name(data.main_metrics[0]), f"At {plural(data.labels[0], 'label')}"
+    row, tone = data.difference(primary, reference, data.labels[0]), "unknown"
+    if not data.differences and not data.finished:
+        headline = "The benchmark is not finished: no difference has been tested yet."
+    elif primary is None:
         headline = "No self-supervised arm was run: there is no pretraining to judge."
-        return Verdict(headline, "unknown", _conditions(material))
-    reference = material.reference_of(primary)
-    if material.data.get("compare_with") and (said := sentences(material)):
-        return Verdict(" ".join(said), "unknown", _conditions(material))
-    at = f"At {words.plural(labels, 'label')}"
-    rest = (*_others(material, primary), *_rivals(material, primary, labels), *_conditions(material))
-    if reference is None:
-        lack = "was not set against the same network trained from scratch: nothing follows for pretraining"
-        return Verdict(f"{at}, “{primary.title}” {lack}.", "unknown", rest)
-    row = material.difference(primary.name, reference.name, labels, "auc")
-    if row is None:
+    elif sentences := network_sentences(data):
+        return Verdict(" ".join(sentences), tone, tuple(_conditions(data)))
+    elif reference is None:
+        headline = (
+            f"{at}, “{primary.title}” has no counterpart trained from scratch: its gain from pretraining is unknown."
+        )
+    elif row is None:
         headline = f"{at}, “{primary.title}” and “{reference.title}” were not compared: no difference can be stated."
-        return Verdict(headline, "unknown", (*_values(material, [primary, reference], labels), *rest))
-    same = "the same network" if primary.backbone == reference.backbone else "a different network"
-    headline = (
-        f"{at}, pretraining changes AUC by {_change(row)} against {same} trained from scratch: {conclusion(row)}."
-    )
-    pair = f"Compared: “{primary.title}” with “{reference.title}”."
-    return Verdict(headline, tone(row), (pair, *_later(material, primary, reference), *rest))
+    else:
+        network = "the same network" if primary.backbone == reference.backbone else "a different network"
+        tone = "tie" if not row.significant else "better" if row.difference > 0 else "worse"
+        headline = f"{at}, pretraining changes {name} by {change(row)} relative to {network} trained from scratch: "
+        headline += f"{effect(row)}."
+    return Verdict(headline, tone, (*_arms(data), *_baselines(data), *_conditions(data)))
 
 
-def _change(row: Difference) -> str:
-    return f"{words.number(row.difference, 'auc', True)} {words.interval(row.low, row.high, 'auc', True)}"
-
-
-def _others(material: Material, primary: Arm) -> list[str]:
-    """The same question of every other fine-tuned self-supervised arm."""
-    sentences = []
-    for arm in material.arms:
-        reference = material.reference_of(arm)
-        if arm.kind == "ssl" and arm.protocol == "finetune" and arm != primary and reference is not None:
-            row = material.difference(arm.name, reference.name, material.labels[0], "auc")
-            if row is not None:
-                sentences.append(
-                    f"“{arm.title}” against “{reference.title}”: {_change(row)} in AUC, {conclusion(row)}."
-                )
-    return sentences
-
-
-def tone(row: Difference) -> str:
-    """helps or hurts only where the difference outlived Holm's correction."""
-    if not row.significant:
-        return "tie"
-    return "helps" if row.difference > 0 else "hurts"
-
-
-def conclusion(row: Difference) -> str:
+def effect(row: Any) -> str:
+    """Say what a paired difference of the verdict's metric establishes."""
     if row.significant:
-        return "pretraining helps" if row.difference > 0 else "pretraining hurts"
-    if row.low > 0 or row.high < 0:
-        return "not established, since it does not outlive Holm's correction"
-    return "not distinguishable from no effect"
+        return "a significant improvement" if row.difference > 0 else "a significant deterioration"
+    return "not significant after Holm's correction" if row.low > 0 or row.high < 0 else "no significant difference"
 
 
-def _later(material: Material, primary: Arm, reference: Arm) -> list[str]:
-    """What becomes of the difference at the largest number of labels."""
-    labels = material.labels[-1]
-    row = material.difference(primary.name, reference.name, labels, "auc")
-    if row is None or labels == material.labels[0]:
-        return []
-    change = _change(row)
-    return [f"At {words.plural(labels, 'label')} the change is {change}: {conclusion(row)}."]
-
-
-def _rivals(material: Material, primary: Arm, labels: int) -> list[str]:
-    """A sentence for the best network and one for the best simple baseline."""
-    sentences = []
-    for is_network in (False, True):
-        group = [arm for arm in material.rivals if (arm.protocol == "scratch") == is_network]
-        scored = [(value.value, arm) for arm in group if (value := material.estimate(arm.name, labels, "auc"))]
-        if scored:
-            best = max(scored, key=lambda pair: pair[0])[1]
-            noun = "network" if is_network else "simple baseline"
-            label = f"the {noun} “{best.title}”" if len(scored) == 1 else f"the best {noun}, “{best.title}”,"
-            sentences.append(_against_rival(material, primary, best, label, labels))
+def network_sentences(data: ReportData) -> list[str]:
+    """Count for each network how often it is significantly better or worse than `compare_with`."""
+    sentences, name = [], metric_name(data.main_metrics[0])
+    rows = pd.DataFrame(network_differences(data))
+    for network, group in rows.groupby(rows["arm"].map(lambda arm: data.arm(arm).backbone)) if len(rows) else ():
+        signs = group["difference"][group["significant"]] > 0
+        better, worse = int(signs.sum()), int((~signs).sum())
+        result = {(True, False): "significantly better", (False, True): "significantly worse", (True, True): "mixed"}
+        sentences.append(
+            f"{network} instead of {data.data['compare_with']}: {name} is better in {better} and worse in {worse} of "
+            f"{plural(len(group), 'paired comparison')}: "
+            f"{result.get((better > 0, worse > 0), 'no significant difference')}."
+        )
     return sentences
 
 
-def _against_rival(material: Material, primary: Arm, rival: Arm, label: str, labels: int) -> str:
-    row = material.difference(primary.name, rival.name, labels, "auc")
-    start = label[0].upper() + label[1:]
-    if row is None:
-        ours, theirs = (material.estimate(arm.name, labels, "auc") for arm in (primary, rival))
-        if ours is None or theirs is None:
-            return f"{start} cannot be set against “{primary.title}”: a value is missing."
-        order = "as high as or higher than" if theirs.value >= ours.value else "lower than"
-        values = f"{words.estimate(theirs, 'auc')}, {order} “{primary.title}” with {words.estimate(ours, 'auc')}"
-        return f"{start} has AUC {values}; the difference was not tested."
-    change = _change(row)
-    if not row.significant:
-        return f"{start} cannot be told apart from “{primary.title}”: the difference in AUC is {change}."
-    if row.difference < 0:
-        return f"{start} is better than “{primary.title}”: the difference in AUC is {change}."
-    if row.difference < CLOSE:
-        return f"{start} is close: “{primary.title}” is above it by only {change} in AUC."
-    return f"{start} is below “{primary.title}”: the difference in AUC is {change}."
+def _arms(data: ReportData) -> list[str]:
+    """What is compared, at the most labels too, and the same for every other fine-tuned arm."""
+    sentences, primary, labels = [], data.primary, data.labels
+    for arm in [primary, *(arm for arm in data.arms if arm.is_finetuned and arm != primary)]:
+        reference = data.reference(arm)
+        rows = [row for n in data.ends if (row := data.difference(arm, reference, n)) is not None]
+        rows = rows if arm == primary else rows[:1]
+        changes = "; ".join(f"{change(row)} at {plural(row.labels, 'label')}, {effect(row)}" for row in rows)
+        if changes and arm and reference:
+            sentences.append(f"“{arm.title}” relative to “{reference.title}”: {changes}.")
+    return sentences if len(labels) > 1 or len(sentences) > 1 else []
 
 
-def _values(material: Material, arms: list[Arm], labels: int) -> list[str]:
-    known = [(arm, value) for arm in arms if (value := material.estimate(arm.name, labels, "auc"))]
-    return [f"“{arm.title}” has AUC {words.estimate(value, 'auc')}." for arm, value in known]
+def _baselines(data: ReportData) -> list[str]:
+    """The primary arm against the best simple baseline and the best other network."""
+    sentences, metric, primary = [], data.main_metrics[0], data.primary
+    for noun, other in (("simple baseline", data.best_baseline(False)), ("other network", data.best_baseline(True))):
+        if primary is None or other is None:
+            continue
+        row = data.difference(primary, other, data.labels[0])
+        if row is None:
+            values = [measured(data.estimate(arm, data.labels[0], metric), metric) for arm in (other, primary)]
+            result = f"{metric_name(metric)} {values[0]}, that of “{primary.title}” is {values[1]}; not tested"
+        elif not row.significant:
+            result = f"no significant difference, {change(row)}"
+        elif row.difference < 0:
+            result = f"“{primary.title}” is significantly worse, {change(row)}"
+        else:
+            small = " but close" if row.difference < CLOSE else ""
+            result = f"“{primary.title}” is significantly better{small}, {change(row)}"
+        sentences.append(f"Best {noun}, “{other.title}”: {result}.")
+    return sentences
 
 
-def _conditions(material: Material) -> tuple[str, ...]:
+def _conditions(data: ReportData) -> list[str]:
     """What the numbers hold for."""
-    data = words.data_kind(material.data.get("simulated"))
-    sentences = [f"Measured on {words.plural(material.test_objects, 'test object')}, {data}, with {material.trials}."]
-    if material.draw_count == 1:
-        sentences.append("One draw of the labels: how much another draw would change is unknown.")
-    if material.pretrain_seeds == 1:
-        sentences.append(f"All of it is conditional on {material.conditional}: another seed may give another answer.")
-    if material.data.get("simulated") is True:
-        sentences.append("The images are simulated; nothing here shows how it does on observed ones.")
-    return tuple(sentences)
+    kind = {True: "simulated images", False: "observed images"}.get(data.data["simulated"], "images of unstated origin")
+    sentences = [f"Measured on {plural(data.test_objects, 'test object')}, {kind}, with {data.trials}."]
+    if data.results["draw"].nunique() == 1:
+        sentences.append("One draw of the labels: the scatter between draws is unknown.")
+    if data.condition:
+        sentences.append(f"All intervals are conditional on {data.condition}: another seed may give another result.")
+    if data.data["simulated"]:
+        sentences.append("The images are simulated; performance on observed images may differ.")
+    return sentences

@@ -1,0 +1,248 @@
+"""What the report shows, read from the directory of a benchmark.
+
+A file that a finished benchmark lacks is a `UserError`; in an unfinished one the section says that it was not run yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from zwicky.errors import UserError
+from zwicky.evaluation.bootstrap import Bootstrap, Cell, Interval, Replicates
+from zwicky.evaluation.metrics import roc_curve
+from zwicky.evaluation.results import BenchmarkResult, read_table
+
+KINDS = ("ssl", "supervised", "baseline")
+METRICS = ("accuracy", "auc", "tpr0", "tpr10", "ece", "nll", "mae", "r2")
+RATES = (1e-1, 1e-2, 1e-3, 1e-4)  # false-positive rates at which purity is given
+ROC_POINTS = 150
+ROC_REPLICATES = 1000  # at most, since a curve takes longer than a number
+
+
+class NotRun(Exception):
+    """A section of the page has nothing to show; the message is printed instead."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training, as in the columns of results.csv."""
+
+    name: str
+    title: str
+    kind: str
+    backbone: str
+    protocol: str
+    tta: bool
+
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether it is a pretrained network fine-tuned on the labels, tested with test-time augmentation."""
+        return self.kind == "ssl" and self.protocol == "finetune" and self.tta
+
+
+class ReportData(BenchmarkResult):
+    """A benchmark's results and what the page derives from them, read on demand."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the benchmark ran to its end."""
+        return bool(self.run.get("finished"))
+
+    def require(self, name: str) -> Path:
+        """Return the path of a file of the run.
+
+        Raises:
+            NotRun: if it is missing from an unfinished benchmark.
+            UserError: if it is missing from a finished one.
+        """
+        path = self.path / name
+        if path.exists():
+            return path
+        if self.finished:
+            raise UserError(f"{path} is missing from a finished benchmark; restore it or run the benchmark again")
+        raise NotRun(f"Not run yet: {name} does not exist. Repeat `zwicky benchmark` to finish the benchmark.")
+
+    @property
+    def main_metrics(self) -> tuple[str, str]:
+        """The metrics of the label-efficiency figure; the first is that of the verdict."""
+        return ("r2", "mae") if self.columns else ("auc", "accuracy")
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        """All arms: self-supervised, supervised, baselines; within a kind in the order of the benchmark."""
+        rows = self.results.drop_duplicates("arm").fillna({"backbone": "", "tta": True}).astype({"tta": bool})
+        rows = rows.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable")
+        columns = ["arm", "title", "kind", "backbone", "protocol", "tta"]
+        return [Arm(*row) for row in rows[columns].itertuples(index=False)]
+
+    def arm(self, name: str) -> Arm:
+        """Return the arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """The numbers of labels, ascending."""
+        return sorted(self.results["labels"].unique().tolist())
+
+    @property
+    def ends(self) -> list[int]:
+        """The smallest and the largest number of labels, or the only one."""
+        return sorted({self.labels[0], self.labels[-1]})
+
+    @property
+    def trials(self) -> str:
+        """What the values are means over."""
+        if self.data["design"] == "folds":
+            return f"{self.data['repeats']} × {self.data['folds']}-fold cross-validation"
+        draws = self.results["draw"].nunique()
+        return f"{draws} draw{'s' if draws > 1 else ''} of the labels"
+
+    @property
+    def condition(self) -> str:
+        """What the intervals are conditional on: one pretraining seed, or nothing."""
+        if self.results.groupby("arm")["pretrain_seed"].nunique().max() != 1:
+            return ""
+        return (
+            "one pretraining" if self.data["design"] == "holdout" else "one pretraining seed, one pretraining per fold"
+        )
+
+    @cached_property
+    def test_objects(self) -> int:
+        """The number of test objects; with folds those of all folds together."""
+        table = self.summary if (self.path / "summary.csv").exists() else self.results
+        return int(table["test_objects"].max())
+
+    @cached_property
+    def primary(self) -> Arm | None:
+        """The arm of the verdict: the first fine-tuned one, else the first self-supervised one."""
+        arms = [arm for arm in self.arms if arm.kind == "ssl"]
+        return next((arm for arm in arms if arm.is_finetuned), arms[0] if arms else None)
+
+    def reference(self, arm: Arm | None) -> Arm | None:
+        """Return the same network trained from scratch, else the first network that was, else None."""
+        scratch = [other for other in self.arms if arm and other.kind == "supervised" and other.tta == arm.tta]
+        return max(scratch, key=lambda other: arm is not None and other.backbone == arm.backbone, default=None)
+
+    def best_baseline(self, network: bool) -> Arm | None:
+        """Return the best supervised arm at the fewest labels that is no reference, a network or a simple model."""
+        references = [self.reference(arm) for arm in self.arms if arm.kind == "ssl"]
+        arms = [arm for arm in self.arms if arm.kind != "ssl" and arm.tta and arm not in references]
+        values = {
+            arm: estimate.value
+            for arm in arms
+            if (arm.protocol == "scratch") == network
+            and (estimate := self.estimate(arm, self.labels[0], self.main_metrics[0]))
+        }
+        return max(values, key=values.__getitem__, default=None)
+
+    @cached_property
+    def featured(self) -> list[Arm]:
+        """At most four arms for crowded figures: primary, its reference, the best baselines, then others."""
+        leading = [self.primary, self.reference(self.primary), self.best_baseline(True), self.best_baseline(False)]
+        return list(dict.fromkeys(arm for arm in [*leading, *self.arms] if arm is not None))[:4]
+
+    @cached_property
+    def markers(self) -> dict[str, int]:
+        """Number of the colour and marker of each arm by its title, the featured arms first."""
+        return {arm.title: index for index, arm in enumerate(dict.fromkeys([*self.featured, *self.arms]))}
+
+    @cached_property
+    def estimates(self) -> dict[tuple[str, int, str], Interval]:
+        """Mean over draws by (arm, labels, metric); its limits are NaN for what has no interval in summary.csv."""
+        metrics = [name for name in self.results if name.split("_")[0] in METRICS]
+        means = self.results.groupby(["arm", "labels"])[metrics].mean().stack()
+        estimates = {key: Interval(value, np.nan, np.nan) for key, value in means.dropna().items()}
+        try:
+            self.require("summary.csv")
+        except NotRun:
+            return estimates
+        for row in self.summary.dropna(subset="value").itertuples():
+            estimates[row.arm, row.labels, row.metric] = Interval(row.value, row.low, row.high)
+        return estimates
+
+    def estimate(self, arm: Arm, labels: int, metric: str) -> Interval | None:
+        """Return an entry of `estimates`, None where it was not measured."""
+        return self.estimates.get((arm.name, labels, metric))
+
+    @cached_property
+    def differences(self) -> dict[tuple[str, str, int, str], Any]:
+        """Rows of comparisons.csv by (arm, reference, labels, metric), in both directions; empty where not run yet."""
+        try:
+            self.require("comparisons.csv")
+        except NotRun:
+            return {}
+        rows: list[Any] = list(self.comparisons.itertuples())
+        swapped = [
+            row._replace(arm=row.reference, reference=row.arm, difference=-row.difference, low=-row.high, high=-row.low)
+            for row in rows
+        ]
+        return {(row.arm, row.reference, row.labels, row.metric): row for row in [*swapped, *rows]}
+
+    def difference(self, arm: Arm | None, reference: Arm | None, labels: int, metric: str = "") -> Any:
+        """Return arm − reference in a metric (by default that of the verdict), None where it was not tested."""
+        names = (arm and arm.name, reference and reference.name)
+        return self.differences.get((*names, labels, metric or self.main_metrics[0]))  # type: ignore[arg-type]
+
+    @cached_property
+    def predicted(self) -> dict[int, dict[str, list[Cell]]]:
+        """Predictions of the featured arms at both `ends`: number of labels → arm → one cell per draw."""
+        return {labels: self.cells(labels, [arm.name for arm in self.featured]) for labels in self.ends}
+
+    @cached_property
+    def n_negatives(self) -> int:
+        """Test objects that are not of the positive class, in the draw that has most."""
+        cells = [cell for arms in self.predicted.values() for arm in arms.values() for cell in arm]
+        return max(int(np.sum(cell.truth != len(self.classes) - 1)) for cell in cells)
+
+    @cached_property
+    def fpr(self) -> np.ndarray:
+        """The false-positive rates of the ROC curves: 0, `ROC_POINTS` rates and `RATES`."""
+        return np.unique([0.0, *np.geomspace(1 / self.n_negatives, 1, ROC_POINTS), *RATES])
+
+    @cached_property
+    def roc_replicates(self) -> dict[int, Replicates]:
+        """Recall at `fpr` of the featured arms at both `ends`, with the bootstrap and the seed of summary.csv."""
+        replicates, seed = min(ROC_REPLICATES, self.config["replicates"]), self.config["seed"]
+        statistic = roc_curve(self.fpr)
+        return {n: Bootstrap(cells, replicates, seed).apply(statistic) for n, cells in self.predicted.items()}
+
+    @cached_property
+    def roc(self) -> dict[int, dict[Arm, Interval]]:
+        """Mean and 95 % interval of `roc_replicates`."""
+        curves = self.roc_replicates.items()
+        return {n: {arm: r.interval(arm.name) for arm in self.featured if arm.name in r.values} for n, r in curves}
+
+    @cached_property
+    def correspondence(self) -> pd.DataFrame:
+        """correspondence.csv with a column `title`, one row per pretraining.
+
+        Raises:
+            NotRun: if the recipe does not ask for it, or it was not reached yet.
+        """
+        if not self.config["correspondence"]:
+            raise NotRun("Not measured; `correspondence: 256` in the recipe matches regions of 256 test objects.")
+        table = read_table(self.require("correspondence.csv"))
+        return table.assign(title=table["method"] + ", " + table["network"])
+
+    def regions(self, name: str) -> dict[str, np.ndarray]:
+        """Return the arrays of correspondence.npz of one pretraining."""
+        with np.load(self.require(f"pretrain/{name}/correspondence.npz"), allow_pickle=False) as stored:
+            return dict(stored)
+
+
+def load_results(run: Path | str) -> ReportData:
+    """Open the directory of a benchmark.
+
+    Raises:
+        UserError: if it holds no benchmark, or one without a single finished cell.
+    """
+    data = ReportData(Path(run))
+    if data.results.empty:
+        raise UserError(f"{data.path / 'results.csv'} has no finished cell; repeat `zwicky benchmark` to finish one")
+    return data

@@ -1,0 +1,128 @@
+"""Curves agree with the tables and with scikit-learn; drawings and pictures show what the arrays hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.metrics import roc_curve
+
+from zwicky.evaluation.bootstrap import Replicates
+from zwicky.report import figures, tables
+from zwicky.report.data import RATES, load_results
+
+from .conftest import make_run
+
+
+@pytest.fixture(scope="module")
+def data(run):
+    return load_results(run)
+
+
+def test_roc_is_the_mean_of_scikit_learns_curves(data):
+    for labels, curves in data.roc.items():
+        for arm, curve in curves.items():
+            expected = []
+            for cell in data.predicted[labels][arm.name]:
+                fpr, recall, _ = roc_curve(cell.truth, cell.predicted[:, 1], drop_intermediate=False)
+                expected.append(np.interp(data.fpr, fpr, recall))
+            off_steps = np.abs(data.fpr * data.n_negatives - np.round(data.fpr * data.n_negatives)) > 1e-6
+            np.testing.assert_allclose(curve.value[off_steps], np.mean(expected, axis=0)[off_steps], atol=1e-12)
+            assert (curve.low <= curve.value).all()
+            assert (curve.value <= curve.high).all()
+
+
+def test_roc_bands_and_summary_intervals_agree(run):
+    """The area under each replicate's curve has the interval of the AUC in summary.csv."""
+    data = load_results(run)
+    data.__dict__["fpr"] = np.linspace(0, 1, 2001)  # fine enough to integrate
+    for labels, replicates in data.roc_replicates.items():
+        areas = [
+            {arm: np.trapezoid(curves, data.fpr, axis=-1) for arm, curves in of.items()}
+            for of in (replicates.values, replicates.samples)
+        ]
+        area = Replicates(replicates.bootstrap, *areas)
+        for arm in data.roc[labels]:
+            summary, interval = data.estimate(arm, labels, "auc"), area.interval(arm.name)
+            for end in ("value", "low", "high"):
+                assert getattr(interval, end) == pytest.approx(getattr(summary, end), abs=1e-3)
+
+
+def test_purity_follows_from_the_band(tmp_path):
+    data = load_results(make_run(tmp_path, objects=300))
+    table = tables.purity_table(data).reset_index()
+    rate = RATES[0]
+    curve = data.roc[400][data.primary]
+    expected = [
+        100 * r * 1e-3 / (r * 1e-3 + rate * (1 - 1e-3))
+        for r in (band[np.searchsorted(data.fpr, rate)] for band in (curve.value, curve.low, curve.high))
+    ]
+    numbers = [float(text) for text in re.findall(r"[\d.]+", table.filter(like="1\u2009000").iloc[0, 0])]
+    np.testing.assert_allclose(numbers, expected, rtol=0.05)
+    assert table.iloc[0]["False-positive rate"].startswith("0.1\n")
+
+
+def test_match_lines_show_the_matches(data):
+    arrays = data.regions("dino-vit-s0")
+    for k, panel in enumerate(figures.matches(arrays, (4, 4), ("g", "r", "i"), "DINO")):
+        counted = arrays["partner"][k] >= 0
+        correct = counted & (arrays["match"][k] == arrays["partner"][k])
+        assert f"{correct.sum()} of {counted.sum()} regions correct" in panel.description
+        shown = np.flatnonzero(counted & arrays["informative"][k])
+        assert len(shown) <= figures.MATCHES_SHOWN
+        lines = re.findall(
+            r'<path d="M[^"]*"[^>]*style="fill: none; stroke(-dasharray)?:[^"]*var\(--(good|bad)\)', panel.svg
+        )
+        assert sum(colour == "good" for _, colour in lines) >= correct[shown].sum()
+        assert "attention" in panel.svg
+
+
+def test_correspondence_table(data):
+    table = tables.correspondence(data)
+    assert table.iloc[0].tolist() == ["all", "correct cell", "31.0\n[29.0, 33.0]", "20.0", "8.0", "6.2"]
+    data.__dict__["correspondence"] = data.correspondence.loc[[0, 0]].assign(exact=[0.31, 0.41])
+    assert tables.correspondence(data).iloc[0]["pretrained"] == "36.0\n[31.0, 41.0]"  # the range of several
+    del data.__dict__["correspondence"]
+
+
+def test_eight_bit_images_keep_their_values():
+    image = np.random.default_rng(0).integers(0, 256, (3, 7, 9), dtype=np.uint8)
+    uri = figures.data_uri(image, ("R", "G", "B"))
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+    np.testing.assert_array_equal(np.asarray(picture), image.transpose(1, 2, 0)[..., [0, 1, 2]])
+
+
+def test_longest_wavelength_is_red_and_one_band_is_grey():
+    image = np.zeros((3, 5, 5), np.uint8)
+    image[2] = 200  # the i band
+    assert figures.to_rgba(image, ("g", "r", "i"))[2, 2].tolist() == [200, 0, 0, 255]
+    assert figures.to_rgba(image, ("one", "two", "three"))[2, 2].tolist() == [0, 0, 200, 255]  # unknown names: in order
+    assert (figures.to_rgba(image[2:], ("gray",))[..., :3] == 200).all()
+
+
+@given(st.integers(1, 5), st.sampled_from(["float32", "uint16"]), st.floats(0, 1), st.floats(1e-6, 1e6))
+def test_any_image_becomes_a_picture(bands, dtype, invalid, scale):
+    rng = np.random.default_rng(bands)
+    image = (scale * rng.exponential(size=(bands, 12, 10))).clip(0, 65535).astype(dtype)
+    if dtype == "float32":
+        image[:, rng.random((12, 10)) < invalid] = np.nan
+    picture = figures.to_rgba(image, [f"band {k}" for k in range(bands)])
+    np.testing.assert_array_equal(picture[..., 3] == 255, np.isfinite(image[0].astype(float)))
+
+
+@given(st.floats(1e-3, 1e3), st.floats(-50, 50))
+def test_pictures_do_not_depend_on_unit_or_sky_level(scale, level):
+    image = np.random.default_rng(1).exponential(size=(3, 16, 16)).astype(np.float32)
+    other = (scale * (image + level)).astype(np.float32)
+    assert np.abs(figures.to_rgba(image, "abc").astype(int) - figures.to_rgba(other, "abc")).max() <= 1
+
+
+def test_large_cutouts_are_averaged_down():
+    uri = figures.data_uri(np.random.default_rng(0).normal(size=(1, 300, 200)).astype(np.float32), ("gray",))
+    assert max(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size) == figures.LARGEST
