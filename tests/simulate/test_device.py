@@ -24,9 +24,10 @@ def test_a_population_is_rendered_on_the_device(name):
     for class_name, object_class in population.classes.items():
         rows = np.flatnonzero(drawn.object_class == class_name)[:2]
         if len(rows):
-            light = render_light(population, object_class, x, y, 0.1, parameter_tensors(drawn, rows, META))
-            assert light.cells.device == light.magnification.device == META
-            assert observe(population, light.cells, drawn, rows).device == META
+            p = parameter_tensors(drawn, rows, META)
+            cells, magnification = render_light(population, object_class, x, y, 0.1, p)
+            assert cells.device == magnification.device == META
+            assert observe(population, cells, drawn, rows).device == META
 
 
 def test_galaxies_and_stars_are_sampled_on_the_device(tmp_path):

@@ -99,7 +99,7 @@ def test_a_disc_from_a_store_is_lensed_as_the_disc_is(tmp_path):
 
 
 def shapes(folder, store, kind, count=8):
-    """Light before the instrument, [n, layers, size, size], with its magnification, grid (arcsec) and parameters."""
+    """Light before the instrument, [n, layers, size, size] and its magnification; grid (arcsec) and parameters."""
     population = read_population(described(folder, store, classes={"lens": kind} | dict.fromkeys(OTHERS)))
     drawn = draw_block(population, 3, 0)
     rows = np.arange(count)
@@ -134,9 +134,9 @@ def test_without_a_lens_the_image_is_the_interpolated_original(tmp_path):
         line = (c * dy - s * dx) / size + (SIZE - 1) / 2
         stamp = stamps[int(at["source_pick"] * 2)] * SCALE**2
         expected = map_coordinates(np.pad(stamp, 1), [line + 1, column + 1], order=1, mode="constant")
-        light = made.cells[row, 1].numpy()  # demo-lenses has the layers lens and arc
+        light = made[0][row, 1].numpy()  # demo-lenses has the layers lens and arc
         assert np.abs(light / light.sum() - expected / expected.sum()).max() < 1e-5 * light.max() + 1e-7
-        assert made.magnification[row, 1] == pytest.approx(1, abs=0.02)  # of all its flux, what lies on the grid
+        assert made[1][row, 1] == pytest.approx(1, abs=0.02)  # of all its flux, what lies on the grid
 
 
 def test_a_lens_without_mass_conserves_flux(tmp_path):
@@ -145,9 +145,9 @@ def test_a_lens_without_mass_conserves_flux(tmp_path):
     near = {name: {"value": 0.1} for name in ("source_dx", "source_dy")}
     kind = {"label": "lens", "fraction": 1, "layers": {"arc": "real_source"}, "parameters": REAL | massless | near}
     made, _, _ = shapes(tmp_path, store, kind)
-    np.testing.assert_allclose(made.magnification[:, 1], 1, atol=0.02)
+    np.testing.assert_allclose(made[1][:, 1], 1, atol=0.02)
     free, _, _ = shapes(tmp_path, store, kind | {"deflectors": None})
-    np.testing.assert_allclose(made.cells[:, 1], free.cells[:, 1], atol=1e-6)
+    np.testing.assert_allclose(made[0][:, 1], free[0][:, 1], atol=1e-6)
 
 
 def test_two_parts_of_a_store_share_no_galaxy_and_leave_none_out(tmp_path):

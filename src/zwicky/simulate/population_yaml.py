@@ -67,7 +67,7 @@ class _Reader:
             require(len(values) == length, f"takes {length} values, not {value!r}")
             return tuple(self.read(args[0], one, path) for one in values)
         if annotation in _SCALARS:
-            return _SCALARS[annotation](value)
+            return _scalar(annotation, value)
         if annotation is Instrument and isinstance(value, str):
             require(value in load_instruments(), f"unknown {value!r}; choose one of {', '.join(load_instruments())}")
             return load_instruments()[value]
@@ -105,31 +105,24 @@ def _join(path: str, key: str) -> str:
     return path if key in ("prior", "values") else f"{path}.{key}".lstrip(".")
 
 
-def _number(value: Any) -> float:
+_SCALARS: dict[Any, tuple[Any, str]] = {  # accepted types, and what to write
+    float: (int | float | str, "a finite number"),
+    int: (int, "a whole number"),
+    bool: (bool, "true or false"),
+    str: (str | int | float, "text"),
+}
+
+
+def _scalar(kind: Any, value: Any) -> Any:
+    accepted, wanted = _SCALARS[kind]
+    valid = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
     try:
-        number = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    require(abs(number) < float("inf"), f"{value!r} is not a finite number")
-    return number
-
-
-def _integer(value: Any) -> int:
-    require(type(value) is int, f"{value!r} is not a whole number")
-    return int(value)
-
-
-def _boolean(value: Any) -> bool:
-    require(type(value) is bool, f"is {value!r}; write true or false")
-    return bool(value)
-
-
-def _text(value: Any) -> str:
-    require(isinstance(value, str | int | float), f"{value!r} is no text")
-    return str(value)
-
-
-_SCALARS = {float: _number, int: _integer, bool: _boolean, str: _text}
+        result = kind(value) if valid else None
+    except ValueError:  # a number that is text
+        result = None
+    valid = result is not None and not (kind is float and not abs(result) < float("inf"))
+    require(valid, f"is {value!r}; write {wanted}")
+    return result
 
 
 class _CompactDumper(yaml.SafeDumper):

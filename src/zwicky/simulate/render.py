@@ -7,8 +7,6 @@ that its working set stays in the cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,19 +38,6 @@ def grid(size: int, scale: float, device: torch.device = CPU) -> tuple[Tensor, T
     return x[None], y[None]
 
 
-@dataclass(frozen=True)
-class LightGrid:
-    """Light of some images of one class on the fine grid, before it is scaled to magnitudes.
-
-    Attributes:
-        cells: [n, layers, size, size]; a layer sums to 1, or to its magnification if its magnitudes are unlensed.
-        magnification: [n, layers] total within the grid; NaN for a layer that is no source.
-    """
-
-    cells: Tensor
-    magnification: Tensor
-
-
 def render_block(
     population: Population, drawn: ParameterBlock, device: torch.device = CPU
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -77,9 +62,9 @@ def render_block(
             p = parameter_tensors(drawn, rows, device)
             values = {key: column[rows] for key, column in drawn.values.items()}
             p.update(galaxy_tensors(population.galaxies, values, device))
-            light = render_light(population, object_class, x, y, scale, p)
-            magnification[rows] = light.magnification.cpu().numpy()
-            images[rows] = observe(population, light.cells, drawn, rows).cpu().numpy()
+            cells, factors = render_light(population, object_class, x, y, scale, p)
+            magnification[rows] = factors.cpu().numpy()
+            images[rows] = observe(population, cells, drawn, rows).cpu().numpy()
     return images, _lensing_truth(population, drawn, magnification)
 
 
@@ -98,8 +83,13 @@ def parameter_tensors(drawn: ParameterBlock, rows: np.ndarray, device: torch.dev
 
 def render_light(
     population: Population, object_class: ObjectClass, x: Tensor, y: Tensor, scale: float, p: Parameters
-) -> LightGrid:
-    """Return the light of images of one class on the grid x, y, whose cells are `scale` arcsec wide."""
+) -> tuple[Tensor, Tensor]:
+    """Render images of one class on the grid x, y, whose cells are `scale` arcsec wide.
+
+    Returns:
+        Light [n, layers, size, size], each layer of sum 1, or of its magnification if its magnitudes are unlensed; and
+        the total magnification within the grid [n, layers], NaN for a layer that is no source.
+    """
     n = len(next(iter(p.values())))
     cells = torch.empty(n, len(population.light), *x.shape[1:], device=x.device)
     magnification = torch.full((n, len(population.light)), torch.nan, device=x.device)
@@ -115,7 +105,7 @@ def render_light(
         magnification[:, index] = cells[:, index].sum((1, 2))
         if not photometry.unlensed:
             cells[:, index] /= magnification[:, index, None, None]
-    return LightGrid(cells, magnification)
+    return cells, magnification
 
 
 def observe(population: Population, cells: Tensor, drawn: ParameterBlock, rows: np.ndarray) -> Tensor:
