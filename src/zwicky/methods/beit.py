@@ -21,7 +21,7 @@ PREVIEW = 1024  # images the tokenizer is fitted to
 
 
 class BEiT(MaskedMethod):
-    """Masked image modelling: cross-entropy of the visual tokens of masked patches (Eq. 2 of arXiv:2106.08254).
+    """Masked image modelling: cross-entropy of the visual tokens of masked patches (Sec. 2.3 of arXiv:2106.08254).
 
         L = −mean over masked patches i of log p(token_i | visible patches), p the softmax of a linear head
 
@@ -84,11 +84,6 @@ class Tokenizer(nn.Module):
     K-means on pixels would spend its tokens on brightness and noise. The leading components hold the shapes (flux,
     gradients, arcs); whitened, each counts the same, and empty sky is one small clump that takes few tokens however
     many patches it fills.
-
-    Args:
-        pixels: P, of a patch.
-        tokens: K.
-        components: number of principal components.
     """
 
     mean: Tensor

@@ -17,15 +17,18 @@ from zwicky.methods.losses import negative_cosine
 class BYOL(MomentumTeacher):
     """As SimSiam, but the predicted projection is that of a teacher, the paper's target network.
 
-    Algorithm 1 and Eq. 2 of arXiv:2006.07733 (f, g: encoder and projector; q: predictor; ξ: the target's weights):
+    Algorithm 1 of arXiv:2006.07733 (f_θ, f_ξ: encoder and projector of student and teacher; q: predictor):
 
         for x in loader:
-            v, v' = t(x), t'(x)
-            z, z' = g_θ(f_θ(v)), g_θ(f_θ(v'))
-            y, y' = g_ξ(f_ξ(v)), g_ξ(f_ξ(v'))  # without gradient
-            L = ‖q̄(z) − ȳ'‖² + ‖q̄(z') − ȳ‖² = (2 − 2 cos(q(z), y')) + (2 − 2 cos(q(z'), y))
-            θ = optimizer(θ, ∇_θ L)
+            x1, x2 = aug(x), aug(x)
+            z1, z2 = f_θ(x1), f_θ(x2)
+            y1, y2 = f_ξ(x1), f_ξ(x2)  # without gradient
+            L = D(q(z1), y2) + D(q(z2), y1)
+            θ = optimizer(θ, ∇L)
             ξ = τ ξ + (1 − τ) θ
+
+        def D(q, y):  # Eq. 2, of vectors scaled to length 1
+            return ‖q − y‖² = 2 − 2 cos(q, y)
 
     Args:
         hidden: hidden width of projector and predictor, 4096 in the paper.

@@ -85,16 +85,10 @@ def diagnose(metrics: Mapping[str, float], *, dim: int, prototypes: int | None) 
 
 
 def rankme(embeddings: np.ndarray) -> float:
-    """Return the effective rank exp(−Σ p_k ln p_k), p_k = σ_k / Σσ the singular values (Eq. 1 of arXiv:2210.02885).
+    """Return the effective rank of embeddings [N, D], from 1 (all on one line) to min(N, D); 0 if all are 0.
 
-    Args:
-        embeddings: [N, D].
-
-    Returns:
-        From 1 (all on one line) to min(N, D); 0 if all embeddings are 0.
-
-    Raises:
-        UserError: if an embedding is not finite.
+    exp(−Σ p_k ln p_k) with p_k = σ_k / Σσ of the singular values (Eq. 1 of arXiv:2210.02885). Raises UserError if an
+    embedding is not finite.
     """
     bad = int((~np.isfinite(embeddings)).any(axis=1).sum())
     if bad:
@@ -116,13 +110,10 @@ def knn_probabilities(
     Args:
         train: features [N, D].
         labels: [N] int, below `classes`.
-        query: features [M, D].
+        query: features [M, D], for which probabilities [M, classes] are returned.
         classes: number of classes.
         k: number of neighbours; all vote if there are fewer.
         temperature: τ.
-
-    Returns:
-        [M, classes] probabilities.
     """
     # Of unit vectors, ‖a − b‖² = 2 − 2 cos.
     knn = KNeighborsClassifier(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * temperature)))

@@ -20,12 +20,7 @@ from zwicky.methods.heads import PrototypeHead
 
 
 class Center(nn.Module):
-    """The running mean c of the teacher's logits, Eq. 4 of arXiv:2104.14294.
-
-    Args:
-        prototypes: K.
-        momentum: m.
-    """
+    """The running mean c of the teacher's logits with momentum m, Eq. 4 of arXiv:2104.14294."""
 
     value: Tensor
 
@@ -40,7 +35,7 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def update(self, logits: Tensor, valid: Tensor | None = None) -> None:
-        """c ← m c + (1 − m) · mean of the logits [N, K] of all processes, of the rows where `valid` [N] is True."""
+        """Set c ← m c + (1 − m) · mean of the logits [N, K] of all processes, over rows where `valid` [N] is True."""
         valid = logits.new_ones(len(logits), dtype=torch.bool) if valid is None else valid
         self.value.lerp_(losses.masked_mean(logits, valid), 1.0 - self.momentum)
 
@@ -71,14 +66,12 @@ class DINO(MomentumTeacher):
     Args:
         prototypes: K; the paper's 65,536 is for 10⁶ images, 512-1024 suits 10³-10⁵.
         hidden: width of the head's hidden layers.
-        bottleneck: width of the head's bottleneck.
-        batch_norm: BatchNorm in the head, off as in the paper. It removes what all images have in common, which keeps
-            a few thousand cutouts that look alike from collapsing to uniform early. Its statistics are those of one
-            process: with several GPUs, convert the method with `torch.nn.SyncBatchNorm.convert_sync_batchnorm`.
+        bottleneck: width of the head's normalised layer.
+        batch_norm: BatchNorm in the head, off as in the paper. It removes what all images have in common, so that
+            cutouts that look alike leave the uniform distribution sooner. Its statistics are those of one process:
+            with several GPUs, convert the method with `torch.nn.SyncBatchNorm.convert_sync_batchnorm`.
         student_temperature: τ_s.
-        teacher_temperature: τ_t at the start.
-        teacher_temperature_end: τ_t after the first `temperature_ramp` of training; between, it is linear.
-        temperature_ramp: share of training.
+        teacher_temperature: τ_t at the start; linear to `teacher_temperature_end` over `temperature_ramp` of training.
         momentum: λ of the teacher at the start; a cosine brings it to 1.
         center_momentum: m.
         freeze_prototypes: share of training during which the prototypes are frozen.

@@ -55,11 +55,8 @@ def ema_update(target: nn.Module, source: nn.Module, momentum: float, buffers: b
 class MomentumTeacher(Method):
     """A method whose teacher is the exponential moving average of its student; base of DINO and BYOL.
 
-    Attributes:
-        student: its "backbone" and its heads.
-        teacher: the same modules, averaged.
-        momentum: λ at the start; it follows a cosine to 1. The teacher averages over about 1/(1 − λ) steps, which
-            should be a small part of the training.
+    `student` holds its "backbone" and heads, `teacher` the same modules averaged. The momentum λ follows a cosine to 1;
+    the teacher averages over about 1/(1 − λ) steps, which should be a small part of the training.
     """
 
     backbone_prefix = "student.backbone"

@@ -19,8 +19,8 @@ class EsViT(DINO):
 
     Sec. 3.2 of arXiv:2106.09785, with P the pairs of a teacher's view t and another view s of the student:
 
-        L_V = −1/|P| Σ_(s,t) p_t · log p_s                                                                   (Eq. 1)
-        L_R = −1/|P| Σ_(s,t) 1/T Σ_i p_j* · log p_i,  j* = argmax_j cos(z_i, z_j)                            (Eq. 2)
+        L_V = −1/|P| Σ_(s,t) p_t · log p_s
+        L_R = −1/|P| Σ_(s,t) 1/T Σ_i p_j* · log p_i,  j* = argmax_j cos(z_i, z_j)
         L = (1 − w) L_V + w L_R
 
     The regions i of s and j of t are the tokens of the last stage, z their features before the head; L_R has a head

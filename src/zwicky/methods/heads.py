@@ -17,13 +17,6 @@ class PrototypeHead(nn.Module):
 
     The last layer is weight-normalised with its norm fixed to 1, so that it takes the cosine with each prototype:
     logits_k = ⟨z/‖z‖, w_k/‖w_k‖⟩ (Sec. 3.1 of arXiv:2104.14294). It computes in float32.
-
-    Args:
-        dim: D, width of the features.
-        prototypes: K.
-        hidden: width of the two hidden layers.
-        bottleneck: width of z.
-        batch_norm: whether BatchNorm follows the hidden layers.
     """
 
     def __init__(

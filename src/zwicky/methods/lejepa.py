@@ -37,13 +37,11 @@ class LeJEPA(Method):
     """
 
     needs = ViewsNeeded(global_crops=2, local_crops=True)
-    step: Tensor
 
     def __init__(self, backbone: Backbone, *, sigreg: float = 0.02, projection: int = 16, hidden: int = 512) -> None:
         super().__init__()
         self.encoder = backbone
         self.projector = MLP([backbone.dim, hidden, hidden, projection])
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.sigreg, self.embedding_dim = sigreg, projection
         backbone.set_trainable()
 
@@ -53,8 +51,9 @@ class LeJEPA(Method):
         embeddings = torch.cat([self.encoder(crop, patch_tokens=False).pooled for crop in views.crops])
         z = self.projector(embeddings).float().unflatten(0, (len(views.crops), -1))  # [V, B, D]
         prediction = (z - z[: views.global_count].mean(0)).square().mean()
-        # New directions at each step, the same in every process.
-        directions = torch.randn(z.shape[-1], DIRECTIONS, generator=torch_rng(int(self.step))).to(z.device)
+        # New directions at each step, the same in every process: the bits of `progress` are the seed.
+        generator = torch_rng(int(self.progress.view(torch.int64)))
+        directions = torch.randn(z.shape[-1], DIRECTIONS, generator=generator).to(z.device)
         normality = sigreg(z, F.normalize(directions, dim=0))
         return {
             "loss": (1 - self.sigreg) * prediction + self.sigreg * normality,
@@ -63,18 +62,13 @@ class LeJEPA(Method):
             "embedding_std": embedding_std(z[0]),
         }
 
-    def after_step(self, progress: float) -> None:
-        """Count the step."""
-        super().after_step(progress)
-        self.step += 1
-
 
 def sigreg(z: Tensor, directions: Tensor) -> Tensor:
-    """Sketched isotropic Gaussian regularisation: the Epps-Pulley test of normality along unit directions a, mean of
+    """Sketched isotropic Gaussian regularisation (Sec. 4.2 and Algorithm 1 of arXiv:2511.08544).
+
+    The Epps-Pulley test of normality along unit directions a, averaged over directions and views:
 
         N ∫₋₃³ [(E cos(t a·z) − e^(−t²/2))² + (E sin(t a·z))²] e^(−t²/2) dt
-
-    over directions and views (Sec. 4.2 and Algorithm 1 of arXiv:2511.08544).
 
     Args:
         z: embeddings [V, N, D] float32; E is the mean over the N images of all processes.

@@ -45,13 +45,7 @@ def entropy(probabilities: Tensor) -> Tensor:
 
 
 def cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return H(p_t, p_s) = −p_t · log softmax(s / τ_s) of each row.
-
-    Args:
-        student: logits s [..., K].
-        teacher: probabilities p_t [..., K].
-        temperature: τ_s.
-    """
+    """Return H(p_t, p_s) = −p_t · log softmax(s / τ_s) of each row; the student's s and the teacher's p_t [..., K]."""
     return -(teacher * F.log_softmax(student.float() / temperature, dim=-1)).sum(-1)
 
 
@@ -72,28 +66,15 @@ def view_loss(student: Tensor, teacher: Tensor, batch: int, temperature: float) 
 
 
 def patch_weights(mask: Tensor) -> Tensor:
-    """Return the weight of each patch in iBOT's L_MIM, Eq. 2 of arXiv:2111.07832: 1/(B · max(1, |M_b|)) where masked.
-
-    Args:
-        mask: [B, h, w] bool.
-
-    Returns:
-        [B, h, w] float32, 0 where not masked.
-    """
+    """Return the weights 1/(B · max(1, |M_b|)) of iBOT's L_MIM (Sec. 3.1 of arXiv:2111.07832), mask [B, h, w] bool."""
     return mask / mask.sum((1, 2), keepdim=True).clamp(min=1) / len(mask)
 
 
 @torch.no_grad()
 def most_similar(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Match regions by their features: j*(b, i) = argmax_j cos(z_bi, z_bj).
+    """Match regions by their features: j*(b, i) = argmax_j cos(z_bi, z_bj), [B, T_v, D] and [B, T, D] → [B, T_v].
 
-    Args:
-        student: features [B, T_v, D].
-        teacher: features [B, T, D].
-        valid: [B, T] bool, the regions j that may be matched; all unless given.
-
-    Returns:
-        [B, T_v] int64.
+    `valid` [B, T] bool tells which regions j may be matched; all unless given.
     """
     with torch.autocast(student.device.type, enabled=False):
         # The student's norm changes no argmax.
@@ -107,7 +88,7 @@ def region_loss(
     valid: Sequence[Tensor],
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """EsViT's region-level loss, Eq. 2 of arXiv:2106.09785, averaged over the pairs of views g ≠ v.
+    """EsViT's region-level loss (Sec. 3.2 of arXiv:2106.09785), averaged over the pairs of views g ≠ v.
 
     Each region i of the student's view v matches the distribution of the teacher's region j*(i) of the view g: the one
     with the most similar features, wherever it lies. Regions that are not valid, or have none to match, do not count.

@@ -30,9 +30,9 @@ class MAE(MaskedMethod):
 
     Args:
         mask_ratio: share of the patches that are masked, at random; 0.75 as in the paper.
-        decoder_width: 512 in the paper.
-        decoder_depth: 8 in the paper.
-        decoder_heads: 16 in the paper.
+        decoder_width: of the decoder; it has 512, depth 8 and 16 heads in the paper.
+        decoder_depth: number of its blocks.
+        decoder_heads: attention heads of each.
     """
 
     trivial = (
@@ -80,16 +80,7 @@ class MAE(MaskedMethod):
 
 
 class Decoder(nn.Module):
-    """A small transformer with fixed sine-cosine position embeddings, as in the paper.
-
-    Args:
-        dim: D, width of the encoder's tokens.
-        grid: (h, w) of the patches.
-        pixels: of a patch, over all bands.
-        width: of the decoder.
-        depth: number of blocks.
-        heads: attention heads of each.
-    """
+    """A small transformer with fixed sine-cosine position embeddings, as in the paper."""
 
     position: Tensor
 
