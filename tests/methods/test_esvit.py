@@ -24,12 +24,12 @@ def made(backbone, batch_norm=False, **options):
 def by_hand(method, views):
     """(L_V, L_R, mean region logits), regions in loops; networks run once a crop, heads on one crop at a time."""
     student, teacher = copy.deepcopy(method.student), copy.deepcopy(method.teacher)
-    told = [teacher["backbone"](torch.cat(views.crops[:2]))]  # batch statistics of ResNet are those of a size
+    out_t = [teacher["backbone"](torch.cat(views.crops[:2]))]  # batch statistics of ResNet are those of a size
     sizes = [views.crops[:2], *([views.crops[2:]] if views.crops[2:] else [])]
-    seen = [student["backbone"](torch.cat(crops)) for crops in sizes]
+    out_s = [student["backbone"](torch.cat(crops)) for crops in sizes]
     batch = len(views)
-    z_t, z_s = ([s for f in each for s in f.pooled.split(batch)] for each in (told, seen))
-    r_t, r_s = ([r.flatten(1, 2) for f in each for r in f.patch_tokens.split(batch)] for each in (told, seen))
+    z_t, z_s = ([s for f in each for s in f.pooled.split(batch)] for each in (out_t, out_s))
+    r_t, r_s = ([r.flatten(1, 2) for f in each for r in f.patch_tokens.split(batch)] for each in (out_t, out_s))
 
     p = [((teacher["head"](z) - method.center.value) / TAU_T).softmax(-1) for z in z_t]
     q = [(student["head"](z) / TAU_S).log_softmax(-1) for z in z_s]
@@ -52,8 +52,8 @@ def by_hand(method, views):
                 target = ((logits_t[g][b, j] - method.region_center.value) / TAU_T).softmax(-1)
                 terms.append(-float((target * log_s[v][b, i]).sum()))
         region += sum(terms) / max(len(terms), 1) / len(pairs)
-    taught = torch.cat([logits[each] for logits, each in zip(logits_t, good[:2], strict=True)])
-    return float(view), region, taught.mean(0)
+    valid_logits = torch.cat([logits[each] for logits, each in zip(logits_t, good[:2], strict=True)])
+    return float(view), region, valid_logits.mean(0)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny", "swin_tiny", "resnet18"])
@@ -107,24 +107,6 @@ def test_without_the_region_loss_it_is_dino(batch_norm, small_backbone, make_vie
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_regions_learn_through_their_own_head(small_backbone, make_views):
-    """With the view term's head cut off, the network still learns, from regions alone."""
-    method = made(small_backbone("swin_tiny"))
-    method.student["head"].requires_grad_(False)
-    kept = []
-
-    def keep(_module, _inputs, features):
-        features.patch_tokens.retain_grad()
-        kept.append(features.patch_tokens)
-
-    method.student["backbone"].register_forward_hook(keep)
-    method(make_views())["loss"].backward()
-    assert len(kept) == 2  # one pass a crop size gives summary and regions
-    assert all((regions.grad.abs().sum(-1) > 0).all() for regions in kept)
-    assert all(p.grad.any() for p in method.student["region_head"].mlp.parameters())
-    assert all(p.grad is None for p in method.teacher.parameters())
-
-
 @pytest.mark.parametrize(("name", "size"), [("vit_tiny", 8), ("resnet18", 16)])
 def test_a_single_region_is_refused(name, size, small_backbone):
     with pytest.raises(UserError, match="single region") as caught:
@@ -132,12 +114,3 @@ def test_a_single_region_is_refused(name, size, small_backbone):
     assert "\n" not in str(caught.value)
     assert made(small_backbone(name, image_size=32)).region_loss
     assert not made(small_backbone(name, image_size=size), region_loss=False).region_loss
-
-
-def test_local_crops_of_one_region_are_fine(small_backbone, make_views):
-    views = make_views()
-    views.crops[2:] = [crop[:, :, :8, :8] for crop in views.crops[2:]]
-    method = made(small_backbone("vit_tiny"))
-    with torch.no_grad():
-        view, region, _ = by_hand(method, views)
-    assert float(method(views)["loss"].detach()) == pytest.approx((view + region) / 2, abs=2e-5)

@@ -35,9 +35,7 @@ def slow_loss(x, drawn, mask, valid, patch):
     return total / max(count, 1), spread / max(count, 1)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("bands", [1, 3])
-@pytest.mark.parametrize("patch", [8, 16])
+@pytest.mark.parametrize(("batch", "bands", "patch"), [(1, 1, 16), (3, 3, 8)])
 @pytest.mark.parametrize("ratio", [0.25, 0.75])
 @pytest.mark.parametrize("invalid", [0.0, 0.3, 1.0])
 def test_loss_is_the_mean_over_hidden_valid_normalised_pixels(batch, bands, patch, ratio, invalid, make_views):
@@ -54,19 +52,7 @@ def test_loss_is_the_mean_over_hidden_valid_normalised_pixels(batch, bands, patc
     assert [float(metrics["loss"]), float(metrics["constant_loss"])] == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-def test_patches_have_mean_nought_and_variance_one():
-    x = 5 + 3 * torch.randn(4, 6, 50)
-    valid = torch.rand_like(x) > 0.3
-    valid[0, 0], valid[0, 1], valid[0, 1, 7] = False, False, True
-    found = normalise_patches(x, valid)
-    for row, good in zip(found.flatten(0, 1)[2:], valid.flatten(0, 1)[2:], strict=True):
-        assert float(row[good].mean()) == pytest.approx(0, abs=1e-5)
-        assert float(row[good].var()) == pytest.approx(1, abs=1e-4)
-    assert not found[0, :2].any()
-    assert not found[~valid].any()
-
-
-def test_the_encoder_sees_visible_patches_alone(tiny_vit):
+def test_the_encoder_receives_only_visible_patches(tiny_vit):
     """The same numbers as timm's own layers on the kept tokens; other pixels, even NaN, play no part."""
     backbone = tiny_vit().eval()
     images = torch.randn(5, 3, 32, 32)
@@ -90,22 +76,6 @@ def test_the_encoder_sees_visible_patches_alone(tiny_vit):
         )
 
 
-def test_the_drawing_follows_the_patches_and_not_their_order(tiny_vit, make_views):
-    method = methods.create("mae", tiny_vit(), **SMALL).eval()
-    images = make_views().crops[0]
-    kept = torch.stack([torch.randperm(16)[:4] for _ in range(6)])
-    order = torch.tensor([2, 0, 3, 1])
-    with torch.no_grad():
-        one = method.decoder(method.encoder.visible(images, kept), kept)
-        two = method.decoder(method.encoder.visible(images, kept[:, order]), kept[:, order])
-    assert one.shape == (6, 4, 4, 3 * 64)
-    assert torch.allclose(one, two, atol=1e-5)
-    places = method.decoder.position
-    assert len(places.unique(dim=0)) == 16
-    drawn = one[0].flatten(0, 1)
-    assert len(drawn.unique(dim=0)) == 16  # hidden patches are told apart by their places
-
-
 def test_pixels_reach_the_loss_as_input_or_as_target_and_never_both(tiny_vit, make_views):
     method = methods.create("mae", tiny_vit(), **SMALL)
     views = make_views(local=0, masking=method.needs.masking)
@@ -120,7 +90,7 @@ def test_pixels_reach_the_loss_as_input_or_as_target_and_never_both(tiny_vit, ma
     assert not (target & ~views.masks[0]).any()
 
 
-def test_the_mask_token_of_the_encoder_does_not_learn(tiny_vit, make_views):
+def test_the_mask_token_of_the_encoder_is_not_trained(tiny_vit, make_views):
     method = methods.create("mae", tiny_vit(), **SMALL)
     assert not method.encoder.mask_token.requires_grad
     method(make_views(local=0, masking=method.needs.masking))["loss"].backward()

@@ -63,7 +63,7 @@ def test_architecture_is_that_of_the_paper(tiny_vit):
     assert method.backbone is method.encoder
 
 
-def test_diagnosis_of_constant_and_of_spread_embeddings(tiny_vit, make_views):
+def test_constant_embeddings_are_reported(tiny_vit, make_views):
     method = methods.create("simsiam", tiny_vit(), **SMALL)
     healthy = {name: float(value.detach()) for name, value in method(make_views(batch=32, local=0)).items()}
     assert healthy["embedding_std"] == pytest.approx(1 / math.sqrt(24), rel=0.2)
@@ -74,7 +74,7 @@ def test_diagnosis_of_constant_and_of_spread_embeddings(tiny_vit, make_views):
     assert "constant embeddings" in method.diagnose(collapsed)
 
 
-def test_one_image_is_refused_in_words():
+def test_a_batch_of_one_image_is_refused():
     with pytest.raises(UserError, match="batch_size"):
         MLP([4, 4, 2])(torch.randn(1, 4))
     assert MLP([4, 4, 2]).eval()(torch.randn(1, 4)).shape == (1, 2)
