@@ -57,8 +57,8 @@ def test_loss_and_metrics_are_those_written_out(batch, ratio, invalid, ready):
         logits = method.head(method.encoder(views.crops[0], mask=views.masks[0]).patch_tokens)
         expected = slow_loss(logits, tokens, views.masks[0], views.valid[0])
         metrics = method(views)
-    found = [float(metrics[n]) for n in ("loss", "masked_accuracy", "majority_share", "token_entropy")]
-    assert found == pytest.approx(list(expected), abs=1e-6)
+    values = [float(metrics[n]) for n in ("loss", "masked_accuracy", "majority_share", "token_entropy")]
+    assert values == pytest.approx(list(expected), abs=1e-6)
 
 
 def test_tokens_are_the_nearest_centroids(ready):

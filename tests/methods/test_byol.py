@@ -1,4 +1,4 @@
-"""BYOL: the student predicts, the teacher follows."""
+"""BYOL: the student predicts the projection of a moving average of itself."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Blobs of many shapes, a small ViT, at most 1,000 steps, three seeds. The healthy arm of the same seed stays quiet.
 SimSiam's projection has no BatchNorm at its end here: that layer gives the projection its spread whatever happens
-before it, so that nothing could be seen.
+before it, so that no collapse would show.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def metrics(kind, options, seed, small_backbone):
     recent = []
     for step in range(STEPS):
         rows = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(10_000 * seed + step))[:BATCH]
-        found = method(augment(resident[rows], rows, seed=seed, step=step))
+        output = method(augment(resident[rows], rows, seed=seed, step=step))
         optimizer.zero_grad()
-        found["loss"].backward()
+        output["loss"].backward()
         nn.utils.clip_grad_norm_(learning, 3.0)
         optimizer.step()
         method.after_step((step + 1) / STEPS)
-        recent.append({name: float(value.detach()) for name, value in found.items()})
+        recent.append({name: float(value.detach()) for name, value in output.items()})
         if step == 0 or (step + 1) % EVERY == 0:
             last = recent[-50:]
             means = {name: float(np.mean([each[name] for each in last])) for name in last[0]}
@@ -93,22 +93,24 @@ class NoStopGradient(SimSiam):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", DRILLS)
 def test_the_right_gauge_calls_the_right_collapse(name, seed, small_backbone):
-    kind, change, called = DRILLS[name]
-    first, said = None, []
+    kind, change, expected = DRILLS[name]
+    first, diagnoses = None, []
     for step, means, diagnosis in metrics(kind, change, seed, small_backbone):
         first = first or means
         if step > 1:
-            said.append(diagnosis)
-        if diagnosis and called in diagnosis and step >= STEPS // 5:
+            diagnoses.append(diagnosis)
+        if diagnosis and expected in diagnosis and step >= STEPS // 5:
             break
-    assert said[-1] is not None, means
-    assert called in said[-1], (means, said[-1])
-    assert all(called in earlier for earlier in said if earlier), said  # and calls it nothing else on the way
+    assert diagnoses[-1] is not None, means
+    assert expected in diagnoses[-1], (means, diagnoses[-1])
+    assert all(expected in earlier for earlier in diagnoses if earlier), (
+        diagnoses
+    )  # and calls it nothing else on the way
     # The gauge itself, relative to the first step.
-    if called == "uniform":
+    if expected == "uniform":
         short, at_first = (math.log(DISTILLED["prototypes"]) - each["teacher_entropy"] for each in (means, first))
         assert short < 0.5 * at_first, (short, at_first)  # an unsharpened teacher starts not far from uniform
-    elif called == "constant":
+    elif expected == "constant":
         assert means["embedding_std"] < 0.1 * first["embedding_std"]
     else:
         assert means["marginal_entropy"] < 0.3 * first["marginal_entropy"]

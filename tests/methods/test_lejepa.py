@@ -135,7 +135,7 @@ def test_two_processes_are_one(tmp_path):
     value = sigreg(whole, directions)
     value.backward()
     answers = [torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in range(2)]
-    for found, _ in answers:
-        assert torch.allclose(found, value.detach(), atol=1e-6)
+    for answer, _ in answers:
+        assert torch.allclose(answer, value.detach(), atol=1e-6)
     # The parameters' gradient is the mean over processes of Σ dL/dz · dz/dθ, so each dL/dz is twice the whole's.
     assert torch.allclose(torch.cat([grad for _, grad in answers], 1) / 2, whole.grad, atol=1e-6)

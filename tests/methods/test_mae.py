@@ -60,14 +60,14 @@ def test_the_encoder_receives_only_visible_patches(tiny_vit):
     hidden = torch.ones(5, 16, dtype=torch.bool).scatter_(1, kept, False).unflatten(1, (4, 4))
     pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(images)
     with torch.no_grad():
-        seen = backbone.visible(images, kept)
-        assert seen.shape == (5, 5, 32)
-        assert torch.equal(backbone.visible(images.masked_fill(pixels, torch.nan), kept), seen)
+        features = backbone.visible(images, kept)
+        assert features.shape == (5, 5, 32)
+        assert torch.equal(backbone.visible(images.masked_fill(pixels, torch.nan), kept), features)
         net: VisionTransformer = backbone.net
         tokens = net._pos_embed(net.patch_embed(images))
         for image in range(5):
             rows = tokens[image : image + 1, [0, *(1 + kept[image]).tolist()]]
-            assert torch.allclose(net.norm(net.blocks(rows)), seen[image : image + 1], atol=1e-5)
+            assert torch.allclose(net.norm(net.blocks(rows)), features[image : image + 1], atol=1e-5)
         everything = torch.arange(16).expand(5, 16)
         features = backbone(images)
         assert torch.allclose(backbone.visible(images, everything)[:, 0], features.pooled, atol=1e-6)
@@ -82,8 +82,8 @@ def test_pixels_reach_the_loss_as_input_or_as_target_and_never_both(tiny_vit, ma
     views.crops[0].requires_grad_()
     kept = (~views.masks[0]).flatten(1).nonzero()[:, 1].unflatten(0, (6, -1))
     method.encoder.visible(views.crops[0], kept).square().sum().backward()
-    seen = patchify(views.crops[0].grad != 0, method.grid).any(-1)
-    assert torch.equal(seen, ~views.masks[0])
+    features = patchify(views.crops[0].grad != 0, method.grid).any(-1)
+    assert torch.equal(features, ~views.masks[0])
     views.crops[0].grad = None
     method(views)["constant_loss"].backward()
     target = patchify(views.crops[0].grad != 0, method.grid).any(-1)

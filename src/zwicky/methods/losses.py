@@ -74,7 +74,7 @@ def patch_weights(mask: Tensor) -> Tensor:
 def most_similar(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
     """Match regions by their features: j*(b, i) = argmax_j cos(z_bi, z_bj), [B, T_v, D] and [B, T, D] → [B, T_v].
 
-    `valid` [B, T] bool tells which regions j may be matched; all unless given.
+    Only regions j that are `valid` [B, T] bool are matched.
     """
     with torch.autocast(student.device.type, enabled=False):
         # The student's norm changes no argmax.

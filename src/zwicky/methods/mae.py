@@ -18,7 +18,7 @@ from zwicky.errors import UserError
 from zwicky.methods.base import MaskedMethod, patchify
 from zwicky.methods.losses import masked_mean
 
-PREVIEW = 256  # images whose patches tell the noise of the sky
+PREVIEW = 256  # images from which the noise of the sky is estimated
 
 
 class MAE(MaskedMethod):
