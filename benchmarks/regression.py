@@ -23,9 +23,9 @@ from zwicky.metrics.regression import mae, r2
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
 from zwicky.methods import MethodConfig
+from zwicky.simulate.stream import Data, open_data
 from zwicky.training import provenance
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
-from zwicky.training.data import Data, open_data
 from zwicky.training.finetune import finetune
 from zwicky.training.pretrain import pretrain
 

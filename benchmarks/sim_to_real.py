@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -33,14 +33,14 @@ from zwicky.metrics.bootstrap import Bootstrap, Cell
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
+from zwicky.data.labels import Labels, read_labels
 from zwicky.data.store import open_store
-from zwicky.data.tables import Labels, read_labels
 from zwicky.evaluation.baselines import radial_colour
 from zwicky.methods import MethodConfig
+from zwicky.simulate.stream import open_data
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
-from zwicky.training.data import open_data
 from zwicky.training.finetune import fit_labels
 from zwicky.training.linear_probe import fit_logistic
 from zwicky.training.network import Network
@@ -60,8 +60,7 @@ JOINED = 2000  # simulated objects beside real labels
 def together(first: Cutouts, second: Cutouts) -> Cutouts:
     """Both sets, with the columns they share."""
     assert (first.bands, first.size) == (second.bands, second.size)
-    columns = [name for name in first.table.column_names if name in second.table.column_names]
-    table = pa.concat_tables([first.table.select(columns), second.table.select(columns)], promote_options="permissive")
+    table = pd.concat([first.table, second.table], join="inner", ignore_index=True)
     return Cutouts(np.concatenate([first.images[:], second.images[:]]), table, first.bands)
 
 

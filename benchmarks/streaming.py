@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tables import write_csv
 
-from zwicky.data.contract import make_table
+from zwicky.data.cutouts import make_table
 from zwicky.data.store import StoreWriter, open_store
 
 RESULTS = Path(__file__).parent / "results" / "streaming.csv"

@@ -22,9 +22,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels, write_labels
 from zwicky.data.store import StoreWriter
-from zwicky.data.tables import Labels, write_labels
 
 KILLS = 10
 NURSERY = """
@@ -34,7 +34,7 @@ import torch
 torch.set_num_threads(1)
 import sklearn.linear_model, sklearn.decomposition, scipy.stats, timm, astropy.coordinates, yaml, PIL.Image
 from zwicky import cli
-from zwicky.data import audit, ingest, stored_split, tables, store
+from zwicky.data import audit, ingest, labels, splits, store
 from zwicky.data.readers import npy
 from zwicky.evaluation import benchmark, equivariance, evaluate
 from zwicky.report import page
@@ -42,7 +42,6 @@ from zwicky.simulate import api
 from zwicky.training import export, finetune, pretrain, state
 resources.files("zwicky.report")  # what another user may not load is loaded now
 state.SECONDS_BETWEEN_CHECKPOINTS = -1.0
-store.ROW_GROUP_BYTES = 20_000
 
 def stop_before(writes):
     "Kill this process when it has put so many files in place and is about to do so again."
@@ -238,7 +237,7 @@ def hidden(folder):
 
 def without_times(found):
     """Contents with what differs between two runs of the same taken out: times, which a benchmark's page tells too."""
-    for row in found.get("_labels.parquet", []):
+    for row in found.get("labels.csv", []):
         del row["time"]
     return {name: held for name, held in found.items() if name != "report.html"}
 

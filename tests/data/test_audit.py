@@ -9,9 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from zwicky.data.audit import audit, audit_text
-from zwicky.data.contract import Cutouts, make_cutouts
+from zwicky.data.cutouts import Cutouts, make_cutouts
+from zwicky.data.labels import Labels
 from zwicky.data.shortcuts import separation, trivial_features, value_scores
-from zwicky.data.tables import Labels
 
 COUNT = 300
 

@@ -7,7 +7,7 @@ from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zwicky.data.contract import Cutouts, make_cutouts
+from zwicky.data.cutouts import Cutouts, make_cutouts
 from zwicky.data.duplicates import find_groups, members
 
 

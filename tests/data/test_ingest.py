@@ -18,8 +18,8 @@ from zwicky.data import frame as frame_module
 from zwicky.data import offers as offers_module
 from zwicky.data.config import IngestConfig
 from zwicky.data.ingest import ingest
+from zwicky.data.labels import read_labels
 from zwicky.data.store import open_store
-from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 
 SIZE = (8, 9)
@@ -31,7 +31,7 @@ def picture(path: Path, value: int = 0, size: tuple[int, int] = SIZE) -> None:
 
 
 def listed(store: Path) -> dict[str, str]:
-    with (store / "_set_aside.csv").open(newline="", encoding="utf-8") as stream:
+    with (store / "set_aside.csv").open(newline="", encoding="utf-8") as stream:
         return {row["file"]: row["reason"] for row in csv.DictReader(stream)}
 
 

@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zwicky.data.contract import Cutouts, make_cutouts
-from zwicky.data.splits import fit_select, fold_splits, holdout_split, label_subsets
-from zwicky.data.tables import Labels, Split
+from zwicky.data.cutouts import Cutouts, make_cutouts
+from zwicky.data.labels import Labels
+from zwicky.data.splits import (
+    Split,
+    default_split,
+    fit_select,
+    fold_splits,
+    holdout_split,
+    label_subsets,
+    read_split,
+    write_split,
+)
 from zwicky.errors import UserError
 
 
@@ -75,8 +84,7 @@ def test_duplicates_stay_together_and_unlabelled_twins_of_test_objects_are_dropp
     pixel_hash = list(cutouts.column("pixel_hash"))
     for row in range(30):  # each unlabelled object is the twin of a labelled one
         pixel_hash[100 + row] = pixel_hash[row]
-    index = cutouts.table.schema.get_field_index("pixel_hash")
-    twins = Cutouts(cutouts.images, cutouts.table.set_column(index, "pixel_hash", [pixel_hash]), cutouts.bands)
+    twins = Cutouts(cutouts.images, cutouts.table.assign(pixel_hash=pixel_hash), cutouts.bands)
     split = holdout_split(twins, labels, seed=0)
     for row in range(30):
         role = split.roles[twins.ids[row]]
@@ -198,3 +206,26 @@ def test_fit_select_carves_60_out_of_300():
     assert len(fit) + len(select) == 300
     with pytest.raises(UserError, match="no label"):
         fit_select([*cutouts.ids, "stranger"], labels, seed=0)
+
+
+def test_the_default_split_depends_on_the_data_alone():
+    cutouts, labels = data(many())
+    assert default_split(cutouts, labels) == holdout_split(cutouts, labels, seed=0)
+    assert set(default_split(cutouts, Labels({})).roles.values()) == {"unlabelled"}
+    theta = [float(row) if row < 100 else None for row in range(130)]
+    cutouts, _ = data(many(), theta_E=theta)
+    split = default_split(cutouts, Labels({}), ["theta_E"])
+    assert set(split.ids("train", "validation", "test")) == set(cutouts.ids[:100])
+    assert len(split.ids("test")) == 20
+    assert set(split.ids("unlabelled")) == set(cutouts.ids[100:])
+
+
+def test_a_split_is_a_table_that_people_can_write(tmp_path):
+    split = Split("mine", {"a,1": "train", "nan": "test", "c": "unlabelled"}, {"a,1": "g", "nan": "NA"})
+    write_split(tmp_path / "splits", split)
+    assert read_split(tmp_path / "splits" / "mine.csv") == split
+    (tmp_path / "own.csv").write_text("role,id\ntrain,1\ntest,2\n")
+    assert read_split(tmp_path / "own.csv") == Split("own", {"1": "train", "2": "test"})
+    (tmp_path / "own.csv").write_text("role,id\nboth,1\n")
+    with pytest.raises(UserError, match="unknown role 'both'"):
+        read_split(tmp_path / "own.csv")

@@ -19,8 +19,9 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.data.bands import group_bands
 from zwicky.data.config import IngestConfig
 from zwicky.data.ingest import ingest
+from zwicky.data.labels import read_labels
+from zwicky.data.splits import read_split
 from zwicky.data.store import open_store
-from zwicky.data.tables import read_labels, read_split
 from zwicky.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -128,7 +129,7 @@ def test_mixed_surveys_are_a_union_of_bands_and_validity_reaches_the_views(tmp_p
     np.testing.assert_array_equal(np.isnan(cutouts.images).any((2, 3)).sum(1), np.where(euclid, 2, 1))
     np.testing.assert_array_equal(cutouts.images[cutouts.rows_of(["euclid3.fits"])[0], vis], plane(3))
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, NormalisationConfig(max_invalid=1.0))
-    values, valid = normalisation.linear(torch.from_numpy(cutouts.images))
+    values, valid = normalisation.linear(torch.from_numpy(cutouts.images[:]))
     np.testing.assert_array_equal(valid.numpy(), ~np.isnan(cutouts.images))
     assert torch.isfinite(values).all()
 
@@ -292,7 +293,7 @@ def test_an_index_pickle_becomes_a_split(tmp_path, protocol, arrays):
     report = ingest(tmp_path / "in", tmp_path / "s")
     assert (report.found, report.read, report.splits) == (9, 8, ("indices",))
     assert report.set_aside == (("indices.pkl: nonlenses/gone.npy", "in the index, but no such file"),)
-    assert read_split(tmp_path / "s" / "_splits" / "indices.parquet").roles == {
+    assert read_split(tmp_path / "s" / "splits" / "indices.csv").roles == {
         "lenses/0.npy": "train",
         "lenses/1.npy": "train",
         "nonlenses/0.npy": "train",
@@ -305,7 +306,7 @@ def test_an_index_of_one_role_is_told_by_its_name(tmp_path):
     real_lenses(tmp_path / "in")
     (tmp_path / "in" / "train_indices_300.pkl").write_bytes(pickle.dumps({"lenses": ["1.npy"], "nonlenses": ["0.npy"]}))
     report = ingest(tmp_path / "in", tmp_path / "s")
-    split = read_split(tmp_path / "s" / "_splits" / "train_indices_300.parquet")
+    split = read_split(tmp_path / "s" / "splits" / "train_indices_300.csv")
     assert report.set_aside == ()
     assert split.roles == {"lenses/1.npy": "train", "nonlenses/0.npy": "train"}
 

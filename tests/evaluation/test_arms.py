@@ -9,9 +9,9 @@ import pytest
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels, read_labels, write_labels
 from zwicky.data.store import StoreWriter, open_store
-from zwicky.data.tables import Labels, read_labels, write_labels
 from zwicky.errors import UserError
 from zwicky.evaluation import choose
 from zwicky.evaluation.arms import arms, pairs

@@ -11,9 +11,10 @@ import pytest
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels, write_labels
+from zwicky.data.splits import read_split
 from zwicky.data.store import StoreWriter
-from zwicky.data.tables import Labels, read_split, write_labels
 from zwicky.errors import UserError
 from zwicky.evaluation import benchmark as room
 from zwicky.evaluation.benchmark import benchmark
@@ -139,7 +140,7 @@ def test_nobody_learns_from_what_tests_him(done):
     """Read from the files alone: splits, draws, predictions and the records of pretraining."""
     config, out = done
     draws = pq.read_table(out / "draws.parquet").to_pylist()
-    for path in (out / "splits").glob("*.parquet"):
+    for path in (out / "splits").glob("*.csv"):
         split = read_split(path)
         test = set(split.ids("test"))
         assert test

@@ -16,9 +16,10 @@ from zwicky.augment.geometry import N_UNIFORMS, Geometry
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels, write_labels
+from zwicky.data.splits import read_split
 from zwicky.data.store import StoreWriter
-from zwicky.data.tables import Labels, read_split, write_labels
 from zwicky.evaluation import correspondence as room
 from zwicky.evaluation import regions
 from zwicky.evaluation.benchmark import benchmark
@@ -286,7 +287,7 @@ def test_a_benchmark_measures_each_pretraining_once(bench_config, tmp_path, monk
         (method, "vit", "holdout", seed) for method in ("slow", "fast") for seed in (0, 1)
     ]
     assert all(row["objects"] == 9 and row["regions"] == "4×4" for row in rows)
-    test = set(read_split(out / "splits" / "holdout.parquet").ids("test"))
+    test = set(read_split(out / "splits" / "holdout.csv").ids("test"))
     arrays = {}
     for row in rows:
         arrays[row["method"], row["seed"]] = kept = dict(np.load(out / "pretrain" / row["run"] / "correspondence.npz"))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zwicky.data.contract import make_cutouts
-from zwicky.data.tables import Labels, Split
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split
 from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig, DesignConfig
 from zwicky.evaluation.design import Draw, make_draws

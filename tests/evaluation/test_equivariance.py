@@ -12,7 +12,7 @@ from zwicky import backbones
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.equivariance import ELEMENTS, equivariance_error, verify
 from zwicky.methods.supervised import TargetScaler, make_head

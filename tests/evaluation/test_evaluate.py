@@ -13,9 +13,9 @@ from zwicky import backbones
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
-from zwicky.data.contract import make_cutouts
-from zwicky.data.splits import holdout_split
-from zwicky.data.tables import Labels, Split
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split, holdout_split
 from zwicky.errors import UserError
 from zwicky.evaluation.evaluate import evaluate, evaluation_text
 from zwicky.methods.supervised import TargetScaler

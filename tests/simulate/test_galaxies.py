@@ -8,7 +8,7 @@ import torch
 import yaml
 from scipy.ndimage import map_coordinates
 
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
 from zwicky.data.splits import holdout_split
 from zwicky.data.store import StoreWriter
 from zwicky.errors import UserError

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from zwicky import cli
+from zwicky.data.labels import read_labels
 from zwicky.data.store import open_store
-from zwicky.data.tables import read_labels
 from zwicky.errors import UserError
 from zwicky.simulate import api
 from zwicky.simulate import blocks as blocks_module
@@ -29,7 +29,7 @@ def population(tmp_path, monkeypatch):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.parquet"))}
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def kill_after(monkeypatch, blocks):

@@ -133,7 +133,7 @@ def test_an_image_is_a_function_of_its_number(name, tmp_path):
     few, _ = simulate_population(str(small), 3, seed=5)
     more, _ = simulate_population(str(small), BLOCK + 1, seed=5)
     assert np.array_equal(few.images, more.images[:3])
-    assert few.table.column("subhalo_x").to_pylist() == more.table.column("subhalo_x").to_pylist()[:3]
+    assert few.column("subhalo_x").tolist() == more.column("subhalo_x").tolist()[:3]
     assert len({image.tobytes() for image in more.images}) == BLOCK + 1
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels
 from zwicky.data.splits import holdout_split
-from zwicky.data.tables import Labels
 from zwicky.methods import MethodConfig
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig
 

@@ -14,7 +14,7 @@ from zwicky.errors import UserError
 from zwicky.methods import METHODS
 from zwicky.training import state
 from zwicky.training.config import TrainConfig
-from zwicky.training.loader import Source
+from zwicky.training.loader import TrainingSet
 from zwicky.training.loop import fit
 
 SAME_MADE_SMALL = ("vit_small", "vit_base", "swin_small")  # as vit_tiny and swin_tiny
@@ -68,7 +68,7 @@ def test_stopped_and_resumed_is_uninterrupted(
             after_step(progress)
 
         method.after_step = stopping
-        source = Source(cutouts.images, rows.numpy(), rows % 3 if needs.targets else None)
+        source = TrainingSet(cutouts.images, rows.numpy(), rows % 3 if needs.targets else None)
         fit(method, source, augment, config, seed=1, folder=tmp_path / folder, title="t", quiet=True)
         return method
 

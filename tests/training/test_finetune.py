@@ -18,8 +18,9 @@ from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import Cutouts, make_cutouts
-from zwicky.data.tables import Labels, Split
+from zwicky.data.cutouts import Cutouts, make_cutouts
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split
 from zwicky.errors import UserError
 from zwicky.evaluation.equivariance import verify
 from zwicky.evaluation.evaluate import evaluate
@@ -231,7 +232,7 @@ def test_regression_of_partly_labelled_stores(tmp_path, started, data, finetune_
 def test_the_unit_of_a_target_does_not_matter(tmp_path, started, data, finetune_config, unit):
     """In whatever unit a number is told, the same is learnt: loss, choice of weights, answers and R²."""
     cutouts, labels, split = data
-    table = cutouts.table.append_column("mass", [unit * cutouts.column("flux")])
+    table = cutouts.table.assign(mass=unit * cutouts.column("flux"))
     told = Cutouts(cutouts.images, table, cutouts.bands)
     answers, losses, errors = [], [], []
     for name in ("flux", "mass"):
@@ -255,7 +256,7 @@ def test_objects_without_the_number_are_left_out(tmp_path, started, data, finetu
     cutouts, labels, split = data
     flux = cutouts.column("flux").copy()
     flux[::3] = np.nan
-    table = cutouts.table.set_column(cutouts.table.column_names.index("flux"), "flux", [flux])
+    table = cutouts.table.assign(flux=flux)
     holes = Cutouts(cutouts.images, table, cutouts.bands)
     config = finetune_config(targets=["flux"], labels=0, steps=2)
     finetune(config, started, holes, labels, split, tmp_path / "run", quiet=True)

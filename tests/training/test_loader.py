@@ -1,203 +1,221 @@
-"""Streamed or resident: the same rows, pixels and numbers; the order of a large set, and what it costs to hold."""
+"""How batches are made: a full shuffle of each epoch, the same from arrays and stores, sliced by process, in pairs."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.normalise import Normalisation
 from zwicky.data import store as store_module
-from zwicky.data import stored_images
-from zwicky.data.parts import Parts
-from zwicky.data.store import StoreWriter, open_store
-from zwicky.data.stored_images import StoredImages
+from zwicky.data.store import open_store, write_store
 from zwicky.evaluation.evaluate import evaluate
-from zwicky.evaluation.results import read_table
+from zwicky.methods import MethodConfig
+from zwicky.methods.base import Method, ViewsNeeded
 from zwicky.rng import torch_rng
-from zwicky.training import batches as batches_module
-from zwicky.training import loader as source_module
-from zwicky.training import state
-from zwicky.training.batches import Batches
+from zwicky.simulate.api import simulate_population
+from zwicky.training.config import TrainConfig
 from zwicky.training.finetune import finetune
-from zwicky.training.loader import BatchLoader, Source
+from zwicky.training.loader import BatchLoader, TrainingSet, find_partners
+from zwicky.training.loop import fit
 from zwicky.training.pretrain import pretrain
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def small_pieces(monkeypatch):
-    """small_pieces(bytes an image, rows a group, rows mixed): row groups and the mixing of so many images."""
+@dataclass(frozen=True)
+class Shown:
+    """In place of views: what the augmentation is given."""
 
-    def make(image_bytes, group=5, mixed=15):
-        monkeypatch.setattr(store_module, "ROW_GROUP_BYTES", group * image_bytes)
-        monkeypatch.setattr(batches_module, "MIXED_BYTES", mixed * image_bytes)
+    images: torch.Tensor
+    rows: torch.Tensor
+    targets: torch.Tensor | None = None
+    seed: int = 0
+    step: int = 0
+    part: slice | None = None
+    global_batch: int = 0
+    partner: Shown | None = None
+
+
+def loader(images, rows, batch_size=8, seed=3, device=CPU, rank=0, world_size=1, **more):
+    return BatchLoader(TrainingSet(images, rows, **more), Shown, batch_size, seed, device, rank, world_size)
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """stored(cutouts) → the same cutouts, opened from a store of shards of seven images."""
+
+    def make(cutouts):
+        monkeypatch.setattr(store_module, "SHARD_BYTES", 7 * cutouts.images[0].nbytes)
+        write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands, truth=cutouts.truth)
+        return open_store(tmp_path / "store")
 
     return make
 
 
-@pytest.fixture
-def stored(tmp_path):
-    """stored(cutouts, name) → path of a store of them."""
+def test_every_epoch_is_a_full_shuffle_without_the_incomplete_batch():
+    rows = np.arange(10, 57)
+    batches = loader(np.zeros((60, 1, 2, 2), np.float32), rows)
+    assert (batches.batch_size, batches.steps_per_epoch) == (8, 5)
+    for epoch in (0, 3, 1):  # in whatever order they are asked for
+        order = torch.cat([batches.rows(step) for step in range(5 * epoch, 5 * epoch + 5)])
+        shuffle = torch.randperm(47, generator=torch_rng(3, epoch))
+        assert torch.equal(order, torch.from_numpy(rows)[shuffle][:40])
+    small = loader(np.zeros((60, 1, 2, 2), np.float32), rows[:5])
+    assert (small.batch_size, small.steps_per_epoch) == (5, 1)
 
-    def make(cutouts, name="store"):
-        with StoreWriter(tmp_path / name, cutouts.bands, cutouts.size, cutouts.images.dtype) as writer:
-            writer.append(cutouts.images, cutouts.table)
-        return tmp_path / name
 
-    return make
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-@pytest.mark.parametrize("mixed", [15, 1000])
-def test_a_feed_gives_the_same_however_the_pixels_come(make_blobs, small_pieces, stored, dtype, mixed):
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32"])
+def test_a_step_has_the_pixels_and_targets_of_its_rows(make_blobs, stored, dtype):
     cutouts, _ = make_blobs(60)
-    object.__setattr__(cutouts, "images", (cutouts.images * 100 + 1000).clip(0, 255 if dtype == "uint8" else 40_000))
-    object.__setattr__(cutouts, "images", cutouts.images.astype(dtype))
-    small_pieces(cutouts.images[0].nbytes, mixed=mixed)
-    path = stored(cutouts)
+    cutouts = replace(cutouts, images=(cutouts.images * 5 + 50).clip(0, 255).astype(dtype))
     rows = np.random.default_rng(0).permutation(60)[:47]
-    targets = torch.arange(60)
-    few, all_but_few = 47 * cutouts.images[0].nbytes / 1e9, 46 * cutouts.images[0].nbytes / 1e9
-    whole, chosen, streamed = (
-        BatchLoader(Source(open_store(path, memory).images, rows, targets), 8, seed=3, device=CPU)
-        for memory in (None, few, all_but_few)
-    )
-    assert (whole._place is None, chosen._place is None) == (True, False)
-    assert (whole._stored, chosen._stored) == (None, None)
-    assert isinstance(streamed._stored, StoredImages)
-    steps = [*range(12), 3, 4, 11, 9]  # on over the end of epochs, and to and fro as when a fit goes on
-    for step in steps:
-        for part in (slice(0, 8), slice(0, 4), slice(4, 8)):
-            expected = whole(step, part)
-            assert torch.equal(expected[0], whole.batches(step)[part])
-            assert np.array_equal(expected[1].numpy(), cutouts.images[expected[0]])
-            for feed in (chosen, streamed):
-                assert all(torch.equal(a, b) for a, b in zip(expected, feed(step, part), strict=True))
+    targets = torch.arange(60) * 2
+    held, mapped = (loader(images, rows, targets=targets) for images in (cutouts.images, stored(cutouts).images))
+    for step in [0, 4, 5, 11, 3]:  # on over the end of an epoch, and back as when a fit resumes
+        expected, views = held.views(step), mapped.views(step)
+        assert torch.equal(views.rows, held.rows(step))
+        assert torch.equal(views.targets, 2 * views.rows)
+        assert np.array_equal(views.images.numpy(), cutouts.images[views.rows])
+        assert torch.equal(expected.images.float(), views.images.float())
+        assert (views.seed, views.step, views.global_batch) == (3, step, 8)
 
 
-def test_a_stream_is_one_pass_an_epoch_and_starts_in_the_middle(make_blobs, small_pieces, stored, monkeypatch):
-    cutouts, _ = make_blobs(60)
-    small_pieces(cutouts.images[0].nbytes)
-    calls, passage = [], source_module.in_batches
-    monkeypatch.setattr(source_module, "in_batches", lambda *given: calls.append(given[2]) or passage(*given))
-    feed = BatchLoader(Source(open_store(stored(cutouts), 0.0).images, np.arange(60)), 10, seed=0, device=CPU)
-    for step in range(9, 18):  # from the middle of the second epoch to the end of the third
-        feed(step, slice(0, 10))
-    assert [len(order) for order in calls] == [30, 60]
-    assert calls[0].tolist() == torch.cat([feed.batches(step) for step in range(9, 12)]).tolist()
+def test_processes_share_the_global_batch():
+    images = np.arange(60, dtype=np.float32).reshape(60, 1, 1, 1)
+    whole = loader(images, np.arange(60))
+    ranks = [loader(images, np.arange(60), rank=rank, world_size=4) for rank in range(4)]
+    for step in (0, 9):
+        views = [batches.views(step) for batches in ranks]
+        assert [view.part for view in views] == [slice(2 * rank, 2 * rank + 2) for rank in range(4)]
+        assert torch.equal(torch.cat([view.rows for view in views]), whole.rows(step))
+        assert torch.equal(torch.cat([view.images for view in views]), whole.views(step).images)
 
 
-@pytest.mark.parametrize(("images", "group", "reach"), [(500, 7, 60), (1000, 50, 120), (301, 1, 40), (90, 200, 30)])
-def test_a_large_set_is_mixed_group_by_group(small_pieces, images, group, reach):
-    small_pieces(4, group, 0)
-    rows = torch.arange(10, 10 + images)
-    sequence = Batches(rows, 1, seed=2, image_bytes=4).epoch(3).flatten()  # nothing moves: groups in a random order
-    small_pieces(4, group, reach)
-    batches = Batches(rows, 1, seed=2, image_bytes=4)
-    order = batches.epoch(3).flatten()
-    for found in (sequence, order):
-        assert sorted(found.tolist()) == rows.tolist()
-    # In the sequence each group stands together, its rows in their order.
-    blocks = np.split(sequence.numpy(), np.flatnonzero(np.diff(sequence.numpy() // group)) + 1)
-    assert len(blocks) == len({row // group for row in rows.tolist()})
-    assert all((np.diff(block) == 1).all() for block in blocks)
-    # No image moves by more than the reach, and they move: for the greater part of the set, by half of it on average.
-    moved = np.argsort(order.numpy()) - np.argsort(sequence.numpy())
-    assert np.abs(moved).max() <= reach
-    assert np.abs(moved).mean() > reach / 8
-    # So the groups begun and not finished are few at any time.
-    where = {number: np.flatnonzero(order.numpy() // group == number) for number in set((order // group).tolist())}
-    begun = np.zeros(images, int)
-    for places in where.values():
-        begun[places.min() : places.max() + 1] += 1
-    assert begun.max() <= 2 * reach // group + 3
-    # A function of seed and epoch, in whatever order they are asked for.
-    assert torch.equal(batches.epoch(0), Batches(rows, 1, seed=2, image_bytes=4).epoch(0))
-    assert torch.equal(batches.epoch(3).flatten(), order)
-    assert not torch.equal(batches.epoch(0), batches.epoch(3))
-    assert not torch.equal(Batches(rows, 1, seed=1, image_bytes=4).epoch(3).flatten(), order)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("free", [10**9, 0])
+def test_on_a_gpu_pixels_are_resident_where_they_fit(monkeypatch, dtype, free):
+    images = np.random.default_rng(0).integers(0, 99, (60, 2, 4, 4)).astype(dtype)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    rows = np.arange(5, 50)
+    batches = loader(images, rows, device=torch.device("cuda"), targets=torch.arange(60))
+    assert (batches._resident is None) == (free == 0)
+    views = batches.views(7)
+    assert views.images.device.type == views.targets.device.type == "cuda"
+    assert np.array_equal(views.images.cpu().numpy(), images[batches.rows(7)])
 
 
-def test_a_set_that_is_mixed_as_a_whole_is_a_permutation(small_pieces):
-    small_pieces(4, 5, 100)
-    rows = torch.arange(100)
-    whole = Batches(rows, 100, seed=7, image_bytes=4).epoch(2).flatten()
-    expected = torch.randperm(100, generator=torch_rng(7, 2))
-    assert torch.equal(whole, expected)
-
-
-@pytest.fixture
-def in_store(make_blobs, small_pieces, stored):
-    """(path of a store of 120 blobs in groups of 5, mixed within 40; labels)."""
-    cutouts, labels = make_blobs(120)
-    small_pieces(cutouts.images[0].nbytes, 5, 40)
-    return stored(cutouts), labels
-
-
-def test_a_store_larger_than_memory_gives_the_same_runs(in_store, data, pretrain_config, finetune_config, tmp_path):
-    """Pretrained on, fine-tuned on and tested: every number of the runs, bit for bit."""
-    path, labels = in_store
-    split = data[2]
-    for name, memory in (("held", None), ("stored", 0.0)):
-        cutouts = open_store(path, memory)
-        assert isinstance(cutouts.images, np.ndarray) == (memory is None)
-        rows = cutouts.rows_of(split.ids("train"))
-        config = pretrain_config(steps=12)
-        pretrain(config, cutouts, rows, tmp_path / name, labels=labels.of(split.ids("train")), quiet=True)
-        evaluate(tmp_path / name, cutouts, labels, split, replicates=20)
+def test_runs_on_a_store_equal_those_in_memory(data, stored, pretrain_config, finetune_config, tmp_path):
+    """Pretrained, fine-tuned and tested: every number of the runs, bit for bit."""
+    cutouts, labels, split = data
+    for name, opened in (("held", cutouts), ("stored", stored(cutouts))):
+        rows = opened.rows_of(split.ids("train"))
+        pretrain(pretrain_config(), opened, rows, tmp_path / name, labels=labels.of(split.ids("train")), quiet=True)
         start = tmp_path / "held"  # the path is one of the settings
-        finetune(finetune_config(labels=50), start, cutouts, labels, split, tmp_path / f"{name}-50", quiet=True)
-        evaluate(tmp_path / f"{name}-50", cutouts, labels, split, replicates=20)
-    for run in ("", "-50"):
-        first, second = tmp_path / f"held{run}", tmp_path / f"stored{run}"
-        for file in ("network.safetensors", "network.json", "seen.parquet", "config.yaml"):
-            assert (first / file).read_bytes() == (second / file).read_bytes(), file
-        for table in ("metrics.csv", "results.csv"):
-            assert read_table(first / table).equals(read_table(second / table)), table
+        finetune(finetune_config(labels=50), start, opened, labels, split, tmp_path / f"{name}-50", quiet=True)
+        evaluate(tmp_path / f"{name}-50", opened, labels, split, replicates=20)
+    for run, files in (("", ["metrics.csv", "network.safetensors"]), ("-50", ["network.safetensors", "results.csv"])):
+        for file in files:
+            first, second = (tmp_path / f"{name}{run}" / file for name in ("held", "stored"))
+            assert first.read_bytes() == second.read_bytes(), file
 
 
-@pytest.mark.parametrize("method", ["beit", "mae"])
-def test_methods_that_look_first_do_so_from_a_store(in_store, data, pretrain_config, tmp_path, method):
-    path, _ = in_store
-    config = pretrain_config(steps=4)
-    config.method.name, config.method.options = method, {"tokens": 8, "components": 4} if method == "beit" else {}
-    for name, memory in (("held", None), ("stored", 0.0)):
-        cutouts = open_store(path, memory)
-        pretrain(config, cutouts, cutouts.rows_of(data[2].ids("train")), tmp_path / name, quiet=True)
-    first, second = (tmp_path / name / "network.safetensors" for name in ("held", "stored"))
-    assert first.read_bytes() == second.read_bytes()
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """64 images of 32 lenses."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.yaml"
+    path.write_text(yaml.safe_dump({"base": "lensiam-pairs", "size": 16, "supersampling": 1}))
+    return simulate_population(str(path), 64)[0]
 
 
-def test_a_streamed_run_that_was_stopped_ends_as_if_not(in_store, data, pretrain_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    cutouts = open_store(in_store[0], 0.0)
-    rows, config = cutouts.rows_of(data[2].ids("train")), pretrain_config(steps=14)  # five steps make an epoch
-    pretrain(config, cutouts, rows, tmp_path / "whole", quiet=True)
-    feed, loads = BatchLoader.__call__, []
-    load = Parts.read
-    for stop in (3, 8, None):
+def test_partners_share_the_pair_and_are_used(pairs, make_blobs):
+    rows = np.array([5, 0, 1, 8, 4, 63])
+    partners = find_partners(pairs, rows)
+    assert partners[rows].tolist() == [4, 1, 0, 8, 5, 63]  # 9 and 62 are not used
+    assert find_partners(make_blobs(4)[0], np.arange(4)) is None
+    five = pairs.take(range(5))
+    five = replace(five, table=five.table.assign(pair_id=["a", None, "a", None, "a"]))
+    partners = find_partners(five, np.arange(5))
+    assert sorted(partners.tolist()) == [0, 1, 2, 3, 4]
+    assert partners[[1, 3]].tolist() == [1, 3]  # unknown pairs are no pair
 
-        def stopping(self, step, part, stop=stop):
-            if step == stop:
-                raise KeyboardInterrupt
-            return feed(self, step, part)
 
-        monkeypatch.setattr(BatchLoader, "__call__", stopping)
-        monkeypatch.setattr(Parts, "read", lambda *given: loads.append(given[1]) or load(*given))
-        loads.clear()
-        if stop is None:
-            pretrain(config, cutouts, rows, tmp_path / "parts", quiet=True)
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                pretrain(config, cutouts, rows, tmp_path / "parts", quiet=True)
-    first, second = (tmp_path / name / "network.safetensors" for name in ("whole", "parts"))
-    assert first.read_bytes() == second.read_bytes()
-    assert read_table(tmp_path / "whole" / "metrics.csv").equals(read_table(tmp_path / "parts" / "metrics.csv"))
-    # It went on at step 8 of 14, in the middle of an epoch, and did not read the groups of the first eight again.
-    batches = Batches(torch.from_numpy(rows), 16, config.seed, cutouts.images.nbytes // 120)
-    rest = [torch.cat([batches(step) for step in some]) // 5 for some in (range(8, 10), range(10, 14))]
-    needed = [len(set(groups.tolist())) for groups in rest]
-    looked_at = len(set((rows // 5).tolist()))  # by the statistics and by the gauges, once each
-    assert needed[0] < looked_at
-    assert 0 <= len(loads) - 2 * looked_at - sum(needed) <= stored_images.AHEAD
+def test_partners_come_with_each_step(pairs, stored):
+    cutouts, rows = stored(pairs), np.arange(2, 50)
+    batches = loader(cutouts.images, rows, partners=find_partners(cutouts, rows), rank=1, world_size=2)
+    for step in (0, 1, 7):
+        views = batches.views(step)
+        assert torch.equal(views.partner.rows, views.rows ^ 1)  # 2k and 2k + 1
+        assert np.array_equal(views.partner.images.numpy(), pairs.images[views.partner.rows])
+        assert (views.partner.step, views.partner.part) == (step, slice(4, 8))
+
+
+class Recorder(Method):
+    """Keeps the views it is given."""
+
+    needs = ViewsNeeded(global_crops=2, local_crops=True)
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.network, self.views = backbone, []
+        backbone.set_trainable()
+
+    @property
+    def backbone(self):
+        return self.network
+
+    def forward(self, views):
+        self.views.append(views)
+        return {"loss": self.network(views.interleave_partner().crops[1]).pooled.square().mean()}
+
+
+def test_crops_alternate_between_the_two_images(pairs, small_backbone, tmp_path):
+    views = ViewsConfig(crop=16, local_crops=2, local_size=8, noise=0.0)
+    normalisation = Normalisation.fit(pairs.images, pairs.bands, NormalisationConfig())
+    augment = Augment(views, normalisation, pairs.size, pairs.bands, 2, True)
+    data = TrainingSet(pairs.images, np.arange(64), partners=find_partners(pairs, np.arange(64)))
+    method = Recorder(small_backbone(image_size=16))
+    config = TrainConfig(batch_size=8, max_steps=2, precision="float32")
+    fit(method, data, augment, config, seed=3, folder=tmp_path, title="t", quiet=True)
+    assert len(method.views) == 2
+    for step, given in enumerate(method.views):
+        own, partner = (
+            augment(torch.from_numpy(pairs.images[rows]), rows, seed=3, step=step)
+            for rows in (given.rows, given.rows ^ 1)
+        )
+        mixed = given.interleave_partner()
+        for index in range(4):
+            expected = (own, partner)[index % 2]
+            assert torch.equal(mixed.crops[index], expected.crops[index])
+            assert torch.equal(mixed.valid[index], expected.valid[index])
+            assert torch.equal(mixed.to_source[index], expected.to_source[index])
+            assert not torch.equal(own.crops[index], partner.crops[index])
+        assert (mixed.partner, mixed.global_count) == (None, 2)
+        assert own.interleave_partner() is own
+
+
+DISTILLED = {"prototypes": 16, "hidden": 16, "bottleneck": 8}
+OPTIONS = {
+    **dict.fromkeys(("dino", "ibot", "esvit"), DISTILLED),
+    "simsiam": {"width": 16, "bottleneck": 8},
+    "byol": {"width": 16, "hidden": 16},
+}
+
+
+@pytest.mark.parametrize("name", ["dino", "ibot", "esvit", "simsiam", "byol", "lejepa", "simmim"])
+def test_methods_learn_from_pairs(pairs, name, pretrain_config, tmp_path):
+    """The loss is that of the mixed crops; masked image modelling uses no second image."""
+    losses = {}
+    unpaired = replace(pairs, table=pairs.table.drop(columns="pair_id"))
+    for paired, cutouts in ((True, pairs), (False, unpaired)):
+        config = replace(pretrain_config(steps=2), method=MethodConfig(name, OPTIONS.get(name, {})))
+        pretrain(config, cutouts, np.arange(64), tmp_path / str(paired), quiet=True)
+        lines = (tmp_path / str(paired) / "metrics.csv").read_text().splitlines()
+        losses[paired] = lines[1].split(",")[lines[0].split(",").index("loss")]
+    assert (losses[True] == losses[False]) == (name == "simmim")

@@ -16,9 +16,8 @@ from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
 from zwicky.methods.ema import cosine
 from zwicky.training import checkpoint, loop, state
-from zwicky.training.batches import Batches
 from zwicky.training.config import TrainConfig
-from zwicky.training.loader import Source
+from zwicky.training.loader import TrainingSet
 from zwicky.training.loop import fit
 from zwicky.training.optim import make_optimizer, set_schedule, warmup_cosine
 
@@ -59,7 +58,7 @@ def trial(make_blobs, tmp_path):
                 before(progress)
 
             method.after_step = after_step
-        source = Source(cutouts.images, np.arange(rows), targets)
+        source = TrainingSet(cutouts.images, np.arange(rows), targets)
         arguments = {"evaluate": evaluate, "keep_lowest": keep_lowest, "quiet": True}
         fitted = fit(method, source, augment, config, seed=5, folder=tmp_path / folder, title="trial", **arguments)
         return method, fitted
@@ -180,22 +179,6 @@ def test_a_damaged_checkpoint_is_one_line(trial, tmp_path):
         with pytest.raises(UserError, match="damaged") as caught:
             trial("run", max_steps=2)
         assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("images", "batch"), [(10, 3), (7, 7), (5, 16), (64, 16)])
-def test_batches_are_a_function_of_seed_and_step(images, batch):
-    rows = torch.arange(100, 100 + images)
-    first, second = Batches(rows, batch, seed=1), Batches(rows, batch, seed=1)
-    order = [first(step).tolist() for step in range(20)]
-    assert [second(step).tolist() for step in reversed(range(20))] == order[::-1]
-    assert {len(row) for row in order} == {min(batch, images)}
-    for epoch in range(20 // first.per_epoch):
-        batches = order[epoch * first.per_epoch : (epoch + 1) * first.per_epoch]
-        shown = [row for batch_rows in batches for row in batch_rows]
-        assert len(set(shown)) == len(shown)
-        assert set(shown) <= set(rows.tolist())
-    if images > 1:
-        assert order != [Batches(rows, batch, seed=2)(step).tolist() for step in range(20)]
 
 
 @pytest.mark.parametrize(

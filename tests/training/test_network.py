@@ -13,7 +13,7 @@ from zwicky import backbones, d4
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target, transform_targets
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.methods.supervised import TargetScaler
 from zwicky.training.network import Network, load_network, save_network

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from zwicky import cli
+from zwicky.data.labels import write_labels
 from zwicky.data.store import StoreWriter
-from zwicky.data.tables import write_labels
 from zwicky.evaluation.results import read_table
 from zwicky.io import read_json
 from zwicky.training import checkpoint, launch
@@ -38,7 +38,7 @@ import numpy as np, torch
 from zwicky import backbones, methods
 from zwicky.training.config import TrainConfig
 from zwicky.training.loop import fit
-from zwicky.training.loader import Source
+from zwicky.training.loader import TrainingSet
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
@@ -63,7 +63,7 @@ for name, options in {METHODS!r}.items():
     augment = Augment(
         views, normalisation, (16, 16), bands, needs.global_crops, needs.local_crops, masking=needs.masking
     )
-    source = Source(images, np.arange(40), torch.arange(40) % 2 if needs.targets else None)
+    source = TrainingSet(images, np.arange(40), torch.arange(40) % 2 if needs.targets else None)
     config = TrainConfig(max_steps=5, batch_size=12, precision="float32", lr=1e-2, warmup=0.0)
     fit(method, source, augment, config, seed=5, folder=Path(sys.argv[1]) / name, title=name, quiet=True)
 """

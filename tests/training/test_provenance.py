@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.training import provenance
 

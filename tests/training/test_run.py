@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from zwicky.data.contract import make_cutouts
+from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.training.config import PretrainConfig, TrainConfig
 from zwicky.training.run import Run, fingerprint, to_plain

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from zwicky.augment.views import Target
-from zwicky.data.contract import make_cutouts
-from zwicky.data.tables import Labels
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels
 from zwicky.errors import UserError
 from zwicky.training.task import Task
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zwicky.augment.config import NormalisationConfig
-from zwicky.data.stored_images import Images
+from zwicky.data.cutouts import Images, batches
 from zwicky.errors import UserError
 from zwicky.rng import numpy_rng
 
@@ -162,8 +162,8 @@ def _sample(images: Images, rows: np.ndarray, max_invalid: float, seed: int) -> 
     n_pixels = min(height * width, max(1, MAX_VALUES // len(rows)))
     block = max(1, BLOCK_BYTES // (4 * bands * height * width))
     samples = []
-    for start in range(0, len(rows), block):
-        flat = images[rows[start : start + block]].astype(np.float32).reshape(-1, bands, height * width)
+    for part in batches(len(rows), block):
+        flat = images[rows[part]].astype(np.float32).reshape(-1, bands, height * width)
         flat[~np.isfinite(flat)] = np.nan
         flat = flat[np.isnan(flat).mean((1, 2)) <= max_invalid]
         pixels = rng.choice(height * width, n_pixels, replace=False) if n_pixels < height * width else slice(None)

@@ -91,7 +91,9 @@ def evaluate(parser: ArgumentParser) -> None:
     """Add the arguments of `zwicky evaluate`."""
     parser.add_argument("run", type=Path, help=RUN_HELP)
     _data(parser)
-    parser.add_argument("--split", type=str, default="holdout", help="split whose test objects are used")
+    parser.add_argument(
+        "--split", type=str, default="holdout", help="split whose test objects are used: of the run, else of the store"
+    )
 
 
 def export(parser: ArgumentParser) -> None:

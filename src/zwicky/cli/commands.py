@@ -21,7 +21,7 @@ from zwicky.training.launch import rank
 
 def _simulate(args: Namespace) -> None:
     from zwicky.data.store import check_writable
-    from zwicky.data.writers import write_folder
+    from zwicky.data.write import write_folder
     from zwicky.simulate.api import simulate_store
 
     check_writable(args.out)
@@ -44,36 +44,41 @@ def _ingest(args: Namespace) -> None:
 
 def _audit(args: Namespace) -> None:
     from zwicky.data.audit import audit, audit_text
-    from zwicky.training.data import open_data
+    from zwicky.simulate.stream import open_data
 
     data = open_data(args.store)
     print(audit_text(audit(data.cutouts, data.labels)))
 
 
 def _pretrain(args: Namespace) -> None:
-    from zwicky.training.data import open_data
+    from zwicky.data.splits import write_split
+    from zwicky.simulate.stream import open_data
     from zwicky.training.pretrain import pretrain
 
     config = parsing.settings_of(PretrainConfig, args)
-    data = open_data(args.data)
-    ids = data.split(config.split).ids("train", "unlabelled")
+    data = open_data(args.data, quiet=rank() > 0)
+    split = data.split(config.split, runs=[args.out])
+    ids = split.ids("train", "unlabelled")
     pretrain(config, data.cutouts, data.cutouts.rows_of(ids), args.out, labels=data.labels.of(ids))
     if rank() == 0:
+        write_split(args.out / "splits", split)
         command = f"zwicky finetune {args.out} --data {args.data} --labels 300 --out RUN"
         print(f"pretrained on {len(ids)} cutouts; next: {command}")
 
 
 def _finetune(args: Namespace) -> None:
-    from zwicky.training.data import open_data
+    from zwicky.data.splits import write_split
+    from zwicky.simulate.stream import open_data
     from zwicky.training.finetune import finetune
     from zwicky.training.task import columns_of, parse_targets
 
     config = parsing.settings_of(FinetuneConfig, args)
-    data = open_data(args.data)
-    split = data.split(config.split, columns_of(parse_targets(config.targets)))
+    data = open_data(args.data, quiet=rank() > 0)
     start = None if _names_recipe(str(args.run)) else args.run
+    split = data.split(config.split, columns_of(parse_targets(config.targets)), runs=[args.out, start])
     finetune(config, start, data.cutouts, data.labels, split, args.out, from_scratch=args.from_scratch)
     if rank() == 0:
+        write_split(args.out / "splits", split)
         print(f"fine-tuned; next: zwicky evaluate {args.out} --data {args.data}")
 
 
@@ -85,10 +90,10 @@ def _names_recipe(argument: str) -> bool:
 
 def _evaluate(args: Namespace) -> None:
     from zwicky.evaluation.evaluate import evaluate, evaluation_text
-    from zwicky.training.data import open_data
+    from zwicky.simulate.stream import open_data
 
     data = open_data(args.data)
-    print(evaluation_text(evaluate(args.run, data.cutouts, data.labels, data.split(args.split))))
+    print(evaluation_text(evaluate(args.run, data.cutouts, data.labels, data.split(args.split, runs=[args.run]))))
 
 
 def _benchmark(args: Namespace) -> None:
@@ -106,7 +111,7 @@ def _export(args: Namespace) -> None:
 
 def _verify(args: Namespace) -> None:
     from zwicky.evaluation.equivariance import ELEMENTS, verify
-    from zwicky.training.data import open_data
+    from zwicky.simulate.stream import open_data
 
     result = verify(args.run, open_data(args.data).cutouts, args.n, args.seed)
     for index, element in enumerate(ELEMENTS):
@@ -143,10 +148,10 @@ def _demo(args: Namespace) -> None:
 def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     from zwicky.evaluation.results import BenchmarkResult
     from zwicky.report.page import write_report
-    from zwicky.training.data import is_there, open_data
+    from zwicky.simulate.stream import data_exists, open_data
 
     name = str(data or BenchmarkResult(run).data.get("store", ""))
-    page = write_report(run, open_data(name).cutouts if is_there(name) else None, out)
+    page = write_report(run, open_data(name).cutouts if data_exists(name) else None, out)
     print(f"report: {page}")
     return page
 

@@ -6,13 +6,11 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from zwicky.data.contract import STANDARD_COLUMNS, Cutouts
+from zwicky.data.cutouts import STANDARD_COLUMNS, Cutouts, batches, is_numeric
 from zwicky.data.duplicates import find_groups, members, position_pairs, unit_vectors
+from zwicky.data.labels import Labels
 from zwicky.data.shortcuts import BLOCK, boosted_scores, separation, trivial_features, value_scores
-from zwicky.data.stored_images import in_batches
-from zwicky.data.tables import Labels
 from zwicky.rng import numpy_rng
 
 SUSPICIOUS = 0.7  # an AUC from something trivial above this is a warning
@@ -93,7 +91,8 @@ def _values(cutouts: Cutouts, seed: int) -> dict[str, dict[str, float]]:
     sample = cutouts.images[rows]
     least, most = np.full((2, len(cutouts.bands)), np.nan, np.float32)
     invalid = np.zeros(len(cutouts.bands), np.int64)
-    for _, block in in_batches(cutouts.images, BLOCK):
+    for rows_of_block in batches(len(cutouts), BLOCK):
+        block = cutouts.images[rows_of_block]
         least = np.fmin(least, np.fmin.reduce(block, axis=(0, 2, 3)))
         most = np.fmax(most, np.fmax.reduce(block, axis=(0, 2, 3)))
         invalid += np.isnan(block).sum(axis=(0, 2, 3)) if block.dtype.kind == "f" else 0
@@ -136,10 +135,10 @@ def _properties(
     """Per column: how well it tells each class from the rest, and the classes that have one value of it alone."""
     found: dict[str, dict[str, Any]] = {}
     known = set(STANDARD_COLUMNS) | set(cutouts.truth)
-    for column in [*(name for name in cutouts.table.column_names if name not in known), "survey", "simulated"]:
+    for column in [*(name for name in cutouts.table.columns if name not in known), "survey", "simulated"]:
         values = cutouts.column(column)[labelled]
-        number = pa.types.is_floating(kind := cutouts.table.schema.field(column).type) or pa.types.is_integer(kind)
-        if not (number or pa.types.is_string(kind) or pa.types.is_boolean(kind)):
+        number = is_numeric(cutouts.table[column])
+        if any(isinstance(value, list) for value in values):
             continue
         distinct = set(values.tolist()) if not number else set()
         if not number and (len(distinct) < 2 or len(distinct) > len(values) / 2):
@@ -198,7 +197,9 @@ def _remarks(
     if nan_share is not None and (nan_share > 0).any():
         count = int((nan_share > 0).sum())
         information.append(f"{count} images have invalid pixels, at most {nan_share.max():.0%} of one")
-    constant = sum(int(_constant(block).sum()) for _, block in in_batches(cutouts.images, BLOCK))
+    constant = sum(
+        int(_constant(block).sum()) for block in map(cutouts.images.__getitem__, batches(len(cutouts), BLOCK))
+    )
     if constant:
         warnings.append(f"{constant} images have the same value in every pixel")
     if len(result["labels"]["classes"]) < 2:

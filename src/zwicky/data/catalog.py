@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from zwicky.data.contract import STANDARD_COLUMNS
+from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.data.readers.columns import EMPTY, ID_COLUMNS, LABEL_COLUMNS
 from zwicky.errors import UserError
 

@@ -9,7 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
 
 SAME_POSITION = 1.0  # arcsec
 

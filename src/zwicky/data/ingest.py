@@ -14,12 +14,13 @@ import numpy as np
 
 from zwicky.data.config import IngestConfig
 from zwicky.data.frame import Kind, refuse_mixed
+from zwicky.data.labels import Labels, order_classes, write_labels
 from zwicky.data.offers import Offer, batches, sample_frame
 from zwicky.data.plan import Plan, make_plan
 from zwicky.data.readers import is_image_name
 from zwicky.data.rows import make_rows
+from zwicky.data.splits import Split, write_split
 from zwicky.data.store import StoreWriter, check_writable
-from zwicky.data.tables import SPLITS, Labels, Split, order_classes, write_labels, write_split
 from zwicky.errors import UserError
 from zwicky.io import write_csv
 
@@ -57,7 +58,7 @@ class IngestReport:
         counts = ", ".join(f"{name} {count}" for name, count in self.classes.items())
         lines.append(f"labelled: {self.labelled}{f' ({counts})' if counts else ''}; unlabelled: {self.unlabelled}")
         if self.set_aside:
-            lines.append(f"warning: {len(self.set_aside)} set aside, listed in {self.store}/_set_aside.csv:")
+            lines.append(f"warning: {len(self.set_aside)} set aside, listed in {self.store}/set_aside.csv:")
             reasons = Counter(reason for _, reason in self.set_aside).most_common(5)
             lines += [f"  {count} × {reason}" for reason, count in reasons]
         lines += [f"warning: {warning}" for warning in self.warnings]
@@ -86,7 +87,7 @@ def ingest(
         frame = sample_frame(plan, config, pool)
         if frame is None:
             raise _nothing(source, plan.set_aside)
-        with StoreWriter(out, frame.bands, frame.size, frame.dtype, plan.truth) as writer:
+        with StoreWriter(out, frame.bands, frame.size, frame.dtype, truth=plan.truth) as writer:
             kinds: Counter[Kind] = Counter()
             ids: dict[str, str] = {}  # file → id, of files in a split
             labels: dict[str, str] = {}
@@ -165,9 +166,9 @@ def _write_tables(folder: Path, plan: Plan, labels: dict[str, str], ids: dict[st
         write_labels(folder, Labels(labels, plan.label_source, now))
     for split in plan.splits:
         roles = {ids[file]: role for file, role in split.roles.items() if file in ids}
-        write_split(folder / SPLITS, Split(split.name, roles))
+        write_split(folder / "splits", Split(split.name, roles))
     rows = [{"file": file, "reason": reason} for file, reason in plan.set_aside]
-    write_csv(folder / "_set_aside.csv", rows, ("file", "reason"))
+    write_csv(folder / "set_aside.csv", rows, ("file", "reason"))
 
 
 def _nothing(source: Path, set_aside: list[tuple[str, str]]) -> UserError:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from zwicky.data.config import IngestConfig
-from zwicky.data.contract import pixel_hash
+from zwicky.data.cutouts import pixel_hash
 from zwicky.data.frame import Frame, Kind, choose_frame, kind_of
 from zwicky.data.plan import Plan
 from zwicky.data.readers import Image, Unreadable

@@ -12,13 +12,13 @@ import pyarrow as pa
 from zwicky.data import catalog as catalogs
 from zwicky.data.bands import Group, group_bands, read_bands
 from zwicky.data.config import IngestConfig
+from zwicky.data.labels import LABELS, read_labels
 from zwicky.data.readers import Image, ImageSet, Unreadable, format_of, open_set, read_image
 from zwicky.data.readers.columns import common
 from zwicky.data.readers.npy import AXION_MASS, holds_objects
 from zwicky.data.scan import folder_labels, scan_folder
 from zwicky.data.split_index import SUFFIXES as INDEX_SUFFIXES
 from zwicky.data.split_index import SplitIndex, read_index
-from zwicky.data.tables import LABELS, SPLITS, read_labels
 from zwicky.errors import UserError
 
 _MOST_NAMED = 6  # columns named in a warning
@@ -128,7 +128,7 @@ def _take_stored_labels(plan: Plan) -> None:
                 plan.labels.pop(part, None)
                 plan.stored_labels[part] = labels.values
         else:
-            is_split = path.parent.name == SPLITS and path.suffix == ".parquet"
+            is_split = path.parent.name == "splits" and path.suffix == ".csv"
             kept.append((file, "a split of a store, which is not carried over" if is_split else reason))
     plan.set_aside = kept
 

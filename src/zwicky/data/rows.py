@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from zwicky.data.config import IngestConfig
-from zwicky.data.contract import make_table
+from zwicky.data.cutouts import make_table
 from zwicky.data.frame import Frame
 from zwicky.data.offers import Offer
 from zwicky.data.plan import Plan

@@ -9,8 +9,7 @@ from scipy.stats import norm, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-from zwicky.data.contract import Cutouts
-from zwicky.data.stored_images import in_batches
+from zwicky.data.cutouts import Cutouts, batches
 from zwicky.rng import numpy_rng
 
 BLOCK = 256  # images turned into float32 at a time
@@ -24,7 +23,7 @@ def trivial_features(cutouts: Cutouts) -> dict[str, np.ndarray]:
     total_flux: mean over valid pixels of all bands. colour_A_B: (A − B) / (|A| + |B|) of the mean fluxes of
     neighbouring bands. border_mean, border_noise: mean and standard deviation in the outermost sixteenth of each side.
     """
-    blocks = [_block_features(block) for _, block in in_batches(cutouts.images, BLOCK)]
+    blocks = [_block_features(cutouts.images[rows]) for rows in batches(len(cutouts), BLOCK)]
     band_mean, peak, border_mean, border_noise, nan_share = (
         np.concatenate(parts) for parts in zip(*blocks, strict=True)
     )

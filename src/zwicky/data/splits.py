@@ -1,27 +1,104 @@
-"""Who may learn from what: hold-out and fold splits, nested label subsets, and the search for leaks.
+"""Training, validation and test roles: hold-out and fold splits, nested label subsets.
 
-Everything here is stratified by class and never parts a group (duplicates, one sky position, one source).
+Everything here is stratified by class and never separates a group (duplicates, one sky position, one source).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
 from zwicky.data.duplicates import find_groups
-from zwicky.data.tables import Labels, Split, order_classes
+from zwicky.data.labels import Labels, order_classes, read_table, write_table
 from zwicky.errors import UserError
 from zwicky.rng import numpy_rng
 
+ROLES = ("train", "validation", "test", "unlabelled")
+DEFAULT = "holdout"
 SHARED = ("source_id", "lens_id", "pair_id")  # columns of simulations: the same galaxy in several images
 
 
-def _shared(cutouts: Cutouts, column: str | None) -> list[str]:
-    """Columns whose equal values may not be parted."""
-    known = [name for name in SHARED if name in cutouts.table.column_names]
-    return known if column is None else [*known, column]
+@dataclass(frozen=True)
+class Split:
+    """The role of each object.
+
+    Args:
+        name: of the split.
+        roles: one of ROLES by id.
+        groups: group by id; objects of a group share a role.
+    """
+
+    name: str
+    roles: dict[str, str]
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def ids(self, *roles: str) -> np.ndarray:
+        """Return the ids with any of these roles, in the order of the table."""
+        return np.array([identifier for identifier, role in self.roles.items() if role in roles], dtype=object)
+
+    def groups_of(self, ids: np.ndarray) -> np.ndarray:
+        """Return the group of each id, [len(ids)]; an ungrouped object is its own group."""
+        return np.array([self.groups.get(identifier, identifier) for identifier in ids], dtype=object)
+
+    def check_roles(self, ids: np.ndarray, purpose: str, allowed: tuple[str, ...]) -> None:
+        """Raise UserError unless the role of every id is among `allowed`: no test object in training."""
+        wrong = [identifier for identifier in ids if self.roles.get(identifier) not in allowed]
+        if wrong:
+            role = self.roles.get(wrong[0], "no role at all")
+            raise UserError(
+                f"leak: {len(wrong)} objects given to {purpose} may not be there (first: {wrong[0]!r}, role {role!r}; "
+                f"allowed: {', '.join(allowed)}); draw them again from split {self.name!r}"
+            )
+
+
+def write_split(folder: Path | str, split: Split) -> None:
+    """Write `NAME.csv` (id, role, group) into a folder: the `splits` of a store or a run."""
+    groups = [split.groups.get(identifier, "") for identifier in split.roles]
+    table = pd.DataFrame({"id": list(split.roles), "role": list(split.roles.values()), "group": groups})
+    write_table(Path(folder) / f"{split.name}.csv", table)
+
+
+def read_split(path: Path | str) -> Split:
+    """Read `NAME.csv`.
+
+    Raises:
+        UserError: The file cannot be read, lacks id or role, or has a role that is not in ROLES.
+    """
+    table = read_table(Path(path), ("id", "role"))
+    unknown = sorted(set(table["role"]) - set(ROLES))
+    if unknown:
+        raise UserError(f"{path}: unknown role {unknown[0]!r}; roles are {', '.join(ROLES)}")
+    grouped = table[table["group"] != ""] if "group" in table else table.iloc[:0].assign(group="")
+    roles, groups = (dict(zip(t["id"], t[name], strict=True)) for t, name in ((table, "role"), (grouped, "group")))
+    return Split(Path(path).stem, roles, groups)
+
+
+def default_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = (), name: str = DEFAULT) -> Split:
+    """Draw the default split: `holdout_split` with seed 0; a function of cutouts and labels alone.
+
+    Args:
+        cutouts: all objects.
+        labels: their labels. Without any, everything is `unlabelled`.
+        columns: regression targets; without labels, the objects that have all of them are split.
+        name: of the split.
+    """
+    if not labels.values and columns:
+        measured = np.isfinite(cutouts.numbers(columns)).all(axis=1)
+        labels = Labels(dict.fromkeys(cutouts.ids[measured], "measured"))
+    if not labels.values:
+        return Split(name, dict.fromkeys(cutouts.ids, "unlabelled"))
+    return holdout_split(cutouts, labels, seed=0, name=name)
+
+
+def _columns(cutouts: Cutouts, column: str | None) -> list[str]:
+    """Columns whose equal values may not be separated."""
+    shared = [name for name in SHARED if name in cutouts.table]
+    return shared if column is None else [*shared, column]
 
 
 def holdout_split(
@@ -43,7 +120,7 @@ def holdout_split(
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(f"split fractions {tuple(fractions)} must be three shares, train, validation, test, with sum 1")
     names = ("train", "validation", "test")
-    groups = find_groups(cutouts, *_shared(cutouts, group_column))
+    groups = find_groups(cutouts, *_columns(cutouts, group_column))
     classes = labels.of(cutouts.ids)
     labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
     group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)
@@ -89,7 +166,7 @@ def fold_splits(
     if folds < 2 or repeats < 1:
         raise UserError(f"{folds} folds, {repeats} repeats: no cross-validation; use at least 2 folds and 1 repeat")
     ids = cutouts.ids
-    groups = find_groups(cutouts, *_shared(cutouts, group_column))
+    groups = find_groups(cutouts, *_columns(cutouts, group_column))
     group = np.array([groups[identifier] for identifier in ids], dtype=object)
     classes = labels.of(ids)
     labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711

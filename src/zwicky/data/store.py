@@ -1,55 +1,85 @@
-"""The store: a directory of Parquet files, one row an object, the image an Arrow `fixed_shape_tensor`.
+"""The store: a directory of `.npy` shards, a Parquet table and CSV files that open without zwicky.
 
-    STORE/part-00000-of-00002.parquet   the objects, in row groups of about 15 MB
-    STORE/_labels.parquet, _splits/, …  tables that may change; names with `_` are skipped by Parquet readers
-
-Each part carries the schema key `zwicky`: JSON with schema_version, bands, size, dtype and truth. The names of the
-parts say how many there are, so a store copied halfway is recognised.
+STORE/images-00000.npy, …   [n, bands, H, W] pixels, at most 1 GB a shard, NaN where invalid
+STORE/objects.parquet       one row an object, in the order of the images
+STORE/labels.csv            id, label, source, time
+STORE/splits/NAME.csv       id, role, group
+STORE/set_aside.csv         file, reason: what `zwicky ingest` could not read
+STORE/store.json            schema version, bands, size, pixel type, truth columns, number of objects
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zwicky.data.contract import PIXEL_TYPES, SCHEMA_VERSION, STANDARD_COLUMNS, Cutouts, make_table, pixel_hash
-from zwicky.data.memory import most_bytes
-from zwicky.data.parts import look, read_pixels, read_table
-from zwicky.data.stored_images import Images, StoredImages
+from zwicky.data.cutouts import (
+    PIXEL_TYPES,
+    STANDARD_COLUMNS,
+    Cutouts,
+    Images,
+    LazyImages,
+    batches,
+    complete_table,
+    is_numeric,
+    pixel_hash,
+)
+from zwicky.data.labels import Labels, write_labels
 from zwicky.errors import UserError
-from zwicky.io import beside, clear
+from zwicky.io import read_json, write_json
 
-ROW_GROUP_BYTES = 15 * 2**20  # of pixels; Parquet may hold 16-bit integers in twice that
-PART_ROW_GROUPS = 32  # so a part holds about half a gigabyte of pixels
+SCHEMA_VERSION = 1
+SHARD_BYTES = 10**9
+OBJECTS, DESCRIPTION = "objects.parquet", "store.json"
+BATCH = 1024  # images written at a time
 
 
-def rows_of_a_group(image_bytes: int) -> int:
-    """How many images of so many bytes make a row group; of small ones whole blocks as a simulation renders them."""
-    rows = max(1, round(ROW_GROUP_BYTES / image_bytes))
-    return rows - rows % 64 if rows > 64 else rows
+class ShardedImages(LazyImages):
+    """Images in memory-mapped shards: indexing reads only those rows, and the page cache keeps what is used."""
+
+    def __init__(self, shards: Sequence[np.ndarray]) -> None:
+        self.shards = list(shards)
+        self.dtype, self.image_shape = self.shards[0].dtype, self.shards[0].shape[1:]
+        self.starts = np.cumsum([0, *map(len, self.shards)])
+        self.rows = np.arange(self.starts[-1])
+
+    def _load(self, rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), *self.image_shape), self.dtype)
+        shard_of = np.searchsorted(self.starts, rows, side="right") - 1
+        for shard in np.unique(shard_of):
+            inside = shard_of == shard
+            images[inside] = self.shards[shard][rows[inside] - self.starts[shard]]
+        return images
 
 
 class StoreWriter:
-    """Write a store piece by piece with flat memory; nothing appears at `path` before all of it is there.
+    """Write a store in pieces with flat memory; it appears at `path` only when it is complete.
 
         with StoreWriter("lenses", ("g", "r", "i"), (64, 64), "float32") as writer:
             writer.append(images, table)
 
-    bands: channel names. size: (H, W) in pixels. dtype: uint8, uint16 or float32. truth: names of the table's
-    columns that are simulation truth. Work goes on in `folder`, a hidden directory beside `path`; put other tables
-    (labels) there to have them arrive with the pixels. After an error or a kill there is no store at `path`.
-    A `path` that exists and is not empty is refused (UserError).
+    The work is done in `folder`, a hidden directory beside `path`; labels and splits written there arrive with the
+    pixels. After an error nothing is left.
+
+    Args:
+        path: a new directory, or an empty one.
+        bands: channel names.
+        size: (H, W) in pixels.
+        dtype: one of PIXEL_TYPES.
+        truth: the columns that are simulation truth.
+        metadata: further facts, JSON-able, that `open_store` returns.
+
+    Raises:
+        UserError: `path` exists and is not empty, or cannot be written.
     """
 
     def __init__(
@@ -58,71 +88,94 @@ class StoreWriter:
         bands: Sequence[str],
         size: tuple[int, int],
         dtype: str | np.dtype,
+        *,
         truth: Sequence[str] = (),
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(os.path.abspath(path))
-        self.folder = beside(self.path)
-        self.bands, self.size, self.dtype, self.truth = (
-            tuple(bands),
-            (int(size[0]), int(size[1])),
-            np.dtype(dtype),
-            tuple(truth),
-        )
+        self.folder = self.path.with_name(f".{self.path.name}.partial")
+        self.bands, self.truth, self.metadata = tuple(bands), tuple(truth), metadata or {}
+        self.dtype = np.dtype(dtype)
         if self.dtype.name not in PIXEL_TYPES:
             raise ValueError(f"pixels must be one of {PIXEL_TYPES}, not {self.dtype.name}")
-        self._shape = (len(self.bands), *self.size)
-        self._group_rows = rows_of_a_group(self.dtype.itemsize * int(np.prod(self._shape)))
-        self._schema: pa.Schema | None = None
-        self._pending: list[pa.Table] = []
-        self._pending_rows = 0
-        self._writer: pq.ParquetWriter | None = None
-        self._parts = 0
-        self._groups_in_part = 0
+        self.image_shape = (len(self.bands), int(size[0]), int(size[1]))
+        self._shard_rows = max(1, SHARD_BYTES // (self.dtype.itemsize * int(np.prod(self.image_shape))))
+        self._shard: IO[bytes] | None = None
+        self._shards = self._rows = 0  # shards begun, rows in the open one
+        self._tables: list[pa.Table] = []
         self._ids: set[str] = set()
 
     def __enter__(self) -> StoreWriter:
         check_writable(self.path)
-        with _writing(self.path):
-            clear(self.path)
+        shutil.rmtree(self.folder, ignore_errors=True)  # left by a killed process
+        try:
             self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
         return self
 
     def __len__(self) -> int:
-        """Rows appended so far."""
         return len(self._ids)
 
     def __contains__(self, identifier: str) -> bool:
-        """Whether an object of this id was appended."""
         return identifier in self._ids
 
-    def append(self, images: np.ndarray, table: pa.Table) -> None:
-        """Add n objects: images [n, bands, H, W] of the store's dtype, and their n table rows.
+    def append(self, images: Images, table: pd.DataFrame) -> None:
+        """Add n objects.
 
-        The first call fixes the columns. `pixel_hash` and `bands_present` are filled in where null.
-        Raises ValueError if shape, type, columns or ids do not fit.
+        Args:
+            images: [n, bands, H, W] of the store's size and pixel type.
+            table: their n rows; standard columns that are missing are null, `pixel_hash` and `bands_present` are
+                filled in.
+
+        Raises:
+            ValueError: Shape, pixel type or ids do not fit.
         """
-        if images.shape != (len(images), *self._shape) or images.dtype != self.dtype:
+        images = np.asarray(images)
+        if images.shape[1:] != self.image_shape or images.dtype != self.dtype:
             raise ValueError(
-                f"images {images.dtype} {list(images.shape)}, but the store is {self.dtype} [n, {self._shape}]"
+                f"images {images.dtype} {list(images.shape)}, but the store is {self.dtype} [n, {self.image_shape}]"
             )
-        if table.num_rows != len(images):
-            raise ValueError(f"{len(images)} images but {table.num_rows} table rows")
-        missing = [name for name in STANDARD_COLUMNS if name not in table.column_names]
-        if missing or "image" in table.column_names:
-            raise ValueError(f"the table lacks {missing}" if missing else "a column may not be called 'image'")
-        ids = table.column("id").to_pylist()
-        fresh = set(ids)
-        if len(fresh) < len(ids) or fresh & self._ids or None in fresh:
-            raise ValueError("ids must be unique and none may be null")
-        self._ids |= fresh
-        table = _with_image(_filled(table, images, self.bands), images)
-        if self._schema is None:
-            self._schema = table.schema.with_metadata({"zwicky": json.dumps(self._metadata())})
-        with _writing(self.path):
-            self._pending.append(table.select(self._schema.names).cast(self._schema))
-            self._pending_rows += len(images)
-            while self._pending_rows >= self._group_rows:
-                self._write_group(self._group_rows)
+        if len(table) != len(images):
+            raise ValueError(f"{len(images)} images but {len(table)} table rows")
+        ids = table["id"].tolist()
+        if len(set(ids)) < len(ids) or not self._ids.isdisjoint(ids) or not all(isinstance(name, str) for name in ids):
+            raise ValueError("ids must be unique strings")
+        try:
+            self._write_pixels(images)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self._ids.update(ids)
+        self._tables.append(_to_arrow(_fill(complete_table(table), images, self.bands)))
+
+    def _write_pixels(self, images: np.ndarray) -> None:
+        while len(images):
+            if self._shard is None:
+                self._open_shard()
+            part, images = np.split(images, [self._shard_rows - self._rows])
+            self._shard.write(np.ascontiguousarray(part).data)  # type: ignore[union-attr]
+            self._rows += len(part)
+            if self._rows == self._shard_rows:
+                self._close_shard()
+
+    def _open_shard(self) -> None:
+        self._shard = (self.folder / f"images-{self._shards:05d}.npy").open("wb")
+        self._shards, self._rows = self._shards + 1, 0
+        self._write_header()
+
+    def _write_header(self) -> None:
+        """Write the shard's header with the rows so far; NumPy pads it so that the number of rows may grow."""
+        assert self._shard is not None
+        shape = (self._rows, *self.image_shape)
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        self._shard.seek(0)
+        np.lib.format.write_array_header_1_0(self._shard, header)
+
+    def _close_shard(self) -> None:
+        if self._shard is not None:
+            self._write_header()
+            self._shard.close()
+            self._shard = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -130,132 +183,122 @@ class StoreWriter:
         try:
             if kind is None:
                 self._finish()
+        except OSError as failure:
+            raise _cannot_write(self.path, failure) from failure
         finally:
-            if self._writer is not None:
-                with contextlib.suppress(OSError):
-                    self._writer.close()
+            if self._shard is not None:
+                self._shard.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _metadata(self) -> dict[str, Any]:
-        return {
+    def _finish(self) -> None:
+        if not self._shards:
+            self._open_shard()
+            self._tables.append(_to_arrow(complete_table(pd.DataFrame({"id": []}))))
+        self._close_shard()
+        pq.write_table(pa.concat_tables(self._tables, promote_options="permissive"), self.folder / OBJECTS)
+        description = {
             "schema_version": SCHEMA_VERSION,
+            "objects": len(self),
             "bands": list(self.bands),
-            "size": list(self.size),
+            "size": list(self.image_shape[1:]),
             "dtype": self.dtype.name,
             "truth": list(self.truth),
+            "metadata": self.metadata,
         }
+        write_json(self.folder / DESCRIPTION, description)
+        check_writable(self.path)
+        if self.path.exists():  # an empty directory
+            self.path.rmdir()
+        os.rename(self.folder, self.path)
 
-    def _write_group(self, rows: int) -> None:
-        """Write the first `rows` pending rows as one row group; begin a new part where the last one is full."""
-        pending = pa.concat_tables(self._pending)
-        group, rest = pending.slice(0, rows), pending.slice(rows)
-        self._pending, self._pending_rows = ([rest] if rest.num_rows else []), rest.num_rows
-        if self._writer is None:
-            floats = self.dtype.kind == "f"
-            others, pixels = [name for name in group.column_names if name != "image"], ["image.list.element"]
-            self._writer = pq.ParquetWriter(
-                self.folder / f"part-{self._parts:05d}.parquet",
-                self._schema,
-                compression="zstd",
-                compression_level=1,
-                use_dictionary=others if floats else others + pixels,
-                use_byte_stream_split=pixels if floats else False,  # the bytes of floats compress better apart
-                write_statistics=others,
-                write_page_checksum=True,
+
+def write_store(
+    images: Images,
+    table: pd.DataFrame,
+    path: Path | str,
+    *,
+    bands: Sequence[str],
+    truth: Sequence[str] = (),
+    labels: Labels | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """Write a store from images and a table, whatever format they came in.
+
+    Args:
+        images: [N, bands, H, W], an array or anything that gives arrays for slices of rows, in one of PIXEL_TYPES.
+        table: N rows with at least the column `id`; see `StoreWriter.append`.
+        path: a new directory, or an empty one.
+        bands: channel names.
+        truth: the columns that are simulation truth.
+        labels: class labels by id.
+        metadata: further facts, JSON-able.
+
+    Raises:
+        UserError: `path` exists and is not empty, or cannot be written.
+    """
+    with StoreWriter(path, bands, images.shape[2:], images.dtype, truth=truth, metadata=metadata) as writer:
+        for rows in batches(len(images), BATCH):
+            writer.append(images[rows], table.iloc[rows])
+        if labels is not None:
+            write_labels(writer.folder, labels)
+
+
+def open_store(path: Path | str) -> Cutouts:
+    """Open a store: the table is read, the pixels are memory-mapped.
+
+    Raises:
+        UserError: There is no store at `path`, another version wrote it, or files are missing or cut short.
+    """
+    path = Path(path)
+    if not (path / DESCRIPTION).is_file():
+        problem = "is no store (it has no store.json)" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}; make a store with `zwicky ingest` or `zwicky simulate`")
+    description = read_json(path / DESCRIPTION)
+    if description.get("schema_version") != SCHEMA_VERSION:
+        version = description.get("schema_version")
+        raise UserError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; write the store again")
+    try:
+        table = pq.read_table(path / OBJECTS).to_pandas()
+        shards = [np.load(shard, mmap_mode="r") for shard in sorted(path.glob("images-*.npy"))]
+        if not sum(map(len, shards)) == len(table) == description["objects"]:
+            raise ValueError(
+                f"{sum(map(len, shards))} images and {len(table)} rows of {description['objects']} objects"
             )
-            self._parts += 1
-            self._groups_in_part = 0
-        self._writer.write_table(group.combine_chunks(), row_group_size=rows)
-        self._groups_in_part += 1
-        if self._groups_in_part == PART_ROW_GROUPS:
-            self._writer.close()
-            self._writer = None
-
-    def _finish(self) -> None:
-        if self._schema is None:
-            self.append(np.zeros((0, *self._shape), self.dtype), make_table([]))
-        with _writing(self.path):
-            if self._pending_rows or self._parts == 0:
-                self._write_group(max(1, self._pending_rows))
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-            for part in range(self._parts):
-                name = f"part-{part:05d}"
-                os.rename(self.folder / f"{name}.parquet", self.folder / f"{name}-of-{self._parts:05d}.parquet")
-            check_writable(self.path)
-            if self.path.exists():  # an empty directory
-                self.path.rmdir()
-            os.rename(self.folder, self.path)
+        images = ShardedImages(shards)
+    except (OSError, ValueError, IndexError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} is incomplete ({str(error).splitlines()[0]}); copy or write the store again"
+        ) from error
+    return Cutouts(images, table, tuple(description["bands"]), tuple(description["truth"]), description["metadata"])
 
 
 def check_writable(path: Path | str) -> None:
-    """Raise UserError unless a store may be written at `path`: nothing there, or an empty directory."""
+    """Raise UserError unless `path` does not exist or is an empty directory."""
     path = Path(path)
-    if path.is_dir():
-        with _writing(path):
-            empty = not any(path.iterdir())
-        if not empty:
-            raise UserError(f"{path} exists already and is not empty; choose another name or remove it")
-    elif path.exists() or path.is_symlink():
-        raise UserError(f"{path} is a file; choose another name for the store")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; choose another name")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} exists already and is not empty; choose another name or remove it")
 
 
-def read_metadata(path: Path | str) -> dict[str, Any]:
-    """What a store says of itself: schema_version, bands, size, dtype, truth, and its number of `rows`."""
-    found = look(path)
-    return {**found.metadata, "rows": found.rows}
-
-
-def open_store(path: Path | str, memory_gb: float | None = None) -> Cutouts:
-    """Read a store. Pixels of at most `memory_gb` are loaded, larger ones are read when asked for (`StoredImages`).
-
-    memory_gb: 10⁹ bytes; None takes half of the memory that is free.
-    Raises UserError for a path without a store, a store of a newer or unknown schema, and damaged or missing parts.
-    """
-    most = most_bytes(memory_gb)
-    found = look(path)
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        tables = list(pool.map(read_table, found.groups))
-        empty = found.schema.empty_table().drop_columns("image").replace_schema_metadata(None)
-        table = pa.concat_tables([empty, *tables]).combine_chunks()
-        images: Images = StoredImages(found, most)
-        if images.nbytes <= most:
-            images = np.empty(images.shape, images.dtype)
-            targets = [images[group.start : group.start + group.rows] for group in found.groups]
-            for _ in pool.map(read_pixels, found.groups, targets):
-                pass
-    return Cutouts(images, table, tuple(found.metadata["bands"]), tuple(found.metadata["truth"]), found.metadata)
-
-
-def _filled(table: pa.Table, images: np.ndarray, bands: tuple[str, ...]) -> pa.Table:
+def _fill(table: pd.DataFrame, images: np.ndarray, bands: tuple[str, ...]) -> pd.DataFrame:
     """Fill in pixel hashes and the bands present where the table has none."""
-    hashes = table.column("pixel_hash")
-    if hashes.null_count:
-        given = hashes.to_pylist()
-        filled = [known or pixel_hash(image) for known, image in zip(given, images, strict=True)]
-        index = table.schema.get_field_index("pixel_hash")
-        table = table.set_column(index, "pixel_hash", pa.array(filled, pa.string()))
-    present = table.column("bands_present")
-    if present.null_count:
-        lists = [list(bands) if known is None else known for known in present.to_pylist()]
-        kind = STANDARD_COLUMNS["bands_present"]
-        table = table.set_column(table.schema.get_field_index("bands_present"), "bands_present", pa.array(lists, kind))
-    return table
+    rows = zip(table["pixel_hash"], table["pixel_hash"].isna(), images, strict=True)
+    hashes = [pixel_hash(image) if unknown else value for value, unknown, image in rows]
+    lists = zip(table["bands_present"], table["bands_present"].isna(), strict=True)
+    present = [list(bands) if unknown else value for value, unknown in lists]
+    return table.assign(pixel_hash=hashes, bands_present=pd.Series(present, dtype=object))
 
 
-def _with_image(table: pa.Table, images: np.ndarray) -> pa.Table:
-    """Append the column `image`; the pixels are copied, so the caller may reuse its array."""
-    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(images.dtype), images.shape[1:])
-    flat = pa.array(np.array(images, order="C").reshape(-1))
-    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(images.shape[1:])))
-    return table.append_column("image", pa.ExtensionArray.from_storage(kind, storage))
+def _to_arrow(table: pd.DataFrame) -> pa.Table:
+    arrays = {
+        name: pa.array(
+            values if is_numeric(values) else values.to_numpy(object), STANDARD_COLUMNS.get(name), from_pandas=True
+        )
+        for name, values in table.items()
+    }
+    return pa.table(arrays)
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; choose a place with room that you may write to") from error
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror or error}; check permissions and free space")

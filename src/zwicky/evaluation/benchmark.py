@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from zwicky.data.audit import audit
-from zwicky.data.tables import Labels
+from zwicky.data.labels import Labels
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import Arm, arms, pairs
 from zwicky.evaluation.cells import run_cell
@@ -22,15 +22,13 @@ from zwicky.evaluation.learners import Bench
 from zwicky.evaluation.regions import write_correspondence
 from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key, summarise
 from zwicky.io import read_object, write_csv, write_json
-from zwicky.training.data import open_data
+from zwicky.simulate.stream import open_data
 from zwicky.training.run import Run, fingerprint
 
 
-def benchmark(
-    config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False, memory_gb: float | None = None
-) -> BenchmarkResult:
+def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False) -> BenchmarkResult:
     """Run the benchmark into `out`, or go on where it stopped; see `evaluation.results` for what it writes."""
-    data = open_data(store, memory_gb)
+    data = open_data(store)
     cutouts, labels = data.cutouts, data.labels
     if len(labels.classes) < 2:
         raise UserError(f"{store} has labels of {len(labels.classes)} classes; a benchmark needs at least two")

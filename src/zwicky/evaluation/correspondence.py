@@ -21,7 +21,7 @@ from zwicky import backbones
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.base import Backbone
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training.network import Network

@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from zwicky.data.contract import Cutouts
-from zwicky.data.tables import ROLES, Labels
+from zwicky.data.cutouts import Cutouts
+from zwicky.data.labels import Labels
+from zwicky.data.splits import ROLES
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.design import Draw
 

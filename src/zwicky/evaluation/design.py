@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zwicky.data.contract import Cutouts
-from zwicky.data.splits import fold_splits, holdout_split, label_subsets
-from zwicky.data.tables import Labels, Split, write_split
+from zwicky.data.cutouts import Cutouts
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split, fold_splits, holdout_split, label_subsets, write_split
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import replacing
 from zwicky.training.finetune import divide_labels

@@ -13,7 +13,7 @@ from zwicky import d4
 from zwicky.augment.augment import eval_views
 from zwicky.augment.views import transform_targets
 from zwicky.d4 import ELEMENTS
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.io import write_csv
 from zwicky.methods.supervised import head_outputs

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zwicky.data.contract import Cutouts
-from zwicky.data.tables import Labels, Split
+from zwicky.data.cutouts import Cutouts
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split
 from zwicky.errors import UserError
 from zwicky.evaluation.bootstrap import Bootstrap, Cell
 from zwicky.evaluation.metrics import classification_scores, statistics

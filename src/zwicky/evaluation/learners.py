@@ -12,7 +12,7 @@ import numpy as np
 
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig, SelfSupervision

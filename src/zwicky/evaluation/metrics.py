@@ -41,9 +41,7 @@ def classification_scores(truth: np.ndarray, probabilities: np.ndarray) -> dict[
         "tpr0": float(weighted_tpr(truth, probabilities, once, 0)[0]),
         "tpr10": float(weighted_tpr(truth, probabilities, once, 10)[0]),
         "ece": ece(truth, probabilities),
-        "nll": float(
-            log_loss(truth, shares, labels=range(n_classes))
-        ),
+        "nll": float(log_loss(truth, shares, labels=range(n_classes))),
     }
 
 

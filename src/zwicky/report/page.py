@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
 from zwicky.evaluation.results import read_table
 from zwicky.io import read_json, write_text
 from zwicky.report import figures, tables

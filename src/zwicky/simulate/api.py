@@ -10,14 +10,13 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 import torch
 
 from zwicky import __version__
-from zwicky.data.contract import Cutouts
-from zwicky.data.row_groups import iterate_store
-from zwicky.data.store import StoreWriter, check_writable, read_metadata
-from zwicky.data.tables import Labels, read_labels, write_labels
+from zwicky.data.cutouts import Cutouts
+from zwicky.data.labels import Labels, read_labels, write_labels
+from zwicky.data.store import StoreWriter, check_writable, open_store
 from zwicky.errors import UserError
 from zwicky.io import read_json, write_json
 from zwicky.progress import StepProgress
@@ -46,7 +45,7 @@ def simulate_population(population: str, count: int, seed: int = 0, device: str 
     chosen, where = checked(population, count, seed), device_called(device)
     made = list(blocks(chosen, count, seed, device=where))
     images = np.concatenate([images for images, _ in made])
-    table = pa.concat_tables([table for _, table in made])
+    table = pd.concat([table for _, table in made], ignore_index=True)
     return Cutouts(images, table, chosen.band_names, truth_of(table)), labels_of(chosen, seed, table)
 
 
@@ -116,13 +115,13 @@ def _write_piece(
 
 def _unite(pieces: Sequence[Path], out: Path, source: str) -> None:
     """The stores `pieces`, one after the other, as one."""
-    first = read_metadata(pieces[0])
+    first = open_store(pieces[0])
     values: dict[str, str] = {}
-    with StoreWriter(out, first["bands"], first["size"], first["dtype"], truth=first["truth"]) as writer:
+    with StoreWriter(out, first.bands, first.size, first.images.dtype, truth=first.truth) as writer:
         for piece in pieces:
             values.update(read_labels(piece).values)
-            for group in iterate_store(piece):
-                writer.append(group.images[:], group.table)
+            cutouts = open_store(piece)
+            writer.append(cutouts.images, cutouts.table)
         write_labels(writer.folder, Labels(values, source))  # so that they arrive with the pixels
 
 

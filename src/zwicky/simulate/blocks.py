@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 import torch
 
-from zwicky.data.contract import make_table, pixel_hash
-from zwicky.data.tables import Labels
+from zwicky.data.cutouts import make_table, pixel_hash
+from zwicky.data.labels import Labels
 from zwicky.simulate.draw import BLOCK, ParameterBlock, block_rng, draw_block
 from zwicky.simulate.galaxies import galaxy_ids
 from zwicky.simulate.noise import add_deeplense_noise, add_noise, signal_to_noise, sky_noise
@@ -20,7 +20,7 @@ from zwicky.simulate.render import CPU, make_composite, render_block
 
 def blocks(
     population: Population, count: int, seed: int, first: int = 0, device: torch.device = CPU
-) -> Iterator[tuple[np.ndarray, pa.Table]]:
+) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
     """Images [n, bands, size, size] and their table, from block `first` on; the last is rendered whole and cut."""
     for block in range(first, -(-count // BLOCK)):
         drawn = draw_block(population, seed, block)
@@ -53,7 +53,7 @@ def table_of(
     kept: int,
     more: Mapping[str, np.ndarray],
     hashes: Sequence[str] | None,
-) -> pa.Table:
+) -> pd.DataFrame:
     """The rows of the first `kept` images of a block. more: further truth; hashes: of the pixels, None for unknown."""
     instrument = population.instrument
     fwhm = np.array([instrument.bands[band].fwhm for band in population.observed_bands])
@@ -68,19 +68,18 @@ def table_of(
         "pixel_hash": [None] * kept if hashes is None else hashes,
         "object_class": drawn.object_class[:kept].tolist(),
     }
-    truth = known | {name: values[:kept] for name, values in more.items()}
-    truth |= {name: pa.array(ids, pa.string()) for name, ids in galaxy_ids(population.galaxies, known).items()}
+    truth: dict[str, Any] = known | {name: values[:kept] for name, values in more.items()}
+    truth |= galaxy_ids(population.galaxies, known)
     truth |= {name: _lists(values[:kept]) for name, values in drawn.lists.items()}
     ids = [f"{population.name}-s{seed}-{block * BLOCK + row:06d}" for row in range(kept)]
     if population.pairs:
-        truth["pair_id"] = pa.array([ids[row - row % 2] for row in range(kept)])
+        truth["pair_id"] = [ids[row - row % 2] for row in range(kept)]
     return make_table(ids, columns | truth)
 
 
-def truth_of(table: pa.Table) -> tuple[str, ...]:
+def truth_of(table: pd.DataFrame) -> tuple[str, ...]:
     """`object_class` and every column after it: `make_table` keeps the order in which they were given."""
-    names = table.column_names
-    return tuple(names[names.index("object_class") :])
+    return tuple(table.columns[table.columns.get_loc("object_class") :])
 
 
 def source_of(population: Population, seed: int) -> str:
@@ -88,10 +87,9 @@ def source_of(population: Population, seed: int) -> str:
     return f"simulation {population.name}, seed {seed}"
 
 
-def labels_of(population: Population, seed: int, table: pa.Table) -> Labels:
-    names = table.column("object_class").to_pylist()
-    labels = [population.classes[name].label for name in names]
-    return Labels(dict(zip(table.column("id").to_pylist(), labels, strict=True)), source_of(population, seed))
+def labels_of(population: Population, seed: int, table: pd.DataFrame) -> Labels:
+    labels = [population.classes[name].label for name in table["object_class"]]
+    return Labels(dict(zip(table["id"], labels, strict=True)), source_of(population, seed))
 
 
 def _noisy(
@@ -111,6 +109,6 @@ def _sky(population: Population) -> np.ndarray | None:
     return sky_noise(population.instrument) * (population.noise != "none")
 
 
-def _lists(values: np.ndarray) -> pa.Array:
+def _lists(values: np.ndarray) -> list[np.ndarray]:
     """A list column from [n, S] without the NaN that fills it up."""
-    return pa.array([row[np.isfinite(row)] for row in values], pa.list_(pa.float32()))
+    return [row[np.isfinite(row)].astype(np.float32) for row in values]

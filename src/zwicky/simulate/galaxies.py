@@ -18,8 +18,8 @@ import torch
 from scipy.ndimage import gaussian_filter, label
 from torch import Tensor
 
+from zwicky.data.cutouts import batches
 from zwicky.data.store import open_store
-from zwicky.data.stored_images import in_batches
 from zwicky.errors import UserError
 from zwicky.simulate.population import GalaxyStore
 
@@ -72,9 +72,9 @@ def load_galaxies(galaxies: GalaxyStore) -> GalaxyCatalog:
     if not len(cutouts):
         raise UserError(f"{path} has no galaxies in the part [{low:g}, {high:g}]; ingest more or choose a larger part")
     images = np.empty((len(cutouts), *cutouts.size), np.float32)
-    for places, some in in_batches(cutouts.images, 256):
-        for place_of, image in zip(places, some, strict=True):
-            images[place_of] = _isolate(np.asarray(np.nansum(image, axis=0, dtype=np.float64)))
+    for rows in batches(len(cutouts), 256):
+        for row, image in enumerate(cutouts.images[rows], start=rows.start):
+            images[row] = _isolate(np.asarray(np.nansum(image, axis=0, dtype=np.float64)))
     total = images.sum((1, 2), dtype=np.float64)
     bright = total > 0
     if not bright.any():

@@ -1,77 +1,83 @@
-"""A simulation that is no store: its table is drawn at once, its images are rendered when they are asked for."""
+"""What a command's `--data` names: a store, or a simulation whose images are rendered when they are first used."""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 import torch
 
-from zwicky.data.contract import Cutouts
-from zwicky.data.memory import most_bytes
-from zwicky.data.store import rows_of_a_group
-from zwicky.data.stored_images import Images, StoredImages, in_batches
-from zwicky.data.tables import Labels
+from zwicky.data.cutouts import Cutouts, LazyImages
+from zwicky.data.labels import Labels, read_labels
+from zwicky.data.splits import DEFAULT, Split, default_split, read_split
+from zwicky.data.store import open_store
+from zwicky.errors import UserError
 from zwicky.progress import StepProgress
+from zwicky.simulate import population_names
 from zwicky.simulate.api import checked, device_called, digests
 from zwicky.simulate.blocks import labels_of, rendered, table_of, truth_of
 from zwicky.simulate.draw import BLOCK, draw_block
 from zwicky.simulate.population import Population
 
+SIMULATION = "simulate:"
+SHOWN_BLOCKS = 16  # more blocks than this to render at once show progress
 
-@dataclass(frozen=True)
-class Rendered:
-    """The images of a simulation in groups as a store of them would have; see `cutouts.stored_images.Groups`."""
 
-    population: Population
-    rows: int
-    seed: int
-    where: torch.device
+class SimulatedImages(LazyImages):
+    """Images [N, bands, size, size] of a population; a block is rendered when one of its rows is first indexed.
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return len(self.population.band_names), self.population.size, self.population.size
+    Rendered blocks are kept in an unnamed temporary file (in TMPDIR), memory-mapped, so the simulation may be larger
+    than memory and each image is rendered once.
+    """
 
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.float32 if self.population.composite is None else np.uint8)
+    def __init__(self, population: Population, count: int, seed: int, device: torch.device, quiet: bool = True) -> None:
+        self.population, self.seed, self.device, self.quiet = population, seed, device, quiet
+        self.dtype = np.dtype(np.float32 if population.composite is None else np.uint8)
+        self.image_shape = (len(population.band_names), population.size, population.size)
+        self.rows = np.arange(count)
+        blocks = -(-count // BLOCK)
+        with tempfile.TemporaryFile() as file:
+            self._pixels = np.memmap(file, self.dtype, "w+", shape=(blocks * BLOCK, *self.image_shape))
+        self._rendered = np.zeros(blocks, bool)
 
-    @property
-    def starts(self) -> np.ndarray:
-        return np.arange(0, self.rows, rows_of_a_group(int(np.prod(self.shape)) * self.dtype.itemsize))
-
-    def read(self, group: int, rows: np.ndarray) -> np.ndarray:
-        """Whole blocks are rendered for these rows, wherever the group begins."""
-        pixels = np.empty((len(rows), *self.shape), self.dtype)
-        block_of = rows // BLOCK
-        for block in np.unique(block_of).tolist():
-            here = block_of == block
-            images, _ = rendered(
-                self.population, draw_block(self.population, self.seed, block), self.seed, block, self.where
-            )
-            pixels[here] = images[rows[here] - block * BLOCK]
-        return pixels
+    def _load(self, rows: np.ndarray) -> np.ndarray:
+        blocks = np.unique(rows // BLOCK)
+        missing = blocks[~self._rendered[blocks]].tolist()
+        quiet = self.quiet or len(missing) <= SHOWN_BLOCKS
+        with StepProgress("simulate", len(missing), 0, BLOCK, quiet, "block") as progress:
+            for block in missing:
+                drawn = draw_block(self.population, self.seed, block)
+                images, _ = rendered(self.population, drawn, self.seed, block, self.device)
+                self._pixels[block * BLOCK : (block + 1) * BLOCK] = images
+                self._rendered[block] = True
+                progress.advance()
+        return np.asarray(self._pixels[rows])
 
 
 def open_simulation(
-    population: str,
-    count: int,
-    seed: int = 0,
-    memory_gb: float | None = None,
-    quiet: bool = True,
-    device: str = "cpu",
+    population: str, count: int, seed: int = 0, quiet: bool = True, device: str = "cpu"
 ) -> tuple[Cutouts, Labels]:
-    """`count` images of a population, with their labels, and nothing on disk.
+    """Return `count` images of a population with their labels, rendered when they are first used.
 
-    The images are those of `simulate`, bit for bit. Up to `memory_gb` (10⁹ bytes; None takes half of the memory that
-    is free) they are rendered now and kept; more are rendered whenever they come up, in the order of a store of them.
-    The table knows what is drawn, not what only the rendering tells: no hashes of pixels, signal-to-noise,
-    magnifications, nor lists of subhalos. Unless `quiet`, progress is shown. Errors as in `simulate`.
+    The images are those of `simulate`, bit for bit. The table lacks what only the rendering tells: pixel hashes,
+    signal-to-noise ratios, magnifications, and lists of subhalos.
+
+    Args:
+        population: the name of a shipped population, or a YAML file.
+        count: number of images.
+        seed: random seed; image i depends only on (population, seed, i).
+        quiet: do not show progress.
+        device: where to render, "cpu" or "cuda".
+
+    Raises:
+        UserError: The population or the device is unknown, or a number is out of range.
     """
-    most = most_bytes(memory_gb)
-    chosen, where = checked(population, count, seed), device_called(device)
+    chosen, torch_device = checked(population, count, seed), device_called(device)
     starts = range(0, count, BLOCK)
     tables = []
     with StepProgress("draw", len(starts), 0, BLOCK, quiet, "block") as progress:
@@ -80,23 +86,81 @@ def open_simulation(
             drawn.lists.clear()
             tables.append(table_of(chosen, drawn, seed, block, min(BLOCK, count - start), {}, None))
             progress.advance()
-    table = pa.concat_tables(tables).combine_chunks()
-    unread = StoredImages(Rendered(chosen, count, seed, where), most)
-    images: Images = _all(unread, quiet) if unread.nbytes <= most else unread
-    metadata = {"simulation": _digest(chosen, seed, where)}
+    table = pd.concat(tables, ignore_index=True)
+    images = SimulatedImages(chosen, count, seed, torch_device, quiet)
+    metadata = {"simulation": _digest(chosen, seed, torch_device)}
     return Cutouts(images, table, chosen.band_names, truth_of(table), metadata), labels_of(chosen, seed, table)
 
 
-def _all(images: StoredImages, quiet: bool) -> np.ndarray:
-    pixels = np.empty(images.shape, images.dtype)
-    with StepProgress("simulate", -(-len(images) // BLOCK), 0, BLOCK, quiet, "block") as progress:
-        for places, some in in_batches(images, BLOCK):
-            pixels[places] = some
-            progress.advance()
-    return pixels
+def _digest(population: Population, seed: int, device: torch.device) -> str:
+    """Hash of everything the pixels depend on, by which a resumed run recognises its data."""
+    key = (population.text, seed, device.type, digests(population))
+    return hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
 
 
-def _digest(population: Population, seed: int, where: torch.device) -> str:
-    """A hash of what the pixels follow from, by which a run that goes on knows that they are the same."""
-    follows = (population.text, seed, where.type, digests(population))
-    return hashlib.blake2b(repr(follows).encode(), digest_size=16).hexdigest()
+@dataclass(frozen=True)
+class Data:
+    """A labelled data set.
+
+    Args:
+        cutouts: all objects.
+        labels: their class labels.
+        store: the directory of the store; None for a simulation.
+    """
+
+    cutouts: Cutouts
+    labels: Labels
+    store: Path | None
+
+    def split(self, name: str, columns: Sequence[str] = (), runs: Sequence[Path | None] = ()) -> Split:
+        """Return a split; nothing is ever written into the store.
+
+        Args:
+            name: of the split.
+            columns: regression targets, see `default_split`.
+            runs: runs whose `splits/NAME.csv` comes first, if it has training objects and all are in these cutouts.
+
+        Returns:
+            The split of the first such run, else the store's own `splits/NAME.csv`, else the default split, which is a
+            function of the data alone.
+
+        Raises:
+            UserError: There is no split of this name and it is not the default one.
+        """
+        for run in runs:
+            path = None if run is None else run / "splits" / f"{name}.csv"
+            if path is not None and path.exists():
+                split = read_split(path)
+                if len(split.ids("train")) and set(split.roles) <= set(self.cutouts.ids):
+                    return split
+        folder = None if self.store is None else self.store / "splits"
+        if folder is not None and (folder / f"{name}.csv").exists():
+            return read_split(folder / f"{name}.csv")
+        if name != DEFAULT:
+            names = {DEFAULT, *(path.stem for path in (folder.glob("*.csv") if folder is not None else []))}
+            raise UserError(f"there is no split {name!r}; choose one of {', '.join(sorted(names))}")
+        return default_split(self.cutouts, self.labels, columns)
+
+
+def open_data(name: Path | str, quiet: bool = True) -> Data:
+    """Open a store, or the simulation `simulate:POPULATION:N:SEED`.
+
+    Raises:
+        UserError: There is no such store or population.
+    """
+    text = str(name)
+    if not text.startswith(SIMULATION):
+        return Data(open_store(name), read_labels(name), Path(name))
+    population, *numbers = text.removeprefix(SIMULATION).split(":")
+    if not population or len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
+        raise UserError(f"{text} is no simulation; write simulate:POPULATION:N or simulate:POPULATION:N:SEED")
+    count, seed = int(numbers[0]), int(numbers[1]) if numbers[1:] else 0
+    return Data(*open_simulation(population, count, seed, quiet), None)
+
+
+def data_exists(name: str) -> bool:
+    """Return whether the store, or the population of the simulation, is there."""
+    if not name.startswith(SIMULATION):
+        return bool(name) and Path(name).is_dir()
+    population = name.removeprefix(SIMULATION).split(":")[0]
+    return population in population_names() or Path(population).is_file()

@@ -15,9 +15,10 @@ from zwicky import backbones
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import PIXEL_TYPES, make_cutouts
+from zwicky.data.cutouts import PIXEL_TYPES, make_cutouts
 from zwicky.data.duplicates import find_groups
-from zwicky.data.tables import Labels, Split
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split
 from zwicky.errors import UserError
 from zwicky.methods import MethodConfig
 from zwicky.rng import seed_torch

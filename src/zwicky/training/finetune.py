@@ -19,10 +19,9 @@ from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.base import Backbone
-from zwicky.data.contract import Cutouts
-from zwicky.data.splits import fit_select, label_subsets
-from zwicky.data.stored_images import Images, in_batches
-from zwicky.data.tables import Labels, Split
+from zwicky.data.cutouts import Cutouts, Images, batches
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split, fit_select, label_subsets
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
 from zwicky.methods.supervised import Supervised, TargetScaler
@@ -33,7 +32,7 @@ from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.engine import use_bf16
 from zwicky.training.launch import rank
 from zwicky.training.linear_probe import LinearProbe
-from zwicky.training.loader import Source
+from zwicky.training.loader import TrainingSet
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_backbone, resolve_views
@@ -104,7 +103,7 @@ def fit_labels(
 
     result = fit(
         method,
-        Source(cutouts.images, fit_rows, torch.from_numpy(task.truth)),
+        TrainingSet(cutouts.images, fit_rows, torch.from_numpy(task.truth)),
         augment,
         config.train,
         seed=seed,
@@ -204,11 +203,11 @@ def augmented_features(
     device = next(backbone.parameters()).device
     views = max(1, min(PROBE_VIEWS, PROBE_ROWS // max(len(rows), 1)))
     x = np.empty((views, len(rows), backbone.dim), np.float32)
-    order = np.arange(len(rows))
-    for batch, (positions, raw) in enumerate(in_batches(images, 256, order)):
+    for batch, positions in enumerate(batches(len(rows), 256)):
+        raw = torch.from_numpy(images[positions]).to(device)
         numbers = torch.from_numpy(rows[positions]).to(device)
         for view in range(views):
-            crops = augment(torch.from_numpy(raw).to(device), numbers, seed=seed, step=batch * views + view).crops
+            crops = augment(raw, numbers, seed=seed, step=batch * views + view).crops
             with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
                 x[view, positions] = backbone(crops[0], patch_tokens=False).pooled.float().cpu().numpy()
     backbone.train()

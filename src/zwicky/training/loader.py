@@ -1,25 +1,29 @@
-"""What a fit learns from, and how its pixels come: from memory by their number, or streamed from a store."""
+"""How a batch is made: shuffled row numbers → pixels → augmented views, a function of (seed, step) alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zwicky.data.contract import Cutouts
-from zwicky.data.stored_images import Images, StoredImages, in_batches
-from zwicky.training.batches import Batches
+from zwicky.augment.augment import Augment
+from zwicky.augment.views import Views
+from zwicky.data.cutouts import Cutouts, Images
+from zwicky.rng import torch_rng
 
 
 @dataclass
-class Source:
-    """What to learn from.
+class TrainingSet:
+    """What a fit learns from.
 
-    images: [N, bands, H, W]. rows: the [n] rows used. targets: [N] or [N, columns]. partners: [N] of each row used the
-    row, among those used, that is shown beside it.
+    Args:
+        images: [N, bands, H, W]; an array, or `LazyImages` that may be larger than memory.
+        rows: [n] the row numbers that are used.
+        targets: [N] class numbers or [N, columns] regression targets.
+        partners: [N] for each row the row shown beside it, see `find_partners`.
     """
 
     images: Images
@@ -28,79 +32,96 @@ class Source:
     partners: np.ndarray | None = None
 
 
-def partners_of(cutouts: Cutouts, rows: np.ndarray) -> np.ndarray | None:
-    """[N] of each of `rows` another of them with the same `pair_id`, itself where there is none; None without pairs."""
-    if "pair_id" not in cutouts.table.column_names:
+def find_partners(cutouts: Cutouts, rows: np.ndarray) -> np.ndarray | None:
+    """Pair images of the same lens (LenSiam, arXiv:2311.10100).
+
+    Returns:
+        [N] for each of `rows` another of them with the same `pair_id`, or itself; None without a column `pair_id`.
+    """
+    if "pair_id" not in cutouts.table:
         return None
     partners = np.arange(len(cutouts))
-    members, ids = dict[str, list[int]](), cutouts.column("pair_id")
-    for row in rows.tolist():
-        if ids[row] is not None:
-            members.setdefault(ids[row], []).append(row)
-    for pair in members.values():
+    pair_ids = cutouts.table["pair_id"].iloc[rows].reset_index(drop=True)
+    for members in pair_ids.groupby(pair_ids).indices.values():
+        pair = np.asarray(rows)[members]
         partners[pair] = np.roll(pair, -1)
     return partners
 
 
 class BatchLoader:
-    """Row numbers, pixels and targets of each step, on a device. Which those are does not depend on how they come.
+    """The views of each step.
 
-    The pixels are resident where they fit: all of them, or of a store those that are used; on the device if it has
-    room for them. Else they are streamed.
+    Every epoch is one full shuffle by `torch_rng(seed, epoch)`; its incomplete last batch is dropped. Each process
+    reads its own slice of the global batch. On a GPU the pixels are resident if they take at most half of its free
+    memory; otherwise the rows of a batch are read from memory or from the memory-mapped store.
+
+    Args:
+        data: what to learn from.
+        augment: from raw pixels to views.
+        batch_size: of the global batch, at most the number of rows.
+        seed: random seed of order and views.
+        device: where the views are made.
+        rank: of this process.
+        world_size: number of processes.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int, device: torch.device) -> None:
-        images, rows = source.images, np.asarray(source.rows, dtype=np.int64)
-        image_bytes = int(np.prod(images.shape[1:])) * images.dtype.itemsize
-        self.device = device
-        self.batches = Batches(torch.from_numpy(rows), batch_size, seed, image_bytes)
-        self.partners = None if source.partners is None else torch.from_numpy(source.partners)
-        self.targets = None if source.targets is None else source.targets.to(device)
-        self._stored: StoredImages | None = None
-        self._place: Tensor | None = None  # of each row among the pixels held, where those are not all
-        self._next: tuple[int, slice] | None = None  # what the stream gives next
-        if isinstance(images, StoredImages):
-            if len(rows) * image_bytes > images.most:
-                self._stored = images
-                return
-            self._place = torch.full((len(images),), -1)
-            self._place[rows] = torch.arange(len(rows))
-            images = images[rows]
-        self._pixels = torch.from_numpy(images)
-        if device.type != "cuda" or self._pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2:
-            self._pixels = self._pixels.to(device)
+    def __init__(
+        self,
+        data: TrainingSet,
+        augment: Augment,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.data, self.augment, self.seed, self.device = data, augment, seed, device
+        self.batch_size = min(batch_size, len(data.rows))
+        self.steps_per_epoch = len(data.rows) // self.batch_size
+        share = self.batch_size // world_size
+        self.part = slice(rank * share, (rank + 1) * share)
+        self.targets = None if data.targets is None else data.targets.to(device)
+        self._rows = torch.from_numpy(np.asarray(data.rows, dtype=np.int64))
+        self._epoch, self._order = -1, self._rows
+        self._resident = self._to_gpu() if device.type == "cuda" else None
 
-    def __call__(self, step: int, part: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(rows [b], raw pixels [b, bands, H, W], targets) of one process's `part` of the global batch of a step.
+    def rows(self, step: int) -> Tensor:
+        """Return the row numbers of the global batch, [batch_size] int64."""
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            shuffle = torch.randperm(len(self._rows), generator=torch_rng(self.seed, epoch))
+            self._epoch, self._order = epoch, self._rows[shuffle]
+        return self._order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
-        Where the source has partners, those of the rows follow them, so b is twice as large.
-        """
-        rows = self._with_partners(self.batches(step)[part])
-        pixels = self._resident(rows) if self._stored is None else self._streamed(step, part)
-        rows = rows.to(self.device)
-        return rows, pixels.to(self.device), None if self.targets is None else self.targets[rows]
+    def views(self, step: int) -> Views:
+        """Return this process's views of a step; with partners, `Views.partner` holds theirs."""
+        rows = self.rows(step)[self.part]
+        views = self._augmented(rows, step)
+        if self.data.partners is None:
+            return views
+        partners = torch.from_numpy(self.data.partners)[rows]
+        return replace(views, partner=self._augmented(partners, step))
 
-    def _with_partners(self, rows: Tensor) -> Tensor:
-        """[…, b] → […, 2b]."""
-        return rows if self.partners is None else torch.cat([rows, self.partners[rows]], -1)
+    def _augmented(self, rows: Tensor, step: int) -> Views:
+        draw = partial(self.augment, seed=self.seed, step=step, part=self.part, global_batch=self.batch_size)
+        on_device = rows.to(self.device)
+        targets = None if self.targets is None else self.targets[on_device]
+        return draw(self.pixels(rows), on_device, targets=targets)
 
-    def _resident(self, rows: Tensor) -> Tensor:
-        places = (rows if self._place is None else self._place[rows]).to(self._pixels.device)
-        if self._pixels.dtype == torch.uint16:  # which torch cannot index
-            return self._pixels.view(torch.int16)[places].view(torch.uint16)
-        return self._pixels[places]
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Return the raw pixels of `rows`, [n, bands, H, W], on the device."""
+        if self._resident is None:
+            return torch.from_numpy(self.data.images[rows.numpy()]).to(self.device, non_blocking=True)
+        places, pixels = self._place[rows].to(self.device), self._resident
+        if pixels.dtype == torch.uint16:  # which torch cannot index
+            return pixels.view(torch.int16)[places].view(torch.uint16)
+        return pixels[places]
 
-    def _streamed(self, step: int, part: slice) -> Tensor:
-        if self._next != (step, part):
-            self._stream = self._from(step, part)
-        self._next = (step + 1, part)
-        return torch.from_numpy(next(self._stream))
-
-    def _from(self, step: int, part: slice) -> Iterator[np.ndarray]:
-        assert self._stored is not None
-        epoch, position = divmod(step, self.batches.per_epoch)
-        while True:
-            order = self._with_partners(self.batches.epoch(epoch)[position:, part])
-            for _, pixels in in_batches(self._stored, order.shape[1], order.flatten().numpy()):
-                yield pixels
-            epoch, position = epoch + 1, 0
+    def _to_gpu(self) -> Tensor | None:
+        images = self.data.images
+        size = len(self._rows) * int(np.prod(images.shape[1:])) * images.dtype.itemsize
+        if size > torch.cuda.mem_get_info(self.device)[0] // 2:
+            return None
+        self._place = torch.full((len(images),), -1)
+        self._place[self._rows] = torch.arange(len(self._rows))
+        return torch.from_numpy(images[self.data.rows]).to(self.device)

@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from zwicky.progress import StepProgress
 from zwicky.rng import seed_torch
 from zwicky.training.config import TrainConfig
 from zwicky.training.engine import compile_backbones, make_fabric, uncompiled
-from zwicky.training.loader import BatchLoader, Source
+from zwicky.training.loader import BatchLoader, TrainingSet
 from zwicky.training.optim import make_optimizer, set_schedule
 from zwicky.training.processes import run_on_rank_zero, together
 from zwicky.training.state import FitResult, State
@@ -35,7 +34,7 @@ GRACE = 0.2  # share of training before gauges are judged
 
 def fit(
     method: Method,
-    source: Source,
+    data: TrainingSet,
     augment: Augment,
     config: TrainConfig,
     *,
@@ -53,27 +52,18 @@ def fit(
     same numbers as an uninterrupted one.
     """
     fabric = make_fabric(config, method.backbone)
-    feed = BatchLoader(source, config.batch_size, seed, fabric.device)
-    batches = feed.batches
-    share = batches.size // fabric.world_size
-    if batches.size % fabric.world_size:
+    loader = BatchLoader(data, augment, config.batch_size, seed, fabric.device, fabric.global_rank, fabric.world_size)
+    if loader.batch_size % fabric.world_size:
+        share = max(loader.batch_size // fabric.world_size, 1)
         raise UserError(
-            f"{title}: {batches.size} images a step do not divide among {fabric.world_size} processes; "
-            f"set train.batch_size to {max(share, 1) * fabric.world_size} or start another number of them"
+            f"{title}: {loader.batch_size} images a step do not divide among {fabric.world_size} processes; "
+            f"set train.batch_size to {share * fabric.world_size} or start another number of them"
         )
-
-    def views_of(step: int, part: slice) -> Views:
-        rows, images, targets = feed(step, part)
-        draw = partial(augment, seed=seed, step=step, part=part, global_batch=batches.size)
-        if source.partners is None:
-            return draw(images, rows, targets=targets)
-        (own, partner) = (draw(*half) for half in zip(images.chunk(2), rows.chunk(2), strict=True))
-        return replace(own, partner=partner)
 
     step_flops = 0.0
     if config.pflops:
-        step_flops = fabric.world_size * _flops(copy.deepcopy(method).to(fabric.device), views_of(0, slice(0, share)))
-    steps = config.steps(len(source.rows), step_flops)
+        step_flops = fabric.world_size * _flops(copy.deepcopy(method).to(fabric.device), loader.views(0))
+    steps = config.steps(len(data.rows), step_flops)
     log_every, evaluate_every = math.ceil(steps / ROWS_OF_METRICS), math.ceil(steps / max(config.evaluations, 1))
     average = copy.deepcopy(method).to(fabric.device) if config.weight_ema else None
     if config.compile:
@@ -83,14 +73,13 @@ def fit(
     done = state.restore()
     if done.steps > steps:
         raise UserError(f"{folder / 'checkpoint'} has done {done.steps} steps of {steps}; delete it to start again")
-    part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
     means, counter = Means(), FlopCounterMode(display=False)
     method.train()
     quiet = quiet or not fabric.is_global_zero
-    with together(), StepProgress(title, steps, done.steps, batches.size, quiet) as progress:
+    with together(), StepProgress(title, steps, done.steps, loader.batch_size, quiet) as progress:
         for step in range(done.steps, steps):
-            views = views_of(step, part)
-            lr = set_schedule(optimizer, config, batches.size, step / steps)
+            views = loader.views(step)
+            lr = set_schedule(optimizer, config, loader.batch_size, step / steps)
             seed_torch(seed, step, fabric.global_rank)  # drop path
             with counter if step == 0 else nullcontext():
                 gauges = wrapped(views)
@@ -105,12 +94,12 @@ def fit(
                 ema_update(average, method, min(config.weight_ema, (1 + step) / (10 + step)), buffers=True)
 
             means.add(gauges)
-            done.steps, done.images_seen = step + 1, done.images_seen + batches.size
+            done.steps, done.images_seen = step + 1, done.images_seen + loader.batch_size
             if step == 0:
                 done.flops = float(counter.get_total_flops() * fabric.world_size)
             last = done.steps == steps
             if done.steps % log_every == 0 or last:
-                epoch = done.steps / batches.per_epoch
+                epoch = done.steps / loader.steps_per_epoch
                 row = {"step": done.steps, "images": done.images_seen, "epoch": epoch, "lr": lr}
                 row |= means.take(fabric)
                 _refuse_infinite(row, title)

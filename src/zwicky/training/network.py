@@ -19,8 +19,7 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target, transform_targets
 from zwicky.backbones.base import Backbone
-from zwicky.data.contract import Cutouts
-from zwicky.data.stored_images import Images, in_batches
+from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.errors import UserError
 from zwicky.io import read_object, replacing, write_json
 from zwicky.methods.supervised import TargetScaler, head_outputs, make_head
@@ -112,12 +111,12 @@ class Network:
         # Eight views average the rounding of bfloat16 away; the one view of an invariant network is to be exact.
         bf16 = use_bf16("auto", self.backbone) and not self.backbone.invariant
         found = np.empty((len(images), width), np.float32)
-        for places, raw in in_batches(images, batch_size):
-            crops, _ = eval_views(torch.from_numpy(raw).to(where), self.views, self.normalisation)
+        for rows in batches(len(images), batch_size):
+            crops, _ = eval_views(torch.from_numpy(images[rows]).to(where), self.views, self.normalisation)
             with torch.autocast(where.type, torch.bfloat16, enabled=bf16):
                 views = d4.apply(crops) if turns and not self.backbone.invariant else [crops]
                 answers = [function(view, turn).float() for turn, view in enumerate(views)]
-                found[places] = torch.stack(answers).mean(0).cpu().numpy()
+                found[rows] = torch.stack(answers).mean(0).cpu().numpy()
         for module, was_training in zip(modules, training, strict=True):
             module.train(was_training)
         return found

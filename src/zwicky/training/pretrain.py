@@ -14,7 +14,7 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.base import Backbone
 from zwicky.backbones.config import BackboneConfig
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
 from zwicky.methods.collapse import knn_probabilities, rankme
@@ -22,7 +22,7 @@ from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import provenance
 from zwicky.training.config import PretrainConfig
 from zwicky.training.launch import rank
-from zwicky.training.loader import Source, partners_of
+from zwicky.training.loader import TrainingSet, find_partners
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.run import Run, fingerprint
@@ -82,7 +82,7 @@ def pretrain(
 
     fitted = fit(
         method,
-        Source(cutouts.images, rows, partners=partners_of(cutouts, rows) if needs.global_crops > 1 else None),
+        TrainingSet(cutouts.images, rows, partners=find_partners(cutouts, rows) if needs.global_crops > 1 else None),
         augment,
         config.train,
         seed=config.seed,

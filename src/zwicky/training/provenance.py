@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from astropy import units
 from astropy.coordinates import SkyCoord
 
-from zwicky.data.contract import STANDARD_COLUMNS, Cutouts
+from zwicky.data.cutouts import STANDARD_COLUMNS, Cutouts
 from zwicky.data.duplicates import SAME_POSITION
 from zwicky.errors import UserError
 from zwicky.io import replacing
@@ -27,7 +27,7 @@ def record(cutouts: Cutouts, uses: dict[str, np.ndarray], before: pa.Table | Non
     """The table of what was seen. uses: rows of `cutouts` by use; before: the record this run carries on."""
     tables = [] if before is None else [before]
     for use, rows in uses.items():
-        table = cutouts.table.select(list(COLUMNS)).take(pa.array(rows))
+        table = _selected(cutouts, rows)
         tables.append(table.append_column("use", pa.array([use] * len(rows), pa.string())))
     return pa.concat_tables(tables)
 
@@ -52,7 +52,7 @@ def read(folder: Path) -> pa.Table | None:
 
 def find_leaked(cutouts: Cutouts, rows: np.ndarray, seen: pa.Table) -> np.ndarray:
     """[len(rows)] bool: which of these objects were seen, by id, by pixel hash, or by sky position within 1″."""
-    table = cutouts.table.select(list(COLUMNS)).take(pa.array(rows))
+    table = _selected(cutouts, rows)
 
     def same(name: str) -> np.ndarray:
         known = {value for value in seen.column(name).to_pylist() if value is not None}
@@ -79,6 +79,11 @@ def check_no_leakage(cutouts: Cutouts, rows: np.ndarray, seen: pa.Table | None, 
             f"leak: {int(found.sum())} objects for {purpose} were seen in training (first: {first!r}); "
             "take another split, or train again without them"
         )
+
+
+def _selected(cutouts: Cutouts, rows: np.ndarray) -> pa.Table:
+    arrays = [pa.array(cutouts.column(name)[rows], STANDARD_COLUMNS[name], from_pandas=True) for name in COLUMNS]
+    return pa.table(arrays, list(COLUMNS))
 
 
 def _positions(table: pa.Table) -> np.ndarray:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import yaml
 
-from zwicky.data.contract import Cutouts
+from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.io import read_object, read_settings, write_json, write_text
 from zwicky.training.launch import rank, world
@@ -114,11 +113,10 @@ class Run:
 
 def fingerprint(cutouts: Cutouts, rows: np.ndarray, known: np.ndarray | None = None) -> str:
     """A hash of what is learnt from: ids and pixels of these rows, and what is `known` of them (labels, targets)."""
-    table = cutouts.table.select(["id", "pixel_hash"]).take(pa.array(rows))
     digest = hashlib.blake2b(repr((cutouts.bands, cutouts.pixel_scale, cutouts.size)).encode(), digest_size=16)
     digest.update(cutouts.metadata.get("simulation", "").encode())  # stands for the pixels that have no hash yet
     for column in ("id", "pixel_hash"):
-        digest.update(repr(table.column(column).to_pylist()).encode())
+        digest.update(repr(cutouts.column(column)[rows].tolist()).encode())
     if known is not None:
         digest.update(repr(np.asarray(known).tolist()).encode())
     return digest.hexdigest()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from zwicky.augment.views import Target
-from zwicky.data.contract import Cutouts
-from zwicky.data.tables import Labels
+from zwicky.data.cutouts import Cutouts
+from zwicky.data.labels import Labels
 from zwicky.errors import UserError
 
 TARGET_COLUMNS = {"scalar": 1, "vector": 2, "spin2": 2}

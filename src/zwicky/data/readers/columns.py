@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from zwicky.data.contract import STANDARD_COLUMNS
+from zwicky.data.cutouts import STANDARD_COLUMNS
 
 ID_COLUMNS = ("id", "object_id", "objid", "source_id")
 LABEL_COLUMNS = ("label", "class")

@@ -1,0 +1,229 @@
+"""`Cutouts`: many small images of one shape, with one table row each."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from zwicky.errors import UserError
+
+PIXEL_TYPES = ("uint8", "uint16", "float16", "float32")
+
+# Columns of every table, with their types in `objects.parquet`. Any further column is a property of the object:
+# from a catalogue, or a truth parameter of a simulation (listed in `Cutouts.truth`).
+STANDARD_COLUMNS: dict[str, pa.DataType] = {
+    "id": pa.string(),  # catalogue id, else the path relative to the ingested folder; never a row number
+    "ra": pa.float64(),  # degrees, null where unknown
+    "dec": pa.float64(),  # degrees, null where unknown
+    "bands_present": pa.list_(pa.string()),  # the bands this object has; the others are NaN
+    "pixel_scale": pa.float64(),  # arcsec per pixel, null where unknown
+    "survey": pa.string(),
+    "psf_fwhm": pa.list_(pa.float64()),  # arcsec, one per band, null where unknown
+    "noise": pa.list_(pa.float64()),  # standard deviation of the sky in image units, one per band
+    "simulated": pa.bool_(),  # False: observed; null: not stated
+    "pixel_hash": pa.string(),  # see `pixel_hash`
+}
+
+
+class LazyImages:
+    """Images [N, bands, H, W] that are read, or rendered, when they are indexed.
+
+    `images[7]`, `images[10:20]`, `images[row_numbers]`, `images[mask]` and `images[:, 0]` return arrays; `take` selects
+    rows without reading them. A subclass sets `dtype`, `image_shape` and `rows` and defines `_load`.
+    """
+
+    ndim = 4
+    dtype: np.dtype
+    image_shape: tuple[int, int, int]
+    rows: np.ndarray  # the selected rows of what `_load` reads
+
+    def _load(self, rows: np.ndarray) -> np.ndarray:
+        """Return [len(rows), bands, H, W], in an array of its own."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, bands, H, W)."""
+        return (len(self), *self.image_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all selected pixels in bytes."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def take(self, rows: Any) -> Self:
+        """Return the images of `rows` (a slice, row numbers or a mask), still unread."""
+        view = copy.copy(self)
+        view.rows = self.rows[rows]
+        return view
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        rows, *rest = rows if isinstance(rows, tuple) else (rows,)
+        if isinstance(rows, int | np.integer):
+            return self._load(self.rows[np.array([rows])])[(0, *rest)]
+        return self._load(self.rows[rows])[(slice(None), *rest)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+Images = np.ndarray | LazyImages
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Yield the slices that cover `count` rows, `size` at a time."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+@dataclass(frozen=True)
+class Cutouts:
+    """N cutouts: pixels that never change, and a table of their properties.
+
+    Args:
+        images: [N, bands, H, W] in one of PIXEL_TYPES, NaN where invalid (floats only). A NumPy array, or `LazyImages`
+            that may be larger than memory; `images[rows]` is an array for either.
+        table: N rows in the order of `images`: the columns of STANDARD_COLUMNS and any properties.
+        bands: the name of each channel, e.g. ("g", "r", "i"); ("gray",) where it is unknown.
+        truth: the columns that are simulation truth rather than observables.
+        metadata: further facts about the data set, kept in `store.json`.
+    """
+
+    images: Images
+    table: pd.DataFrame
+    bands: tuple[str, ...]
+    truth: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4:
+            raise ValueError(f"images must be [N, bands, H, W], not {list(self.images.shape)}")
+        if self.images.dtype.name not in PIXEL_TYPES:
+            raise ValueError(f"pixels must be one of {PIXEL_TYPES}, not {self.images.dtype.name}")
+        if len(self.images) != len(self.table):
+            raise ValueError(f"{len(self.images)} images but {len(self.table)} table rows")
+        if self.images.shape[1] != len(self.bands):
+            raise ValueError(f"{self.images.shape[1]} channels but {len(self.bands)} band names")
+        missing = [name for name in STANDARD_COLUMNS if name not in self.table]
+        if missing:
+            raise ValueError(f"the table lacks the columns {missing}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """[N] object array of strings."""
+        return self.table["id"].to_numpy(object)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def pixel_scale(self) -> float | None:
+        """Arcsec per pixel if all objects share one, else None."""
+        scales = self.table["pixel_scale"].unique()
+        return float(scales[0]) if len(scales) == 1 and np.isfinite(scales[0]) else None
+
+    def column(self, name: str) -> np.ndarray:
+        """Return one column, [N]: float64 with NaN for null if numeric, else objects with None for null.
+
+        Raises:
+            UserError: There is no such column.
+        """
+        if name not in self.table:
+            raise UserError(f"the store has no column {name!r}; it has {', '.join(self.table.columns)}")
+        values = self.table[name]
+        if is_numeric(values):
+            return values.to_numpy(np.float64, na_value=np.nan)
+        column = np.empty(len(values), object)
+        column[:] = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+        column[values.isna().to_numpy()] = None
+        return column
+
+    def numbers(self, names: Sequence[str]) -> np.ndarray:
+        """Return numeric columns, [N, len(names)] float64 with NaN for null.
+
+        Raises:
+            UserError: A column is missing or not numeric.
+        """
+        columns = [self.column(name) for name in names]
+        for name, values in zip(names, columns, strict=True):
+            if values.dtype != np.float64:
+                raise UserError(f"the column {name!r} holds no numbers; name one that does")
+        return np.stack(columns, axis=1)
+
+    def take(self, rows: Any) -> Cutouts:
+        """Return the cutouts of these rows, in this order; lazy images stay unread."""
+        rows = np.asarray(rows, dtype=np.int64)
+        images = self.images[rows] if isinstance(self.images, np.ndarray) else self.images.take(rows)
+        table = self.table.iloc[rows].reset_index(drop=True)
+        return Cutouts(images, table, self.bands, self.truth, self.metadata)
+
+    def rows_of(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Return the row numbers of `ids`, [len(ids)] int64, in their order.
+
+        Raises:
+            UserError: An id is not in the table.
+        """
+        rows = pd.Index(self.ids).get_indexer(np.asarray(ids, dtype=object))
+        if (unknown := rows < 0).any():
+            first = np.asarray(ids, dtype=object)[unknown][0]
+            raise UserError(
+                f"{unknown.sum()} ids are not in the store (first: {first!r}); was it ingested from the same files?"
+            )
+        return rows.astype(np.int64)
+
+
+def is_numeric(values: pd.Series) -> bool:
+    """Return whether a column holds numbers; booleans are categories here, not numbers."""
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def pixel_hash(image: np.ndarray) -> str:
+    """Return a 128-bit hash of the shape and values of one image [bands, H, W], whatever its pixel type."""
+    values = np.ascontiguousarray(image, dtype=np.float32)
+    values = np.where(np.isnan(values), np.float32(np.nan), values) + np.float32(0)  # one NaN, and -0 becomes +0
+    return hashlib.blake2b(repr(image.shape).encode() + values.tobytes(), digest_size=16).hexdigest()
+
+
+def complete_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with every standard column, in their order, before its other columns; null where absent."""
+    columns: dict[str, Any] = {}
+    for name, kind in STANDARD_COLUMNS.items():
+        values = table[name] if name in table else pd.Series([None] * len(table), dtype=object)
+        columns[name] = values.astype(np.float64 if kind == pa.float64() else object).to_numpy()
+    columns |= {name: table[name].to_numpy() for name in table.columns if name not in columns}
+    return pd.DataFrame(columns)
+
+
+def make_table(ids: Sequence[str], columns: dict[str, Any] | None = None) -> pd.DataFrame:
+    """Return a table of `len(ids)` rows: the given columns where given, null in the other standard columns."""
+    series = {name: pd.Series(_rows(values), copy=False) for name, values in (columns or {}).items()}
+    return complete_table(pd.DataFrame({"id": [str(identifier) for identifier in ids], **series}))
+
+
+def _rows(values: Any) -> Any:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values.to_pandas()
+    return list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values
+
+
+def make_cutouts(images: np.ndarray, bands: Sequence[str], ids: Sequence[str] | None = None, **columns: Any) -> Cutouts:
+    """Return `Cutouts` of an array [N, bands, H, W]; ids, hashes and `bands_present` are filled in where not given."""
+    ids = [f"{row:06d}" for row in range(len(images))] if ids is None else ids
+    columns.setdefault("pixel_hash", [pixel_hash(image) for image in images])
+    columns.setdefault("bands_present", [list(bands)] * len(images))
+    return Cutouts(images, make_table(ids, columns), tuple(bands))

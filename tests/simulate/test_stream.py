@@ -1,0 +1,161 @@
+"""A simulation in place of a store: the same images, splits and networks, each block rendered when it is first used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from zwicky import cli
+from zwicky.data.splits import default_split, write_split
+from zwicky.errors import UserError
+from zwicky.simulate import stream
+from zwicky.simulate.api import simulate_population, simulate_store
+from zwicky.simulate.draw import BLOCK
+from zwicky.simulate.stream import SimulatedImages, data_exists, open_data, open_simulation
+from zwicky.training.run import fingerprint
+
+TINY = {"base": "demo-lenses", "description": "small demo", "size": 16, "bands": ["r", "i"]}
+KINDS = {
+    "tiny": TINY,
+    "picture": {"base": "lens-finding-cfht", "description": "small pictures", "size": 16},
+    "pairs": {"base": "lensiam-pairs", "description": "small pairs", "size": 16},
+    "halos": {"base": "deeplense-repaired-2", "description": "small halos", "size": 16},
+}
+COUNT = 2 * BLOCK + 7
+SIMULATION = f"simulate:tiny.yaml:{COUNT}:3"
+PRETRAIN = """
+method: {name: simmim}
+backbone: {name: vit_tiny, options: {patch_size: 8, width: 32, depth: 1, heads: 2}}
+train: {max_steps: 3, batch_size: 16, precision: float32, evaluations: 1}
+"""
+
+
+@pytest.fixture(autouse=True)
+def populations(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in KINDS.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(text))
+    (tmp_path / "recipe.yaml").write_text(PRETRAIN)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_images_are_those_of_a_simulation(name):
+    expected, labels = simulate_population(f"{name}.yaml", COUNT, 3)
+    cutouts, lazy_labels = open_simulation(f"{name}.yaml", COUNT, 3)
+    assert isinstance(cutouts.images, SimulatedImages)
+    assert cutouts.images.dtype == expected.images.dtype
+    rows = [130, 5, 5, 70]
+    assert np.array_equal(cutouts.take(rows).images, expected.images[rows])
+    assert np.array_equal(cutouts.images, expected.images)
+    assert lazy_labels == labels
+    assert (cutouts.bands, cutouts.pixel_scale) == (expected.bands, expected.pixel_scale)
+    assert set(cutouts.truth) < set(expected.truth)
+    for column in set(cutouts.table) - {"pixel_hash"}:
+        lazy, held = (data.column(column) for data in (cutouts, expected))
+        assert np.array_equal(lazy, held, equal_nan=lazy.dtype == float), column
+    assert cutouts.column("pixel_hash").tolist() == [None] * COUNT
+
+
+def test_each_block_is_rendered_once(monkeypatch):
+    images = open_simulation("tiny.yaml", 12 * BLOCK)[0].images
+    render, blocks = stream.rendered, []
+    monkeypatch.setattr(stream, "rendered", lambda *given: blocks.append(given[3]) or render(*given))
+    assert images.take([3 * BLOCK, 5, 7])[:].shape == (3, 2, 16, 16)
+    assert sorted(blocks) == [0, 3]
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        for rows in np.split(rng.permutation(12 * BLOCK), 12):
+            assert images[rows].shape == (BLOCK, 2, 16, 16)
+    assert sorted(blocks) == list(range(12))
+
+
+def test_a_run_on_it_is_a_run_on_its_store():
+    """Pretrained, fine-tuned and tested through the command line, bit for bit."""
+    simulate_store("tiny.yaml", COUNT, 3, "store")
+    before = sorted(Path("store").rglob("*"))
+    for run, data in (("a", "store"), ("b", SIMULATION)):
+        cli.run(["pretrain", "recipe.yaml", f"--data={data}", f"--out={run}"])
+        fit = ["--labels=40", "--fit.train.max_steps=3", "--fit.train.min_steps=3", "--fit.train.precision=float32"]
+        cli.run(["finetune", run, f"--data={data}", f"--out={run}-fit", *fit])
+        cli.run(["evaluate", f"{run}-fit", f"--data={data}"])
+    assert sorted(Path("store").rglob("*")) == before  # nothing is written into the data
+    for name in ("", "-fit"):
+        first, second = Path(f"a{name}"), Path(f"b{name}")
+        assert (first / "network.safetensors").read_bytes() == (second / "network.safetensors").read_bytes()
+        assert (first / "splits/holdout.csv").read_bytes() == (second / "splits/holdout.csv").read_bytes()
+        assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
+    assert (Path("a-fit") / "results.csv").read_bytes() == (Path("b-fit") / "results.csv").read_bytes()
+
+
+def test_the_split_of_a_run_comes_first_then_that_of_the_store_then_the_default():
+    simulate_store("tiny.yaml", COUNT, 3, "store")
+    data = open_data("store")
+    default = default_split(data.cutouts, data.labels)
+    assert data.split("holdout") == default == open_data(SIMULATION).split("holdout")
+    assert [len(default.ids(role)) for role in ("train", "validation", "test")] == [95, 14, 26]
+    ids = data.cutouts.ids
+    own = replace(default, roles={name: "train" if name in ids[:9] else "test" for name in ids}, groups={})
+    write_split("store/splits", own)
+    assert data.split("holdout") == own
+    write_split("run/splits", default)
+    assert data.split("holdout", runs=[None, Path("none"), Path("run")]) == default
+    write_split("run/splits", replace(default, roles={"of another store": "train"}, groups={}))
+    assert data.split("holdout", runs=[Path("run")]) == own
+    write_split("store/splits", replace(own, name="mine"))
+    assert data.split("mine").roles == own.roles
+    with pytest.raises(UserError, match="no split 'other'; choose one of holdout, mine"):
+        data.split("other")
+
+
+def test_no_test_object_in_training():
+    """A store of the same simulation holds the same objects, by their ids, whatever its labels and its split."""
+    cli.run(["pretrain", "recipe.yaml", f"--data={SIMULATION}", "--out=run"])
+    simulate_store("tiny.yaml", COUNT, 3, "store")
+    swapped = {"train": "test", "test": "train", "validation": "validation"}
+    split = open_data("store").split("holdout")
+    write_split("store/splits", replace(split, name="swapped", roles={i: swapped[r] for i, r in split.roles.items()}))
+    with pytest.raises(UserError, match="leak"):
+        cli.run(["evaluate", "run", "--data=store", "--split=swapped"])
+
+
+def test_a_changed_population_is_other_data(tmp_path):
+    def fingerprints():
+        cutouts = open_data(SIMULATION).cutouts
+        return fingerprint(cutouts, np.arange(COUNT)), fingerprint(replace(cutouts, metadata={}), np.arange(COUNT))
+
+    first = fingerprints()
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"supersampling": 1}))
+    second = fingerprints()
+    assert first[0] != second[0]
+    assert first[1] == second[1]  # nothing but the description tells
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("simulate:tiny.yaml", "write simulate:POPULATION:N"),
+        ("simulate::5", "write simulate:POPULATION:N"),
+        ("simulate:tiny.yaml:5:1:2", "write simulate:POPULATION:N"),
+        ("simulate:tiny.yaml:-5", "write simulate:POPULATION:N"),
+        ("simulate:tiny.yaml:0", "ask for 1 or more"),
+        ("simulate:none.yaml:5", "none.yaml"),
+        ("nowhere", "does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line(name, message):
+    with pytest.raises(UserError, match=message) as caught:
+        open_data(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_moved_data_do_not_exist(tmp_path):
+    (tmp_path / "store").mkdir()
+    names = ["store", "simulate:tiny.yaml:5", "simulate:demo-lenses:5:1"]
+    assert all(map(data_exists, names))
+    (tmp_path / "store").rmdir()
+    (tmp_path / "tiny.yaml").unlink()
+    assert [data_exists(name) for name in ("", *names)] == [False, False, False, True]
