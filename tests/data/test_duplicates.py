@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zwicky.data.cutouts import Cutouts, make_cutouts
-from zwicky.data.duplicates import find_groups, members
+from zwicky.data.duplicates import find_groups
 
 
 def objects(pixels: list[int], **columns: list) -> Cutouts:
@@ -69,7 +69,3 @@ def test_many_objects_at_one_place_are_one_group_at_once():
         np.zeros((count, 1, 1, 1), np.uint8), ("g",), ra=[1.0] * count, dec=[2.0] * count, pixel_hash=[None] * count
     )
     assert set(find_groups(cutouts).values()) == {"000000"}
-
-
-def test_members_leaves_out_lone_objects():
-    assert list(members({"a": "a", "b": "b", "c": "a"})) == [["a", "c"]]

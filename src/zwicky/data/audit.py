@@ -1,43 +1,63 @@
-"""What is in a data set, and what is suspicious about it, before anything is trained on it."""
+"""Summarise a data set and flag label leakage and shortcuts before anything is trained on it.
+
+A shortcut is something trivial that separates the classes: one number per image, all such numbers together, or a
+column of the table.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.stats import norm, rankdata
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.preprocessing import TargetEncoder
 
 from zwicky.data.cutouts import STANDARD_COLUMNS, Cutouts, batches, is_numeric
-from zwicky.data.duplicates import find_groups, members, position_pairs, unit_vectors
+from zwicky.data.duplicates import find_groups, position_pairs
 from zwicky.data.labels import Labels
-from zwicky.data.shortcuts import BLOCK, boosted_scores, separation, trivial_features, value_scores
 from zwicky.rng import numpy_rng
 
-SUSPICIOUS = 0.7  # an AUC from something trivial above this is a warning
+SUSPICIOUS = 0.7  # an AUC of something trivial above this is a warning
 ALL_TOGETHER = "all together"
-_LABEL_LIKE = ("label", "class", "grade", "score", "vote", "confidence", "probability", "rank")
-_PERCENTILE_IMAGES = 500
+FOLDS = 5
+MAX_BOOSTED = 20_000  # objects the boosting is fitted to
+PERCENTILE_IMAGES = 500
+BATCH = 256  # images converted to float32 at a time
+LABEL_LIKE = ("label", "class", "grade", "score", "vote", "confidence", "probability", "rank")
+
+Separation = dict[str, float]
 
 
 def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
-    """Describe a data set in a JSON-able dict; `warnings` and `information` hold one readable line each.
+    """Describe a data set.
 
-    `shortcuts[class][feature]` is {"auc", "low", "high"}: how well a trivial number tells that class from the rest,
-    as max(AUC, 1 − AUC) with its 95 % interval, and `all together` what gradient boosting makes of them out of fold.
-    With two classes only the positive one is listed. Truth columns of simulations are never taken for shortcuts.
+    Returns:
+        A JSON-able dict. `warnings` and `information` hold one line each. `shortcuts[class][feature]` is
+        {"auc", "low", "high"}: how well a trivial number separates that class from the rest, as max(AUC, 1 − AUC) with
+        its 95 % interval; "all together" is gradient boosting on all of them, out of fold. With two classes only the
+        positive one is listed. `properties[column]` is the same for the other columns of the table; truth columns of
+        simulations are left out.
     """
     classes = labels.of(cutouts.ids)
     labelled = np.array([label is not None for label in classes], dtype=bool)
-    names = [name for name in labels.classes if name in set(classes[labelled])]
     counts = Counter(classes[labelled])
+    names = [name for name in labels.classes if name in counts]
     groups = find_groups(cutouts)
+    group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)
+    statistics = image_statistics(cutouts)
+    simulated = Counter(cutouts.column("simulated").tolist())
     result: dict[str, Any] = {
         "objects": len(cutouts),
         "bands": list(cutouts.bands),
         "size": list(cutouts.size),
         "dtype": cutouts.images.dtype.name,
-        "pixel_scale": dict(Counter(_scale(value) for value in cutouts.column("pixel_scale"))),
-        "origin": _origin(cutouts),
+        "pixel_scale": dict(Counter("unknown" if s != s else f"{s:g}" for s in cutouts.column("pixel_scale"))),
+        "origin": {"simulated": simulated[True], "observed": simulated[False], "unknown": simulated[None]},
         "surveys": dict(Counter(str(survey or "unknown") for survey in cutouts.column("survey"))),
         "labels": {
             "source": labels.source,
@@ -45,196 +65,271 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
             "unlabelled": int((~labelled).sum()),
             "classes": {name: counts[name] for name in names},
         },
-        "duplicates": _duplicates(cutouts, groups, classes),
-        "values": _values(cutouts, seed),
+        "duplicates": _duplicates(cutouts, group, classes),
+        "values": _values(cutouts, statistics, seed),
         "shortcuts": {},
         "properties": {},
     }
-    features = trivial_features(cutouts) if len(cutouts) else {}
     if len(names) >= 2:
-        group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)[labelled]
-        chosen = {name: values[labelled] for name, values in features.items()}
-        result["shortcuts"] = _shortcuts(chosen, classes[labelled], names, group, seed)
+        features = {name: values[labelled] for name, values in trivial_features(cutouts, statistics).items()}
+        result["shortcuts"] = _shortcuts(features, classes[labelled], names, group[labelled], seed)
         result["properties"] = _properties(cutouts, labelled, classes[labelled], names, seed)
-    result["warnings"], result["information"] = _remarks(cutouts, result, classes, features.get("nan_share"))
+    result["warnings"], result["information"] = _remarks(result, statistics)
     return result
 
 
-def _origin(cutouts: Cutouts) -> dict[str, int]:
-    simulated = Counter(cutouts.column("simulated").tolist())
-    return {"simulated": simulated[True], "observed": simulated[False], "unknown": simulated[None]}
+def image_statistics(cutouts: Cutouts) -> dict[str, np.ndarray]:
+    """Return statistics of each image over its valid pixels, in one pass over the pixels.
+
+    Returns:
+        "mean", "min", "max" and "nan_share", [N, bands]; "border_mean" and "border_noise" (standard deviation), [N],
+        over the outermost sixteenth of each side.
+    """
+    count, bands, height, width = cutouts.images.shape
+    statistics: dict[str, np.ndarray] = {name: np.empty((count, bands)) for name in ("mean", "min", "max", "nan_share")}
+    statistics |= {name: np.empty(count) for name in ("border_mean", "border_noise")}
+    rim = max(1, min(height, width) // 16)
+    border = np.ones((height, width), bool)
+    border[rim:-rim, rim:-rim] = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # images without a valid pixel are NaN
+        for rows in batches(count, BATCH):
+            pixels = cutouts.images[rows].astype(np.float32)
+            statistics["mean"][rows] = np.nanmean(pixels, axis=(2, 3), dtype=np.float64)
+            statistics["min"][rows] = np.nanmin(pixels, axis=(2, 3))
+            statistics["max"][rows] = np.nanmax(pixels, axis=(2, 3))
+            statistics["nan_share"][rows] = np.isnan(pixels).mean(axis=(2, 3))
+            statistics["border_mean"][rows] = np.nanmean(pixels[:, :, border], axis=(1, 2), dtype=np.float64)
+            statistics["border_noise"][rows] = np.nanstd(pixels[:, :, border], axis=(1, 2), dtype=np.float64)
+    return statistics
 
 
-def _scale(value: float) -> str:
-    return "unknown" if value != value else f"{value:g}"
+def trivial_features(cutouts: Cutouts, statistics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return one number per image, [N] each: flux, colours, peak, border, invalid pixels, position, pixel scale.
+
+    A colour is (A − B) / (|A| + |B|) of the mean fluxes of neighbouring bands.
+    """
+    mean, ra, dec = statistics["mean"], cutouts.column("ra"), cutouts.column("dec")
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        features = {"total_flux": np.nanmean(mean, axis=1), "peak": np.nanmax(statistics["max"], axis=1)}
+        for index, (first, second) in enumerate(zip(cutouts.bands, cutouts.bands[1:], strict=False)):
+            a, b = mean[:, index], mean[:, index + 1]
+            features[f"colour_{first}_{second}"] = (a - b) / (abs(a) + abs(b))
+    features |= {name: statistics[name] for name in ("border_mean", "border_noise")}
+    features["nan_share"] = statistics["nan_share"].mean(axis=1)
+    features |= {"ra": ra, "dec": dec, "position_known": np.isfinite(ra + dec).astype(float)}
+    return features | {"pixel_scale": cutouts.column("pixel_scale")}
 
 
-def _duplicates(cutouts: Cutouts, groups: dict[str, str], classes: np.ndarray) -> dict[str, int]:
+def separation(positive: np.ndarray, score: np.ndarray, directed: bool = False) -> Separation | None:
+    """Return how well a score separates two classes: {"auc", "low", "high"} with DeLong's 95 % interval.
+
+    DeLong, DeLong & Clarke-Pearson (1988, https://doi.org/10.2307/2531595): var = var(V10)/m + var(V01)/n over the
+    placement values V.
+
+    Args:
+        positive: [N] bool.
+        score: [N]; NaN is left out.
+        directed: report the AUC, not max(AUC, 1 − AUC).
+
+    Returns:
+        None where fewer than two of either class remain, or the score is constant.
+    """
+    valid = np.isfinite(score)
+    ones, zeros = score[valid & positive], score[valid & ~positive]
+    if min(len(ones), len(zeros)) < 2 or np.ptp(score[valid]) == 0:
+        return None
+    ranks = rankdata(np.concatenate([ones, zeros]))
+    above = (ranks[: len(ones)] - rankdata(ones)) / len(zeros)  # share of the zeros below each one
+    below = 1 - (ranks[len(ones) :] - rankdata(zeros)) / len(ones)
+    auc = float(above.mean())
+    if auc < 0.5 and not directed:
+        auc = 1 - auc
+    error = float(np.sqrt(above.var(ddof=1) / len(ones) + below.var(ddof=1) / len(zeros)))
+    half = float(norm.ppf(0.975)) * error
+    return {"auc": auc, "low": max(0.0, auc - half), "high": min(1.0, auc + half)}
+
+
+def boosted_scores(features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray | None:
+    """Return out-of-fold probabilities of gradient boosting, in folds that are stratified and separate no group.
+
+    Args:
+        features: [N, F].
+        classes: [N] class names.
+        groups: [N].
+        seed: random seed.
+
+    Returns:
+        [N, classes in alphabetical order], NaN beyond the first MAX_BOOSTED of a random order; None where a class has
+        fewer than two groups.
+    """
+    names = np.unique(classes.astype(str))
+    rows = np.sort(numpy_rng(seed).permutation(len(classes))[:MAX_BOOSTED])
+    y, group = classes[rows].astype(str), pd.factorize(groups[rows])[0]
+    folds = min(FOLDS, *(len(np.unique(group[y == name])) for name in names))
+    if folds < 2:
+        return None
+    model = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    scores = np.full((len(classes), len(names)), np.nan)
+    scores[rows] = cross_val_predict(model, features[rows], y, groups=group, cv=splitter, method="predict_proba")
+    return scores
+
+
+def category_scores(values: np.ndarray, positive: np.ndarray, seed: int = 0) -> np.ndarray | None:
+    """Return the share of positives among objects of the same category, [N], out of fold; None for tiny classes."""
+    if min(positive.sum(), (~positive).sum()) < FOLDS:
+        return None
+    text = np.array([[str(value)] for value in values], dtype=object)
+    encoder = TargetEncoder(target_type="binary", smooth=1.0, cv=FOLDS, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # scikit-learn 1.9 wants the seed in `cv`, older ones here
+        return encoder.fit_transform(text, positive)[:, 0]
+
+
+def _duplicates(cutouts: Cutouts, group: np.ndarray, classes: np.ndarray) -> dict[str, int]:
     """Objects that repeat another one, by pixels and by position, and groups of equal objects labelled differently."""
-    hashes = [value for value in cutouts.column("pixel_hash") if value is not None]
-    pairs = position_pairs(unit_vectors(cutouts))
-    label_of = dict(zip(cutouts.ids, classes, strict=True))
-    contradictory = sum(len({label_of[identifier] for identifier in ids} - {None}) > 1 for ids in members(groups))
+    hashes = cutouts.table["pixel_hash"].dropna()
+    pairs = position_pairs(cutouts)
+    repeats = pairs[pairs[:, 0] != pairs[:, 1]].max(axis=1) if len(pairs) else pairs
+    labels = pd.Series(classes, dtype=object).groupby(group).nunique()
     return {
-        "same_pixels": len(hashes) - len(set(hashes)),
-        "same_position": len(set(pairs[pairs[:, 0] != pairs[:, 1]].max(axis=1).tolist())) if len(pairs) else 0,
-        "contradictory_groups": contradictory,
+        "same_pixels": int(hashes.duplicated().sum()),
+        "same_position": len(np.unique(repeats)),
+        "contradictory_groups": int((labels > 1).sum()),
     }
 
 
-def _values(cutouts: Cutouts, seed: int) -> dict[str, dict[str, float]]:
-    """Per band: least and largest value and the share of NaN over all pixels; percentiles over a sample of images.
-
-    A band without any valid pixel has its `nan_share` alone.
-    """
-    rows = np.sort(numpy_rng(seed).permutation(len(cutouts))[:_PERCENTILE_IMAGES])
-    sample = cutouts.images[rows]
-    least, most = np.full((2, len(cutouts.bands)), np.nan, np.float32)
-    invalid = np.zeros(len(cutouts.bands), np.int64)
-    for rows_of_block in batches(len(cutouts), BLOCK):
-        block = cutouts.images[rows_of_block]
-        least = np.fmin(least, np.fmin.reduce(block, axis=(0, 2, 3)))
-        most = np.fmax(most, np.fmax.reduce(block, axis=(0, 2, 3)))
-        invalid += np.isnan(block).sum(axis=(0, 2, 3)) if block.dtype.kind == "f" else 0
-    values = {}
+def _values(cutouts: Cutouts, statistics: dict[str, np.ndarray], seed: int) -> dict[str, dict[str, float]]:
+    """Per band: range and share of NaN over all pixels, percentiles over a sample; NaN alone without a valid pixel."""
+    sample = cutouts.images[np.sort(numpy_rng(seed).permutation(len(cutouts))[:PERCENTILE_IMAGES])]
+    values: dict[str, dict[str, float]] = {}
     for index, band in enumerate(cutouts.bands):
         pixels = sample[:, index].ravel().astype(np.float32)
         pixels = pixels[np.isfinite(pixels)]
-        share = int(invalid[index]) / max(1, len(cutouts) * int(np.prod(cutouts.size)))
+        values[band] = {"nan_share": float(statistics["nan_share"][:, index].mean()) if len(cutouts) else 0.0}
         if len(pixels):
-            low, high = float(least[index]), float(most[index])
             p1, median, p99 = np.percentile(pixels, [1, 50, 99]).tolist()
-            values[band] = {"min": low, "p1": p1, "median": median, "p99": p99, "max": high, "nan_share": share}
-        else:
-            values[band] = {"nan_share": share}
+            low, high = np.nanmin(statistics["min"][:, index]), np.nanmax(statistics["max"][:, index])
+            values[band] |= {"min": float(low), "p1": p1, "median": median, "p99": p99, "max": float(high)}
     return values
+
+
+def _compared(names: list[str]) -> list[str]:
+    """The classes that are each compared with the rest: of two only the positive one."""
+    return names[1:] if len(names) == 2 else names
 
 
 def _shortcuts(
     features: dict[str, np.ndarray], classes: np.ndarray, names: list[str], groups: np.ndarray, seed: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    features = {name: values for name, values in features.items() if len(set(values[np.isfinite(values)].tolist())) > 1}
-    together = (
-        boosted_scores(np.stack([*features.values()], axis=1), classes, names, groups, seed) if features else None
-    )
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for index, name in enumerate(names):
-        if len(names) == 2 and index == 0:
-            continue  # its shortcuts are those of the positive class
-        positive = classes == name
-        single = {feature: separation(positive, values) for feature, values in features.items()}
+) -> dict[str, dict[str, Separation]]:
+    features = {name: values for name, values in features.items() if len(np.unique(values[np.isfinite(values)])) > 1}
+    together = boosted_scores(np.stack([*features.values()], axis=1), classes, groups, seed) if features else None
+    shortcuts: dict[str, dict[str, Separation]] = {}
+    for name in _compared(names):
+        results = {feature: separation(classes == name, values) for feature, values in features.items()}
         if together is not None:
-            single[ALL_TOGETHER] = separation(positive, together[:, index], directed=True)
-        found[name] = {feature: told for feature, told in single.items() if told is not None}
-    return found
+            results[ALL_TOGETHER] = separation(classes == name, together[:, sorted(names).index(name)], directed=True)
+        shortcuts[name] = {feature: result for feature, result in results.items() if result is not None}
+    return shortcuts
 
 
 def _properties(
     cutouts: Cutouts, labelled: np.ndarray, classes: np.ndarray, names: list[str], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Per column: how well it tells each class from the rest, and the classes that have one value of it alone."""
-    found: dict[str, dict[str, Any]] = {}
-    known = set(STANDARD_COLUMNS) | set(cutouts.truth)
-    for column in [*(name for name in cutouts.table.columns if name not in known), "survey", "simulated"]:
+    """Per column: how well it separates each class from the rest, and the classes that have one value of it alone."""
+    properties: dict[str, dict[str, Any]] = {}
+    others = [name for name in cutouts.table if name not in STANDARD_COLUMNS and name not in cutouts.truth]
+    for column in [*others, "survey", "simulated"]:
         values = cutouts.column(column)[labelled]
-        number = is_numeric(cutouts.table[column])
-        if any(isinstance(value, list) for value in values):
+        numeric = is_numeric(cutouts.table[column])
+        if not numeric and any(isinstance(value, list) for value in values):
             continue
-        distinct = set(values.tolist()) if not number else set()
-        if not number and (len(distinct) < 2 or len(distinct) > len(values) / 2):
-            continue  # says nothing, or is a name
-        told, alone = {}, {}
-        for name in names[1:] if len(names) == 2 else names:
-            scores = values if number else value_scores(values, classes == name, seed)
-            if (separated := separation(classes == name, scores, directed=not number)) is not None:
-                told[name] = separated
-        if not number:
-            for name in names:
-                of_class = set(values[classes == name].tolist())
-                if len(of_class) == 1:
-                    alone[name] = str(of_class.pop())
-        label_like = any(word in column.lower() for word in _LABEL_LIKE)
-        found[column] = {"classes": told, "one_value": alone, "label_like": label_like}
-    return found
+        if not numeric and not 2 <= len(set(values)) <= len(values) / 2:
+            continue  # constant, or an identifier
+        separations, one_value = {}, {}
+        for name in _compared(names):
+            scores = values if numeric else category_scores(values, classes == name, seed)
+            if scores is not None and (result := separation(classes == name, scores, directed=not numeric)):
+                separations[name] = result
+        for name in [] if numeric else names:
+            if len(of_class := set(values[classes == name])) == 1:
+                one_value[name] = str(of_class.pop())
+        label_like = any(word in column.lower() for word in LABEL_LIKE)
+        properties[column] = {"classes": separations, "one_value": one_value, "label_like": label_like}
+    return properties
 
 
-def _suspicious(told: dict[str, float]) -> bool:
-    """Above the threshold, or surely informative and perhaps above it: a small sample alone is no suspicion."""
-    return told["auc"] > SUSPICIOUS or (told["high"] > SUSPICIOUS and told["low"] > 0.5)
+def _suspicious(result: Separation) -> bool:
+    """Above the threshold, or significantly informative and perhaps above it; a small sample alone is not enough."""
+    return result["auc"] > SUSPICIOUS or (result["high"] > SUSPICIOUS and result["low"] > 0.5)
 
 
-def _remarks(
-    cutouts: Cutouts, result: dict[str, Any], classes: np.ndarray, nan_share: np.ndarray | None
-) -> tuple[list[str], list[str]]:
-    warnings: list[str] = []
+def _remarks(result: dict[str, Any], statistics: dict[str, np.ndarray]) -> tuple[list[str], list[str]]:
+    """(warnings, information)."""
+    warned: list[str] = []
     information: list[str] = []
     for name, features in result["shortcuts"].items():
-        for feature, told in features.items():
-            if _suspicious(told):
-                what = "all trivial numbers together tell" if feature == ALL_TOGETHER else f"{feature} alone tells"
-                warnings.append(f"shortcut: {what} {name!r} from the rest with {_auc(told)}")
-    for column, found in result["properties"].items():
-        lines = information if found["label_like"] else warnings
-        for name, value in found["one_value"].items():
-            lines.append(f"class {name!r} comes from {column} == {value!r} alone; a network may learn {column} instead")
-        for name, told in found["classes"].items():
-            if _suspicious(told):
-                lines.append(f"the column {column!r} tells {name!r} from the rest with {_auc(told)}")
-    duplicates = result["duplicates"]
+        for feature, auc in features.items():
+            if _suspicious(auc):
+                what = "all trivial numbers together separate" if feature == ALL_TOGETHER else f"{feature} separates"
+                warned.append(f"shortcut: {what} {name!r} from the rest with {_auc(auc)}")
+    for column, entry in result["properties"].items():
+        lines = information if entry["label_like"] else warned
+        for name, value in entry["one_value"].items():
+            lines.append(f"class {name!r} has {column} == {value!r} alone; a network may learn {column} instead")
+        for name, auc in entry["classes"].items():
+            if _suspicious(auc):
+                lines.append(f"the column {column!r} separates {name!r} from the rest with {_auc(auc)}")
+    duplicates, origin = result["duplicates"], result["origin"]
     if duplicates["same_pixels"] or duplicates["same_position"]:
-        warnings.append(
+        warned.append(
             f"{duplicates['same_pixels']} objects repeat the pixels of another and {duplicates['same_position']} "
             "lie within 1 arcsec of another; splits keep them together"
         )
     if duplicates["contradictory_groups"]:
-        warnings.append(f"{duplicates['contradictory_groups']} groups of equal objects have contradictory labels")
+        warned.append(f"{duplicates['contradictory_groups']} groups of equal objects have contradictory labels")
     if len(result["pixel_scale"]) > 1:
         scales = ", ".join(f"{scale} ({count})" for scale, count in result["pixel_scale"].items())
-        warnings.append(f"pixel scales differ, in arcsec: {scales[:200]}; the same lens has another size in each")
-    if result["origin"]["simulated"] and result["origin"]["observed"]:
-        mix = f"{result['origin']['simulated']} simulated and {result['origin']['observed']} observed"
-        warnings.append(f"{mix} objects are mixed; a network may tell them apart instead of the classes")
-    if nan_share is not None and (nan_share > 0).any():
-        count = int((nan_share > 0).sum())
-        information.append(f"{count} images have invalid pixels, at most {nan_share.max():.0%} of one")
-    constant = sum(
-        int(_constant(block).sum()) for block in map(cutouts.images.__getitem__, batches(len(cutouts), BLOCK))
-    )
-    if constant:
-        warnings.append(f"{constant} images have the same value in every pixel")
+        warned.append(f"pixel scales differ, in arcsec: {scales[:200]}; the same lens has another size in each")
+    if origin["simulated"] and origin["observed"]:
+        mixed = f"{origin['simulated']} simulated and {origin['observed']} observed objects are mixed"
+        warned.append(f"{mixed}; a network may separate them instead of the classes")
+    nan_share = statistics["nan_share"].mean(axis=1)
+    if (nan_share > 0).any():
+        information.append(f"{(nan_share > 0).sum()} images have invalid pixels, at most {nan_share.max():.0%} of one")
+    lowest, highest = np.fmin.reduce(statistics["min"], axis=1), np.fmax.reduce(statistics["max"], axis=1)
+    if (constant := int((lowest == highest).sum())) > 0:
+        warned.append(f"{constant} images have the same value in every pixel")
     if len(result["labels"]["classes"]) < 2:
-        information.append("fewer than two classes are labelled, so shortcuts were not looked for")
-    return warnings, information
+        information.append("fewer than two classes are labelled, so shortcuts were not searched")
+    return warned, information
 
 
-def _constant(images: np.ndarray) -> np.ndarray:
-    flat = images.reshape(len(images), -1)
-    return np.fmin.reduce(flat, axis=1) == np.fmax.reduce(flat, axis=1)
+def _auc(result: Separation) -> str:
+    return f"AUC {result['auc']:.3f} (95 % {result['low']:.3f}–{result['high']:.3f})"
 
 
-def _auc(told: dict[str, float]) -> str:
-    return f"AUC {told['auc']:.3f} (95 % {told['low']:.3f}–{told['high']:.3f})"
-
-
-def audit_text(audit: dict[str, Any]) -> str:
-    """The audit as lines for the terminal, warnings first."""
-    height, width = audit["size"]
-    scale = ", ".join(list(audit["pixel_scale"])[:5])
-    labels, origin, duplicates = audit["labels"], audit["origin"], audit["duplicates"]
-    lines = [f"warning: {line}" for line in audit["warnings"]] + list(audit["information"])
-    lines.append(
-        f"{audit['objects']} objects of {height}×{width} pixels, {audit['dtype']}, pixel scale in arcsec: {scale}"
-    )
-    lines.append(", ".join(f"{kind}: {count}" for kind, count in origin.items() if count))
+def audit_text(result: dict[str, Any]) -> str:
+    """Return an audit as lines for the terminal, warnings first."""
+    height, width = result["size"]
+    scale = ", ".join(list(result["pixel_scale"])[:5])
+    labels, duplicates = result["labels"], result["duplicates"]
     classes = ", ".join(f"{name} {count}" for name, count in labels["classes"].items())
-    said = f" ({classes})" if classes else ""
-    lines.append(f"labelled: {labels['labelled']}{said}, unlabelled: {labels['unlabelled']}")
-    lines.append(f"duplicates: {duplicates['same_pixels']} by pixels, {duplicates['same_position']} by position")
-    lines.append("band: least, 1 %, median, 99 %, largest value, share invalid")
-    for band, value in audit["values"].items():
+    lines = [
+        *(f"warning: {line}" for line in result["warnings"]),
+        *result["information"],
+        f"{result['objects']} objects of {height}×{width} pixels, {result['dtype']}, pixel scale in arcsec: {scale}",
+        ", ".join(f"{origin}: {count}" for origin, count in result["origin"].items() if count),
+        f"labelled: {labels['labelled']}{f' ({classes})' if classes else ''}, unlabelled: {labels['unlabelled']}",
+        f"duplicates: {duplicates['same_pixels']} by pixels, {duplicates['same_position']} by position",
+        "band: minimum, 1 %, median, 99 %, maximum, share invalid",
+    ]
+    for band, value in result["values"].items():
         numbers = ", ".join(f"{value[key]:.4g}" for key in ("min", "p1", "median", "p99", "max") if key in value)
         lines.append(f"  {band}: {numbers}, {value['nan_share']:.2%}")
-    for name, features in audit["shortcuts"].items():
-        lines.append(f"how well trivial numbers tell {name!r} from the rest:")
-        lines += [f"  {feature:<18} {_auc(told)}" for feature, told in features.items()]
+    for name, features in result["shortcuts"].items():
+        lines.append(f"how well trivial numbers separate {name!r} from the rest:")
+        lines += [f"  {feature:<18} {_auc(auc)}" for feature, auc in features.items()]
     return "\n".join(line for line in lines if line)
