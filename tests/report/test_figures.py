@@ -76,10 +76,8 @@ def test_match_lines_show_the_matches(data):
         assert f"{correct.sum()} of {counted.sum()} regions correct" in panel.description
         shown = np.flatnonzero(counted & arrays["informative"][k])
         assert len(shown) <= figures.MATCHES_SHOWN
-        lines = re.findall(
-            r'<path d="M[^"]*"[^>]*style="fill: none; stroke(-dasharray)?:[^"]*var\(--(good|bad)\)', panel.svg
-        )
-        assert sum(colour == "good" for _, colour in lines) >= correct[shown].sum()
+        assert ("var(--good)" in panel.svg) == correct[shown].any()
+        assert ("var(--bad)" in panel.svg) == (~correct[shown]).any()
         assert "attention" in panel.svg
 
 
@@ -106,14 +104,12 @@ def test_longest_wavelength_is_red_and_one_band_is_grey():
     assert (figures.to_rgba(image[2:], ("gray",))[..., :3] == 200).all()
 
 
-@given(st.integers(1, 5), st.sampled_from(["float32", "uint16"]), st.floats(0, 1), st.floats(1e-6, 1e6))
-def test_any_image_becomes_a_picture(bands, dtype, invalid, scale):
-    rng = np.random.default_rng(bands)
-    image = (scale * rng.exponential(size=(bands, 12, 10))).clip(0, 65535).astype(dtype)
-    if dtype == "float32":
-        image[:, rng.random((12, 10)) < invalid] = np.nan
+@pytest.mark.parametrize("bands", [1, 2, 3, 5])
+def test_invalid_pixels_are_transparent(bands):
+    image = np.random.default_rng(bands).exponential(size=(bands, 12, 10)).astype(np.float32)
+    image[:, :3] = np.nan
     picture = figures.to_rgba(image, [f"band {k}" for k in range(bands)])
-    np.testing.assert_array_equal(picture[..., 3] == 255, np.isfinite(image[0].astype(float)))
+    np.testing.assert_array_equal(picture[..., 3] == 255, np.isfinite(image[0]))
 
 
 @given(st.floats(1e-3, 1e3), st.floats(-50, 50))

@@ -163,6 +163,13 @@ def test_unfinished_run_says_what_was_not_run(tmp_path):
     assert [line for line in page.missing if "correspondence.csv" in line]
 
 
+def test_networks_fitted_at_more_labels_only(tmp_path):
+    run = make_run(tmp_path)
+    rows = pd.read_csv(run / "results.csv")
+    rows[(rows["arm"] != "dino-vit-finetune") | (rows["labels"] == 400)].to_csv(run / "results.csv", index=False)
+    assert "At 400 labels, pretraining changes AUC" in Page(write_report(run, make_cutouts())).text
+
+
 def test_cutouts_of_other_objects(run, tmp_path):
     page = Page(write_report(run, make_cutouts(0), tmp_path / "report.html"))
     assert sum("none of the test objects" in line for line in page.missing) == 3

@@ -90,10 +90,16 @@ class ReportData(BenchmarkResult):
         """The numbers of labels, ascending."""
         return sorted(self.results["labels"].unique().tolist())
 
+    @cached_property
+    def first(self) -> int:
+        """The smallest number of labels at which the primary arm was run: that of the verdict."""
+        rows = self.results[self.results["arm"] == self.primary.name] if self.primary else self.results
+        return int(rows["labels"].min())
+
     @property
     def ends(self) -> list[int]:
-        """The smallest and the largest number of labels, or the only one."""
-        return sorted({self.labels[0], self.labels[-1]})
+        """`first` and the largest number of labels, or the only one."""
+        return sorted({self.first, self.labels[-1]})
 
     @property
     def trials(self) -> str:
@@ -137,7 +143,7 @@ class ReportData(BenchmarkResult):
             arm: estimate.value
             for arm in arms
             if (arm.protocol == "scratch") == network
-            and (estimate := self.estimate(arm, self.labels[0], self.main_metrics[0]))
+            and (estimate := self.estimate(arm, self.first, self.main_metrics[0]))
         }
         return max(values, key=values.__getitem__, default=None)
 

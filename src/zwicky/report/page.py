@@ -76,6 +76,7 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
         "pictures": lambda: pictures(data, cutouts),
     }
     logs = data.pretraining()
+    started: dict[str, Any] = {"warnings": []}  # run.json of a pretraining has no warnings before it finishes
     metrics = list(dict.fromkeys(key[2] for key in data.estimates))
     style = (resources.files("zwicky.report") / "templates" / "style.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
@@ -83,7 +84,9 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
         card=data.data,
         verdict=verdict(data),
         cutouts=cutouts,
-        pretraining={name: (read_json(data.path / "pretrain" / name / "run.json"), log) for name, log in logs.items()},
+        pretraining={
+            name: (started | read_json(data.path / "pretrain" / name / "run.json"), log) for name, log in logs.items()
+        },
         efficiency=[figures.efficiency(data, name, data.arms) for name in data.main_metrics if name in metrics],
         metrics=metrics,
         style=Markup(style),
@@ -130,7 +133,7 @@ def pictures(data: ReportData, cutouts: Cutouts | None) -> dict[str, dict[str, l
                 "score": cell.predicted[:, -1] if data.classes else np.abs(cell.predicted - cell.truth).mean(1),
             }
         )
-        for cell in data.predicted[data.labels[0]][data.featured[0].name]
+        for cell in data.predicted[data.first][data.featured[0].name]
     ]
     rows = pd.Series(range(len(cutouts)), index=cutouts.ids)
     table = pd.concat(cells).groupby(["id", "label"], as_index=False)["score"].mean()

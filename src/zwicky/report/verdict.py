@@ -28,8 +28,8 @@ def verdict(data: ReportData) -> Verdict:
     Where the recipe compares networks (`compare_with`), the headline counts those differences instead.
     """
     primary, reference = data.primary, data.reference(data.primary)
-    name, at = metric_name(data.main_metrics[0]), f"At {plural(data.labels[0], 'label')}"
-    row, tone = data.difference(primary, reference, data.labels[0]), "unknown"
+    name, at = metric_name(data.main_metrics[0]), f"At {plural(data.first, 'label')}"
+    row, tone = data.difference(primary, reference, data.first), "unknown"
     if not data.differences and not data.finished:
         headline = "The benchmark is not finished: no difference has been tested yet."
     elif primary is None:
@@ -92,9 +92,9 @@ def _baselines(data: ReportData) -> list[str]:
     for noun, other in (("simple baseline", data.best_baseline(False)), ("other network", data.best_baseline(True))):
         if primary is None or other is None:
             continue
-        row = data.difference(primary, other, data.labels[0])
+        row = data.difference(primary, other, data.first)
         if row is None:
-            values = [measured(data.estimate(arm, data.labels[0], metric), metric) for arm in (other, primary)]
+            values = [measured(data.estimate(arm, data.first, metric), metric) for arm in (other, primary)]
             result = f"{metric_name(metric)} {values[0]}, that of “{primary.title}” is {values[1]}; not tested"
         elif not row.significant:
             result = f"no significant difference, {change(row)}"
