@@ -29,7 +29,7 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Views
 from zwicky.backbones.vit import SIZES
 from zwicky.training.config import TrainConfig
-from zwicky.training.engine import compile_backbones, use_bf16
+from zwicky.training.distributed import compile_backbones, use_bf16
 
 BANDS = ("g", "r", "i")
 

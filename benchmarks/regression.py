@@ -69,7 +69,7 @@ def answers(data: Data, target: str, runs: Path, pretrain_steps: int, steps: int
                 out = runs / f"{target}-{'scratch' if scratch else 'simmim'}-{count}-{draw}"
                 network = finetune(settings, start, cutouts, data.labels, split, out, from_scratch=scratch)
                 said[arm] = network.outputs(cutouts.images[test])[:, 0]
-            used = provenance.read(out).to_pydict()
+            used = provenance.read(out).table
             rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use in LEARNT])
             ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
             said["SimMIM, frozen, ridge"] = ridge.fit(features[rows], values[rows]).predict(features[test])

@@ -44,7 +44,7 @@ from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augme
 from zwicky.training.finetune import fit_labels
 from zwicky.training.linear_probe import fit_logistic
 from zwicky.training.network import Network
-from zwicky.training.pretrain import new_backbone, pretrain, resolve_views
+from zwicky.training.pretrain import new_backbone, pretrain
 from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.task import Task
 
@@ -161,7 +161,7 @@ def main() -> None:
         ),
     }
     table, graded = Table(tests), tests["look-alikes"]
-    views = resolve_views(replace(augmentation_for_labels(), crop=CROP), both.size)
+    views = replace(augmentation_for_labels(), crop=CROP).resolved(both.size)
     steps = {"epochs": 1000, "max_steps": given.steps, "batch_size": 64, "evaluations": 8}
     fit = FitConfig(TrainConfig(**steps, lr=2e-3, weight_decay=0.05, weight_ema=0.99))
     careful = replace(fit, head="probe", train=replace(fit.train, lr=2e-4, layer_decay=0.75))

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from zwicky.augment.views import Views
 from zwicky.methods.base import Method
 from zwicky.training.config import TrainConfig
-from zwicky.training.engine import make_fabric
-from zwicky.training.optim import make_optimizer, set_schedule
+from zwicky.training.distributed import make_fabric
+from zwicky.training.optim import make_optimizer, set_schedules
 
 PACKAGES = ["torch", "timm"]  # whose versions matter
 CEILING_SIDE = 2048
@@ -87,13 +87,13 @@ def take_turns(contestants: list[Contestant], options: argparse.Namespace) -> li
 
 def zwicky_step(method: Method, config: TrainConfig) -> Callable[[Views], None]:
     """A step as `zwicky.training.loop.fit` does it."""
-    fabric = make_fabric(config, method.backbone)
+    fabric = make_fabric()
     wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
     method.train()
     method.progress.fill_(0.5)
 
     def step(views: Views) -> None:
-        set_schedule(optimizer, config, config.batch_size, 0.5)
+        set_schedules(optimizer, config, config.batch_size, 0.5)
         gauges: dict[str, Tensor] = wrapped(views)
         fabric.backward(gauges["loss"])
         fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip, error_if_nonfinite=False)

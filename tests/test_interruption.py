@@ -39,9 +39,8 @@ from zwicky.data.readers import npy
 from zwicky.evaluation import benchmark, equivariance, evaluate
 from zwicky.report import page
 from zwicky.simulate import api
-from zwicky.training import export, finetune, pretrain, state
+from zwicky.training import export, finetune, pretrain
 resources.files("zwicky.report")  # what another user may not load is loaded now
-state.SECONDS_BETWEEN_CHECKPOINTS = -1.0
 
 def stop_before(writes):
     "Kill this process when it has put so many files in place and is about to do so again."
@@ -152,6 +151,7 @@ def store(place, source):
 
 
 LOOP = {"max_steps": 6, "min_steps": 0, "batch_size": 16, "precision": "float32", "evaluations": 3}
+LOOP["checkpoint_seconds"] = 0.0
 VIT = {"name": "vit_tiny", "options": {"patch_size": 8, "width": 32, "depth": 1, "heads": 2}}
 DINO = {"method": {"name": "dino", "options": {"prototypes": 16, "hidden": 16, "bottleneck": 8}}}
 VIEWS = {"views": {"crop": 16, "local_crops": 1, "local_size": 8}}

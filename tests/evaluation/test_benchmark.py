@@ -22,7 +22,7 @@ from zwicky.evaluation.config import BenchmarkConfig, DesignConfig, SelfSupervis
 from zwicky.evaluation.results import RESULT_COLUMNS, cell_key
 from zwicky.io import read_json
 from zwicky.methods import MethodConfig
-from zwicky.training import loop, state
+from zwicky.training import loop
 from zwicky.training.config import FitConfig, TrainConfig
 
 
@@ -46,12 +46,15 @@ def write_blobs(path, count=80, unlabelled=10, seed=0):
     return path
 
 
+TRAIN = {"max_steps": 3, "batch_size": 16, "precision": "float32", "evaluations": 2, "checkpoint_seconds": 0.0}
+
+
 def settings(**changes):
-    fit = FitConfig(train=TrainConfig(max_steps=3, batch_size=16, precision="float32", evaluations=2, weight_ema=0.5))
+    fit = FitConfig(train=TrainConfig(**TRAIN, weight_ema=0.5))
     ssl = SelfSupervision(
         MethodConfig("dino", {"prototypes": 16, "hidden": 16, "bottleneck": 8}),
         ViewsConfig(local_crops=1, local_size=8),
-        TrainConfig(max_steps=3, batch_size=16, precision="float32", evaluations=2),
+        TrainConfig(**TRAIN),
     )
     options = {"patch_size": 8, "width": 32, "depth": 1, "heads": 2, "drop_path": 0.1}
     return BenchmarkConfig(
@@ -145,7 +148,7 @@ def test_nobody_learns_from_what_tests_him(done):
         test = set(split.ids("test"))
         assert test
         pretrained = next((out / "pretrain").glob(f"dino-vit-{split.name}-s*"))
-        record = pq.read_table(pretrained / "seen.parquet")
+        record = pq.read_table(pretrained / "training_objects.parquet")
         assert set(record["id"].to_pylist()) == set(split.ids("train", "unlabelled"))
         own = {row["draw"] for row in draws} if config.design.kind == "holdout" else {draw_of(split.name)}
         for draw in own:
@@ -216,7 +219,6 @@ def test_other_settings_and_other_data_are_refused(done, store, tmp_path):
 
 def test_interrupted_is_uninterrupted(done, store, tmp_path, monkeypatch):
     config, whole = done
-    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     advance, left = loop.StepProgress.advance, []
 
     def count(self):

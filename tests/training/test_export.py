@@ -74,7 +74,7 @@ for folder in Path(sys.argv[1]).iterdir():
     known = json.loads((folder / "out" / "config.json").read_text())["zwicky"]
     scale = known["normalisation"]
     center, unit = (np.array(scale[name])[:, None, None] for name in ("center", "scale"))
-    crops = np.arcsinh((np.load(folder / "images.npy") - center) / unit / scale["softening"]) / scale["unit"]
+    crops = np.arcsinh((np.load(folder / "images.npy") - center) / unit / scale["softening"]) / scale["output_std"]
     crops, name = torch.from_numpy(crops.astype(np.float32)), f"local-dir:{folder / 'out'}"
     with torch.no_grad():
         features = timm.create_model(name, pretrained=True, num_classes=0).eval()(crops)
@@ -156,7 +156,7 @@ def test_onnx_answers_the_same_for_any_batch(tmp_path, case):
     crops = network.normalisation(torch.from_numpy(images))[0]
     for count in (1, 3):
         answers, known = onnx_answers(path, crops[:count])
-        assert np.allclose(answers["summary"], network.features(images[:count], turns=False), atol=1e-4)
+        assert np.allclose(answers["pooled"], network.features(images[:count], turns=False), atol=1e-4)
         assert np.allclose(answers["logits"], network.outputs(images[:count], turns=False), atol=1e-4)
     assert known["classes"] == ["a", "b", "c"]
 
@@ -168,7 +168,7 @@ def test_onnx_of_a_regression_is_in_the_units_of_its_targets(tmp_path):
     (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
     images = raw(network)
     answers, known = onnx_answers(path, network.normalisation(torch.from_numpy(images))[0])
-    assert list(answers) == ["summary", "predictions"]
+    assert list(answers) == ["pooled", "predictions"]
     assert np.allclose(answers["predictions"], network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
     assert known["targets"][1] == {"columns": ["dx", "dy"], "kind": "vector"}
 
@@ -190,12 +190,12 @@ def test_onnx_of_the_equivariant_ones(tmp_path, name):
     images = raw(network)
     crops = network.normalisation(torch.from_numpy(images))[0]
     answers, _ = onnx_answers(path, crops)
-    assert np.allclose(answers["summary"], network.features(images, turns=False), atol=1e-4)
+    assert np.allclose(answers["pooled"], network.features(images, turns=False), atol=1e-4)
     predictions = answers["predictions"]
     assert np.allclose(predictions, network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
     assert predictions.std(0).min() > 1e-3
     turned, _ = onnx_answers(path, crops.rot90(dims=(2, 3)).contiguous())
-    assert np.abs(turned["summary"] - answers["summary"]).max() < 1e-5 * answers["summary"].std()
+    assert np.abs(turned["pooled"] - answers["pooled"]).max() < 1e-5 * answers["pooled"].std()
     expected = predictions[:, [0, 2, 1]] * [1, 1, -1]  # rot90 takes (x, y) to (y, −x)
     assert np.abs(turned["predictions"] - expected).max() < 1e-4 * predictions.std(0).max()
 
@@ -209,8 +209,8 @@ def test_a_head_of_either_kind_leaves(tmp_path, regression):
     assert ("label_names" in config["pretrained_cfg"]) != regression
 
 
-def test_a_file_that_answers_otherwise_is_not_left(tmp_path, monkeypatch):
-    """Another number of heads has the same weights and answers otherwise."""
+def test_a_file_that_does_not_reproduce_the_network_is_not_written(tmp_path, monkeypatch):
+    """Another number of heads has the same weights and other outputs."""
     save_network(tmp_path / "run", network_of("vit"))
     real = exporting.timm_arguments
 
@@ -219,7 +219,7 @@ def test_a_file_that_answers_otherwise_is_not_left(tmp_path, monkeypatch):
         return architecture, classifier, {**arguments, "num_heads": 2}
 
     monkeypatch.setattr(exporting, "timm_arguments", wrong)
-    with pytest.raises(UserError, match="would answer otherwise") as caught:
+    with pytest.raises(UserError, match="does not reproduce the network") as caught:
         export(tmp_path / "run", tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert list(tmp_path.joinpath("out").iterdir()) == []

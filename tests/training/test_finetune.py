@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 from sklearn.metrics import r2_score
 from timm.models.beit import Beit
@@ -26,7 +26,9 @@ from zwicky.evaluation.equivariance import verify
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.results import read_table
 from zwicky.io import read_json
-from zwicky.training import loop, provenance, state
+from zwicky.methods.dino import DINO
+from zwicky.methods.supervised import Supervised
+from zwicky.training import checkpoint, provenance
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.finetune import PROBE_VIEWS, finetune, fit_labels
 from zwicky.training.linear_probe import LinearProbe
@@ -56,9 +58,9 @@ def started(tmp_path_factory, data):
 
 def test_pretraining_is_read_back_and_touches_no_test_object(started, data, pretrain_config):
     _, _, split = data
-    table = provenance.read(started)
-    assert set(table.column("id").to_pylist()) == set(split.ids("train", "unlabelled"))
-    assert not set(table.column("id").to_pylist()) & set(split.ids("test"))
+    trained = set(provenance.read(started).table["id"])
+    assert trained == set(split.ids("train", "unlabelled"))
+    assert not trained & set(split.ids("test"))
     info = read_json(started / "run.json")
     assert info["finished"]
     assert info["steps"] == 4
@@ -66,40 +68,47 @@ def test_pretraining_is_read_back_and_touches_no_test_object(started, data, pret
     assert info["pflops"] > 0
 
 
-def test_pretraining_killed_and_resumed_is_the_same(tmp_path, monkeypatch, data, pretrain_config):
-    cutouts, labels, split = data
-    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    rows = cutouts.rows_of(split.ids("train"))
-    config = pretrain_config()
-    known = labels.of(cutouts.ids[rows])
-    whole = pretrain(config, cutouts, rows, tmp_path / "whole", labels=known, quiet=True)
+@pytest.fixture
+def interrupted(monkeypatch):
+    """interrupted(method class, step, function): call it and interrupt its fit in the step of that number."""
 
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+    def run(method, step, function):
+        calls, after_step = [], method.after_step
 
-    for step in (2, 4):
-        advance = loop.StepProgress.advance
-
-        def count(self, step=step, advance=advance):
-            advance(self)
-            if self._step == step:
+        def interrupt(self, progress):  # the step's update has happened, nothing of it is saved
+            calls.append(progress)
+            if len(calls) == step:
                 raise KeyboardInterrupt
+            after_step(self, progress)
 
-        monkeypatch.setattr(loop.StepProgress, "advance", count)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(config, cutouts, rows, tmp_path / "parts", labels=known, quiet=True)
-        monkeypatch.setattr(loop.StepProgress, "advance", advance)
-    monkeypatch.setattr("zwicky.training.pretrain.save_network", stop)  # killed between the fit and its network
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(config, cutouts, rows, tmp_path / "parts", labels=known, quiet=True)
-    monkeypatch.undo()
-    parts = pretrain(config, cutouts, rows, tmp_path / "parts", labels=known, quiet=True)
+        with monkeypatch.context() as context:
+            context.setattr(method, "after_step", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                function()
+
+    return run
+
+
+def test_pretraining_resumed_equals_uninterrupted(tmp_path, interrupted, data, pretrain_config):
+    cutouts, labels, split = data
+    rows = cutouts.rows_of(split.ids("train"))
+    names = labels.of(cutouts.ids[rows])
+
+    def run(out, **options):
+        config = pretrain_config(weight_ema=0.9, checkpoint_seconds=0.0)
+        return pretrain(config, cutouts, rows, out, labels=names, quiet=True)
+
+    whole = run(tmp_path / "whole")
+    for step in (3, 2):  # in the first three steps, then in the second of the rest
+        interrupted(DINO, step, lambda: run(tmp_path / "parts"))
+    assert 0 < checkpoint.load(tmp_path / "parts" / "checkpoint" / "last.pt")["progress"]["steps"] < 6
+    parts = run(tmp_path / "parts")
     for key, value in whole.backbone.state_dict().items():
         assert torch.equal(value, parts.backbone.state_dict()[key]), key
     for name in ("metrics.csv", "config.yaml", "network.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
     before = (tmp_path / "parts" / "network.safetensors").stat().st_mtime_ns
-    pretrain(config, cutouts, rows, tmp_path / "parts", quiet=True)
+    run(tmp_path / "parts")
     assert (tmp_path / "parts" / "network.safetensors").stat().st_mtime_ns == before
 
 
@@ -126,7 +135,7 @@ def test_classes_are_learnt_from_the_labels_asked_for(tmp_path, started, data, f
     network = finetune(finetune_config(labels=40), started, cutouts, labels, split, tmp_path / "run", quiet=True)
     assert network.classes == ("nonlens", "lens")
     assert network.temperature > 0
-    table = provenance.read(tmp_path / "run").to_pydict()
+    table = provenance.read(tmp_path / "run").table.to_dict("list")
     mine = [i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"]
     assert len(mine) == len(set(mine)) == 40
     assert table["use"].count("select") == 8
@@ -135,27 +144,22 @@ def test_classes_are_learnt_from_the_labels_asked_for(tmp_path, started, data, f
     assert not set(table["id"]) & set(split.ids("test"))
     more = finetune(finetune_config(labels=60), started, cutouts, labels, split, tmp_path / "more", quiet=True)
     assert more.classes == network.classes
-    table = provenance.read(tmp_path / "more").to_pydict()
+    table = provenance.read(tmp_path / "more").table.to_dict("list")
     assert set(mine) < {i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"}
 
 
-def test_finetuning_resumed_is_uninterrupted(tmp_path, monkeypatch, started, data, finetune_config):
+@pytest.mark.parametrize("step", [1, 5])
+def test_finetuning_resumed_equals_uninterrupted(tmp_path, interrupted, started, data, finetune_config, step):
+    """The best weights, their average and the temperature as well."""
     cutouts, labels, split = data
-    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    config = finetune_config()
-    whole = finetune(config, started, cutouts, labels, split, tmp_path / "whole", quiet=True)
-    advance = loop.StepProgress.advance
 
-    def count(self):
-        advance(self)
-        if self._step == 5:
-            raise KeyboardInterrupt
+    def run(out):
+        config = finetune_config(checkpoint_seconds=0.0)
+        return finetune(config, started, cutouts, labels, split, out, quiet=True)
 
-    monkeypatch.setattr(loop.StepProgress, "advance", count)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, started, cutouts, labels, split, tmp_path / "parts", quiet=True)
-    monkeypatch.undo()
-    parts = finetune(config, started, cutouts, labels, split, tmp_path / "parts", quiet=True)
+    whole = run(tmp_path / "whole")
+    interrupted(Supervised, step, lambda: run(tmp_path / "parts"))
+    parts = run(tmp_path / "parts")
     assert whole.temperature == parts.temperature
     for name in ("metrics.csv", "network.safetensors", "network.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
@@ -170,21 +174,21 @@ def test_from_scratch_forgets_what_was_learnt(tmp_path, started, data, finetune_
     assert all(torch.equal(value, start[key]) for key, value in warm.backbone.state_dict().items())
     key = "net.blocks.0.attn.qkv.weight"
     assert not torch.equal(cold.backbone.state_dict()[key], start[key])
-    assert set(provenance.read(tmp_path / "cold").column("use").to_pylist()) == {"fit", "select"}
+    assert set(provenance.read(tmp_path / "cold").table["use"]) == {"fit", "select"}
 
 
 def test_leaks_are_refused(tmp_path, started, data, finetune_config):
     cutouts, labels, split = data
     turned = Split("turned", {i: {"train": "test", "test": "train"}.get(r, r) for i, r in split.roles.items()})
-    with pytest.raises(UserError, match="leak"):
+    with pytest.raises(UserError, match="leakage"):
         finetune(finetune_config(labels=20), started, cutouts, labels, turned, tmp_path / "run", quiet=True)
     # the same pixels under other ids, in another store
     copy = make_cutouts(cutouts.images, cutouts.bands, [f"copy {i}" for i in cutouts.ids], pixel_scale=[0.2] * 120)
     names = Labels({f"copy {i}": label for i, label in labels.values.items()})
     roles = Split("copy", {f"copy {i}": role for i, role in turned.roles.items()})
-    with pytest.raises(UserError, match="leak"):
+    with pytest.raises(UserError, match="leakage"):
         finetune(finetune_config(labels=20), started, copy, names, roles, tmp_path / "run", quiet=True)
-    with pytest.raises(UserError, match="leak"):
+    with pytest.raises(UserError, match="leakage"):
         evaluate(started, copy, names, roles)
     assert not (tmp_path / "run" / "network.json").exists()
 
@@ -260,7 +264,7 @@ def test_objects_without_the_number_are_left_out(tmp_path, started, data, finetu
     holes = Cutouts(cutouts.images, table, cutouts.bands)
     config = finetune_config(targets=["flux"], labels=0, steps=2)
     finetune(config, started, holes, labels, split, tmp_path / "run", quiet=True)
-    table = provenance.read(tmp_path / "run").to_pydict()
+    table = provenance.read(tmp_path / "run").table.to_dict("list")
     mine = [i for i, use in zip(table["id"], table["use"], strict=True) if use != "pretrain"]
     train = holes.rows_of(split.ids("train"))
     assert sorted(mine) == sorted(holes.ids[train[np.isfinite(flux[train])]])
@@ -322,9 +326,9 @@ def test_a_recipe_starts_from_published_weights(tmp_path, data, finetune_config)
     (tmp_path / "beit.safetensors").unlink()  # a finished run needs it no more
     again = finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
     assert torch.equal(again.backbone.net.cls_token, network.backbone.net.cls_token)
-    uses = provenance.read(tmp_path / "run").to_pydict()["use"]
+    uses = provenance.read(tmp_path / "run").table["use"].tolist()
     assert uses.count("normalise") == len(rows)
-    assert evaluate(tmp_path / "run", cutouts, labels, split)
+    assert len(evaluate(tmp_path / "run", cutouts, labels, split))
 
     cold = finetune(config, None, cutouts, labels, split, tmp_path / "cold", from_scratch=True, quiet=True)
     key = "blocks.1.attn.qkv.weight"
@@ -347,18 +351,36 @@ def test_a_run_and_a_recipe_are_told_apart(tmp_path, started, data, finetune_con
     assert network.normalisation.stretch == "linear"
 
 
-def test_a_run_of_an_older_version_is_still_finished(tmp_path, started, data, finetune_config):
-    """Its settings name no backbone and no normalisation; null is the same."""
+def test_leakage_through_a_weights_file_is_refused(tmp_path, started, data, pretrain_config, finetune_config):
+    """Pretrain on all objects, pretrain again from those weights elsewhere, fine-tune: still refused."""
     cutouts, labels, split = data
-    config, run = finetune_config(steps=1), tmp_path / "run"
-    finetune(config, started, cutouts, labels, split, run, quiet=True)
-    settings = yaml.safe_load((run / "config.yaml").read_text())
-    assert settings.pop("backbone") is None
-    assert settings.pop("normalisation") is None
-    (run / "config.yaml").write_text(yaml.safe_dump(settings))
-    before = (run / "network.safetensors").stat().st_mtime_ns
-    finetune(config, started, cutouts, labels, split, run, quiet=True)
-    assert (run / "network.safetensors").stat().st_mtime_ns == before
+    everything = tmp_path / "everything"
+    pretrain(pretrain_config(steps=1), cutouts, np.arange(120), everything, quiet=True)
+    config = pretrain_config(steps=1)
+    config.backbone.pretrained = str(everything / "network.safetensors")
+    train = cutouts.rows_of(split.ids("train"))
+    pretrain(config, cutouts, train, tmp_path / "again", quiet=True)
+    with pytest.raises(UserError, match="leakage"):
+        finetune(finetune_config(), tmp_path / "again", cutouts, labels, split, tmp_path / "run", quiet=True)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes((everything / "network.safetensors").read_bytes())
+    config.backbone.pretrained = str(copy)
+    pretrain(config, cutouts, train, tmp_path / "unknown", quiet=True)
+    finetune(finetune_config(steps=1), tmp_path / "unknown", cutouts, labels, split, tmp_path / "run", quiet=True)
+    for run in (tmp_path / "unknown", tmp_path / "run"):
+        assert provenance.read(run).unknown == (str(copy),)
+        assert any("unknown history" in warning for warning in read_json(run / "run.json")["warnings"])
+
+
+def test_a_run_resumes_from_a_moved_start(tmp_path, started, data, finetune_config):
+    cutouts, labels, split = data
+    moved = tmp_path / "moved"
+    config, out = finetune_config(steps=1), tmp_path / "run"
+    finetune(config, started, cutouts, labels, split, out, quiet=True)
+    shutil.copytree(started, moved)
+    before = (out / "network.safetensors").stat().st_mtime_ns
+    finetune(config, moved, cutouts, labels, split, out, quiet=True)
+    assert (out / "network.safetensors").stat().st_mtime_ns == before
 
 
 STILL = ViewsConfig(rotation="none", flip=False, shift=0.0, global_scale=(1.0, 1.0), brightness=0.0, contrast=0.0,
@@ -373,7 +395,7 @@ def test_a_head_begins_as_the_probe(tmp_path, started, data, finetune_config, he
     config.fit.head, config.views = head, STILL  # each view is the image itself
     config.fit.select = 0.0  # nothing to choose another head by
     network = finetune(config, started, cutouts, labels, split, tmp_path / "run", quiet=True)
-    used = provenance.read(tmp_path / "run").to_pydict()
+    used = provenance.read(tmp_path / "run").table
     rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use == "fit"])
     features = load_network(started).features(cutouts.images, turns=False)
     truth = np.array([label == "nonlens" for label in labels.of(cutouts.ids)]) == (network.classes[1] == "nonlens")
@@ -398,7 +420,7 @@ def test_numbers_begin_as_a_ridge_regression(tmp_path, started, data, finetune_c
     config.fit.head, config.views = head, STILL
     config.fit.select = 0.0
     network = finetune(config, started, cutouts, labels, split, tmp_path / "run", quiet=True)
-    used = provenance.read(tmp_path / "run").to_pydict()
+    used = provenance.read(tmp_path / "run").table
     rows = cutouts.rows_of([i for i, use in zip(used["id"], used["use"], strict=True) if use == "fit"])
     features = load_network(started).features(cutouts.images, turns=False)
     truth = np.stack([cutouts.column("flux"), cutouts.column("dx")], 1)

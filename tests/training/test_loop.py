@@ -1,4 +1,4 @@
-"""The loop: resumed as if never interrupted, batches a function of (seed, step), and what is kept."""
+"""The training loop: which weights it ends with, its budget, its schedules and its messages."""
 
 from __future__ import annotations
 
@@ -13,172 +13,133 @@ from zwicky.augment.augment import Augment
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.errors import UserError
-from zwicky.evaluation.results import read_table
 from zwicky.methods.ema import cosine
-from zwicky.training import checkpoint, loop, state
 from zwicky.training.config import TrainConfig
 from zwicky.training.loader import TrainingSet
-from zwicky.training.loop import fit
-from zwicky.training.optim import make_optimizer, set_schedule, warmup_cosine
-
-
-class Stopped(Exception):
-    pass
+from zwicky.training.loop import MetricsLog, add_warning, fit
+from zwicky.training.optim import make_optimizer, set_schedules, warmup_cosine
 
 
 @pytest.fixture
 def trial(make_blobs, tmp_path):
-    """trial(folder, method name, stop=step or None, …) → (method, FitResult) of a small fit."""
+    """trial(folder, method name, …) → (method, FitResult) of a small fit."""
     cutouts, _ = make_blobs(50)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, NormalisationConfig())
     views = ViewsConfig(local_crops=2, local_size=8)
 
-    def run(folder, kind="dino", stop=None, monkeypatch=None, rows=50, evaluate=None, keep_lowest=None, **train):
+    def run(folder, name="dino", rows=50, evaluate=None, keep_lowest=None, after_step=None, **train):
         torch.manual_seed(3)
         options = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.3}
         backbone = backbones.create("vit_tiny", bands=2, image_size=16, **options)
         targets = None
-        if kind == "dino":
+        if name == "dino":
             method = methods.create("dino", backbone, prototypes=16, hidden=16, bottleneck=8)
         else:
             method, targets = methods.create("supervised", backbone, classes=2), torch.arange(50) % 2
-        needs = method.needs
-        augment = Augment(views, normalisation, cutouts.size, cutouts.bands, needs.global_crops, needs.local_crops)
+        if after_step is not None:
+            method.after_step = lambda progress: (after_step(method), type(method).after_step(method, progress))
+        augment = Augment.for_method(method.needs, views, normalisation, cutouts.size, cutouts.bands)
         config = TrainConfig(
             **{"max_steps": 9, "batch_size": 16, "precision": "float32", "lr": 1e-2, "evaluations": 3} | train
         )
-        if stop is not None:
-            before = method.after_step
-            calls = []
-
-            def after_step(progress):
-                calls.append(progress)
-                if len(calls) == stop:
-                    raise Stopped
-                before(progress)
-
-            method.after_step = after_step
-        source = TrainingSet(cutouts.images, np.arange(rows), targets)
+        data = TrainingSet(cutouts.images, np.arange(rows), targets)
         arguments = {"evaluate": evaluate, "keep_lowest": keep_lowest, "quiet": True}
-        fitted = fit(method, source, augment, config, seed=5, folder=tmp_path / folder, title="trial", **arguments)
-        return method, fitted
+        result = fit(method, data, augment, config, seed=5, folder=tmp_path / folder, title="trial", **arguments)
+        return method, result
 
     return run
 
 
-def alternating(values):
-    """An `evaluate` whose gauge runs through `values`, found by the weights' own progress so that it can resume."""
-
-    def evaluate(method):
-        return {"select_loss": values[round(float(method.progress) * 9) % len(values)]}
-
-    return evaluate
-
-
-@pytest.mark.parametrize(
-    ("kind", "stops", "kept"),
-    [("dino", [5], False), ("dino", [3, 4], True), ("supervised", [1], False), ("supervised", [9], True)],
-)
-def test_resumed_is_uninterrupted(trial, monkeypatch, tmp_path, kind, stops, kept):
-    monkeypatch.setattr(state, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    options = {"kind": kind, "weight_ema": 0.9}
-    if kept:
-        gauge = alternating([5.0, 4.0, 3.0, 2.0, 6.0, 7.0, 8.0, 9.0, 8.0])
-        options |= {"evaluate": gauge, "keep_lowest": "select_loss", "evaluations": 9}
-    whole, fitted = trial("whole", **options)
-    for stop in stops:  # after_step raises: this step's update has happened but nothing of it was kept
-        with pytest.raises(Stopped):
-            trial("parts", stop=stop, **options)
-    resumed, again = trial("parts", **options)
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[key]), key
-    assert fitted.rows == again.rows
-    assert len(fitted.rows) == 9
-    assert (fitted.steps, fitted.images_seen, fitted.flops) == (again.steps, again.images_seen, again.flops)
-    first, second = (checkpoint.load(tmp_path / name / "checkpoint" / "last.pt") for name in ("whole", "parts"))
-    for part in ("method", "average"):
-        assert all(torch.equal(first[part][key], second[part][key]) for key in first[part]), part
-    assert first["best_value"] == second["best_value"]
-    assert read_table(tmp_path / "whole" / "metrics.csv").equals(read_table(tmp_path / "parts" / "metrics.csv"))
-
-
 def test_keep_lowest_gives_back_those_weights(trial):
-    seen = {}
+    evaluated_weights = {}
 
     def evaluate(method):
-        step = round(float(method.progress) * 9)
-        seen[step] = copy.deepcopy(method.state_dict())
+        step = len(evaluated_weights) + 1
+        evaluated_weights[step] = copy.deepcopy(method.state_dict())
         return {"select_loss": abs(step - 4.0)}
 
     options = {"evaluate": evaluate, "keep_lowest": "select_loss", "evaluations": 9, "weight_ema": 0.5}
-    method, _ = trial("run", kind="supervised", **options)
-    assert sorted(seen) == list(range(1, 10))
-    assert all(torch.equal(value, seen[4][key]) for key, value in method.state_dict().items())
-    assert not torch.equal(seen[4]["head.weight"], seen[9]["head.weight"])
+    method, _ = trial("run", name="supervised", **options)
+    assert sorted(evaluated_weights) == list(range(1, 10))
+    assert all(torch.equal(value, evaluated_weights[4][key]) for key, value in method.state_dict().items())
+    assert not torch.equal(evaluated_weights[4]["head.weight"], evaluated_weights[9]["head.weight"])
 
 
-def test_the_average_of_weights_is_as_by_hand(trial, monkeypatch):
-    steps = []
-    original = loop.ema_update
+def test_averaged_weights_follow_the_ema_formula(trial):
+    """θ' ← m θ' + (1 − m) θ with the momentum m = min(0.7, (1 + k) / (10 + k)) of step k."""
+    weights = []
 
-    def spy(average, method, momentum):
-        steps.append((momentum, {key: value.clone() for key, value in method.state_dict().items()}))
-        original(average, method, momentum)
+    def copy_weights(method):
+        weights.append({name: value.detach().double().clone() for name, value in method.named_parameters()})
 
-    monkeypatch.setattr(loop, "ema_update", spy)
-    torch.manual_seed(3)
-    method, _ = trial("run", kind="supervised", weight_ema=0.7)
-    assert [momentum for momentum, _ in steps] == [min(0.7, (1 + k) / (10 + k)) for k in range(9)]
-    last = steps[-1][1]
-    assert not torch.equal(method.state_dict()["head.weight"], last["head.weight"])
-    # The start is the network before its first step: rebuild it, then average in double precision.
-    torch.manual_seed(3)
-    options = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.3}
-    start = methods.create("supervised", backbones.create("vit_tiny", bands=2, image_size=16, **options), classes=2)
-    average = {key: value.double() for key, value in start.named_parameters()}
-    for momentum, weights in steps:
-        average = {key: momentum * value + (1 - momentum) * weights[key].double() for key, value in average.items()}
-    for key, value in average.items():
-        assert torch.allclose(method.state_dict()[key].double(), value, atol=1e-6), key
+    method, _ = trial("ema", name="supervised", weight_ema=0.7, after_step=copy_weights)
+    last, _ = trial("last", name="supervised")
+    start, _ = trial("start", name="supervised", lr=0.0, min_lr=0.0, max_steps=1)
+    average = {name: value.detach().double() for name, value in start.named_parameters()}
+    for k, step in enumerate(weights):
+        momentum = min(0.7, (1 + k) / (10 + k))
+        average = {name: momentum * value + (1 - momentum) * step[name] for name, value in average.items()}
+    for name, value in method.named_parameters():
+        assert torch.allclose(value.double(), average[name], atol=1e-6), name
+    assert len(weights) == 9
+    assert not torch.equal(method.head.weight, last.head.weight)
 
 
 def test_fewer_images_than_the_batch(trial):
-    _, fitted = trial("run", rows=5)
-    assert fitted.steps == 9
-    assert fitted.images_seen == 45
+    _, result = trial("run", rows=5)
+    assert result.steps == 9
+    assert result.images_seen == 45
 
 
 def test_flops_count_all_steps(trial):
-    _, short = trial("short", kind="supervised", max_steps=3)
-    _, long = trial("long", kind="supervised", max_steps=6)
+    _, short = trial("short", name="supervised", max_steps=3)
+    _, long = trial("long", name="supervised", max_steps=6)
     assert 0 < short.flops == long.flops / 2
 
 
-@pytest.mark.parametrize("kind", ["dino", "supervised"])
-def test_a_budget_of_compute_sets_the_steps_and_changes_nothing_else(trial, kind):
-    whole, fitted = trial("whole", kind=kind, max_steps=4)
-    bought, same = trial("bought", kind=kind, max_steps=0, pflops=fitted.flops * 1.1 / 1e15)
+@pytest.mark.parametrize("name", ["dino", "supervised"])
+def test_a_budget_of_compute_sets_the_steps_and_changes_nothing_else(trial, name):
+    whole, result = trial("whole", name=name, max_steps=4)
+    bought, same = trial("bought", name=name, max_steps=0, pflops=result.flops * 1.1 / 1e15)
     assert same.steps == 4
-    assert same.flops == fitted.flops
+    assert same.flops == result.flops
     assert all(torch.equal(value, bought.state_dict()[key]) for key, value in whole.state_dict().items())
-    _, half = trial("half", kind=kind, max_steps=0, pflops=fitted.flops / 2 / 1e15)
+    _, half = trial("half", name=name, max_steps=0, pflops=result.flops / 2 / 1e15)
     assert half.steps == 2
 
 
 def test_a_loss_that_is_not_finite_is_one_line(trial, tmp_path):
     with pytest.raises(UserError, match="not finite at step") as caught:
-        trial("run", kind="supervised", lr=1e30, clip=0.0, warmup=0.0)
+        trial("run", name="supervised", lr=1e30, clip=0.0, warmup=0.0)
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_checkpoint_is_one_line(trial, tmp_path):
+def test_a_truncated_checkpoint_is_one_line(trial, tmp_path):
     trial("run", max_steps=2)
     path = tmp_path / "run" / "checkpoint" / "last.pt"
-    for content in (path.read_bytes()[:-100], b"", b"nonsense"):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="damaged") as caught:
-            trial("run", max_steps=2)
-        assert "\n" not in str(caught.value)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a complete checkpoint") as caught:
+        trial("run", max_steps=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_warning_of_each_kind_is_given_once():
+    warnings = []
+    assert add_warning(warnings, "collapse: 2 prototypes")
+    assert not add_warning(warnings, "collapse: 3 prototypes")
+    assert not add_warning(warnings, None)
+    assert add_warning(warnings, "constant embeddings: 0.01")
+    assert warnings == ["collapse: 2 prototypes", "constant embeddings: 0.01"]
+
+
+@pytest.mark.parametrize(("n_steps", "evaluations"), [(9, 3), (250, 20), (1000, 7), (1, 5), (40, 0)])
+def test_rows_and_evaluations_are_evenly_spread(n_steps, evaluations):
+    log = MetricsLog(n_steps, evaluations)
+    rows = [step for step in range(1, n_steps + 1) if log.is_due(step)]
+    evaluated = [step for step in rows if log.evaluation_is_due(step)]
+    assert rows[-1] == evaluated[-1] == n_steps
+    assert len(rows) <= 100
+    assert min(evaluations, n_steps, 1) <= len(evaluated) <= max(evaluations, 1)
 
 
 @pytest.mark.parametrize(
@@ -206,10 +167,10 @@ def test_layer_decay_and_weight_decay_groups():
     optimizer = make_optimizer(method, config)
     assert all(group["betas"] == (0.9, 0.95) for group in optimizer.param_groups)
     name_of = {id(parameter): name for name, parameter in method.named_parameters()}
-    set_schedule(optimizer, config, 64, 0.6)
+    set_schedules(optimizer, config, 64, 0.6)
     lr, decay = warmup_cosine(0.25, 0.01, 0.6, 0.2), cosine(0.1, 0.3, 0.6)
-    found = {name_of[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
-    assert sorted(found) == sorted(name for name, p in method.named_parameters() if p.requires_grad)
+    group_of = {name_of[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
+    assert sorted(group_of) == sorted(name for name, p in method.named_parameters() if p.requires_grad)
     # From the output: head, norm, blocks 2, 1, 0, then the embeddings.
     distance = {"head.weight": 0, "encoder.net.norm.weight": 1, "encoder.net.blocks.2.mlp.fc1.weight": 2}
     distance |= {
@@ -218,9 +179,9 @@ def test_layer_decay_and_weight_decay_groups():
         "encoder.net.pos_embed": 5,
     }
     for name, layers in distance.items():
-        assert found[name]["lr"] == pytest.approx(lr * 0.5**layers), name
-    decayed = {name for name, group in found.items() if group["weight_decay"]}
-    assert all(found[name]["weight_decay"] == pytest.approx(decay) for name in decayed)
+        assert group_of[name]["lr"] == pytest.approx(lr * 0.5**layers), name
+    decayed = {name for name, group in group_of.items() if group["weight_decay"]}
+    assert all(group_of[name]["weight_decay"] == pytest.approx(decay) for name in decayed)
     matrices = {name for name, p in method.named_parameters() if p.requires_grad and p.ndim > 1}
     assert decayed == matrices - {"encoder.net.cls_token", "encoder.net.pos_embed"}
 

@@ -1,6 +1,9 @@
-"""What was seen is recognised by id, pixels or position, in the same store and in others."""
+"""Training objects are recognised by pixels and position in any store, and by id within their own."""
 
 from __future__ import annotations
+
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,54 +11,79 @@ import pytest
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.training import provenance
+from zwicky.training.checkpoint import save_weights
+from zwicky.training.provenance import TrainingObjects, check_no_leakage, find_leaked, record
 
 
-def store(ids, seed, ra=None, dec=None, images=None):
+def store(ids, seed, images=None, **columns):
     if images is None:
         images = np.random.default_rng(seed).normal(size=(len(ids), 1, 4, 4)).astype(np.float32)
-    columns = {} if ra is None else {"ra": ra, "dec": dec}
     return make_cutouts(images, ("g",), ids=ids, **columns)
 
 
-def test_found_by_id_by_pixels_and_by_position(tmp_path):
+def test_pixels_and_positions_are_evidence_in_any_store(tmp_path):
     first = store(["a", "b", "c", "d"], 0, ra=[10.0, 20.0, 359.9999, None], dec=[0.0, 60.0, -5.0, None])
-    provenance.write(tmp_path, provenance.record(first, {"pretrain": np.array([0, 1]), "fit": np.array([2])}))
-    table = provenance.read(tmp_path)
-    assert table.column("use").to_pylist() == ["pretrain", "pretrain", "fit"]
+    provenance.write(tmp_path, record(first, {"pretrain": np.array([0, 1]), "fit": np.array([2])}))
+    objects = provenance.read(tmp_path)
+    assert objects.table["use"].tolist() == ["pretrain", "pretrain", "fit"]
     images = np.random.default_rng(1).normal(size=(6, 1, 4, 4)).astype(np.float32)
     images[1] = first.images[1]
     other = store(
         ["a", "x1", "x2", "x3", "x4", "d"],
         1,
+        images,
         # x2: 0.9″ from a; x3: 1.2″ from b (a small step in ra at dec 60°); x4: 0.7″ from c, across 0°
         ra=[None, None, 10.0, 20.0 + 2.4 / 3600, 0.0001 - 0.00005, None],
         dec=[None, None, 0.9 / 3600, 60.0, -5.0, None],
-        images=images,
     )
-    found = provenance.find_leaked(other, np.arange(6), table)
-    assert found.tolist() == [True, True, True, False, True, False]
-    with pytest.raises(UserError, match="leak: 4 objects for the test") as caught:
-        provenance.check_no_leakage(other, np.arange(6), table, "the test")
+    assert find_leaked(other, np.arange(6), objects).tolist() == [False, True, True, False, True, False]
+    with pytest.raises(UserError, match="leakage: the network was trained on 3 objects for the test") as caught:
+        check_no_leakage(other, np.arange(6), objects, "the test")
     assert "\n" not in str(caught.value)
-    provenance.check_no_leakage(other, np.array([3, 5]), table, "the test")
-    provenance.check_no_leakage(other, np.array([], dtype=int), table, "the test")
-    provenance.check_no_leakage(other, np.arange(6), None, "the test")
+    check_no_leakage(other, np.array([0, 3, 5]), objects, "the test")
+    check_no_leakage(other, np.array([], dtype=int), objects, "the test")
 
 
-def test_the_record_carries_on_the_chain():
+def test_ids_are_evidence_within_one_store_only():
+    """Files of two folders often have the same names; a simulation has no pixel hashes before it is rendered."""
+    train, test = store(["0.npy", "1.npy"], 0), store(["0.npy", "1.npy"], 1)
+    assert not find_leaked(test, np.arange(2), record(train, {"fit": np.arange(2)})).any()
+    first, second = (
+        replace(store([f"sim-{k}" for k in range(n)], 0, pixel_hash=[None] * n), metadata={"simulation": "pop, seed 3"})
+        for n in (3, 5)
+    )
+    assert (
+        find_leaked(second, np.arange(5), record(first, {"pretrain": np.arange(3)})).tolist()
+        == [True] * 3 + [False] * 2
+    )
+    other = replace(second, metadata={"simulation": "pop, seed 4"})
+    assert not find_leaked(other, np.arange(5), record(first, {"pretrain": np.arange(3)})).any()
+
+
+def test_the_record_continues_that_of_the_network_it_started_from(tmp_path):
     first, second = store(["a", "b"], 0), store(["c", "d"], 1)
-    before = provenance.record(first, {"pretrain": np.arange(2)})
-    table = provenance.record(second, {"fit": np.array([0]), "select": np.array([1])}, before)
-    assert table.column("id").to_pylist() == ["a", "b", "c", "d"]
-    assert table.column("use").to_pylist() == ["pretrain", "pretrain", "fit", "select"]
+    before = TrainingObjects(record(first, {"pretrain": np.arange(2)}).table, unknown=("timm/some",))
+    objects = record(second, {"fit": np.array([0]), "select": np.array([1])}, before)
+    provenance.write(tmp_path, objects)
+    again = provenance.read(tmp_path)
+    assert again.table["id"].tolist() == ["a", "b", "c", "d"]
+    assert again.table["use"].tolist() == ["pretrain", "pretrain", "fit", "select"]
+    assert again.unknown == ("timm/some",)
+    assert "timm/some" in again.warning
 
 
-def test_unknown_hashes_match_nothing():
-    first, second = store(["a"], 0), store(["b"], 1)
-    blank = make_cutouts(first.images, ("g",), ids=["a"], pixel_hash=[None])
-    other = make_cutouts(second.images, ("g",), ids=["b"], pixel_hash=[None])
-    assert not provenance.find_leaked(other, np.arange(1), provenance.record(blank, {"pretrain": np.arange(1)})).any()
-
-
-def test_no_record_is_none(tmp_path):
-    assert provenance.read(tmp_path) is None
+def test_a_weights_file_refers_to_its_record(tmp_path):
+    """Copied with its record it has a history; without it, or with that of another, the history is unknown."""
+    run, there = tmp_path / "run", tmp_path / "there"
+    run.mkdir()
+    provenance.write(run, record(store(["a"], 0), {"pretrain": np.arange(1)}))
+    save_weights(run / "network.safetensors", {}, provenance.reference(run))
+    assert provenance.of_weights(str(run / "network.safetensors")).table["id"].tolist() == ["a"]
+    assert provenance.of_weights(None).warning is None
+    there.mkdir()
+    shutil.copy(run / "network.safetensors", there)
+    for source in (str(there / "network.safetensors"), "timm/vit_small", str(tmp_path / "weights.pt")):
+        assert provenance.of_weights(source).unknown == (source,)
+    provenance.write(there, record(store(["b"], 1), {"pretrain": np.arange(1)}))
+    assert provenance.of_weights(str(there / "network.safetensors")).unknown
+    assert provenance.read(tmp_path).unknown  # a run without a record

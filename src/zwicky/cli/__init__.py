@@ -11,7 +11,7 @@ from zwicky import __version__
 from zwicky.cli.commands import COMMANDS
 from zwicky.cli.parsing import parse, read_recipe
 from zwicky.errors import UserError
-from zwicky.training.launch import rank, world
+from zwicky.training.distributed import rank, world_size
 
 MULTI_PROCESS = ("pretrain", "finetune")  # commands that torchrun or srun may start
 
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
     name, rest = arguments[0], list(arguments[1:])
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}; choose one of {', '.join(COMMANDS)}")
-    if world() > 1 and name not in MULTI_PROCESS:
+    if world_size() > 1 and name not in MULTI_PROCESS:
         raise UserError(f"{name} runs in one process; start it without torchrun or srun")
     command = COMMANDS[name]
     asks_help = not rest or any(argument in ("-h", "--help") for argument in rest)

@@ -16,7 +16,7 @@ from zwicky.cli.parsing import Command
 from zwicky.data.config import IngestConfig
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
-from zwicky.training.launch import rank
+from zwicky.training.distributed import rank
 
 
 def _simulate(args: Namespace) -> None:

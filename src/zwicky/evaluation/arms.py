@@ -10,7 +10,6 @@ from zwicky.backbones.config import BackboneConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.learners import Bench, Learner, baseline, finetuned, from_scratch, one_view, probed
-from zwicky.training.pretrain import resolve_views
 
 BASELINE_TITLES = {
     "pca_logistic": "PCA + logistic regression",
@@ -116,7 +115,7 @@ def _check(bench: Bench) -> None:
 
 
 def _window(views: ViewsConfig, bench: Bench) -> tuple[int | None, int | None]:
-    resolved = resolve_views(views, bench.cutouts.size)
+    resolved = views.resolved(bench.cutouts.size)
     return resolved.crop, resolved.image_size
 
 

@@ -25,7 +25,7 @@ from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import fit_labels
 from zwicky.training.network import Network
-from zwicky.training.pretrain import cost, new_backbone, pretrain, resolve_views
+from zwicky.training.pretrain import cost, new_backbone, pretrain
 from zwicky.training.task import Task
 
 ONE_VIEW = "one_view.npy"  # probabilities of a cell's test objects without the mean over turns
@@ -64,7 +64,7 @@ def finetuned(bench: Bench, network: str, method: str) -> Learner:
 def from_scratch(bench: Bench, backbone: BackboneConfig, fit: FitConfig) -> Learner:
     def learn(draw: Draw, labels: int, folder: Path) -> Outcome:
         seed_torch(bench.config.seed + draw.index)
-        views = resolve_views(bench.config.label_views, bench.cutouts.size)
+        views = bench.config.label_views.resolved(bench.cutouts.size)
         rows = draw.pretrain_rows(bench.cutouts)  # pixel statistics, no labels; the same as the pretrained networks'
         images, bands = bench.cutouts.images, bench.cutouts.bands
         normalisation = Normalisation.fit(images, bands, bench.config.normalisation, rows=rows)

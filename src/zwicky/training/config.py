@@ -42,6 +42,7 @@ class TrainConfig:
         evaluations: how many times a fit looks at its selection set.
         precision: bf16 (losses stay float32), float32, or auto, which takes bf16 where the hardware has it.
         compile: use torch.compile; costs a minute first.
+        checkpoint_seconds: shortest time between checkpoints, in seconds.
     """
 
     epochs: float = 100
@@ -61,11 +62,12 @@ class TrainConfig:
     evaluations: int = 20
     precision: Literal["auto", "bf16", "float32"] = "auto"
     compile: bool = False
+    checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         validate("train", self, "batch_size", self.batch_size >= 1, "1 or more")
         validate("train", self, "epochs", 0 < self.epochs < math.inf, "a number above 0")
-        for name in ("lr", "min_lr", "weight_decay", "clip", "pflops"):
+        for name in ("lr", "min_lr", "weight_decay", "clip", "pflops", "checkpoint_seconds"):
             validate("train", self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("min_steps", "max_steps", "evaluations"):
             validate("train", self, name, getattr(self, name) >= 0, "0 or more")

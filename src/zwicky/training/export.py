@@ -1,6 +1,6 @@
-"""A trained network as files for other programs: timm's own layout where the architecture is timm's, or ONNX.
+"""Export a trained network: in timm's format if the architecture is timm's, or as ONNX.
 
-What is written is first read back and run; a file that answers otherwise is not left behind.
+Each file is read back and run before it is put in place; one that does not reproduce the network is not written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -28,64 +29,80 @@ from zwicky.backbones.resnet import ResNet18
 from zwicky.backbones.swin import Swin
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.io import beside, clear, write_json
+from zwicky.io import write_json
 from zwicky.rng import torch_rng
+from zwicky.training import provenance
 from zwicky.training.checkpoint import save_weights
-from zwicky.training.network import Network, load_network, save_network
-from zwicky.training.task import columns_of
+from zwicky.training.network import WEIGHTS, Network, load_network, save_network
 
-TOLERANCE = 1e-4  # largest difference between the answers of a file and ours, relative where they are above 1
+TOLERANCE = 1e-4  # largest difference from the outputs of the network, relative for outputs above 1
 
 
-class Answers(nn.Module):
-    """Normalised crops [B, bands, H, W] → summary [B, D], and with a head its logits or the regressed values."""
+class ExportedNetwork(nn.Module):
+    """Map normalised crops [B, bands, H, W] to pooled features [B, D] and, with a head, logits or predictions."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.backbone, self.head = network.backbone, network.head
-        self.regresses = bool(network.targets)
-        self.register_buffer("mean", torch.tensor(network.scaler.mean))
-        self.register_buffer("std", torch.tensor(network.scaler.std))
+        self.is_regression, self.scaler = bool(network.targets), network.scaler
 
     @property
-    def names(self) -> list[str]:
-        return ["summary"] if self.head is None else ["summary", "predictions" if self.regresses else "logits"]
+    def output_names(self) -> list[str]:
+        """Names of the outputs."""
+        return ["pooled"] if self.head is None else ["pooled", "predictions" if self.is_regression else "logits"]
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
-        linear = isinstance(self.head, nn.Linear)  # else it looks at the frames of an equivariant backbone
+        """Return the pooled features and, with a head, its outputs in the units of the targets."""
+        linear = isinstance(self.head, nn.Linear)  # else it is the equivariant head, which takes the group features
         features = self.backbone(crops, patch_tokens=self.head is not None and not linear)
-        summary = features.pooled
         if self.head is None:
-            return (summary,)
-        outputs = self.head(summary if linear else features)
-        return summary, outputs * self.std + self.mean if self.regresses else outputs
+            return (features.pooled,)
+        outputs = self.head(features.pooled if linear else features)
+        return features.pooled, self.scaler.inverse(outputs) if self.is_regression else outputs
 
 
-def export(run: Path, out: Path, form: Literal["safetensors", "onnx"] = "safetensors") -> list[Path]:
-    """Write the network of a run into the folder `out`; returns the files.
+def export(run: Path | str, out: Path | str, form: Literal["safetensors", "onnx"] = "safetensors") -> list[Path]:
+    """Write the network of a run for other programs (`zwicky export`).
 
-    safetensors: `model.safetensors` and `config.json`, which timm reads without zwicky, head included; or, where the
-    architecture is not timm's, `network.safetensors` and `network.json`, which `load_network` reads.
-    onnx: `model.onnx`, from normalised crops to a summary and, with a head, logits or predictions, any batch.
+    Args:
+        run: the run directory.
+        out: the folder to write into.
+        form: safetensors writes `model.safetensors` and `config.json`, which timm reads without zwicky, head
+            included; or, if the architecture is not timm's, `network.safetensors` and `network.json`, which
+            `load_network` reads. onnx writes `model.onnx`, for batches of any size.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: if onnx is not installed, or a file does not reproduce the network.
     """
+    run, out = Path(run), Path(out)
     if form not in ("safetensors", "onnx"):
         raise UserError(f"export: there is no format {form!r}; choose safetensors or onnx")
     network = load_network(run)
-    answers = Answers(network).cpu().eval()
+    exported = ExportedNetwork(network).cpu().eval()
     if form == "onnx":
-        with _fresh(out, ["model.onnx"]) as folder:
-            _write_onnx(network, answers, folder / "model.onnx")
-        return [out / "model.onnx"]
-    if timm_arguments(network.backbone) is None:
-        save_network(out, network)
-        return [out / "network.safetensors", out / "network.json"]
-    with _fresh(out, ["model.safetensors", "config.json"]) as folder:
-        _write_timm(network, answers, folder)
-    return [out / "model.safetensors", out / "config.json"]
+        names = ["model.onnx"]
+    else:
+        names = (
+            [WEIGHTS, "network.json"]
+            if timm_arguments(network.backbone) is None
+            else ["model.safetensors", "config.json"]
+        )
+        names += [provenance.FILE] if (run / provenance.FILE).exists() else []
+    with _all_or_nothing(out, names) as folder:
+        if form == "onnx":
+            _write_onnx(network, exported, folder / "model.onnx")
+        else:
+            if provenance.FILE in names:
+                shutil.copy(run / provenance.FILE, folder)
+            (save_network(folder, network) if WEIGHTS in names else _write_timm(network, exported, folder))
+    return [out / name for name in names]
 
 
-def about(network: Network) -> dict[str, Any]:
-    """What another program needs to know: how crops are made of raw images, and what the outputs mean."""
+def describe(network: Network) -> dict[str, Any]:
+    """Return what another program needs: how crops are made from raw images, and what the outputs mean."""
     return {
         "zwicky_version": __version__,
         "bands": list(network.bands),
@@ -102,7 +119,7 @@ def about(network: Network) -> dict[str, Any]:
 
 
 def timm_arguments(backbone: Backbone) -> tuple[str, str, dict[str, Any]] | None:
-    """(architecture, its classifier's name, arguments that make it this one); None where timm has no such network."""
+    """Return (architecture, name of its classifier, model arguments); None if timm has no such network."""
     net: Any = backbone.net
     common = {"in_chans": backbone.config["bands"]}
     if isinstance(backbone, ResNet18):  # timm's always has the stem's max-pooling
@@ -128,26 +145,26 @@ def timm_arguments(backbone: Backbone) -> tuple[str, str, dict[str, Any]] | None
     return "vit_base_patch16_224", "head", common | own
 
 
-def _write_timm(network: Network, answers: Answers, folder: Path) -> None:
-    found = timm_arguments(network.backbone)
-    assert found is not None
+def _write_timm(network: Network, exported: ExportedNetwork, folder: Path) -> None:
+    arguments_of = timm_arguments(network.backbone)
+    assert arguments_of is not None
     assert isinstance(network.backbone.net, nn.Module)
-    architecture, classifier, arguments = found
+    architecture, classifier, arguments = arguments_of
     state = dict(network.backbone.net.state_dict())
     if network.head is not None:
         state |= {f"{classifier}.{name}": value for name, value in network.head.state_dict().items()}
-    save_weights(folder / "model.safetensors", state, {"format": "pt"})
-    outputs = len(network.classes or columns_of(network.targets))
+    save_weights(folder / "model.safetensors", state, {"format": "pt"} | provenance.reference(folder))
+    n_outputs = network.n_outputs
     size = [arguments["in_chans"], network.backbone.image_size, network.backbone.image_size]
     write_json(
         folder / "config.json",
         {
             "architecture": architecture,
-            "num_classes": outputs,
+            "num_classes": n_outputs,
             "num_features": network.backbone.dim,
-            "model_args": {**arguments, "num_classes": outputs},
+            "model_args": {**arguments, "num_classes": n_outputs},
             "pretrained_cfg": {
-                "num_classes": outputs,
+                "num_classes": n_outputs,
                 "input_size": size,
                 "fixed_input_size": architecture != "resnet18",
                 "mean": [0.0] * size[0],
@@ -158,82 +175,80 @@ def _write_timm(network: Network, answers: Answers, folder: Path) -> None:
                 "first_conv": "conv1" if architecture == "resnet18" else "patch_embed.proj",
                 **({"label_names": list(network.classes)} if network.classes else {}),
             },
-            "zwicky": about(network),
+            "zwicky": describe(network),
         },
     )
     read_back = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     features = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
     for count in (1, 3):
-        crops = _crops(network, count)
+        crops = _random_crops(network, count)
         with torch.inference_mode():
-            summary, *outputs_there = answers(crops)
-            _refuse_other(summary, features(crops))
-            for theirs in outputs_there:
-                mine = theirs if not network.targets else (theirs - answers.mean) / answers.std
-                _refuse_other(mine, read_back(crops))
+            pooled, *outputs = exported(crops)
+            _check_equal(pooled, features(crops))
+            for output in outputs:
+                timms = read_back(crops)
+                _check_equal(output, network.scaler.inverse(timms) if network.targets else timms)
 
 
-def _write_onnx(network: Network, answers: Answers, path: Path) -> None:
+def _write_onnx(network: Network, exported: ExportedNetwork, path: Path) -> None:
     try:
         import onnx
         import onnxruntime
         import onnxscript  # noqa: F401  # torch's exporter is written with it
     except ImportError as error:
         raise UserError(f"export: {error.name} is not installed; pip install 'zwicky[onnx]'") from error
-    for chatty in ("onnxscript", "onnx_ir"):  # say of each operation what they leave as it is
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    # Answered first: the tables of offsets, which networks make once and keep, hold no numbers if made while exporting.
-    tried = [_crops(network, count) for count in (1, 2, 5)]
+    for logger in ("onnxscript", "onnx_ir"):  # which list every operation they leave unchanged
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    # Run before exporting: position tables that networks cache on first use would hold no numbers.
+    samples = [_random_crops(network, count) for count in (1, 2, 5)]
     with torch.no_grad():
-        expected = [answers(crops) for crops in tried]
+        expected = [exported(crops) for crops in samples]
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's progress and its own deprecations
         program = torch.onnx.export(
-            answers,
-            (_crops(network, 2),),
+            exported,
+            (_random_crops(network, 2),),
             input_names=["crops"],
-            output_names=answers.names,
+            output_names=exported.output_names,
             dynamic_shapes=({0: batch},),
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     model = program.model_proto
-    onnx.helper.set_model_props(model, {"zwicky": json.dumps(about(network))})
+    onnx.helper.set_model_props(model, {"zwicky": json.dumps(describe(network))})
     onnx.save(model, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for crops, ours in zip(tried, expected, strict=True):
-        for mine, theirs in zip(ours, session.run(None, {"crops": crops.numpy()}), strict=True):
-            _refuse_other(mine, torch.from_numpy(theirs))
+    for crops, outputs in zip(samples, expected, strict=True):
+        for output, onnx_output in zip(outputs, session.run(None, {"crops": crops.numpy()}), strict=True):
+            _check_equal(output, torch.from_numpy(onnx_output))
 
 
-def _crops(network: Network, count: int) -> Tensor:
-    """Normalised crops to try a file on; they vary by about 1, as all that is normalised."""
+def _random_crops(network: Network, count: int) -> Tensor:
+    """Crops to test a file on, with the unit variance of normalised ones."""
     side = network.backbone.image_size
     return torch.randn(count, len(network.bands), side, side, generator=torch_rng(count))
 
 
-def _refuse_other(mine: Tensor, theirs: Tensor) -> None:
-    wrong = mine.shape != theirs.shape or float(((mine - theirs).abs() / mine.abs().clamp(min=1)).max())
-    if not wrong <= TOLERANCE:
+def _check_equal(output: Tensor, exported: Tensor) -> None:
+    same_shape = output.shape == exported.shape
+    difference = float(((output - exported).abs() / output.abs().clamp(min=1)).max()) if same_shape else float("inf")
+    if not difference <= TOLERANCE:
         raise UserError(
-            f"export: the file would answer otherwise than the network (by {float(wrong):.1e}), so none was written; "
-            "this is a fault of zwicky's, please report it with the run's network.json"
+            f"export: the file does not reproduce the network (difference {difference:.1e}), so none was written; "
+            "this is a bug in zwicky, please report it with the run's network.json"
         )
 
 
 @contextlib.contextmanager
-def _fresh(out: Path, names: list[str]) -> Iterator[Path]:
-    """A folder to write `names` in; on success they go to `out`, each in one step, else nothing does."""
-    folder = beside(out / "export")
+def _all_or_nothing(out: Path, names: list[str]) -> Iterator[Path]:
+    """Give a temporary folder; on success move the files `names` from it to `out`."""
     try:
-        clear(out / "export")
-        folder.mkdir(parents=True)
-        yield folder
-        for name in names:
-            os.replace(folder / name, out / name)
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
+            yield Path(folder)
+            for name in names:
+                os.replace(Path(folder) / name, out / name)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; choose a folder you may write to") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

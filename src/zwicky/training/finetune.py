@@ -28,17 +28,15 @@ from zwicky.methods.supervised import Supervised, TargetScaler
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import provenance
 from zwicky.training.calibration import cross_entropy, fit_temperature
+from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FinetuneConfig, FitConfig
-from zwicky.training.engine import use_bf16
-from zwicky.training.launch import rank
+from zwicky.training.distributed import autocast, rank, run_on_rank_zero
 from zwicky.training.linear_probe import LinearProbe
 from zwicky.training.loader import TrainingSet
-from zwicky.training.loop import fit
-from zwicky.training.network import Network, load_network, save_network
-from zwicky.training.pretrain import cost, new_backbone, resolve_views
-from zwicky.training.processes import run_on_rank_zero
+from zwicky.training.loop import add_warning, fit
+from zwicky.training.network import WEIGHTS, Network, eval_mode, load_network, save_network
+from zwicky.training.pretrain import cost, new_backbone
 from zwicky.training.run import Run, fingerprint, to_plain
-from zwicky.training.state import FitResult
 from zwicky.training.task import Task
 
 PROBE_VIEWS = 8  # augmented views of each image that the probe is fitted to, as long as …
@@ -199,28 +197,27 @@ def augmented_features(
     A probe of features averaged over views has weights far too large for single views: the average keeps small
     differences which augmentation and bfloat16 do not. Fine-tuning from it would first undo what was learned.
     """
-    backbone.eval()
     device = next(backbone.parameters()).device
     views = max(1, min(PROBE_VIEWS, PROBE_ROWS // max(len(rows), 1)))
     x = np.empty((views, len(rows), backbone.dim), np.float32)
-    for batch, positions in enumerate(batches(len(rows), 256)):
-        raw = torch.from_numpy(images[positions]).to(device)
-        numbers = torch.from_numpy(rows[positions]).to(device)
-        for view in range(views):
-            crops = augment(raw, numbers, seed=seed, step=batch * views + view).crops
-            with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(precision, backbone)):
-                x[view, positions] = backbone(crops[0], patch_tokens=False).pooled.float().cpu().numpy()
-    backbone.train()
+    with eval_mode(backbone):
+        for number, batch in enumerate(batches(len(rows), 256)):
+            raw, batch_rows = torch.from_numpy(images[batch]).to(device), torch.from_numpy(rows[batch]).to(device)
+            for view in range(views):
+                crops = augment(raw, batch_rows, seed=seed, step=number * views + view).crops
+                with autocast(backbone, precision):
+                    pooled = backbone(crops[0], patch_tokens=False).pooled
+                x[view, batch] = pooled.float().cpu().numpy()
     return x
 
 
 def finetune(
     config: FinetuneConfig,
-    start: Path | None,
+    start: Path | str | None,
     cutouts: Cutouts,
     labels: Labels,
     split: Split,
-    out: Path,
+    out: Path | str,
     *,
     from_scratch: bool = False,
     quiet: bool = False,
@@ -246,19 +243,23 @@ def finetune(
     task = Task.regression(cutouts, config.targets) if config.targets else Task.classification(cutouts, labels)
     ids = _draw_labels(config, cutouts, labels, split, task)
     split.check_roles(ids, "learning from labels", ("train",))
+    out, start = Path(out), None if start is None else Path(start)
+    source = config.backbone.pretrained if config.backbone and not from_scratch else None
+    files = {"start": start and start / WEIGHTS, "backbone.pretrained": source}
     settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
     pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None else rows[:0]
     data = fingerprint(cutouts, np.concatenate([rows, pool]), task.truth[rows])
-    run = Run(out, "finetune", settings, config.seed, data)
+    run = Run(out, "finetune", settings, config.seed, data, files)
     if run.finished:
         return load_network(out)
     pretrained = load_network(start) if start is not None else _published(config, cutouts, pool, from_scratch)
     pretrained.check(cutouts)
-    before = None if from_scratch or start is None else provenance.read(start)
-    provenance.check_no_leakage(
-        cutouts, cutouts.rows_of(split.ids("test")), before, f"the test of split {split.name!r}"
-    )
+    before = provenance.TrainingObjects() if from_scratch else provenance.of_weights(source)
+    if start is not None and not from_scratch:
+        before = provenance.read(start)
+    test = cutouts.rows_of(split.ids("test"))
+    provenance.check_no_leakage(cutouts, test, before, f"the test of split {split.name!r}")
     if from_scratch:
         seed_torch(config.seed)
         pretrained.backbone = backbones.create(**pretrained.backbone.config)
@@ -277,10 +278,12 @@ def finetune(
         title="finetune",
         quiet=quiet,
     )
+    uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if len(pool) else {})
+    objects = provenance.record(cutouts, uses, before)
+    add_warning(result.warnings, objects.warning)
     if rank() == 0:
+        provenance.write(out, objects)
         save_network(out, network)
-        uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if len(pool) else {})
-        provenance.write(out, provenance.record(cutouts, uses, before))
     run.finish(
         **cost(result, network.backbone),
         labels=len(ids),
@@ -295,7 +298,7 @@ def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_
     """The recipe's network with its published weights, normalised by these rows."""
     if config.backbone is None:
         raise UserError("finetune: name the run to start from, or a recipe with a backbone")
-    views = resolve_views(config.views, cutouts.size)
+    views = config.views.resolved(cutouts.size)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
     seed_torch(config.seed)
     backbone = replace(config.backbone, pretrained=None) if from_scratch else config.backbone

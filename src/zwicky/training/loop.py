@@ -1,4 +1,4 @@
-"""The training loop, for every method: one screen, nothing hidden."""
+"""The training loop, for every method."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from zwicky.augment.augment import Augment
-from zwicky.augment.views import Views
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
 from zwicky.methods.ema import ema_update
 from zwicky.progress import StepProgress
 from zwicky.rng import seed_torch
+from zwicky.training.checkpoint import FitResult, TrainerState
 from zwicky.training.config import TrainConfig
-from zwicky.training.engine import compile_backbones, make_fabric, uncompiled
+from zwicky.training.distributed import autocast, compile_backbones, make_fabric, run_on_rank_zero, uncompiled
 from zwicky.training.loader import BatchLoader, TrainingSet
-from zwicky.training.optim import make_optimizer, set_schedule
-from zwicky.training.processes import run_on_rank_zero, together
-from zwicky.training.state import FitResult, State
+from zwicky.training.optim import make_optimizer, set_schedules
 
-ROWS_OF_METRICS = 100
-GRACE = 0.2  # share of training before gauges are judged
+METRICS_ROWS = 100
+DIAGNOSE_AFTER = 0.2  # share of training before the metrics are judged
 
 
 def fit(
@@ -45,121 +43,148 @@ def fit(
     keep_lowest: str | None = None,
     quiet: bool = False,
 ) -> FitResult:
-    """Train `method` in place; write `folder/metrics.csv` and `folder/checkpoint/last.pt`, or go on from there.
+    """Train `method` in place, or resume from the checkpoint in `folder`.
 
-    evaluate: gauges to add to metrics.csv, `config.evaluations` times. keep_lowest: the name of one; the weights with
-    its lowest value are kept at the end. Every step is a function of (seed, step), so a resumed fit ends with the
-    same numbers as an uninterrupted one.
+    Every step is a function of (seed, step), so a resumed fit ends with the same numbers as an uninterrupted one.
+
+    Args:
+        method: what is trained.
+        data: what it is trained on.
+        augment: from raw pixels to views.
+        config: the settings.
+        seed: seed of order, augmentation and drop path.
+        folder: receives `metrics.csv` and `checkpoint/last.pt`.
+        title: name for the progress bar and messages.
+        evaluate: metrics to add to metrics.csv, `config.evaluations` times.
+        keep_lowest: the name of one of them; the fit ends with the weights of its lowest value.
+        quiet: show no progress.
+
+    Raises:
+        UserError: if the loss becomes infinite, or the batch does not divide among the processes.
     """
-    fabric = make_fabric(config, method.backbone)
+    fabric = make_fabric()
     loader = BatchLoader(data, augment, config.batch_size, seed, fabric.device, fabric.global_rank, fabric.world_size)
-    if loader.batch_size % fabric.world_size:
-        share = max(loader.batch_size // fabric.world_size, 1)
-        raise UserError(
-            f"{title}: {loader.batch_size} images a step do not divide among {fabric.world_size} processes; "
-            f"set train.batch_size to {share * fabric.world_size} or start another number of them"
-        )
-
-    step_flops = 0.0
-    if config.pflops:
-        step_flops = fabric.world_size * _flops(copy.deepcopy(method).to(fabric.device), loader.views(0))
-    steps = config.steps(len(data.rows), step_flops)
-    log_every, evaluate_every = math.ceil(steps / ROWS_OF_METRICS), math.ceil(steps / max(config.evaluations, 1))
-    average = copy.deepcopy(method).to(fabric.device) if config.weight_ema else None
+    _check_batch(loader, fabric, title)
+    step_flops = fabric.world_size * _count_flops(method, loader, config)
+    n_steps = config.steps(len(data.rows), step_flops)
+    ema = copy.deepcopy(method).to(fabric.device) if config.weight_ema else None
     if config.compile:
         compile_backbones(method)
-    wrapped, optimizer = fabric.setup(method, make_optimizer(method, config))
-    state = State(folder, method, optimizer, average)
-    done = state.restore()
-    if done.steps > steps:
-        raise UserError(f"{folder / 'checkpoint'} has done {done.steps} steps of {steps}; delete it to start again")
-    means, counter = Means(), FlopCounterMode(display=False)
+    model, optimizer = fabric.setup(method, make_optimizer(method, config))
+    state = TrainerState(folder, method, optimizer, ema, config.checkpoint_seconds)
+    progress = state.restore()
+    if progress.steps > n_steps:
+        raise UserError(f"{state.path} has {progress.steps} steps, more than {n_steps}; delete it to start again")
+    log = MetricsLog(n_steps, config.evaluations)
     method.train()
     quiet = quiet or not fabric.is_global_zero
-    with together(), StepProgress(title, steps, done.steps, loader.batch_size, quiet) as progress:
-        for step in range(done.steps, steps):
-            views = loader.views(step)
-            lr = set_schedule(optimizer, config, loader.batch_size, step / steps)
+    with StepProgress(title, n_steps, progress.steps, loader.batch_size, quiet) as bar:
+        for step in range(progress.steps, n_steps):
+            views = loader.views(step)  # a function of (seed, step) only
+            lr = set_schedules(optimizer, config, loader.batch_size, step / n_steps)
             seed_torch(seed, step, fabric.global_rank)  # drop path
-            with counter if step == 0 else nullcontext():
-                gauges = wrapped(views)
-                fabric.backward(gauges["loss"])
+            with autocast(method.backbone, config.precision):
+                metrics = model(views)
+            fabric.backward(metrics["loss"])
             method.before_step()
             if config.clip:
-                fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+                fabric.clip_gradients(model, optimizer, max_norm=config.clip, error_if_nonfinite=False)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            method.after_step((step + 1) / steps)
-            if average is not None:
-                ema_update(average, method, min(config.weight_ema, (1 + step) / (10 + step)), buffers=True)
+            optimizer.zero_grad()
+            method.after_step((step + 1) / n_steps)
+            if ema is not None:
+                ema_update(ema, method, min(config.weight_ema, (1 + step) / (10 + step)), buffers=True)
 
-            means.add(gauges)
-            done.steps, done.images_seen = step + 1, done.images_seen + loader.batch_size
-            if step == 0:
-                done.flops = float(counter.get_total_flops() * fabric.world_size)
-            last = done.steps == steps
-            if done.steps % log_every == 0 or last:
-                epoch = done.steps / loader.steps_per_epoch
-                row = {"step": done.steps, "images": done.images_seen, "epoch": epoch, "lr": lr}
-                row |= means.take(fabric)
-                _refuse_infinite(row, title)
-                due = done.steps // evaluate_every > (done.steps - log_every) // evaluate_every
-                if evaluate is not None and (due or last):
-                    with uncompiled(config):
-                        row |= run_on_rank_zero(partial(evaluate, state.shown))
+            log.add(metrics)
+            progress.steps, progress.images_seen = step + 1, progress.images_seen + loader.batch_size
+            if log.is_due(step + 1):
+                row = {"step": step + 1, "images": progress.images_seen, "epoch": (step + 1) / loader.steps_per_epoch}
+                row |= {"lr": lr} | log.means(fabric)
+                if not math.isfinite(row["loss"]):
+                    raise UserError(
+                        f"{title}: the loss is not finite at step {step + 1}; "
+                        "lower train.lr or look for extreme pixels with zwicky audit"
+                    )
+                if evaluate is not None and log.evaluation_is_due(step + 1):
+                    with uncompiled() if config.compile else nullcontext():
+                        row |= run_on_rank_zero(partial(evaluate, state.ema_or_model))
                     method.train()
                     if keep_lowest is not None:
                         state.keep_lowest(row[keep_lowest])
-                done.rows.append(row)
-                progress.gauges(row)
-                warning = method.diagnose(row) if done.steps > steps * GRACE else None
-                if warning is not None and _kind(warning) not in map(_kind, done.warnings):
-                    done.warnings.append(warning)
-                    if fabric.is_global_zero:
-                        progress.say(f"warning: {title}: {warning}")
+                progress.rows.append(row)
+                bar.gauges(row)
+                warning = method.diagnose(row) if step + 1 > n_steps * DIAGNOSE_AFTER else None
+                if add_warning(progress.warnings, warning) and fabric.is_global_zero:
+                    bar.say(f"warning: {title}: {warning}")
                 if fabric.is_global_zero:
-                    state.save(now=last)
-            progress.advance()
-    method.load_state_dict(state.kept)
-    done.flops *= done.steps
-    return done
+                    state.save(now=step + 1 == n_steps)
+            bar.advance()
+    fabric.barrier()
+    method.load_state_dict(state.best_weights)
+    progress.flops = step_flops * progress.steps
+    return progress
 
 
-def _kind(warning: str) -> str:
-    """What a warning is about, without its numbers; each kind is said once."""
-    return warning.split(":")[0]
+class MetricsLog:
+    """Which steps are logged and evaluated, and the mean of the metrics between two rows of metrics.csv.
 
+    Args:
+        n_steps: steps of the fit.
+        evaluations: how many of them are evaluated, at least the last.
+    """
 
-def _flops(method: Method, views: Views) -> float:
-    """Floating-point operations of a forward and backward pass; spoils the method it is given."""
-    with FlopCounterMode(display=False) as counter:
-        method.train()(views)["loss"].backward()
-    return float(counter.get_total_flops())
-
-
-class Means:
-    """Means of the gauges since they were last taken; they stay on the device until then."""
-
-    def __init__(self) -> None:
+    def __init__(self, n_steps: int, evaluations: int) -> None:
+        self.n_steps = n_steps
+        self.every = math.ceil(n_steps / METRICS_ROWS)
+        self.evaluate_every = math.ceil(n_steps / max(evaluations, 1))
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
-    def add(self, gauges: dict[str, Tensor]) -> None:
-        self._count += 1
-        for name, value in gauges.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+    def is_due(self, steps: int) -> bool:
+        """Return whether a row is written after this many steps."""
+        return steps % self.every == 0 or steps == self.n_steps
 
-    def take(self, fabric: Fabric) -> dict[str, float]:
-        """The means, over the processes as well."""
+    def evaluation_is_due(self, steps: int) -> bool:
+        """Return whether that row includes an evaluation."""
+        return steps // self.evaluate_every > (steps - self.every) // self.evaluate_every or steps == self.n_steps
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Add the metrics of a step; they stay on their device."""
+        self._count += 1
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+
+    def means(self, fabric: Fabric) -> dict[str, float]:
+        """Return the means over steps and processes since the last call."""
         sums = fabric.all_reduce(torch.stack([total.double() for total in self._sums.values()]), reduce_op="mean")
         means = {name: float(total) / self._count for name, total in zip(self._sums, sums, strict=True)}
         self._sums, self._count = {}, 0
         return means
 
 
-def _refuse_infinite(row: dict[str, float], title: str) -> None:
-    if not math.isfinite(row["loss"]):
+def add_warning(warnings: list[str], message: str | None) -> bool:
+    """Append a message unless one of its kind, the text before its colon, is there; return whether it was added."""
+    if message is None or message.split(":")[0] in {warning.split(":")[0] for warning in warnings}:
+        return False
+    warnings.append(message)
+    return True
+
+
+def _count_flops(method: Method, loader: BatchLoader, config: TrainConfig) -> float:
+    """Floating-point operations of a forward and a backward pass of this process, counted on a copy."""
+    probe = copy.deepcopy(method).to(loader.device).train()
+    views = loader.views(0)
+    with FlopCounterMode(display=False) as counter:
+        with autocast(probe.backbone, config.precision):
+            loss = probe(views)["loss"]
+        loss.backward()
+    return float(counter.get_total_flops())
+
+
+def _check_batch(loader: BatchLoader, fabric: Fabric, title: str) -> None:
+    share, remainder = divmod(loader.batch_size, fabric.world_size)
+    if remainder:
         raise UserError(
-            f"{title}: the loss is not finite at step {row['step']}; "
-            "lower train.lr or look for extreme pixels with zwicky audit"
+            f"{title}: {loader.batch_size} images per step do not divide among {fabric.world_size} processes; "
+            f"set train.batch_size to {max(share, 1) * fabric.world_size} or start another number of them"
         )

@@ -1,8 +1,7 @@
-"""Pretraining: a backbone learns from cutouts without labels."""
+"""Pretraining: a backbone is trained on cutouts without labels."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,15 @@ from zwicky.methods.base import Method
 from zwicky.methods.collapse import knn_probabilities, rankme
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import provenance
+from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import PretrainConfig
-from zwicky.training.launch import rank
+from zwicky.training.distributed import rank
 from zwicky.training.loader import TrainingSet, find_partners
-from zwicky.training.loop import fit
+from zwicky.training.loop import add_warning, fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.run import Run, fingerprint
-from zwicky.training.state import FitResult
 
-GAUGE_IMAGES = 512  # images the gauges of an evaluation look at
+EVALUATION_IMAGES = 512
 KNN_NEIGHBOURS = 10
 
 
@@ -36,22 +35,33 @@ def pretrain(
     config: PretrainConfig,
     cutouts: Cutouts,
     rows: np.ndarray,
-    out: Path,
+    out: Path | str,
     *,
     labels: np.ndarray | None = None,
     title: str = "pretrain",
     quiet: bool = False,
 ) -> Network:
-    """Pretrain on `rows` of the cutouts into the run directory `out`, or go on there; a finished run is read back.
+    """Pretrain on `rows` of the cutouts (`zwicky pretrain`).
 
-    labels: [len(rows)] class names or None, for the kNN gauge alone; they touch neither weights nor choices.
+    Args:
+        config: the settings.
+        cutouts: the data set.
+        rows: row numbers of the objects to train on.
+        out: the run directory; an interrupted run resumes, a finished one is read back.
+        labels: [len(rows)] class names or None, for the kNN accuracy in metrics.csv only.
+        title: name for the progress bar and messages.
+        quiet: show no progress.
+
+    Raises:
+        UserError: if the settings do not fit the data or the method.
     """
-    run = Run(out, "pretrain", config, config.seed, fingerprint(cutouts, rows))
+    out, source = Path(out), config.backbone.pretrained
+    run = Run(out, "pretrain", config, config.seed, fingerprint(cutouts, rows), {"backbone.pretrained": source})
     if run.finished:
         return load_network(out)
     if len(rows) < 2:
         raise UserError(f"{title}: {len(rows)} images to pretrain on; give a store with more")
-    views = resolve_views(config.views, cutouts.size)
+    views = config.views.resolved(cutouts.size)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
     seed_torch(config.seed)
     backbone = new_backbone(config.backbone, cutouts, views)
@@ -60,27 +70,23 @@ def pretrain(
     if needs.targets:
         raise UserError(f"{config.method.name} learns from labels; use `zwicky finetune`")
     if needs.local_crops and views.local_crops:
-        backbone.grid(views.local_size)  # a size that does not fit is refused here
+        backbone.grid(views.local_size)  # raises if the size does not fit
     augment = Augment.for_method(needs, views, normalisation, cutouts.size, cutouts.bands)
     if needs.preview:
-        some = numpy_rng(config.seed).permutation(rows)[: needs.preview]
-        raw = torch.from_numpy(cutouts.images[some])
-        method.prepare(augment(raw, torch.from_numpy(some), seed=config.seed, step=0))
+        first = numpy_rng(config.seed).permutation(rows)[: needs.preview]
+        raw = torch.from_numpy(cutouts.images[first])
+        method.prepare(augment(raw, torch.from_numpy(first), seed=config.seed, step=0))
 
     network = Network(method.backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
-    watched = numpy_rng(config.seed).permutation(len(rows))[:GAUGE_IMAGES]
-    shown = cutouts.images[rows[watched]]
-    known = None if labels is None else labels[watched]
+    sample = numpy_rng(config.seed).permutation(len(rows))[:EVALUATION_IMAGES]
+    images = cutouts.images[rows[sample]]
 
-    def gauges(_: Method) -> dict[str, float]:
-        features = network.features(shown, turns=False)
-        values = {"rankme": float(rankme(features))}
-        if known is not None:
-            accuracy = _knn_accuracy(features, known)
-            values |= {} if accuracy is None else {"knn_accuracy": accuracy}
-        return values
+    def evaluate(_: Method) -> dict[str, float]:
+        features = network.features(images, turns=False)
+        accuracy = None if labels is None else _knn_accuracy(features, labels[sample])
+        return {"rankme": float(rankme(features))} | ({} if accuracy is None else {"knn_accuracy": accuracy})
 
-    fitted = fit(
+    result = fit(
         method,
         TrainingSet(cutouts.images, rows, partners=find_partners(cutouts, rows) if needs.global_crops > 1 else None),
         augment,
@@ -88,25 +94,21 @@ def pretrain(
         seed=config.seed,
         folder=out,
         title=title,
-        evaluate=gauges,
+        evaluate=evaluate,
         quiet=quiet,
     )
+    objects = provenance.record(cutouts, {"pretrain": rows}, provenance.of_weights(source))
+    add_warning(result.warnings, objects.warning)
     if rank() == 0:
+        provenance.write(out, objects)
         save_network(out, network)
-        provenance.write(out, provenance.record(cutouts, {"pretrain": np.asarray(rows)}))
-    run.finish(**cost(fitted, network.backbone), images=len(rows), warnings=fitted.warnings)
+    run.finish(**cost(result, network.backbone), images=len(rows), warnings=result.warnings)
     return network
 
 
-def resolve_views(views: ViewsConfig, size: tuple[int, int]) -> ViewsConfig:
-    """Fill in the window and the network's image size where the user left them open."""
-    crop = min(size) if views.crop is None else views.crop
-    return replace(views, crop=crop, image_size=crop if views.image_size is None else views.image_size)
-
-
 def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -> Backbone:
-    """A backbone for these cutouts as these views show them."""
-    assert views.image_size is not None, "views are resolved first"
+    """Build a backbone for the views of these cutouts; `views` must be resolved."""
+    assert views.image_size is not None
     return backbones.create(
         config.name,
         bands=len(cutouts.bands),
@@ -116,23 +118,22 @@ def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -
     )
 
 
-def cost(fitted: FitResult, backbone: Backbone) -> dict[str, float]:
-    """What a fit cost, for `run.json` and result tables."""
+def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:
+    """Return what a fit cost, for `run.json` and result tables; pflops are 10^15 operations."""
     return {
-        "steps": fitted.steps,
-        "images_seen": fitted.images_seen,
-        "pflops": fitted.flops / 1e15,
+        "steps": result.steps,
+        "images_seen": result.images_seen,
+        "pflops": result.flops / 1e15,
         "parameters": sum(p.numel() for p in backbone.parameters()),
     }
 
 
 def _knn_accuracy(features: np.ndarray, labels: np.ndarray) -> float | None:
-    """Leave-one-out kNN accuracy among the labelled, None where fewer than two classes have labels."""
-    some = np.array([label is not None for label in labels])
-    classes, truth = np.unique(labels[some].astype(str), return_inverse=True)
-    if len(classes) < 2 or some.sum() <= 2 * KNN_NEIGHBOURS:
+    """Accuracy on one half of the labelled features by their neighbours in the other; None with too few labels."""
+    labelled = np.array([label is not None for label in labels])
+    classes, truth = np.unique(labels[labelled].astype(str), return_inverse=True)
+    if len(classes) < 2 or labelled.sum() <= 2 * KNN_NEIGHBOURS:
         return None
-    half = some.sum() // 2
-    x = features[some]
+    x, half = features[labelled], labelled.sum() // 2
     probabilities = knn_probabilities(x[:half], truth[:half], x[half:], k=KNN_NEIGHBOURS, classes=len(classes))
     return float((probabilities.argmax(1) == truth[half:]).mean())

@@ -1,90 +1,165 @@
-"""What a network has seen: the record that lets a later command refuse to be tested on it.
+"""Provenance: which objects a network was trained on, so that it is never tested on them.
 
-`seen.parquet` in a run: id, use (pretrain, fit, select, normalise), pixel_hash, ra, dec. A fine-tuned run carries on
-the record of the run it started from, so the whole chain is known, across stores too.
+`training_objects.parquet` beside the weights lists them, through the whole chain of runs that a network started
+from. The metadata of the weights file refer to it, so that weights without their list have an unknown history.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from astropy import units
 from astropy.coordinates import SkyCoord
+from safetensors import SafetensorError, safe_open
 
 from zwicky.data.cutouts import STANDARD_COLUMNS, Cutouts
 from zwicky.data.duplicates import SAME_POSITION
 from zwicky.errors import UserError
 from zwicky.io import replacing
 
-COLUMNS = ("id", "pixel_hash", "ra", "dec")  # of the cutouts
-SCHEMA = pa.schema([*((name, STANDARD_COLUMNS[name]) for name in COLUMNS), ("use", pa.string())])
+FILE = "training_objects.parquet"
+COLUMNS = ("id", "pixel_hash", "ra", "dec")
+SCHEMA = pa.schema(
+    [("use", pa.string()), ("store", pa.string()), *((name, STANDARD_COLUMNS[name]) for name in COLUMNS)]
+)
 
 
-def record(cutouts: Cutouts, uses: dict[str, np.ndarray], before: pa.Table | None = None) -> pa.Table:
-    """The table of what was seen. uses: rows of `cutouts` by use; before: the record this run carries on."""
-    tables = [] if before is None else [before]
-    for use, rows in uses.items():
-        table = _selected(cutouts, rows)
-        tables.append(table.append_column("use", pa.array([use] * len(rows), pa.string())))
-    return pa.concat_tables(tables)
+@dataclass(frozen=True)
+class TrainingObjects:
+    """What a network was trained on.
+
+    Args:
+        table: one row per object and use (pretrain, fit, select, normalise), with the columns of SCHEMA.
+        unknown: weights it started from whose training objects are unknown.
+    """
+
+    table: pd.DataFrame = field(default_factory=lambda: SCHEMA.empty_table().to_pandas())
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str | None:
+        """A message where leakage cannot be excluded."""
+        if not self.unknown:
+            return None
+        return f"unknown history: what {', '.join(self.unknown)} was trained on is not recorded; check it for leakage"
 
 
-def write(folder: Path, table: pa.Table) -> None:
-    with replacing(folder / "seen.parquet") as temporary:
-        pq.write_table(table, temporary)
+def record(cutouts: Cutouts, uses: dict[str, np.ndarray], before: TrainingObjects | None = None) -> TrainingObjects:
+    """Return the training objects of a run.
+
+    Args:
+        cutouts: the data set.
+        uses: rows of it by use.
+        before: the training objects of the network the run started from.
+    """
+    before = before or TrainingObjects()
+    tables = [_identity(cutouts, rows).assign(use=use) for use, rows in uses.items()]
+    return TrainingObjects(pd.concat([before.table, *tables], ignore_index=True), before.unknown)
 
 
-def read(folder: Path) -> pa.Table | None:
-    """The record of a run; None where it has none (weights from elsewhere)."""
-    path = folder / "seen.parquet"
+def write(folder: Path, objects: TrainingObjects) -> None:
+    """Write `training_objects.parquet`."""
+    table = pa.Table.from_pandas(objects.table, SCHEMA, preserve_index=False)
+    with replacing(folder / FILE) as temporary:
+        pq.write_table(table.replace_schema_metadata({"unknown": json.dumps(objects.unknown)}), temporary)
+
+
+def read(folder: Path) -> TrainingObjects:
+    """Return the training objects of a run; without a record its history is unknown."""
+    path = Path(folder) / FILE
     if not path.exists():
-        return None
+        return TrainingObjects(unknown=(str(folder),))
     try:
-        return pq.read_table(path).select(SCHEMA.names).cast(SCHEMA)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        table = pq.read_table(path)
+        return TrainingObjects(
+            table.select(SCHEMA.names).to_pandas(), tuple(json.loads((table.schema.metadata or {})[b"unknown"]))
+        )
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); make the run again") from error
+
+
+def reference(folder: Path) -> dict[str, str]:
+    """Return the metadata of weights in `folder` that refer to its training objects."""
+    path = folder / FILE
+    return {"training_objects": file_digest(path)} if path.exists() else {}
+
+
+def of_weights(source: str | None) -> TrainingObjects:
+    """Return the training objects of `backbone.pretrained`: a file's own record, else an unknown history."""
+    if source is None:
+        return TrainingObjects()
+    path = Path(source)
+    try:
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get("training_objects")
+    except (OSError, SafetensorError):
+        digest = None
+    record = path.with_name(FILE)
+    if digest is not None and record.exists() and file_digest(record) == digest:
+        return read(path.parent)
+    return TrainingObjects(unknown=(source,))
+
+
+def find_leaked(cutouts: Cutouts, rows: np.ndarray, objects: TrainingObjects) -> np.ndarray:
+    """Find objects that a network was trained on.
+
+    Equal pixels or sky positions within 1″ are evidence in any store, equal ids only within one: files of two folders
+    often have the same names.
+
+    Returns:
+        [len(rows)] bool.
+    """
+    table, trained = _identity(cutouts, rows), objects.table
+    leaked = np.array(table["pixel_hash"].isin(trained["pixel_hash"].dropna()))
+    leaked |= pd.MultiIndex.from_frame(table[["store", "id"]]).isin(pd.MultiIndex.from_frame(trained[["store", "id"]]))
+    here, there = (part[["ra", "dec"]].dropna().astype(float) for part in (table, trained))
+    if len(here) and len(there):
+        position, catalog = (SkyCoord(part["ra"], part["dec"], unit="deg") for part in (here, there))
+        separation = position.match_to_catalog_sky(catalog)[1]
+        leaked[here.index] |= separation < SAME_POSITION * units.arcsec
+    return leaked
+
+
+def check_no_leakage(cutouts: Cutouts, rows: np.ndarray, objects: TrainingObjects, purpose: str) -> None:
+    """Check that a network was not trained on these objects.
+
+    Args:
+        cutouts: the data set.
+        rows: rows of it.
+        objects: what the network was trained on.
+        purpose: what the rows are for, for the message.
+
+    Raises:
+        UserError: if it was.
+    """
+    leaked = find_leaked(cutouts, rows, objects)
+    if leaked.any():
+        first = cutouts.ids[rows[leaked.argmax()]]
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}), so what was learnt from is unknown; make the run again"
-        ) from error
-
-
-def find_leaked(cutouts: Cutouts, rows: np.ndarray, seen: pa.Table) -> np.ndarray:
-    """[len(rows)] bool: which of these objects were seen, by id, by pixel hash, or by sky position within 1″."""
-    table = _selected(cutouts, rows)
-
-    def same(name: str) -> np.ndarray:
-        known = {value for value in seen.column(name).to_pylist() if value is not None}
-        return np.array([value in known for value in table.column(name).to_pylist()], dtype=bool)
-
-    found = same("id") | same("pixel_hash")
-    here, there = _positions(table), _positions(seen)
-    placed, known = ~np.isnan(here).any(1), ~np.isnan(there).any(1)
-    if placed.any() and known.any():
-        sky = SkyCoord(*there[known].T, unit="deg")
-        _, separation, _ = SkyCoord(*here[placed].T, unit="deg").match_to_catalog_sky(sky)
-        found[np.flatnonzero(placed)] |= separation < SAME_POSITION * units.arcsec
-    return found
-
-
-def check_no_leakage(cutouts: Cutouts, rows: np.ndarray, seen: pa.Table | None, purpose: str) -> None:
-    """Raise where any of these objects was seen in training."""
-    if seen is None or not len(rows):
-        return
-    found = find_leaked(cutouts, rows, seen)
-    if found.any():
-        first = cutouts.ids[rows[np.flatnonzero(found)[0]]]
-        raise UserError(
-            f"leak: {int(found.sum())} objects for {purpose} were seen in training (first: {first!r}); "
+            f"leakage: the network was trained on {leaked.sum()} objects for {purpose} (first: {first!r}); "
             "take another split, or train again without them"
         )
 
 
-def _selected(cutouts: Cutouts, rows: np.ndarray) -> pa.Table:
-    arrays = [pa.array(cutouts.column(name)[rows], STANDARD_COLUMNS[name], from_pandas=True) for name in COLUMNS]
-    return pa.table(arrays, list(COLUMNS))
+def file_digest(path: Path) -> str:
+    """Return a 128-bit hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _positions(table: pa.Table) -> np.ndarray:
-    return np.stack([table.column(name).fill_null(float("nan")).to_numpy() for name in ("ra", "dec")], axis=1)
+def _identity(cutouts: Cutouts, rows: np.ndarray) -> pd.DataFrame:
+    """What tells these objects: id, pixel hash, position, and the store, known by its content."""
+    store = cutouts.metadata.get("simulation")  # of which image i is the same however many there are
+    if store is None:
+        names = pd.util.hash_pandas_object(cutouts.table[["id", "pixel_hash"]].astype(str), index=False)
+        store = hashlib.blake2b(names.to_numpy().tobytes(), digest_size=16).hexdigest()
+    return (
+        cutouts.table[list(COLUMNS)].iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True).assign(store=store)
+    )

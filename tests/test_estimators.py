@@ -1,9 +1,6 @@
-"""LensClassifier: the conventions of scikit-learn, what it learns, and what it refuses."""
+"""The estimators: scikit-learn's conventions, what they learn, and what they refuse."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,9 +9,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer, roc_auc_score
 from sklearn.model_selection import cross_val_score
 
-import zwicky
 from zwicky.errors import UserError
-from zwicky.training.classifier import LensClassifier
+from zwicky.estimators import LensClassifier, LensRegressor
 
 SMALL = {
     "options": {"patch_size": 8, "width": 32, "depth": 2, "heads": 2},
@@ -26,7 +22,7 @@ SMALL = {
 
 
 def blobs(count: int, seed: int, bands: int = 2, size: int = 19) -> tuple[np.ndarray, np.ndarray]:
-    """Images of a ring or of a filled disc of equal flux in noise, and their names."""
+    """Images of a ring or of a filled disc of equal flux in noise, and their labels."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     r = np.hypot(x, y)
@@ -62,7 +58,7 @@ def test_parameters_survive_clone_and_set() -> None:
     assert clone(LensClassifier(pretrained="somewhere")).pretrained == "somewhere"
 
 
-def test_not_fitted_is_said() -> None:
+def test_an_estimator_that_is_not_fitted_raises() -> None:
     with pytest.raises(NotFittedError):
         LensClassifier().predict(blobs(2, seed=0)[0])
 
@@ -105,34 +101,35 @@ def test_float64_numbers_as_labels_and_three_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "said"),
+    ("images", "labels", "message"),
     [
         (np.zeros((4, 16, 16)), ["a", "b", "a", "b"], "N, bands, H, W"),
         (np.zeros((0, 1, 16, 16)), [], "N, bands, H, W"),
         (np.full((4, 1, 16, 16), "x"), ["a", "b", "a", "b"], "N, bands, H, W"),
-        (np.zeros((4, 1, 16, 16)), ["a", "b"], "one label an image"),
-        (np.zeros((4, 1, 16, 16)), [None, "b", "a", "b"], "one label an image"),
-        (np.zeros((4, 1, 16, 16)), [0.0, 1.0, np.nan, 1.0], "one label an image"),
+        (np.zeros((4, 1, 16, 16)), ["a", "b"], "one label per image"),
+        (np.zeros((4, 1, 16, 16)), [None, "b", "a", "b"], "one label per image"),
+        (np.zeros((4, 1, 16, 16)), [0.0, 1.0, np.nan, 1.0], "one label per image"),
         (np.zeros((4, 1, 16, 16)), ["a"] * 4, "1 class"),
         (np.zeros((4, 1, 4, 4)), ["a", "b", "a", "b"], "crop"),
     ],
 )
-def test_mistakes_are_one_line(images, labels, said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
+def test_mistakes_are_one_line(images, labels, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         LensClassifier(**SMALL).fit(images, np.array(labels, dtype=object if None in labels else None))
     assert "\n" not in str(caught.value)
 
 
 def test_other_images_than_fitted_are_refused(fitted: LensClassifier, tmp_path) -> None:
-    with pytest.raises(UserError, match="cut them alike"):
+    with pytest.raises(UserError, match="images of that shape"):
         fitted.predict(blobs(2, seed=0, bands=3)[0])
-    with pytest.raises(UserError, match="cut them alike"):
+    with pytest.raises(UserError, match="images of that shape"):
         fitted.predict(blobs(2, seed=0, size=25)[0])
     pretrained = LensClassifier(**SMALL).pretrain(blobs(20, seed=0)[0])
     with pytest.raises(UserError, match="2 bands, given 3"):
         pretrained.fit(*blobs(20, seed=0, bands=3))
 
 
+<<<<<<< HEAD:tests/training/test_classifier.py
 def test_the_package_offers_its_verbs_without_loading_torch() -> None:
     code = (
         "import sys, zwicky; assert not {'torch', 'sklearn', 'astropy', 'matplotlib'} & set(sys.modules)\n"
@@ -143,3 +140,30 @@ def test_the_package_offers_its_verbs_without_loading_torch() -> None:
     assert all(callable(getattr(zwicky, name)) for name in zwicky.__all__)
     with pytest.raises(AttributeError, match="nothing_of_the_kind"):
         _ = zwicky.nothing_of_the_kind
+=======
+def test_a_regressor_learns_a_brightness() -> None:
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16] - 7.5
+    flux = random.uniform(1, 3, 120)
+    images = flux[:, None, None, None] * np.exp(-np.hypot(x, y) / 3) * 10 + random.normal(0, 0.1, (120, 1, 16, 16))
+    regressor = LensRegressor(**SMALL).set_params(min_steps=150).fit(images[:80], flux[:80])
+    assert regressor.predict(images[80:]).shape == (40,)
+    assert regressor.score(images[80:], flux[80:]) > 0.7
+    two = LensRegressor(**SMALL).set_params(min_steps=1).fit(images[:20], np.stack([flux[:20], -flux[:20]], 1))
+    assert two.predict(images[:3]).shape == (3, 2)
+    for values in (flux[:79], np.full(80, np.nan)):
+        with pytest.raises(UserError, match="finite"):
+            LensRegressor(**SMALL).fit(images[:80], values)
+
+
+def test_arrays_of_fits_files_and_masked_ones(fitted: LensClassifier) -> None:
+    images, _ = blobs(6, seed=3)
+    probabilities = fitted.predict_proba(images)
+    np.testing.assert_array_equal(fitted.predict_proba(images.astype(">f4")), probabilities)
+    mask = np.zeros(images.shape, bool)
+    mask[:, :, 2:4, 2:4] = True
+    masked, with_nan = np.ma.array(images, mask=mask), np.where(mask, np.nan, images)
+    np.testing.assert_array_equal(fitted.predict_proba(masked), fitted.predict_proba(with_nan))
+    with pytest.raises(UserError, match="no valid pixel"):
+        fitted.predict_proba(np.full_like(images, np.nan))
+>>>>>>> 1df1c2e (Rebuild training around one loop, one loader and one checkpoint):tests/test_estimators.py

@@ -1,0 +1,144 @@
+"""Processes started by torchrun or srun, the device, and the precision. Imports torch only when it is used."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from zwicky.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from lightning_fabric import Fabric
+
+    from zwicky.backbones.base import Backbone
+    from zwicky.methods.base import Method
+
+TIMEOUT = timedelta(minutes=30)  # after which a process that waits for the others gives up
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Return the number of processes that train together: 1 unless torchrun or srun started more."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+
+
+def rank() -> int:
+    """Return the number of this process; 0 is the one that writes."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) if world_size() > 1 else 0
+
+
+def local_world_size() -> int:
+    """Return the number of processes on this machine."""
+    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1)) if "RANK" not in os.environ else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size() // nodes))
+
+
+def make_fabric() -> Fabric:
+    """Connect the processes, once, and choose the device.
+
+    Raises:
+        UserError: if there are more processes on this machine than GPUs it can use.
+    """
+    import torch
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import (
+        LightningEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
+    from lightning_fabric.strategies import DDPStrategy
+
+    logging.getLogger("lightning_fabric").setLevel("WARNING")
+    parallel, local = world_size() > 1, local_world_size()
+    if parallel and torch.cuda.is_available() and local > torch.cuda.device_count():
+        raise UserError(
+            f"{local} processes on this machine see {torch.cuda.device_count()} GPUs; start as many as there are, "
+            "and let each see all of them (with srun: --gpus-per-node, not --gpus-per-task)"
+        )
+    launcher = TorchElasticEnvironment if "RANK" in os.environ else SLURMEnvironment
+    fabric = Fabric(
+        accelerator=device().type,
+        devices=local if parallel else 1,
+        num_nodes=world_size() // local if parallel else 1,
+        strategy=DDPStrategy(timeout=TIMEOUT) if parallel else "auto",
+        plugins=[launcher() if parallel else LightningEnvironment()],
+    )
+    fabric.launch()
+    return fabric
+
+
+def init_process_group() -> None:
+    """Connect this process with the others unless it already is."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        make_fabric()
+
+
+def run_on_rank_zero(function: Callable[[], T]) -> T:
+    """Run `function` on rank 0 and broadcast its result; a UserError is re-raised on every rank."""
+    if world_size() == 1:
+        return function()
+    import torch.distributed as dist
+
+    init_process_group()
+    outcome: list[tuple[T | None, str]] = [(None, "")]
+    if rank() == 0:
+        try:
+            outcome = [(function(), "")]
+        except UserError as error:
+            outcome = [(None, str(error))]
+    dist.broadcast_object_list(outcome)
+    value, message = outcome[0]
+    if message:
+        raise UserError(message)
+    return value  # type: ignore[return-value]
+
+
+def device() -> torch.device:
+    """Return where networks run: a CUDA or ROCm device if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_bf16(precision: str, backbone: Backbone) -> bool:
+    """Return whether to compute in bfloat16: if asked for, or if the hardware multiplies it faster than float32."""
+    import torch
+
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return backbone.prefers_bf16_on_cpu and any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def autocast(backbone: Backbone, precision: str = "auto") -> AbstractContextManager[None]:
+    """Return torch's mixed-precision context for this backbone where it is."""
+    import torch
+
+    on = next(backbone.parameters()).device.type
+    return torch.autocast(on, torch.bfloat16, enabled=use_bf16(precision, backbone))
+
+
+def compile_backbones(method: Method) -> None:
+    """Compile student and teacher, one graph per crop size: dynamic shapes make slower code."""
+    from zwicky.backbones.base import Backbone
+
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            module.compile(dynamic=False)
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Return a context in which compiled backbones run eagerly: the shapes of an evaluation would be compiled anew."""
+    import torch
+
+    return torch.compiler.set_stance("force_eager")
