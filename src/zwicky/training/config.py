@@ -1,4 +1,4 @@
-"""What can be chosen about training; plain data."""
+"""Options of pretraining and fine-tuning: plain data, so that the command line shows them without importing torch."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from zwicky.errors import UserError
 from zwicky.methods import MethodConfig
 
 
-def validate(where: str, config: object, name: str, holds: bool, instead: str) -> None:
-    """Raise UserError about a setting unless `holds`. instead: what to choose."""
+def validate(section: str, config: object, name: str, holds: bool, instead: str) -> None:
+    """Raise UserError about a setting unless `holds`; `instead` is what to choose."""
     if not holds:
-        raise UserError(f"{where}.{name} is {getattr(config, name)}; choose {instead}")
+        raise UserError(f"{section}.{name} is {getattr(config, name)}; choose {instead}")
 
 
 @dataclass
 class TrainConfig:
-    """How the loop runs. The number of steps is epochs × images / batch_size, kept within min_steps and max_steps; or
-    what `pflops` pays for.
+    """The training loop.
+
+    The number of steps is epochs × images / batch_size, between min_steps and max_steps, unless `pflops` is set.
 
     Args:
         epochs: passes over the training images.
-        min_steps: fewest optimiser steps, however few the images.
-        max_steps: most optimiser steps, however many the images; 0 means no limit.
-        pflops: spend so many 10^15 floating-point operations (forward and backward, counted on the first step), however
-            many steps that makes, so that methods can be compared at equal compute; 0 goes by the epochs.
-        batch_size: images a step, over all processes; smaller where there are fewer images.
-        lr: peak learning rate at a batch of 256; it scales with the batch.
+        min_steps: fewest optimiser steps.
+        max_steps: most optimiser steps; 0 means no limit.
+        pflops: compute budget in 10^15 floating-point operations, forward and backward, which then sets the number of
+            steps, to compare methods at equal compute; 0 means no budget.
+        batch_size: images per step, over all processes; smaller if there are fewer images.
+        lr: peak learning rate at a batch size of 256; it scales with the batch size.
         min_lr: learning rate at the end.
-        warmup: share of training over which the learning rate rises from 0.
-        weight_decay: at the start.
-        weight_decay_end: at the end; null keeps it constant.
-        clip: largest gradient norm; 0 does not clip.
+        warmup: fraction of training over which the learning rate rises from 0.
+        weight_decay: weight decay at the start.
+        weight_decay_end: weight decay at the end; null keeps it constant.
+        clip: largest gradient norm; 0 means no clipping.
         beta2: AdamW's decay of the mean square of the gradients; 0.95 in MAE.
-        layer_decay: factor on the learning rate for each layer further from the output.
-        weight_ema: decay a step of the averaged weights that are kept; 0 keeps the last weights.
-        evaluations: how many times a fit looks at its selection set.
-        precision: bf16 (losses stay float32), float32, or auto, which takes bf16 where the hardware has it.
-        compile: use torch.compile; costs a minute first.
+        layer_decay: factor on the learning rate per layer below the head.
+        weight_ema: decay per step of the averaged weights that are kept; 0 keeps the last weights.
+        evaluations: number of evaluations during training.
+        precision: bf16 (losses stay float32), float32, or auto, bf16 where the hardware supports it well.
+        compile: use torch.compile, which first takes a minute.
         checkpoint_seconds: shortest time between checkpoints, in seconds.
     """
 
@@ -71,13 +72,13 @@ class TrainConfig:
             validate("train", self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("min_steps", "max_steps", "evaluations"):
             validate("train", self, name, getattr(self, name) >= 0, "0 or more")
-        validate("train", self, "warmup", 0 <= self.warmup <= 1, "a share from 0 to 1")
+        validate("train", self, "warmup", 0 <= self.warmup <= 1, "a fraction from 0 to 1")
         validate("train", self, "beta2", 0 <= self.beta2 < 1, "a decay from 0 to below 1")
         validate("train", self, "layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1")
         validate("train", self, "weight_ema", 0 <= self.weight_ema < 1, "a decay from 0 to below 1")
 
     def steps(self, images: int, step_flops: float = 0.0) -> int:
-        """Optimiser steps for this many training images; `step_flops`, of one step, counts where `pflops` is set."""
+        """Return the number of optimiser steps for this many images; `step_flops` is the compute of one."""
         if self.pflops:
             return max(round(self.pflops * 1e15 / step_flops), 1)
         batch = min(self.batch_size, images)
@@ -87,16 +88,16 @@ class TrainConfig:
 
 @dataclass
 class PretrainConfig:
-    """`zwicky pretrain`: a backbone learns from cutouts without labels.
+    """`zwicky pretrain`: self-supervised training of a backbone.
 
     Args:
-        method: which self-supervision.
-        backbone: which network.
+        method: self-supervised method.
+        backbone: network.
         views: crops and augmentation.
-        normalisation: scale of the pixel values.
-        train: the loop.
-        split: name of the store's split; its roles train and unlabelled are used.
-        seed: seed of weights, order and augmentation.
+        normalisation: scaling of the pixel values.
+        train: training loop.
+        split: name of the split; its roles train and unlabelled are used.
+        seed: random seed of weights, order and augmentation.
     """
 
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -110,17 +111,16 @@ class PretrainConfig:
 
 @dataclass
 class FitConfig:
-    """How a network is fitted to labels, from pretrained weights or from scratch.
+    """Supervised training of a pretrained or a new network.
 
     Args:
-        train: the loop.
-        select: share of the n labels kept back to choose the weights and the temperature.
-        select_most: largest number of labels kept back.
-        label_smoothing: share of each label spread over all classes.
-        head: how the head on top begins: random, or probe, the logistic regression (for numbers the ridge regression)
-            on the features as they are before the fit, so that a pretrained network does not first forget what it knows
-            (Kumar et al. 2022). Where the fitted network does not do better on the labels kept back than that probe,
-            the probe is kept. With targets that have a direction the head begins at random.
+        train: training loop.
+        select: fraction of the n labels held out to select the weights and the temperature.
+        select_most: largest number of labels held out.
+        label_smoothing: fraction of the target probability spread over all classes.
+        head: initialisation of the head: random, or probe, a linear regression on the frozen features (LP-FT,
+            arXiv:2202.10054). If fine-tuning does not improve on the probe on the held-out labels, the probe is kept.
+            Vector and spin-2 targets always start at random.
     """
 
     train: TrainConfig = field(
@@ -134,37 +134,36 @@ class FitConfig:
     head: Literal["random", "probe"] = "random"
 
     def __post_init__(self) -> None:
-        validate("fit", self, "select", 0 <= self.select < 1, "a share from 0 to below 1")
+        validate("fit", self, "select", 0 <= self.select < 1, "a fraction from 0 to below 1")
         validate("fit", self, "select_most", self.select_most >= 1, "1 or more")
-        validate("fit", self, "label_smoothing", 0 <= self.label_smoothing < 1, "a share from 0 to below 1")
+        validate("fit", self, "label_smoothing", 0 <= self.label_smoothing < 1, "a fraction from 0 to below 1")
 
 
 def augmentation_for_labels() -> ViewsConfig:
-    """Views for learning from labels: the whole window, turned, mirrored and shifted, no zoom."""
+    """Return the augmentation of supervised training: rotation, reflection and shift of the whole window, no zoom."""
     return ViewsConfig(global_scale=(1.0, 1.0), blur=0.0, noise=0.0, local_crops=0)
 
 
 def fit_from_pretrained() -> FitConfig:
-    """A fit whose head begins as the probe of what pretraining learnt."""
+    """Return the default fit of a pretrained network, LP-FT."""
     return FitConfig(head="probe")
 
 
 @dataclass
 class FinetuneConfig:
-    """`zwicky finetune`: labels for the network of a run, or for one that a recipe names.
+    """`zwicky finetune`: supervised training of the network of a run or of a recipe.
 
     Args:
-        backbone: which network, in a recipe; null where a run gives it.
-        normalisation: scale of the pixel values, in a recipe; null takes the defaults, or where a run gives it the
-            run's.
-        views: augmentation; crop and image_size follow the pretrained network where null.
-        fit: the fit.
-        labels: how many labels to use, selection included; 0 is all of the split's role train.
-        targets: columns to regress, as a list: a name, vector:X/Y or spin2:FIRST/SECOND; empty classifies.
-        balanced: draw as many labels of each class.
-        split: name of the store's split.
-        draw: number of the label draw.
-        seed: seed of the head, order and augmentation.
+        backbone: network, in a recipe; null with a run.
+        normalisation: scaling of the pixel values, in a recipe; null with a run.
+        views: augmentation; null crop and image_size are those of the pretrained network.
+        fit: training and selection.
+        labels: number of labels, those for selection included; 0 means all of the split's role train.
+        targets: columns to regress, a list of names, vector:X/Y or spin2:FIRST/SECOND; empty for classification.
+        balanced: draw the same number of labels from each class.
+        split: name of the split.
+        draw: number of the random draw of the labels.
+        seed: random seed of the head, order and augmentation.
     """
 
     backbone: BackboneConfig | None = None
