@@ -31,25 +31,7 @@ from zwicky.training.task import Task
 
 
 class _LensEstimator(BaseEstimator):
-    """Pretrain on many images without labels (`pretrain`, optional) and fine-tune on few with labels (`fit`).
-
-    Images are arrays [N, bands, H, W], NaN where invalid. `fit` starts from the network of `pretrain`, else from the
-    run `pretrained`, else from random weights, and sets `network_`.
-
-    Args:
-        backbone: vit_tiny, vit_small, vit_base or resnet18.
-        options: its keywords, e.g. {"patch_size": 8, "depth": 6}.
-        crop: side in pixels of the window given to the network; None takes the largest multiple of the patch size.
-        pretrained: run directory of `zwicky pretrain`; it determines the network and the window.
-        method: the self-supervised method of `pretrain`.
-        method_options: its keywords, e.g. {"prototypes": 512}.
-        pretrain_epochs: epochs of `pretrain`.
-        batch_size: batch size of `pretrain`.
-        epochs: epochs of `fit`.
-        min_steps: fewest steps of `fit`.
-        random_state: seed of weights, order and augmentation.
-        quiet: show no progress.
-    """
+    """What `LensClassifier` and `LensRegressor` share."""
 
     def __init__(
         self,
@@ -157,7 +139,25 @@ class _LensEstimator(BaseEstimator):
 
 
 class LensClassifier(ClassifierMixin, _LensEstimator):
-    __doc__ = f"{_LensEstimator.__doc__}\n    `fit` also sets `classes_`, sorted."
+    """Pretrain on many images without labels (`pretrain`, optional) and fine-tune on few with labels (`fit`).
+
+    Images are arrays [N, bands, H, W], NaN where invalid. `fit` starts from the network of `pretrain`, else from the
+    run `pretrained`, else from random weights, and sets `network_` and the sorted `classes_`.
+
+    Args:
+        backbone: vit_tiny, vit_small, vit_base or resnet18.
+        options: its keywords, e.g. {"patch_size": 8, "depth": 6}.
+        crop: side in pixels of the window given to the network; None takes the largest multiple of the patch size.
+        pretrained: run directory of `zwicky pretrain`; it determines the network and the window.
+        method: the self-supervised method of `pretrain`.
+        method_options: its keywords, e.g. {"prototypes": 512}.
+        pretrain_epochs: epochs of `pretrain`.
+        batch_size: batch size of `pretrain`.
+        epochs: epochs of `fit`.
+        min_steps: fewest steps of `fit`.
+        random_state: seed of weights, order and augmentation.
+        quiet: show no progress.
+    """
 
     def fit(self, images: np.ndarray, labels: np.ndarray) -> Self:
         """Fine-tune on images [N, bands, H, W] and their labels [N] of any type.
@@ -185,7 +185,7 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
 
 
 class LensRegressor(RegressorMixin, _LensEstimator):
-    __doc__ = f"{_LensEstimator.__doc__}\n    `score` is R²."
+    """Pretrain on images without labels and fine-tune on images with numbers; parameters as for `LensClassifier`."""
 
     def fit(self, images: np.ndarray, values: np.ndarray) -> Self:
         """Fine-tune on images [N, bands, H, W] and numbers [N] or [N, columns] that rotations leave unchanged.
