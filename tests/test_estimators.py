@@ -129,18 +129,6 @@ def test_other_images_than_fitted_are_refused(fitted: LensClassifier, tmp_path) 
         pretrained.fit(*blobs(20, seed=0, bands=3))
 
 
-<<<<<<< HEAD:tests/training/test_classifier.py
-def test_the_package_offers_its_verbs_without_loading_torch() -> None:
-    code = (
-        "import sys, zwicky; assert not {'torch', 'sklearn', 'astropy', 'matplotlib'} & set(sys.modules)\n"
-        "assert {'LensClassifier', 'ingest', 'simulate_population'} <= set(dir(zwicky))\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert zwicky.LensClassifier is LensClassifier
-    assert all(callable(getattr(zwicky, name)) for name in zwicky.__all__)
-    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
-        _ = zwicky.nothing_of_the_kind
-=======
 def test_a_regressor_learns_a_brightness() -> None:
     random = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16] - 7.5
@@ -166,4 +154,3 @@ def test_arrays_of_fits_files_and_masked_ones(fitted: LensClassifier) -> None:
     np.testing.assert_array_equal(fitted.predict_proba(masked), fitted.predict_proba(with_nan))
     with pytest.raises(UserError, match="no valid pixel"):
         fitted.predict_proba(np.full_like(images, np.nan))
->>>>>>> 1df1c2e (Rebuild training around one loop, one loader and one checkpoint):tests/test_estimators.py
