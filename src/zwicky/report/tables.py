@@ -48,7 +48,7 @@ def number(value: float, metric: str, signed: bool = False) -> str:
     """Write a value of a metric: three decimals, per cent with one, MAE with three figures; a true minus sign."""
     sign = "+" if signed else ""
     if metric.startswith("mae"):
-        return f"{value:{sign}.3g}".replace("-", "−")
+        return f"{value:{sign}#.3g}".rstrip(".").replace("-", "−")
     digits = 1 if metric in PERCENT else 3
     rounded = round(100 * value if metric in PERCENT else value, digits) + 0.0  # −0.0 becomes 0.0
     return f"{rounded:{sign if rounded else ''}.{digits}f}".replace("-", "−")
