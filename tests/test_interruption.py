@@ -35,7 +35,7 @@ torch.set_num_threads(1)
 import sklearn.linear_model, sklearn.decomposition, scipy.stats, timm, astropy.coordinates, yaml, PIL.Image
 from zwicky import cli
 from zwicky.data import audit, ingest, labels, splits, store
-from zwicky.data.readers import npy
+from zwicky.data.readers import numpy as npy
 from zwicky.evaluation import benchmark, equivariance, evaluate
 from zwicky.report import page
 from zwicky.simulate import api
