@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from zwicky.data.cutouts import STANDARD_COLUMNS, pixel_hash
-from zwicky.data.labels import read_labels
-from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate_population, simulate_store
 from zwicky.simulate.draw import BLOCK, draw_block, truth_columns
@@ -81,16 +79,6 @@ def test_the_light_in_a_stamp_is_that_of_its_magnitudes():
             assert share.max() < 1 + 1e-5  # what is missing lies in the margin
             assert share.min() > 0.8
             assert np.median(share) > 0.95
-
-
-def test_a_store_holds_what_memory_would(sample, tmp_path):
-    simulate_store("demo-lenses", len(sample[0]), 3, tmp_path / "store")
-    stored = open_store(tmp_path / "store")
-    assert np.array_equal(np.asarray(stored.images), sample[0].images)
-    assert stored.truth == sample[0].truth
-    assert np.array_equal(stored.ids, sample[0].ids)
-    assert np.array_equal(stored.column("theta_E"), sample[0].column("theta_E"), equal_nan=True)
-    assert read_labels(tmp_path / "store") == sample[1]
 
 
 @pytest.mark.parametrize(

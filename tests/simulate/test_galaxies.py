@@ -12,12 +12,13 @@ from zwicky.data.cutouts import make_cutouts
 from zwicky.data.splits import holdout_split
 from zwicky.data.store import StoreWriter
 from zwicky.errors import UserError
-from zwicky.simulate.api import simulate_population, simulate_store
+from zwicky.simulate.api import simulate_population
 from zwicky.simulate.draw import draw_block, truth_columns
 from zwicky.simulate.galaxies import galaxy_tensors, load_galaxies, sample_galaxy
 from zwicky.simulate.population import GalaxyStore
 from zwicky.simulate.population_yaml import read_population
 from zwicky.simulate.render import CPU, grid, parameter_tensors, render_light
+from zwicky.simulate.simulation import Simulation
 
 SCALE, SIZE = 0.03, 81
 OTHERS = ("elliptical", "spiral", "ring", "companions", "merger")
@@ -109,15 +110,6 @@ def shapes(folder, store, kind, count=8):
     return render_light(population, population.classes["lens"], x, y, SCALE, p), (x[0].numpy(), y[0].numpy()), p
 
 
-def test_galaxies_go_to_the_device(tmp_path):
-    store = write(tmp_path / "store", discs([0.2, 0.3]))
-    meta = torch.device("meta")
-    found = galaxy_tensors({"source": GalaxyStore(store)}, {"source_pick": np.array([0.2, 0.9, np.nan])}, meta)
-    placed = {f"source_{name}": torch.ones(3, 1, 1, device=meta) for name in ("rotation", "zoom", "flip")}
-    x, y = grid(16, SCALE, meta)
-    assert sample_galaxy("source", x.expand(3, -1, -1), y.expand(3, -1, -1), found | placed).device == meta
-
-
 def test_without_a_lens_the_image_is_the_interpolated_original(tmp_path):
     """Rendered on a fine grid, against scipy's interpolation of the stamp at literally turned positions."""
     lopsided = discs([0.2, 0.3])
@@ -177,17 +169,14 @@ def test_a_split_keeps_the_images_of_a_galaxy_together(tmp_path):
     assert set.union(*where.values()) == {"train", "validation", "test"}
 
 
-def test_a_simulation_does_not_go_on_with_other_galaxies(tmp_path, monkeypatch):
+def test_other_galaxies_are_another_simulation(tmp_path):
     store = tmp_path / "store"
     name = described(tmp_path, write(store, discs([0.1, 0.2])))
-    monkeypatch.setattr("zwicky.simulate.api._unite", lambda *_: 1 / 0)  # as if killed there
-    with pytest.raises(ZeroDivisionError):
-        simulate_store(name, 3, 0, tmp_path / "out")
+    first = Simulation.open(name, 3).identity()
     shutil.rmtree(store)
     write(store, discs([0.1, 0.3]))
-    load_galaxies.cache_clear()  # as in a process of its own
-    with pytest.raises(UserError, match="another simulation"):
-        simulate_store(name, 3, 0, tmp_path / "out")
+    load_galaxies.cache_clear()  # as in another process
+    assert Simulation.open(name, 3).identity() != first
 
 
 def test_noise_and_neighbours_are_not_taken_for_the_galaxy(tmp_path):
