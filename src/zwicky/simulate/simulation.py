@@ -78,8 +78,8 @@ class Simulation:
         population = self.population
         files = {name: load_galaxies(galaxies).digest for name, galaxies in population.galaxies.items()}
         files |= {star: digest(star) for star in _stars(population)}
-        known = {"name": population.name, "population": population.text, "seed": self.seed}
-        return known | {"device": self.device.type, "files": files}
+        named = {"name": population.name, "population": population.text, "seed": self.seed}
+        return named | {"device": self.device.type, "files": files}
 
     def draw(self, block: int) -> ParameterBlock:
         """Return the parameters of a block."""
@@ -191,9 +191,9 @@ def _check(name: str, population: Population) -> None:
             raise UserError(f"{name}: the image of a star has one width; write value: 1 for common.seeing")
 
 
-def _check_names(population: str, what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f"{population}: there is no {what} {unknown[0]!r}; choose one of {', '.join(known)}")
+def _check_names(population: str, what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
+    if unknown := [name for name in names if name not in allowed]:
+        raise UserError(f"{population}: there is no {what} {unknown[0]!r}; choose one of {', '.join(allowed)}")
 
 
 def _stars(population: Population) -> list[str]:
