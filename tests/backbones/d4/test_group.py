@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zwicky import d4
-from zwicky.backbones.d4 import group
+from zwicky.backbones.d4 import irreps as group
 
 
 def act(g, frames):
@@ -25,7 +25,7 @@ def test_acting_twice_is_acting_with_the_product():
 def test_the_irreps_are_orthonormal_and_turn_among_themselves():
     assert torch.allclose(group.CHANGE @ group.CHANGE.T, torch.eye(8, dtype=torch.float64), atol=1e-14)
     x = torch.randn(8, 4, 1, 1, dtype=torch.float64)
-    assert torch.allclose(group.to_frames(group.to_irreps(x)), x, atol=1e-12)
+    assert torch.allclose(group.to_regular(group.to_irreps(x)), x, atol=1e-12)
     for g in range(8):
         before, after = group.to_irreps(x), group.to_irreps(act(g, x))
         assert torch.allclose(after[:4, :, 0, 0], group.CHARACTERS[:4, g, None] * before[:4, :, 0, 0], atol=1e-12)

@@ -8,11 +8,10 @@ import torch.nn.functional as F
 
 from zwicky import d4
 from zwicky.backbones.base import Features
-from zwicky.backbones.d4 import group
-from zwicky.backbones.d4.decoder import D4PixelDecoder
-from zwicky.backbones.d4.kernels import BlockProduct, GroupNorm
-from zwicky.backbones.d4.layers import MLP, Drop, Lift, Norm, Readout, attend
-from zwicky.backbones.d4.linear import GroupLinear
+from zwicky.backbones.d4 import irreps as group
+from zwicky.backbones.d4.heads import D4PixelDecoder
+from zwicky.backbones.d4.irreps import BlockProduct, GroupNorm
+from zwicky.backbones.d4.layers import MLP, Drop, GroupLinear, Lift, Norm, Readout
 from zwicky.backbones.d4.vit import Block, Embed
 
 
@@ -38,7 +37,7 @@ def in_frames(layer, frames, irreps, tokens=True):
     """A layer's answer in the frames, whichever basis it works in."""
     x = group.to_irreps(frames) if irreps else frames
     y = layer(x.flatten(3) if tokens else x, irreps)
-    y = group.to_frames(y) if irreps else y
+    y = group.to_regular(y) if irreps else y
     return y.unflatten(3, frames.shape[3:]) if tokens else y
 
 
@@ -91,15 +90,7 @@ def test_lift_is_a_convolution_with_eight_kernels():
     images = torch.randn(2, 2, 12, 12, dtype=torch.float64)
     expected = torch.stack([F.conv2d(images, kernel, layer.bias, stride=4) for kernel in d4.apply(layer.kernel)])
     assert torch.allclose(layer(images, False).transpose(1, 2), expected, atol=1e-10)
-    assert torch.allclose(group.to_frames(layer(images, True)).transpose(1, 2), expected, atol=1e-10)
-
-
-def test_attention_is_torchs():
-    q, k, v = (torch.randn(3, 2, 8, 5) for _ in range(3))
-    bias = torch.randn(2, 5, 5)
-    for added in (None, bias):
-        expected = F.scaled_dot_product_attention(q.mT, k.mT, v.mT, attn_mask=added).mT
-        assert torch.allclose(attend(q, k, v, added), expected, atol=1e-5)
+    assert torch.allclose(group.to_regular(layer(images, True)).transpose(1, 2), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("irreps", [True, False])
@@ -123,7 +114,7 @@ def test_embedding_turns_with_image_and_mask_at_any_size(irreps, side):
 
     def cells(images, mask):
         tokens = layer(images, mask, token, irreps)
-        tokens = group.to_frames(tokens) if irreps else tokens
+        tokens = group.to_regular(tokens) if irreps else tokens
         return tokens[..., 0], tokens[..., 1:].unflatten(3, (side, side))
 
     first, rest = cells(images, mask)
@@ -151,7 +142,7 @@ def test_readout_is_invariant_and_no_mean_of_its_input(irreps, frames):
 
 def test_decoder_is_the_lift_transposed():
     """⟨lift(I), F⟩ = 8 ⟨I, decode(F)⟩ for the same kernel, bias and level left out."""
-    decoder, lift = filled(D4PixelDecoder(24, 2, 12, 3)), filled(Lift(2, 3, 4))
+    decoder, lift = filled(D4PixelDecoder(24, 2, 4)), filled(Lift(2, 3, 4))
     lift.kernel, lift.bias.data = decoder.kernel, 0 * lift.bias
     for parameter in decoder.level.parameters():
         parameter.data.zero_()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from zwicky import backbones, d4
+from zwicky.backbones import BACKBONES
 from zwicky.backbones.d4 import layers
-from zwicky.backbones.registry import BACKBONES
 from zwicky.errors import UserError
 
 NAMES = [name for name in BACKBONES if name.startswith("d4_")]

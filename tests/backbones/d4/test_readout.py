@@ -8,8 +8,8 @@ import torch
 
 from zwicky import d4, methods
 from zwicky.augment.views import Target, Views, transform_targets
-from zwicky.backbones.d4.readout import TargetHead
-from zwicky.methods.supervised import TargetScaler, head_outputs, make_head
+from zwicky.backbones.d4.heads import TargetHead
+from zwicky.methods.supervised import TargetScaler
 
 TARGETS = (Target(("dx", "dy"), "vector"), Target(("theta_E",)), Target(("gamma1", "gamma2"), "spin2"))
 
@@ -23,7 +23,7 @@ def turned_by(g, values, targets=TARGETS):
 @torch.no_grad()
 def test_predictions_turn_with_the_image(name, network):
     net, images = network(name), torch.randn(3, 2, 32, 32)
-    head = make_head(net, 5, TARGETS)
+    head = net.prediction_head(5, TARGETS)
     for parameter in head.parameters():
         parameter += 0.3 * torch.randn_like(parameter)
     upright = head(net(images))
@@ -39,9 +39,9 @@ def test_predictions_turn_with_the_image(name, network):
 
 def test_only_directions_on_an_equivariant_network_need_frames(network, small_backbone):
     net = network("d4_vit")
-    assert isinstance(make_head(net, 2, TARGETS[:1]), TargetHead)
-    assert isinstance(make_head(net, 1, TARGETS[1:2]), torch.nn.Linear)
-    assert isinstance(make_head(small_backbone("vit_tiny"), 2, TARGETS[:1]), torch.nn.Linear)
+    assert isinstance(net.prediction_head(2, TARGETS[:1]), TargetHead)
+    assert isinstance(net.prediction_head(1, TARGETS[1:2]), torch.nn.Linear)
+    assert isinstance(small_backbone("vit_tiny").prediction_head(2, TARGETS[:1]), torch.nn.Linear)
 
 
 def test_scales_of_directions_turn_too():
@@ -79,6 +79,6 @@ def test_offsets_and_shapes_are_learnt(network):
         assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
         optimizer.step()
     with torch.no_grad():
-        outputs = method.scaler.inverse(head_outputs(net.eval(), method.head, images))
+        outputs = method.scaler.inverse(net.eval().predict(method.head, images))
         left = (outputs - truth).square().mean(0) / truth.var(0)
     assert left.max() < 0.5

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from zwicky import backbones, d4
-from zwicky.backbones.d4.swin import Merge
-from zwicky.backbones.d4.windows import WindowBlock
+from zwicky.backbones.d4.swin import Merge, WindowBlock
 from zwicky.errors import UserError
 
 
@@ -104,10 +103,10 @@ def test_what_a_plain_swin_does_is_no_symmetry(monkeypatch):
     assert error(filled(WindowBlock(4, 2, 3, True, 0.0)), 9) > 0.02
     block = filled(WindowBlock(4, 2, 4, True, 0.0))
     assert error(block, 8) < 1e-10
-    block.standing = lambda side: (4, 1)
+    block._window_and_shift = lambda side: (4, 1)
     assert error(block, 8) > 0.02
     with monkeypatch.context() as patch:
-        patch.setattr("zwicky.backbones.d4.windows.orbit", lambda table: table.expand(8, *table.shape))
+        patch.setattr("zwicky.backbones.d4.swin.orbit", lambda table: table.expand(8, *table.shape))
         assert error(filled(WindowBlock(4, 2, 4, False, 0.0)), 8) > 0.02
     with monkeypatch.context() as patch:
         patch.setattr("zwicky.backbones.d4.swin.orbit", lambda corners: corners.expand(8, 2, 2))
