@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import timm
 import torch
@@ -205,14 +203,3 @@ def test_only_a_masking_method_trains_the_mask_token(make):
     backbone.set_trainable(masked=True)
     assert backbone.mask_token.requires_grad
     assert all(p.requires_grad for p in backbone.parameters())
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_deepcopy_is_independent(name, make):
-    backbone = make(name)
-    other = copy.deepcopy(backbone)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(1)
-    mine, theirs = dict(backbone.named_parameters()), dict(other.named_parameters())
-    assert not any(torch.equal(mine[key], theirs[key]) for key in mine)

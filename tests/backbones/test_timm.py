@@ -189,16 +189,6 @@ def test_cells_that_share_a_window_only_by_wrapping_do_not_interact(small_backbo
     assert torch.equal(difference > 1e-6, expected)
 
 
-@pytest.mark.parametrize("size", [16, 32, 64])
-@torch.no_grad()
-def test_attention_received_sums_to_one(size, small_backbone, filled):
-    backbone = filled(small_backbone("swin_tiny", image_size=32))
-    found = backbone.attention(torch.randn(2, 3, size, size))
-    assert found.shape == (2, 2, *backbone.grid(size))
-    assert torch.allclose(found.sum((2, 3)), torch.ones(2, 2), atol=1e-5)
-    assert found.min() >= 0
-
-
 @pytest.mark.parametrize("name", ["swin_tiny", "beit_base", "d4_swin"])
 def test_tables_made_in_an_evaluation_serve_training(name, small_backbone):
     """Indices are cached; one made in inference mode could not be saved for a backward pass."""
