@@ -32,8 +32,8 @@ class BackboneConfig:
     Args:
         name: vit_tiny, vit_small, vit_base, beit_base, swin_tiny, swin_small, d4_vit, d4_swin or resnet18.
         options: keywords of that backbone, for example {patch_size: 8, depth: 6}.
-        pretrained: weights to start from: the name of a timm model, or a file of weights in timm's layout; null starts
-            from random ones.
+        pretrained: weights to start from: the name of a timm model, hf-hub:OWNER/NAME or a file in timm's layout;
+            null starts from random ones.
     """
 
     name: str = "vit_tiny"

@@ -25,7 +25,7 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
 
     Args:
         backbone: of the same width, depth and heads as the weights.
-        source: the name of a timm model, as NAME or timm/NAME, or the path of a file that ends in one of SUFFIXES.
+        source: a name for timm.create_model (NAME, timm/NAME, hf-hub:OWNER/NAME), or a file with one of SUFFIXES.
 
     Raises:
         UserError: if the weights cannot be read or downloaded, or do not fit.
