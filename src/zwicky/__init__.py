@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 
-_OFFERED = {
+_PUBLIC = {
     "UserError": "errors",
     "Cutouts": "data.cutouts",
     "make_cutouts": "data.cutouts",
@@ -54,12 +54,12 @@ _OFFERED = {
     "write_report": "report.page",
 }
 
-__all__ = sorted(_OFFERED)
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _OFFERED:
-        return getattr(import_module(f"zwicky.{_OFFERED[name]}"), name)
+    if name in _PUBLIC:
+        return getattr(import_module(f"zwicky.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module 'zwicky' has no attribute {name!r}")
 
 
