@@ -27,10 +27,11 @@ from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Views
-from zwicky.backbones.vit import SIZES
+from zwicky.backbones import BACKBONES
 from zwicky.training.config import TrainConfig
 from zwicky.training.distributed import compile_backbones, use_bf16
 
+VITS = ["vit_base", "vit_small", "vit_tiny"]
 BANDS = ("g", "r", "i")
 
 
@@ -77,18 +78,18 @@ def entries(options: argparse.Namespace, clock: Callable[[], float]) -> list[Con
         return zwicky_step(method, train)
 
     def plain(fused_attention: bool, compiled: bool) -> PlainDino:
-        width, depth, heads = SIZES[options.backbone]
+        size = BACKBONES[options.backbone][1]
         torch.manual_seed(0)
         net = VisionTransformer(
             img_size=options.size,
             patch_size=options.patch_size,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
+            embed_dim=size["width"],
+            depth=size["depth"],
+            num_heads=size["heads"],
             num_classes=0,
             dynamic_img_size=True,
         )
-        head = Head(width, options.hidden, options.bottleneck, options.prototypes)
+        head = Head(size["width"], options.hidden, options.bottleneck, options.prototypes)
         return PlainDino(
             net, head, autocast=use_bf16(train.precision, like), fused_attention=fused_attention, compiled=compiled
         )
@@ -160,7 +161,7 @@ def arguments() -> argparse.Namespace:
         ("prototypes", 4096, "prototypes K"),
     ]
     add_arguments(parser, numbers)
-    parser.add_argument("--backbone", choices=sorted(SIZES), default="vit_small", help="network (vit_small)")
+    parser.add_argument("--backbone", choices=VITS, default="vit_small", help="network (vit_small)")
     parser.add_argument("--no-compile", action="store_true", help="leave out what needs a compiler and minutes")
     parser.add_argument("--no-pil", action="store_true", help="leave out the PIL pipeline")
     return parser.parse_args()

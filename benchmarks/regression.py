@@ -21,7 +21,7 @@ from zwicky.metrics.bootstrap import NUMBER_METRICS, Bootstrap, Cell
 from zwicky.metrics.regression import mae, r2
 
 from zwicky.augment.config import ViewsConfig
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.methods import MethodConfig
 from zwicky.simulate.stream import Data, open_data
 from zwicky.training import provenance

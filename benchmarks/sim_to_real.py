@@ -32,7 +32,7 @@ from zwicky.metrics.bootstrap import Bootstrap, Cell
 
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels, read_labels
 from zwicky.data.store import open_store

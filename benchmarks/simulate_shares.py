@@ -23,7 +23,7 @@ from streaming import peak_mb
 from tables import write_csv
 
 from zwicky.data.store import StoreWriter
-from zwicky.simulate import api, blocks, light, render
+from zwicky.simulate import api, light, render, simulation
 from zwicky.simulate.draw import BLOCK
 
 RESULTS = Path(__file__).parent / "results" / "simulate_shares.csv"
@@ -48,7 +48,7 @@ def measure(population: str, count: int) -> dict[str, float]:
         for name, shape in known.items():
             known[name] = (timed("light", shape[0]), shape[1]) if isinstance(shape, tuple) else timed("light", shape)
     render.observe = timed("psf_and_pixels", render.observe)
-    blocks._noisy = timed("noise", blocks._noisy)
+    simulation.add_noise = timed("noise", simulation.add_noise)
     StoreWriter.append = timed("writing", StoreWriter.append)
     with tempfile.TemporaryDirectory() as folder:
         api.simulate_store(population, BLOCK, 0, Path(folder) / "first")  # compiles

@@ -15,7 +15,7 @@ from zwicky import backbones
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import PIXEL_TYPES, make_cutouts
 from zwicky.data.duplicates import find_groups
 from zwicky.data.labels import Labels

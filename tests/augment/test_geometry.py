@@ -138,17 +138,6 @@ def test_quarter_turns_copy_pixels(side, crop, shift, seed):
     assert any(torch.equal(crops[0], candidate) for candidate in candidates)
 
 
-def test_all_eight_orientations_and_all_shifts_occur():
-    geometry = Geometry((24, 24), 16, 16, rotation="quarter", flip=True, shift=2.0)
-    maps = geometry.draw(draws(2000))
-    assert len({tuple(matrix.round().int().flatten().tolist()) for matrix in maps[:, :, :2]}) == 8
-    centers = maps[:, :, :2] @ torch.full((2,), 7.5, dtype=torch.float64) + maps[:, :, 2]
-    moves, counts = (centers - 11.5).round().unique(dim=0, return_counts=True)
-    assert len(moves) == 25
-    assert moves.abs().max() == 2
-    assert counts.min() > 40  # 80 expected each
-
-
 def test_area_angle_and_mirror_are_spread_as_declared():
     geometry = Geometry((64, 64), 32, 16, (0.1, 0.3), "any", True, 0.0)
     maps = geometry.draw(draws(4000))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
+import timm
 import torch
 
 from zwicky import backbones
-from zwicky.backbones.registry import BACKBONES
+from zwicky.augment.views import Target
+from zwicky.backbones import BACKBONES
 from zwicky.errors import UserError
 
 
@@ -29,12 +29,6 @@ def test_features_have_the_promised_shapes(name, bands, make):
         assert found.pooled.shape == (2, backbone.dim)
         assert found.patch_tokens.shape == (2, *backbone.grid(size), backbone.dim)
         assert torch.isfinite(found.pooled).all()
-
-
-@pytest.mark.parametrize("size", [64, 70, 96, 100])
-def test_resnet_grid_of_larger_images(size, make):
-    backbone = make("resnet18", image_size=64)
-    assert backbone(torch.randn(1, 3, size, size)).patch_tokens.shape[1:3] == backbone.grid(size)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -78,35 +72,96 @@ def test_everything_that_learns_gets_a_gradient(name, make):
     assert missing == []
 
 
-@pytest.mark.parametrize("size", [20, 4, 7, 33])
-def test_a_size_that_does_not_fit_is_refused_with_one_that_does(size, make):
-    backbone = make("vit_tiny")
-    with pytest.raises(UserError) as caught:
-        backbone.grid(size)
-    better = int(str(caught.value).split("take ")[1].split()[0])
-    assert backbone.grid(better)
-    with pytest.raises(UserError):
-        make("vit_tiny", image_size=size)
-
-
-def test_resnet_refuses_images_smaller_than_its_stride(make):
-    with pytest.raises(UserError, match="at least 16 px"):
-        make("resnet18", image_size=8)
-
-
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
         ("vit_huge", {}, "vit_tiny"),
         ("vit_tiny", {"widht": 3}, "widht"),
         ("vit_tiny", {"width": 32, "heads": 3}, "divisible"),
+        ("vit_tiny", {"pool": "max"}, "cls or mean"),
+        ("beit_base", {"pool": "max"}, "cls or mean"),
         ("resnet18", {"patch_size": 8}, "patch_size"),
+        ("resnet18", {"image_size": 8}, "at least 16 px"),
+        ("swin_tiny", {"depths": (2, 2), "heads": (2,)}, "one of each"),
+        ("swin_tiny", {"width": 18, "heads": (4, 4), "stages": 2}, "divisible"),
+        ("d4_vit", {"width": 36}, "take 32"),
+        ("d4_vit", {"width": 64, "heads": 3}, "take 72"),
+        ("d4_swin", {"window": 3}, "take 2"),
+        ("d4_swin", {"heads": [1]}, "one of each"),
     ],
 )
 def test_a_wrong_backbone_is_one_line(name, options, words):
     with pytest.raises(UserError, match=words) as caught:
-        backbones.create(name, bands=3, image_size=32, **options)
+        backbones.create(name, **{"bands": 3, "image_size": 32, **options})
     assert "\n" not in str(caught.value)
+
+
+SWIN = {"patch_size": 4, "window": 4, "width": 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        *[("vit_tiny", {}, size) for size in (20, 4, 33)],
+        ("beit_base", {}, 33),
+        ("swin_tiny", {**SWIN, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8)}, 32),
+        ("swin_tiny", {**SWIN, "depths": (2, 2, 2), "heads": (1, 2, 4)}, 40),
+        ("swin_tiny", SWIN, 30),
+        *[("d4_swin", {**SWIN, "patch_size": 2}, size) for size in (30, 36, 3)],
+        ("d4_swin", {**SWIN, "stages": 1}, 50),
+    ],
+)
+def test_an_image_size_that_does_not_fit_is_reported_with_one_that_does(name, options, size, make):
+    with pytest.raises(UserError, match="px") as caught:
+        make(name, image_size=size, **options)
+    better = int(str(caught.value).split("take ")[1].split()[0])
+    assert make(name, image_size=better, **options)(torch.randn(1, 3, better, better)).patch_tokens.numel()
+    if name == "vit_tiny":
+        with pytest.raises(UserError, match=f"take {better}"):
+            make(name)(torch.randn(1, 3, size, size))
+
+
+def test_stages_keeps_the_first_ones(make):
+    cut = make("swin_tiny", image_size=64, depths=(2, 2, 6, 2), heads=(1, 2, 4, 8), stages=2)
+    assert (cut.dim, [len(layer.blocks) for layer in cut.net.layers]) == (32, [2, 2])
+
+
+def test_a_resnet_takes_any_larger_image_and_no_mask(make):
+    backbone = make("resnet18", image_size=64)
+    for size in (64, 70, 96, 100):
+        assert backbone(torch.randn(1, 3, size, size)).patch_tokens.shape[1:3] == backbone.grid(size)
+    with pytest.raises(UserError, match="vit"):
+        backbone(torch.randn(1, 3, 64, 64), torch.zeros(1, 2, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_heads_and_decoder_fit_every_backbone(name, make):
+    backbone, images = make(name), torch.randn(2, 3, 32, 32)
+    offset = Target(("x", "y"), "vector")
+    for head in (backbone.prediction_head(2), backbone.prediction_head(2, (offset,))):
+        assert backbone.predict(head, images).shape == (2, 2)
+    assert isinstance(head, torch.nn.Linear) != backbone.invariant
+    assert backbone.pixel_decoder()(backbone(images)).shape == images.shape
+
+
+def test_a_linear_head_computes_in_float32(make):
+    backbone = make("vit_tiny")
+    head, images = backbone.prediction_head(3), torch.randn(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, pooled = backbone.predict(head, images), backbone(images, patch_tokens=False).pooled
+    assert torch.equal(found, pooled.float() @ head.weight.T + head.bias)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_timm_builds_the_same_network(name, make):
+    backbone = make(name, image_size=64)
+    config = backbone.timm_config()
+    assert (config is None) == name.startswith("d4_")
+    if config is not None:
+        net = timm.create_model(config["architecture"], num_classes=0, **config["model_args"]).eval()
+        net.load_state_dict(backbone.net.state_dict())
+        images = torch.randn(2, 3, 64, 64)
+        assert torch.allclose(net(images), backbone.eval()(images).pooled, atol=1e-5)
 
 
 def test_resampled_positions_turn_with_the_image(make):
@@ -142,35 +197,9 @@ def test_masked_cells_are_hidden_and_only_those(name, make):
         assert not torch.allclose(known, backbone(images).patch_tokens, atol=1e-3)
 
 
-def test_the_summary_is_the_mean_of_the_regions_where_that_is_asked_for(make):
-    backbone, images = make("vit_tiny", pool="mean"), torch.randn(2, 3, 32, 32)
-    found = backbone(images)
-    assert torch.allclose(found.pooled, found.patch_tokens.mean((1, 2)), atol=1e-6)
-    assert torch.equal(backbone(images, patch_tokens=False).pooled, found.pooled)
-    assert not torch.allclose(make("vit_tiny")(images).pooled, found.pooled, atol=1e-3)
-    with pytest.raises(UserError, match="cls or mean"):
-        make("vit_tiny", pool="max")
-
-
 def test_only_a_masking_method_trains_the_mask_token(make):
     backbone = make("vit_tiny")
     assert not backbone.mask_token.requires_grad
     backbone.set_trainable(masked=True)
     assert backbone.mask_token.requires_grad
     assert all(p.requires_grad for p in backbone.parameters())
-
-
-def test_resnet_says_that_it_cannot_mask(make):
-    with pytest.raises(UserError, match="vit"):
-        make("resnet18")(torch.randn(1, 3, 32, 32), torch.zeros(1, 2, 2, dtype=torch.bool))
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_deepcopy_is_independent(name, make):
-    backbone = make(name)
-    other = copy.deepcopy(backbone)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.add_(1)
-    mine, theirs = dict(backbone.named_parameters()), dict(other.named_parameters())
-    assert not any(torch.equal(mine[key], theirs[key]) for key in mine)

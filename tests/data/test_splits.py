@@ -183,7 +183,7 @@ def test_subsets_are_nested_stratified_and_of_the_training_role(classes, seed, c
 def test_subsets_too_large_say_what_there_is():
     cutouts, labels = data(many(60, 40, 5))
     split = Split("s", dict.fromkeys(cutouts.ids, "train"))
-    with pytest.raises(UserError, match=r"101 labels asked for.* 100 .*\(lens 60, non 40\)"):
+    with pytest.raises(UserError, match=r"101 labels asked for.* 100 .*\(non 40, lens 60\)"):
         label_subsets(split, labels, [101], seed=0)
     with pytest.raises(UserError, match="too few of one class"):
         label_subsets(split, labels, [90], seed=0, balanced=True)

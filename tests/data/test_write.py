@@ -24,7 +24,7 @@ def store(request, tmp_path):
     if dtype == "float32":
         images[2, 1] = np.nan
     columns = {
-        "ra": [1.5, None, *range(5)],
+        "ra": [1.5, None, *range(1, 6)],
         "dec": [-1.5, None, *range(5)],
         "mass": [0.1 * row for row in range(7)],
         "survey": ["x"] * 7,
@@ -66,7 +66,7 @@ def test_the_forms_are_what_others_read(tmp_path, store):
     write_folder(store, tmp_path / "f", "fits")
     with fits.open(tmp_path / "f" / "J1000+02.fits") as hdus:
         np.testing.assert_array_equal(hdus[0].data, cutouts.images[4])
-        assert [hdus[0].header["BAND0"], hdus[0].header["RA"], hdus[0].header["PIXSCALE"]] == ["g", 2, 0.2]
+        assert [hdus[0].header["BAND0"], hdus[0].header["RA"], hdus[0].header["PIXSCALE"]] == ["g", 3, 0.2]
     write_folder(store, tmp_path / "h", "hdf5")
     with h5py.File(tmp_path / "h" / "cutouts.hdf5") as file:
         np.testing.assert_array_equal(file["images"][:], cutouts.images)

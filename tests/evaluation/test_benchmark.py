@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from zwicky.augment.config import ViewsConfig
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels, write_labels
 from zwicky.data.splits import read_split

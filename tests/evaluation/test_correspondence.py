@@ -14,8 +14,8 @@ from zwicky import backbones
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.geometry import N_UNIFORMS, Geometry
 from zwicky.augment.normalise import Normalisation
+from zwicky.backbones import BackboneConfig
 from zwicky.backbones.base import Backbone, Features
-from zwicky.backbones.config import BackboneConfig
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels, write_labels
 from zwicky.data.splits import read_split

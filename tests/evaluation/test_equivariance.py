@@ -15,7 +15,7 @@ from zwicky.augment.views import Target
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.equivariance import ELEMENTS, equivariance_error, verify
-from zwicky.methods.supervised import TargetScaler, make_head
+from zwicky.methods.supervised import TargetScaler
 from zwicky.training.network import Network, load_network, save_network
 
 TARGETS = (Target(("flux",)), Target(("dx", "dy"), "vector"), Target(("e1", "e2"), "spin2"))
@@ -34,9 +34,9 @@ def make():
         normalisation = Normalisation.fit(images, ("g", "r"), NormalisationConfig())
         network = Network(backbone, normalisation, ViewsConfig(crop=crop, image_size=16), ("g", "r"), 0.2)
         if kind == "classes":
-            network.head, network.classes, network.temperature = make_head(backbone, 2), ("nonlens", "lens"), 0.1
+            network.head, network.classes, network.temperature = backbone.prediction_head(2), ("nonlens", "lens"), 0.1
         elif kind == "targets":
-            network.head, network.targets = make_head(backbone, 5, TARGETS), TARGETS
+            network.head, network.targets = backbone.prediction_head(5, TARGETS), TARGETS
             network.scaler = TargetScaler((3.0, 0, 0, 0, 0), (2.0, 3.0, 3.0, 0.5, 0.5))
         return network, cutouts
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import r2_score, roc_auc_score
-from torch import nn
 
 from zwicky import backbones
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
@@ -46,9 +45,9 @@ def network(data, tmp_path):
         normalisation = Normalisation.fit(cutouts.images, cutouts.bands, NormalisationConfig())
         made = Network(backbone, normalisation, ViewsConfig(crop=16, image_size=16), cutouts.bands, 0.2)
         if kind == "classes":
-            made.head, made.classes = nn.Linear(32, 2), ("nonlens", "lens")
+            made.head, made.classes = backbone.prediction_head(2), ("nonlens", "lens")
         elif kind == "flux":
-            made.head, made.targets = nn.Linear(32, 1), (Target(("flux",)),)
+            made.head, made.targets = backbone.prediction_head(1), (Target(("flux",)),)
             made.scaler = TargetScaler((100.0,), (10.0,))
         save_network(tmp_path, made)
         return tmp_path

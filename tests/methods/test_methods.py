@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zwicky import methods
-from zwicky.backbones.registry import BACKBONES
+from zwicky.backbones import BACKBONES
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
 from zwicky.methods import METHODS

@@ -16,7 +16,7 @@ def test_classification_loss_is_the_smoothed_cross_entropy(tiny_vit, make_views)
     targets = torch.tensor([0, 2, 1, 1, 0, 2])
     method = methods.create("supervised", backbone, classes=3, label_smoothing=0.1)
     views = make_views(local=0, targets=targets)
-    logits = torch.cat([method.head(backbone(crop).pooled) for crop in views.crops]).double()
+    logits = torch.cat([method.head(backbone(crop)) for crop in views.crops]).double()
     smooth = 0.9 * torch.eye(3)[targets.repeat(2)] + 0.1 / 3
     expected = -(smooth * logits.log_softmax(-1)).sum(-1).mean()
     metrics = method(views)
@@ -31,7 +31,7 @@ def test_regression_loss_is_on_standardised_values(tiny_vit, make_views):
     targets = (Target(("theta_E",)), Target(("mass",)))
     method = methods.create("supervised", backbone, targets=targets, scaler=TargetScaler(mean, std))
     views = make_views(local=0, targets=values)
-    raw = torch.cat([method.head(backbone(crop).pooled) for crop in views.crops]).detach().double()
+    raw = torch.cat([method.head(backbone(crop)) for crop in views.crops]).detach().double()
     scaled = (values.double().repeat(2, 1) - torch.tensor(mean)) / torch.tensor(std).double()
     apart = (raw - scaled).abs()
     metrics = method(views)
@@ -56,3 +56,13 @@ def test_a_column_that_does_not_vary_is_no_division_by_zero():
     scaler = TargetScaler.fit(np.array([[5.0, 0.0]] * 4), (Target(("a",)), Target(("b",))))
     assert all(std > 0 for std in scaler.std)
     assert not scaler.transform(np.array([[5.0, 0.0]])).any()
+
+
+def test_the_scale_of_a_direction_rotates_with_the_image():
+    targets = (Target(("dx", "dy"), "vector"), Target(("theta_E",)), Target(("gamma1", "gamma2"), "spin2"))
+    values = np.random.default_rng(0).normal([1, -2, 5, 0, 0.3], [1, 2, 3, 4, 5], (200, 5))
+    plain, scaler = TargetScaler.fit(values, targets), TargetScaler.fit(values, targets, equivariant=True)
+    assert scaler.mean == (0, 0, plain.mean[2], 0, 0)
+    assert scaler.std[0] == scaler.std[1] == pytest.approx(np.sqrt((values[:, :2] ** 2).mean()))
+    assert scaler.std[2] == plain.std[2]
+    assert scaler.std[3] == scaler.std[4]

@@ -1,10 +1,9 @@
-"""Real galaxies as sources and lenses, against literal interpolation and against a profile that is known."""
+"""Real galaxies as sources and lenses, against literal interpolation and against an analytic profile."""
 
 import shutil
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from scipy.ndimage import map_coordinates
 
@@ -12,15 +11,17 @@ from zwicky.data.cutouts import make_cutouts
 from zwicky.data.splits import holdout_split
 from zwicky.data.store import StoreWriter
 from zwicky.errors import UserError
-from zwicky.simulate.api import simulate_population, simulate_store
+from zwicky.simulate.api import simulate_population
 from zwicky.simulate.draw import draw_block, truth_columns
-from zwicky.simulate.galaxies import galaxy_tensors, load_galaxies, sample_galaxy
+from zwicky.simulate.galaxies import galaxy_tensors, load_galaxies
 from zwicky.simulate.population import GalaxyStore
 from zwicky.simulate.population_yaml import read_population
 from zwicky.simulate.render import CPU, grid, parameter_tensors, render_light
+from zwicky.simulate.simulation import Simulation
 
 SCALE, SIZE = 0.03, 81
 OTHERS = ("elliptical", "spiral", "ring", "companions", "merger")
+LENS = {"label": "lens", "fraction": 1, "layers": {"arc": "real_source"}}
 REAL = {
     "source_pick": {"uniform": [0, 1]},
     "source_rotation": {"uniform": [0, 6.283185307179586], "unit": "rad"},
@@ -45,39 +46,25 @@ def discs(R):
 
 def described(folder, store, name="real.yaml", **changes):
     path = folder / name
-    kind = {"label": "lens", "fraction": 1, "layers": {"arc": "real_source"}, "parameters": REAL}
+    object_class = LENS | {"parameters": REAL}
     description = {
         "base": "demo-lenses",
         "description": "real sources",
         "size": 32,
         "galaxies": {"source": {"store": store}},
     }
-    path.write_text(yaml.safe_dump(description | {"classes": {"lens": kind} | dict.fromkeys(OTHERS)} | changes))
+    path.write_text(yaml.safe_dump(description | {"classes": {"lens": object_class} | dict.fromkeys(OTHERS)} | changes))
     return str(path)
 
 
-def test_a_galaxy_is_shown_turned_mirrored_and_scaled():
-    rng = np.random.default_rng(0)
-    image = rng.random((1, 9, 13)).astype(np.float32)
-    y, x = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1.3, 1.3, 25), indexing="ij")
-    turn, zoom, scale, flip = 0.7, 1.4, 0.1, -1.0
-    p = {"g_rotation": turn, "g_zoom": zoom, "g_flip": flip, "g_scale": scale}
-    tensors = {name: torch.full((1, 1, 1), value) for name, value in p.items()} | {"g_images": torch.from_numpy(image)}
-    shown = sample_galaxy("g", torch.from_numpy(x)[None].float(), torch.from_numpy(y)[None].float(), tensors)[0].numpy()
-    column = flip * (np.cos(turn) * x + np.sin(turn) * y) / scale / zoom + 6
-    row = (np.cos(turn) * y - np.sin(turn) * x) / scale / zoom + 4
-    expected = map_coordinates(np.pad(image[0], 1), [row + 1, column + 1], order=1, mode="constant") / zoom**2
-    assert np.abs(shown - expected).max() < 1e-5
-
-
-def test_the_bank_has_no_sky_no_edges_and_unit_flux(tmp_path):
-    bank = load_galaxies(GalaxyStore(write(tmp_path / "store", discs([0.1, 0.2]))))
-    images = bank.images.numpy()
+def test_the_catalog_has_no_sky_no_edges_and_unit_flux(tmp_path):
+    catalog = load_galaxies(GalaxyStore(write(tmp_path / "store", discs([0.1, 0.2]))))
+    images = catalog.images.numpy()
     np.testing.assert_allclose(images.sum((1, 2)) * SCALE**2, 1, rtol=1e-5)
     assert np.abs(images[:, 0]).max() < 1e-3 * images.max()
     row = images[0, SIZE // 2, SIZE // 2 :]
     np.testing.assert_allclose(row[2:8] / row[2], np.exp(-1.678 * np.arange(6) * SCALE / 0.1), rtol=0.01)
-    assert bank.rows(np.array([0.0, 0.49, 0.51, 1.0])).tolist() == [0, 0, 1, 1]
+    assert catalog.rows(np.array([0.0, 0.49, 0.51, 1.0])).tolist() == [0, 0, 1, 1]
 
 
 def test_a_disc_from_a_store_is_lensed_as_the_disc_is(tmp_path):
@@ -87,20 +74,20 @@ def test_a_disc_from_a_store_is_lensed_as_the_disc_is(tmp_path):
     one = {"source_zoom": {"value": 1.0}, "source_R": {"value": R}, "source_n": {"value": 1.0}}
     one |= {"source_e1": {"value": 0.0}, "source_e2": {"value": 0.0}}
     real = {"parameters": REAL | one, "fraction": 1, "label": "lens", "layers": {"arc": "real_source"}}
-    known = real | {"layers": {"arc": "sersic_source"}}
-    found = []
-    for kind in (real, known):
-        kinds = {"lens": kind} | dict.fromkeys(OTHERS)
-        found.append(simulate_population(described(tmp_path, store, classes=kinds), 24, 2)[0])
-    magnification = [one.column("magnification") for one in found]
+    analytic = real | {"layers": {"arc": "sersic_source"}}
+    simulated = []
+    for object_class in (real, analytic):
+        classes = {"lens": object_class} | dict.fromkeys(OTHERS)
+        simulated.append(simulate_population(described(tmp_path, store, classes=classes), 24, 2)[0])
+    magnification = [one.column("magnification") for one in simulated]
     np.testing.assert_allclose(*magnification, rtol=0.05)
-    bright = np.abs(found[1].images).max((1, 2, 3))
-    assert (np.abs(found[0].images - found[1].images).max((1, 2, 3)) / bright).max() < 0.05
+    bright = np.abs(simulated[1].images).max((1, 2, 3))
+    assert (np.abs(simulated[0].images - simulated[1].images).max((1, 2, 3)) / bright).max() < 0.05
 
 
-def shapes(folder, store, kind, count=8):
+def shapes(folder, store, object_class, count=8):
     """Light before the instrument, [n, layers, size, size] and its magnification; grid (arcsec) and parameters."""
-    population = read_population(described(folder, store, classes={"lens": kind} | dict.fromkeys(OTHERS)))
+    population = read_population(described(folder, store, classes={"lens": object_class} | dict.fromkeys(OTHERS)))
     drawn = draw_block(population, 3, 0)
     rows = np.arange(count)
     p = parameter_tensors(drawn, rows)
@@ -109,22 +96,19 @@ def shapes(folder, store, kind, count=8):
     return render_light(population, population.classes["lens"], x, y, SCALE, p), (x[0].numpy(), y[0].numpy()), p
 
 
-def test_galaxies_go_to_the_device(tmp_path):
-    store = write(tmp_path / "store", discs([0.2, 0.3]))
-    meta = torch.device("meta")
-    found = galaxy_tensors({"source": GalaxyStore(store)}, {"source_pick": np.array([0.2, 0.9, np.nan])}, meta)
-    placed = {f"source_{name}": torch.ones(3, 1, 1, device=meta) for name in ("rotation", "zoom", "flip")}
-    x, y = grid(16, SCALE, meta)
-    assert sample_galaxy("source", x.expand(3, -1, -1), y.expand(3, -1, -1), found | placed).device == meta
-
-
 def test_without_a_lens_the_image_is_the_interpolated_original(tmp_path):
     """Rendered on a fine grid, against scipy's interpolation of the stamp at literally turned positions."""
     lopsided = discs([0.2, 0.3])
     lopsided[:, 45:50, 30:36] += 0.2
     store = write(tmp_path / "store", lopsided)
-    kind = {"label": "lens", "fraction": 1, "layers": {"arc": "real_source"}, "parameters": REAL, "deflectors": None}
-    made, (x, y), p = shapes(tmp_path, store, kind)
+    object_class = {
+        "label": "lens",
+        "fraction": 1,
+        "layers": {"arc": "real_source"},
+        "parameters": REAL,
+        "deflectors": None,
+    }
+    made, (x, y), p = shapes(tmp_path, store, object_class)
     stamps = load_galaxies(GalaxyStore(store)).images.numpy()
     for row in range(8):
         at = {name: float(value[row]) for name, value in p.items() if value[0].numel() == 1 < len(value)}
@@ -143,10 +127,15 @@ def test_a_lens_without_mass_conserves_flux(tmp_path):
     store = write(tmp_path / "store", discs([0.2, 0.3]))
     massless = {name: {"value": 0.0} for name in ("theta_E", "gamma1", "gamma2")}
     near = {name: {"value": 0.1} for name in ("source_dx", "source_dy")}
-    kind = {"label": "lens", "fraction": 1, "layers": {"arc": "real_source"}, "parameters": REAL | massless | near}
-    made, _, _ = shapes(tmp_path, store, kind)
+    object_class = {
+        "label": "lens",
+        "fraction": 1,
+        "layers": {"arc": "real_source"},
+        "parameters": REAL | massless | near,
+    }
+    made, _, _ = shapes(tmp_path, store, object_class)
     np.testing.assert_allclose(made[1][:, 1], 1, atol=0.02)
-    free, _, _ = shapes(tmp_path, store, kind | {"deflectors": None})
+    free, _, _ = shapes(tmp_path, store, object_class | {"deflectors": None})
     np.testing.assert_allclose(made[0][:, 1], free[0][:, 1], atol=1e-6)
 
 
@@ -170,49 +159,46 @@ def test_a_split_keeps_the_images_of_a_galaxy_together(tmp_path):
     store = write(tmp_path / "store", discs(np.linspace(0.1, 0.3, 12)))
     cutouts, labels = simulate_population(described(tmp_path, store), 200)
     roles = holdout_split(cutouts, labels, seed=0).roles
-    where: dict[str, set[str]] = {}
+    roles_of: dict[str, set[str]] = {}
     for identifier, source in zip(cutouts.ids, cutouts.column("source_id"), strict=True):
-        where.setdefault(source, set()).add(roles[identifier])
-    assert all(len(found) == 1 for found in where.values())
-    assert set.union(*where.values()) == {"train", "validation", "test"}
+        roles_of.setdefault(source, set()).add(roles[identifier])
+    assert all(len(one) == 1 for one in roles_of.values())
+    assert set.union(*roles_of.values()) == {"train", "validation", "test"}
 
 
-def test_a_simulation_does_not_go_on_with_other_galaxies(tmp_path, monkeypatch):
+def test_other_galaxies_are_another_simulation(tmp_path):
     store = tmp_path / "store"
     name = described(tmp_path, write(store, discs([0.1, 0.2])))
-    monkeypatch.setattr("zwicky.simulate.api._unite", lambda *_: 1 / 0)  # as if killed there
-    with pytest.raises(ZeroDivisionError):
-        simulate_store(name, 3, 0, tmp_path / "out")
+    first = Simulation.open(name, 3).identity()
     shutil.rmtree(store)
     write(store, discs([0.1, 0.3]))
-    load_galaxies.cache_clear()  # as in a process of its own
-    with pytest.raises(UserError, match="another simulation"):
-        simulate_store(name, 3, 0, tmp_path / "out")
+    load_galaxies.cache_clear()  # as in another process
+    assert Simulation.open(name, 3).identity() != first
 
 
 def test_noise_and_neighbours_are_not_taken_for_the_galaxy(tmp_path):
     clean = discs([0.2])
     noisy = clean + np.random.default_rng(0).normal(0, 0.02, clean.shape)
     noisy[0, 10:14, 10:14] += 1.0
-    bank = load_galaxies(GalaxyStore(write(tmp_path / "store", noisy))).images[0].numpy()
+    catalog = load_galaxies(GalaxyStore(write(tmp_path / "store", noisy))).images[0].numpy()
     wanted = load_galaxies(GalaxyStore(write(tmp_path / "clean", clean))).images[0].numpy()
-    assert (bank[8:16, 8:16] == 0).all()
-    kept = bank != 0  # its faint wings are lost in the noise, and their light with them
+    assert (catalog[8:16, 8:16] == 0).all()
+    kept = catalog != 0  # its faint wings are lost in the noise, and their light with them
     assert wanted[kept].sum() > 0.9 * wanted.sum()
-    apart = (bank[kept] / bank.sum() - wanted[kept] / wanted[kept].sum()) / wanted.max() * wanted.sum()
+    apart = (catalog[kept] / catalog.sum() - wanted[kept] / wanted[kept].sum()) / wanted.max() * wanted.sum()
     assert apart.std() < 1.3 * 0.02  # the noise that was put in, and no more
     assert abs(apart.mean()) < 0.002
 
 
-def test_a_galaxy_without_light_is_left_out_and_said(tmp_path, capsys):
+def test_a_galaxy_without_light_is_left_out_with_a_warning(tmp_path, capsys):
     images = discs([0.1, 0.2])
     images[0] = 1.0
-    bank = load_galaxies(GalaxyStore(write(tmp_path / "store", images)))
-    assert bank.ids == ("000001",)
+    catalog = load_galaxies(GalaxyStore(write(tmp_path / "store", images)))
+    assert catalog.ids == ("000001",)
     assert "1 of 2" in capsys.readouterr().err
 
 
-def test_each_image_says_which_galaxy_it_is(tmp_path):
+def test_each_image_names_its_galaxy(tmp_path):
     name = described(tmp_path, write(tmp_path / "store", discs([0.1, 0.2, 0.3])))
     cutouts, _ = simulate_population(name, 70)
     assert set(cutouts.column("source_id")) == {"000000", "000001", "000002"}
@@ -222,17 +208,17 @@ def test_each_image_says_which_galaxy_it_is(tmp_path):
     assert [int(one) for one in cutouts.column("source_id")] == pick.tolist()
 
 
-def test_mistakes_are_told_in_one_line(tmp_path):
+def test_mistakes_are_one_line(tmp_path):
     nothing = write(tmp_path / "dark", np.ones((1, 9, 9)))
-    said_of = {
+    messages = {
         "no image has a galaxy": {"store": nothing},
         "nowhere": {"store": "nowhere"},
         "has no galaxies in the part": {"store": nothing, "part": [0.0, 1e-9]},
         "from 0 to 1": {"store": nothing, "part": [0.5, 0.5]},
         "name: value": "nowhere",
     }
-    for said, galaxies in said_of.items():
-        with pytest.raises(UserError, match=said) as caught:
+    for message, galaxies in messages.items():
+        with pytest.raises(UserError, match=message) as caught:
             simulate_population(described(tmp_path, nothing, galaxies={"source": galaxies}), 1)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="real_source needs a store"):

@@ -22,11 +22,11 @@ from zwicky.simulate.render import grid
 
 SIZE, SCALE = 48, 0.12
 ELLIPTICITY = st.floats(-0.3, 0.3)
-PLACE = st.floats(-0.5, 0.5)
+POSITION = st.floats(-0.5, 0.5)
 MACRO = st.fixed_dictionaries(
     {
-        "lens_x": PLACE,
-        "lens_y": PLACE,
+        "lens_x": POSITION,
+        "lens_y": POSITION,
         "theta_E": st.floats(0.5, 2.5),
         "mass_e1": st.floats(-0.22, 0.22),
         "mass_e2": st.floats(-0.22, 0.22),
@@ -51,13 +51,13 @@ SOURCE = st.fixed_dictionaries(
     }
 )
 CLUMP = st.tuples(st.floats(0.0, 0.5), st.floats(0.0, 6.2), st.floats(0.05, 0.2), st.floats(0.02, 0.4))
-# place, Einstein radius of a point of its mass, log10 of Rs, log10 of tau
+# position, Einstein radius of a point of its mass, log10 of Rs, log10 of tau
 SUBHALO = st.tuples(*(st.floats(*span) for span in ((-2.5, 2.5), (-2.5, 2.5), (0.005, 0.2), (-2.0, 0.0), (-0.5, 1.5))))
 SUBHALOS = st.lists(SUBHALO, min_size=1, max_size=12)
 
 
 def tensors(parameters, subhalos=()):
-    """Our form of one image's parameters; two NaN stand where other images would have more subhalos."""
+    """Our form of one image's parameters; two NaN pad it, as if other images had more subhalos."""
     p = {name: torch.full((1, 1, 1), value) for name, value in parameters.items()}
     if len(subhalos):
         x, y, theta_E, log_Rs, log_tau = np.array([*subhalos, [np.nan] * 5, [np.nan] * 5]).T
@@ -105,12 +105,12 @@ def one(name, x, y, theta_E, log_Rs, log_tau):
 
 def lenstronomy_sersic(x0, y0, e1, e2, R, n, flux=1.0):
     """lenstronomy rounds b_n to 1.9992 n - 0.3271; another R and another amplitude undo the difference."""
-    b, theirs = float(k_sersic(torch.tensor(n, dtype=torch.float64))), 1.9992 * n - 0.3271
-    profile = {"amp": flux * np.exp(b - theirs), "R_sersic": R * (theirs / b) ** n, "n_sersic": n}
+    b, reference = float(k_sersic(torch.tensor(n, dtype=torch.float64))), 1.9992 * n - 0.3271
+    profile = {"amp": flux * np.exp(b - reference), "R_sersic": R * (reference / b) ** n, "n_sersic": n}
     return profile | {"e1": e1, "e2": e2, "center_x": x0, "center_y": y0}
 
 
-def their_source(p, clumps=()):
+def reference_source(p, clumps=()):
     x0, y0 = p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]
     profiles = [lenstronomy_sersic(x0, y0, p["source_e1"], p["source_e2"], p["source_R"], p["source_n"])]
     for r, angle, R, weight in clumps:
@@ -132,12 +132,12 @@ def axes():
 
 
 @settings(max_examples=25, derandomize=True)
-@given(PLACE, PLACE, ELLIPTICITY, ELLIPTICITY, st.floats(0.1, 1.5), st.floats(0.6, 5.0))
+@given(POSITION, POSITION, ELLIPTICITY, ELLIPTICITY, st.floats(0.1, 1.5), st.floats(0.6, 5.0))
 def test_sersic(x0, y0, e1, e2, R, n):
     x, y, u, v = axes()
     ours = sersic(x, y, *(torch.full((1, 1, 1), value) for value in (x0, y0, e1, e2, R, n)))[0].numpy()
-    theirs = LightModel(["SERSIC_ELLIPSE"]).surface_brightness(u, v, [lenstronomy_sersic(x0, y0, e1, e2, R, n)])
-    assert np.abs(ours - theirs).max() < 1e-4 * theirs.max()
+    reference = LightModel(["SERSIC_ELLIPSE"]).surface_brightness(u, v, [lenstronomy_sersic(x0, y0, e1, e2, R, n)])
+    assert np.abs(ours - reference).max() < 1e-4 * reference.max()
 
 
 @pytest.mark.parametrize("name", list(DEFLECTORS))
@@ -148,13 +148,13 @@ def test_each_deflector(name):
         x, y, u, v = axes()
         ours = [alpha[0].double().numpy() for alpha in DEFLECTORS[name](x, y, tensors(macro, subhalos))]
         models, values = lens_list([name], macro, subhalos)
-        theirs = LensModel(models).alpha(u, v, values)
-        peak = np.hypot(*theirs).max() + 1e-6
+        reference = LensModel(models).alpha(u, v, values)
+        peak = np.hypot(*reference).max() + 1e-6
         far = np.ones_like(u, dtype=bool)
         for mass in (value for model, value in zip(models, values, strict=True) if model == "POINT_MASS"):
-            # float32 knows a place to 2e-7 arcsec, and the pull of a point goes as 1/r
+            # float32 resolves positions to 2e-7 arcsec, and the deflection of a point goes as 1/r
             far &= np.hypot(u - mass["center_x"], v - mass["center_y"]) > 0.01
-        for one_axis, other in zip(ours, theirs, strict=True):
+        for one_axis, other in zip(ours, reference, strict=True):
             assert np.abs(one_axis - other)[far].max() < 1e-4 * peak
 
     check()
@@ -171,7 +171,7 @@ COMBINATIONS = [
 
 
 def images(deflectors, macro, source, subhalos, clumps=()):
-    """Ours and theirs, noiseless, before the point spread function."""
+    """Ours and reference, noiseless, before the point spread function."""
     x, y, u, v = axes()
     p = tensors(macro | source, subhalos)
     shape = "clumpy_source" if clumps else "sersic_source"
@@ -180,9 +180,9 @@ def images(deflectors, macro, source, subhalos, clumps=()):
             p[f"clump{k}_{name}"] = torch.full((1, 1, 1), value)
     ours = SOURCES[shape][0](*ray_trace(x, y, deflectors, p), p)[0].numpy()
     models, values = lens_list(deflectors, macro, subhalos)
-    light, profiles = their_source(macro | source, clumps)
-    theirs = light.surface_brightness(*LensModel(models).ray_shooting(u, v, values), profiles)
-    return ours, theirs
+    light, profiles = reference_source(macro | source, clumps)
+    reference = light.surface_brightness(*LensModel(models).ray_shooting(u, v, values), profiles)
+    return ours, reference
 
 
 @pytest.mark.parametrize("deflectors", COMBINATIONS, ids="+".join)
@@ -190,8 +190,10 @@ def test_lensed_sersic(deflectors):
     @settings(max_examples=10, derandomize=True)
     @given(MACRO, SOURCE, SUBHALOS)
     def check(macro, source, subhalos):
-        ours, theirs = images(deflectors, macro, source, subhalos)
-        assert np.abs(ours - theirs).max() < 1e-4 * max(theirs.max(), 1)  # 1 at R, should no pixel lie nearer the peak
+        ours, reference = images(deflectors, macro, source, subhalos)
+        assert np.abs(ours - reference).max() < 1e-4 * max(
+            reference.max(), 1
+        )  # 1 at R, should no pixel lie nearer the peak
 
     check()
 
@@ -199,8 +201,8 @@ def test_lensed_sersic(deflectors):
 @settings(max_examples=10, derandomize=True)
 @given(MACRO, SOURCE, st.lists(CLUMP, min_size=CLUMPS, max_size=CLUMPS))
 def test_lensed_clumps(macro, source, clumps):
-    ours, theirs = images(("epl", "shear"), macro, source, [], clumps)
-    assert np.abs(ours - theirs).max() < 1e-4 * max(theirs.max(), 1)
+    ours, reference = images(("epl", "shear"), macro, source, [], clumps)
+    assert np.abs(ours - reference).max() < 1e-4 * max(reference.max(), 1)
 
 
 @pytest.mark.parametrize("psf", ["gaussian", "given"])
@@ -221,7 +223,7 @@ def test_the_convolved_image(psf, deflectors):
         transfer = kernel_transfer(kernel, SIZE) if psf == "given" else PROFILES[psf](torch.tensor(fwhm), SIZE, SCALE)
         ours = torch.fft.irfft2(torch.fft.rfft2(torch.from_numpy(ours)) * transfer, s=(SIZE, SIZE)).numpy() * SCALE**2
         models, values = lens_list(deflectors, macro, subhalos)
-        light, profiles = their_source(macro | source)
+        light, profiles = reference_source(macro | source)
         data = ImageData(
             image_data=np.zeros((SIZE, SIZE)),
             ra_at_xy_0=-(SIZE - 1) / 2 * SCALE,
@@ -232,9 +234,9 @@ def test_the_convolved_image(psf, deflectors):
             spread = PSF("PIXEL", kernel_point_source=kernel / kernel.sum())
         else:
             spread = PSF("GAUSSIAN", fwhm=fwhm, pixel_size=SCALE, truncation=8)
-        theirs = ImageModel(data, spread, LensModel(models), light).image(values, profiles)
+        reference = ImageModel(data, spread, LensModel(models), light).image(values, profiles)
         inside = (slice(rim, -rim),) * 2
-        peak = max(theirs.max(), SCALE**2)
-        assert np.abs(ours - theirs)[inside].max() < 1e-4 * peak
+        peak = max(reference.max(), SCALE**2)
+        assert np.abs(ours - reference)[inside].max() < 1e-4 * peak
 
     check()

@@ -11,8 +11,9 @@ from scipy.signal import fftconvolve
 from zwicky.errors import UserError
 from zwicky.simulate.api import simulate_population
 from zwicky.simulate.population_yaml import load_instruments
-from zwicky.simulate.psf import BETA, PROFILES, moffat, transfer
+from zwicky.simulate.psf import BETA, PROFILES, moffat, read_star, transfer
 from zwicky.simulate.render import MARGIN
+from zwicky.simulate.simulation import Simulation
 
 SIZE, SCALE = 128, 0.1
 STAMP, CELLS = 24, 2
@@ -111,6 +112,15 @@ def test_what_is_no_star_is_one_line(tmp_path, star, message, through_star):
     with pytest.raises(UserError, match=message) as caught:
         simulate_population(through_star(path), 1)
     assert "\n" not in str(caught.value)
+
+
+def test_another_star_is_another_simulation(tmp_path, through_star):
+    name, identities = through_star(tmp_path / "star.npy"), []
+    for star in (lopsided(), lopsided()[::-1]):
+        np.save(tmp_path / "star.npy", star)
+        read_star.cache_clear()  # as in another process
+        identities.append(Simulation.open(name, 3).identity())
+    assert identities[0] != identities[1]
 
 
 def test_a_star_has_one_width(tmp_path, through_star):

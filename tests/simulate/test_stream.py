@@ -12,9 +12,9 @@ import yaml
 from zwicky import cli
 from zwicky.data.splits import default_split, write_split
 from zwicky.errors import UserError
-from zwicky.simulate import stream
 from zwicky.simulate.api import simulate_population, simulate_store
 from zwicky.simulate.draw import BLOCK
+from zwicky.simulate.simulation import Simulation
 from zwicky.simulate.stream import SimulatedImages, data_exists, open_data, open_simulation
 from zwicky.training.run import fingerprint
 
@@ -62,8 +62,10 @@ def test_the_images_are_those_of_a_simulation(name):
 
 def test_each_block_is_rendered_once(monkeypatch):
     images = open_simulation("tiny.yaml", 12 * BLOCK)[0].images
-    render, blocks = stream.rendered, []
-    monkeypatch.setattr(stream, "rendered", lambda *given: blocks.append(given[3]) or render(*given))
+    render, blocks = Simulation.render, []
+    monkeypatch.setattr(
+        Simulation, "render", lambda self, block, drawn: blocks.append(block) or render(self, block, drawn)
+    )
     assert images.take([3 * BLOCK, 5, 7])[:].shape == (3, 2, 16, 16)
     assert sorted(blocks) == [0, 3]
     rng = np.random.default_rng(0)

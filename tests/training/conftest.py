@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zwicky.augment.config import ViewsConfig
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import holdout_split

@@ -14,10 +14,10 @@ from zwicky import backbones
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
-from zwicky.backbones.registry import BACKBONES
+from zwicky.backbones import BACKBONES
+from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.methods.supervised import TargetScaler, make_head
-from zwicky.training import export as exporting
+from zwicky.methods.supervised import TargetScaler
 from zwicky.training.export import export
 from zwicky.training.network import Network, load_network, save_network
 
@@ -50,7 +50,7 @@ def network_of(case, head=True, regression=False):
         pixel_scale=0.2,
     )
     if head:
-        network.head = torch.nn.Linear(backbone.dim, 3)
+        network.head = backbone.prediction_head(3)
         if regression:
             network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
             network.scaler = TargetScaler((1.0, 2.0, 3.0), (2.0, 0.5, 10.0))
@@ -127,7 +127,7 @@ def test_an_exported_network_is_a_start_again(tmp_path):
 def test_where_timm_has_no_such_network_ours_is_written(tmp_path):
     network = network_of("vit")
     network.backbone = backbones.create("resnet18", bands=2, image_size=32)
-    network.head = torch.nn.Linear(512, 3)
+    network.head = network.backbone.prediction_head(3)
     save_network(tmp_path / "run", network)
     assert [path.name for path in export(tmp_path / "run", tmp_path / "out")] == ["network.safetensors", "network.json"]
     images = raw(network)
@@ -183,7 +183,7 @@ def test_onnx_of_the_equivariant_ones(tmp_path, name):
     with torch.no_grad():
         for parameter in network.backbone.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
-    network.head = make_head(network.backbone, 3, network.targets)
+    network.head = network.backbone.prediction_head(3, network.targets)
     network.scaler = TargetScaler((1.0, 0.0, 0.0), (2.0, 0.5, 0.5))  # a vector has one unit
     save_network(tmp_path / "run", network)
     (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
@@ -212,13 +212,8 @@ def test_a_head_of_either_kind_leaves(tmp_path, regression):
 def test_a_file_that_does_not_reproduce_the_network_is_not_written(tmp_path, monkeypatch):
     """Another number of heads has the same weights and other outputs."""
     save_network(tmp_path / "run", network_of("vit"))
-    real = exporting.timm_arguments
-
-    def wrong(backbone):
-        architecture, classifier, arguments = real(backbone)
-        return architecture, classifier, {**arguments, "num_heads": 2}
-
-    monkeypatch.setattr(exporting, "timm_arguments", wrong)
+    real = ViT._model_args
+    monkeypatch.setattr(ViT, "_model_args", lambda backbone: {**real(backbone), "num_heads": 2})
     with pytest.raises(UserError, match="does not reproduce the network") as caught:
         export(tmp_path / "run", tmp_path / "out")
     assert "\n" not in str(caught.value)

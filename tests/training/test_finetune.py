@@ -17,7 +17,7 @@ from zwicky import backbones
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts, make_cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
@@ -40,7 +40,7 @@ from zwicky.training.task import Task
 @pytest.fixture(scope="module")
 def started(tmp_path_factory, data):
     """The directory of a finished pretraining on the roles train and unlabelled of `data`."""
-    from zwicky.backbones.config import BackboneConfig
+    from zwicky.backbones import BackboneConfig
     from zwicky.methods import MethodConfig
     from zwicky.training.config import PretrainConfig, TrainConfig
 

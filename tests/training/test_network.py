@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from zwicky import backbones
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
@@ -29,9 +28,9 @@ def make_network(make_blobs):
         normalisation = Normalisation.fit(cutouts.images, cutouts.bands, NormalisationConfig())
         network = Network(backbone, normalisation, ViewsConfig(crop=16, image_size=16), cutouts.bands, 0.2)
         if kind == "classes":
-            network.head, network.classes, network.temperature = nn.Linear(backbone.dim, 2), ("nonlens", "lens"), 1.7
+            network.head, network.classes, network.temperature = backbone.prediction_head(2), ("nonlens", "lens"), 1.7
         elif kind == "targets":
-            network.head = nn.Linear(backbone.dim, 3)
+            network.head = backbone.prediction_head(3)
             network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
             network.scaler = TargetScaler((2.0, 0.5, -0.5), (0.5, 2.0, 3.0))
         return network, cutouts

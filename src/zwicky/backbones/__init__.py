@@ -1,15 +1,81 @@
-"""Views become `Features`. `create(name, …)` builds any backbone by name."""
+"""Networks from images to `Features`; `create` builds any of them by name. torch is imported only then."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # torch is loaded only when a network is built
+from zwicky.errors import UserError
+
+if TYPE_CHECKING:
     from zwicky.backbones.base import Backbone
+
+# The class of each backbone and the options that make it the named one.
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit_tiny": ("vit.ViT", {"width": 192, "depth": 12, "heads": 3}),
+    "vit_small": ("vit.ViT", {"width": 384, "depth": 12, "heads": 6}),
+    "vit_base": ("vit.ViT", {"width": 768, "depth": 12, "heads": 12}),
+    "swin_tiny": ("swin.Swin", {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}),
+    "swin_small": ("swin.Swin", {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)}),
+    "beit_base": ("beit.BEiT", {}),
+    "resnet18": ("resnet.ResNet18", {}),
+    "d4_vit": ("d4.vit.D4ViT", {}),
+    "d4_swin": ("d4.swin.D4Swin", {}),
+}
+
+
+@dataclass
+class BackboneConfig:
+    """Which network.
+
+    Args:
+        name: vit_tiny, vit_small, vit_base, beit_base, swin_tiny, swin_small, d4_vit, d4_swin or resnet18.
+        options: keywords of that backbone, for example {patch_size: 8, depth: 6}.
+        pretrained: weights to start from: the name of a timm model, hf-hub:OWNER/NAME or a file in timm's layout;
+            null starts from random ones.
+    """
+
+    name: str = "vit_tiny"
+    options: dict[str, Any] = field(default_factory=dict)
+    pretrained: str | None = None
 
 
 def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:
-    """Build a backbone; see `zwicky.backbones.registry.create`."""
-    from zwicky.backbones import registry
+    """Build a backbone.
 
-    return registry.create(name, bands=bands, image_size=image_size, pretrained=pretrained, **options)
+    Args:
+        name: one of BACKBONES.
+        bands: channels of the images.
+        image_size: side in pixels of the square the network is built for; transformers take other sizes too.
+        pretrained: a timm model's name or a local file of weights in timm's layout; None for random weights.
+        **options: of the class. ViT: patch_size, width, depth, heads, pool, layer_scale, registers, drop_path; BEiT:
+            the same without layer_scale and registers; Swin and d4_swin: patch_size, window, width, depths, heads,
+            stages, drop_path; d4_vit: patch_size, width, depth, heads, drop_path.
+
+    Raises:
+        UserError: for an unknown name, options that do not fit, or weights that do not.
+    """
+    if name not in BACKBONES:
+        raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")
+    for option, value in {"bands": bands, "image_size": image_size, **options}.items():
+        numbers = [number for number in (value if isinstance(value, list | tuple) else [value]) if number is not None]
+        if any(isinstance(number, int | float) and not 0 <= number <= 10_000 for number in numbers):
+            raise UserError(f"backbone: {option} is {value}; choose from 0 to 10000")
+    target, defaults = BACKBONES[name]
+    module, class_name = target.rsplit(".", 1)
+    build = getattr(import_module(f"zwicky.backbones.{module}"), class_name)
+    try:
+        backbone: Backbone = build(bands=bands, image_size=image_size, **{**defaults, **options})
+    except TypeError as error:
+        reason = str(error).split("() ")[-1]
+        raise UserError(f"backbone: {name} does not take these options ({reason}); remove or rename") from error
+    except (ValueError, ZeroDivisionError, AssertionError, RuntimeError) as error:  # raised by torch and timm
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"backbone: {name} cannot be built with these options ({reason}); correct them") from error
+    backbone.config = {"name": name, "bands": bands, "image_size": image_size, **options}
+    if pretrained is not None:
+        from zwicky.backbones.weights import load_pretrained
+
+        load_pretrained(backbone, pretrained)
+    return backbone

@@ -1,21 +1,29 @@
-"""What every backbone promises, so that every method runs on every backbone."""
+"""The interface of every backbone, its heads, and what the networks built on timm share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
 
-from zwicky.backbones.decoder import PixelDecoder
+from zwicky.augment.views import Target
 from zwicky.errors import UserError
 
 
 @dataclass
 class Features:
-    """summary: [B, D], one vector an image. regions: [B, h, w, D], a patch or last-stage cell each, or 0 × 0.
+    """The output of a backbone.
 
-    frames: [B, h, w, 8, C], the regions in the eight frames of D4, on backbones that are equivariant under it.
+    Attributes:
+        pooled: [B, D], one vector per image.
+        patch_tokens: [B, h, w, D], one vector per patch or last-stage cell; [B, 0, 0, D] if not computed.
+        group_features: [B, h, w, 8, C], the patch tokens in the regular representation, on D4-equivariant backbones.
     """
 
     pooled: Tensor
@@ -23,53 +31,245 @@ class Features:
     group_features: Tensor | None = None
 
 
+class LinearHead(nn.Linear):
+    """A linear layer on the pooled features, in float32: bfloat16 would round small differences of classes away."""
+
+    uses_patch_tokens = False
+
+    def __init__(self, dim: int, n_outputs: int) -> None:
+        super().__init__(dim, n_outputs)
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Features) -> Tensor:  # type: ignore[override]
+        """Return [B, n_outputs]."""
+        with torch.autocast(features.pooled.device.type, enabled=False):
+            return super().forward(features.pooled.float())
+
+
+class PixelDecoder(nn.Module):
+    """One linear layer: each patch token gives the pixels of its own patch, the head of SimMIM (arXiv:2111.09886)."""
+
+    def __init__(self, dim: int, bands: int, patch_size: int) -> None:
+        super().__init__()
+        self.bands, self.patch_size = bands, patch_size
+        self.linear = nn.Linear(dim, bands * patch_size**2)
+
+    def forward(self, features: Features) -> Tensor:
+        """Decode patch tokens [B, h, w, D] to [B, bands, H, W]."""
+        pixels = self.linear(features.patch_tokens)
+        return unpatchify(pixels.unflatten(3, (self.bands, self.patch_size, self.patch_size)))
+
+
+def unpatchify(patches: Tensor) -> Tensor:
+    """Join patches [B, h, w, bands, p, p] into images [B, bands, h·p, w·p]."""
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
 class Backbone(nn.Module, ABC):
     """A network from images to `Features`.
 
-    dim: D, the width of summary and regions.
-    config: what `backbones.create` needs to build the same network again.
+    Attributes:
+        dim: D, the width of pooled features and patch tokens.
+        config: the arguments of `backbones.create` that build the same network again.
+        net: the network itself, without the mask token.
+        prefers_bf16_on_cpu: whether bfloat16 is faster on CPUs that have it.
+        invariant: whether rotations by 90° and reflections leave the pooled features unchanged.
+        supports_masking: whether patches can be replaced by a mask token.
     """
 
     dim: int
     config: dict
-    prefers_bf16_on_cpu = True  # whether bfloat16 pays on CPUs that have it
-    invariant = False  # whether turns by 90° and mirrors change neither summary nor what is made of it
-    supports_masking = True  # whether regions can be hidden behind a mask token
+    net: Any
+    prefers_bf16_on_cpu = True
+    invariant = False
+    supports_masking = True
+    decoder_class: type[nn.Module] = PixelDecoder
 
     @abstractmethod
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
-        """images [B, bands, H, W] float → Features.
+        """Encode images.
 
-        mask: [B, h, w] bool on the region grid; True cells are hidden behind a learned mask token.
-        regions: False where only the summary is used, which lets a backbone leave out the rest of its last layer.
+        Args:
+            images: [B, bands, H, W] float.
+            mask: [B, h, w] bool on the patch grid; True patches are replaced by a learned mask token.
+            patch_tokens: False where only the pooled features are used, so that a backbone may skip part of its last
+                layer.
         """
-
-    def set_trainable(self, masked: bool = False) -> None:
-        """Let every parameter learn; the mask token only where a method masks, since else it has no gradient."""
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(masked or name != "mask_token")
 
     @abstractmethod
     def grid(self, size: int) -> tuple[int, int]:
-        """(h, w) of the regions of a square image of `size` pixels; a size that does not fit raises UserError."""
+        """Return (h, w) of the patch grid of a square image of `size` pixels; raises UserError if it does not fit."""
 
     @property
     def image_size(self) -> int:
         """Side in pixels of the square the network was built for."""
         return int(self.config["image_size"])
 
+    def set_trainable(self, masked: bool = False) -> None:
+        """Make every parameter trainable; the mask token only for a method that masks, else it has no gradient."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(masked or name != "mask_token")
+
+    def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
+        """Return a new head `Features` → [B, n_outputs]; its `uses_patch_tokens` tells what it needs.
+
+        Args:
+            n_outputs: number of classes or of regressed columns.
+            targets: what is regressed, in the order of the columns; none for classes.
+        """
+        return LinearHead(self.dim, n_outputs)
+
+    def predict(self, head: nn.Module, images: Tensor) -> Tensor:
+        """Apply the backbone and a head of `prediction_head` to images [B, bands, H, W]: [B, n_outputs]."""
+        return head(self(images, patch_tokens=head.uses_patch_tokens))
+
     def pixel_decoder(self) -> nn.Module:
-        """A new light decoder `Features` → [B, bands, H, W], images of the size the network was built for."""
-        return PixelDecoder(self.dim, self.config["bands"], self.image_size, self.grid(self.image_size)[0])
+        """Return a new light decoder `Features` → [B, bands, H, W], for images of the size the network is built for."""
+        size, side = self.image_size, self.grid(self.image_size)[0]
+        if size % side:
+            raise UserError(
+                f"backbone: {side} patches do not divide {size} px, so pixels cannot be decoded; "
+                f"take images of {size // side * side} px"
+            )
+        return self.decoder_class(self.dim, self.config["bands"], size // side)
 
     def attention(self, images: Tensor) -> Tensor:
-        """How much the last layer looks at each region, [B, heads, h, w] with sum 1 over the regions of a head."""
+        """Return the attention of the last layer to each patch, [B, heads, h, w] with sum 1 per head."""
         raise UserError(f"backbone: {self.config['name']} has no attention; take a vit or a swin")
 
+    def timm_config(self) -> dict[str, Any] | None:
+        """Return how timm builds the same network: architecture, classifier, model_args; None if it has none."""
+        return None
+
     @abstractmethod
+    def group_matcher(self) -> dict[str, Any]:
+        """Return timm's patterns of parameter names of `net`, layer by layer; names not matched are the last layer."""
+
     def layer_groups(self) -> list[list[str]]:
-        """Parameter names from the input to the output, one list a layer, for layer-wise learning-rate decay."""
+        """Return parameter names from input to output, one list per layer, for layer-wise learning-rate decay."""
+        layers = group_parameters(self.net, self.group_matcher()).values()
+        first, *rest = [[f"net.{name}" for name in layer] for layer in layers]
+        return [[name for name, _ in self.named_parameters(recurse=False)] + first, *rest]
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters never decayed besides biases and norms: tokens and position embeddings."""
-        return set()
+        """Return the names of parameters never decayed besides biases and norms: tokens and position embeddings."""
+        return {name for name, _ in self.named_parameters(recurse=False)}
+
+
+class PatchProjection(nn.Conv2d):
+    """A patch embedding's convolution as one matrix product, images [B, bands, H, W] → [B, D, h, w].
+
+    Patches do not overlap, so it is the same sum; the gradient of the convolution is slow on CPUs, and a hundred times
+    slower in the memory layout that torch.compile chooses.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Project the patches."""
+        size = self.kernel_size[0]
+        patches = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class TimmBackbone(Backbone):
+    """A network of timm's in `net`, whose weights keep timm's names.
+
+    Attributes:
+        architecture: a model of timm's that `timm_config` turns into this one.
+        classifier: where that model has its head.
+    """
+
+    architecture: str
+    classifier = "head"
+
+    def _adapt(self, bands: int, width: int, patch_size: int) -> None:
+        """Replace timm's patch embedding, accept any image size, and add a mask token."""
+        self.net.patch_embed.proj = PatchProjection(bands, width, patch_size, patch_size)
+        self.net.patch_embed.strict_img_size = False
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.set_trainable()
+
+    def _model_args(self) -> dict[str, Any] | None:
+        """Return the arguments of timm's architecture besides the channels."""
+        net = self.net
+        return {"img_size": self.image_size, "embed_dim": net.embed_dim, "patch_size": net.patch_embed.patch_size[0]}
+
+    def timm_config(self) -> dict[str, Any] | None:
+        """Return architecture, classifier and model_args for timm; None if it has no such network."""
+        arguments = self._model_args()
+        if arguments is None:
+            return None
+        model_args = {"in_chans": self.config["bands"], **arguments}
+        return {"architecture": self.architecture, "classifier": self.classifier, "model_args": model_args}
+
+    def group_matcher(self) -> dict[str, Any]:
+        """Return timm's patterns of the layers."""
+        matcher = self.net.group_matcher()  # without the final norm, which timm would join to the last block
+        return {**matcher, "blocks": [(names, suffix) for names, suffix in matcher["blocks"] if names != "^norm"]}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of tokens, position embeddings and bias tables."""
+        names = {name for name, _ in self.net.named_parameters()}
+        return super().no_weight_decay() | {f"net.{name}" for name in self.net.no_weight_decay() & names}
+
+
+def check_heads(width: int, heads: int, suffix: str = "") -> None:
+    """Raise UserError unless `heads` divide the width."""
+    if width % heads:
+        raise UserError(
+            f"backbone: width {width}{suffix} is not divisible by {heads} heads; take a multiple of {heads}"
+        )
+
+
+def patch_grid(size: int, patch_size: int) -> tuple[int, int]:
+    """Return (h, w) of a square image of `size` pixels in patches; raises UserError with sizes that fit."""
+    if size % patch_size or size < patch_size:
+        lower = max(size // patch_size, 1) * patch_size
+        raise UserError(
+            f"backbone: images of {size} px do not divide into patches of {patch_size} px; "
+            f"take {lower} or {lower + patch_size} px"
+        )
+    return size // patch_size, size // patch_size
+
+
+@dataclass(frozen=True)
+class StageGrids:
+    """The grids of a multi-stage transformer: each stage after the first halves the grid, none is padded."""
+
+    patch_size: int
+    window: int
+    stages: int
+
+    def last(self, size: int) -> tuple[int, int]:
+        """Return (h, w) of the last stage for images of `size` px; raises UserError with a size that fits."""
+        mismatch = self._mismatch(size)
+        if mismatch:
+            raise UserError(f"backbone: images of {size} px {mismatch}; take {self.nearest(size)} px")
+        side = size // self.patch_size >> (self.stages - 1)
+        return side, side
+
+    def nearest(self, size: int, least: int = 1) -> int:
+        """Return the size nearest to `size` that fits and leaves at least `least` cells along a side."""
+        smallest = least * self.patch_size << (self.stages - 1)
+        step = self.patch_size * self.window << (self.stages - 1)  # multiples of it always fit
+        fits = [s for s in range(smallest, max(size, smallest) + step + 1) if self._mismatch(s) is None]
+        return min(fits, key=lambda fit: abs(fit - size))
+
+    def _mismatch(self, size: int) -> str | None:
+        """Return why images of this size cannot be cut into patches, stages and windows without padding."""
+        if size % self.patch_size or size < self.patch_size:
+            return f"do not divide into patches of {self.patch_size} px"
+        side = size // self.patch_size
+        for stage in range(self.stages):
+            if stage and side % 2:
+                return f"make an odd grid of {side} cells that stage {stage + 1} cannot halve"
+            side = side // 2 if stage else side
+            if side > self.window and side % self.window:
+                return f"make a grid of {side} cells in stage {stage + 1} that windows of {self.window} do not divide"
+        return None
+
+
+def refine_mask(mask: Tensor, stages: int) -> Tensor:
+    """Enlarge a mask on the last stage's grid [B, h, w] to the first stage's."""
+    factor = 1 << (stages - 1)
+    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

@@ -1,20 +1,28 @@
-"""ResNet-18 through timm: the small convolutional network everything is compared with."""
+"""ResNet-18 (arXiv:1512.03385) through timm: the small convolutional network everything is compared with."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from zwicky.backbones.base import Backbone, Features
+from zwicky.backbones.base import Features, TimmBackbone
 from zwicky.errors import UserError
 
 
-class ResNet18(Backbone):
-    """Summary: mean of the last feature map; regions: that map. Images under 40 px skip the stem's max-pooling."""
+class ResNet18(TimmBackbone):
+    """Patch tokens are the last feature map, pooled features its mean. Images under 40 px skip the stem's max-pooling.
 
-    # bfloat16 convolutions gain a third on a quiet machine, but where another process is busy their backward pass
-    # waits in barriers of its own: 0.2 to 0.4 of the rate of float32 was seen.
+    Args:
+        bands: channels of the images.
+        image_size: side in pixels; larger images fit too.
+    """
+
+    architecture, classifier = "resnet18", "fc"
+    # bfloat16 convolutions gain a third on a quiet CPU, but on a busy one their backward pass waits in barriers of
+    # its own: 0.2 to 0.4 of the rate of float32 was measured.
     prefers_bf16_on_cpu = False
     supports_masking = False
 
@@ -29,22 +37,27 @@ class ResNet18(Backbone):
         self.grid(image_size)
 
     def grid(self, size: int) -> tuple[int, int]:
-        side = -(-size // self.stride)
+        """Return (h, w) of the patch grid."""
         if size < self.stride:
             raise UserError(
                 f"backbone: resnet18 needs images of at least {self.stride} px, not {size}; take larger crops"
             )
-        return side, side
+        return -(-size // self.stride), -(-size // self.stride)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
+        """Encode images; see `Backbone.forward`."""
         if mask is not None:
             raise UserError("backbone: resnet18 has no tokens to mask; take a vit for methods that mask")
         maps = self.net.forward_features(images.contiguous(memory_format=torch.channels_last))
         return Features(maps.mean((2, 3)), maps.permute(0, 2, 3, 1))
 
-    def layer_groups(self) -> list[list[str]]:
-        stages: list[list[str]] = [[] for _ in range(5)]
-        for name, _ in self.named_parameters():
-            stage = int(name[len("net.layer")]) if name.startswith("net.layer") else 0
-            stages[stage].append(name)
-        return stages
+    def group_matcher(self) -> dict[str, Any]:
+        """Return timm's patterns of the layers."""
+        return self.net.group_matcher(coarse=True)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of tokens, position embeddings and bias tables."""
+        return set()
+
+    def _model_args(self) -> dict[str, Any] | None:
+        return {} if self.stride == 32 else None  # timm's always has the stem's max-pooling

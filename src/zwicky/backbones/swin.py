@@ -1,37 +1,55 @@
-"""Swin transformers through timm: several stages, any patch, window and number of stages, and no padding."""
+"""Swin transformers (arXiv:2103.14030) through timm: any patch, window and number of stages, and no padding.
+
+Where a map is no larger than the window, the map is the window: nothing is padded or shifted, and the relative position
+bias is looked up by offset, so that two cells one step apart always share their entry.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from timm.layers import PatchEmbed
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
-from torch import Tensor, nn
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor
 
-from zwicky.backbones import windows
-from zwicky.backbones.base import Backbone, Features
-from zwicky.backbones.block import PatchProjection
-from zwicky.backbones.grids import StageGrids
+from zwicky.backbones.attention import (
+    attend,
+    attention_weights,
+    relative_position_index,
+    shifted_window_mask,
+    window_and_shift,
+)
+from zwicky.backbones.base import Features, StageGrids, TimmBackbone, check_heads, refine_mask
 from zwicky.errors import UserError
 
-# width of the first stage, depths, heads
-SIZES: dict[str, dict[str, Any]] = {
-    "swin_tiny": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
-    "swin_small": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
-}
+
+def cut_stages(depths: Sequence[int], heads: Sequence[int], stages: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Keep the first `stages` (0: all) of depths and heads; raises UserError unless there is one of each per stage."""
+    depths, heads = tuple(depths)[: stages or None], tuple(heads)[: stages or None]
+    if len(depths) != len(heads) or not depths:
+        raise UserError(f"backbone: {len(depths)} depths and {len(heads)} heads; give one of each per stage")
+    return depths, heads
 
 
-class Swin(Backbone):
-    """Regions: the normed tokens of the last stage; summary: their mean. D = width · 2^(stages − 1).
+class Swin(TimmBackbone):
+    """A Swin; patch tokens are the normed tokens of the last stage, pooled features their mean.
 
-    Each stage after the first has half the grid and twice the width. Attention stays within windows of `window`
-    cells, which every other block shifts by half a window. A stage whose grid is no larger than the window is one
-    window, unshifted.
+    Each stage after the first has half the grid and twice the width: D = width · 2^(stages − 1).
 
-    stages: keep only so many of `depths` and `heads`, from the first on; 0 keeps all.
+    Args:
+        bands: channels of the images.
+        image_size: side in pixels of the square the network is built for.
+        patch_size: side of a patch in pixels.
+        window: side of the attention windows in cells; every other block shifts them by half.
+        width: of the first stage.
+        depths: number of blocks of each stage.
+        heads: of the blocks of each stage.
+        stages: keep only so many of `depths` and `heads`, from the first on; 0 keeps all.
+        drop_path: largest rate of stochastic depth.
     """
+
+    architecture, classifier = "swin_tiny_patch4_window7_224", "head.fc"
 
     def __init__(
         self,
@@ -47,22 +65,15 @@ class Swin(Backbone):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        depths, heads = tuple(depths)[: stages or None], tuple(heads)[: stages or None]
-        if len(depths) != len(heads) or not depths:
-            raise UserError(f"backbone: {len(depths)} depths and {len(heads)} heads; give one of each a stage")
+        depths, heads = cut_stages(depths, heads, stages)
         for stage, count in enumerate(heads):
-            if width * 2**stage % count:
-                raise UserError(
-                    f"backbone: width {width * 2**stage} of stage {stage + 1} is not divisible by {count} heads; "
-                    "take others"
-                )
+            check_heads(width * 2**stage, count, f" of stage {stage + 1}")
         self.grids, self.stages = StageGrids(patch_size, window, len(depths)), len(depths)
         self.dim = width * 2 ** (len(depths) - 1)
         if self.grid(image_size)[0] < 2:
-            works = self.grids.nearest(image_size, least=2)
             raise UserError(
-                f"backbone: {image_size} px leave one region after {self.stages} stages of patch {patch_size}; "
-                f"take {works} px, a smaller patch_size or fewer stages"
+                f"backbone: {image_size} px leave one patch token after {self.stages} stages of patch {patch_size}; "
+                f"take {self.grids.nearest(image_size, least=2)} px, a smaller patch_size or fewer stages"
             )
         self.net = SwinTransformer(
             img_size=image_size,
@@ -75,63 +86,87 @@ class Swin(Backbone):
             num_classes=0,
             drop_path_rate=drop_path,
         )
-        cast(PatchEmbed, self.net.patch_embed).strict_img_size = False
-        cast(PatchEmbed, self.net.patch_embed).proj = PatchProjection(bands, width, patch_size, patch_size)
-        self.mask_token = nn.Parameter(torch.zeros(width))
-        self.set_trainable()
+        self._adapt(bands, width, patch_size)
 
     def grid(self, size: int) -> tuple[int, int]:
+        """Return (h, w) of the patch grid."""
         return self.grids.last(size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
-        tokens = self._embed(images, mask)
-        for stage in self._stages():
-            tokens = self._stage(stage, tokens)
-        tokens = self.net.norm(tokens)
+        """Encode images; see `Backbone.forward`."""
+        tokens = self.net.norm(self._blocks(self._embed(images, mask)))
         return Features(tokens.mean((1, 2)), tokens)
 
     def attention(self, images: Tensor) -> Tensor:
-        """Mean over the queries of each window of the last layer."""
-        *stages, last = self._stages()
-        tokens = self._embed(images, None)
-        for stage in stages:
-            tokens = self._stage(stage, tokens)
-        tokens = self._stage(last, tokens, leave=1)
-        return windows.received(cast(SwinTransformerBlock, last.blocks[-1]), tokens)
+        """Return the mean over the queries of each window of the last block."""
+        tokens = self._blocks(self._embed(images, None), skip_last=True)
+        return attention_received(self.net.layers[-1].blocks[-1], tokens)
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
         self.grid(images.shape[-1])
         tokens = self.net.patch_embed(images)  # [B, h, w, width]
         if mask is not None:
-            coarse = 1 << (self.stages - 1)
-            fine = mask.repeat_interleave(coarse, 1).repeat_interleave(coarse, 2)
+            fine = refine_mask(mask, self.stages)
             tokens = torch.where(fine[..., None], self.mask_token.to(tokens.dtype), tokens)
         return tokens
 
-    def _stages(self) -> list[SwinTransformerStage]:
-        return cast(list[SwinTransformerStage], list(self.net.layers))
-
-    def _stage(self, stage: SwinTransformerStage, tokens: Tensor, leave: int = 0) -> Tensor:
-        """One stage; `leave` that many of its last blocks out."""
-        tokens = stage.downsample(tokens)
-        for block in list(stage.blocks)[: len(stage.blocks) - leave]:
-            tokens = windows.run(cast(SwinTransformerBlock, block), tokens)
+    def _blocks(self, tokens: Tensor, skip_last: bool = False) -> Tensor:
+        """Run all stages; `skip_last` leaves out the last block."""
+        for stage in self.net.layers:
+            tokens = stage.downsample(tokens)
+            last = skip_last and stage is self.net.layers[-1]
+            for block in stage.blocks[: len(stage.blocks) - last]:
+                tokens = forward_window_block(block, tokens)
         return tokens
 
-    def layer_groups(self) -> list[list[str]]:
-        groups: dict[str, list[str]] = {"first": []}
-        for stage, layer in enumerate(self._stages()):
-            groups |= {f"{stage}.{position}": [] for position in range(len(layer.blocks))}
-        groups["last"] = []
-        for name, _ in self.named_parameters():
-            parts = name.split(".")
-            if name.startswith("net.layers."):  # a stage's merging of patches goes with its first block
-                groups[f"{parts[2]}.{parts[4] if parts[3] == 'blocks' else 0}"].append(name)
-            else:
-                groups["last" if name.startswith("net.norm.") else "first"].append(name)
-        return list(groups.values())
-
-    def no_weight_decay(self) -> set[str]:
-        return {"mask_token"} | {
-            name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")
+    def _model_args(self) -> dict[str, Any] | None:
+        return {
+            **(super()._model_args() or {}),
+            "depths": [len(stage.blocks) for stage in self.net.layers],
+            "num_heads": [stage.blocks[0].attn.num_heads for stage in self.net.layers],
+            "window_size": self.grids.window,
         }
+
+
+def forward_window_block(block: Any, tokens: Tensor) -> Tensor:
+    """Run a timm Swin block on [B, h, w, D]: x ← x + attention(norm x) within windows, then x ← x + mlp(norm x)."""
+    tokens = tokens + block.drop_path1(window_attention(block, block.norm1(tokens)))
+    return tokens + block.drop_path2(block.mlp(block.norm2(tokens)))
+
+
+def window_attention(block: Any, tokens: Tensor) -> Tensor:
+    """Attend within the block's windows; normed tokens [B, h, w, D] → [B, h, w, D]."""
+    q, k, v, bias, shift = _project(block, tokens)
+    mixed = block.attn.proj(_join(attend(q, k, v, bias), tokens.shape[1]))
+    return mixed.roll((shift, shift), (1, 2)) if shift else mixed
+
+
+def attention_received(block: Any, tokens: Tensor) -> Tensor:
+    """Return the attention each cell receives, the mean over the queries of its window: [B, heads, h, w]."""
+    q, k, _, bias, shift = _project(block, block.norm1(tokens))
+    weights = attention_weights(q, k, bias).mean(3)[..., None]  # [B, windows, heads, N, 1]
+    return _join(weights, tokens.shape[1]).roll((shift, shift), (1, 2)).permute(0, 3, 1, 2) / weights.shape[1]
+
+
+def _project(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Return queries, keys, values [B, windows, heads, N, d], bias [1 or windows, heads, N, N] and shift in cells."""
+    attn, side, window = block.attn, tokens.shape[1], int(block.window_size[0])
+    size, shift = window_and_shift(window, side, any(block.target_shift_size))
+    along = side // size
+    if shift:
+        tokens = tokens.roll((-shift, -shift), (1, 2))
+    qkv = attn.qkv(tokens).unflatten(3, (3, attn.num_heads, -1)).unflatten(2, (along, size)).unflatten(1, (along, size))
+    # [B, wy, y, wx, x, 3, heads, d]: one copy cuts the windows and lays out the heads.
+    qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, tokens.shape[0], along**2, attn.num_heads, size**2, -1)
+    table = attn.relative_position_bias_table.float()
+    bias = table[relative_position_index(window, size).to(table.device)].permute(2, 0, 1)[None]
+    if shift:
+        bias = bias.masked_fill(shifted_window_mask(side, size, shift).to(table.device)[:, None], -torch.inf)
+    return (*qkv.unbind(0), bias, shift)
+
+
+def _join(windows: Tensor, side: int) -> Tensor:
+    """Join windows [B, windows, heads, N, d] into a map [B, side, side, heads · d], still shifted."""
+    size = round(windows.shape[3] ** 0.5)
+    maps = windows.unflatten(3, (size, size)).unflatten(1, (side // size, side // size))  # [B, wy, wx, heads, y, x, d]
+    return maps.permute(0, 1, 4, 2, 5, 3, 6).reshape(windows.shape[0], side, side, -1)

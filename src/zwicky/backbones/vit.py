@@ -1,30 +1,95 @@
-"""Vision transformers through timm, with a mask token and any image size that the patch divides."""
+"""Vision transformers (arXiv:2010.11929) through timm, with a mask token and any image size that the patch divides."""
 
 from __future__ import annotations
 
-from typing import cast
+from abc import abstractmethod
+from typing import Any
 
 import torch
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
+from timm.models.vision_transformer import LayerScale, VisionTransformer
+from torch import Tensor
 
-from zwicky.backbones import block
-from zwicky.backbones.base import Backbone, Features
-from zwicky.backbones.grids import patch_grid
+from zwicky.backbones.attention import attention_weights, forward_block, project_qkv
+from zwicky.backbones.base import Features, TimmBackbone, check_heads, patch_grid
 from zwicky.errors import UserError
 
-# width, depth, heads
-SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12)}
+
+class PlainTransformer(TimmBackbone):
+    """A transformer of one stage: what ViT and BEiT share. `net` is timm's and is built by the subclass."""
+
+    def __init__(self, *, image_size: int, patch_size: int, width: int, heads: int, pool: str) -> None:
+        super().__init__()
+        check_heads(width, heads)
+        if pool not in ("cls", "mean"):
+            raise UserError(f"backbone: pool is {pool!r}; choose cls or mean")
+        self.dim, self.patch_size, self.pool = width, patch_size, pool
+        self.grid(image_size)
+
+    def grid(self, size: int) -> tuple[int, int]:
+        """Return (h, w) of the patch grid."""
+        return patch_grid(size, self.patch_size)
+
+    @abstractmethod
+    def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Return prefix and patch tokens, [B, prefix + h·w, D]."""
+
+    @abstractmethod
+    def _pool(self, tokens: Tensor, n_prefix: int) -> tuple[Tensor, Tensor]:
+        """Return pooled features [B, D] and normed patch tokens [B, N, D], from the last block's tokens."""
+
+    def _bias(self, block: Any, side: int) -> Tensor | None:
+        """Return the block's relative position bias [heads, N, N]."""
+        return None
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
+        """Encode images; see `Backbone.forward`."""
+        grid = self.grid(images.shape[-1])
+        tokens = self._until_last(images, mask)
+        cls_only = self.pool == "cls" and not patch_tokens  # the last block computes only what [CLS] needs
+        last = self.net.blocks[-1]
+        tokens = forward_block(last, tokens, self._bias(last, grid[0]), 1 if cls_only else None)
+        pooled, patches = self._pool(tokens, 1 if cls_only else self.net.num_prefix_tokens)
+        return Features(pooled, patches.unflatten(1, (0, 0) if cls_only else grid))
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Return the attention of [CLS], or where patch tokens are averaged, the mean over their queries."""
+        grid, last, n_prefix = self.grid(images.shape[-1]), self.net.blocks[-1], self.net.num_prefix_tokens
+        q, k, _ = project_qkv(last.attn, last.norm1(self._until_last(images, None)))
+        weights = attention_weights(q, k, self._bias(last, grid[0]))
+        weights = (weights[:, :, 0] if self.pool == "cls" else weights[:, :, n_prefix:].mean(2))[..., n_prefix:]
+        return (weights / weights.sum(-1, keepdim=True)).unflatten(2, grid)
+
+    def _until_last(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the tokens that enter the last block."""
+        tokens, side = self._embed(images, mask), self.grid(images.shape[-1])[0]
+        for block in self.net.blocks[:-1]:
+            tokens = forward_block(block, tokens, self._bias(block, side))
+        return tokens
+
+    def _model_args(self) -> dict[str, Any] | None:
+        depth, heads = len(self.net.blocks), self.net.blocks[0].attn.num_heads
+        pool = {"mean": "avg", "cls": "token"}[self.pool]
+        return {**(super()._model_args() or {}), "depth": depth, "num_heads": heads, "global_pool": pool}
 
 
-class ViT(Backbone):
-    """A ViT whose summary is the normed [CLS] token and whose regions are the normed patch tokens.
+class ViT(PlainTransformer):
+    """A ViT; its patch tokens are the normed tokens of the last block.
 
-    pool: "cls", or "mean" for the regions' mean as summary: masked image modelling teaches the [CLS] token nothing.
-    layer_scale: where LayerScale starts, 0 for none; registers: tokens beside [CLS] that stand for nothing. DINOv2
-    has a patch_size of 14, a layer_scale of 1e-5, and 0 or 4 registers.
+    Args:
+        bands: channels of the images.
+        image_size: side in pixels of the square the position embeddings are made for.
+        patch_size: side of a patch in pixels.
+        width: D.
+        depth: number of blocks.
+        heads: of each block.
+        pool: "cls" pools by the [CLS] token, "mean" by the mean of the patch tokens: masked image modelling does not
+            train [CLS].
+        layer_scale: initial value of LayerScale, 0 for none; DINOv2 (arXiv:2304.07193) has 1e-5 and a patch_size of 14.
+        registers: additional tokens besides [CLS] (arXiv:2309.16588).
+        drop_path: largest rate of stochastic depth.
     """
+
+    architecture = "vit_base_patch16_224"
 
     def __init__(
         self,
@@ -40,14 +105,7 @@ class ViT(Backbone):
         registers: int = 0,
         drop_path: float = 0.0,
     ) -> None:
-        super().__init__()
-        if width % heads:
-            raise UserError(f"backbone: width {width} is not divisible by {heads} heads; take a multiple of {heads}")
-        if pool not in ("cls", "mean"):
-            raise UserError(f"backbone: pool is {pool!r}; choose cls or mean")
-        self.patch_size, self.pool = patch_size, pool
-        self.dim = width
-        self.grid(image_size)
+        super().__init__(image_size=image_size, patch_size=patch_size, width=width, heads=heads, pool=pool)
         self.net = VisionTransformer(
             img_size=image_size,
             patch_size=patch_size,
@@ -58,74 +116,46 @@ class ViT(Backbone):
             num_classes=0,
             init_values=layer_scale or None,
             reg_tokens=registers,
-            no_embed_class=registers > 0,  # timm's way with registers: no prefix token has a position
+            no_embed_class=registers > 0,  # as in timm's own networks with registers
             drop_path_rate=drop_path,
             dynamic_img_size=True,
         )
-        self.net.patch_embed.proj = block.PatchProjection(bands, width, patch_size, patch_size)
-        self.mask_token = nn.Parameter(torch.zeros(width))
-        self.set_trainable()
+        self._adapt(bands, width, patch_size)
 
-    def grid(self, size: int) -> tuple[int, int]:
-        return patch_grid(size, self.patch_size)
-
-    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
-        net = self.net
-        patches = net.patch_embed(images)  # [B, h, w, D]
-        height, width = patches.shape[1:3]
+    def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        patches = self.net.patch_embed(images)  # [B, h, w, D]
         if mask is not None:
             patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
-        tokens = net._pos_embed(patches)
-        *blocks, last = cast(list[Block], list(net.blocks))
-        for each in blocks:
-            tokens = block.run(each, tokens)
-        if self.pool == "cls" and not patch_tokens:  # the last block computes what [CLS] needs and no more
-            summary = net.norm(block.run(last, tokens, kept=1))[:, 0]
-            return Features(summary, summary.new_empty(summary.shape[0], 0, 0, self.dim))
-        tokens = net.norm(block.run(last, tokens))
-        patches = tokens[:, net.num_prefix_tokens :]
-        summary = tokens[:, 0] if self.pool == "cls" else patches.mean(1)
-        return Features(summary, patches.unflatten(1, (height, width)))
+        return self.net._pos_embed(patches)
 
-    def attention(self, images: Tensor) -> Tensor:
-        """How much [CLS] looks at each patch."""
-        net = self.net
-        patches = net.patch_embed(images)
-        tokens = net._pos_embed(patches)
-        *blocks, last = cast(list[Block], list(net.blocks))
-        for each in blocks:
-            tokens = block.run(each, tokens)
-        attn = cast(Attention, last.attn)
-        q, k, _ = attn.qkv(last.norm1(tokens)).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        scores = (q[:, :, :1] @ k[:, :, net.num_prefix_tokens :].transpose(2, 3)).float() * attn.scale
-        # A softmax over the patches alone is the softmax over all tokens, renormalised.
-        return scores.softmax(-1)[:, :, 0].unflatten(2, patches.shape[1:3])
+    def _pool(self, tokens: Tensor, n_prefix: int) -> tuple[Tensor, Tensor]:
+        tokens = self.net.norm(tokens)
+        patches = tokens[:, n_prefix:]
+        return (tokens[:, 0] if self.pool == "cls" else patches.mean(1)), patches
 
     def visible(self, images: Tensor, kept: Tensor) -> Tensor:
-        """Encode the patches `kept` [B, K] of each image alone, K indices along rows: [B, prefix + K, D], normed.
+        """Encode only some patches of each image, each with its position (MAE, arXiv:2111.06377).
 
-        Each keeps its position. What is not kept has no influence.
+        Args:
+            images: [B, bands, H, W].
+            kept: [B, K] indices of patches, along rows.
+
+        Returns:
+            Normed tokens [B, prefix + K, D].
         """
-        tokens = self.net._pos_embed(self.net.patch_embed(images))
-        prefix, patches = tokens.tensor_split([self.net.num_prefix_tokens], dim=1)
+        prefix, patches = self._embed(images, None).tensor_split([self.net.num_prefix_tokens], dim=1)
         tokens = torch.cat([prefix, patches.gather(1, kept[..., None].expand(-1, -1, self.dim))], 1)
-        for each in cast(list[Block], list(self.net.blocks)):
-            tokens = block.run(each, tokens)
+        for block in self.net.blocks:
+            tokens = forward_block(block, tokens)
         return self.net.norm(tokens)
 
-    def layer_groups(self) -> list[list[str]]:
-        names = [name for name, _ in self.named_parameters()]
-        blocks: list[list[str]] = [[] for _ in self.net.blocks]
-        first, last = [], []
-        for name in names:
-            if name.startswith("net.blocks."):
-                blocks[int(name.split(".")[2])].append(name)
-            elif name.startswith("net.norm."):
-                last.append(name)
-            else:
-                first.append(name)
-        return [first, *blocks, last]
-
-    def no_weight_decay(self) -> set[str]:
-        tokens = {"mask_token", "net.cls_token", "net.pos_embed"}
-        return tokens | {"net.reg_token"} if self.net.num_reg_tokens else tokens
+    def _model_args(self) -> dict[str, Any] | None:
+        net, scaled = self.net, isinstance(self.net.blocks[0].ls1, LayerScale)
+        return {
+            **(super()._model_args() or {}),
+            "fc_norm": False,
+            "dynamic_img_size": True,
+            "init_values": 1e-5 if scaled else None,
+            "reg_tokens": net.num_reg_tokens,
+            "no_embed_class": net.no_embed_class,
+        }

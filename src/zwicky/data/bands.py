@@ -1,81 +1,117 @@
-"""One FITS file a band: files called alike but for the band at the end belong to one object."""
+"""Names of bands in file names, folders, columns and headers, and the files that are bands of one object."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from zwicky.data.readers import Image, Unreadable, format_of, read_image
+# By wavelength. A name may have a survey before it (HSC-G, DECam_r) or `band` before or after it.
+_LETTERS = "u U B blue g G V green r R red i I VIS z Z y Y NIR_Y J NIR_J H NIR_H K Ks KS".split()
+_FILTER = (
+    r"(?:(?i:NIR[-_]?[YJH]|[FN]UV|VIS|KS)|W[1-4]|[Ff]\d{3,4}(?:[WMNXwmnx]|LP|lp)?\d?|"
+    r"[ugrizyjhkUGRIZYBVJHK]|red|green|blue)"
+)
+_SURVEY = (
+    "HSC|DECam|DES|DECaLS|LS|SDSS|LSST|Rubin|KiDS|VST|OmegaCAM|VIKING|VISTA|VIRCAM|VHS|UKIDSS|Euclid|EUC|NISP|HST|ACS|"
+    "WFC3|JWST|NIRCam|MIRI|PS1?|PanSTARRS|CFHTLS|CFHT|MegaCam|Subaru|WISE|unWISE|GALEX|Roman|ZTF|SkyMapper|SPLUS|JPAS"
+)
+_NUMBERED = rf"(?i:band|filter|channel|chan|ch)[-_]?(?:\d\d?|{_FILTER})"
+_BAND = rf"(?:(?i:{_SURVEY})[-_.]?)?{_FILTER}|{_NUMBERED}|{_FILTER}[-_]?(?i:band)"
+_ONE_BAND = re.compile(_BAND)
+_IN_PATH = re.compile(rf"(?<![A-Za-z0-9])(?:{_BAND})(?![A-Za-z0-9])")
+_MARKED = re.compile(
+    r"(?:image|img|flux|band|cutout|stamp)s?[-_.]?(\w+)|(\w+?)[-_.](?:image|img|flux|band|cutout|stamp)s?",
+    re.IGNORECASE,
+)
+_EXTENSION = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 
-# Filters that survey files end with: SDSS to LSST, VISTA, Euclid, HST, JWST. Euclid's NIR_H before a plain H.
-_FILTERS = (r"NIR[-_]?[YJH]", r"[ugrizyYJHK]|Ks|VIS|[Ff]\d{3,4}(?:[WMNXwmnx]|LP|lp)?\d?")
-_SUFFIXES = [re.compile(rf"(?P<stem>.+)[._-](?P<band>{names})", re.DOTALL) for names in _FILTERS]
-_EXTENSION = re.compile(r"\.(fits|fit|fts)(\.gz|\.fz)?$", re.IGNORECASE)
 
-Group = tuple[tuple[str, str], ...]  # (band, file)
+def is_band(name: str) -> bool:
+    """Return whether a name is that of a usual filter."""
+    return bool(_ONE_BAND.fullmatch(name))
 
 
-def group_bands(files: Sequence[str], given: Sequence[str]) -> dict[str, Group]:
-    """Object → its (band, file)s, where at least two FITS files differ in nothing but the band at the end.
+def band_of_column(name: str) -> str:
+    """Return the band that a column of images is named after (`IMAGE_G`, `flux_r`, `i`), "" if none."""
+    marked = _MARKED.fullmatch(name)
+    return (marked[1] or marked[2]) if marked else name if is_band(name) else ""
 
-    given: names of the bands, if the user said them: then only those count. Where any object of a folder comes in
-    several files, those of one file are objects that lack the other bands.
+
+def parse_bands(values: Any) -> tuple[str, ...]:
+    """Return names of bands from a header or array; text like "g,r,z" or "grz" is taken apart."""
+    if isinstance(values, bytes | str):
+        text = values.decode("utf-8", "replace") if isinstance(values, bytes) else values
+        parts = re.sub(r"[\[\]()'\",;|]", " ", text).split()
+        is_run = len(parts) == 1 and len(parts[0]) > 1 and all(letter in "ugrizyUGRIZYBVJHK" for letter in parts[0])
+        return tuple(parts[0]) if is_run else tuple(parts)
+    cells = [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell) for cell in np.ravel(values)]
+    return parse_bands(cells[0]) if len(cells) == 1 else tuple(cell.replace("\0", "").strip() for cell in cells)
+
+
+def by_wavelength(bands: Sequence[str]) -> tuple[str, ...]:
+    """Return bands ordered from blue to red where the names tell, else as they are."""
+
+    def position(band: str) -> float:
+        numbered = re.search(r"[Ff](\d{3,4})", band)
+        if numbered:
+            return int(numbered[1]) * (10 if int(numbered[1]) < 200 else 1)  # F160W is 1.6 µm
+        name = re.split(r"[-_.]", band)[-1]
+        return _LETTERS.index(band if band in _LETTERS else name) if {band, name} & set(_LETTERS) else len(_LETTERS)
+
+    return tuple(sorted(bands, key=position))
+
+
+def group_files(files: Sequence[str], given: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    """Find the files that are bands of one object: their paths differ in nothing but the names of bands.
+
+    The band may be anywhere in the path: obj_g.fits, g_obj.fits, HSC-G/obj.fits, Band1/image_R-1.fits. Where objects
+    of a folder come in several files, those of one file are objects that lack the other bands.
+
+    Args:
+        files: paths.
+        given: names of the bands, if the user states them: then only those count.
+
+    Returns:
+        Object → its files by band.
     """
-    groups: dict[str, dict[str, str]] = {}
-    for file in files:
-        if format_of(file) == "fits" and (split := _split(file, given)) is not None:
-            stem, band = split
-            if band in groups.setdefault(stem, {}):  # obj_g.fits and obj_g.fits.gz: no guessing
-                stem = file
-            groups.setdefault(stem, {})[band] = file
-    pairs = {stem.rpartition("/")[0] for stem, bands in groups.items() if len(bands) > 1}
-    taken = set(files)
-    return {
-        stem: tuple(bands.items())
-        for stem, bands in groups.items()
-        if stem.rpartition("/")[0] in pairs and stem not in taken
-    }
-
-
-def _split(file: str, given: Sequence[str]) -> tuple[str, str] | None:
-    name = _EXTENSION.sub("", file)
+    pattern = _IN_PATH
     if given:
-        for band in sorted(given, key=len, reverse=True):
-            if name.endswith(band) and len(name) > len(band) + 1 and name[-len(band) - 1] in "._-":
-                return name[: -len(band) - 1], band
-        return None
-    match = next((match for suffix in _SUFFIXES if (match := suffix.fullmatch(name))), None)
-    return None if match is None or match["stem"].endswith("/") else (match["stem"], match["band"])
+        names = "|".join(map(re.escape, sorted(given, key=len, reverse=True)))
+        pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{names})(?![A-Za-z0-9])")
+    templates: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+    for file in files:
+        stem = _EXTENSION.sub("", file)
+        slots = tuple(pattern.findall(stem))
+        if slots:
+            templates.setdefault(pattern.sub("\0", stem), []).append((slots, file))
+    varying: dict[tuple[int, int], set[int]] = {}  # (depth, slots) → the slots in which files of one object differ
+    for template, members in templates.items():
+        differing = {
+            slot
+            for slot, values in enumerate(zip(*(slots for slots, _ in members), strict=True))
+            if len(set(values)) > 1
+        }
+        varying.setdefault((template.count("/"), template.count("\0")), set()).update(differing)
+    groups: dict[str, dict[str, str]] = {}
+    for template, members in templates.items():
+        differing = varying[template.count("/"), template.count("\0")]
+        for slots, file in members if differing else ():
+            name = _fill(template, slots, differing)
+            filters = [slots[slot] for slot in sorted(differing)]
+            band = next((value for value in reversed(filters) if not re.search(r"\d$", value)), filters[-1])
+            name = name or "object"  # g.fits, r.fits, …: the only one
+            if groups.setdefault(name, {}).setdefault(band, file) != file:
+                groups[file] = {band: file}  # obj_g.fits and obj_g.fits.gz: an object of its own
+    taken = set(files)
+    return {name: bands for name, bands in groups.items() if name not in taken or name in bands.values()}
 
 
-def read_bands(source: Path, group: Group) -> Image:
-    """Read one object from its files, one band each; Unreadable, with the file, if any of them cannot be read."""
-    images = []
-    for _, file in group:
-        try:
-            image = read_image(source / file)
-        except Unreadable as error:
-            raise Unreadable(f"{file}: {error}") from error
-        if len(image.pixels) > 1:
-            raise Unreadable(f"{file}: has {len(image.pixels)} bands, and its name speaks of one")
-        images.append(image)
-    if len({(image.pixels.shape, image.pixels.dtype) for image in images}) > 1:
-        sizes = ", ".join(
-            f"{band} {image.pixels.shape[1]}×{image.pixels.shape[2]}"
-            for (band, _), image in zip(group, images, strict=True)
-        )
-        raise Unreadable(f"its bands differ in size or type: {sizes}")
-    if len({image.pixel_scale for image in images} - {None}) > 1:
-        raise Unreadable("its bands differ in pixel scale")
-    first = images[0]
-    return Image(
-        np.concatenate([image.pixels for image in images]),
-        tuple(band for band, _ in group),
-        first.ra,
-        first.dec,
-        next((image.pixel_scale for image in images if image.pixel_scale), None),
-        survey=first.survey,
-    )
+def _fill(template: str, slots: tuple[str, ...], without: set[int]) -> str:
+    """The path with the slots filled in but for those `without`, which vanish with their separators."""
+    values = iter(["\0" if slot in without else value for slot, value in enumerate(slots)])
+    path = re.sub("\0", lambda _: next(values), template)
+    parts = [re.sub(r"([._-]?)\0([._-]?)", lambda m: m[1] if m[1] and m[2] else "", part) for part in path.split("/")]
+    return "/".join(part for part in parts if part)

@@ -1,207 +1,233 @@
-"""A CSV catalogue beside the images: which row speaks of which file, and what it says."""
+"""Catalogues: tables in any usual format, and which of their rows is about which file."""
 
 from __future__ import annotations
 
 import csv
-import math
+import gzip
+import io
 import re
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
+import numpy as np
+import pandas as pd
+from astropy.table import Table
 
-from zwicky.data.cutouts import STANDARD_COLUMNS
-from zwicky.data.readers.columns import EMPTY, ID_COLUMNS, LABEL_COLUMNS
+from zwicky.data.columns import USUAL, find_column, has_usual_name, plain_name, to_text
+from zwicky.data.readers import is_image_name
 from zwicky.errors import UserError
 
-FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_path", "name")
+SUFFIXES = (
+    *(".csv", ".tsv", ".txt", ".dat", ".cat", ".tbl", ".ecsv", ".vot", ".votable", ".xml", ".mrt", ".list", ".lst"),
+    *(".csv.gz", ".tsv.gz", ".txt.gz", ".json", ".jsonl", ".feather", ".xlsx", ".xls"),
+)
 
 
-@dataclass(frozen=True)
-class Catalog:
-    """Rows of text, as read. columns: the header. rows: one list of len(columns) cells each."""
+def read_catalog(path: Path) -> pd.DataFrame:
+    """Read a table: CSV and its dialects, ECSV, VOTable, FITS, Parquet and what else pandas and astropy read.
 
-    path: Path
-    columns: list[str]
-    rows: list[list[str]]
+    Returns:
+        Columns as in the file; text tables hold strings. `attrs["units"]` has the units of columns that have one.
 
-    def find(self, names: tuple[str, ...]) -> list[int]:
-        """Positions of the columns with these names, upper or lower case, in the order of `names`."""
-        lowered = [column.lower() for column in self.columns]
-        return [lowered.index(name) for name in names if name in lowered]
-
-
-@dataclass(frozen=True)
-class Match:
-    """row_of: file → its row. orphans: (what the row calls its file, reason) of rows that have none."""
-
-    row_of: dict[str, int]
-    orphans: list[tuple[str, str]]
-    column: int
-
-
-def read_catalog(path: Path) -> Catalog:
-    """Read a CSV with a header; comma, semicolon or tab. Raises UserError for what is none."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            head = stream.readline()
-            delimiter = max(",;\t", key=head.count)
-            stream.seek(0)
-            lines = [line for line in csv.reader(stream, delimiter=delimiter) if any(cell.strip() for cell in line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the catalogue {path}: {error}; it must be a CSV file in UTF-8") from error
-    if len(lines) < 2:
-        raise UserError(f"the catalogue {path} has no rows; it needs a header and one row a file")
-    columns = [cell.strip() for cell in lines[0]]
-    repeated = [name for name, count in Counter(name.lower() for name in columns).items() if count > 1]
-    if repeated:
-        raise UserError(f"the catalogue {path} has two columns {repeated[0]!r}; rename one")
-    for number, line in enumerate(lines):
-        if any("\0" in cell for cell in line):
-            raise UserError(f"the catalogue {path} holds a NUL in its row {number}; it must be a CSV file in UTF-8")
-        if any(cell.strip() for cell in line[len(columns) :]):
-            raise UserError(
-                f"the catalogue {path} has more cells than columns in its row {number}; "
-                f"put quotes around text with {delimiter!r}"
-            )
-    rows = [[cell.strip() for cell in (line + [""] * len(columns))[: len(columns)]] for line in lines[1:]]
-    return Catalog(path, columns, rows)
-
-
-def match_files(catalog: Catalog, files: list[str]) -> Match:
-    """Find each row's file: by path, else by the end of the path, else by name without suffix.
-
-    Of the columns that may hold file names or ids, the one that finds most files is taken; UserError if none does.
+    Raises:
+        UserError: It cannot be read or holds no rows.
     """
-    candidates = catalog.find(FILE_COLUMNS) + catalog.find(ID_COLUMNS)
-    if not candidates:
-        raise UserError(
-            f"the catalogue {catalog.path} names no files: it has the columns {', '.join(catalog.columns)}; "
-            f"call one {FILE_COLUMNS[0]!r} or {ID_COLUMNS[0]!r}"
-        )
-    find = FileFinder(files)
-    best = max((_match(catalog, column, find) for column in candidates), key=lambda match: len(match.row_of))
-    if not best.row_of:
-        column = candidates[0]
-        raise UserError(
-            f"no row of the catalogue {catalog.path} fits a file: its column {catalog.columns[column]!r} begins with "
-            f"{catalog.rows[0][column]!r}, the folder with {files[0] if files else 'nothing'!r}; "
-            "check that they belong together"
-        )
-    return best
-
-
-def _match(catalog: Catalog, column: int, find: FileFinder) -> Match:
-    row_of: dict[str, int] = {}
-    orphans: list[tuple[str, str]] = []
-    for number, row in enumerate(catalog.rows):
-        file = find(row[column])
-        said = row[column] or f"catalogue row {number + 1}"
-        if file is None:
-            orphans.append((said, "in the catalogue, but no such file"))
-        elif file in row_of:
-            orphans.append((said, "the catalogue names this file twice; its first row was taken"))
+    name = path.name.lower()
+    try:
+        if name.endswith((".parquet", ".pq")):
+            table = pd.read_parquet(path)
+        elif name.endswith((".feather", ".xlsx", ".xls", ".json", ".jsonl")):
+            kind = "excel" if ".xls" in name else "json" if ".json" in name else "feather"
+            table = getattr(pd, f"read_{kind}")(path, **({"lines": True} if name.endswith(".jsonl") else {}))
+        elif name.endswith((".fits", ".fit", ".fts", ".fits.gz", ".hdf5", ".h5")):
+            table = _from_astropy(Table.read(path, unit_parse_strict="silent") if ".f" in name else Table.read(path))
         else:
-            row_of[file] = number
-    return Match(row_of, orphans, column)
+            data = path.read_bytes()
+            table = _read_text(_decode(gzip.decompress(data) if name.endswith(".gz") else data), path)
+    except UserError:
+        raise
+    except Exception as error:  # pandas and astropy raise many kinds
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise UserError(f"cannot read the catalogue {path}: {reason}; save it as CSV with a header") from error
+    if not len(table):
+        raise UserError(f"the catalogue {path} has no rows; it needs a header and one row an image")
+    table.columns = [str(column).strip() for column in table.columns]
+    return table.reset_index(drop=True)
+
+
+def _from_astropy(table: Table) -> pd.DataFrame:
+    flat = table[[name for name in table.colnames if table[name].ndim == 1]]
+    flat.convert_bytestring_to_unicode()
+    frame = flat.to_pandas(use_nullable_int=True)
+    frame.attrs["units"] = {name: str(flat[name].unit) for name in flat.colnames if flat[name].unit is not None}
+    return frame
+
+
+def _decode(data: bytes) -> str:
+    """Text in UTF-8, UTF-16 or, failing these, Latin-1."""
+    utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    guess = "utf-16-le" if data[1:20:2] == b"\0" * 10 else "utf-16-be" if data[:20:2] == b"\0" * 10 else "utf-8-sig"
+    for encoding in ("utf-16" if utf16 else guess, "cp1252"):
+        try:
+            return data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return data.decode("latin-1")
+
+
+def _read_text(text: str, path: Path) -> pd.DataFrame:
+    head = text[:5000]
+    formats = {
+        "ascii.ecsv": head.startswith("# %ECSV"),
+        "votable": "<VOTABLE" in head,
+        "ascii.mrt": "Byte-by-byte" in head,
+        "ascii.ipac": head.startswith("\\")
+        or (head.startswith("|") and not text.rstrip().rpartition("\n")[2].startswith("|")),
+        "ascii.sextractor": bool(re.match(r"#\s*1\s+[A-Za-z]\w*", head)),
+    }
+    for kind, fits in formats.items():
+        if fits:
+            stream = io.BytesIO(text.encode()) if kind == "votable" else text
+            return _from_astropy(Table.read(stream, format=kind))
+    lines = [line for line in text.splitlines() if line.strip() and not re.fullmatch(r"[\s|+:=-]+", line)]
+    comments = [line.lstrip("#%! ") for line in lines if line[0] in "#%!"]
+    lines = [line for line in lines if line[0] not in "#%!"]
+    if not lines:
+        raise UserError(f"the catalogue {path} has no rows; it needs a header and one row an image")
+    delimiter = _delimiter(lines)
+    rows = _cells(lines, delimiter)
+    header = rows[0]
+    named = _cells(comments[-1:], delimiter) or _cells(comments[-1:], " ")
+    if any(map(is_image_name, header)):  # no header at all
+        texts = [cell for cell in header if not is_image_name(cell) and not re.fullmatch(r"[-+.,\d]*", cell)]
+        label = texts[0] if len(texts) == 1 else header[1] if len(header) == 2 else None
+        names = {cell: "file" for cell in header if is_image_name(cell)} | {label: "label"}
+        header = [names.get(cell, f"column{number}") for number, cell in enumerate(header, 1)]
+    elif named and len(named[0]) == len(header) and has_usual_name(named[0]) and not has_usual_name(header):
+        header = named[0]  # "# file label": the header is a comment
+    else:
+        rows = rows[1:]
+    repeated = {name for name in header if header.count(name) > 1 and name}
+    if repeated:
+        raise UserError(f"the catalogue {path} has two columns {min(repeated)!r}; rename one")
+    for number, row in enumerate(rows, 1):
+        if any(row[len(header) :]):
+            signs = f"put quotes around text with {delimiter!r}"
+            raise UserError(f"the catalogue {path} has more cells than columns in its row {number}; {signs}")
+    return pd.DataFrame([(row + [""] * len(header))[: len(header)] for row in rows], columns=header, dtype=object)
+
+
+def _delimiter(lines: list[str]) -> str:
+    """The delimiter that cuts the first lines into equally many cells, the most of all; blanks where none does."""
+    counts = {sign: [len(row) for row in _cells(lines[:50], sign)] for sign in ",;\t|"}
+    even = {sign: count[0] for sign, count in counts.items() if len(set(count)) == 1 and count[0] > 1}
+    if even:
+        return max(even, key=lambda sign: even[sign])
+    if len({len(row) for row in _cells(lines[:50], " ")}) == 1 < len(_cells(lines[:1], " ")[0]):
+        return " "
+    return max(",;\t|", key=lambda sign: counts[sign][0])
+
+
+def _cells(lines: list[str], delimiter: str) -> list[list[str]]:
+    if delimiter == "|":
+        lines = [line.strip().strip("|") for line in lines]
+    if delimiter == " ":
+        lines = [line.strip() for line in lines]
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    return [[cell.strip() for cell in row] for row in rows]
 
 
 class FileFinder:
-    """From what a catalogue calls a file to the file, None where there is none or more than one."""
+    """Finds the file that a catalogue means: by path, name, name without suffix or case, or bare number.
 
-    def __init__(self, files: list[str]) -> None:
-        self.files = set(files)
-        self.by_name: dict[str, list[str]] = {}
-        self.by_stem: dict[str, list[str]] = {}
-        for file in files:
-            name = PurePosixPath(file).name
-            self.by_name.setdefault(name, []).append(file)
-            self.by_stem.setdefault(name.split(".")[0], []).append(file)
-            stem = re.sub(r"(\.fits)?\.[^.]*$", "", name)
-            if stem != name.split(".")[0]:
-                self.by_stem.setdefault(stem, []).append(file)
-
-    def __call__(self, said: str) -> str | None:
-        parts = PurePosixPath(said.replace("\\", "/")).parts
-        if not parts:
-            return None
-        if "/".join(parts) in self.files:
-            return "/".join(parts)
-        named = self.by_name.get(parts[-1]) or self.by_stem.get(parts[-1], [])
-        fitting = [file for file in named if _same_end(PurePosixPath(file).parts[:-1], parts[:-1])]
-        return fitting[0] if len(fitting) == 1 else None
-
-
-def _same_end(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether the shorter of two folder paths is the end of the longer."""
-    shared = min(len(one), len(other))
-    return one[len(one) - shared :] == other[len(other) - shared :]
-
-
-def labels_of(catalog: Catalog) -> list[str | None] | None:
-    """The label of each row, None where the cell is empty; None altogether where there is no label column."""
-    found = catalog.find(LABEL_COLUMNS)
-    if not found:
-        return None
-    return [None if row[found[0]].lower() in EMPTY else row[found[0]] for row in catalog.rows]
-
-
-def unique_ids(catalog: Catalog, rows: list[int]) -> dict[int, str] | None:
-    """Row → catalogue id, where an id column is filled and unique over `rows`."""
-    for column in catalog.find(ID_COLUMNS):
-        ids = {row: catalog.rows[row][column] for row in rows}
-        if all(ids.values()) and len(set(ids.values())) == len(ids):
-            return ids
-    return None
-
-
-def properties(catalog: Catalog, match: Match) -> tuple[dict[str, list], dict[str, pa.DataType], list[str]]:
-    """All columns but file, label and position: (name → one value a row, name → type, warnings).
-
-    `ra` and `dec` come first, in degrees, None where the cell is empty or no such angle. A column is float64 if all
-    its cells are numbers, else text; whole numbers too long for a float stay text.
+    Args:
+        files: paths; several may stand for one object.
+        folder: of the catalogue, within that of the files.
     """
-    values: dict[str, list] = {}
-    kinds: dict[str, pa.DataType] = {}
-    warnings: list[str] = []
-    skip = {match.column, *catalog.find(LABEL_COLUMNS)[:1]}
-    limits = {"ra": (0.0, 360.0), "dec": (-90.0, 90.0)}
-    for position, column in enumerate(catalog.columns):
-        cells = [row[position] for row in catalog.rows]
-        if column.lower() in limits:
-            low, high = limits[column.lower()]
-            angles = [_number(cell) for cell in cells]
-            values[column.lower()] = [angle if angle is not None and low <= angle <= high else None for angle in angles]
-            kinds[column.lower()] = pa.float64()
-            filled = sum(cell.lower() not in EMPTY for cell in cells)
-            lost = filled - sum(angle is not None for angle in values[column.lower()])
-            if lost:
-                warnings.append(
-                    f"{lost} cells of the catalogue's column {column!r} are no angle in degrees: taken as unknown"
-                )
-        elif position not in skip and column:
-            name = f"catalog_{column}" if column in STANDARD_COLUMNS or column == "image" else column
-            while name in values or name in limits:
-                name += "_"
-            numbers = [_number(cell) for cell in cells]
-            filled = sum(cell.lower() not in EMPTY for cell in cells)
-            numeric = 0 < filled == sum(number is not None for number in numbers)
-            values[name] = numbers if numeric else [cell or None for cell in cells]
-            kinds[name] = pa.float64() if numeric else pa.string()
-    if ("ra" in values) != ("dec" in values):
-        warnings.append("the catalogue has only one of `ra` and `dec`; positions were left unknown")
-        values.pop("ra", None), values.pop("dec", None)
-    return values, kinds, warnings
+
+    def __init__(self, files: Sequence[str], folder: str = "") -> None:
+        self.folder = folder
+        self.paths = set(files)
+        self.by: list[dict[str, set[str]]] = [{}, {}, {}, {}]  # name, in lower case, without suffix, numbers in it
+        for file in files:
+            for index, key in zip((0, 1, 2), self._keys(file), strict=True):
+                self.by[index].setdefault(key, set()).add(file)
+            for number in re.findall(r"\d+", self._keys(file)[2]):
+                self.by[3].setdefault(str(int(number)), set()).add(file)
+
+    @staticmethod
+    def _keys(path: str) -> tuple[str, str, str]:
+        name = path.rpartition("/")[2]
+        return name, name.lower(), re.sub(r"(\.(fits|fit|csv))?\.[a-z][a-z0-9]{0,6}(#\d+)?$", "", name.lower())
+
+    def __call__(self, text: str, numbers: bool = False) -> set[str]:
+        """Return the files that may be meant: one if it is clear, none or several if not."""
+        parts = [part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in ("/", ".", "..")]
+        if not parts:
+            return set()
+        path = "/".join(parts)
+        for exact in (f"{self.folder}/{path}" if self.folder else path, path):
+            if exact in self.paths:
+                return {exact}
+        number = str(int(path)) if numbers and path.isdecimal() else ""
+        for index, key in zip(self.by, (*self._keys(path), number), strict=True):
+            if candidates := index.get(key):
+                shared = {file: _shared_folders(file.split("/")[:-1], parts[:-1]) for file in candidates}
+                return {file for file in candidates if shared[file] == max(shared.values())}
+        return set()
 
 
-_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*|(\d*\.\d*))([eE][+-]?\d+)?")
+def _shared_folders(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many folders at the end of two paths are the same, without case."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a.lower() != b.lower()), min(len(one), len(other)))
 
 
-def _number(cell: str) -> float | None:
-    """The cell as a finite float, None where it is none or would not survive (a long integer, a code like 0012)."""
-    if not _NUMBER.fullmatch(cell) or not any(character.isdigit() for character in cell):
-        return None
-    number = float(cell)
-    exact = "." in cell or "e" in cell.lower() or abs(number) <= 2**53
-    return number if exact and math.isfinite(number) else None
+def match_rows(
+    table: pd.DataFrame, files: Sequence[str], wanted: str = "", folder: str = ""
+) -> tuple[dict[str, int], dict[int, str], str]:
+    """Find the row of each file.
+
+    Of the columns with usual names of files and ids, then of all other texts, the one that finds most files is taken.
+
+    Args:
+        table: the catalogue.
+        files: paths; a file of many images has one `file#row` for each.
+        wanted: the column of file names, if the user names it.
+        folder: of the catalogue, within that of the files.
+
+    Returns:
+        (file → row, row → why it has no file, the column).
+
+    Raises:
+        UserError: No column finds a file.
+    """
+    finder = FileFinder(files, folder)
+    names = f"{USUAL['file']} {USUAL['id']}".split()
+    usual = sorted((c for c in table if plain_name(c) in names), key=lambda c: names.index(plain_name(c)))
+    texts = [c for c in table if c not in usual and not pd.api.types.is_numeric_dtype(table[c])]
+    columns = [find_column(list(table), "file", wanted)] if wanted else usual + texts
+    sample = table.iloc[np.unique(np.linspace(0, len(table) - 1, 200).astype(int))]
+    counts = {column: [len(finder(to_text(cell), column in usual)) for cell in sample[column]] for column in columns}
+    column = max(columns, key=lambda name: counts[name].count(1), default="")
+    if not column or 1 not in counts[column]:
+        if not usual and not wanted:
+            listed = ", ".join(table)[:200]
+            raise UserError(f"it names no files: it has the columns {listed}; name one by --file_column")
+        column = column if wanted else usual[0]
+        cell, most = to_text(table[column].iloc[0]), max(counts[column])
+        problem = f"which fits {most} files; add folders" if most else f"the folder with {(files or ['nothing'])[0]!r}"
+        raise UserError(f"no row fits a file: its column {column!r} begins with {cell!r}, {problem} (--file_column)")
+    rows: dict[str, int] = {}
+    orphans: dict[int, str] = {}
+    for row, cell in enumerate(table[column].map(to_text)):
+        candidates = finder(cell, column in usual or bool(wanted))
+        file = next(iter(candidates)) if len(candidates) == 1 else ""
+        if not file:
+            problem = f"fits {len(candidates)} files" if candidates else "no such file"
+            orphans[row] = f"in the catalogue, but {problem}"
+        elif file in rows:
+            orphans[row] = "the catalogue names this file twice; its first row was taken"
+        else:
+            rows[file] = row
+    return rows, orphans, column

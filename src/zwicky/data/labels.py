@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +11,13 @@ import numpy as np
 import pandas as pd
 
 from zwicky.errors import UserError
-from zwicky.io import replacing
+from zwicky.io import read_json, replacing
 
 LABELS = "labels.csv"
 
-# Usual names of the negative class; any other class sorts after them.
-NEGATIVE_NAMES = (
-    "nonlens",
-    "nonlenses",
-    "non-lens",
-    "non_lens",
-    "notlens",
-    "no_sub",
-    "no",
-    "none",
-    "negative",
-    "0",
-    "false",
-)
+# Usual names of the negative class, besides those that deny another (non-lens, no_sub, unlensed).
+NEGATIVE_NAMES = "no non none not negative neg 0 false f n random normal other others background no_sub".split()
+POSITIVE = re.compile(r".*lens.*|.*anomal.*|.*einstein.*|arcs?|true|yes|positive|pos", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,25 +28,46 @@ class Labels:
         values: class name by id; an object without a label is absent.
         source: where the labels come from, e.g. a catalogue or a person.
         time: when they were given, ISO 8601.
+        positive: the positive class, "" for the usual one.
     """
 
     values: dict[str, str]
     source: str = ""
     time: str = ""
+    positive: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, the positive class last (see `order_classes`)."""
-        return order_classes(set(self.values.values()))
+        return order_classes(set(self.values.values()), self.positive)
 
     def of(self, ids: np.ndarray) -> np.ndarray:
         """Return the labels of `ids`, [len(ids)] objects: class name or None."""
         return np.array([self.values.get(identifier) for identifier in ids], dtype=object)
 
 
-def order_classes(names: set[str]) -> tuple[str, ...]:
-    """Sort class names, negative ones first, so that index 1 of a pair is the positive class."""
-    return tuple(sorted(names, key=lambda name: (name.lower() not in NEGATIVE_NAMES, name)))
+def order_classes(names: set[str], positive: str = "") -> tuple[str, ...]:
+    """Sort class names, negative ones first and lens-like ones last, so that index 1 of a pair is the positive class.
+
+    Args:
+        names: of the classes; grades from A are sorted so that A comes last.
+        positive: the class to come last, whatever its name.
+    """
+    are_grades = all(re.fullmatch(r"[A-F][+-]?", name) for name in names)
+    plain = {re.sub(r"[\W_]", "", name.lower()) for name in names}
+
+    def rank(name: str) -> int:
+        denied = re.fullmatch(r"(?:non|not|no|un)([\W_]*)(.+)", name.lower())
+        denies = denied and (denied[1] or denied[2].startswith("lens") or denied[2] in plain)
+        return (
+            3
+            if name == positive
+            else 0
+            if denies or name.lower() in NEGATIVE_NAMES
+            else 1 + bool(POSITIVE.fullmatch(name))
+        )
+
+    return tuple(sorted(sorted(names, reverse=are_grades), key=rank))
 
 
 def write_labels(store: Path | str, labels: Labels) -> None:
@@ -77,7 +88,11 @@ def read_labels(store: Path | str) -> Labels:
     table = read_table(path, ("id", "label"))
     table = table[table["label"] != ""]
     source, time = (table[name].iloc[0] if name in table and len(table) else "" for name in ("source", "time"))
-    return Labels(dict(zip(table["id"], table["label"], strict=True)), source, time)
+    metadata = (
+        read_json(Path(store) / "store.json").get("metadata", {}) if (Path(store) / "store.json").exists() else {}
+    )
+    values = dict(zip(table["id"], table["label"], strict=True))
+    return Labels(values, source, time, metadata.get("positive", ""))
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

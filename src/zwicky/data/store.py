@@ -148,6 +148,12 @@ class StoreWriter:
         self._ids.update(ids)
         self._tables.append(_to_arrow(_fill(complete_table(table), images, self.bands)))
 
+    def replace_table(self, table: pd.DataFrame) -> None:
+        """Replace the rows appended so far, for writers who know ids and columns only once everything is read."""
+        if len(table) != len(self):
+            raise ValueError(f"{len(table)} rows for {len(self)} images")
+        self._tables, self._ids = [_to_arrow(complete_table(table))], set(table["id"])
+
     def _write_pixels(self, images: np.ndarray) -> None:
         while len(images):
             if self._shard is None:

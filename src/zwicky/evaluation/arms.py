@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from zwicky.augment.config import ViewsConfig
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.learners import Bench, Learner, baseline, finetuned, from_scratch, one_view, probed

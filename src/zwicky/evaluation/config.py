@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.methods import MethodConfig
 from zwicky.training.config import (
     FitConfig,

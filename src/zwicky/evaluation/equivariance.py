@@ -16,7 +16,6 @@ from zwicky.d4 import ELEMENTS
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.io import write_csv
-from zwicky.methods.supervised import head_outputs
 from zwicky.rng import numpy_rng
 from zwicky.training.network import Network, load_network
 
@@ -138,7 +137,7 @@ def _run(network: Network, images: np.ndarray, batch_size: int, turn: int = 0) -
         crops = d4.apply(crops)[turn]
         summaries.append(backbone(crops, patch_tokens=False).pooled.float().cpu())
         if head is not None:
-            outputs = head_outputs(backbone, head, crops).float().cpu()
+            outputs = backbone.predict(head, crops).float().cpu()
             if network.targets:
                 outputs = network.scaler.inverse(outputs)
             else:

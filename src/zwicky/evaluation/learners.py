@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zwicky.augment.normalise import Normalisation
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from zwicky.augment.views import Views
-from zwicky.backbones import block
+from zwicky.backbones.attention import forward_block
 from zwicky.backbones.base import Backbone
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         patches = self.mask_token.to(tokens.dtype).expand(len(visible), len(self.position), -1).scatter(1, index, kept)
         tokens = torch.cat([prefix, patches + self.position.to(tokens.dtype)], 1)
         for each in self.blocks:
-            tokens = block.run(cast(Block, each), tokens)
+            tokens = forward_block(cast(Block, each), tokens)
         return self.to_pixels(self.norm(tokens[:, prefix.shape[1] :])).unflatten(1, self.grid)
 
 

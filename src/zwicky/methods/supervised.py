@@ -9,11 +9,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from zwicky.augment.views import Target, Views
 from zwicky.backbones.base import Backbone
-from zwicky.backbones.d4.readout import TargetHead
 from zwicky.errors import UserError
 from zwicky.methods.base import Method, ViewsNeeded
 
@@ -69,28 +68,6 @@ def _like(values: Values, numbers: tuple[float, ...]) -> Values:
     return values.new_tensor(numbers) if isinstance(values, Tensor) else np.array(numbers)
 
 
-def make_head(backbone: Backbone, outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
-    """Build a linear layer on the pooled features, or an equivariant head for targets with a direction."""
-    if backbone.invariant and any(target.kind != "scalar" for target in targets):
-        return TargetHead(backbone.dim, targets)
-    head = nn.Linear(backbone.dim, outputs)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
-
-
-def head_outputs(backbone: Backbone, head: nn.Module, crops: Tensor) -> Tensor:
-    """Apply backbone and head: crops [B, bands, h, w] → logits or standardised targets [B, outputs].
-
-    A linear head computes in float32: small differences between classes would be lost in bfloat16.
-    """
-    if isinstance(head, TargetHead):
-        return head(backbone(crops))
-    pooled = backbone(crops, patch_tokens=False).pooled
-    with torch.autocast(pooled.device.type, enabled=False):
-        return head(pooled.float())
-
-
 class Supervised(Method):
     """Cross-entropy over classes, or smooth L1 loss on standardised regression targets.
 
@@ -119,14 +96,14 @@ class Supervised(Method):
             )
         outputs = classes or sum(len(target.columns) for target in targets)
         self.encoder = backbone
-        self.head = make_head(backbone, outputs, targets)
+        self.head = backbone.prediction_head(outputs, targets)
         self.classes, self.targets, self.label_smoothing = classes, tuple(targets), label_smoothing
         self.scaler = scaler or TargetScaler((0.0,) * outputs, (1.0,) * outputs)
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, and the accuracy or the mean absolute error in the units of the targets."""
         assert views.targets is not None, "supervised views carry targets"
-        outputs = head_outputs(self.encoder, self.head, torch.cat(views.crops)).float()
+        outputs = self.encoder.predict(self.head, torch.cat(views.crops)).float()
         targets = torch.cat(views.targets)
         if self.targets:
             loss = F.smooth_l1_loss(outputs, self.scaler.transform(targets))

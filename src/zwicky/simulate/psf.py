@@ -54,7 +54,7 @@ def read_star(path: str) -> np.ndarray:
     if not Path(path).is_file():
         raise UserError(f"unknown point spread function {path!r}: choose one of {', '.join(PROFILES)}, or give a file")
     try:
-        pixels = read_image(Path(path)).pixels
+        pixels = read_image(Path(path)).image
     except Unreadable as error:
         raise UserError(f"{path}: {error}; give an image of a star, or one of {', '.join(PROFILES)}") from error
     bands, height, width = pixels.shape

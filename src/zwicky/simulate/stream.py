@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from zwicky.data.cutouts import Cutouts, LazyImages
 from zwicky.data.labels import Labels, read_labels
@@ -19,10 +18,8 @@ from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.progress import StepProgress
 from zwicky.simulate import population_names
-from zwicky.simulate.api import checked, device_called, digests
-from zwicky.simulate.blocks import labels_of, rendered, table_of, truth_of
-from zwicky.simulate.draw import BLOCK, draw_block
-from zwicky.simulate.population import Population
+from zwicky.simulate.draw import BLOCK
+from zwicky.simulate.simulation import Simulation, truth_of
 
 SIMULATION = "simulate:"
 SHOWN_BLOCKS = 16  # more blocks than this to render at once show progress
@@ -35,15 +32,13 @@ class SimulatedImages(LazyImages):
     than memory and each image is rendered once.
     """
 
-    def __init__(self, population: Population, count: int, seed: int, device: torch.device, quiet: bool = True) -> None:
-        self.population, self.seed, self.device, self.quiet = population, seed, device, quiet
-        self.dtype = np.dtype(np.float32 if population.composite is None else np.uint8)
-        self.image_shape = (len(population.band_names), population.size, population.size)
-        self.rows = np.arange(count)
-        blocks = -(-count // BLOCK)
+    def __init__(self, simulation: Simulation, quiet: bool = True) -> None:
+        self.simulation, self.quiet = simulation, quiet
+        self.dtype, self.image_shape = simulation.dtype, simulation.image_shape
+        self.rows = np.arange(simulation.count)
         with tempfile.TemporaryFile() as file:
-            self._pixels = np.memmap(file, self.dtype, "w+", shape=(blocks * BLOCK, *self.image_shape))
-        self._rendered = np.zeros(blocks, bool)
+            self._pixels = np.memmap(file, self.dtype, "w+", shape=(simulation.n_blocks * BLOCK, *self.image_shape))
+        self._rendered = np.zeros(simulation.n_blocks, bool)
 
     def _load(self, rows: np.ndarray) -> np.ndarray:
         blocks = np.unique(rows // BLOCK)
@@ -51,8 +46,7 @@ class SimulatedImages(LazyImages):
         quiet = self.quiet or len(missing) <= SHOWN_BLOCKS
         with StepProgress("simulate", len(missing), 0, BLOCK, quiet, "block") as progress:
             for block in missing:
-                drawn = draw_block(self.population, self.seed, block)
-                images, _ = rendered(self.population, drawn, self.seed, block, self.device)
+                images, _ = self.simulation.render(block, self.simulation.draw(block))
                 self._pixels[block * BLOCK : (block + 1) * BLOCK] = images
                 self._rendered[block] = True
                 progress.advance()
@@ -64,7 +58,7 @@ def open_simulation(
 ) -> tuple[Cutouts, Labels]:
     """Return `count` images of a population with their labels, rendered when they are first used.
 
-    The images are those of `simulate`, bit for bit. The table lacks what only the rendering tells: pixel hashes,
+    The images are those of `simulate_population`, bit for bit. The table lacks what only rendering gives: pixel hashes,
     signal-to-noise ratios, magnifications, and lists of subhalos.
 
     Args:
@@ -77,25 +71,18 @@ def open_simulation(
     Raises:
         UserError: The population or the device is unknown, or a number is out of range.
     """
-    chosen, torch_device = checked(population, count, seed), device_called(device)
-    starts = range(0, count, BLOCK)
+    simulation = Simulation.open(population, count, seed, device)
     tables = []
-    with StepProgress("draw", len(starts), 0, BLOCK, quiet, "block") as progress:
-        for block, start in enumerate(starts):
-            drawn = draw_block(chosen, seed, block)
+    with StepProgress("draw", simulation.n_blocks, 0, BLOCK, quiet, "block") as progress:
+        for block in range(simulation.n_blocks):
+            drawn = simulation.draw(block)
             drawn.lists.clear()
-            tables.append(table_of(chosen, drawn, seed, block, min(BLOCK, count - start), {}, None))
+            tables.append(simulation.table(block, drawn))
             progress.advance()
     table = pd.concat(tables, ignore_index=True)
-    images = SimulatedImages(chosen, count, seed, torch_device, quiet)
-    metadata = {"simulation": _digest(chosen, seed, torch_device)}
-    return Cutouts(images, table, chosen.band_names, truth_of(table), metadata), labels_of(chosen, seed, table)
-
-
-def _digest(population: Population, seed: int, device: torch.device) -> str:
-    """Hash of everything the pixels depend on, by which a resumed run recognises its data."""
-    key = (population.text, seed, device.type, digests(population))
-    return hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(repr(simulation.identity()).encode(), digest_size=16).hexdigest()
+    images, bands = SimulatedImages(simulation, quiet), simulation.population.band_names
+    return Cutouts(images, table, bands, truth_of(table), {"simulation": digest}), simulation.labels(table)
 
 
 @dataclass(frozen=True)

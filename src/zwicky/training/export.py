@@ -23,11 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from zwicky import __version__
-from zwicky.backbones.base import Backbone
-from zwicky.backbones.beit import LAYER_SCALE, BEiT
-from zwicky.backbones.resnet import ResNet18
-from zwicky.backbones.swin import Swin
-from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
 from zwicky.io import write_json
 from zwicky.rng import torch_rng
@@ -53,11 +48,10 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
         """Return the pooled features and, with a head, its outputs in the units of the targets."""
-        linear = isinstance(self.head, nn.Linear)  # else it is the equivariant head, which takes the group features
-        features = self.backbone(crops, patch_tokens=self.head is not None and not linear)
+        features = self.backbone(crops, patch_tokens=self.head is not None and self.head.uses_patch_tokens)
         if self.head is None:
             return (features.pooled,)
-        outputs = self.head(features.pooled if linear else features)
+        outputs = self.head(features)
         return features.pooled, self.scaler.inverse(outputs) if self.is_regression else outputs
 
 
@@ -87,7 +81,7 @@ def export(run: Path | str, out: Path | str, form: Literal["safetensors", "onnx"
     else:
         names = (
             [WEIGHTS, "network.json"]
-            if timm_arguments(network.backbone) is None
+            if network.backbone.timm_config() is None
             else ["model.safetensors", "config.json"]
         )
         names += [provenance.FILE] if (run / provenance.FILE).exists() else []
@@ -118,38 +112,10 @@ def describe(network: Network) -> dict[str, Any]:
     }
 
 
-def timm_arguments(backbone: Backbone) -> tuple[str, str, dict[str, Any]] | None:
-    """Return (architecture, name of its classifier, model arguments); None if timm has no such network."""
-    net: Any = backbone.net
-    common = {"in_chans": backbone.config["bands"]}
-    if isinstance(backbone, ResNet18):  # timm's always has the stem's max-pooling
-        return ("resnet18", "fc", common) if backbone.stride == 32 else None
-    if not isinstance(backbone, ViT | BEiT | Swin):
-        return None
-    common |= {"img_size": backbone.image_size, "embed_dim": net.embed_dim}
-    if isinstance(backbone, Swin):
-        own: dict[str, Any] = {
-            "patch_size": backbone.grids.patch_size,
-            "depths": [len(stage.blocks) for stage in net.layers],
-            "num_heads": [stage.blocks[0].attn.num_heads for stage in net.layers],
-            "window_size": backbone.grids.window,
-        }
-        return "swin_tiny_patch4_window7_224", "head.fc", common | own
-    common |= {"patch_size": backbone.patch_size, "depth": len(net.blocks), "num_heads": net.blocks[0].attn.num_heads}
-    if isinstance(backbone, BEiT):
-        pool = {"global_pool": "avg" if backbone.pool == "mean" else "token"}
-        return "beit_base_patch16_224", "head", common | pool | {"init_values": LAYER_SCALE}
-    own = {"global_pool": "avg" if backbone.pool == "mean" else "token", "fc_norm": False, "dynamic_img_size": True}
-    own |= {"init_values": None if isinstance(net.blocks[0].ls1, nn.Identity) else 1e-5}
-    own |= {"reg_tokens": net.num_reg_tokens, "no_embed_class": net.no_embed_class}
-    return "vit_base_patch16_224", "head", common | own
-
-
 def _write_timm(network: Network, exported: ExportedNetwork, folder: Path) -> None:
-    arguments_of = timm_arguments(network.backbone)
-    assert arguments_of is not None
-    assert isinstance(network.backbone.net, nn.Module)
-    architecture, classifier, arguments = arguments_of
+    config = network.backbone.timm_config()
+    assert config is not None
+    architecture, classifier, arguments = config["architecture"], config["classifier"], config["model_args"]
     state = dict(network.backbone.net.state_dict())
     if network.head is not None:
         state |= {f"{classifier}.{name}": value for name, value in network.head.state_dict().items()}

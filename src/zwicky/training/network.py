@@ -23,7 +23,7 @@ from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.errors import UserError
 from zwicky.io import read_object, replacing, write_json
-from zwicky.methods.supervised import TargetScaler, head_outputs, make_head
+from zwicky.methods.supervised import TargetScaler
 from zwicky.training import provenance
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.distributed import device, use_bf16
@@ -103,7 +103,7 @@ class Network:
         head = self.head
 
         def outputs(crops: Tensor, g: int) -> Tensor:
-            outputs = head_outputs(self.backbone, head, crops).float()
+            outputs = self.backbone.predict(head, crops).float()
             if not self.targets:
                 return outputs
             back = d4.to_source(int(d4.INVERSE[g])).to(outputs.device)
@@ -212,7 +212,7 @@ def _restore(description: dict[str, Any], state: dict[str, Tensor]) -> Network:
     backbone = backbones.create(**description["backbone"])
     targets = tuple(Target(tuple(target["columns"]), target["kind"]) for target in description["targets"])
     n_outputs = len(description["classes"] or columns_of(targets))
-    head = make_head(backbone, n_outputs, targets) if description["head"] else None
+    head = backbone.prediction_head(n_outputs, targets) if description["head"] else None
     modules = nn.ModuleDict({"backbone": backbone} | ({} if head is None else {"head": head}))
     modules.load_state_dict(state)
     modules.to(device())

@@ -11,8 +11,8 @@ from zwicky import backbones, methods
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
+from zwicky.backbones import BackboneConfig
 from zwicky.backbones.base import Backbone
-from zwicky.backbones.config import BackboneConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.methods.base import Method

@@ -1,1 +1,1 @@
-"""Transformers that are exactly equivariant under D4, the turns and mirrors of a square."""
+"""Transformers that are exactly equivariant under D4, the rotations by 90° and reflections of the image."""

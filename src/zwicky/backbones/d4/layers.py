@@ -1,8 +1,8 @@
-"""The layers both equivariant transformers are made of. Features are [8, C, B, …tokens], in frames or in irreps.
+"""The layers both equivariant transformers are made of. Features are [8, C, B, …tokens], see `irreps`.
 
-What is linear works in the irreps, where it is cheap; what acts point by point (GELU, attention within a frame) works
-in the frames. `irreps` says which of the two the stream of tokens is kept in: false keeps it in the frames throughout
-and multiplies with whole matrices.
+Linear layers work in the irreps, where they are cheap; what acts point by point (GELU, attention of one group element)
+works in the regular representation. `irreps` tells in which of the two the stream of tokens is kept: False keeps it
+in the regular representation throughout and multiplies with whole matrices.
 """
 
 from __future__ import annotations
@@ -14,39 +14,95 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from zwicky.backbones.d4.group import orbit, to_frames, to_irreps
-from zwicky.backbones.d4.kernels import GroupNorm
-from zwicky.backbones.d4.linear import GroupLinear
-from zwicky.d4 import ORDER
+from zwicky.backbones.d4.irreps import CHARACTERS, BlockProduct, orbit, to_irreps, to_regular
+from zwicky.d4 import INVERSE, ORDER, PRODUCT
+from zwicky.errors import UserError
 
 
 def by_irreps(device: torch.device, width: int) -> bool:
-    """Whether to work in the irreps at this width D = 8C, as measured (see benchmarks/README.md)."""
+    """Return whether to work in the irreps at this width D = 8C, as measured (see benchmarks/README.md)."""
     return device.type == "cpu" or width > 768
 
 
-def enter(x: Tensor, irreps: bool) -> Tensor:
-    """From the frames to the basis of the stream."""
+def into_stream(x: Tensor, irreps: bool) -> Tensor:
+    """Change features from the regular representation to the basis of the stream."""
     return to_irreps(x) if irreps else x
 
 
-def leave(x: Tensor, irreps: bool) -> Tensor:
-    """From the basis of the stream to the frames."""
-    return to_frames(x) if irreps else x
+def out_of_stream(x: Tensor, irreps: bool) -> Tensor:
+    """Change features from the basis of the stream to the regular representation."""
+    return to_regular(x) if irreps else x
 
 
 def constant(token: Tensor, irreps: bool) -> Tensor:
-    """A token [C] that is the same in all frames, in the basis of the stream, [8, C]."""
+    """Return a token [C] that is the same for all group elements, in the basis of the stream, [8, C]."""
     if irreps:
         return F.pad(ORDER**0.5 * token[None], (0, 0, 0, ORDER - 1))
     return token.expand(ORDER, -1)
 
 
-class Norm(nn.Module):
-    """LayerNorm over all frames and channels of a token, with scale and shift [C] shared by the frames.
+def mask_tokens(tokens: Tensor, mask: Tensor, mask_token: Tensor, irreps: bool) -> Tensor:
+    """Replace masked tokens of a map [8, C, B, h, w] by the mask token [C]; mask [B, h, w] bool."""
+    hidden = constant(mask_token, irreps)[:, :, None, None, None].to(tokens.dtype)
+    return torch.where(mask, hidden, tokens)
 
-    Mean and variance over the group do not change with the basis: the mean is that of A1 over √8, the sum of squares
-    is the same in both. float32 inside; the result is what autocast would make of it.
+
+def channels_of(width: int, heads: int, suffix: str = "") -> int:
+    """Return C = D / 8; raises UserError for a width that 8 times the heads do not divide."""
+    unit = ORDER * heads
+    if width % unit or width < 1:
+        better = max(round(width / unit), 1) * unit
+        raise UserError(
+            f"backbone: width {width}{suffix} is not divisible by 8 group elements × {heads} heads; take {better}"
+        )
+    return width // ORDER
+
+
+class GroupLinear(nn.Module):
+    """y(g) = Σ_k W(g⁻¹k) x(k) + b, features [8, C_in, …] → [8, C_out, …]; every linear map that commutes with D4.
+
+    In the irreps W is four blocks C_out × C_in and one 2C_out × 2C_in, used twice: 5.33 times less work than the whole
+    8C_out × 8C_in matrix.
+
+    Attributes:
+        weight: W, [8, C_out, C_in].
+        bias: b, [C_out], the same for all group elements.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(ORDER, outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        nn.init.trunc_normal_(self.weight, std=(ORDER * inputs) ** -0.5)
+
+    def forward(self, x: Tensor, irreps: bool) -> Tensor:
+        """Apply to features in the basis of the stream; the result is in the same."""
+        return self._by_irreps(x) if irreps else self._dense(x)
+
+    def _by_irreps(self, x: Tensor) -> Tensor:
+        outputs, inputs = self.weight.shape[1:]
+        characters = CHARACTERS.to(self.weight.device, self.weight.dtype)
+        blocks = (characters @ self.weight.flatten(1)).view(ORDER, outputs, inputs)
+        single, pairs = blocks.split(4)
+        # The block of E from (l, c) to (j, o) is Σ_u ρ_jl(u) W(u).
+        double = pairs.view(2, 2, outputs, inputs).transpose(1, 2).reshape(2 * outputs, 2 * inputs)
+        dtype = blocks.dtype  # bfloat16 under autocast
+        y = BlockProduct.apply(x.flatten(2).to(dtype).contiguous(), single, double, self.bias.to(dtype))
+        return cast(Tensor, y).view(ORDER, outputs, *x.shape[2:])
+
+    def _dense(self, x: Tensor) -> Tensor:
+        outputs, inputs = self.weight.shape[1:]
+        index = PRODUCT[INVERSE].to(self.weight.device)  # g⁻¹k by g and k
+        whole = self.weight[index].transpose(1, 2).reshape(ORDER * outputs, ORDER * inputs)
+        y = whole @ x.reshape(ORDER * inputs, -1)
+        return (y + self.bias.repeat(ORDER)[:, None].to(y.dtype)).view(ORDER, outputs, *x.shape[2:])
+
+
+class Norm(nn.Module):
+    """LayerNorm over group and channels of a token, with scale and shift [C] shared by the group elements.
+
+    Mean and variance over the group do not depend on the basis: the mean is that of A1 over √8, the sum of squares is
+    the same in both. float32 inside; the result is of the type autocast would give.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
@@ -56,26 +112,30 @@ class Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
+        """Normalise features in the basis of the stream."""
         device = x.device.type
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        wide = torch.promote_types(x.dtype, torch.float32)
-        flat = x.flatten(2).to(wide)
-        y = GroupNorm.apply(flat, self.weight, self.bias, self.eps, 1 if irreps else ORDER, kind)
-        return cast(Tensor, y).view_as(x)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        wide = x.flatten(2).to(torch.promote_types(x.dtype, torch.float32))  # [8, C, T]
+        # A constant over the group is √8 in A1 and 0 in the other irreps, or 1 for each element.
+        first, unit = (1, ORDER**0.5) if irreps else (ORDER, 1.0)
+        mean = wide[:first].mean((0, 1)) / unit
+        variance = (wide.square().mean((0, 1)) - mean.square()).clamp(min=0)
+        scale = self.weight[:, None] * (variance + self.eps).rsqrt()
+        y = wide * scale
+        y[:first] += unit * (self.bias[:, None] - mean * scale)
+        return y.to(dtype).view_as(x)
 
 
 class Drop(DropPath):
-    """Stochastic depth, per image: [8, C, B, …]."""
+    """Stochastic depth, per image."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Drop whole images of [8, C, B, …]."""
         return super().forward(x.movedim(2, 0)).movedim(0, 2) if self.training and self.drop_prob else x
 
 
 class Lift(nn.Module):
-    """Patches onto the group: F(n, g) = Σ_x K(g⁻¹x) I(n + x) + b, images [B, bands, H, W] → [8, C, B, h, w].
-
-    kernel: K, [C, bands, p, p].
-    """
+    """Patches lifted to the group: F(n, g) = Σ_x K(g⁻¹x) I(n + x) + b; kernel: K, [C, bands, p, p]."""
 
     def __init__(self, bands: int, channels: int, patch_size: int) -> None:
         super().__init__()
@@ -84,9 +144,10 @@ class Lift(nn.Module):
         nn.init.trunc_normal_(self.kernel, std=(bands * patch_size**2) ** -0.5)
 
     def forward(self, images: Tensor, irreps: bool) -> Tensor:
+        """Lift images [B, bands, H, W] to [8, C, B, h, w]."""
         channels, _, size, _ = self.kernel.shape
         patches = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(1, 3, 5, 0, 2, 4)
-        kernels = enter(orbit(self.kernel), irreps).view(ORDER * channels, -1)
+        kernels = into_stream(orbit(self.kernel), irreps).view(ORDER * channels, -1)
         lifted = kernels @ patches.reshape(kernels.shape[1], -1)
         bias = constant(self.bias, irreps).reshape(-1, 1).to(lifted.dtype)
         return (lifted + bias).view(ORDER, channels, *patches.shape[3:])
@@ -100,30 +161,13 @@ class MLP(nn.Module):
         self.fc1, self.fc2 = GroupLinear(channels, hidden), GroupLinear(hidden, channels)
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
-        return self.fc2(enter(F.gelu(leave(self.fc1(x, irreps), irreps)), irreps), irreps)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Σ_m softmax_m(q·k/√d + bias) v; q [..., d, n], k and v [..., d, N], bias [..., n, N] → [..., d, n]."""
-    if q.device.type != "cpu":
-        q, k, v = (x.transpose(-1, -2) for x in (q, k, v))
-        mask = None if bias is None else bias.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(-1, -2)
-    return v @ weights_of(q, k, bias).to(v.dtype).transpose(-1, -2)
-
-
-def weights_of(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax_m(q·k/√d + bias), float32 where q and k are narrower, which CPUs do faster too; [..., n, N]."""
-    scores = q.transpose(-1, -2) @ k
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * q.shape[-2] ** -0.5
-    return (scores if bias is None else scores + bias).softmax(-1)
+        """Apply to features in the basis of the stream."""
+        hidden = F.gelu(out_of_stream(self.fc1(x, irreps), irreps))
+        return self.fc2(into_stream(hidden, irreps), irreps)
 
 
 class Readout(nn.Module):
-    """Normed tokens → invariants of D = 8C: the mean over the frames of GELU(linear), and a LayerNorm.
-
-    [8, C, B, …] → [B, …, D].
-    """
+    """Invariants of D = 8C from normed tokens: the mean over the group of GELU(linear), and a LayerNorm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -131,5 +175,6 @@ class Readout(nn.Module):
         self.norm = nn.LayerNorm(ORDER * channels, eps=1e-6)
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
-        hidden = F.gelu(leave(self.linear(x, irreps), irreps)).mean(0)
+        """Map [8, C, B, …] to [B, …, D]."""
+        hidden = F.gelu(out_of_stream(self.linear(x, irreps), irreps)).mean(0)
         return self.norm(hidden.movedim(0, -1))

@@ -1,30 +1,114 @@
-"""A Swin transformer that is exactly equivariant under D4."""
+"""A Swin transformer that is exactly equivariant under D4.
+
+What a plain Swin does that is not equivariant, and what is done here: windows are shifted by exactly half of an even
+window; the relative position bias is B(g⁻¹Δ) for group element g; merging is a group convolution; nothing is padded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from zwicky.backbones.base import Backbone, Features
-from zwicky.backbones.d4.decoder import D4PixelDecoder
-from zwicky.backbones.d4.group import orbit
-from zwicky.backbones.d4.layers import Lift, Norm, Readout, by_irreps, constant, enter, leave
-from zwicky.backbones.d4.linear import GroupLinear
-from zwicky.backbones.d4.vit import channels_of
-from zwicky.backbones.d4.windows import WindowBlock, received
-from zwicky.backbones.grids import StageGrids
+from zwicky.backbones.attention import (
+    attend,
+    attention_weights,
+    relative_position_index,
+    shifted_window_mask,
+    window_and_shift,
+)
+from zwicky.backbones.base import Features, StageGrids, refine_mask
+from zwicky.backbones.d4.heads import D4Backbone
+from zwicky.backbones.d4.irreps import orbit
+from zwicky.backbones.d4.layers import (
+    MLP,
+    Drop,
+    GroupLinear,
+    Lift,
+    Norm,
+    Readout,
+    by_irreps,
+    channels_of,
+    into_stream,
+    mask_tokens,
+    out_of_stream,
+)
+from zwicky.backbones.swin import cut_stages
 from zwicky.d4 import INVERSE, ORDER
 from zwicky.errors import UserError
+
+
+class WindowBlock(nn.Module):
+    """x ← x + attention(norm x) within windows, then x ← x + mlp(norm x); maps [8, C, B, h, w].
+
+    Attributes:
+        window: M, side of the windows in cells.
+        shifted: whether the windows are shifted by M/2. A map no larger than the window is one window, unshifted.
+        bias: B, [heads, 2M − 1, 2M − 1], by offset (y, x) between two cells of a window.
+    """
+
+    def __init__(self, channels: int, heads: int, window: int, shifted: bool, drop_path: float) -> None:
+        super().__init__()
+        self.heads, self.window, self.shifted = heads, window, shifted
+        self.norm1, self.qkv = Norm(channels), GroupLinear(channels, 3 * channels)
+        self.bias = nn.Parameter(torch.empty(heads, 2 * window - 1, 2 * window - 1))
+        nn.init.trunc_normal_(self.bias, std=0.02)
+        self.proj = GroupLinear(channels, channels)
+        self.norm2, self.mlp = Norm(channels), MLP(channels, 4 * channels)
+        self.drop_path = Drop(drop_path)
+
+    def forward(self, x: Tensor, irreps: bool) -> Tensor:
+        """Run the block on a map in the basis of the stream."""
+        q, k, v, bias, shift = self._project(x, irreps)
+        mixed = join_windows(attend(q, k, v, bias), x.shape[-1], shift).flatten(1, 2)  # [8, C, B, h, w]
+        x = x + self.drop_path(self.proj(into_stream(mixed, irreps), irreps))
+        return x + self.drop_path(self.mlp(self.norm2(x, irreps), irreps))
+
+    def attention_received(self, x: Tensor, irreps: bool) -> Tensor:
+        """Return the attention each cell receives, the mean over queries and the group, [B, heads, h, w]."""
+        q, k, _, bias, shift = self._project(x, irreps)
+        weights = attention_weights(q, k, bias).mean(-2)[..., None]  # [8, heads, B, windows, M², 1]
+        return join_windows(weights, x.shape[-1], shift)[:, :, 0].mean(0).transpose(0, 1) / weights.shape[3]
+
+    def _project(self, x: Tensor, irreps: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """Return queries, keys and values [8, heads, B, windows, M², d], their bias, and the shift in cells."""
+        side = x.shape[-1]
+        size, shift = self._window_and_shift(side)
+        qkv = out_of_stream(self.qkv(self.norm1(x, irreps), irreps), irreps).unflatten(1, (3, self.heads, -1))
+        q, k, v = split_windows(qkv, size, shift).unbind(0)
+        index = relative_position_index(self.window, size).to(x.device)
+        bias = orbit(self.bias).flatten(2)[:, :, index][:, :, None, None]  # [8, heads, 1, 1, M², M²]
+        if shift:
+            bias = bias.masked_fill(shifted_window_mask(side, size, shift).to(x.device), -torch.inf)
+        return q, k, v, bias, shift
+
+    def _window_and_shift(self, side: int) -> tuple[int, int]:
+        return window_and_shift(self.window, side, self.shifted)
+
+
+def split_windows(maps: Tensor, size: int, shift: int) -> Tensor:
+    """Roll [8, 3, heads, d, B, h, w] up and left by `shift` and cut it: [3, 8, heads, B, windows, M², d]."""
+    if shift:
+        maps = maps.roll((-shift, -shift), (-2, -1))
+    maps = maps.unflatten(6, (-1, size)).unflatten(5, (-1, size))  # [8, 3, heads, d, B, wy, y, wx, x]
+    return maps.permute(1, 0, 2, 4, 5, 7, 3, 6, 8).flatten(7, 8).flatten(4, 5).contiguous().transpose(-1, -2)
+
+
+def join_windows(windows: Tensor, side: int, shift: int) -> Tensor:
+    """Invert `split_windows`: [8, heads, B, windows, M², d] → [8, heads, d, B, h, w]."""
+    size = round(windows.shape[-2] ** 0.5)
+    maps = windows.unflatten(4, (size, size)).unflatten(3, (side // size, -1))  # [8, heads, B, wy, wx, y, x, d]
+    maps = maps.permute(0, 1, 7, 2, 3, 5, 4, 6).flatten(6, 7).flatten(4, 5)
+    return maps.roll((shift, shift), (-2, -1)) if shift else maps
 
 
 class Merge(nn.Module):
     """A group convolution over 2 × 2 cells: y(n, g) = Σ_k Σ_δ W(g⁻¹k, g⁻¹δ) x(2n + δ, k), δ one of the four corners.
 
-    In each frame the corners are named as that frame sees them, δ = k δ'. Then the sum over δ' is over channels, and
-    the rest is the group's linear layer from 4C to 2C. [8, C, B, h, w] → [8, 2C, B, h/2, w/2].
+    For each group element k the corners are named as seen from k, δ = k δ'. Then the sum over δ' is over channels, and
+    the rest is the group's linear layer from 4C to 2C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -32,24 +116,29 @@ class Merge(nn.Module):
         self.norm, self.reduction = Norm(4 * channels), GroupLinear(4 * channels, 2 * channels)
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
-        corners = leave(x, irreps).unflatten(4, (-1, 2)).unflatten(3, (-1, 2))  # [8, C, B, h/2, y, w/2, x]
+        """Merge [8, C, B, h, w] to [8, 2C, B, h/2, w/2]."""
+        corners = out_of_stream(x, irreps).unflatten(4, (-1, 2)).unflatten(3, (-1, 2))  # [8, C, B, h/2, y, w/2, x]
         corners = corners.permute(0, 4, 6, 1, 2, 3, 5).flatten(1, 2)
-        # Corner δ' of frame k lies at k δ', where the inverse of k finds δ' in a map of corners.
-        at = orbit(torch.arange(4).view(2, 2))[INVERSE].flatten(1).to(x.device)  # [8, 4]
-        named = corners[torch.arange(ORDER, device=x.device)[:, None], at].flatten(1, 2)  # [8, 4C, B, h/2, w/2]
-        return self.reduction(self.norm(enter(named, irreps), irreps), irreps)
+        # Corner δ' of element k lies at k δ', where the inverse of k finds δ' in a map of corners.
+        index = orbit(torch.arange(4).view(2, 2))[INVERSE].flatten(1).to(x.device)  # [8, 4]
+        named = corners[torch.arange(ORDER, device=x.device)[:, None], index].flatten(1, 2)  # [8, 4C, B, h/2, w/2]
+        return self.reduction(self.norm(into_stream(named, irreps), irreps), irreps)
 
 
-class D4Swin(Backbone):
-    """Regions are invariants read from each cell of the last stage, the summary is their mean; frames are those cells.
+class D4Swin(D4Backbone):
+    """Patch tokens are invariants read from each cell of the last stage, pooled features their mean.
 
-    width: 8C of the first stage; each stage after it has half the grid and twice the width, so that D = width ·
-    2^(stages − 1). window: M, even. heads: of each of the eight frames, one number a stage. Blocks come in turns,
-    windows in place and windows shifted by M/2; a stage whose grid is no larger than M is one window. stages: keep only
-    so many of `depths` and `heads`, from the first on; 0 keeps all.
+    Args:
+        bands: channels of the images.
+        image_size: side in pixels of the square the network is built for.
+        patch_size: side of a patch in pixels.
+        window: M, even; a stage whose grid is no larger is one window. Every other block shifts windows by M/2.
+        width: 8C of the first stage; each stage after it has half the grid and twice the width.
+        depths: number of blocks of each stage.
+        heads: of each of the eight group elements, one number per stage.
+        stages: keep only so many of `depths` and `heads`, from the first on; 0 keeps all.
+        drop_path: largest rate of stochastic depth.
     """
-
-    invariant = True
 
     def __init__(
         self,
@@ -65,13 +154,9 @@ class D4Swin(Backbone):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        depths, heads = tuple(depths)[: stages or None], tuple(heads)[: stages or None]
-        if len(depths) != len(heads) or not depths:
-            raise UserError(f"backbone: {len(depths)} depths and {len(heads)} heads; give one of each a stage")
+        depths, heads = cut_stages(depths, heads, stages)
         if window % 2 or window < 2:
-            raise UserError(
-                f"backbone: windows of {window} cells have no half to be shifted by; take {max(window - 1, 2)}"
-            )
+            raise UserError(f"backbone: windows of {window} cells cannot be shifted by half; take {max(window - 1, 2)}")
         channels = [channels_of(width * 2**stage, count, f" of stage {stage + 1}") for stage, count in enumerate(heads)]
         self.grids, self.stages = StageGrids(patch_size, window, len(depths)), len(depths)
         self.dim = ORDER * channels[-1]
@@ -95,66 +180,45 @@ class D4Swin(Backbone):
         self.set_trainable()
 
     def grid(self, size: int) -> tuple[int, int]:
+        """Return (h, w) of the last stage."""
         return self.grids.last(size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
+        """Encode images; see `Backbone.forward`."""
         irreps = by_irreps(images.device, self.dim)
         tokens = self._embed(images, mask, irreps)
-        for stage in range(self.stages):
-            tokens = self._stage(stage, tokens, irreps)
+        for block in self._blocks:
+            tokens = block(tokens, irreps)
         tokens = self.net["norm"](tokens, irreps)
         invariant = self.net["readout"](tokens, irreps)  # [B, h, w, D]
-        return Features(invariant.mean((1, 2)), invariant, leave(tokens, irreps).permute(2, 3, 4, 0, 1))
+        return Features(invariant.mean((1, 2)), invariant, out_of_stream(tokens, irreps).permute(2, 3, 4, 0, 1))
 
     def attention(self, images: Tensor) -> Tensor:
-        """Mean over the queries of each window of the last block, and over the frames."""
+        """Return the mean over the queries of each window of the last block, and over the group."""
         irreps = by_irreps(images.device, self.dim)
         tokens = self._embed(images, None, irreps)
-        for stage in range(self.stages - 1):
-            tokens = self._stage(stage, tokens, irreps)
-        tokens = self._stage(self.stages - 1, tokens, irreps, leave_out=1)
-        return received(self._blocks(self.stages - 1)[-1], tokens, irreps)
+        *blocks, last = self._blocks
+        for block in blocks:
+            tokens = block(tokens, irreps)
+        return last.attention_received(tokens, irreps)
 
     def _embed(self, images: Tensor, mask: Tensor | None, irreps: bool) -> Tensor:
         self.grid(images.shape[-1])
         tokens = self.net["norm1"](self.net["lift"](images, irreps), irreps)
-        if mask is None:
-            return tokens
-        coarse = 1 << (self.stages - 1)
-        fine = mask.repeat_interleave(coarse, 1).repeat_interleave(coarse, 2)
-        hidden = constant(self.mask_token, irreps)[:, :, None, None, None].to(tokens.dtype)
-        return torch.where(fine, hidden, tokens)
+        return tokens if mask is None else mask_tokens(tokens, refine_mask(mask, self.stages), self.mask_token, irreps)
 
-    def _stage(self, stage: int, tokens: Tensor, irreps: bool, leave_out: int = 0) -> Tensor:
-        """One stage, `leave_out` of its last blocks excepted."""
-        layer = cast(nn.ModuleDict, cast(nn.ModuleList, self.net["layers"])[stage])
-        for merge in cast(nn.ModuleList, layer["merge"]):
-            tokens = merge(tokens, irreps)
-        blocks = self._blocks(stage)
-        for block in blocks[: len(blocks) - leave_out]:
-            tokens = block(tokens, irreps)
-        return tokens
+    @property
+    def _blocks(self) -> list[Any]:
+        """All blocks, and the merging before those of each stage after the first."""
+        layers = cast(list[nn.ModuleDict], list(self.net["layers"]))
+        return [block for layer in layers for part in layer.values() for block in cast(nn.ModuleList, part)]
 
-    def _blocks(self, stage: int) -> list[WindowBlock]:
-        layer = cast(nn.ModuleDict, cast(nn.ModuleList, self.net["layers"])[stage])
-        return cast(list[WindowBlock], list(cast(nn.ModuleList, layer["blocks"])))
-
-    def pixel_decoder(self) -> nn.Module:
-        return D4PixelDecoder(self.dim, self.config["bands"], self.image_size, self.grid(self.image_size)[0])
-
-    def layer_groups(self) -> list[list[str]]:
-        groups: dict[str, list[str]] = {"first": []}
-        for stage in range(self.stages):
-            groups |= {f"{stage}.{position}": [] for position in range(len(self._blocks(stage)))}
-        groups["last"] = []
-        for name, _ in self.named_parameters():
-            parts = name.split(".")
-            if name.startswith("net.layers."):  # a stage's merging goes with its first block
-                groups[f"{parts[2]}.{parts[4] if parts[3] == 'blocks' else 0}"].append(name)
-            else:
-                groups["last" if name.startswith(("net.norm.", "net.readout.")) else "first"].append(name)
-        return list(groups.values())
+    def group_matcher(self) -> dict[str, Any]:
+        """Return the patterns of the layers: merging belongs to its stage's first block, norm and read-out are last."""
+        blocks = [(r"^layers\.(\d+)\.merge", (0,)), (r"^layers\.(\d+)\.blocks\.(\d+)", None)]
+        return {"stem": r"^(?:lift|norm1)\.", "blocks": blocks}
 
     def no_weight_decay(self) -> set[str]:
-        biases = {name for name, _ in self.named_parameters() if name.startswith("net.layers.") and ".blocks." in name}
-        return {"mask_token"} | {name for name in biases if len(name.split(".")) == 6 and name.endswith(".bias")}
+        """Return the names of the mask token and the bias tables."""
+        tables = {f"{name}.bias" for name, module in self.named_modules() if isinstance(module, WindowBlock)}
+        return super().no_weight_decay() | tables

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zwicky.backbones.base import Backbone, Features
-from zwicky.backbones.d4.decoder import D4PixelDecoder
-from zwicky.backbones.d4.group import orbit
+from zwicky.backbones.attention import attend, attention_weights
+from zwicky.backbones.base import Features, patch_grid
+from zwicky.backbones.d4.heads import D4Backbone
+from zwicky.backbones.d4.irreps import orbit
 from zwicky.backbones.d4.layers import (
     MLP,
     Drop,
+    GroupLinear,
     Lift,
     Norm,
     Readout,
-    attend,
     by_irreps,
+    channels_of,
     constant,
-    enter,
-    leave,
-    weights_of,
+    into_stream,
+    mask_tokens,
+    out_of_stream,
 )
-from zwicky.backbones.d4.linear import GroupLinear
-from zwicky.backbones.grids import patch_grid
-from zwicky.d4 import ORDER
-from zwicky.errors import UserError
-
-
-def channels_of(width: int, heads: int, where: str = "") -> int:
-    """C = D / 8; a width or a number of heads that does not divide raises UserError."""
-    if width % (ORDER * heads) or width < 1:
-        unit = ORDER * heads
-        better = max(round(width / unit), 1) * unit
-        raise UserError(f"backbone: width {width}{where} does not divide into 8 frames of {heads} heads; take {better}")
-    return width // ORDER
 
 
 class Embed(nn.Module):
-    """Patches lifted to the group, positions P(n, g) = p(g⁻¹n), masked cells, and [CLS] in front.
+    """Patches lifted to the group, positions P(n, g) = p(g⁻¹n), masked patches, and [CLS] in front.
 
-    position: p, [C, h, w] at the size the network was built for, resampled for others. cls_token: [C].
+    Attributes:
+        position: p, [C, h, w] at the size the network was built for, resampled for others.
+        cls_token: [C].
     """
 
     def __init__(self, bands: int, channels: int, patch_size: int, side: int) -> None:
@@ -54,23 +45,22 @@ class Embed(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, images: Tensor, mask: Tensor | None, mask_token: Tensor, irreps: bool) -> Tensor:
-        """→ [8, C, B, 1 + N]."""
+        """Embed images [B, bands, H, W] as tokens [8, C, B, 1 + N]."""
         tokens = self.lift(images, irreps)  # [8, C, B, h, w]
         side = tokens.shape[-1]
         if mask is not None:
-            hidden = constant(mask_token, irreps)[:, :, None, None, None].to(tokens.dtype)
-            tokens = torch.where(mask, hidden, tokens)
+            tokens = mask_tokens(tokens, mask, mask_token, irreps)
         position: Tensor = self.position
         if side != position.shape[-1]:
             position = F.interpolate(position[None], (side, side), mode="bicubic", antialias=True)[0]
-        tokens = tokens + enter(orbit(position), irreps)[:, :, None]
+        tokens = tokens + into_stream(orbit(position), irreps)[:, :, None]
         # Not len(images), a plain number, which would tie an exported network to one batch size.
         cls = constant(self.cls_token, irreps)[:, :, None, None].expand(-1, -1, images.shape[0], 1)
         return torch.cat([cls.to(tokens.dtype), tokens.flatten(3)], 3)
 
 
 class Block(nn.Module):
-    """x ← x + attention(norm x), then x ← x + mlp(norm x); attention within each frame."""
+    """x ← x + attention(norm x), then x ← x + mlp(norm x); attention within each group element."""
 
     def __init__(self, channels: int, heads: int, drop_path: float) -> None:
         super().__init__()
@@ -80,28 +70,33 @@ class Block(nn.Module):
         self.norm2, self.mlp = Norm(channels), MLP(channels, 4 * channels)
         self.drop_path = Drop(drop_path)
 
-    def forward(self, tokens: Tensor, irreps: bool, kept: int | None = None) -> Tensor:
-        """[8, C, B, N] → [8, C, B, kept or N]; see `zwicky.backbones.block.run`."""
+    def forward(self, tokens: Tensor, irreps: bool, n_queries: int | None = None) -> Tensor:
+        """Map tokens [8, C, B, N] to [8, C, B, n_queries or N]; see `attention.forward_block`."""
         q, k, v = self.project(tokens, irreps)
-        mixed = attend(q[..., :kept], k, v).permute(0, 1, 3, 2, 4).flatten(1, 2)  # [8, C, B, kept]
-        tokens = tokens[..., :kept] + self.drop_path(self.proj(enter(mixed, irreps), irreps))
+        mixed = attend(q[..., :n_queries, :], k, v).permute(0, 1, 4, 2, 3).flatten(1, 2)  # [8, C, B, n]
+        tokens = tokens[..., :n_queries] + self.drop_path(self.proj(into_stream(mixed, irreps), irreps))
         return tokens + self.drop_path(self.mlp(self.norm2(tokens, irreps), irreps))
 
     def project(self, tokens: Tensor, irreps: bool) -> tuple[Tensor, ...]:
-        """Queries, keys and values in the frames, each [8, heads, B, d, N]."""
-        qkv = leave(self.qkv(self.norm1(tokens, irreps), irreps), irreps).unflatten(1, (3, self.heads, -1))
-        return qkv.permute(1, 0, 2, 4, 3, 5).contiguous().unbind(0)
+        """Return queries, keys and values in the regular representation, each [8, heads, B, N, d]."""
+        qkv = out_of_stream(self.qkv(self.norm1(tokens, irreps), irreps), irreps)
+        qkv = qkv.unflatten(1, (3, self.heads, -1)).permute(1, 0, 2, 4, 3, 5).contiguous()  # [3, 8, heads, B, d, N]
+        return qkv.transpose(-1, -2).unbind(0)
 
 
-class D4ViT(Backbone):
-    """Summary and regions are invariants read from [CLS] and from the patch tokens; frames are the patch tokens.
+class D4ViT(D4Backbone):
+    """Pooled features and patch tokens are invariants, read from [CLS] and from the patch tokens.
 
-    width: D = 8C, to be compared with a plain ViT of that width, whose linear layers have eight times the parameters
-    and 5.33 times the work. heads: of each of the eight frames; they split C, and
-    few are fast: leave each 16 channels or more.
+    Args:
+        bands: channels of the images.
+        image_size: side in pixels of the square the position embeddings are made for.
+        patch_size: side of a patch in pixels.
+        width: D = 8C, comparable with a plain ViT of that width, whose linear layers have eight times the parameters
+            and 5.33 times the work.
+        depth: number of blocks.
+        heads: of each of the eight group elements; they split C. Few are fast: 16 channels or more each.
+        drop_path: largest rate of stochastic depth.
     """
-
-    invariant = True
 
     def __init__(
         self,
@@ -130,44 +125,42 @@ class D4ViT(Backbone):
         self.set_trainable()
 
     def grid(self, size: int) -> tuple[int, int]:
+        """Return (h, w) of the patch grid."""
         return patch_grid(size, self.patch_size)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
-        height, width = self.grid(images.shape[-1])
-        irreps = by_irreps(images.device, self.dim)
-        tokens = self._until_last(images, mask, irreps)
-        tokens = self.net["norm"](self._blocks()[-1](tokens, irreps, None if patch_tokens else 1), irreps)
+        """Encode images; see `Backbone.forward`."""
+        grid, irreps = self.grid(images.shape[-1]), by_irreps(images.device, self.dim)
+        tokens = self._blocks[-1](self._until_last(images, mask, irreps), irreps, None if patch_tokens else 1)
+        tokens = self.net["norm"](tokens, irreps)
         invariant = self.net["readout"](tokens, irreps)  # [B, 1 + N, D]
-        summary, cells = invariant[:, 0], invariant[:, 1:]
+        pooled, patches = invariant[:, 0], invariant[:, 1:]
         if not patch_tokens:
-            return Features(summary, cells.unflatten(1, (0, 0)))
-        frames = leave(tokens[..., 1:], irreps).permute(2, 3, 0, 1)
-        return Features(summary, cells.unflatten(1, (height, width)), frames.unflatten(1, (height, width)))
+            return Features(pooled, patches.unflatten(1, (0, 0)))
+        group_features = out_of_stream(tokens[..., 1:], irreps).permute(2, 3, 0, 1)
+        return Features(pooled, patches.unflatten(1, grid), group_features.unflatten(1, grid))
 
     def attention(self, images: Tensor) -> Tensor:
-        """From [CLS] to the patches, the mean over the frames, so that the maps turn with the image."""
+        """Return the attention from [CLS] to the patches, the mean over the group, which makes it equivariant."""
         irreps = by_irreps(images.device, self.dim)
-        q, k, _ = self._blocks()[-1].project(self._until_last(images, None, irreps), irreps)
-        looked = weights_of(q[..., :1], k)[..., 0, 1:].mean(0).transpose(0, 1)  # [B, heads, N]
-        return (looked / looked.sum(-1, keepdim=True)).unflatten(2, self.grid(images.shape[-1]))
+        q, k, _ = self._blocks[-1].project(self._until_last(images, None, irreps), irreps)
+        weights = attention_weights(q[..., :1, :], k)[..., 0, 1:].mean(0).transpose(0, 1)  # [B, heads, N]
+        return (weights / weights.sum(-1, keepdim=True)).unflatten(2, self.grid(images.shape[-1]))
 
     def _until_last(self, images: Tensor, mask: Tensor | None, irreps: bool) -> Tensor:
         tokens = self.net["embed"](images, mask, self.mask_token, irreps)
-        for block in self._blocks()[:-1]:
+        for block in self._blocks[:-1]:
             tokens = block(tokens, irreps)
         return tokens
 
+    @property
     def _blocks(self) -> list[Block]:
-        return cast(list[Block], list(cast(nn.ModuleList, self.net["blocks"])))
+        return cast(list[Block], list(self.net["blocks"]))
 
-    def pixel_decoder(self) -> nn.Module:
-        return D4PixelDecoder(self.dim, self.config["bands"], self.image_size, self.grid(self.image_size)[0])
-
-    def layer_groups(self) -> list[list[str]]:
-        names = [name for name, _ in self.named_parameters()]
-        first = [name for name in names if name.startswith(("net.embed.", "mask_token"))]
-        blocks = [[name for name in names if name.startswith(f"net.blocks.{i}.")] for i in range(len(self._blocks()))]
-        return [first, *blocks, [name for name in names if name.startswith(("net.norm.", "net.readout."))]]
+    def group_matcher(self) -> dict[str, Any]:
+        """Return the patterns of the layers; norm and read-out are the last."""
+        return {"stem": r"^embed\.", "blocks": r"^blocks\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
-        return {"mask_token", "net.embed.cls_token", "net.embed.position"}
+        """Return the names of tokens and positions."""
+        return super().no_weight_decay() | {"net.embed.cls_token", "net.embed.position"}

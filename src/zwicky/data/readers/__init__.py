@@ -1,102 +1,76 @@
-"""One file a format: `read_image` gives the one image of a file, `open_set` opens a file of many."""
+"""Readers: one module a format, each a generator from a path to records of one image each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
 
-from zwicky.data.readers.record import Image, ImageSet, Unreadable, said
+from zwicky.data.readers.record import ReadOptions, Record, Unreadable
 
-T = TypeVar("T")
+__all__ = ["ReadOptions", "Record", "Unreadable", "format_of", "is_image_name", "read", "read_image"]
 
-__all__ = ["SET_SUFFIXES", "SUFFIXES", "Image", "ImageSet", "Unreadable", "is_image_name", "open_set", "read_image"]
-
-SUFFIXES: dict[str, str] = {
-    ".png": "picture",
-    ".jpg": "picture",
-    ".jpeg": "picture",
-    ".tif": "picture",
-    ".tiff": "picture",
-    ".npy": "npy",
-    ".fits": "fits",
-    ".fit": "fits",
-    ".fts": "fits",
-    ".fits.gz": "fits",
-    ".fits.fz": "fits",
+_READERS: dict[tuple[str, ...], str] = {
+    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"): "pictures:read_picture",
+    (".npy",): "numpy:read_npy",
+    (".npz",): "numpy:read_npz",
+    (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fz"): "fits:read_fits",
+    (".hdf5", ".h5", ".hdf"): "hdf5:read_hdf5",
+    (".parquet", ".pq"): "parquet:read_parquet",
+    ("store.json",): "stores:read_store",
 }
-SET_SUFFIXES: dict[str, str] = {
-    ".hdf5": "hdf5",
-    ".h5": "hdf5",
-    ".npz": "npz",
-    ".parquet": "parquet",
-}
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a reader exists for files of this name."""
-    return name.lower().endswith((*SUFFIXES, *SET_SUFFIXES))
 
 
 def format_of(name: str) -> str:
-    """The format that the file name speaks of, "" if none."""
-    known = SUFFIXES | SET_SUFFIXES
-    return next((known[suffix] for suffix in known if name.lower().endswith(suffix)), "")
+    """Return the reader of files of this name, "" if there is none."""
+    return next((reader for suffixes, reader in _READERS.items() if name.lower().endswith(suffixes)), "")
 
 
-def read_image(path: Path) -> Image:
-    """Read one file by the reader of its suffix. Whatever is wrong with it becomes `Unreadable`."""
-    return _guarded(path, _reader)
+def is_image_name(name: str) -> bool:
+    """Return whether a reader exists for files of this name."""
+    return bool(format_of(name))
 
 
-def open_set(path: Path) -> ImageSet | None:
-    """Open a file of many images, None where the file holds one. Whatever is wrong with it becomes `Unreadable`."""
-    return _guarded(path, _opener)
+def read(path: Path, options: ReadOptions | None = None) -> Iterator[Record | Unreadable]:
+    """Read the images of one file, large files in pieces.
 
+    Args:
+        path: the file; its suffix chooses the reader.
+        options: what the user states about the files.
 
-def _guarded(path: Path, choose: Callable[[str], Callable[[Path], T]]) -> T:
+    Yields:
+        A record for each image, or the reason why there is none.
+
+    Raises:
+        Unreadable: Whatever is wrong with the file as a whole, or from this image on.
+    """
     try:
         if path.stat().st_size == 0:
             raise Unreadable("is empty")
-        return choose(path.name)(path)
-    except Exception as error:  # decoders raise anything on a corrupt file; none of it may end an ingest
-        raise Unreadable(said(error, path)) from error
+        module, _, name = ("numpy:read_folder" if path.is_dir() else format_of(path.name)).partition(":")
+        if not module:
+            raise Unreadable("is not an image")
+        reader: Callable[[Path, ReadOptions], Iterator[Record | Unreadable]]
+        reader = getattr(import_module(f"zwicky.data.readers.{module}"), name)
+        yield from reader(path, options or ReadOptions())
+    except Unreadable:
+        raise
+    except MemoryError as error:
+        raise Unreadable("is larger than the memory") from error
+    except Exception as error:  # decoders raise anything on a damaged file; none of it may end an ingest
+        message = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
+        raise Unreadable(f"cannot be read: {message[:200]}") from error
 
 
-def _reader(name: str) -> Callable[[Path], Image]:
-    """The reader of this file name, imported when first used: astropy takes a while."""
-    kind = format_of(name)
-    if kind == "picture":
-        from zwicky.data.readers.images import read_picture
+def read_image(path: Path, options: ReadOptions | None = None) -> Record:
+    """Read the one image of a file.
 
-        return read_picture
-    if kind == "npy":
-        from zwicky.data.readers.npy import read_npy
-
-        return read_npy
-    if kind == "fits":
-        from zwicky.data.readers.fits import read_fits
-
-        return read_fits
-    raise Unreadable("is not an image")
-
-
-def _opener(name: str) -> Callable[[Path], ImageSet | None]:
-    kind = format_of(name)
-    if kind == "hdf5":
-        from zwicky.data.readers.hdf5 import open_hdf5
-
-        return open_hdf5
-    if kind == "npz":
-        from zwicky.data.readers.npz import open_npz
-
-        return open_npz
-    if kind == "parquet":
-        from zwicky.data.readers.parquet import open_parquet
-
-        return open_parquet
-    if kind == "fits":
-        from zwicky.data.readers.fits_sets import may_hold_many, open_fits_set
-
-        return lambda path: open_fits_set(path) if may_hold_many(path) else None
-    return lambda path: None
+    Raises:
+        Unreadable: The file cannot be read or holds several images.
+    """
+    items = list(read(path, options))
+    if len(items) != 1:
+        raise Unreadable(f"holds {len(items)} images, not one")
+    if isinstance(items[0], Unreadable):
+        raise items[0]
+    return items[0]

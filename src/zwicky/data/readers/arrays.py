@@ -1,129 +1,207 @@
-"""Sets that are arrays side by side, as HDF5 and `.npz` files hold them: which array is the images, which a column."""
+"""Many images in one file, as arrays side by side: which array holds the images, and which are columns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from zwicky.data.readers.columns import Columns, kind_of, number, text
-from zwicky.data.readers.record import Image, Unreadable, as_pixels
+from zwicky.data.bands import band_of_column, by_wavelength, is_band, parse_bands
+from zwicky.data.readers.record import FEW, ReadOptions, Record, Unreadable, find_axes, to_image
 
 BLOCK_BYTES = 8 * 2**20  # of pixels read at a time
-_IMAGE_NAMES = ("images", "image", "image_array", "cutouts", "x", "x_train", "data", "arr_0")
-_BAND_NAMES = ("bands", "band", "filters", "image_band")
+_IMAGES = "images image image_array cutouts cutout stamps stamp x data img imgs arr_0".split()
+_AUXILIARY = re.compile(r"(^|_)(mask|ivar|invvar|err|error|var|variance|weight|wht|psf|noise|dq|rms|model|bkg)s?($|_)")
+_BANDS = ("bands", "band", "filters", "filter", "image_band")
+_PER_BAND = {"psf_fwhm": "psf_fwhm", "image_psf_fwhm": "psf_fwhm", "noise": "noise", "image_scale": "pixel_scale"}
+_LABELS = ("label", "labels", "y", "target", "targets", "class")
+_ROLE = re.compile(r"(?:^|(?<=[_/.-]))(train|training|valid|validation|val|test|testing)(?:$|[_/.-])", re.IGNORECASE)
+
+Arrays = Mapping[str, Any]  # NumPy arrays, HDF5 datasets or columns of astropy: shape, dtype, slices
 
 
-@dataclass(frozen=True)
-class Layout:
-    """images: name of the images [N, …]. columns: names of what has one value a row, [N], and their roles.
+def read_arrays(
+    arrays: Arrays, options: ReadOptions, bands: Sequence[str] = (), may_be_single: bool = False
+) -> Iterator[Record | Unreadable]:
+    """Read the images among named arrays, with the arrays of their length as columns.
 
-    per_band: "psf_fwhm", "pixel_scale", "bands" → the array [N, bands] or [bands] that tells it. left_out: columns of
-    objects or with further axes.
+    Names with `train`, `val` or `test` (x_train, y_train, test/images) are the user's own split. Several groups of an
+    HDF5 file with images are classes.
+
+    Args:
+        arrays: name → array; in HDF5 files the names are paths.
+        options: what the user states about the files.
+        bands: names of the bands, where the file gives them once for all images.
+        may_be_single: whether a three-dimensional array without columns may be one image [bands, H, W].
+
+    Raises:
+        Unreadable: No array is recognised as the images.
     """
+    parts: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, array in arrays.items():
+        role = _ROLE.search(name)
+        group, _, short = (_ROLE.sub("", name).strip("_/.-") if role else name).rpartition("/")
+        parts.setdefault((role[1].lower() if role else "", group), {})[short or "images"] = array
+    pictures = [array for array in arrays.values() if array.ndim > 1]
+    shapes = {array.shape for array in pictures}
+    if len(pictures) > 2 and len(shapes) == 1 and not may_be_single and _are_objects(arrays, shapes.pop()):
+        yield from _read_objects(arrays, options, bands)
+        return
+    arrays = {name: array for name, array in arrays.items() if array.ndim}
+    images = {part: names for part, members in parts.items() if (names := _find_images(members, may_be_single))}
+    if not images:
+        listed = ", ".join(f"{name} {list(array.shape)}" for name, array in list(arrays.items())[:4]) or "nothing"
+        raise Unreadable(f"no array of images [N, H, W] or [N, bands, H, W]: it holds {listed}; call them `images`")
+    shared = {name: array for part in parts if part not in images for name, array in parts[part].items()}
+    row = 0
+    for (role_name, group), names in images.items():
+        members = shared | parts[role_name, group]
+        facts = {"split": role_name} if role_name else {}
+        if len({group for _, group in images}) > 1 and not set(_LABELS) & {name.lower() for name in members}:
+            facts["label"] = group.rpartition("/")[2]
+        for item in _read_part(members, names, options, bands, may_be_single):
+            if isinstance(item, Record):
+                yield replace(item, columns=facts | item.columns, row=None if item.row is None else row)
+            else:
+                yield Unreadable(str(item), row)
+            row += 1
 
-    images: str
-    columns: Columns
-    per_band: Mapping[str, str]
-    left_out: tuple[str, ...]
+
+def _are_objects(arrays: Arrays, shape: tuple[int, ...]) -> bool:
+    """Whether arrays of one shape are an image each, rather than stacks in classes or bands."""
+    columns = {len(array) for array in arrays.values() if array.ndim == 1}
+    names = [name.rpartition("/")[2] for name, array in arrays.items() if array.ndim > 1]
+    return len(shape) == 2 or (
+        len(shape) == 3 and shape[0] <= FEW and shape[0] not in columns and not all(map(is_band, names))
+    )
 
 
-def find_images(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype], least: int) -> str:
-    """The name of the array of images: the one of a usual name, else the only one with `least` or more axes."""
+def _find_images(arrays: Arrays, may_be_single: bool) -> list[str]:
+    """The array of images, or one array a band; none where nothing looks like images."""
     fitting = [
         name
-        for name, shape in shapes.items()
-        if least <= len(shape) <= 4 and dtypes[name].kind in "buif" and all(shape)
+        for name, array in arrays.items()
+        if array.dtype.kind in "buif" and all(array.shape) and not _AUXILIARY.search(name.lower())
+        if (2 if may_be_single else 3) <= array.ndim <= 4 or _flat_side(array)
     ]
-    for usual in _IMAGE_NAMES:
-        for name in fitting:
-            if name.lower().rsplit("/", 1)[-1] == usual:
-                return name
-    if len(fitting) == 1:
-        return fitting[0]
-    held = ", ".join(f"{name} {list(shape)}" for name, shape in list(shapes.items())[:4]) or "nothing"
-    problem = "several arrays may be the images" if fitting else "no array of images [N, H, W] or [N, bands, H, W]"
-    raise Unreadable(f"{problem}: it holds {held}; call the images `images`")
+    usual = [name for known in _IMAGES for name in fitting if name.lower() == known]
+    deep = usual[:1] or [name for name in fitting if arrays[name].ndim > 2] or fitting
+    if len(deep) > 1 and not (len({arrays[name].shape for name in deep}) == 1 and all(map(band_of_column, deep))):
+        shapes = ", ".join(f"{name} {list(arrays[name].shape)}" for name in deep[:4])
+        raise Unreadable(f"several arrays may be the images: {shapes}; call the images `images`")
+    order = by_wavelength([band_of_column(name) for name in deep])
+    return sorted(deep, key=lambda name: order.index(band_of_column(name)))
 
 
-def make_layout(
-    images: str, rows: int, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype]
-) -> Layout:
-    """Sort the arrays beside the images into columns, what is told by band, and what is left out."""
-    prefix = images.rpartition("/")[0]
-    kinds: dict[str, pa.DataType] = {}
-    per_band: dict[str, str] = {}
-    left_out: list[str] = []
-    for name, shape in shapes.items():
-        if name == images or name.rpartition("/")[0] != prefix:
-            continue
-        short = name.rsplit("/", 1)[-1].lower()
-        kind = kind_of(dtypes[name])
-        if short in _BAND_NAMES and dtypes[name].kind in "SU":
-            per_band["bands"] = name
-        elif short in ("psf_fwhm", "image_psf_fwhm"):
-            per_band["psf_fwhm"] = name
-        elif short == "image_scale":
-            per_band["pixel_scale"] = name
-        elif shape == (rows,) and kind is not None:
-            kinds[name] = kind
-        elif shape[:1] == (rows,):
-            left_out.append(name)
-    names = {name: name.rsplit("/", 1)[-1] for name in kinds}
-    columns = Columns({names[name]: kind for name, kind in kinds.items()})
-    return Layout(images, columns, per_band, tuple(left_out))
+def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) -> Iterator[Record | Unreadable]:
+    """Read a file with an array or a group for each object, whose name is its id and whose scalars are columns."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        group, _, short = name.rpartition("/")
+        groups.setdefault(group, {})[short] = array
+    if len(groups) == 1:
+        groups = {name: {"image": array} for name, array in next(iter(groups.values())).items() if array.ndim > 1}
+    for row, (group, members) in enumerate(groups.items()):
+        image = next((array for array in members.values() if array.ndim in (2, 3)), None)
+        columns = {
+            name: plain[0] for name, array in members.items() if not array.ndim and (plain := to_plain([array[()]]))
+        }
+        try:
+            if image is None:
+                raise Unreadable(f"no image in {group}")
+            pixels = to_image(image[()], find_axes(image.shape, options, len(bands)))
+            yield Record(pixels, tuple(bands) if len(bands) == len(pixels) else (), {"id": group} | columns, row)
+        except Unreadable as error:
+            yield Unreadable(str(error), row)
 
 
-def images_of(
-    block: np.ndarray, columns: Mapping[str, Any], layout: Layout, bands: Sequence[str], told: Mapping[str, np.ndarray]
-) -> list[Image | str]:
-    """The images of a block [n, …] with its columns, name → [n]; told: what is told by band, [n, bands]."""
-    results: list[Image | str] = []
-    for row, pixels in enumerate(block):
-        names = band_names(told["bands"][row]) if "bands" in told else tuple(bands)
-        fields = layout.columns.of_row(columns, row)
-        if "psf_fwhm" in told:
-            fields["psf_fwhm"] = tuple(number(value) for value in told["psf_fwhm"][row])
-        if "pixel_scale" in told and "pixel_scale" not in fields:
-            scale = number(told["pixel_scale"][row, 0])
-            fields["pixel_scale"] = float(f"{scale:.6g}") if scale is not None and scale > 0 else None
-        results.append(make_image(pixels, names, fields))
-    return results
+def _flat_side(array: Any) -> int:
+    """The side of flat square images [N, side²], 0 for anything else."""
+    side = round(array.shape[1] ** 0.5) if array.ndim == 2 else 0
+    return side if side >= 8 and side * side == array.shape[1] else 0
 
 
-def make_image(pixels: np.ndarray, names: tuple[str, ...], fields: Mapping[str, Any]) -> Image | str:
-    """An image whose file names its bands; the reason where the pixels will not do."""
-    if len(set(names)) < len(names) or not all(names):
-        return f"names its bands oddly: {', '.join(map(str, names[:8]))}"
-    try:
-        pixels = as_pixels(pixels, len(names) if len(names) > 1 else 0)
-    except Unreadable as error:
-        return str(error)
-    if names and len(names) != len(pixels):
-        return f"names {len(names)} bands and has {len(pixels)}"
-    fields = {
-        **fields,
-        "psf_fwhm": fields.get("psf_fwhm", ()) if len(fields.get("psf_fwhm", ())) == len(pixels) else (),
+def _read_part(
+    arrays: Arrays, names: list[str], options: ReadOptions, bands: Sequence[str], may_be_single: bool
+) -> Iterator[Record | Unreadable]:
+    first = arrays[names[0]]
+    others = {name: array for name, array in arrays.items() if name not in names}
+    lengths = {
+        len(array)
+        for name, array in others.items()
+        if (array.ndim == 1 and name.lower() not in _BANDS) or (array.ndim == 2 and name.lower() in _LABELS)
     }
-    return Image(pixels, names, **fields)
+    side = _flat_side(first) if not may_be_single or len(first) in lengths else 0
+    shape = (len(first), side, side) if side else first.shape
+    if len(shape) == 3 and not (may_be_single and not lengths) and shape[2] not in lengths:
+        lengths.add(shape[0])
+    if len(names) > 1:
+        bands = tuple(map(band_of_column, names))
+    else:
+        given = (array for name, array in others.items() if name.lower() in _BANDS and array.ndim == 1)
+        bands = next((parse_bands(array[()]) for array in given if len(array) not in lengths), tuple(bands))
+    axes = find_axes(shape, replace(options, stacks=True), len(bands) if len(names) == 1 else 0, lengths)
+    if "N" not in axes:
+        yield Record(to_image(first[()], axes), tuple(bands))
+        return
+    count, step = shape[axes.index("N")], max(1, BLOCK_BYTES // (int(np.prod(shape[1:])) * first.dtype.itemsize))
+    columns, per_band = _sort_columns(others, count, options)
+    if axes[0] == "N":
+        step = max(step, *(getattr(first, "chunks", None) or (1,))[:1])  # a chunk of HDF5 is decompressed whole
+    else:
+        arrays = {name: np.moveaxis(arrays[name][()], axes.index("N"), 0) for name in names}
+    for start in range(0, count, step):
+        blocks = [arrays[name][start : start + step] for name in names]
+        for offset in range(len(blocks[0])):
+            row = start + offset
+            facts = {name: values[row] for name, values in columns.items()}
+            facts |= {key: tuple(np.ravel(v[row] if len(v) == count else v).tolist()) for key, v in per_band.items()}
+            named = parse_bands(facts.pop("bands")) if "bands" in facts else tuple(bands)
+            planes = [block[offset].reshape(shape[1:]) if side else block[offset] for block in blocks]
+            try:
+                image = np.concatenate([to_image(plane, axes) for plane in planes])
+                if named and len(named) != len(image):
+                    raise Unreadable(f"names {len(named)} bands and has {len(image)}")
+                yield Record(image, named, facts, row)
+            except Unreadable as error:
+                yield error
 
 
-def told_by_band(column: Any, role: str, rows: int, start: int, stop: int) -> np.ndarray:
-    """[stop − start, bands] of an array (NumPy or HDF5) that tells something by band, for each row or once for all."""
-    if column.shape[:1] == (rows,) and (len(column.shape) == 2 or role != "bands"):
-        return np.reshape(column[start:stop], (stop - start, -1))
-    values = np.ravel(column[()])
-    return np.broadcast_to(values, (stop - start, len(values)))
+def _sort_columns(arrays: Arrays, count: int, options: ReadOptions) -> tuple[dict[str, list], dict[str, Any]]:
+    """Split the arrays beside the images into columns with one value an image, and arrays with one a band."""
+    columns, per_band = {}, {}
+    for name, array in arrays.items():
+        key = name.lower()
+        if key in _BANDS or key in _PER_BAND:
+            if array.ndim == 2 and len(array) == count:
+                per_band["bands" if key in _BANDS else _PER_BAND[key]] = array[()]
+                continue
+            if array.ndim == 1 and len(array) != count:
+                per_band |= {} if key in _BANDS else {_PER_BAND[key]: array[()]}
+                continue
+        if key in _LABELS and array.ndim == 2 and len(array) == count:  # one column, or one-hot
+            array = array[:, 0] if array.shape[1] == 1 else np.argmax(array[()], axis=1)
+        values = to_plain(array[()]) if array.ndim == 1 and len(array) == count else None
+        if values is None:
+            options.notes.add(f"{name} {list(array.shape)} is no column of plain values and was left out")
+        else:
+            columns[name] = values
+    return columns, per_band
 
 
-def band_names(values: Any) -> tuple[str, ...]:
-    """Names of bands as text; one string like "g,r,z" or "grz" is taken apart."""
-    if isinstance(values, bytes | str):
-        said = text(values.decode("utf-8", "replace") if isinstance(values, bytes) else values) or ""
-        parts = said.replace(",", " ").split()
-        return tuple(parts[0]) if len(parts) == 1 and parts[0].isalpha() and parts[0].islower() else tuple(parts)
-    cells = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in np.ravel(values)]
-    return tuple(cell.replace("\0", "").strip() for cell in cells)
+def to_plain(array: Any) -> list | None:
+    """Turn a column into int, float, bool, str and None (masked, NaN, empty text); None if it holds other things."""
+    mask = np.ma.getmaskarray(array)
+    values = np.ma.getdata(array).tolist()
+    for row, value in enumerate(values):
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "backslashreplace")
+        if isinstance(value, str):
+            value = value.replace("\0", "").strip() or None
+        if value is not None and not isinstance(value, int | float | str):
+            return None
+        values[row] = None if mask[row] or value != value else value
+    return values

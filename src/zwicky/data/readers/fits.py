@@ -1,83 +1,145 @@
-"""FITS images, through astropy."""
+"""FITS images, cubes, extensions and tables, through astropy."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.coordinates import Angle
 from astropy.io import fits
+from astropy.table import Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from zwicky.data.readers.arrays import band_names
-from zwicky.data.readers.record import Image, Unreadable, as_pixels
+from zwicky.data.bands import is_band, parse_bands
+from zwicky.data.readers.arrays import read_arrays
+from zwicky.data.readers.record import ReadOptions, Record, Unreadable, find_axes, split_stack, to_image
 
-_NAME = re.compile(r"[A-Za-z0-9_.+-]{1,24}")
+MAX_PIXEL_SCALE = 60.0  # arcsec; a header without CDELT means 1 degree
+_SCIENCE = re.compile(r"SCI|SCIENCE|COADD|DATA|IMAGE|IMG", re.IGNORECASE)
+_AUXILIARY = re.compile(
+    r"(.*[_.-])?(DQ|ERR|ERROR|WHT|WEIGHT|WGT|MASK|MSK|VAR|VARIANCE|IVAR|INVVAR|RMS|SIGMA|CTX|CON|PSF|BKG|SKY|MODEL|"
+    r"FLAGS?|NOISE|UNC|UNCERT|EXP|EXPTIME|RESID|SEG|SEGMAP)([_.-].*|\d*)",
+    re.IGNORECASE,
+)
 
 
-def read_fits(path: Path) -> Image:
-    """Read the first image HDU with at least two axes; BSCALE, BZERO, BLANK and tile compression are undone.
+def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    """Read the image extensions of a file, else its table with a column of images.
 
-    The position is that of the image centre by the celestial WCS, else the header's RA and DEC.
+    Extensions named after filters are bands of one image, several others are images of their own; science comes
+    before masks, errors and weights. The position is that of the image centre by the celestial WCS, else RA and DEC
+    of the header. BSCALE, BZERO, BLANK, TNULL and tile compression are undone by astropy.
     """
-    with fits.open(path, memmap=False) as hdus:
-        for hdu in hdus:
-            if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2 and hdu.data is not None:
-                bands = bands_of(hdu.header, hdu.data.shape)
-                pixels = as_pixels(hdu.data, len(bands) if len(bands) > 1 else 0)
-                ra, dec, scale = _place(hdu.header, pixels.shape[1:])
-                named = bands if len(bands) == len(pixels) else ()
-                return Image(pixels, named, ra, dec, scale, survey=_text(hdu.header, "SURVEY"))
-    raise Unreadable("has no image HDU")
+    with fits.open(path, memmap=path.stat().st_size > 2**26 and not path.name.endswith(".gz")) as hdus:
+        images = _choose_images(hdus, options)
+        if not images:
+            yield from _read_table(hdus, path, options)
+        elif bands := _band_names(images, options):
+            planes = [to_image(hdu.data, "HW") for hdu in images]
+            yield Record(np.concatenate(planes), bands, _facts(images[0].header, planes[0].shape[1:]))
+        else:
+            records = (record for hdu in images for record in _read_image(hdu, options))
+            for row, record in enumerate(records):
+                is_one = len(images) == 1 and record.row is None
+                yield Record(record.image, record.bands, record.columns, None if is_one else row)
 
 
-def bands_of(header: fits.Header, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the bands of an image of `shape`: of one plane FILTER or BAND; of more BAND0, BAND1, …, else BANDS
-    (`grz` or `g,r,z`). Empty where there is not one name for each band.
-    """
+def _choose_images(hdus: fits.HDUList, options: ReadOptions) -> list[Any]:
+    """The image extensions to read: those the user names, else science, else all but masks, errors and weights."""
+    images = {number: hdu for number, hdu in enumerate(hdus) if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2}
+    if options.hdu:
+        wanted = {name.upper() for name in options.hdu}
+        return [hdu for number, hdu in images.items() if {str(number), hdu.name.upper()} & wanted]
+    science = [hdu for hdu in images.values() if not _AUXILIARY.fullmatch(hdu.name)] or list(images.values())
+    chosen = [hdu for hdu in science if _SCIENCE.fullmatch(hdu.name)] or science
+    if left := sorted({hdu.name or "unnamed" for hdu in images.values() if hdu not in chosen}):
+        options.notes.add(f"image HDUs {', '.join(left[:5])} were not read (--hdu)")
+    return chosen
+
+
+def _band_names(images: list[Any], options: ReadOptions) -> tuple[str, ...]:
+    """Names of the extensions if each is a band of one image, else ()."""
+    if len(images) < 2 or len({hdu.shape for hdu in images}) > 1 or len(images[0].shape) != 2:
+        return ()
+    given = {name.upper(): name for name in options.bands}
+    for names in (
+        [_text(hdu.header, "EXTNAME") for hdu in images],
+        [_text(hdu.header, "FILTER", "BAND") for hdu in images],
+    ):
+        if len(set(names)) == len(names) and all(is_band(name) or name.upper() in given for name in names):
+            return tuple(given.get(name.upper(), name) for name in names)
+    return options.bands if len(options.bands) == len(images) else ()
+
+
+def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record]:
+    """Read the image of an extension, or the images of a cube with more planes than bands."""
+    shape = hdu.shape
+    while len(shape) > 3 and shape[0] == 1:  # radio images have axes for frequency and polarisation
+        shape = shape[1:]
+    bands = _bands_of(hdu.header, shape)
+    axes = find_axes(shape, options, len(bands))
+    is_stack = "N" in axes
+    stack: Iterator[Any]
+    if axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section"):
+        stack = (hdu.section[row] for row in range(shape[0]))  # read one by one
+    else:
+        stack = iter(split_stack(hdu.data.reshape(shape), axes))
+    for row, array in enumerate(stack):
+        image = to_image(array, axes)
+        facts = {} if is_stack else _facts(hdu.header, image.shape[1:])
+        yield Record(image, bands if len(bands) == len(image) else (), facts, row if is_stack else None)
+
+
+def _bands_of(header: fits.Header, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of the bands: FILTER or BAND of one plane; BAND0, BAND1, … or BANDS (`grz`, `g,r,z`) of more."""
     if len(shape) == 2:
-        name = _text(header, "FILTER") or _text(header, "BAND")
-        return (name,) if name and _NAME.fullmatch(name) else ()
-    names = tuple(name for number in range(64) if (name := _text(header, f"BAND{number}")))
-    names = names or band_names(_text(header, "BANDS") or "")
-    return names if len(set(names)) == len(names) and len(names) in (shape[-3], shape[-1]) else ()
+        name = _text(header, "FILTER", "BAND")
+        return (name,) if re.fullmatch(r"[A-Za-z0-9_.+-]{1,24}", name) else ()
+    numbered = tuple(name for number in range(100) if (name := _text(header, f"BAND{number}", f"FILTER{number}")))
+    names = numbered or parse_bands(_text(header, "BANDS", "FILTERS", "BAND", "FILTER"))
+    return names if len(set(names)) == len(names) and len(names) in shape else ()
 
 
-def _text(header: fits.Header, key: str) -> str | None:
-    try:
-        value = header.get(key)
-    except Exception:  # a card that cannot be parsed says nothing
-        return None
-    return value.strip() or None if isinstance(value, str) else None
+def _text(header: fits.Header, *keys: str) -> str:
+    values = [header.get(key) for key in keys]
+    return next((value.strip() for value in values if isinstance(value, str) and value.strip()), "")
 
 
-def _place(header: fits.Header, size: tuple[int, ...]) -> tuple[float | None, float | None, float | None]:
-    """(ra, dec, arcsec per pixel) of an image of `size` (H, W); None where the header does not say."""
-    try:
-        wcs = WCS(header).celestial
-        if wcs.naxis == 2 and wcs.wcs.ctype[0]:
+def _facts(header: fits.Header, size: tuple[int, ...]) -> dict[str, Any]:
+    """Position (degrees), pixel scale (arcsec) and survey of an image of `size` (H, W), as far as the header says."""
+    facts: dict[str, Any] = {"survey": survey} if (survey := _text(header, "SURVEY")) else {}
+    if "CTYPE1" in header:
+        try:
+            wcs = WCS(header).celestial
             height, width = size
             sky = wcs.pixel_to_world((width - 1) / 2, (height - 1) / 2).icrs
             scale = float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600  # degrees → arcsec
-            if np.isfinite([sky.ra.deg, sky.dec.deg, scale]).all() and scale > 0:
-                return float(sky.ra.deg), float(sky.dec.deg), float(f"{scale:.5g}")  # equal cameras, equal numbers
-    except Exception:  # any malformed WCS: the pixels are still good
-        pass
+            if np.isfinite([sky.ra.deg, sky.dec.deg]).all() and 0 < scale < MAX_PIXEL_SCALE:
+                scale = float(f"{scale:.5g}")  # equal cameras, equal numbers
+                return facts | {"ra": float(sky.ra.deg), "dec": float(sky.dec.deg), "pixel_scale": scale}
+        except Exception:  # astropy raises many kinds for a malformed WCS; the pixels are still good
+            pass
     ra, dec = _angle(header.get("RA"), "hourangle"), _angle(header.get("DEC"), "deg")
-    if ra is None or dec is None or not -90 <= dec <= 90:
-        return None, None, None
-    return ra % 360, dec, None
+    return facts if ra is None or dec is None or abs(dec) > 90 else facts | {"ra": ra % 360, "dec": dec}
 
 
-def _angle(value: object, sexagesimal_unit: str) -> float | None:
-    """Degrees of a header value: a number is in degrees, text with colons or spaces is sexagesimal."""
+def _angle(value: Any, unit: str) -> float | None:
+    """Degrees of a header value: numbers are degrees, text with colons or spaces is sexagesimal in `unit`."""
     try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        pass
-    try:
-        return float(Angle(value, sexagesimal_unit).deg)
+        return float(Angle(value, "deg" if isinstance(value, int | float) else unit).deg)
     except Exception:  # astropy raises many kinds here, all meaning "not an angle"
         return None
+
+
+def _read_table(hdus: fits.HDUList, path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    tables = [number for number, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU)]
+    if not tables:
+        raise Unreadable("has no image HDU and no table with a column of images")
+    table = Table.read(path, hdu=tables[0], memmap=True, mask_invalid=False, unit_parse_strict="silent")
+    bands = parse_bands(_text(hdus[tables[0]].header, "BANDS"))
+    bands = bands or tuple(name for number in range(100) if (name := _text(hdus[tables[0]].header, f"BAND{number}")))
+    yield from read_arrays({name: table[name] for name in table.colnames}, options, bands)

@@ -1,240 +1,186 @@
-"""Parquet sets of others: an image column, a column a band, or Multimodal Universe's records of bands; HATS."""
+"""Parquet: a column of images (lists, tensors, pictures, records of bands) or one a band; also HATS catalogues."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from zwicky.data.readers.arrays import make_image
-from zwicky.data.readers.columns import Columns, number
-from zwicky.data.readers.nested import arrays_of, depth_of
-from zwicky.data.readers.record import Image, ImageSet, Unreadable, refuse_claims, said
+from zwicky.data.bands import band_of_column
+from zwicky.data.readers.pictures import decode_picture
+from zwicky.data.readers.record import ReadOptions, Record, Unreadable, find_axes, to_image
 
 BATCH_ROWS = 64
-_IMAGE_NAMES = ("image", "images", "cutout", "rgb_image", "data")
-_PIXEL_NAMES = ("flux", "array", "image", "data", "pixels")
+_IMAGES = ("image", "images", "cutout", "rgb_image", "data", "img")
+_PIXELS = ("flux", "array", "image", "data", "pixels", "bytes")
+_PLAIN = ("integer", "floating", "string", "large_string", "boolean")
 
 
-def open_parquet(path: Path) -> ImageSet:
-    """Find the images and the columns of one Parquet file.
-
-    Images are a column `image` (or the only one like it): nested lists or a tensor [H, W] or [bands, H, W], a picture
-    (PNG or JPEG bytes), or a record with `band` and `flux` or `array` for each band, with `psf_fwhm` and `scale`.
-    Else each column of lists [H, W] is a band, called after the column without `image_` or `flux_`.
-    """
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise Unreadable(said(error, path)) from error
-    with file:
-        schema, rows = file.schema_arrow, file.metadata.num_rows
-        refuse_claims(path.stat().st_size, rows, 1)
-        if rows != sum(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)):
-            raise Unreadable("counts its rows differently in two places")
-    images = _image_columns(schema)
-    kinds = {field.name: kind for field in schema if field.name not in images and (kind := _plain(field.type))}
-    columns = Columns(kinds, _hats_names(path))
-    left_out = tuple(name for name in schema.names if name not in images and name not in kinds)
-    bands = _store_bands(schema)
-    return ImageSet(rows, lambda: _images(path, images, columns, bands), columns.properties, left_out)
-
-
-def _plain(kind: pa.DataType) -> pa.DataType | None:
-    """The table's type for a column of this type, None for lists and records."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_uint64(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.string()
-    if pa.types.is_integer(kind):
-        return pa.int64()
-    if pa.types.is_floating(kind):
-        return pa.float64()
-    return kind if pa.types.is_boolean(kind) else None
+def read_parquet(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    """Read the images row by row, with the plain columns beside them."""
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        images = _image_columns(schema)
+        plain = [field.name for field in schema if field.name not in images and _is_plain(field.type)]
+        left_out = [name for name in schema.names if name not in (*images, *plain)]
+        options.notes.update(f"{name} is no column of plain values and was left out" for name in left_out)
+        renamed, classes = _hats_names(path), _class_names(schema)
+        row = 0
+        for batch in file.iter_batches(BATCH_ROWS, columns=[*images, *plain]):
+            cells = zip(*(_decode_column(batch.column(name), name) for name in images), strict=True)
+            for cell, facts in zip(cells, batch.select(plain).to_pylist(), strict=True):
+                facts = {renamed.get(name, name): value for name, value in facts.items()}
+                facts |= {
+                    name: names[facts[name]] for name, names in classes.items() if facts[name] in range(len(names))
+                }
+                try:
+                    image, bands, of_image = _join(cell, options)
+                    yield Record(image, bands, of_image | facts, row)
+                except Unreadable as error:
+                    yield Unreadable(str(error), row)
+                row += 1
 
 
-def _is_image(kind: pa.DataType) -> bool:
-    """Whether a column of this type may hold images: lists of lists, tensors, encoded pictures, records of bands."""
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return 2 <= len(kind.shape) <= 3
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    record = _record(kind)
-    if record is not None:
-        return _field(record, _PIXEL_NAMES) is not None or _field(record, ("bytes",)) is not None
-    return 2 <= depth_of(kind) <= 3
+def _is_plain(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(getattr(pa.types, f"is_{name}")(kind) for name in _PLAIN)
 
 
-def _record(kind: pa.DataType) -> pa.StructType | None:
-    """The record of a column of records or of lists of records."""
-    if depth_of(kind) == 1:
-        kind = kind.value_type
+def _depth(kind: pa.DataType) -> int:
+    """How many lists are around the values: 2 for `list<list<float>>`."""
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return 1 + _depth(kind.value_type) if isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType) else 0
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _struct(kind: pa.DataType) -> pa.StructType | None:
+    kind = kind.value_type if _depth(kind) == 1 and isinstance(kind, pa.ListType | pa.LargeListType) else kind
     return kind if pa.types.is_struct(kind) else None
 
 
-def _field(record: pa.StructType, names: tuple[str, ...]) -> str | None:
-    held = {record.field(position).name.lower(): record.field(position).name for position in range(record.num_fields)}
-    return next((held[name] for name in names if name in held), None)
-
-
 def _image_columns(schema: pa.Schema) -> list[str]:
-    """The column of images, or several: one a band."""
-    fitting = [field.name for field in schema if _is_image(field.type)]
-    for usual in _IMAGE_NAMES:
-        for name in fitting:
-            if name.lower() == usual:
-                return [name]
-    planes = [
-        name for name in fitting if depth_of(schema.field(name).type) == 2 and _record(schema.field(name).type) is None
+    """The column of images, or one a band."""
+
+    def may_hold_images(field: pa.Field) -> bool:
+        struct, depth = _struct(field.type), _depth(field.type)
+        if struct is not None:
+            return any(entry.name.lower() in _PIXELS for entry in struct)
+        is_flat = depth == 1 and field.name.lower() in _IMAGES
+        return isinstance(field.type, pa.FixedShapeTensorType) or _is_bytes(field.type) or depth in (2, 3) or is_flat
+
+    fitting = [field for field in schema if may_hold_images(field)]
+    usual = [field.name for name in _IMAGES for field in fitting if field.name.lower() == name]
+    if usual or len(fitting) == 1:
+        return (usual or [fitting[0].name])[:1]
+    if fitting and all(_depth(field.type) == 2 and _struct(field.type) is None for field in fitting):
+        return [field.name for field in fitting if band_of_column(field.name)] or [field.name for field in fitting]
+    columns = ", ".join(f"{field.name}: {field.type}" for field in (fitting or schema))[:150]
+    raise Unreadable(f"no column is recognised as the images: it holds {columns}; call the images `image`")
+
+
+Cell = tuple[Any, tuple[str, ...], dict[str, Any]]  # array or bytes or None, bands, facts
+
+
+def _decode_column(column: pa.Array, name: str) -> list[Cell]:
+    """The cells of a column; a record of the Multimodal Universe has lists of bands, fluxes, PSF widths and scales."""
+    struct = _struct(column.type)
+    if struct is None:
+        values = column.to_pylist() if _is_bytes(column.type) else _to_numpy(column)
+        return [(value, (band_of_column(name) or name,), {}) for value in values]
+    fields = {struct.field(number).name.lower(): number for number in range(struct.num_fields)}
+
+    def entries(*keys: str) -> Any:
+        number = next((fields[key] for key in keys if key in fields), None)
+        if number is None:
+            return None
+        if pa.types.is_struct(column.type):
+            return pc.struct_field(column, number)
+        return pa.ListArray.from_arrays(column.offsets.cast(pa.int32()), pc.struct_field(column.values, number))
+
+    pixels = entries(*_PIXELS)
+    if _is_bytes(pixels.type):
+        return [(value, (), {}) for value in pixels.to_pylist()]
+    empty = [None] * len(column)
+    optional = (entries("band", "bands", "filter"), entries("psf_fwhm"), entries("scale", "pixel_scale"))
+    bands, widths, scales = (empty if values is None else values.to_pylist() for values in optional)
+    return [
+        (
+            image,
+            tuple(names or ()),
+            ({"psf_fwhm": tuple(width)} if width else {}) | ({"pixel_scale": scale[0]} if scale else {}),
+        )
+        for image, names, width, scale in zip(_to_numpy(pixels), bands, widths, scales, strict=True)
     ]
-    if len(planes) == len(fitting) > 1:
-        marked = [name for name in planes if name.lower().startswith(("image_", "flux_", "band_"))]
-        return marked or planes
-    if len(fitting) == 1:
-        return fitting
-    what = f"several columns may be images: {', '.join(fitting[:4])}" if fitting else "no column holds images"
-    raise Unreadable(f"{what}; call the images `image`")
 
 
-def _store_bands(schema: pa.Schema) -> tuple[str, ...]:
-    """The bands that a store of zwicky names."""
-    try:
-        return tuple(str(name) for name in json.loads((schema.metadata or {})[b"zwicky"])["bands"])
-    except (KeyError, ValueError, TypeError):
-        return ()
+def _join(cells: Sequence[Cell], options: ReadOptions) -> tuple[np.ndarray, tuple[str, ...], dict[str, Any]]:
+    """One image [bands, H, W] from one cell or one a band; empty cells are bands that are missing."""
+    present = [cell for cell in cells if cell[0] is not None and len(cell[0])]
+    if not present:
+        raise Unreadable("has no image")
+    array, bands, facts = present[0]
+    if len(cells) > 1:
+        if len({cell[0].shape for cell in present}) > 1 or array.ndim != 2:
+            raise Unreadable("its bands differ in size")
+        return to_image(np.stack([cell[0] for cell in present]), "BHW"), tuple(cell[1][0] for cell in present), {}
+    if isinstance(array, bytes):
+        try:
+            picture = decode_picture(io.BytesIO(array))
+        except OSError as error:
+            raise Unreadable(f"holds {len(array)} bytes that are no picture; save PNG or lists of numbers") from error
+        return picture.image, picture.bands, {}
+    if array.ndim == 1:
+        side = round(array.size**0.5)
+        if side * side != array.size:
+            raise Unreadable(f"is a flat list of {array.size} numbers, not a square; save it as nested lists")
+        array = array.reshape(side, side)
+    image = to_image(array, "BHW" if facts else find_axes(array.shape, options))
+    if facts and len(bands) not in (0, len(image)):
+        raise Unreadable(f"names {len(bands)} bands and has {len(image)}")
+    return image, bands if facts or len(bands) == len(image) > 1 else (), facts
+
+
+def _to_numpy(column: pa.Array) -> list[np.ndarray | None]:
+    """An array a row of nested lists or tensors, None where it is missing; missing numbers become NaN."""
+    if isinstance(column, pa.FixedShapeTensorArray) and not column.null_count:
+        return list(column.to_numpy_ndarray())
+    column = column.storage if isinstance(column, pa.ExtensionArray) else column
+    shape, values = [len(column)], column
+    while _depth(values.type):
+        lengths = pc.min_max(pc.list_value_length(values)).as_py()
+        if values.null_count or lengths["min"] != lengths["max"]:  # row by row, then
+            if len(column) > 1:
+                return [_to_numpy(column.slice(row, 1))[0] for row in range(len(column))]
+            return [None if column.null_count else np.full((1, 0), np.nan)]
+        shape.append(lengths["min"] or 0)
+        values = values.flatten()
+    if values.null_count:
+        values = pc.fill_null(values.cast(pa.float64()), float("nan"))
+    return list(values.to_numpy(zero_copy_only=False).reshape(shape))
 
 
 def _hats_names(path: Path) -> dict[str, str]:
-    """What a HATS catalogue calls its coordinates, from `hats.properties` above `dataset/Norder=…/Dir=…/`."""
-    names: dict[str, str] = {}
-    if not any(part.startswith("Norder=") for part in path.parts):
-        return names
-    for folder in list(path.parents)[:6]:
-        for file in (folder / "hats.properties", folder / "properties"):
-            try:
-                lines = file.read_text(encoding="utf-8")[:100_000].splitlines()
-            except (OSError, UnicodeDecodeError):
-                continue
-            told = dict(line.replace(" ", "").split("=", 1) for line in lines if "=" in line)
-            return {role: told[f"hats_col_{role}"] for role in ("ra", "dec") if f"hats_col_{role}" in told}
-    return names
+    """What a HATS catalogue calls ra and dec, from `hats.properties` above `dataset/Norder=…/Dir=…/`."""
+    files = [folder / name for folder in list(path.parents)[:6] for name in ("hats.properties", "properties")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None or "Norder=" not in str(path):
+        return {}
+    pairs = dict(line.replace(" ", "").split("=", 1) for line in file.read_text().splitlines() if "=" in line)
+    return {pairs[f"hats_col_{role}"]: role for role in ("ra", "dec") if f"hats_col_{role}" in pairs}
 
 
-def _images(path: Path, images: list[str], columns: Columns, bands: tuple[str, ...]) -> Iterator[Image | str]:
-    """Row group by row group; a damaged one costs its own rows."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            done = 0
-            try:
-                for batch in file.iter_batches(BATCH_ROWS, [group], [*images, *columns.used], use_threads=False):
-                    found = _batch(batch, images, columns, bands)
-                    yield from found
-                    done += len(found)
-            except Exception as error:  # a damaged page: the rest of its group cannot be reached
-                yield from [said(error, path)] * (rows - done)
-
-
-def _batch(batch: pa.RecordBatch, images: list[str], columns: Columns, bands: tuple[str, ...]) -> list[Image | str]:
-    values = {name: batch.column(name).to_pylist() for name in columns.used}
-    if len(images) == 1:
-        pixels = _pixels(batch.column(images[0]), bands)
-    else:
-        planes = [arrays_of(batch.column(name)) for name in images]
-        names = tuple(_band_of(name) for name in images)
-        pixels = [_stack(row, names) for row in zip(*planes, strict=True)]
-    results: list[Image | str] = []
-    for row, found in enumerate(pixels):
-        if isinstance(found, str):
-            results.append(found)
-        else:
-            array, names, more = found
-            results.append(make_image(array, names, {**more, **columns.of_row(values, row)}))
-    return results
-
-
-Found = tuple[np.ndarray, tuple[str, ...], dict[str, Any]]  # pixels, bands, further fields of `Image`
-
-
-def _band_of(name: str) -> str:
-    for prefix in ("image_", "flux_", "band_"):
-        if name.lower().startswith(prefix) and len(name) > len(prefix):
-            return name[len(prefix) :]
-    return name
-
-
-def _stack(planes: tuple[np.ndarray | str, ...], names: tuple[str, ...], fields: dict | None = None) -> Found | str:
-    """Planes of one object → [bands, H, W]; a band whose cell is empty is not there."""
-    there = [(plane, name) for plane, name in zip(planes, names, strict=True) if not isinstance(plane, str)]
-    broken = [plane for plane in planes if isinstance(plane, str) and plane != "has no image"]
-    if broken or not there:
-        return broken[0] if broken else "has no image"
-    if len({plane.shape for plane, _ in there}) > 1 or there[0][0].ndim != 2:
-        return "its bands differ in size"
-    kept = [names.index(name) for _, name in there]
-    more = {key: tuple(value[band] for band in kept) for key, value in (fields or {}).items()}
-    return np.stack([plane for plane, _ in there]), tuple(name for _, name in there), more
-
-
-def _pixels(column: pa.Array, bands: tuple[str, ...]) -> list[Found | str]:
-    kind = column.type
-    if isinstance(kind, pa.FixedShapeTensorType) or depth_of(kind) in (2, 3):
-        return [found if isinstance(found, str) else (found, bands, {}) for found in arrays_of(column)]
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return [_picture(cell) for cell in column.to_pylist()]
-    record = _record(kind)
-    if record is None:
-        raise Unreadable("holds no images")
-    if (name := _field(record, ("bytes",))) is not None:
-        return [_picture(cell and cell.get(name)) for cell in column.to_pylist()]
-    return [_bands(cell, record) for cell in column]
-
-
-def _bands(cell: Any, record: pa.StructType) -> Found | str:
-    """One object of Multimodal Universe: lists of bands, planes, PSF widths and scales."""
-    if not cell.is_valid:
-        return "has no image"
-    name = _field(record, _PIXEL_NAMES)
-    many = isinstance(cell, pa.ListScalar | pa.LargeListScalar)
-    values = cell.values if many else cell
-
-    def told(of: tuple[str, ...]) -> Any:
-        key = _field(record, of)
-        if key is None:
-            return None
-        return values.field(key) if many else values[key].values
-
-    planes = arrays_of(told((name or "",)))
-    names = told(("band", "bands", "filter"))
-    labels = [str(band) for band in names.to_pylist()] if names is not None else []
-    if labels and len(labels) != len(planes):
-        return f"names {len(labels)} bands and has {len(planes)}"
-    labels = labels or [f"band{position + 1}" for position in range(len(planes))]
-    widths = told(("psf_fwhm",))
-    fields: dict[str, Any] = {}
-    if widths is not None and len(widths) == len(planes):
-        fields["psf_fwhm"] = tuple(number(width) for width in widths.to_pylist())
-    found = _stack(tuple(planes), tuple(labels), fields)
-    scales = told(("scale", "pixel_scale"))
-    if not isinstance(found, str) and scales is not None and len(scales):
-        scale = number(scales[0].as_py())
-        if scale is not None and scale > 0:
-            found[2]["pixel_scale"] = float(f"{scale:.6g}")
-    return found
-
-
-def _picture(data: bytes | None) -> Found | str:
-    from zwicky.data.readers.images import decode_picture
-
-    if not data:
-        return "has no image"
-    try:
-        image = decode_picture(data)
-    except Exception as error:  # Pillow raises anything on damaged data
-        return said(error)
-    return image.pixels, image.bands, {}
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of the classes that Hugging Face data sets write beside their numbers."""
+    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = info.get("info", {}).get("features", {})
+    return {name: entry["names"] for name, entry in features.items() if isinstance(entry, dict) and "names" in entry}

@@ -1,130 +1,142 @@
-"""What every reader gives: `Image`s, one by one or as an `ImageSet`, or `Unreadable` with a short reason."""
+"""What every reader gives: records of one image each, in one form whatever the file held."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-MOST_BANDS = 6  # an axis of a 3-D array this short is taken for the bands
-LARGEST = 2**30  # bytes of one image; more is a damaged header, not a cutout
+FEW = 6  # an axis this short is that of the bands
+MANY = 64  # a longer one is not
 
 
 class Unreadable(ValueError):
-    """The file is not an image zwicky can use. The message is a short reason for the list of what was set aside."""
+    """An image that cannot be used; the message is the reason. `row`: its number in a file of many images."""
+
+    def __init__(self, reason: str, row: int | None = None) -> None:
+        super().__init__(reason)
+        self.row = row
 
 
 @dataclass(frozen=True)
-class Image:
-    """One cutout and what its file says of it.
+class Record:
+    """One cutout and what its file says about it.
 
-    pixels: [bands, H, W] uint8, uint16 or float32; NaN where invalid.
-    bands: names of the channels as far as the file says; empty where it does not.
-    ra, dec: degrees, of the image centre. pixel_scale: arcsec per pixel. None where the file does not say.
-    psf_fwhm (arcsec), noise: one number a band, or empty. label: None where there is none.
-    id: the object's id where the file has one for each object. properties: name → value of any further column.
+    Args:
+        image: [bands, H, W] uint8, uint16 or float32; NaN where invalid.
+        bands: names of the bands; empty where the file names none.
+        columns: further facts by the name the file gives them, e.g. id, label, ra (degrees), pixel_scale (arcsec).
+        row: its number in a file of many images, None in a file of one.
     """
 
-    pixels: np.ndarray
+    image: np.ndarray
     bands: tuple[str, ...] = ()
-    ra: float | None = None
-    dec: float | None = None
-    pixel_scale: float | None = None
-    psf_fwhm: tuple[float | None, ...] = ()
-    noise: tuple[float | None, ...] = ()
-    survey: str | None = None
-    label: str | None = None
-    id: str = ""
-    properties: Mapping[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
+    row: int | None = None
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """A file of many images, opened far enough to know what it holds.
+@dataclass
+class ReadOptions:
+    """What the user states about the files, and what readers note.
 
-    rows: how many images it offers. columns: the properties each may have, with their types.
-    images: reads them in order, in blocks: one `Image`, or the reason why there is none, for each row.
-    left_out: columns that fit no table (lists, objects).
+    Args:
+        bands: names of the bands.
+        axes: the axes of arrays, some of "NBHW" (image, band, row, column) in their order.
+        hdu: names or numbers of the FITS extensions to read.
+        stacks: whether an axis of 7 to 64 entries counts images rather than bands.
+        truth: filled by readers: columns that are simulation truth.
+        notes: filled by readers: what they left out.
     """
 
-    rows: int
-    images: Callable[[], Iterator[Image | str]]
-    columns: Mapping[str, pa.DataType] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
+    axes: str = ""
+    hdu: tuple[str, ...] = ()
+    stacks: bool = False
+    truth: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set)
 
 
-def as_pixels(array: np.ndarray, bands: int = 0) -> np.ndarray:
-    """Any 2-D or 3-D array of numbers → [bands, H, W] in one of the store's types.
+def find_axes(shape: tuple[int, ...], options: ReadOptions, n_bands: int = 0, rows: Collection[int] = ()) -> str:
+    """Say what each axis of an array of images is: some of "NBHW", in their order.
 
-    uint8 and uint16 stay, booleans become uint8, all else becomes float32 with NaN for infinities. In three
-    dimensions the bands are the first axis if it has at most MOST_BANDS entries, else the last if that has;
-    where the file says how many `bands` there are, the first or else the last axis of that length.
+    The band axis has `n_bands` entries, else it is the one beside two equal sides, else a short one.
+
+    Args:
+        shape: of the array.
+        options: `options.axes` decides for arrays with as many axes; `options.bands` counts the bands.
+        n_bands: number of bands the file names, 0 if it names none.
+        rows: possible numbers of images: the lengths of the columns beside them.
+
+    Raises:
+        Unreadable: The axes are ambiguous, or too few or too many.
     """
-    array = np.asarray(array)
+    if len(shape) == len(options.axes):
+        return options.axes
+    if len(shape) == 2:
+        return "HW"
+    if len(shape) not in (3, 4):
+        raise Unreadable(f"has {len(shape)} axes; a cutout has 2, or 3 with the bands, a stack of cutouts one more")
+    n_bands = n_bands or len(options.bands)
+    if len(shape) == 4:
+        square_first = shape[0] == shape[1] not in shape[2:] and shape[2] != shape[3]
+        last = shape[0] not in rows and (shape[3] in rows or square_first)
+        axes = ("BHW", "HBW", "HWB")[_band_axis(shape[:3] if last else shape[1:], n_bands) or 0]
+        return axes + "N" if last else "N" + axes
+    if shape[0] in rows or (shape[2] in rows and shape[0] == shape[1]):
+        return "NHW" if shape[0] in rows else "HWN"
+    axis = _band_axis(shape, n_bands)
+    if axis is None and not options.stacks:
+        raise Unreadable(f"shape {list(shape)}: the axis of the bands is ambiguous; name all, e.g. --axes HWB or NHW")
+    length = 0 if axis is None else shape[axis]
+    if axis is None or (
+        axis != 1 and length != n_bands and (n_bands == 1 or length > (FEW if options.stacks else MANY))
+    ):
+        return "HWN" if axis == 2 else "NHW"
+    if n_bands > 1 and n_bands != length:
+        raise Unreadable(f"shape {list(shape)}: no axis of {n_bands} bands")
+    return ("BHW", "HBW", "HWB")[axis]
+
+
+def _band_axis(shape: tuple[int, ...], n_bands: int) -> int | None:
+    """The axis of three that counts bands: with n_bands entries, beside two equal sides, or short."""
+    beside_square = [axis for axis in (0, 2, 1) if len({*shape[:axis], *shape[axis + 1 :]}) == 1 < len(set(shape))]
+    matching = [axis for axis in (0, 2, 1) if shape[axis] == n_bands]
+    short = sorted((axis for axis in (0, 2, 1) if shape[axis] <= FEW), key=lambda axis: shape[axis])
+    both = [axis for axis in matching if axis in beside_square]
+    return next((axes[0] for axes in (both, matching, beside_square, short) if axes), None)
+
+
+def split_stack(array: Any, axes: str) -> Iterable[Any]:
+    """Return the images of an array, each without the axis N; an array of one image gives that."""
+    if "N" not in axes:
+        return [array]
+    return array if axes[0] == "N" else np.moveaxis(np.asarray(array), axes.index("N"), 0)
+
+
+def to_image(array: Any, axes: str) -> np.ndarray:
+    """Turn numbers with these axes (N aside) into [bands, H, W] in the byte order of the machine.
+
+    uint8 and uint16 stay, booleans become uint8, all else float32; infinite and masked pixels become NaN.
+
+    Raises:
+        Unreadable: It holds other things than real numbers, or no valid pixel.
+    """
+    mask = np.ma.getmask(array)
+    array = np.ma.getdata(array)
     if array.dtype.kind not in "buif":
         raise Unreadable(f"holds {array.dtype.name} values, not real numbers")
-    while array.ndim > 3 and array.shape[0] == 1:  # radio images have axes for frequency and polarisation
-        array = array[0]
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim != 3:
-        raise Unreadable(f"has {array.ndim} axes; a cutout has 2, or 3 with the bands")
     if array.size == 0:
         raise Unreadable("holds no pixels")
-    if bands not in array.shape[::2] if bands else array.shape[0] > MOST_BANDS < array.shape[2]:
-        what = f"of {bands} bands" if bands else f"of at most {MOST_BANDS} bands; keep one cutout a file"
-        raise Unreadable(f"shape {array.shape}: no axis {what}")
-    if array.shape[0] != bands if bands else array.shape[0] > MOST_BANDS:
-        array = np.moveaxis(array, 2, 0)
-    if array.dtype.kind == "b":
-        array = array.astype(np.uint8)
-    if array.dtype.kind != "u" or array.dtype.itemsize > 2:
+    if np.any(mask) or array.dtype.kind not in "bu" or array.dtype.itemsize > 2:
         with np.errstate(over="ignore", invalid="ignore"):
             array = array.astype(np.float32)
-        finite = np.isfinite(array)
-        if not finite.all():
-            if not finite.any():
+        invalid = ~np.isfinite(array) | mask
+        if invalid.any():
+            if invalid.all():
                 raise Unreadable("has no valid pixel")
-            array[~finite] = np.nan
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
-def in_blocks(
-    rows: int, block: int, read: Callable[[int, int], Iterator[Image | str] | list[Image | str]]
-) -> Iterator[Image | str]:
-    """Images 0 … rows from `read(start, stop)`, `block` at a time. Where a block fails, each of its rows is tried."""
-    for start in range(0, rows, block):
-        stop = min(start + block, rows)
-        try:
-            results = list(read(start, stop))
-        except Exception as error:  # a damaged block: libraries raise anything
-            results = [said(error)] if stop - start == 1 else [_alone(row, read) for row in range(start, stop)]
-        yield from results
-
-
-def _alone(row: int, read: Callable[[int, int], Iterator[Image | str] | list[Image | str]]) -> Image | str:
-    try:
-        return next(iter(read(row, row + 1)))
-    except Exception as error:
-        return said(error)
-
-
-def said(error: BaseException, path: object = "") -> str:
-    """A short reason, of one line and without the path, from whatever a library raised."""
-    if isinstance(error, Unreadable):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "is larger than the memory"
-    text = str(error).replace(str(path), "the file") if path else str(error)
-    return f"cannot be read: {(' '.join(text.split()) or type(error).__name__)[:200]}"
-
-
-def refuse_claims(size: int, rows: int, row_bytes: int) -> None:
-    """Raise Unreadable for headers that claim what a file of `size` bytes cannot hold."""
-    if row_bytes > LARGEST:
-        raise Unreadable(f"claims {row_bytes / 2**30:.0f} GiB for one image")
-    if rows > 16 * size:
-        raise Unreadable(f"claims {rows} images in {size} bytes")
+            array[invalid] = np.nan
+    axes = axes.replace("N", "")
+    array = array[None] if "B" not in axes else array.transpose([axes.index(axis) for axis in "BHW"])
+    return np.ascontiguousarray(array, np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("="))

@@ -1,0 +1,115 @@
+"""Start a backbone from published weights: those of a timm model, or a file in timm's layout. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from zwicky.backbones.base import Backbone
+from zwicky.errors import UserError
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+OTHER_PARTS = ("mask_token", "head.", "head_dist.", "fc.")  # of the task the weights were trained for
+
+
+def load_pretrained(backbone: Backbone, source: str) -> None:
+    """Load weights into `backbone.net`: positions are resampled and the first layer is adapted to the bands.
+
+    Args:
+        backbone: of the same width, depth and heads as the weights.
+        source: a name for timm.create_model (NAME, timm/NAME, hf-hub:OWNER/NAME), or a file with one of SUFFIXES.
+
+    Raises:
+        UserError: if the weights cannot be read or downloaded, or do not fit.
+    """
+    net: Any = backbone.net
+    if source.endswith(SUFFIXES):
+        state, options = _read(Path(source)), {}
+    else:
+        model = _download(source.removeprefix("timm/"))
+        state, options = model.state_dict(), _options(model)
+    state = {name.removeprefix("net."): value for name, value in state.items() if not name.startswith(OTHER_PARTS)}
+    for name in ("patch_embed.proj.weight", "conv1.weight"):
+        if name in state and state[name].ndim == 4 and state[name].shape[1] != backbone.config["bands"]:
+            if state[name].shape[1] != 3:
+                raise UserError(
+                    f"pretrained {source}: has {state[name].shape[1]} bands; only RGB weights can be adapted to others"
+                )
+            state[name] = adapt_input_conv(backbone.config["bands"], state[name])
+    resample = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)  # timm's, for positions
+    if resample is not None:
+        # What cannot be resampled keeps its shape or its name, and is reported below.
+        with contextlib.suppress(RuntimeError, AttributeError, ValueError, AssertionError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = resample(state, net)
+    expected = net.state_dict()
+    # Old files lack BatchNorm's count of batches, which a fixed momentum does not use.
+    state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
+    wrong = sorted(state.keys() ^ expected.keys())
+    wrong += sorted(name for name in state.keys() & expected.keys() if state[name].shape != expected[name].shape)
+    ours = _options(net) if options else {}
+    differing = [f"{name}: {value}" for name, value in options.items() if name in ours and value != ours[name]]
+    if wrong or differing:
+        mismatch = f" ({len(wrong)} of {len(expected)} tensors differ, first {wrong[0]})" if wrong else ""
+        hint = f"set backbone.options {', '.join(differing)}" if differing else "choose the backbone they were made for"
+        raise UserError(f"pretrained {source}: weights do not fit {backbone.config['name']}{mismatch}; {hint}")
+    net.load_state_dict(state)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights, as saved by timm, by PyTorch training scripts or by zwicky."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"pretrained {path}: no such file; give the path of a file of weights") from error
+    except Exception as error:  # damaged files raise many kinds, and pickled code is refused here
+        raise UserError(
+            f"pretrained {path}: not a readable weights file ({type(error).__name__}); save it as safetensors"
+        ) from error
+    for key in ("model", "state_dict", "teacher"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"pretrained {path}: has no table of weights; save the network's state_dict as safetensors")
+    return {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
+
+
+def _download(name: str) -> nn.Module:
+    """Return a timm model with its published weights, downloaded once and then read from the cache."""
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # unknown names, no connection, no such file: each library raises its own kind
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise UserError(
+            f"pretrained {name}: timm cannot load these weights ({reason}); check the name (timm.list_pretrained()) "
+            "and the connection, or download them elsewhere and give the path of the safetensors file"
+        ) from error
+
+
+def _options(net: Any) -> dict[str, Any]:
+    """Return the options of the backbone that a timm network is equal to: shapes alone do not tell its heads."""
+    if hasattr(net, "layers") and hasattr(net, "embed_dim"):
+        stages = [stage.blocks for stage in net.layers]
+        heads = [blocks[0].attn.num_heads for blocks in stages]
+        return {"width": net.embed_dim, "depths": [len(blocks) for blocks in stages], "heads": heads}
+    if not hasattr(net, "blocks"):
+        return {}
+    block = net.blocks[0]
+    options = {"width": net.embed_dim, "depth": len(net.blocks), "heads": block.attn.num_heads}
+    if hasattr(block, "gamma_1"):
+        return options | {"pool": {"avg": "mean", "token": "cls"}[net.global_pool]}
+    scaled = not isinstance(block.ls1, nn.Identity)
+    return options | {"registers": net.num_reg_tokens, "layer_scale": 1e-5 if scaled else 0}

@@ -1,0 +1,87 @@
+"""NumPy's `.npy` and `.npz`, among them the object arrays of DeepLense."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zwicky.data.readers.arrays import read_arrays
+from zwicky.data.readers.record import ReadOptions, Record, Unreadable, find_axes, split_stack, to_image
+
+AXION_MASS = "axion_mass"  # the second entry of DeepLense's `axion` files
+_CORE = ("numpy.core", "numpy._core")  # numpy 1 and numpy 2
+_ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | {
+    (f"{core}.{module}", name)
+    for core in _CORE
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+}
+
+
+class SafeUnpickler(pickle.Unpickler):
+    """An unpickler of plain data and NumPy arrays; any other name is refused before it is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return one of the few names that NumPy arrays need."""
+        if (module, name) not in _ALLOWED:
+            raise Unreadable(f"its pickle asks for {module}.{name}, which is never run; save the data without it")
+        return super().find_class(module, name)
+
+
+def read_npy(path: Path, options: ReadOptions) -> Iterator[Record]:
+    """Read one image, or a stack [N, …]; an object array [image, mass] also gives the truth column `axion_mass`."""
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r" if path.stat().st_size > 2**26 else None)
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        yield _read_pair(path, options)
+        return
+    axes = find_axes(array.shape, options)
+    for row, image in enumerate(split_stack(array, axes)):
+        yield Record(to_image(image, axes), row=row if "N" in axes else None)
+
+
+def _read_pair(path: Path, options: ReadOptions) -> Record:
+    with path.open("rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        getattr(np.lib.format, f"read_array_header_{1 if version == (1, 0) else 2}_0")(stream)
+        array = SafeUnpickler(stream).load()
+    try:
+        image, mass = array
+        record = Record(to_image(image, find_axes(image.shape, options)), columns={AXION_MASS: float(np.squeeze(mass))})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise Unreadable("holds Python objects other than [image, mass]; save a plain array") from error
+    options.truth.add(AXION_MASS)
+    return record
+
+
+def read_folder(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    """Read the `.npy` files of a folder, images.npy and labels.npy for example, as one archive."""
+    arrays = {file.stem: np.load(file, allow_pickle=False, mmap_mode="r") for file in sorted(path.glob("*.npy"))}
+    yield from read_arrays(arrays, options)
+
+
+def is_archive(files: Sequence[Path]) -> bool:
+    """Return whether the `.npy` files of a folder are a stack of images and columns of its length."""
+    try:
+        shapes = [np.load(file, mmap_mode="r").shape for file in files]
+    except ValueError:
+        return False
+    columns = {shape[0] for shape in shapes if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)}
+    return any(len(shape) > 2 and shape[0] in columns for shape in shapes)
+
+
+def read_npz(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    """Read the images of an archive and the arrays of their length as columns; arrays of objects are left out."""
+    arrays = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for name in archive.files:
+            try:
+                arrays[name] = archive[name]
+            except ValueError:  # an array of objects
+                options.notes.add(f"{name} holds objects and was left out")
+    yield from read_arrays(arrays, options, may_be_single=True)

@@ -1,0 +1,203 @@
+"""The transformers against timm's own forward passes and against attention written out in loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from timm.models.beit import Beit
+from timm.models.swin_transformer import SwinTransformer
+
+from zwicky import backbones
+from zwicky.backbones import attention, swin
+from zwicky.backbones.beit import index_with_cls
+
+VIT = {"patch_size": 8, "width": 48, "depth": 3, "heads": 3}
+BEIT = {"patch_size": 8, "width": 32, "depth": 3, "heads": 4}
+
+
+@pytest.fixture(params=["cls", "mean"])
+def vit(request, filled):
+    made = filled(backbones.create("vit_tiny", bands=3, image_size=32, pool=request.param, **VIT))
+    for block in made.net.blocks:
+        block.attn.fused_attn = False
+    return made
+
+
+@pytest.fixture(params=["cls", "mean"])
+def beit(request, filled):
+    return filled(backbones.create("beit_base", bands=3, image_size=32, pool=request.param, **BEIT))
+
+
+def timm_tokens(backbone, images):
+    net = backbone.net
+    return net.norm(net.blocks(net._pos_embed(net.patch_embed(images))))
+
+
+def gradients(backbone, pooled):
+    backbone.zero_grad()
+    (pooled.float() * torch.linspace(-1, 1, pooled.shape[1])).square().sum().backward()
+    return torch.cat([p.grad.flatten() for p in backbone.parameters() if p.requires_grad])
+
+
+@pytest.mark.parametrize("size", [16, 32, 48])
+def test_vit_values_and_gradients_are_timms(vit, size):
+    vit.set_trainable()
+    images = torch.randn(4, 3, size, size)
+    tokens, found, short = timm_tokens(vit, images), vit(images), vit(images, patch_tokens=False)
+    expected = tokens[:, 0] if vit.pool == "cls" else tokens[:, 1:].mean(1)
+    assert torch.allclose(found.patch_tokens.flatten(1, 2), tokens[:, 1:], atol=1e-5)
+    assert torch.allclose(found.pooled, expected, atol=1e-5)
+    assert torch.allclose(short.pooled, expected, atol=1e-5)
+    assert short.patch_tokens.shape[1] == (0 if vit.pool == "cls" else size // 8)
+    gradient = gradients(vit, expected)
+    assert torch.allclose(gradients(vit, short.pooled), gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_bfloat16_errs_no_more_than_timm_does(filled):
+    vit = backbones.create("vit_tiny", bands=3, image_size=32, **VIT)
+    images = torch.randn(64, 3, 32, 32)
+    exact = timm_tokens(vit, images)[:, 0]
+    exact_gradient = gradients(vit, exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs, ours = timm_tokens(vit, images)[:, 0], vit(images, patch_tokens=False).pooled
+    assert ours.dtype == torch.float32
+    assert 0 < (ours - exact).norm() < 1.5 * (theirs - exact).norm()
+    error, allowed = (gradients(vit, pooled) - exact_gradient for pooled in (ours, theirs))
+    assert 0 < error.norm() < 1.5 * allowed.norm()
+
+
+@pytest.mark.parametrize("size", [16, 24, 32])
+@torch.no_grad()
+def test_vit_attention_is_the_softmax_token_by_token(vit, size):
+    images, side, net = torch.randn(2, 3, size, size), size // 8, vit.net
+    tokens = net.blocks[:-1](net._pos_embed(net.patch_embed(images)))
+    attn, normed = net.blocks[-1].attn, net.blocks[-1].norm1(tokens)
+    q, k, _ = (normed @ attn.qkv.weight.T + attn.qkv.bias).chunk(3, 2)
+    expected = torch.zeros(2, 3, side * side)
+    for image in range(2):
+        for head in range(3):
+            part = slice(16 * head, 16 * head + 16)
+            for query in [0] if vit.pool == "cls" else range(1, side**2 + 1):
+                scores = [math.exp(float(q[image, query, part] @ key[part]) / 4) for key in k[image]]
+                expected[image, head] += torch.tensor(scores[1:]) / sum(scores)
+    expected /= expected.sum(-1, keepdim=True)
+    found = vit.attention(images)
+    assert torch.allclose(found.flatten(2), expected, atol=1e-5)
+    assert expected.std() > 0.005
+
+
+@torch.no_grad()
+def test_beit_values_are_timms(beit):
+    images = torch.randn(3, 3, 32, 32)
+    found, net = beit(images), beit.net
+    assert torch.allclose(found.pooled, net(images), atol=1e-5)
+    norm = net.fc_norm if beit.pool == "mean" else torch.nn.Identity()
+    assert torch.allclose(found.patch_tokens.flatten(1, 2), norm(net.forward_features(images)[:, 1:]), atol=1e-5)
+    assert torch.allclose(beit(images, patch_tokens=False).pooled, found.pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7])
+def test_relative_positions_on_any_grid_are_those_of_a_loop(side):
+    found = index_with_cls(4, side)
+    expected = torch.full_like(found, 49)
+    expected[:, 0], expected[0, 0] = 50, 51
+    for here in range(side**2):
+        for there in range(side**2):
+            steps = [here // side - there // side, here % side - there % side]
+            dy, dx = (max(-3, min(3, step)) + 3 for step in steps)
+            expected[1 + here, 1 + there] = 7 * dy + dx
+    assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_a_smaller_image_has_the_positions_of_a_corner_of_a_larger_one(beit):
+    """A grid of 2 × 2 is timm's network with the offsets that such a grid has, cut from the table."""
+    small = Beit(
+        img_size=16, patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=0, init_values=0.1,
+        use_abs_pos_emb=False, use_rel_pos_bias=True, global_pool=beit.net.global_pool,
+    ).eval()  # fmt: skip
+    assert torch.equal(index_with_cls(4, 4), beit.net.blocks[0].attn.relative_position_index)
+    state = beit.net.state_dict()
+    for name in [name for name in state if name.endswith("bias_table")]:
+        square = state[name][:49].unflatten(0, (7, 7))[2:5, 2:5].flatten(0, 1)
+        state[name] = torch.cat([square, state[name][49:]])
+    small.load_state_dict(state)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.allclose(beit(images).pooled, small(images), atol=1e-5)
+    assert torch.allclose(beit.attention(images).sum((2, 3)), torch.ones(2, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "window", "depths"),
+    [
+        *[(32, 2, 4, (2, 2)), (32, 1, 4, (1, 2, 1)), (64, 4, 4, (2, 2, 2)), (96, 4, 6, (2, 2, 2))],
+        *[(48, 4, 6, (2, 3)), (40, 4, 5, (2, 2)), (24, 4, 3, (3,))],
+    ],
+)
+@torch.no_grad()
+def test_swin_values_are_timms(size, patch, window, depths, small_backbone, filled):
+    heads = (1, 2, 4)[: len(depths)]
+    sizes = {"patch_size": patch, "depths": depths}
+    backbone = filled(small_backbone("swin_tiny", image_size=size, window=window, heads=heads, **sizes))
+    net = SwinTransformer(img_size=size, window_size=window, embed_dim=16, num_heads=heads, num_classes=0, **sizes)
+    net.load_state_dict(backbone.net.state_dict())
+    images = torch.randn(2, 3, size, size)
+    found = backbone(images)
+    assert torch.allclose(found.patch_tokens, net.eval().forward_features(images), atol=1e-5)
+    assert torch.allclose(found.pooled, net(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+@torch.no_grad()
+def test_a_map_smaller_than_the_window_is_attended_whole_and_unpadded(side, small_backbone, filled):
+    """A literal attention over all cells, its bias looked up by offset in the table of a 4 × 4 window."""
+    backbone = filled(small_backbone("swin_tiny", image_size=16, window=4, depths=(2,), heads=(2,)))
+    for block in backbone.net.layers[0].blocks:
+        attn, raw = block.attn, torch.randn(2, side, side, 16)
+        x = block.norm1(raw)
+        q, k, v = attn.qkv(x).unflatten(-1, (3, 2, 8)).unbind(3)
+        cells = [(y, x) for y in range(side) for x in range(side)]
+        mixed, received = torch.zeros(2, side, side, 2, 8), torch.zeros(2, 2, side**2)
+        for qy, qx in cells:
+            for head in range(2):
+                scores = [
+                    (q[:, qy, qx, head] * k[:, ky, kx, head]).sum(-1) / 8**0.5
+                    + attn.relative_position_bias_table[(qy - ky + 3) * 7 + (qx - kx + 3), head]
+                    for ky, kx in cells
+                ]
+                weights = torch.stack(scores, -1).softmax(-1)
+                received[:, head] += weights / side**2
+                mixed[:, qy, qx, head] = sum(weights[:, [i]] * v[:, y, x, head] for i, (y, x) in enumerate(cells))
+        assert torch.allclose(swin.window_attention(block, x), attn.proj(mixed.flatten(3)), atol=1e-5)
+        assert torch.allclose(swin.attention_received(block, raw).flatten(2), received, atol=1e-6)
+
+
+@torch.no_grad()
+def test_cells_that_share_a_window_only_by_wrapping_do_not_interact(small_backbone, filled):
+    """A change in one corner does not reach the other through a shifted block."""
+    backbone = filled(small_backbone("swin_tiny", image_size=32, window=4, depths=(2,), heads=(2,)))
+    block = backbone.net.layers[0].blocks[1]
+    assert attention.window_and_shift(4, 8, True) == (4, 2)
+    x = torch.randn(1, 8, 8, 16)
+    changed = x.clone()
+    changed[:, 0, 0] = torch.randn(16)
+    difference = (swin.forward_window_block(block, changed) - swin.forward_window_block(block, x)).abs().amax(-1)[0]
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[:2, :2] = True
+    assert torch.equal(difference > 1e-6, expected)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny", "beit_base", "d4_swin"])
+def test_tables_made_in_an_evaluation_serve_training(name, small_backbone):
+    """Indices are cached; one made in inference mode could not be saved for a backward pass."""
+    for cached in (attention.relative_position_index, attention.shifted_window_mask, index_with_cls):
+        cached.cache_clear()
+    backbone, images = small_backbone(name, image_size=64), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        backbone(images)
+    backbone(images).pooled.square().sum().backward()
+    tables = [p.grad for key, p in backbone.named_parameters() if key in backbone.no_weight_decay() and "blocks" in key]
+    assert tables
+    assert all(table.any() for table in tables)

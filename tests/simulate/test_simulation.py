@@ -1,0 +1,134 @@
+"""Whole populations: determinism, the table and its truth, light and magnitudes, pairs, warnings and mistakes."""
+
+import numpy as np
+import pytest
+
+from zwicky.data.cutouts import STANDARD_COLUMNS
+from zwicky.data.splits import holdout_split
+from zwicky.errors import UserError
+from zwicky.simulate import population_names
+from zwicky.simulate.api import simulate_population, simulate_store
+from zwicky.simulate.draw import BLOCK, draw_block, truth_columns
+from zwicky.simulate.noise import nanomaggies
+from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.render import render_block
+
+SOURCE = {"source_dx", "source_dy", "source_R", "source_n", "source_e1", "source_e2", "arc_redness"}
+SOURCE |= {"magnification", *(f"{light}_mag_{band}" for light in ("arc", "source") for band in "gri")}
+SOURCE |= {f"{layer}_snr" for layer in ("arc", "lens", "red", "blue")}  # depends on all light together
+
+
+@pytest.fixture
+def small(write_population):
+    """A function that writes a population with few pixels."""
+    return lambda name, **changes: write_population({"base": name, "size": 24, "supersampling": 1} | changes)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return simulate_population("demo-lenses", 3 * BLOCK + 5, seed=3)
+
+
+@pytest.mark.parametrize("name", population_names())
+def test_an_image_depends_only_on_population_seed_and_number(name, small):
+    few, few_labels = simulate_population(small(name), 3, seed=5)
+    more, more_labels = simulate_population(small(name), BLOCK + 1, seed=5)
+    assert np.array_equal(few.images, more.images[:3])
+    for column in few.table:
+        assert few.table[column].astype(str).equals(more.table[column][:3].astype(str)), column
+    assert few_labels.values.items() <= more_labels.values.items()
+    assert len({image.tobytes() for image in more.images}) == BLOCK + 1
+    other, _ = simulate_population(small(name), 3, seed=6)
+    assert not (other.images == few.images).all((1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("name", population_names())
+def test_truth_is_present_where_the_class_has_it(name, small):
+    population = read_population(small(name))
+    cutouts, labels = simulate_population(small(name), BLOCK, seed=2)
+    classes = cutouts.column("object_class")
+    assert {labels.values[one] for one in cutouts.ids} <= {one.label for one in population.classes.values()}
+    assert set(cutouts.truth) == {"object_class"} | set(truth_columns(population))
+    assert set(cutouts.truth) == set(cutouts.table) - set(STANDARD_COLUMNS)
+    assert np.isfinite(cutouts.images).all()
+    for column in population.common:
+        assert np.isfinite(cutouts.column(column)).all(), column
+    for column in {column for one in population.classes.values() for column in one.parameters} - set(population.common):
+        owners = [key for key, one in population.classes.items() if column in one.parameters]
+        assert np.array_equal(np.isfinite(cutouts.column(column)), np.isin(classes, owners)), column
+    if name.startswith("deeplense"):
+        n_subhalos = np.array([len(values) for values in cutouts.column("subhalo_x")])
+        assert np.array_equal(n_subhalos > 0, classes == "cdm")
+        assert np.array_equal(np.isfinite(cutouts.column("log10_axion_mass")), classes == "axion")
+
+
+def test_the_table_obeys_the_contract(demo):
+    cutouts, labels = demo
+    assert cutouts.images.dtype == np.float32
+    assert cutouts.images.shape == (len(cutouts), 3, 48, 48)
+    assert cutouts.ids[5] == "demo-lenses-s3-000005"
+    assert cutouts.pixel_scale == 0.187
+    assert cutouts.column("simulated").all()
+    for name in STANDARD_COLUMNS:
+        assert cutouts.table[name].isna().sum() == (len(cutouts) if name in ("ra", "dec") else 0), name
+    assert labels.classes == ("nonlens", "lens")
+    assert set(labels.values) == set(cutouts.ids)
+
+
+def test_lenses_are_lenses(demo):
+    lens = demo[0].column("object_class") == "lens"
+    assert 0.35 < lens.mean() < 0.65
+    assert demo[0].column("magnification")[lens].min() > 1.6
+    assert np.array_equal(demo[0].column("theta_E")[lens], demo[0].column("radius")[lens])
+
+
+def test_the_light_in_an_image_is_that_of_its_magnitudes():
+    population = read_population("demo-lenses")
+    drawn = draw_block(population, 5, 0)
+    layers, _ = render_block(population, drawn)
+    for layer, name in enumerate(population.light):
+        for index, band in enumerate("gri"):
+            fraction = layers[:, layer, index].sum((1, 2)) / nanomaggies(drawn.values[f"{name}_mag_{band}"])
+            assert fraction.max() < 1 + 1e-5  # what is missing lies in the margin
+            assert fraction.min() > 0.8
+            assert np.median(fraction) > 0.95
+
+
+def test_the_images_of_a_pair_share_the_lens_and_differ_in_the_source(small):
+    cutouts, labels = simulate_population(small("lensiam-pairs"), 131, seed=4)
+    assert cutouts.column("pair_id").tolist() == [cutouts.ids[row - row % 2] for row in range(131)]
+    for name in set(cutouts.truth) - {"object_class", "pair_id"}:
+        first, second = cutouts.column(name)[:130].reshape(-1, 2).T
+        assert (first != second).all() if name in SOURCE else np.array_equal(first, second), name
+    assert len(set(cutouts.column("theta_E"))) == 66
+    roles = holdout_split(cutouts, labels, seed=0).roles
+    assert all(roles[one] == roles[other] for one, other in cutouts.ids[:130].reshape(-1, 2))
+
+
+def test_light_of_the_lens_is_the_same_in_a_pair_and_the_arcs_are_not(small):
+    population = read_population(small("lensiam-pairs"))
+    light, _ = render_block(population, draw_block(population, 0, 0))
+    lens, arc = (light[:, list(population.light).index(name)].reshape(-1, 2, 3, 24, 24) for name in ("lens", "arc"))
+    np.testing.assert_array_equal(lens[:, 0], lens[:, 1])
+    assert (np.abs(arc[:, 0] - arc[:, 1]).max((1, 2, 3)) > 0.05 * arc.max((1, 2, 3, 4))).all()
+
+
+@pytest.mark.parametrize("name", [name for name in population_names() if name.startswith("deeplense")])
+def test_legacy_populations_warn_of_their_shortcuts(name, small, capsys):
+    simulate_population(small(name), 1)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == ("legacy" in name)
+    assert all(line.startswith("warning: ") and "mass is not compensated" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("no-such", 3, 0), "demo-lenses"), (("demo-lenses", 0, 0), "1 or more"), (("demo-lenses", 3, -1), "seed")],
+)
+def test_a_mistake_is_one_line(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        simulate_population(*arguments)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError):
+        simulate_store(*arguments, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
