@@ -37,8 +37,8 @@ def read_catalog(path: Path) -> pd.DataFrame:
         if name.endswith((".parquet", ".pq")):
             table = pd.read_parquet(path)
         elif name.endswith((".feather", ".xlsx", ".xls", ".json", ".jsonl")):
-            kind = "excel" if ".xls" in name else "json" if ".json" in name else "feather"
-            table = getattr(pd, f"read_{kind}")(path, **({"lines": True} if name.endswith(".jsonl") else {}))
+            file_type = "excel" if ".xls" in name else "json" if ".json" in name else "feather"
+            table = getattr(pd, f"read_{file_type}")(path, **({"lines": True} if name.endswith(".jsonl") else {}))
         elif name.endswith((".fits", ".fit", ".fts", ".fits.gz", ".hdf5", ".h5")):
             table = _from_astropy(Table.read(path, unit_parse_strict="silent") if ".f" in name else Table.read(path))
         else:
@@ -85,10 +85,10 @@ def _read_text(text: str, path: Path) -> pd.DataFrame:
         or (head.startswith("|") and not text.rstrip().rpartition("\n")[2].startswith("|")),
         "ascii.sextractor": bool(re.match(r"#\s*1\s+[A-Za-z]\w*", head)),
     }
-    for kind, fits in formats.items():
+    for name, fits in formats.items():
         if fits:
-            stream = io.BytesIO(text.encode()) if kind == "votable" else text
-            return _from_astropy(Table.read(stream, format=kind))
+            stream = io.BytesIO(text.encode()) if name == "votable" else text
+            return _from_astropy(Table.read(stream, format=name))
     lines = [line for line in text.splitlines() if line.strip() and not re.fullmatch(r"[\s|+:=-]+", line)]
     comments = [line.lstrip("#%! ") for line in lines if line[0] in "#%!"]
     lines = [line for line in lines if line[0] not in "#%!"]

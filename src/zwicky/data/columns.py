@@ -154,10 +154,10 @@ def parse_positions(
     """
     texts = [values.astype(object).map(to_text).str.lower() for values in (ra, dec)]
     a, d = _parse_angles(texts[0], units[0], "hourangle"), _parse_angles(texts[1], units[1], "deg")
-    known = (a >= -180) & (a <= 360) & (np.abs(d) <= 90) & ~((a == d) & np.isin(a, (0, -1)))
-    known &= ~np.any([text.str.fullmatch(_NINES.pattern).to_numpy(bool) for text in texts], axis=0)
+    is_known = (a >= -180) & (a <= 360) & (np.abs(d) <= 90) & ~((a == d) & np.isin(a, (0, -1)))
+    is_known &= ~np.any([text.str.fullmatch(_NINES.pattern).to_numpy(bool) for text in texts], axis=0)
     filled = ~np.all([text.isin(UNKNOWN).to_numpy(bool) for text in texts], axis=0)
-    return np.where(known, a % 360, np.nan), np.where(known, d, np.nan), int((filled & ~known).sum())
+    return np.where(is_known, a % 360, np.nan), np.where(is_known, d, np.nan), int((filled & ~is_known).sum())
 
 
 def _parse_angles(text: pd.Series, unit: str, sexagesimal: str) -> np.ndarray:

@@ -140,26 +140,26 @@ def ingest(
             if not len(writer):
                 raise _nothing_read(source, data.set_aside)
             data.warnings += [f"folder {name.partition(':')[2]!r} holds other images: set aside" for name in stray]
-            found = describe(data, objects, store, config, catalog)
-            writer.replace_table(found.table)
-            writer.metadata["positive"] = found.labels.positive
-            if found.labels.values:
-                write_labels(writer.folder, found.labels)
-            for split in found.splits:
+            description = describe(data, objects, store, config, catalog)
+            writer.replace_table(description.table)
+            writer.metadata["positive"] = description.labels.positive
+            if description.labels.values:
+                write_labels(writer.folder, description.labels)
+            for split in description.splits:
                 write_split(writer.folder / "splits", split)
             rows = [{"file": file, "reason": reason} for file, reason in data.set_aside]
             write_csv(writer.folder / "set_aside.csv", rows, ("file", "reason"))
-    counts = Counter(found.labels.values.values())
+    counts = Counter(description.labels.values.values())
     return IngestReport(
         store=str(out),
         found=len(objects) + len(data.set_aside),
         read=len(objects),
         set_aside=tuple(data.set_aside),
-        classes={name: counts[name] for name in found.labels.classes},
-        splits=tuple(split.name for split in found.splits),
+        classes={name: counts[name] for name in description.labels.classes},
+        splits=tuple(split.name for split in description.splits),
         seconds=time.perf_counter() - started,
-        catalog=found.catalog,
-        explanation=found.explanation,
+        catalog=description.catalog,
+        explanation=description.explanation,
         warnings=tuple(data.warnings),
     )
 

@@ -57,15 +57,15 @@ def describe(
         UserError: A catalogue, column or class that the user names does not fit.
     """
     catalogs, path = _join_catalogs(data, objects, config, catalog)
-    own = objects[[name for name in objects if name[0] != "_" and name not in _PER_BAND]]
-    frames = [*(table for table, _ in catalogs), own]
+    from_files = objects[[name for name in objects if name[0] != "_" and name not in _PER_BAND]]
+    frames = [*(table for table, _ in catalogs), from_files]
     for name in (config.label_column, config.id_column, config.ra_column, config.dec_column):
         find_column([column for frame in frames for column in frame], "label", name)  # it must exist
     masks = [*(is_matched for _, is_matched in catalogs), None]
     facts, *others = [_interpret(frame, config, data, mask) for frame, mask in zip(frames, masks, strict=True)]
-    found = dict(facts.attrs)
+    columns_used = dict(facts.attrs)
     for other in others:
-        found = other.attrs | found
+        columns_used = other.attrs | columns_used
         facts = facts.combine_first(other)[list(dict.fromkeys([*facts, *other]))]
 
     paths = [_path(data, name, row) for name, row in zip(objects["_unit"], objects["_row"], strict=True)]
@@ -74,7 +74,7 @@ def describe(
     label: list[str | None] = [by_folder.get(file) for file in paths]
     if "label" in facts and facts["label"].notna().any():
         label = [value if isinstance(value, str) else None for value in facts["label"]]
-        source = f"column {found['label']} of {os.path.basename(path) or 'the files'}"
+        source = f"column {columns_used['label']} of {os.path.basename(path) or 'the files'}"
         if by_folder:
             data.warnings.append(f"folders {', '.join(sorted(set(by_folder.values()))[:4])} were not used as classes")
     ids = _ids(objects["_name"], facts.get("id"))
@@ -99,7 +99,7 @@ def describe(
     explanation = (
         _bands_line(data, store, config),
         _labels_line(label, labels),
-        _positions_line(columns["ra"], found.get("positions", "")),
+        _positions_line(columns["ra"], columns_used.get("positions", "")),
         _splits_line(splits),
     )
     _warn(data, objects, ids, label, labels, splits, store)
@@ -281,13 +281,15 @@ def _splits(
         splits.append(Split("holdout", dict(zip(ids, chosen, strict=True))))
     id_of = dict(zip(objects["_unit"], ids, strict=True))
     for file, _ in [entry for entry in data.set_aside if entry[0].lower().endswith((".pkl", ".pickle"))]:
-        place = next(index for index, entry in enumerate(data.set_aside) if entry[0] == file)
+        position = next(index for index, entry in enumerate(data.set_aside) if entry[0] == file)
         try:
             index, orphans = read_index(data.folder / file, file, list(id_of))
         except Unreadable as error:
-            data.set_aside[place] = (file, str(error))
+            data.set_aside[position] = (file, str(error))
             continue
-        data.set_aside[place : place + 1] = [(f"{file}: {name}", "in the index, but no such file") for name in orphans]
+        data.set_aside[position : position + 1] = [
+            (f"{file}: {name}", "in the index, but no such file") for name in orphans
+        ]
         name = re.sub(r"[^\w.-]+", "_", Path(file).stem)
         splits.append(Split(name, {id_of[unit]: role for unit, role in index.items()}))
     return splits
@@ -310,10 +312,10 @@ def _labels_line(label: Sequence[str | None], labels: Labels) -> str:
 
 
 def _positions_line(ra: pd.Series | None, columns: str) -> str:
-    known = 0 if ra is None else int(ra.notna().sum())
-    if ra is None or not known:
+    n_known = 0 if ra is None else int(ra.notna().sum())
+    if ra is None or not n_known:
         return "positions: none, so duplicates on the sky cannot be found (--catalog, --ra_column, --dec_column)"
-    return f"positions: {known} of {len(ra)}, from {columns} (--ra_column, --dec_column)"
+    return f"positions: {n_known} of {len(ra)}, from {columns} (--ra_column, --dec_column)"
 
 
 def _splits_line(splits: list[Split]) -> str:

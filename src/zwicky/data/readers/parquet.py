@@ -48,24 +48,26 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Record | Unreadab
                 row += 1
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return any(getattr(pa.types, f"is_{name}")(kind) for name in _PLAIN)
+def _is_plain(type_: pa.DataType) -> bool:
+    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
+    return any(getattr(pa.types, f"is_{name}")(type_) for name in _PLAIN)
 
 
-def _depth(kind: pa.DataType) -> int:
+def _depth(type_: pa.DataType) -> int:
     """How many lists are around the values: 2 for `list<list<float>>`."""
-    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-    return 1 + _depth(kind.value_type) if isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType) else 0
+    type_ = type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
+    return (
+        1 + _depth(type_.value_type) if isinstance(type_, pa.ListType | pa.LargeListType | pa.FixedSizeListType) else 0
+    )
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _is_bytes(type_: pa.DataType) -> bool:
+    return pa.types.is_binary(type_) or pa.types.is_large_binary(type_)
 
 
-def _struct(kind: pa.DataType) -> pa.StructType | None:
-    kind = kind.value_type if _depth(kind) == 1 and isinstance(kind, pa.ListType | pa.LargeListType) else kind
-    return kind if pa.types.is_struct(kind) else None
+def _struct(type_: pa.DataType) -> pa.StructType | None:
+    type_ = type_.value_type if _depth(type_) == 1 and isinstance(type_, pa.ListType | pa.LargeListType) else type_
+    return type_ if pa.types.is_struct(type_) else None
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
