@@ -37,7 +37,7 @@ class Center(nn.Module):
     def update(self, logits: Tensor, valid: Tensor | None = None) -> None:
         """Set c ← m c + (1 − m) · mean of the logits [N, K] of all processes, over rows where `valid` [N] is True."""
         valid = logits.new_ones(len(logits), dtype=torch.bool) if valid is None else valid
-        self.value.lerp_(losses.masked_mean(logits, valid), 1.0 - self.momentum)
+        self.value.lerp_(losses.mean_over_ranks(losses.masked_mean(logits, valid)), 1.0 - self.momentum)
 
 
 class DINO(MomentumTeacher):
