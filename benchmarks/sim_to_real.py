@@ -28,7 +28,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from tables import write_csv
-from zwicky.metrics.bootstrap import Bootstrap, Cell
 
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
@@ -37,6 +36,8 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels, read_labels
 from zwicky.data.store import open_store
 from zwicky.evaluation.baselines import radial_colour
+from zwicky.evaluation.bootstrap import Bootstrap, Cell
+from zwicky.evaluation.metrics import statistics
 from zwicky.methods import MethodConfig
 from zwicky.simulate.stream import open_data
 from zwicky.training import provenance
@@ -108,7 +109,7 @@ class Table:
 
     def __init__(self, tests: dict[str, Test]) -> None:
         self.tests, self.labels = tests, dict[str, int]()
-        self.probes_kept: dict[str, bool] = {}  # of arms that were fitted: whether fitting did not help
+        self.used_probe: dict[str, bool] = {}  # of fine-tuned arms: whether the linear probe was better
         self.cells: dict[str, dict[str, list[Cell]]] = {name: {} for name in tests}
 
     def record(self, test: str, arm: str, probabilities: np.ndarray, labels: int, repeat: int = 0) -> None:
@@ -122,12 +123,13 @@ class Table:
     def rows(self) -> list[dict[str, Any]]:
         rows = []
         for test, arms in self.cells.items():
-            bootstrap = Bootstrap(arms, metrics=("auc",))
+            replicates = Bootstrap(arms).apply(statistics()["auc"])
             for arm in arms:
-                found = {name: round(value, 4) for name, value in vars(bootstrap.interval(arm, "auc")).items()}
+                auc = replicates.interval(arm)
+                numbers = {name: round(getattr(auc, name), 4) for name in ("value", "low", "high")}
                 objects = len(self.tests[test].ids)
-                row = {"test": test, "arm": arm, **found, "labels": self.labels[arm], "test_objects": objects}
-                rows.append(row | {"probe_kept": self.probes_kept.get(arm)})
+                row = {"test": test, "arm": arm, **numbers, "labels": self.labels[arm], "test_objects": objects}
+                rows.append(row | {"used_probe": self.used_probe.get(arm)})
         return rows
 
 
@@ -196,7 +198,7 @@ def main() -> None:
             folder=folder,
             title=arm,
         )
-        table.probes_kept[arm] = done.used_probe
+        table.used_probe[arm] = done.used_probe
         for test in on:
             table.record(test, arm, network.probabilities(tests[test].images), len(sim))
 
@@ -205,7 +207,7 @@ def main() -> None:
         bright = it.images.mean((1, 2, 3))
         table.record(test, "mean brightness", np.stack([-bright, bright], 1), 0)
     for test in everywhere:
-        colours = radial_colour(images[:3000], y[:3000], tests[test].images, 2, 0)
+        colours = radial_colour(images[:3000], y[:3000], tests[test].images, Task(y, CLASSES), 0)
         table.record(test, "radial colours, simulated labels", colours, 3000)
     normalisation = Normalisation.fit(images, both.bands, NormalisationConfig(), rows=simulated)
     rough = replace(views, blur=0.5, noise=0.5, brightness=0.3, contrast=0.3)
@@ -244,7 +246,7 @@ def main() -> None:
         folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=repeat).split(query, truth, graded.groups)
         real_alone, joined, colours = np.zeros((3, len(truth), 2))
         for train, held in folds:
-            colours[held] = radial_colour(pictures[train], truth[train], pictures[held], 2, repeat)
+            colours[held] = radial_colour(pictures[train], truth[train], pictures[held], Task(truth, CLASSES), repeat)
             real_alone[held] = probe(query[train], truth[train], query[held])
             count = len(train)
             weights = np.concatenate([np.full(JOINED, count / JOINED), np.ones(count)])  # both halves count alike

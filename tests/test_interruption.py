@@ -89,7 +89,7 @@ BENCHMARK = {
     "finetune": {"train": LOOP},
     "scratch": {"train": LOOP},
     "probes": ["knn"],
-    "baselines": ["pca_logistic"],
+    "baselines": ["pca_linear"],
     "replicates": 20,
 }
 

@@ -1,100 +1,45 @@
-"""A tiny benchmark from end to end: its files, its hygiene, and that it can be stopped anywhere."""
+"""A tiny benchmark from end to end: its arms, files and hygiene, and that it resumes."""
 
 from __future__ import annotations
 
-import csv
 import shutil
+from dataclasses import replace
 
 import numpy as np
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones import BackboneConfig
-from zwicky.data.cutouts import make_cutouts
-from zwicky.data.labels import Labels, write_labels
+from zwicky.data.labels import Labels, read_labels, write_labels
 from zwicky.data.splits import read_split
-from zwicky.data.store import StoreWriter
+from zwicky.data.store import open_store
 from zwicky.errors import UserError
-from zwicky.evaluation import benchmark as room
+from zwicky.evaluation.arms import compared_arms, make_arms
 from zwicky.evaluation.benchmark import benchmark
-from zwicky.evaluation.config import BenchmarkConfig, DesignConfig, SelfSupervision
-from zwicky.evaluation.results import RESULT_COLUMNS, cell_key
+from zwicky.evaluation.config import DesignConfig, SelfSupervision
+from zwicky.evaluation.label_draws import LabelDraw, make_label_draws
+from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult
 from zwicky.io import read_json
 from zwicky.methods import MethodConfig
-from zwicky.training import loop
-from zwicky.training.config import FitConfig, TrainConfig
+from zwicky.training import loop, provenance
 
-
-def write_blobs(path, count=80, unlabelled=10, seed=0):
-    """A store of round and of stretched blobs; the last few have no label, and two objects are the same one."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:16, :16] - 7.5
-    lens = np.arange(count + unlabelled) % 2 == 1
-    width = np.where(lens, 1.2, 2.0)[:, None, None] * rng.uniform(0.8, 1.2, (len(lens), 1, 1))
-    images = 10 * np.exp(-(x**2 + y**2) / (2 * width**2))[:, None] + rng.normal(0, 0.5, (len(lens), 2, 16, 16))
-    images = images.astype(np.float32)
-    images[2] = images[0]  # a duplicate: never parted by a split
-    cutouts = make_cutouts(
-        images, ("g", "r"), [f"o{row:03d}" for row in range(len(lens))], pixel_scale=[0.2] * len(lens),
-        object=[f"lens{row // 2}" for row in range(len(lens))],
-    )  # fmt: skip
-    with StoreWriter(path, cutouts.bands, cutouts.size, "float32") as writer:
-        writer.append(cutouts.images, cutouts.table)
-    names = {i: "lens" if a else "nonlens" for i, a in zip(cutouts.ids[:count], lens[:count], strict=True)}
-    write_labels(path, Labels(names, "made"))
-    return path
-
-
-TRAIN = {"max_steps": 3, "batch_size": 16, "precision": "float32", "evaluations": 2, "checkpoint_seconds": 0.0}
-
-
-def settings(**changes):
-    fit = FitConfig(train=TrainConfig(**TRAIN, weight_ema=0.5))
-    ssl = SelfSupervision(
-        MethodConfig("dino", {"prototypes": 16, "hidden": 16, "bottleneck": 8}),
-        ViewsConfig(local_crops=1, local_size=8),
-        TrainConfig(**TRAIN),
-    )
-    options = {"patch_size": 8, "width": 32, "depth": 1, "heads": 2, "drop_path": 0.1}
-    return BenchmarkConfig(
-        **{
-            "design": DesignConfig(fractions=(0.7, 0.0, 0.3)),
-            "labels": [20, 40],
-            "draws": 2,
-            "backbones": {"vit": BackboneConfig("vit_tiny", options)},
-            "methods": {"dino": ssl},
-            "finetune": fit,
-            "scratch": fit,
-            "replicates": 50,
-        }
-        | changes
-    )
+from .conftest import make_blobs, small_config, small_vit, write_blobs
 
 
 def folds(**changes):
     design = DesignConfig(kind="folds", folds=2, repeats=2, group="object")
-    return settings(design=design, labels=[0], probes=["knn"], **changes)
-
-
-def rows_of(path):
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
+    return small_config(design=design, labels=[0], probes=["knn"], **changes)
 
 
 def without_time(path):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows_of(path)]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return write_blobs(tmp_path_factory.mktemp("data") / "store")
+    return pd.read_csv(path / "results.csv").drop(columns="seconds")
 
 
 @pytest.fixture(scope="module", params=["holdout", "folds"])
 def done(request, tmp_path_factory, store):
     """(configuration, directory of the finished benchmark)."""
-    config = settings() if request.param == "holdout" else folds()
+    config = small_config() if request.param == "holdout" else folds()
     out = tmp_path_factory.mktemp(request.param) / "run"
     benchmark(config, store, out, quiet=True)
     return config, out
@@ -102,123 +47,77 @@ def done(request, tmp_path_factory, store):
 
 def test_every_file_is_there_with_its_columns(done):
     config, out = done
-    arms = ["dino-vit-finetune", *[f"dino-vit-{probe}" for probe in config.probes], "vit-supervised", "pca-logistic"]
-    counts = sorted({int(row["labels"]) for row in rows_of(out / "results.csv")})
+    arms = ["dino-vit-finetune", *[f"dino-vit-{probe}" for probe in config.probes], "vit-supervised", "pca-linear"]
     draws = 2 if config.design.kind == "holdout" else 4
+    result = BenchmarkResult(out)
+    table = result.results
+    counts = sorted(set(table["labels"]))
     assert len(counts) == len(config.labels)
-    for name in ("config.yaml", "run.json", "data.json", "audit.json", "draws.parquet"):
-        assert (out / name).stat().st_size
-    results = rows_of(out / "results.csv")
-    assert tuple(results[0]) == RESULT_COLUMNS
-    assert [(row["arm"], int(row["draw"]), int(row["labels"])) for row in results] == [
-        (arm, draw, count) for arm in arms for draw in range(draws) for count in counts
+    assert tuple(table) == RESULT_COLUMNS
+    assert table[["arm", "draw", "labels"]].to_numpy().tolist() == [
+        [arm, draw, count] for arm in arms for draw in range(draws) for count in counts
     ]
-    kept = {row["arm"]: row["used_probe"] for row in results}
-    assert kept["dino-vit-finetune"] in ("True", "False")
-    assert kept["vit-supervised"] == "False"
-    assert {kept[arm] for arm in arms[1:-2]} | {kept["pca-logistic"]} == {""}
-    comparisons = rows_of(out / "comparisons.csv")
-    assert {(row["arm"], row["reference"]) for row in comparisons} == {
-        (arm, reference) for arm in arms if arm.startswith("dino") for reference in ("vit-supervised", "pca-logistic")
-    }
-    for row in results:
-        cell = out / "cells" / cell_key(row["arm"], int(row["labels"]), int(row["draw"]))
-        table = pq.read_table(cell / "predictions.parquet")
-        assert table.column_names == ["id", "group", "label", "p_nonlens", "p_lens"]
-        assert np.allclose(table["p_nonlens"].to_numpy() + table["p_lens"].to_numpy(), 1, atol=1e-5)
-        assert read_json(cell / "result.json")["accuracy"] == pytest.approx(float(row["accuracy"]))
-        truth = np.array(table["label"].to_pylist()) == "lens"
-        assert ((table["p_lens"].to_numpy() > 0.5) == truth).mean() == pytest.approx(float(row["accuracy"]), abs=0.03)
-        assert (cell / "metrics.csv").exists() == (row["protocol"] in ("finetune", "scratch"))
-        assert not (cell / "checkpoint").exists()
-        assert (row["pretrain_seed"] != "") == (row["kind"] == "ssl")
-    pretrainings = 1 if config.design.kind == "holdout" else 4
-    assert len(list((out / "pretrain").glob("*/metrics.csv"))) == pretrainings
-    data = read_json(out / "data.json")
-    assert (data["objects"], data["unlabelled"], data["classes"]) == (90, 10, ["nonlens", "lens"])
-    assert read_json(out / "run.json")["finished"]
+    assert set(table["unit"]) == ({"draw 0", "draw 1"} if config.design.kind == "holdout" else {"r0", "r1"})
+    trained = table["protocol"].isin(["finetune", "scratch"])
+    assert set(table["used_probe"][trained].astype(str)) <= {"True", "False"}
+    assert table["used_probe"][~trained].isna().all()
+    assert (table["pretrain_seed"].notna() == (table["kind"] == "ssl")).all()
+    pairs = {(arm, reference) for arm in arms[:-2] for reference in arms[-2:]}
+    assert set(zip(result.comparisons["arm"], result.comparisons["reference"], strict=True)) == pairs
+    for row in table.to_dict("records"):
+        key = row["arm"], row["labels"], row["draw"]
+        predictions = result.predictions(*key)
+        assert list(predictions) == ["id", "group", "label", "p_nonlens", "p_lens"]
+        assert np.allclose(predictions["p_nonlens"] + predictions["p_lens"], 1, atol=1e-5)
+        correct = (predictions["p_lens"] > 0.5) == (predictions["label"] == "lens")
+        assert correct.mean() == pytest.approx(row["accuracy"], abs=0.03)
+        assert len(result.curves(*key)) > 0 or row["protocol"] not in ("finetune", "scratch")
+        assert not (result.cell(*key) / "checkpoint").exists()
+    assert len(result.pretraining()) == (1 if config.design.kind == "holdout" else 4)
+    assert (result.data["objects"], result.data["unlabelled"], result.classes) == (90, 10, ("nonlens", "lens"))
+    assert result.run["finished"]
+    assert result.config["draws"] == config.draws
 
 
-def test_nobody_learns_from_what_tests_him(done):
-    """Read from the files alone: splits, draws, predictions and the records of pretraining."""
+def test_no_test_object_is_trained_on(done):
+    """From the files alone: splits, draws, predictions and the provenance of the pretraining."""
     config, out = done
-    draws = pq.read_table(out / "draws.parquet").to_pylist()
-    for path in (out / "splits").glob("*.csv"):
+    result = BenchmarkResult(out)
+    draws = pd.read_parquet(out / "draws.parquet")
+    cells = result.results.drop_duplicates(["arm", "draw"])
+    for path in (out / "splits").iterdir():
         split = read_split(path)
         test = set(split.ids("test"))
         assert test
         pretrained = next((out / "pretrain").glob(f"dino-vit-{split.name}-s*"))
-        record = pq.read_table(pretrained / "training_objects.parquet")
-        assert set(record["id"].to_pylist()) == set(split.ids("train", "unlabelled"))
-        own = {row["draw"] for row in draws} if config.design.kind == "holdout" else {draw_of(split.name)}
-        for draw in own:
-            used = {row["id"] for row in draws if row["draw"] == draw}
-            assert used <= set(split.ids("train"))
-            for cell in (out / "cells").glob(f"*-d{draw}"):
-                assert set(pq.read_table(cell / "predictions.parquet")["id"].to_pylist()) == test
+        assert set(provenance.read(pretrained).table["id"]) == set(split.ids("train", "unlabelled"))
+        numbers = set(draws["draw"])
+        if config.design.kind == "folds":
+            repeat, fold = split.name[1:].split("f")
+            numbers = {2 * int(repeat) + int(fold)}
+        for row in cells[cells["draw"].isin(numbers)].to_dict("records"):
+            assert set(result.predictions(row["arm"], row["labels"], row["draw"])["id"]) == test
+        assert set(draws[draws["draw"].isin(numbers)]["id"]) <= set(split.ids("train"))
         groups = {split.groups[i] for i in test}
         assert not groups & {split.groups[i] for i in split.roles if i not in test}
         assert (split.roles.get("o000") == "test") == (split.roles.get("o002") == "test")  # the duplicate
 
 
-def draw_of(name):
-    repeat, fold = name[1:].split("f")
-    return int(repeat) * 2 + int(fold)
-
-
-def test_subsets_are_nested_and_hold_what_they_say(done):
+def test_a_finished_benchmark_is_read_back_and_a_lost_cell_run_again(done, store):
     config, out = done
-    table = pq.read_table(out / "draws.parquet").to_pylist()
-    for draw in {row["draw"] for row in table}:
-        before: set[str] = set()
-        for count in sorted({row["labels"] for row in table}):
-            fit, select = (
-                [r["id"] for r in table if (r["draw"], r["labels"], r["use"]) == (draw, count, use)]
-                for use in ("fit", "select")
-            )
-            together = set(fit) | set(select)
-            assert len(together) == len(fit) + len(select)
-            assert len(together) == count or config.design.kind == "folds"
-            assert select
-            assert before <= together
-            before = together
-
-
-def test_a_second_run_does_nothing(done, store, monkeypatch):
-    config, out = done
+    table = without_time(out)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    monkeypatch.setattr(room, "run_cell", None)
-    monkeypatch.setattr(room, "summarise", None)
-    result = benchmark(config, store, out, quiet=True)
-    assert len(result.results) == len(rows_of(out / "results.csv"))
+    assert len(benchmark(config, store, out, quiet=True).results) == len(table)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-
-
-def test_a_cell_that_was_deleted_is_done_again(done, store):
-    config, out = done
-    expected = without_time(out / "results.csv")
-    row = expected[0]
-    shutil.rmtree(out / "cells" / cell_key(row["arm"], int(row["labels"]), int(row["draw"])))
+    shutil.rmtree(BenchmarkResult(out).cell(*table.loc[0, ["arm", "labels", "draw"]]))
+    (out / "summary.csv").unlink()
     benchmark(config, store, out, quiet=True)
-    assert without_time(out / "results.csv") == expected
+    pd.testing.assert_frame_equal(without_time(out), table)
 
 
-def test_other_settings_and_other_data_are_refused(done, store, tmp_path):
-    config, out = done
-    with pytest.raises(UserError, match="replicates"):
-        benchmark(settings(replicates=51) if config.design.kind == "holdout" else folds(replicates=51), store, out)
-    with pytest.raises(UserError, match="other data"):
-        benchmark(config, write_blobs(tmp_path / "other", seed=1), out)
-    relabelled = tmp_path / "relabelled"
-    shutil.copytree(store, relabelled)
-    names = {f"o{row:03d}": "lens" if row % 2 else "nonlens" for row in range(79)}
-    write_labels(relabelled, Labels(names, "made"))
-    with pytest.raises(UserError, match="other data"):
-        benchmark(config, relabelled, out)
-
-
-def test_interrupted_is_uninterrupted(done, store, tmp_path, monkeypatch):
-    config, whole = done
+def test_interrupted_is_uninterrupted(store, tmp_path, monkeypatch):
+    config = small_config(labels=[20], draws=1)
+    benchmark(config, store, tmp_path / "whole", quiet=True)
     advance, left = loop.StepProgress.advance, []
 
     def count(self):
@@ -228,16 +127,113 @@ def test_interrupted_is_uninterrupted(done, store, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.StepProgress, "advance", count)
-    run = tmp_path / "run"
-    for steps in (2, 3, 5, 10**6):  # in the first pretraining, later in it, and in a fit; then to the end
+    for steps in (2, 3, 10**6):  # in the pretraining, in a fit, to the end
         left[:] = [steps]
         try:
-            benchmark(config, store, run, quiet=True)
+            benchmark(config, store, tmp_path / "run", quiet=True)
         except KeyboardInterrupt:
             assert steps < 10**6
-    assert without_time(run / "results.csv") == without_time(whole / "results.csv")
+    pd.testing.assert_frame_equal(without_time(tmp_path / "run"), without_time(tmp_path / "whole"))
     for name in ("summary.csv", "comparisons.csv"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_numbers_are_benchmarked_like_classes(store, tmp_path):
+    targets, columns = ["width", "spin2:e1/e2"], ["width", "e1", "e2"]
+    baselines = ["pca_linear", "pca_boosting", "radial_colour"]
+    result = benchmark(small_config(targets=targets, baselines=baselines, draws=1), store, tmp_path / "run", quiet=True)
+    table, cutouts = result.results, open_store(store)
+    assert result.columns == tuple(columns)
+    assert set(table["arm"]) >= {"dino-vit-finetune", "dino-vit-linear", "dino-vit-knn", "vit-supervised"}
+    assert "auc" not in table
+    metrics = {"mae", "r2"} | {f"{metric}_{name}" for metric in ("mae", "r2") for name in columns}
+    assert set(result.summary["metric"]) == set(result.comparisons["metric"]) == metrics <= set(table)
+    assert table.set_index(["arm", "labels", "draw"])["r2_width"]["radial-colour", 40, 0] > 0.5
+    predictions = result.predictions("pca-linear", 40, 0)
+    assert list(predictions) == ["id", "group", *[f"true_{c}" for c in columns], *[f"predicted_{c}" for c in columns]]
+    rows = cutouts.rows_of(predictions["id"].to_numpy())
+    assert np.allclose(predictions[[f"true_{name}" for name in columns]], cutouts.numbers(columns)[rows])
+    assert result.data["targets"] == targets
+
+
+def ssl(networks=()):
+    return replace(small_config().methods["dino"], networks=list(networks))
+
+
+def two_networks(**changes):
+    settings = {"backbones": {"A": small_vit(), "B": small_vit(16)}, "methods": {"dino": ssl(), "other": ssl(["B"])}}
+    return small_config(**settings | {"probes": ["linear"], "baselines": []} | changes)
+
+
+def test_arms_and_the_pairs_that_are_compared():
+    arms = make_arms(two_networks(without_tta=True))
+    titles = {arm.name: arm.title for arm in arms if arm.tta}
+    assert list(titles) == [
+        *("dino-A-finetune", "dino-A-linear", "A-supervised"),
+        *("dino-B-finetune", "dino-B-linear", "other-B-finetune", "other-B-linear", "B-supervised"),
+    ]
+    assert titles["dino-A-linear"] == "DINO pretraining, A, frozen, linear probe"
+    assert titles["other-B-finetune"] == "DINO (other) pretraining, B, fine-tuned"
+    pairs = set(compared_arms(arms))
+    starts = [("dino", "A"), ("dino", "B"), ("other", "B")]
+    assert pairs == {
+        (f"{method}-{network}-{use}", f"{network}-supervised{'-no-tta' if use.endswith('tta') else ''}")
+        for method, network in starts
+        for use in ("finetune", "finetune-no-tta", "linear")
+    }
+    ends = [("dino-", "finetune"), ("dino-", "finetune-no-tta"), ("dino-", "linear")]
+    ends += [("", "supervised"), ("", "supervised-no-tta")]
+    assert set(compared_arms(arms, "A")) - pairs == {(f"{start}B-{end}", f"{start}A-{end}") for start, end in ends}
+
+
+def test_an_arm_without_tta_trains_nothing_again(store, tmp_path):
+    config = two_networks(without_tta=True, fit_labels=[20], methods={}, draws=1, compare_with="A")
+    result = benchmark(config, store, tmp_path / "run", quiet=True)
+    table = result.results.set_index("arm")
+    assert set(table.index) == {f"{net}-supervised{end}" for net in "AB" for end in ("", "-no-tta")}
+    assert set(table["labels"]) == {20}
+    for net in "AB":
+        mean, single = table.loc[f"{net}-supervised"], table.loc[f"{net}-supervised-no-tta"]
+        assert mean["nll"] != single["nll"]
+        assert mean["pflops"] == single["pflops"]
+        assert not len(result.curves(f"{net}-supervised-no-tta", 20, 0))
+    assert ["B-supervised", "A-supervised"] in result.comparisons[["arm", "reference"]].to_numpy().tolist()
+
+
+def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
+    """The choice is made on the training role: with other test labels it is the same."""
+    config = two_networks(finetune_best=1, labels=[20], draws=1, replicates=5)
+    benchmark(config, store, tmp_path / "run", quiet=True)
+    scores = read_json(tmp_path / "run" / "chosen.json")["score"]
+    assert set(scores) == {"dino-A", "dino-B", "other-B"}
+    cells = {path.name for path in (tmp_path / "run" / "cells").iterdir()}
+    best = max(scores, key=scores.get)
+    assert {name for name in cells if "finetune" in name} == {f"{best}-finetune-n20-d0"}
+    assert sum("-linear-" in name for name in cells) == 3
+    # Features of test objects are left out: garbage there changes nothing.
+    split = read_split(next((tmp_path / "run" / "splits").iterdir()))
+    known = [i for i in open_store(store).ids if i in read_labels(store).values]
+    for path in (tmp_path / "run" / "pretrain").glob("*/features.npy"):
+        features = np.load(path)
+        features[[i in set(split.ids("test")) for i in known]] = 1e6
+        np.save(path, features)
+    shutil.rmtree(tmp_path / "run" / "cells")
+    (tmp_path / "run" / "chosen.json").unlink()
+    (tmp_path / "run" / "summary.csv").unlink()
+    benchmark(config, store, tmp_path / "run", quiet=True)
+    assert read_json(tmp_path / "run" / "chosen.json")["score"] == scores
+
+
+def test_other_settings_and_other_data_are_refused(done, store, tmp_path):
+    config, out = done
+    with pytest.raises(UserError, match="replicates"):
+        benchmark(replace(config, replicates=51), store, out)
+    with pytest.raises(UserError, match="other data"):
+        benchmark(config, write_blobs(tmp_path / "other", seed=1), out)
+    relabelled = shutil.copytree(store, tmp_path / "relabelled")
+    write_labels(relabelled, Labels({f"o{row:03d}": "lens" if row % 2 else "nonlens" for row in range(79)}, "made"))
+    with pytest.raises(UserError, match="other data"):
+        benchmark(config, relabelled, out)
 
 
 @pytest.mark.parametrize(
@@ -245,26 +241,57 @@ def test_interrupted_is_uninterrupted(done, store, tmp_path, monkeypatch):
     [
         ({"labels": [20, 4000]}, "4000"),
         ({"labels": [1]}, "2 classes"),
-        ({"baselines": ["pca"]}, "pca_logistic"),
+        ({"baselines": ["tea_leaves"]}, "pca_linear"),
         ({"methods": {"dino": SelfSupervision(MethodConfig("dinosaur"))}}, "dinosaur"),
+        ({"methods": {"dino": SelfSupervision(networks=["C"])}}, "'C'"),
         ({"methods": {"dino": SelfSupervision(views=ViewsConfig(crop=8))}}, "label_views"),
+        ({"compare_with": "C"}, "choose of vit"),
+        ({"fit_labels": [30]}, "labels"),
+        ({"targets": ["mass"]}, "mass"),
         ({"design": DesignConfig(fractions=(0.9, 0.9, 0.3))}, "fractions"),
-        ({"design": DesignConfig(group="colour")}, "colour"),
         ({"backbones": {"vit": BackboneConfig("vit_tiny", {"patch_size": 5})}}, "patches of 5"),
-        ({"seed": -1}, "seed"),
     ],
 )
-def test_mistakes_are_one_line_and_do_not_bar_the_directory(store, tmp_path, changes, words):
+def test_mistakes_are_one_line_and_do_not_block_the_directory(store, tmp_path, changes, words):
     with pytest.raises(UserError, match=words) as caught:
-        benchmark(settings(**changes), store, tmp_path / "run", quiet=True)
+        benchmark(small_config(**changes), store, tmp_path / "run", quiet=True)
     assert "\n" not in str(caught.value)
-    small = settings(labels=[20], draws=1, methods={}, probes=[])
+    small = small_config(labels=[20], draws=1, methods={}, probes=[], scratch=small_config().finetune)
     assert len(benchmark(small, store, tmp_path / "run", quiet=True).results) == 2
 
 
-def test_a_store_without_classes_is_refused(store, tmp_path):
-    single = tmp_path / "single"
-    shutil.copytree(store, single)
-    write_labels(single, Labels({"o001": "lens"}))
-    with pytest.raises(UserError, match="1 class"):
-        benchmark(settings(), single, tmp_path / "run")
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("group", [None, "object"])
+def test_holdout_draws_are_nested_and_count_selection(balanced, group):
+    cutouts, labels = make_blobs(400, 50)
+    labels = Labels({i: "lens" if int(i[1:]) % 8 < 2 else "nonlens" for i in labels.values})
+    design = DesignConfig(group=group)
+    config = small_config(design=design, labels=[20, 60, 0], draws=3, balanced=balanced)
+    draws = make_label_draws(config, cutouts, labels)
+    train, test = (set(draws[0].split.ids(role)) for role in ("train", "test"))
+    assert (len(train) + len(test), train & test) == (400, set())
+    for draw in draws:
+        assert list(draw.subsets) == [20, 60, len(train)]
+        smaller: set[str] = set()
+        for count, (fit, select) in draw.subsets.items():
+            both = set(fit) | set(select)
+            assert len(both) == len(fit) + len(select) == count
+            assert abs(len(select) - round(0.2 * count)) <= 1
+            assert smaller <= both <= train
+            if count < len(train):
+                lenses = sum(labels.values[i] == "lens" for i in both)
+                assert abs(lenses - count * (0.5 if balanced else 0.25)) <= 2
+            smaller = both
+        assert train <= set(cutouts.ids[draw.pretrain_rows(cutouts)]) <= set(cutouts.ids) - test
+    assert len({frozenset(np.concatenate(draw.subsets[60])) for draw in draws}) == 3
+    again = make_label_draws(config, cutouts, labels)
+    assert all(np.array_equal(a.subsets[60][0], b.subsets[60][0]) for a, b in zip(draws, again, strict=True))
+
+
+def test_a_label_from_the_test_is_refused():
+    cutouts, labels = make_blobs()
+    draw = make_label_draws(small_config(), cutouts, labels)[0]
+    train, test = (draw.split.ids(role) for role in ("train", "test"))
+    for fit, select in ((test[:1], train[:1]), (train[:1], test[:1])):
+        with pytest.raises(UserError, match="leak"):
+            LabelDraw(0, "draw 0", draw.split, {2: (fit, select)}, (2,)).rows(cutouts, 2)

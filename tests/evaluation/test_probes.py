@@ -1,16 +1,33 @@
+"""Probes of frozen features and baselines on pixels."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 
+from zwicky.augment.views import Target
 from zwicky.errors import UserError
-from zwicky.evaluation import probes
+from zwicky.evaluation import baselines
+from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.metrics import classification_scores
+from zwicky.evaluation.probes import PROBES, knn_probe
+from zwicky.training.task import Task
+
+
+def task_of(truth, classes=2):
+    return Task(truth, tuple(map(str, range(classes))))
+
+
+def regression(truth):
+    return Task(truth, targets=(Target(("flux",)),))
 
 
 def auc(truth, probabilities):
     return classification_scores(truth, probabilities)["auc"]
 
 
-def blobs(count, classes=2, width=10, shift=1.5, seed=0):
+def clouds(count, classes=2, width=10, shift=1.5, seed=0):
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, count)
     features = random.normal(size=(count, width))
@@ -18,78 +35,132 @@ def blobs(count, classes=2, width=10, shift=1.5, seed=0):
     return features.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("probe", [probes.knn_probe, probes.linear_probe])
+@pytest.mark.parametrize("name", PROBES)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_probe_finds_what_is_there_and_nothing_else(probe, classes):
-    (train_x, train_y), (test_x, test_y) = blobs(200, classes), blobs(400, classes, seed=1)
-    found = probe(train_x, train_y, test_x, classes)
-    assert found.shape == (400, classes)
-    np.testing.assert_allclose(found.sum(axis=1), 1)
-    assert auc(test_y, found) > 0.8
-    shuffled = probe(train_x, np.random.default_rng(3).permutation(train_y), test_x, classes)
-    assert 0.3 < auc(test_y, shuffled) < 0.7
+def test_a_probe_separates_classes_and_does_not_overfit(name, classes):
+    (x, y), (query, truth) = clouds(200, classes), clouds(400, classes, seed=1)
+    task = task_of(y, classes)
+    probabilities = PROBES[name](x, y, query, task)
+    assert probabilities.shape == (400, classes)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert auc(truth, probabilities) > 0.8
+    assert 0.3 < auc(truth, PROBES[name](x, np.random.default_rng(3).permutation(y), query, task)) < 0.7
+    order = np.random.default_rng(0).permutation(400)
+    np.testing.assert_allclose(PROBES[name](x, y, query[order], task), probabilities[order], atol=1e-6)
 
 
-def test_rows_keep_their_order():
-    (train_x, train_y), (test_x, _) = blobs(100), blobs(30, seed=1)
-    order = np.random.default_rng(0).permutation(30)
-    for probe in (probes.knn_probe, probes.linear_probe):
-        straight = probe(train_x, train_y, test_x, 2)
-        np.testing.assert_allclose(probe(train_x, train_y, test_x[order], 2), straight[order], atol=1e-6)
-
-
-def test_noise_is_regularised_away():
-    """Pure noise in more dimensions than labels: the chosen C must leave probabilities near one half."""
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_predicts_numbers(name):
     random = np.random.default_rng(0)
-    found = probes.linear_probe(random.normal(size=(60, 200)), np.arange(60) % 2, random.normal(size=(50, 200)), 2)
-    assert np.abs(found - 0.5).max() < 0.1
+    x = random.normal(size=(300, 4))
+    y = (x[:, :1] / np.linalg.norm(x, axis=1, keepdims=True)) * 1e-23
+    predicted = PROBES[name](x[:200], y[:200], x[200:], regression(y))
+    assert predicted.shape == (100, 1)
+    assert r2_score(y[200:] * 1e23, predicted * 1e23) > 0.7
 
 
-def test_features_of_any_scale_give_the_same_probabilities():
-    (train_x, train_y), (test_x, _) = blobs(100), blobs(30, seed=1)
-    scale = np.geomspace(1e-3, 1e3, 10)
-    np.testing.assert_allclose(
-        probes.linear_probe(train_x * scale + 5, train_y, test_x * scale + 5, 2),
-        probes.linear_probe(train_x, train_y, test_x, 2),
-        atol=1e-2,
-    )
+def test_knn_is_a_weighted_vote_of_cosine_neighbours():
+    random = np.random.default_rng(0)
+    x, y, query = random.normal(size=(60, 5)), random.integers(0, 3, 60), random.normal(size=(10, 5))
+    found = knn_probe(x, y, query, task_of(y, 3))
+    centre, scale = x.mean(axis=0), x.std(axis=0)
+    x, query = (x - centre) / scale, (query - centre) / scale
+    for row, point in enumerate(query):
+        cosine = [a @ point / np.linalg.norm(a) / np.linalg.norm(point) for a in x]
+        votes = np.zeros(3)
+        for neighbour in np.argsort(cosine)[::-1][:20]:
+            votes[y[neighbour]] += np.exp(cosine[neighbour] / 0.07)
+        np.testing.assert_allclose(found[row], votes / votes.sum(), rtol=1e-6)
 
 
-def test_a_class_without_labels_gets_nothing_and_two_objects_a_class_suffice():
-    (train_x, _), (test_x, _) = blobs(4), blobs(10, seed=1)
-    for labels in ([0, 0, 2, 2], [0, 2, 2, 2]):
-        for probe in (probes.knn_probe, probes.linear_probe):
-            found = probe(train_x, np.array(labels), test_x, 4)
-            assert found.shape == (10, 4)
-            assert (found[:, [1, 3]] == 0).all()
-            np.testing.assert_allclose(found.sum(axis=1), 1)
+@pytest.mark.parametrize("name", PROBES)
+def test_few_labels_and_bad_features(name):
+    (x, _), (query, _) = clouds(4), clouds(10, seed=1)
+    probabilities = PROBES[name](x, np.array([0, 2, 2, 2]), query, task_of(None, 4))
+    assert (probabilities[:, [1, 3]] == 0).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    with pytest.raises(UserError, match="1 class"):
+        PROBES[name](x, np.zeros(4, int), query, task_of(None))
+    query[0, 0] = np.nan
+    with pytest.raises(UserError, match="NaN"):
+        PROBES[name](x, np.array([0, 0, 1, 1]), query, task_of(None))
 
 
-@pytest.mark.parametrize("probe", [probes.knn_probe, probes.linear_probe])
-@pytest.mark.parametrize(
-    ("labels", "words"),
-    [
-        ([1] * 6, "1 class"),
-        ([0, 1, 2, 0, 1, 2], "outside"),
-        ([0, 1], "one label each"),
-        ([-1, 0, 1, 0, 1, 0], "outside"),
-    ],
-)
-def test_bad_labels_are_refused(probe, labels, words):
-    with pytest.raises(UserError, match=words):
-        probe(np.eye(6), np.array(labels), np.eye(6), 2)
+def rings(count, bands=3, size=33, seed=0):
+    """Noise with a galaxy in the middle; the positives have a ring about it, brighter in the first band."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    radius = np.hypot(x, y)
+    images = random.normal(size=(count, bands, size, size)) + 5 * np.exp(-((radius / 3) ** 2))
+    images[:, 0] += labels[:, None, None] * 1.5 * np.exp(-(((radius - 9) / 2) ** 2))
+    return images.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("probe", [probes.knn_probe, probes.linear_probe])
-def test_nan_features_are_refused(probe):
-    bad = np.eye(6)
-    bad[2, 3] = np.nan
-    for train, test in ((bad, np.eye(6)), (np.eye(6), bad)):
-        with pytest.raises(UserError, match="NaN"):
-            probe(train, np.arange(6) % 2, test, 2)
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_finds_rings_of_any_pixel_type_and_with_invalid_pixels(name):
+    (train, y), (test, truth) = rings(80), rings(60, seed=1)
+    task = task_of(y)
+    found = BASELINES[name](train, y, test, task, 0)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    assert auc(truth, found) > 0.9
+    np.testing.assert_array_equal(BASELINES[name](train, y, test, task, 0), found)
+    assert 0.15 < auc(truth, BASELINES[name](train, np.random.default_rng(2).permutation(y), test, task, 0)) < 0.85
+    units = np.array([1e-12, 1.0, 1e6], dtype=np.float32)[:, None, None]
+    np.testing.assert_allclose(BASELINES[name](train * units, y, test * units, task, 0), found, atol=0.02)
+    counts = [np.clip(images * 10 + 50, 0, 255).astype(np.uint8) for images in (train, test)]
+    assert auc(truth, BASELINES[name](counts[0], y, counts[1], task, 0)) > 0.85
+    random = np.random.default_rng(0)
+    for images in (train, test):
+        images[random.random(images.shape) < 0.02] = np.nan
+        images[:5, 1] = np.nan  # a band that some objects lack
+        images[:, 2] = np.nan  # and one that all lack
+    assert auc(truth, BASELINES[name](train, y, test, task, 0)) > 0.75
 
 
-def test_accuracy_of_the_knn_probe_by_hand():
-    train = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    found = probes.knn_probe(train, np.array([0, 0, 1, 1]), np.array([[2.0, 0.0], [0.0, 3.0]]), 2)
-    assert found.argmax(1).tolist() == [0, 1]
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_predicts_numbers(name):
+    images, _ = rings(140)
+    flux = np.random.default_rng(0).uniform(0, 2, (140, 1))
+    y, x = np.mgrid[:33, :33] - 16
+    images[:, 1] += flux[:, :, None] * 3 * np.exp(-((np.hypot(x, y) / 6) ** 2))
+    predicted = BASELINES[name](images[:100], flux[:100], images[100:], regression(flux), 0)
+    assert predicted.shape == (40, 1)
+    assert r2_score(flux[100:], predicted) > 0.6
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_with_few_labels_or_blank_images(name, monkeypatch):
+    (train, _), blank = rings(12), np.zeros((6, 1, 16, 16), dtype=np.uint8)
+    half = BASELINES[name](blank, np.arange(6) % 2, blank, task_of(None), 0)
+    np.testing.assert_allclose(half, 0.5, atol=1e-6)
+    found = BASELINES[name](train, 2 * (np.arange(12) % 2), train, task_of(None, 3), 0)
+    assert (found[:, 1] == 0).all()
+    monkeypatch.setattr(baselines, "BLOCK", 5 * train[0].size)  # several blocks, the last one short
+    blocks = BASELINES[name](train, 2 * (np.arange(12) % 2), train, task_of(None, 3), 0)
+    np.testing.assert_allclose(blocks, found, atol=1e-3)
+
+
+def test_radial_profiles_of_a_map_of_the_radius():
+    """The mean in ring k lies between its edges; colours are differences of bands; rotation changes nothing."""
+    y, x = np.mgrid[:64, :64] - 31.5
+    radius = (np.hypot(x, y) / 32).astype(np.float32)
+    image = np.stack([radius, 3 * radius])[None]
+    profiles = baselines._radial_profiles(image).reshape(6, baselines.ANNULI)
+    edges = np.arange(9) / 8
+    assert ((profiles[0] > edges[:-1]) & (profiles[0] < edges[1:])).all()
+    np.testing.assert_allclose(profiles[2], 2 * profiles[0], rtol=1e-4)
+    assert profiles[3, 4] == pytest.approx(radius[(radius >= 0.5) & (radius < 0.625)].std(), rel=1e-3)
+    rotated = baselines._radial_profiles(np.rot90(image, axes=(2, 3)))
+    np.testing.assert_allclose(rotated, baselines._radial_profiles(image), rtol=1e-3, atol=1e-4)
+
+
+def test_bins_are_means_of_valid_pixels():
+    images = np.random.default_rng(0).normal(size=(2, 1, 150, 150)).astype(np.float32)
+    images[0, 0, 0, 0] = np.nan
+    images[1, 0, 2:4, 2:4] = np.nan
+    binned = baselines._binned(images)
+    assert binned.shape == (2, 1, 75, 75)
+    assert binned[0, 0, 0, 0] == pytest.approx(np.nanmean(images[0, 0, :2, :2]))
+    assert binned[1, 0, 1, 1] == 0
+    assert binned[1, 0, 5, 7] == pytest.approx(images[1, 0, 10:12, 14:16].mean(), abs=1e-6)

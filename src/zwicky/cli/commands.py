@@ -110,14 +110,12 @@ def _export(args: Namespace) -> None:
 
 
 def _verify(args: Namespace) -> None:
-    from zwicky.evaluation.equivariance import ELEMENTS, verify
+    from zwicky.evaluation.equivariance import equivariance_text, verify
     from zwicky.simulate.stream import open_data
 
-    result = verify(args.run, open_data(args.data).cutouts, args.n, args.seed)
-    for index, element in enumerate(ELEMENTS):
-        answers = f"  answers {result.answers[index]:.1e}" if result.answers else ""
-        print(f"{element:24s} summary {result.summary[index]:.1e}{answers}")
-    print(result.text())
+    table = verify(args.run, open_data(args.data).cutouts, args.n, args.seed)
+    print(table.to_string(index=False, float_format="{:.1e}".format))
+    print(equivariance_text(table))
 
 
 def _report(args: Namespace) -> None:

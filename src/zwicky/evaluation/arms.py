@@ -1,21 +1,16 @@
-"""The arms of a benchmark: what is compared with what."""
+"""The arms of a benchmark: ways of training that are compared with each other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from zwicky.augment.config import ViewsConfig
-from zwicky.backbones import BackboneConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
-from zwicky.evaluation.learners import Bench, Learner, baseline, finetuned, from_scratch, one_view, probed
+from zwicky.evaluation.config import BenchmarkConfig
 
-BASELINE_TITLES = {
-    "pca_logistic": "PCA + logistic regression",
-    "pca_boosting": "PCA + boosted trees",
-    "radial_colour": "radial colours + logistic regression",
-}
 METHOD_TITLES = {
     "dino": "DINO",
     "ibot": "iBOT",
@@ -27,116 +22,122 @@ METHOD_TITLES = {
     "mae": "MAE",
     "lejepa": "LeJEPA",
 }
+CONVNET = "resnet18"
+
+
+class Protocol(StrEnum):
+    """How an arm learns from labels."""
+
+    FINETUNE = "finetune"
+    LINEAR = "linear"
+    KNN = "knn"
+    SCRATCH = "scratch"
+    BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of the figure. title: for people; the rest as in `results.RESULT_COLUMNS`."""
+    """One way of training.
 
-    name: str
-    title: str
+    Args:
+        method: short name of the pretraining in the recipe, or of the baseline; empty for a network from scratch.
+        backbone: short name of the network in the recipe; empty for a baseline on pixels.
+        protocol: how it learns from labels.
+        kind: ssl, supervised or baseline.
+        title: name for people.
+        tta: whether it is tested with test-time augmentation, the mean over the eight views of D4.
+    """
+
+    method: str
+    backbone: str
+    protocol: Protocol
     kind: str
-    backbone: str  # the network's short name in the recipe
-    protocol: str
-    learn: Learner
-    method: str = ""  # the method's short name in the recipe
-    fitted: bool = False  # whether a network learns from the labels, rather than something on top of its features
+    title: str
+    tta: bool = True
+
+    @property
+    def name(self) -> str:
+        """Short unique name, e.g. `dino-vit-finetune`."""
+        if self.protocol is Protocol.BASELINE:
+            return self.method.replace("_", "-")
+        protocol = "supervised" if self.protocol is Protocol.SCRATCH else str(self.protocol)
+        return "-".join(filter(None, [self.method, self.backbone, protocol, "" if self.tta else "no-tta"]))
+
+    @property
+    def trains_network(self) -> bool:
+        """Whether a network is trained on the labels, rather than a classifier on top of its features."""
+        return self.protocol in (Protocol.FINETUNE, Protocol.SCRATCH)
 
 
-def arms(bench: Bench) -> list[Arm]:
-    """All arms of a benchmark, self-supervised ones first."""
-    config, found = bench.config, []
-    _check(bench)
+def make_arms(config: BenchmarkConfig) -> list[Arm]:
+    """Return all arms of a benchmark, self-supervised ones first."""
+    arms = []
     for network, backbone in config.backbones.items():
         for method, options in config.methods.items():
             if options.networks and network not in options.networks:
                 continue
-            start = f"{_title(method, options.method.name)} pretraining, {network}"
-            name = f"{method}-{network}"
-            learn = finetuned(bench, network, method)
-            found += _fits(
-                bench, Arm(f"{name}-finetune", f"{start}, fine-tuned", "ssl", network, "finetune", learn, method, True)
-            )
-            for probe in config.probes:
-                title = f"{start}, frozen, {probe} probe"
-                learn = probed(bench, network, method, probe)
-                found.append(Arm(f"{name}-{probe}", title, "ssl", network, probe, learn, method))
-        learn = from_scratch(bench, backbone, config.scratch)
-        title = f"{network} from {'its weights' if backbone.pretrained else 'scratch'}"
-        found += _fits(bench, Arm(f"{network}-supervised", title, "supervised", network, "scratch", learn, fitted=True))
+            title = METHOD_TITLES.get(options.method.name, options.method.name)
+            title += f"{'' if method == options.method.name else f' ({method})'} pretraining, {network}"
+            arms.append(Arm(method, network, Protocol.FINETUNE, "ssl", f"{title}, fine-tuned"))
+            arms += [Arm(method, network, Protocol(p), "ssl", f"{title}, frozen, {p} probe") for p in config.probes]
+        source = "its weights" if backbone.pretrained else "scratch"
+        arms.append(Arm("", network, Protocol.SCRATCH, "supervised", f"{network} from {source}"))
+    if config.without_tta:
+        single = {a: replace(a, tta=False, title=f"{a.title}, without TTA") for a in arms if a.trains_network}
+        arms = [one for arm in arms for one in (arm, single.get(arm)) if one is not None]
     if config.convnet is not None:
-        learn = from_scratch(bench, BackboneConfig("resnet18"), config.convnet)
-        title = "ResNet-18 from scratch"
-        found.append(Arm("resnet18-supervised", title, "baseline", "resnet18", "scratch", learn, fitted=True))
-    for name in config.baselines:
-        title = BASELINE_TITLES.get(name, name)
-        found.append(Arm(name.replace("_", "-"), title, "baseline", "", "baseline", baseline(bench, name)))
-    return found
+        arms.append(Arm("", CONVNET, Protocol.SCRATCH, "baseline", "ResNet-18 from scratch"))
+    model = "ridge" if config.targets else "logistic"
+    titles = {
+        "pca_linear": f"PCA + {model} regression",
+        "pca_boosting": "PCA + boosted trees",
+        "radial_colour": f"radial colours + {model} regression",
+    }
+    return arms + [Arm(name, "", Protocol.BASELINE, "baseline", titles[name]) for name in config.baselines]
 
 
-def _fits(bench: Bench, arm: Arm) -> list[Arm]:
-    """The arm, and beside it the same fits tested on upright images alone, where that is asked for."""
-    if not bench.config.one_view:
-        return [arm]
-    name, title, protocol = f"{arm.name}-one-view", f"{arm.title}, one view", f"{arm.protocol}, one view"
-    return [arm, replace(arm, name=name, title=title, protocol=protocol, learn=one_view(bench, arm.name))]
+def compared_arms(arms: Sequence[Arm], compare_with: str = "") -> list[tuple[str, str]]:
+    """Return the pairs (arm, reference) to compare.
+
+    Each use of a pretrained network with the same network from scratch, and with each baseline; and every arm with the
+    arm of the network `compare_with` that was trained in the same way.
+    """
+    baselines = [arm.name for arm in arms if arm.kind == "baseline"]
+    pairs = []
+    for arm in (arm for arm in arms if arm.kind == "ssl"):
+        scratch = [a.name for a in arms if a.kind == "supervised" and (a.backbone, a.tta) == (arm.backbone, arm.tta)]
+        pairs += [(arm.name, reference) for reference in [*scratch, *baselines]]
+    networks = [arm for arm in arms if arm.kind != "baseline"]
+    for arm in networks:
+        same = [a.name for a in networks if a == replace(arm, backbone=compare_with, title=a.title)]
+        pairs += [(arm.name, reference) for reference in same if arm.backbone != compare_with]
+    return pairs
 
 
-def _title(method: str, kind: str) -> str:
-    known = METHOD_TITLES.get(kind, kind)
-    return known if method == kind else f"{known} ({method})"
+def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
+    """Check that the parts of a recipe fit together, for images of `size` (H, W).
 
-
-def _check(bench: Bench) -> None:
-    """Refuse a recipe whose parts do not fit together."""
-    config = bench.config
-    window = _window(config.label_views, bench)
+    Raises:
+        UserError: if they do not.
+    """
+    window = _window(config.label_views, size)
     for method, options in config.methods.items():
-        if _window(options.views, bench) != window:
+        if _window(options.views, size) != window:
             raise UserError(
-                f"methods.{method}.views shows the networks {_window(options.views, bench)} (crop, image_size) but "
+                f"methods.{method}.views shows the networks {_window(options.views, size)} (crop, image_size) but "
                 f"label_views {window}; give both the same, or networks from scratch would see other images"
             )
-        for network in options.networks:
-            if network not in config.backbones:
-                raise UserError(
-                    f"methods.{method}.networks: no network is called {network!r}; "
-                    f"choose of {', '.join(config.backbones)}"
-                )
-    if config.compare_with and config.compare_with not in config.backbones:
-        raise UserError(
-            f"compare_with: no network is called {config.compare_with!r}; choose of {', '.join(config.backbones)}"
-        )
+    networks = {f"methods.{method}.networks": options.networks for method, options in config.methods.items()}
+    networks["compare_with"] = [config.compare_with] if config.compare_with else []
+    for setting, names in networks.items():
+        for name in set(names) - set(config.backbones):
+            raise UserError(f"{setting}: no network is called {name!r}; choose of {', '.join(config.backbones)}")
     if not set(config.fit_labels) <= set(config.labels):
         raise UserError(f"fit_labels: {config.fit_labels} are not all among labels {config.labels}; add them there")
-    for name in config.baselines:
-        if name not in BASELINES:
-            raise UserError(f"baselines: no baseline is named {name!r}; choose of {', '.join(BASELINES)}")
+    for name in set(config.baselines) - set(BASELINES):
+        raise UserError(f"baselines: no baseline is named {name!r}; choose of {', '.join(BASELINES)}")
 
 
-def _window(views: ViewsConfig, bench: Bench) -> tuple[int | None, int | None]:
-    resolved = views.resolved(bench.cutouts.size)
+def _window(views: ViewsConfig, size: tuple[int, int]) -> tuple[int | None, int | None]:
+    resolved = views.resolved(size)
     return resolved.crop, resolved.image_size
-
-
-def pairs(everyone: Sequence[Arm], compare_with: str = "") -> list[tuple[str, str]]:
-    """Which arms are compared.
-
-    Each way of using a pretrained network with the same network from scratch, and with each baseline; and every arm
-    with the arm of the network `compare_with` that learnt in the same way.
-    """
-    references = [arm.name for arm in everyone if arm.kind == "baseline"]
-    names = {arm.name for arm in everyone}
-    found = []
-    for arm in everyone:
-        if arm.kind == "ssl":
-            scratch = f"{arm.backbone}-supervised" + ("-one-view" if "one view" in arm.protocol else "")
-            found += [(arm.name, reference) for reference in [scratch, *references] if reference in names]
-    for arm in everyone:
-        if compare_with and arm.backbone and arm.backbone != compare_with and arm.kind != "baseline":
-            found += [
-                (arm.name, other.name)
-                for other in everyone
-                if other.backbone == compare_with and (other.method, other.protocol) == (arm.method, arm.protocol)
-            ]
-    return found

@@ -1,8 +1,8 @@
-"""Simple classifiers on raw pixels. They always stand in the table: if one is close to a network, the page says so.
+"""Baselines on raw pixels, in every table: if a simple one is close to a network, the page says so.
 
-Each takes (train_images, train_y, test_images, classes, seed) and returns probabilities [M, classes]. Images are
-[N, bands, H, W] of any pixel type, NaN where invalid; train_y [N] int. All that is chosen is chosen by
-cross-validation inside the N labels. Images go through in blocks, so memory grows by some hundred numbers an image.
+Each takes (train_images, truth, test_images, task, seed) and returns probabilities [M, classes] or values [M, columns].
+Images are [N, bands, H, W] of any pixel type, NaN where invalid. All choices are made by cross-validation inside the
+training labels. Images are read in blocks, so memory grows by some hundred numbers per image.
 """
 
 from __future__ import annotations
@@ -12,85 +12,77 @@ from collections.abc import Callable
 
 import numpy as np
 from sklearn.decomposition import PCA
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.preprocessing import StandardScaler
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from zwicky.errors import UserError
-from zwicky.evaluation.probes import logistic, spread
 from zwicky.rng import numpy_rng
-from zwicky.training.linear_probe import check_labels
+from zwicky.training.linear_probe import LinearProbe, check_labels
+from zwicky.training.task import Task
 
+Baseline = Callable[[np.ndarray, np.ndarray, np.ndarray, Task, int], np.ndarray]
 BLOCK = 2**24  # pixels converted at once: 64 MB
-SCALING_IMAGES = 500  # images that the centre and scale of the pixels are measured on
-PCA_IMAGES = 3000  # images that the components are fitted on
-PCA_SIDE = 64  # images are binned by the whole number that keeps at least this side
+SCALING_IMAGES = 500  # images from which centre and scale of the pixels are measured
+PCA_IMAGES = 3000  # images to which the components are fitted
+PCA_SIDE = 64  # images are binned by the largest whole number that keeps at least this side
 COMPONENTS = (10, 30, 100)  # tried by cross-validation
 BOOSTING_COMPONENTS = 60
 ANNULI = 8
 
 
-def pca_logistic(
-    train_images: np.ndarray, train_y: np.ndarray, test_images: np.ndarray, classes: int, seed: int
-) -> np.ndarray:
-    """Logistic regression on principal components of the pixels; their number and C by cross-validation."""
-    train_y = _check(train_images, train_y, test_images, classes)
-    train, test = _principal(train_images, test_images, max(COMPONENTS), seed)
-    scaler = StandardScaler().fit(train)
-    train, test = scaler.transform(train), scaler.transform(test)
-    counts = sorted({min(count, train.shape[1]) for count in COMPONENTS})
-    fits = [logistic(train[:, :count], train_y, test[:, :count], classes, seed) for count in counts]
-    losses = [loss for _, loss in fits]
-    return fits[0 if np.isnan(losses).all() else int(np.nanargmin(losses))][0]
+def pca_linear(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: Task, seed: int) -> np.ndarray:
+    """Logistic or ridge regression on principal components of the pixels; their number by cross-validation."""
+    x, query = _principal_components(train, test, max(COMPONENTS), seed)
+    counts = sorted({min(count, x.shape[1]) for count in COMPONENTS})
+    probes = [LinearProbe.fit(x[:, :count], truth, task, seed=seed) for count in counts]
+    losses = [probe.cv_loss for probe in probes]
+    best = 0 if np.isnan(losses).all() else int(np.nanargmin(losses))
+    return probes[best].predict(query[:, : counts[best]])
 
 
-def pca_boosting(
-    train_images: np.ndarray, train_y: np.ndarray, test_images: np.ndarray, classes: int, seed: int
-) -> np.ndarray:
+def pca_boosting(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: Task, seed: int) -> np.ndarray:
     """Gradient-boosted trees on principal components of the pixels."""
-    train_y = _check(train_images, train_y, test_images, classes)
-    train, test = _principal(train_images, test_images, BOOSTING_COMPONENTS, seed)
-    model = HistGradientBoostingClassifier(learning_rate=0.05, max_iter=300, early_stopping=False, random_state=seed)
-    model.fit(train, train_y)
-    return spread(model.predict_proba(test), model.classes_, classes)
+    x, query = _principal_components(train, test, BOOSTING_COMPONENTS, seed)
+    options = {"learning_rate": 0.05, "max_iter": 300, "early_stopping": False, "random_state": seed}
+    if task.is_regression:
+        return np.stack([HistGradientBoostingRegressor(**options).fit(x, y).predict(query) for y in truth.T], axis=1)
+    model = HistGradientBoostingClassifier(**options).fit(x, check_labels(truth, len(x), task.n_outputs))
+    probabilities = np.zeros((len(query), task.n_outputs))  # 0 for a class without a label
+    probabilities[:, model.classes_] = model.predict_proba(query)
+    return probabilities
 
 
-def radial_colour(
-    train_images: np.ndarray, train_y: np.ndarray, test_images: np.ndarray, classes: int, seed: int
-) -> np.ndarray:
-    """Logistic regression on the mean and scatter, in rings about the centre, of each band and each colour."""
-    train_y = _check(train_images, train_y, test_images, classes)
-    centre, scale = _robust_scale(train_images, seed)
-    train = _in_blocks(train_images, lambda block: _radial(_scaled(block, centre, scale)))
-    test = _in_blocks(test_images, lambda block: _radial(_scaled(block, centre, scale)))
-    scaler = StandardScaler().fit(train)
-    return logistic(scaler.transform(train), train_y, scaler.transform(test), classes, seed)[0]
+def radial_colour(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: Task, seed: int) -> np.ndarray:
+    """Logistic or ridge regression on mean and scatter, in rings about the centre, of each band and each colour."""
+    centre, scale = _robust_scale(train, seed)
+    x, query = (
+        _in_blocks(images, lambda block: _radial_profiles(_asinh_scaled(block, centre, scale)))
+        for images in (train, test)
+    )
+    return LinearProbe.fit(x, truth, task, seed=seed).predict(query)
 
 
-Baseline = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
 BASELINES: dict[str, Baseline] = {
-    "pca_logistic": pca_logistic,
+    "pca_linear": pca_linear,
     "pca_boosting": pca_boosting,
     "radial_colour": radial_colour,
 }
 
 
-def _principal(train: np.ndarray, test: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test images as their first `count` principal components, fitted on training images alone."""
+def _principal_components(train: np.ndarray, test: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` components of training and test images, fitted to training images alone."""
     centre, scale = _robust_scale(train, seed)
 
     def pixels(block: np.ndarray) -> np.ndarray:
-        return _binned(_scaled(block, centre, scale)).reshape(len(block), -1)
+        return _binned(_asinh_scaled(block, centre, scale)).reshape(len(block), -1)
 
-    chosen = train
+    sample = train
     if len(train) > PCA_IMAGES:
-        chosen = train[np.sort(numpy_rng(seed).choice(len(train), PCA_IMAGES, replace=False))]
-    flat = _in_blocks(chosen, pixels)
+        sample = train[np.sort(numpy_rng(seed).choice(len(train), PCA_IMAGES, replace=False))]
+    flat = _in_blocks(sample, pixels)
     with np.errstate(invalid="ignore"):  # blank images: no variance to take a share of
         pca = PCA(min(count, *flat.shape), svd_solver="randomized", random_state=seed).fit(flat)
     del flat
-    return _in_blocks(train, lambda block: pca.transform(pixels(block))), _in_blocks(
-        test, lambda block: pca.transform(pixels(block))
-    )
+    x, query = (_in_blocks(images, lambda block: pca.transform(pixels(block))) for images in (train, test))
+    return x, query
 
 
 def _in_blocks(images: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -99,7 +91,7 @@ def _in_blocks(images: np.ndarray, function: Callable[[np.ndarray], np.ndarray])
 
 
 def _robust_scale(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Median and half the 16–84 % range of each band [bands, 1, 1], over some images; invalid pixels left out."""
+    """Median and half the 16–84 % range of each band [bands, 1, 1], over some images, invalid pixels left out."""
     rows = numpy_rng(seed).permutation(len(images))[:SCALING_IMAGES]
     sample = np.moveaxis(images[np.sort(rows)], 1, 0).reshape(images.shape[1], -1).astype(np.float32)
     sample[~np.isfinite(sample)] = np.nan
@@ -111,8 +103,8 @@ def _robust_scale(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray
     return np.nan_to_num(centre)[:, None, None].astype(np.float32), scale[:, None, None].astype(np.float32)
 
 
-def _scaled(images: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """arcsinh of the scaled pixels, float32: linear near the sky, logarithmic in bright cores. NaN where invalid."""
+def _asinh_scaled(images: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Asinh of the scaled pixels, float32: linear near the sky, logarithmic in bright cores. NaN where invalid."""
     values = np.arcsinh((images.astype(np.float32) - centre) / scale)
     values[~np.isfinite(values)] = np.nan
     return values
@@ -129,7 +121,7 @@ def _binned(images: np.ndarray) -> np.ndarray:
     return np.where(valid, bins, 0).sum(axis=(3, 5)) / np.maximum(valid.sum(axis=(3, 5)), 1)
 
 
-def _radial(images: np.ndarray) -> np.ndarray:
+def _radial_profiles(images: np.ndarray) -> np.ndarray:
     """[N, 2·ANNULI·(2·bands − 1)]: mean and scatter by ring, of each band and of neighbouring bands' difference."""
     maps = np.concatenate([images, images[:, 1:] - images[:, :-1]], axis=1)
     height, width = images.shape[2:]
@@ -144,17 +136,3 @@ def _radial(images: np.ndarray) -> np.ndarray:
     mean = flat @ member / count
     variance = np.maximum((flat**2) @ member / count - mean**2, 0)
     return np.concatenate([mean, np.sqrt(variance)], axis=1).reshape(len(images), -1)
-
-
-def _check(train_images: np.ndarray, train_y: np.ndarray, test_images: np.ndarray, classes: int) -> np.ndarray:
-    for name, images in (("training", train_images), ("test", test_images)):
-        if images.ndim != 4 or not len(images):
-            raise UserError(
-                f"the {name} images are {list(images.shape)}; a baseline needs [N, bands, H, W] with N above 0"
-            )
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise UserError(
-            f"training images are {list(train_images.shape[1:])} but test images {list(test_images.shape[1:])} "
-            "(bands, H, W); ingest both at one size"
-        )
-    return check_labels(train_y, len(train_images), classes)

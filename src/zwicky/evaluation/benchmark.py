@@ -1,101 +1,197 @@
-"""The label-efficiency benchmark: every arm × number of labels × draw, resumable cell by cell."""
+"""`zwicky benchmark`: every arm × number of labels × draw; an interrupted benchmark resumes cell by cell."""
 
 from __future__ import annotations
 
-import shutil
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from zwicky.data.audit import audit
+from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
-from zwicky.errors import UserError
-from zwicky.evaluation.arms import Arm, arms, pairs
-from zwicky.evaluation.cells import run_cell
-from zwicky.evaluation.choose import best
+from zwicky.data.splits import ROLES
+from zwicky.evaluation.arms import Arm, check_recipe, compared_arms, make_arms
+from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
-from zwicky.evaluation.describe import describe
-from zwicky.evaluation.design import Draw, make_draws, write_draws
-from zwicky.evaluation.learners import Bench
-from zwicky.evaluation.regions import write_correspondence
-from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult, cell_key, summarise
-from zwicky.io import read_object, write_csv, write_json
+from zwicky.evaluation.correspondence import correspondence, correspondence_pairs, read_counts, save_arrays
+from zwicky.evaluation.label_draws import LabelDraw, make_label_draws, write_label_draws
+from zwicky.evaluation.metrics import scores
+from zwicky.evaluation.probes import linear_probe
+from zwicky.evaluation.results import BenchmarkResult, summarise
+from zwicky.io import read_json, replacing, write_json
+from zwicky.rng import numpy_rng
 from zwicky.simulate.stream import open_data
 from zwicky.training.run import Run, fingerprint
+from zwicky.training.task import Task
 
 
 def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False) -> BenchmarkResult:
-    """Run the benchmark into `out`, or go on where it stopped; see `evaluation.results` for what it writes."""
+    """Run a benchmark into a directory, or resume it there.
+
+    Args:
+        config: the recipe.
+        store: the data set, or `simulate:POPULATION:N:SEED`.
+        out: the directory; `evaluation.results` lists what is written.
+        quiet: print no progress.
+
+    Raises:
+        UserError: if recipe, data and directory do not fit together.
+    """
     data = open_data(store)
     cutouts, labels = data.cutouts, data.labels
-    if len(labels.classes) < 2:
-        raise UserError(f"{store} has labels of {len(labels.classes)} classes; a benchmark needs at least two")
-    known = labels.of(cutouts.ids)
-    run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), known))
-    draws = make_draws(config, cutouts, labels)
-    index = {name: position for position, name in enumerate(labels.classes)}
-    truth = np.array([index.get(label, -1) for label in known], dtype=np.int64)
-    bench = Bench(config, cutouts, labels.classes, truth, out, quiet)
-    everyone = arms(bench)
-    starts = dict.fromkeys((arm.backbone, arm.method) for arm in everyone if arm.method)
+    check_recipe(config, cutouts.size)
+    task = Task.regression(cutouts, config.targets) if config.targets else Task.classification(cutouts, labels)
+    if task.is_regression:
+        labels = Labels(dict.fromkeys(cutouts.ids[task.known], "known"), source=labels.source)
+    everything = np.arange(len(cutouts))
+    known = task.truth if task.is_regression else labels.of(cutouts.ids)
+    run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, everything, known))
+    draws = make_label_draws(config, cutouts, labels)
+    runner = CellRunner(config, cutouts, task, out, quiet)
+    arms = make_arms(config)
     if run.finished and (out / "summary.csv").exists():
         return BenchmarkResult(out)
-    write_draws(out, draws)
-    write_json(out / "data.json", describe(store, config, cutouts, labels, draws))
+    write_label_draws(out, draws)
+    write_json(out / "data.json", dataset_card(store, config, cutouts, labels, task, draws))
     if not (out / "audit.json").exists():
-        write_json(out / "audit.json", audit(cutouts, _used(labels, draws)))
+        write_json(out / "audit.json", audit(cutouts, _used(data.labels, draws)))
 
-    everyone = best(bench, everyone, draws)
-    todo = [
+    arms = select_for_finetuning(runner, arms, draws)
+    cells = [
         (arm, draw, count)
         for draw in draws
         for count in sorted(draw.subsets)
-        for arm in everyone
-        if not arm.fitted or count in draw.fit_counts
+        for arm in arms
+        if not arm.trains_network or count in draw.fit_counts
     ]
-    for position, (arm, draw, count) in enumerate(todo, start=1):
-        _run_once(bench, arm, draw, count, f"{position}/{len(todo)}")
-        _write_results(out, everyone, draws)
+    rows: dict[tuple[int, int, int], dict[str, Any]] = {}
+    for number, (arm, draw, count) in enumerate(cells, start=1):
+        row = rows[arms.index(arm), draw.index, count] = runner.run(arm, draw, count)
+        if not quiet:
+            values = ", ".join(f"{name} {row[name]:.4f}" for name in ("accuracy", "auc", "mae", "r2") if row.get(name))
+            cell = f"{arm.title}, {count} labels, draw {draw.index}"
+            print(f"[{number}/{len(cells)}] {cell}: {values}, {row['seconds']:.0f} s", file=sys.stderr, flush=True)
+        _write(pd.DataFrame([rows[key] for key in sorted(rows)], dtype=object), out / "results.csv")
     if config.correspondence:
-        write_correspondence(bench, draws, starts)
-    result = BenchmarkResult(out)
-    summary, comparisons = summarise(result, pairs(everyone, config.compare_with), config.replicates, config.seed)
-    write_csv(out / "comparisons.csv", comparisons.to_dict("records"), list(comparisons))
-    write_csv(out / "summary.csv", summary.to_dict("records"), list(summary))
+        write_correspondence(runner, draws, [arm for arm in arms if arm.kind == "ssl"])
+    pairs = compared_arms(arms, config.compare_with)
+    summary, comparisons = summarise(BenchmarkResult(out), pairs, config.replicates, config.seed)
+    _write(comparisons, out / "comparisons.csv")
+    _write(summary, out / "summary.csv")
     if not run.finished:
-        run.finish(cells=len(todo))
+        run.finish(cells=len(cells))
     return BenchmarkResult(out)
 
 
-def _used(labels: Labels, draws: list[Draw]) -> Labels:
-    """The labels that teach or test; a shortcut among the others, which only pretrain, does no harm."""
+def select_for_finetuning(runner: CellRunner, arms: Sequence[Arm], draws: Sequence[LabelDraw]) -> list[Arm]:
+    """Leave out the fine-tuned arms beyond the `finetune_best` best pretrained networks, without any test object.
+
+    The score of a pretrained network is the AUC (R² of numbers) of a linear probe on its frozen features, fitted to
+    the training labels of a draw and measured on its selection labels, at the largest number of labels; the mean over
+    draws. Scores are kept in `chosen.json`.
+    """
+    networks = {f"{arm.method}-{arm.backbone}": arm for arm in arms if arm.kind == "ssl"}
+    n_best = runner.config.finetune_best
+    if not n_best or n_best >= len(networks):
+        return list(arms)
+    path = runner.folder / "chosen.json"
+    if not path.exists():
+        write_json(path, {"score": {n: _selection_score(runner, arm, draws) for n, arm in networks.items()}})
+    found = read_json(path)["score"]
+    best = sorted(found, key=lambda name: -found[name])[:n_best]
+    return [a for a in arms if a.kind != "ssl" or not a.trains_network or f"{a.method}-{a.backbone}" in best]
+
+
+def _selection_score(runner: CellRunner, arm: Arm, draws: Sequence[LabelDraw]) -> float:
+    task, values = runner.task, []
+    for draw in draws:
+        features = runner.features(arm, draw)
+        fit, select = draw.rows(runner.cutouts, max(draw.subsets))
+        predicted = linear_probe(features[fit], task.truth[fit], features[select], task)
+        values.append(scores(task.truth[select], predicted, task.columns)["r2" if task.is_regression else "auc"])
+    return float(np.mean(values))
+
+
+def write_correspondence(runner: CellRunner, draws: Sequence[LabelDraw], arms: Sequence[Arm]) -> None:
+    """Measure region correspondence of each pretraining once, on test objects that nothing is chosen by.
+
+    Writes `correspondence.csv` and `correspondence_pairs.csv`, and into the folder of each pretraining its
+    `correspondence.json` and `.npz`; what is there already is read back.
+    """
+    config, cutouts = runner.config, runner.cutouts
+    rows, counts = [], []
+    for arm in {(arm.backbone, arm.method): arm for arm in arms}.values():
+        for folder, draw in {runner.pretrain_folder(arm, draw): draw for draw in draws}.items():
+            if not (folder / "correspondence.json").exists():
+                test = numpy_rng(config.seed).permutation(draw.test_rows(cutouts))[: config.correspondence]
+                network = runner.pretrained(arm, draw)
+                measured = correspondence(network, cutouts, test, config.label_views, config.seed)
+                save_arrays(folder / "correspondence.npz", measured.arrays)
+                write_json(folder / "correspondence.json", measured.row)
+            row = {"network": arm.backbone, "method": arm.method, "run": folder.name, "split": draw.split.name}
+            rows.append(row | {"seed": runner.pretrain_seed(draw), **read_json(folder / "correspondence.json")})
+            counts.append(read_counts(folder / "correspondence.npz"))
+    _write(pd.DataFrame(rows), runner.folder / "correspondence.csv")
+    pairs = correspondence_pairs(rows, counts, config.replicates, config.seed)
+    _write(pairs, runner.folder / "correspondence_pairs.csv")
+
+
+def dataset_card(
+    store: Path, config: BenchmarkConfig, cutouts: Cutouts, labels: Labels, task: Task, draws: Sequence[LabelDraw]
+) -> dict[str, Any]:
+    """Describe the data of a benchmark, `data.json`. Roles are those of the first split; other folds are alike."""
+    split = draws[0].split
+    simulated, surveys = set(cutouts.column("simulated")), sorted({s for s in cutouts.column("survey") if s})
+    folds = config.design.kind == "folds"
+    views = config.label_views
+    augmentation = [f"rotation {views.rotation}", "mirror" if views.flip else "no mirror", f"shift ±{views.shift:g} px"]
+    augmentation += [f"brightness ±{views.brightness:.0%}", f"contrast ±{views.contrast:.0%}"]
+    return {
+        "title": config.title,
+        "store": str(store),
+        "name": Path(store).resolve().name,
+        "objects": len(cutouts),
+        "bands": cutouts.bands,
+        "size": cutouts.size,
+        "pixel_scale": cutouts.pixel_scale,
+        "simulated": simulated.pop() if len(simulated) == 1 else None,
+        "survey": ", ".join(surveys) or None,
+        "classes": task.classes,
+        "positive": task.classes[-1] if task.classes else None,
+        "columns": task.columns,
+        "targets": config.targets,
+        "class_counts": Counter(labels.values.values()),
+        "unlabelled": len(cutouts) - len(labels.values),
+        "label_source": labels.source,
+        "roles": {role: Counter(labels.values.get(i, "unlabelled") for i in split.ids(role)) for role in ROLES},
+        "design": config.design.kind,
+        "folds": config.design.folds if folds else None,
+        "repeats": config.design.repeats if folds else None,
+        "draws": len(draws),
+        "pretrain_seeds": config.pretrain_seeds,
+        "label_counts": sorted(draws[0].subsets),
+        "select_counts": {count: len(select) for count, (_, select) in draws[0].subsets.items()},
+        "balanced": config.balanced,
+        "pretraining_images": len(draws[0].pretrain_rows(cutouts)),
+        "augmentation": ", ".join(augmentation)
+        + "; the same for every network, and the mean over eight turns and mirrors at test time",
+        "compare_with": config.compare_with or None,
+        "size_note": config.size_note or None,
+    }
+
+
+def _used(labels: Labels, draws: Sequence[LabelDraw]) -> Labels:
+    """The labels used for training or testing; a shortcut among the others, which only pretrain, does no harm."""
     roles = draws[0].split.roles
     return replace(labels, values={i: name for i, name in labels.values.items() if roles.get(i) != "unlabelled"})
 
 
-def _run_once(bench: Bench, arm: Arm, draw: Draw, count: int, place: str) -> None:
-    path = _result(bench.folder, arm, draw, count)
-    if path.exists():
-        shutil.rmtree(path.parent / "checkpoint", ignore_errors=True)  # of a cell killed between the two
-        return
-    row = run_cell(bench, arm, draw, count, path.parent)
-    if not bench.quiet:
-        found = f"accuracy {row['accuracy']:.4f}, AUC {row['auc']:.4f}, {row['seconds']:.0f} s"
-        print(f"[{place}] {arm.title}, {count} labels, draw {draw.index}: {found}", file=sys.stderr, flush=True)
-
-
-def _result(out: Path, arm: Arm, draw: Draw, count: int) -> Path:
-    return out / "cells" / cell_key(arm.name, count, draw.index) / "result.json"
-
-
-def _write_results(out: Path, everyone: list[Arm], draws: list[Draw]) -> None:
-    rows = []
-    for arm in everyone:
-        for draw in draws:
-            for count in sorted(draw.subsets):
-                path = _result(out, arm, draw, count)
-                if path.exists():
-                    rows.append(read_object(path))
-    write_csv(out / "results.csv", rows, RESULT_COLUMNS)
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)

@@ -9,9 +9,8 @@ replicate resamples
 3. test objects, by group (all that belongs to one sky object, or one source galaxy, stays together),
 
 recomputes the statistic of each cell on the resampled objects, and averages over cells, weighted by how often their
-seed and unit were drawn. Units and groups are drawn once for all arms, so a difference of two arms is paired by draw
-and object. Where units are shared by the seeds (crossed), the weight of a cell is the product of both counts; where
-each unit has its own seed (nested), units are drawn within the seeds drawn.
+unit was drawn. Units are drawn within the seeds drawn. Units and groups are drawn once for all arms, so a difference of
+two arms is paired by draw and object.
 
 Of n things n − 1 are drawn with replacement: that gives exactly the variance of the mean, s²/n, where drawing n gives
 (n − 1)/n of it (Rao & Wu 1988), a third too little with three draws. A single one is always drawn: the interval is then
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from zwicky.errors import UserError
 from zwicky.evaluation.metrics import Statistic
@@ -42,7 +42,7 @@ class Cell:
 
     Args:
         draw: name of the draw (or fold); the same draw has the same test objects in every arm.
-        unit: what is resampled as a whole: the draw itself, or the repeat that a fold belongs to.
+        unit: what is resampled as a whole, within one seed: the draw itself, or the repeat that a fold belongs to.
         pretrain_seed: None where nothing was pretrained.
         ids: [N].
         groups: [N]; objects of one group are resampled together.
@@ -81,7 +81,7 @@ class Bootstrap:
         seed: seed of all levels.
 
     Raises:
-        UserError: with fewer than two replicates, an arm without cells or cells of unequal lengths.
+        UserError: with fewer than two replicates.
     """
 
     def __init__(self, arms: Mapping[str, Sequence[Cell]], replicates: int = 1000, seed: int = 0) -> None:
@@ -89,43 +89,29 @@ class Bootstrap:
             raise UserError(f"{replicates} bootstrap replicates give no interval; ask for 1000")
         self.arms = {arm: list(cells) for arm, cells in arms.items()}
         self.replicates, self.seed = replicates, seed
-        for arm, cells in self.arms.items():
-            if not cells:
-                raise UserError(f"the arm {arm!r} has no cell; leave it out, or run it")
-            for cell in cells:
-                if not len(cell.ids) == len(cell.groups) == len(cell.truth) == len(cell.predicted):
-                    raise UserError(
-                        f"{arm}, draw {cell.draw}: {len(cell.truth)} objects but {len(cell.ids)} ids, "
-                        f"{len(cell.groups)} groups and {len(cell.predicted)} predictions; give one of each per object"
-                    )
-        names = sorted({group for cells in self.arms.values() for cell in cells for group in cell.groups}, key=str)
-        number = {group: position for position, group in enumerate(names)}
-        self._n_groups = len(names)
-        self._groups = {
-            arm: [np.array([number[group] for group in cell.groups]) for cell in cells]
-            for arm, cells in self.arms.items()
-        }
+        cells = [cell for own in self.arms.values() for cell in own]
+        self._names = pd.Index(np.unique(np.concatenate([cell.groups.astype(str) for cell in cells])))
 
     def apply(self, statistic: Statistic) -> Replicates:
         """Compute a statistic of every cell, on all its objects and on those of each replicate."""
-        random = numpy_rng(self.seed, 2)
-        values = {
-            arm: np.stack([statistic(c.truth, c.predicted, np.ones((1, len(c.truth))))[0] for c in cells])
-            for arm, cells in self.arms.items()
-        }
-        blocks: dict[str, list[np.ndarray]] = {arm: [] for arm in self.arms}
-        largest = max([self._n_groups, *(len(cell.truth) for cells in self.arms.values() for cell in cells)])
-        step = max(1, BLOCK // largest)
-        for start in range(0, self.replicates, step):
-            counts = resample(random, self._n_groups, min(step, self.replicates - start))
-            for arm, cells in self.arms.items():
-                groups = self._groups[arm]
-                blocks[arm].append(
-                    np.stack(
-                        [statistic(c.truth, c.predicted, counts[:, g]) for c, g in zip(cells, groups, strict=True)]
-                    )
+        groups = {arm: [self._names.get_indexer(c.groups.astype(str)) for c in self.arms[arm]] for arm in self.arms}
+
+        def compute(counts: np.ndarray) -> dict[str, np.ndarray]:
+            """[cells, R, ...] by arm, from how often each group was drawn [R, groups]."""
+            return {
+                arm: np.stack(
+                    [statistic(c.truth, c.predicted, counts[:, g]) for c, g in zip(cells, groups[arm], strict=True)]
                 )
-        return Replicates(self, values, {arm: np.concatenate(parts, axis=1) for arm, parts in blocks.items()})
+                for arm, cells in self.arms.items()
+            }
+
+        count, random = len(self._names), numpy_rng(self.seed, 2)
+        largest = max([count, *(len(g) for own in groups.values() for g in own)])
+        step = max(1, BLOCK // largest)
+        starts = range(0, self.replicates, step)
+        blocks = [compute(resample(random, count, min(step, self.replicates - start))) for start in starts]
+        values = {arm: value[:, 0] for arm, value in compute(np.ones((1, count))).items()}
+        return Replicates(self, values, {arm: np.concatenate([b[arm] for b in blocks], axis=1) for arm in self.arms})
 
 
 @dataclass(frozen=True)
@@ -139,15 +125,14 @@ class Replicates:
     def interval(self, arm: str) -> Interval:
         """Return the mean over the cells of an arm, with its interval."""
         cells = self.bootstrap.arms[arm]
-        units = _unit_weights(_clusters(cells), self.bootstrap.replicates, self.bootstrap.seed)
-        samples = self._mean_samples(arm, list(range(len(cells))), units)
+        samples = self._mean_samples(arm, range(len(cells)), self._unit_weights(cells))
         return _interval(_mean(self.values[arm]), samples)
 
     def difference(self, arm: str, reference: str) -> Interval:
         """Return the paired difference arm − reference over the draws that both have.
 
         Raises:
-            UserError: if the arms share no draw, or were tested on different objects.
+            UserError: if the arms share no draw.
         """
         arms = self.bootstrap.arms
         shared = {cell.draw for cell in arms[arm]} & {cell.draw for cell in arms[reference]}
@@ -157,25 +142,38 @@ class Replicates:
             )
         rows = {name: [r for r, cell in enumerate(arms[name]) if cell.draw in shared] for name in (arm, reference)}
         cells = {name: [arms[name][row] for row in rows[name]] for name in rows}
-        _check_same_objects(arm, reference, cells)
-        # Where the units of one arm are nested in its seeds, the other arm's units are drawn with them.
-        clusters = max((_clusters(own) for own in cells.values()), key=lambda units: len(set(units.values())))
-        units = _unit_weights(clusters, self.bootstrap.replicates, self.bootstrap.seed)
+        # An arm without pretraining has no seeds: its units are drawn with those of the other.
+        units = self._unit_weights(max(cells.values(), key=lambda c: len({cell.pretrain_seed for cell in c})))
         (value, samples), (other_value, other_samples) = (
             (_mean(self.values[name][rows[name]]), self._mean_samples(name, rows[name], units)) for name in rows
         )
         return _interval(value - other_value, samples - other_samples, paired=True)
 
-    def _mean_samples(self, arm: str, rows: list[int], units: dict[Hashable, np.ndarray]) -> np.ndarray:
+    def _mean_samples(self, arm: str, rows: Sequence[int], units: dict[Hashable, np.ndarray]) -> np.ndarray:
         """[R, ...] weighted mean over cells; a cell is left out of a replicate that does not define its statistic."""
-        cells = [self.bootstrap.arms[arm][row] for row in rows]
-        samples = self.samples[arm][rows]
-        weights = _cell_weights(cells, units, self.bootstrap.replicates, self.bootstrap.seed)
+        samples = self.samples[arm][list(rows)]
+        weights = np.stack([units[self.bootstrap.arms[arm][row].unit] for row in rows])
         weights = weights.reshape(*weights.shape, *[1] * (samples.ndim - 2))
         defined = ~np.isnan(samples)
         total = np.sum(weights * defined, axis=0)
         sums = np.sum(np.where(defined, samples, 0.0) * weights, axis=0)
         return np.divide(sums, total, out=np.full(sums.shape, np.nan), where=total > 0)
+
+    def _unit_weights(self, cells: Sequence[Cell]) -> dict[Hashable, np.ndarray]:
+        """Unit → [R] how much it counts: seeds are drawn, and within each its units."""
+        random, replicates = numpy_rng(self.bootstrap.seed, 1), self.bootstrap.replicates
+        seed_of = {cell.unit: cell.pretrain_seed for cell in cells}
+        members: dict[Hashable, list[Hashable]] = {}
+        for unit in sorted(seed_of, key=str):
+            members.setdefault(seed_of[unit], []).append(unit)
+        copies = resample(random, len(members), replicates)
+        weights = {}
+        for seed, units in enumerate(members.values()):
+            draws = max(1, len(units) - 1)
+            drawn = random.multinomial((copies[:, seed] * draws).astype(np.int64), [1 / len(units)] * len(units))
+            for unit, count in zip(units, drawn.T, strict=True):
+                weights[unit] = count * len(units) / draws  # a seed counts as much as it has units
+        return weights
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -193,53 +191,6 @@ def resample(random: np.random.Generator, count: int, replicates: int) -> np.nda
     draws = max(1, count - 1)
     picked = random.integers(0, count, size=(replicates, draws)) + count * np.arange(replicates)[:, None]
     return np.bincount(picked.ravel(), minlength=replicates * count).reshape(replicates, count).astype(np.float64)
-
-
-def _clusters(cells: Sequence[Cell]) -> dict[Hashable, Hashable | None]:
-    """Unit → its pretraining seed where each unit has one of its own seed (nested), else unit → None."""
-    seeds: dict[Hashable, set[Hashable]] = {}
-    for cell in cells:
-        seeds.setdefault(cell.unit, set()).add(cell.pretrain_seed)
-    nested = all(len(own) == 1 for own in seeds.values()) and len(set().union(*seeds.values())) > 1
-    return {unit: (next(iter(own)) if nested else None) for unit, own in seeds.items()}
-
-
-def _unit_weights(clusters: dict[Hashable, Hashable | None], replicates: int, seed: int) -> dict[Hashable, np.ndarray]:
-    """Unit → [R] weights; where units are nested in seeds, drawn within the seeds drawn."""
-    random = numpy_rng(seed, 1)
-    members: dict[Hashable, list[Hashable]] = {}
-    for unit in sorted(clusters, key=str):
-        members.setdefault(clusters[unit], []).append(unit)
-    copies = resample(random, len(members), replicates)
-    weights = {}
-    for column, units in enumerate(members.values()):
-        draws = max(1, len(units) - 1)
-        counts = random.multinomial((copies[:, column] * draws).astype(np.int64), np.full(len(units), 1 / len(units)))
-        for unit, count in zip(units, counts.T, strict=True):
-            weights[unit] = count * len(units) / draws  # a seed weighs as much as it has units
-    return weights
-
-
-def _cell_weights(cells: Sequence[Cell], units: dict[Hashable, np.ndarray], replicates: int, seed: int) -> np.ndarray:
-    """[cells, R]: the weight of the unit, times the count of the seed where seeds and units are crossed."""
-    weights = np.stack([units[cell.unit] for cell in cells])
-    if any(cluster is not None for cluster in _clusters(cells).values()):
-        return weights  # nested: the seeds are in the units' weights
-    seeds = sorted({cell.pretrain_seed for cell in cells}, key=str)
-    counts = resample(numpy_rng(seed, 0), len(seeds), replicates)
-    return weights * counts[:, [seeds.index(cell.pretrain_seed) for cell in cells]].T
-
-
-def _check_same_objects(arm: str, reference: str, cells: dict[str, list[Cell]]) -> None:
-    tested = {cell.draw: cell for cell in cells[reference]}
-    for cell in cells[arm]:
-        order, other = np.argsort(cell.ids.astype(str)), np.argsort(tested[cell.draw].ids.astype(str))
-        for name in ("ids", "truth"):
-            if not np.array_equal(getattr(cell, name)[order], getattr(tested[cell.draw], name)[other]):
-                raise UserError(
-                    f"{arm} and {reference} were tested on different objects or labels in draw {cell.draw}; "
-                    "evaluate both on the same test split"
-                )
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -1,54 +1,183 @@
-"""One cell of a benchmark: learn from the labels of one draw in one way, and predict the test objects."""
+"""The cells of a benchmark: train one arm on the labels of one draw and predict the test objects."""
 
 from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-from zwicky.evaluation.arms import Arm
-from zwicky.evaluation.design import Draw
-from zwicky.evaluation.learners import Bench
-from zwicky.evaluation.metrics import classification_scores
-from zwicky.evaluation.results import RESULT_COLUMNS
-from zwicky.io import replacing, write_json
+from zwicky.augment.normalise import Normalisation
+from zwicky.backbones import BackboneConfig
+from zwicky.data.cutouts import Cutouts
+from zwicky.errors import UserError
+from zwicky.evaluation.arms import CONVNET, Arm, Protocol
+from zwicky.evaluation.baselines import BASELINES
+from zwicky.evaluation.config import BenchmarkConfig
+from zwicky.evaluation.label_draws import LabelDraw
+from zwicky.evaluation.metrics import scores
+from zwicky.evaluation.probes import PROBES
+from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
+from zwicky.io import read_json, replacing, write_json
+from zwicky.rng import seed_torch
+from zwicky.training import provenance
+from zwicky.training.config import FitConfig, PretrainConfig
+from zwicky.training.finetune import fit_labels
+from zwicky.training.network import Network
+from zwicky.training.pretrain import cost, new_backbone, pretrain
+from zwicky.training.task import Task
+
+NO_TTA = "no_tta.npy"  # predictions of a cell without test-time augmentation
 
 
-def run_cell(bench: Bench, arm: Arm, draw: Draw, labels: int, folder: Path) -> dict[str, Any]:
-    """Run one cell, write its predictions and its result, and return the result row."""
-    began = time.monotonic()
-    outcome = arm.learn(draw, labels, folder)
-    test = draw.test_rows(bench.cutouts)
-    truth = bench.truth[test]
-    ids = bench.cutouts.ids[test]
-    columns: dict[str, Any] = {
-        "id": list(ids),
-        "group": list(draw.split.groups_of(ids)),
-        "label": [bench.classes[index] for index in truth],
-    }
-    columns |= {f"p_{name}": outcome.probabilities[:, position] for position, name in enumerate(bench.classes)}
-    with replacing(folder / "predictions.parquet") as temporary:
-        pq.write_table(pa.table(columns), temporary)
-    row = {
-        "arm": arm.name,
-        "title": arm.title,
-        "kind": arm.kind,
-        "backbone": arm.backbone,
-        "protocol": arm.protocol,
-        "labels": labels,
-        "draw": draw.index,
-        "unit": draw.unit,
-        "seed": bench.config.seed + draw.index,
-        "test_objects": len(test),
-        **classification_scores(truth, outcome.probabilities),
-        "seconds": time.monotonic() - began,
-        **outcome.row,
-    }
-    row["seconds"] = round(row["seconds"], 2)
-    write_json(folder / "result.json", {name: row.get(name) for name in RESULT_COLUMNS})
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # the cell is done; its record stays
-    return row
+@dataclass(frozen=True)
+class CellRunner:
+    """Runs the cells of one benchmark in its directory; what is finished there is read back."""
+
+    config: BenchmarkConfig
+    cutouts: Cutouts
+    task: Task
+    folder: Path
+    quiet: bool = False
+
+    def run(self, arm: Arm, draw: LabelDraw, labels: int) -> dict[str, Any]:
+        """Run a cell, write its predictions and result, and return its row of results.csv."""
+        folder = self._cell(arm, draw, labels)
+        if not (folder / "result.json").exists():
+            start = time.monotonic()
+            test = draw.test_rows(self.cutouts)
+            predicted, costs = self._predict(arm, draw, labels, folder)
+            ids, truth = self.cutouts.ids[test], self.task.truth[test]
+            table = prediction_table(ids, draw.split.groups_of(ids), truth, predicted, self.task)
+            with replacing(folder / "predictions.parquet") as temporary:
+                table.to_parquet(temporary, index=False)
+            row = {"arm": arm.name, **vars(arm), "labels": labels, "draw": draw.index, "unit": draw.unit}
+            row |= {"seed": self.config.seed + draw.index, "test_objects": len(test)}
+            row |= {"seconds": time.monotonic() - start, **costs}
+            metrics = scores(truth, predicted, self.task.columns)
+            row = {n: row.get(n) for n in ARM_COLUMNS} | metrics | {n: row.get(n) for n in COST_COLUMNS}
+            row["seconds"] = round(row["seconds"], 2)
+            write_json(folder / "result.json", row)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        return read_json(folder / "result.json")
+
+    def pretrain_seed(self, draw: LabelDraw) -> int:
+        """Return the seed of a draw: draws of a holdout share pretrainings; each fold has its own."""
+        number = draw.index % self.config.pretrain_seeds if self.config.design.kind == "holdout" else 0
+        return self.config.seed + number
+
+    def pretrain_folder(self, arm: Arm, draw: LabelDraw) -> Path:
+        """Return the run directory of the pretraining of an arm."""
+        name = f"{arm.method}-{arm.backbone}-{draw.split.name}-s{self.pretrain_seed(draw)}"
+        return self.folder / "pretrain" / name
+
+    def pretrained(self, arm: Arm, draw: LabelDraw) -> Network:
+        """Pretrain the network of an arm, resume it or read it back.
+
+        Raises:
+            UserError: if it was trained on a test object.
+        """
+        options = self.config.methods[arm.method]
+        config = PretrainConfig(
+            method=options.method,
+            backbone=self.config.backbones[arm.backbone],
+            views=options.views,
+            normalisation=self.config.normalisation,
+            train=options.train,
+            split=draw.split.name,
+            seed=self.pretrain_seed(draw),
+        )
+        rows, folder = draw.pretrain_rows(self.cutouts), self.pretrain_folder(arm, draw)
+        labels = None
+        if self.task.classes:
+            labels = np.array([*self.task.classes, None], dtype=object)[self.task.truth[rows]]
+        network = pretrain(config, self.cutouts, rows, folder, labels=labels, title=folder.name, quiet=self.quiet)
+        test = draw.test_rows(self.cutouts)
+        provenance.check_no_leakage(self.cutouts, test, provenance.read(folder), "the test")
+        return network
+
+    def features(self, arm: Arm, draw: LabelDraw) -> np.ndarray:
+        """Return frozen features [N, D] of the objects whose truth is known, NaN elsewhere; cached in the run."""
+        path = self.pretrain_folder(arm, draw) / "features.npy"
+        known = np.flatnonzero(self.task.known)
+        if not path.exists():
+            network = self.pretrained(arm, draw)
+            _save(path, network.features(self.cutouts.take(known).images))
+        try:
+            stored = np.load(path, allow_pickle=False)
+            features = np.full((len(self.cutouts), stored.shape[1]), np.nan, np.float32)
+            features[known] = stored
+        except (OSError, ValueError, EOFError, IndexError) as error:
+            reason = type(error).__name__
+            raise UserError(f"{path} is damaged ({reason}); delete it and run the benchmark again") from error
+        return features
+
+    def _cell(self, arm: Arm, draw: LabelDraw, labels: int) -> Path:
+        return self.folder / "cells" / cell_key(arm.name, labels, draw.index)
+
+    def _predict(self, arm: Arm, draw: LabelDraw, labels: int, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Predictions of the test objects, [M, classes] or [M, columns], and further columns of the row."""
+        seed = {"pretrain_seed": self.pretrain_seed(draw) if arm.kind == "ssl" else None}
+        if not arm.tta:  # the cell of the same network with TTA comes first
+            with_tta = self._cell(replace(arm, tta=True), draw, labels)
+            row = read_json(with_tta / "result.json")
+            same = {name: row[name] for name in ("pretrain_seed", *COST_COLUMNS) if name != "seconds"}
+            return np.load(with_tta / NO_TTA, allow_pickle=False), same
+        if arm.protocol is Protocol.FINETUNE:
+            predicted, costs = self._fit(self.pretrained(arm, draw), self.config.finetune, draw, labels, folder)
+            return predicted, costs | seed
+        if arm.protocol is Protocol.SCRATCH:
+            fit = self.config.convnet if arm.kind == "baseline" else self.config.scratch
+            assert fit is not None, "there is no such arm without its fit"
+            predicted, costs = self._fit(self._new_network(arm, draw), fit, draw, labels, folder)
+            return predicted, costs | seed
+        rows, test = np.concatenate(draw.rows(self.cutouts, labels)), draw.test_rows(self.cutouts)
+        truth = self.task.truth[rows]
+        if arm.protocol is Protocol.BASELINE:
+            images = self.cutouts.images
+            baseline = BASELINES[arm.method]
+            return baseline(images[rows], truth, images[test], self.task, self.config.seed + draw.index), seed
+        features = self.features(arm, draw)
+        return PROBES[arm.protocol](features[rows], truth, features[test], self.task), seed
+
+    def _new_network(self, arm: Arm, draw: LabelDraw) -> Network:
+        """Random weights, normalised by the images that the pretrained networks were normalised by."""
+        seed_torch(self.config.seed + draw.index)
+        views = self.config.label_views.resolved(self.cutouts.size)
+        rows, bands = draw.pretrain_rows(self.cutouts), self.cutouts.bands
+        normalisation = Normalisation.fit(self.cutouts.images, bands, self.config.normalisation, rows=rows)
+        backbone = BackboneConfig(CONVNET) if arm.kind == "baseline" else self.config.backbones[arm.backbone]
+        return Network(new_backbone(backbone, self.cutouts, views), normalisation, views, bands)
+
+    def _fit(
+        self, start: Network, fit: FitConfig, draw: LabelDraw, labels: int, folder: Path
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        start_time = time.monotonic()  # pretraining is shared by many cells and counted by itself
+        network, result = fit_labels(
+            start,
+            self.cutouts,
+            self.task,
+            *draw.rows(self.cutouts, labels),
+            replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size),
+            fit,
+            seed=self.config.seed + draw.index,
+            folder=folder,
+            title=folder.name,
+            quiet=self.quiet,
+        )
+        test = self.cutouts.take(draw.test_rows(self.cutouts)).images
+        predict = network.outputs if self.task.is_regression else network.probabilities
+        predicted = predict(test)
+        if self.config.without_tta:
+            _save(folder / NO_TTA, predict(test, turns=False))
+        costs = {"used_probe": result.used_probe, "temperature": network.temperature}
+        costs |= {**cost(result, network.backbone), "seconds": time.monotonic() - start_time}
+        return predicted, costs
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array)

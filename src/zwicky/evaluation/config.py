@@ -1,4 +1,4 @@
-"""What can be chosen about a benchmark; plain data."""
+"""Settings of `zwicky benchmark`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from zwicky.training.config import (
 
 @dataclass
 class DesignConfig:
-    """Who is tested on what.
+    """Which objects are trained on and which are tested.
 
     Args:
         kind: holdout, one test split and several label draws; or folds, repeated grouped cross-validation in which
             each fold uses all its training labels.
         fractions: shares of train, validation and test of a holdout.
-        folds: folds a repeat.
+        folds: folds per repeat.
         repeats: repeats of the folds.
         group: column whose equal values may not be split between training and test, e.g. object.
         test_where: column and value a labelled object must have to be tested, e.g. {origin: sw}.
-        train_where: the same for learning from its label; the others are for pretraining only.
-        seed: seed of the split.
+        train_where: the same for training on its label; the others are for pretraining only.
+        seed: random seed of the split.
     """
 
     kind: Literal["holdout", "folds"] = "holdout"
@@ -45,13 +45,13 @@ class DesignConfig:
 
 @dataclass
 class SelfSupervision:
-    """One self-supervised arm.
+    """One way of pretraining.
 
     Args:
-        method: which method.
-        views: its crops and augmentation.
-        train: its loop.
-        networks: the backbones it is paired with, by their short names; empty means all.
+        method: the method and its options.
+        views: crops and augmentation.
+        train: training loop.
+        networks: short names of the backbones to pretrain; empty means all.
     """
 
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -61,7 +61,7 @@ class SelfSupervision:
 
 
 def fit_from_scratch() -> FitConfig:
-    """A fit whose layers all learn alike, as random weights need."""
+    """Return a fit with one learning rate for all layers, as random weights need."""
     fit = FitConfig()
     fit.train.layer_decay = 1.0
     return fit
@@ -69,44 +69,45 @@ def fit_from_scratch() -> FitConfig:
 
 @dataclass
 class BenchmarkConfig:
-    """`zwicky benchmark`: methods × backbones × numbers of labels × draws, beside the baselines.
+    """`zwicky benchmark`: methods × backbones × numbers of labels × draws, and baselines.
 
     Args:
-        title: what the page is called.
-        size_note: a sentence for the page where the size is too small to mean much; empty otherwise.
-        design: who is tested on what.
-        labels: numbers of labels, selection included; 0 is all there are.
-        fit_labels: those of `labels` that networks are fitted with, fine-tuned or from scratch; empty means all. Probes
-            and baselines, which are cheap, take all in any case.
-        finetune_best: fine-tune only so many pretrained networks, those whose linear probe does best among the labels
-            kept for selection; 0 fine-tunes all.
-        one_view: test each fitted network also without the mean over eight turns and mirrors.
-        compare_with: a network; every other one is compared with it, method by method. Empty compares none.
+        title: title of the report.
+        size_note: a sentence for the report if the size is too small to mean much; empty otherwise.
+        targets: columns to regress, as a list: a name, vector:X/Y or spin2:FIRST/SECOND; empty classifies.
+        design: which objects are trained on and which are tested.
+        labels: numbers of labels, those for selection included; 0 is all there are.
+        fit_labels: those of `labels` at which networks are trained, fine-tuned or from scratch; empty means all. Probes
+            and baselines, which are cheap, are trained at all of them in any case.
+        finetune_best: fine-tune only this many pretrained networks, those with the best linear probe on the labels
+            for selection; 0 fine-tunes all.
+        without_tta: test each trained network also without test-time augmentation, the mean over eight views.
+        compare_with: short name of a backbone with which every other one is compared, method by method; empty for none.
         draws: label draws of a holdout; draw d uses pretraining seed d modulo pretrain_seeds.
-        balanced: draw as many labels of each class.
-        pretrain_seeds: pretrainings an arm.
-        backbones: networks by a short name of your choice.
-        methods: self-supervised methods by a short name.
-        probes: looks at the frozen features of each pretrained network: linear, knn.
+        balanced: draw equal numbers of labels of each class.
+        pretrain_seeds: pretrainings per arm.
+        backbones: networks by short names of your choice.
+        methods: pretrainings by short names of your choice.
+        probes: probes of the frozen features of each pretrained network: linear, knn.
         normalisation: scale of the pixel values.
-        label_views: augmentation while learning from labels, for every arm alike.
-        finetune: the fit of pretrained networks.
-        scratch: the fit of the same networks from random weights.
-        convnet: the fit of a ResNet-18 from random weights; null leaves it out.
-        baselines: pca_logistic, pca_boosting, radial_colour.
-        correspondence: test objects by two views of which the regions of each pretrained network are matched; 0 leaves
-            it out.
+        label_views: augmentation while training on labels, the same for every arm.
+        finetune: fine-tuning of pretrained networks.
+        scratch: training of the same networks from random weights.
+        convnet: training of a ResNet-18 from random weights; null leaves it out.
+        baselines: pca_linear, pca_boosting, radial_colour.
+        correspondence: number of test objects for region correspondence of each pretrained network; 0 leaves it out.
         replicates: bootstrap replicates of the intervals.
-        seed: seed of networks and draws.
+        seed: random seed of networks and draws.
     """
 
     title: str = "Label efficiency"
     size_note: str = ""
+    targets: list[str] = field(default_factory=list)
     design: DesignConfig = field(default_factory=DesignConfig)
     labels: list[int] = field(default_factory=lambda: [300, 600, 1200, 0])
     fit_labels: list[int] = field(default_factory=list)
     finetune_best: int = 0
-    one_view: bool = False
+    without_tta: bool = False
     compare_with: str = ""
     draws: int = 3
     balanced: bool = False
@@ -119,7 +120,7 @@ class BenchmarkConfig:
     finetune: FitConfig = field(default_factory=fit_from_pretrained)
     scratch: FitConfig = field(default_factory=fit_from_scratch)
     convnet: FitConfig | None = None
-    baselines: list[str] = field(default_factory=lambda: ["pca_logistic"])
+    baselines: list[str] = field(default_factory=lambda: ["pca_linear"])
     correspondence: int = 0
     replicates: int = 1000
     seed: int = 0

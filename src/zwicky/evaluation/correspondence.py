@@ -1,18 +1,21 @@
 """Region correspondence: the share of regions that a network matches to the right place.
 
-Two views of an object are cut with known rotations, mirrors, shifts and zooms. Each region of the first is matched to
-the region of the second whose feature is most similar (cosine), as in EsViT (Li et al. 2022). It is right where that
-region holds the point of the sky at the first one's centre, which `Views.to_source` tells. A region whose centre the
-second view does not show counts for nothing, nor does one without valid pixels.
+Two views of an object are cut with known rotations, reflections, shifts and zooms. Each region of the first is matched
+to the region of the second whose feature is most similar (cosine), as in EsViT (arXiv:2106.09785). The match is right
+if that region holds the point of the sky at the first one's centre, known from `Views.to_source`. A region whose centre
+lies outside the second view is not counted, nor is one without valid pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,23 +26,29 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
-from zwicky.rng import numpy_rng, seed_torch
+from zwicky.evaluation.bootstrap import Bootstrap, Cell
+from zwicky.evaluation.metrics import weighted_share
+from zwicky.io import replacing
+from zwicky.rng import seed_torch
 from zwicky.training.network import Network
 
-SCALE = (0.5, 1.0)  # share of the window's area a view shows: the same for all networks, whatever their pretraining saw
-REACHES = {"exact": 0, "near": 1}  # cells by which a match may be off, along either axis
+SCALE = (0.5, 1.0)  # share of the window's area a view shows, for all networks, whatever their pretraining used
+MARGINS = {"exact": 0, "near": 1}  # regions by which a match may be off, along either axis
+CONTROLS = ("_untrained", "_position", "_chance")
 BATCH = 128
 REPLICATES = 1000
 PICTURES = 3  # objects whose views are kept for the page
-VALID = 0.5  # share of valid pixels a region needs
+PAIR_COLUMNS = ("network", "method", "other_network", "other_method", "measure", "difference", "low", "high", "objects")
 
 
 @dataclass(frozen=True)
-class Pair:
+class ViewPair:
     """Two views of each of B objects, T regions a view.
 
-    crops: two [B, bands, s, s]. partner: [B, T] the region of the second view that holds the centre of each region of
-    the first, −1 where none does. informative: [B, T] bool, regions of the first view that stand out of its sky.
+    Args:
+        crops: two [B, bands, s, s].
+        partner: [B, T], the region of the second view that holds the centre of each region of the first, −1 if none.
+        informative: [B, T] bool, regions of the first view that stand out of its sky.
     """
 
     crops: tuple[Tensor, Tensor]
@@ -49,11 +58,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """row: numbers of one network for `correspondence.csv`. arrays: what `correspondence.npz` keeps.
+    """The measurement of one network.
 
-    exact, near, exact_untrained, near_untrained, counted and the same after `informative_`: [N] regions an object.
-    Of the first few objects: ids, crops [S, 2, bands, s, s] uint8, match and partner [S, T] int32, informative [S, T]
-    bool, and attention [S, 2, h, w] float32, the mean over heads, where the backbone has any.
+    Args:
+        row: its numbers for `correspondence.csv`.
+        arrays: what `correspondence.npz` keeps. Of all N objects: objects (their ids) and the numbers of regions
+            counted, exact, near, those with the suffixes of CONTROLS, and the same after `informative_`. Of the first
+            few, S: ids, crops [S, 2, bands, s, s] uint8, match and partner [S, T] int32, informative [S, T] bool and,
+            if the backbone has any, attention [S, 2, h, w] float32, the mean over heads.
     """
 
     row: dict[str, Any]
@@ -63,160 +75,199 @@ class Correspondence:
 def correspondence(
     network: Network, cutouts: Cutouts, rows: np.ndarray, views: ViewsConfig, seed: int = 0
 ) -> Correspondence:
-    """Measure a network, and an untrained one of its architecture, on two views of each of `rows`.
+    """Measure a network, and an untrained one of its architecture, on two views of each object.
 
-    views: window, rotation, mirror and shift of both views; its zoom and photometric changes are not used.
+    Args:
+        network: the network.
+        cutouts: the data set.
+        rows: the objects.
+        views: window, rotation, reflection and shift of both views; its zoom and photometry are not used.
+        seed: seed of views, untrained weights and bootstrap.
     """
-    nets = {"": network.backbone, "_untrained": untrained(network.backbone, seed)}
+    untrained = untrained_like(network.backbone, seed)
     grid = network.backbone.grid(network.backbone.image_size)
-    counts: dict[str, list[np.ndarray]] = {}
-    chances: dict[str, list[np.ndarray]] = {}
+    counts: dict[str, list[Tensor]] = {}
     pictures: dict[str, np.ndarray] = {}
-    for pair in pairs(network, cutouts, rows, views, seed):
-        matches = {name: match(net, pair.crops) for name, net in nets.items()}
+    for pair in view_pairs(network, cutouts, rows, views, seed):
+        matches = {"": match_regions(network.backbone, pair.crops), "_untrained": match_regions(untrained, pair.crops)}
         matches["_position"] = torch.arange(pair.partner.shape[1], device=pair.partner.device).expand_as(pair.partner)
-        for kind, wanted in (("", pair.partner >= 0), ("informative_", pair.informative & (pair.partner >= 0))):
-            _add(counts, f"{kind}counted", wanted)
-            for measure, reach in REACHES.items():
-                for name, found in matches.items():
-                    _add(counts, f"{kind}{measure}{name}", wanted & within(found, pair.partner, grid, reach))
-                _add(chances, f"{kind}{measure}", wanted * chance(pair.partner, grid, reach))
-        if not pictures:
-            pictures = _pictures(network.backbone, pair, matches[""], grid)
-    arrays = {name: np.concatenate(parts) for name, parts in counts.items()}
+        pictures = pictures or _pictures(network.backbone, pair, matches[""])
+        for subset, counted in (("", pair.partner >= 0), ("informative_", pair.informative & (pair.partner >= 0))):
+            hits = {"counted": counted}
+            for measure, margin in MARGINS.items():
+                for name, match in matches.items():
+                    hits[measure + name] = counted & within(match, pair.partner, grid, margin)
+                hits[f"{measure}_chance"] = counted * chance(pair.partner, grid, margin)
+            for name, values in hits.items():
+                counts.setdefault(subset + name, []).append(values.sum(1).cpu())
+    arrays = {name: torch.cat(parts).numpy() for name, parts in counts.items()}
+    ids = np.array([str(identifier) for identifier in cutouts.ids[rows]])
+
+    subsets = {"": arrays["counted"], "informative_": arrays["informative_counted"]}
+    names = [subset + m + control for subset in subsets for m in MARGINS for control in ("", *CONTROLS)]
+    cells = {name: [_cell(ids, subsets["informative_" * name.startswith("i")], arrays[name])] for name in names}
+    shares = Bootstrap(cells, REPLICATES, seed).apply(weighted_share)
     row: dict[str, Any] = {"objects": len(rows), "regions": f"{grid[0]}×{grid[1]}"}
-    for kind in ("", "informative_"):
-        counted = arrays[f"{kind}counted"]
-        row[f"{kind}counted"] = int(counted.sum())
-        for measure in REACHES:
-            name = kind + measure
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = share(arrays[name], counted, seed)
-            for control in ("_untrained", "_position"):
-                row[name + control] = share(arrays[name + control], counted, seed)[0]
-            row[f"{name}_chance"] = share(np.concatenate(chances[name]), counted, seed)[0]
-    ids = np.array([str(identifier) for identifier in cutouts.ids[rows[:PICTURES]]])
-    return Correspondence(row, arrays | pictures | {"ids": ids})
+    for subset, total in subsets.items():
+        row[f"{subset}counted"] = int(total.sum())
+        for name in (subset + measure for measure in MARGINS):
+            interval = shares.interval(name)
+            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            row |= {name + control: shares.interval(name + control).value for control in CONTROLS}
+    return Correspondence(row, arrays | pictures | {"objects": ids, "ids": ids[:PICTURES]})
 
 
-def _add(store: dict[str, list[np.ndarray]], name: str, values: Tensor) -> None:
-    """Keep the sum over the regions of each object."""
-    store.setdefault(name, []).append(values.sum(1).cpu().numpy())
+def correspondence_pairs(
+    rows: Sequence[dict[str, Any]], arrays: Sequence[dict[str, np.ndarray]], replicates: int, seed: int
+) -> pd.DataFrame:
+    """Compare pretrained networks that share the grid, and the method or the architecture.
+
+    Args:
+        rows: of correspondence.csv, one per pretraining.
+        arrays: objects, counted, exact and near of each, see `read_counts`.
+        replicates: of the bootstrap.
+        seed: its seed.
+
+    Returns:
+        `correspondence_pairs.csv`: paired differences, with intervals over pretrainings and objects.
+    """
+    cells: dict[str, dict[str, list[Cell]]] = {measure: {} for measure in MARGINS}
+    networks: dict[str, dict[str, Any]] = {}
+    for row, counts in zip(rows, arrays, strict=True):
+        name = f"{row['network']} {row['method']}"
+        networks[name] = row
+        unit = row["split"].split("f")[0], row["seed"]  # folds of a repeat, r0f0, r0f1, …, are resampled together
+        for measure in MARGINS:
+            cell = _cell(counts["objects"], counts["counted"], counts[measure])
+            cell = replace(cell, draw=(row["split"], row["seed"]), unit=unit, pretrain_seed=row["seed"])
+            cells[measure].setdefault(name, []).append(cell)
+    shares = {measure: Bootstrap(cells[measure], replicates, seed).apply(weighted_share) for measure in MARGINS}
+    table = []
+    for one, other in combinations(networks, 2):
+        first, second = networks[one], networks[other]
+        related = first["network"] == second["network"] or first["method"] == second["method"]
+        if not related or first["regions"] != second["regions"]:
+            continue
+        for measure in MARGINS:
+            gap = shares[measure].difference(one, other)
+            objects = len({identifier for cell in cells[measure][one] for identifier in cell.ids})
+            names = (first["network"], first["method"], second["network"], second["method"])
+            table.append((*names, measure, gap.value, gap.low, gap.high, objects))
+    return pd.DataFrame(table, columns=PAIR_COLUMNS)
 
 
-def pairs(network: Network, cutouts: Cutouts, rows: np.ndarray, views: ViewsConfig, seed: int) -> Iterator[Pair]:
-    """Pairs of views of `rows`, some at a time; a function of rows, views and seed, whatever the network learnt."""
-    geometry = replace(
-        views,
-        crop=network.views.crop,
-        image_size=network.views.image_size,
-        global_scale=SCALE,
-        brightness=0.0,
-        contrast=0.0,
-        blur=0.0,
-        noise=0.0,
-        reddening=0.0,
-        band_dropout=0.0,
-    )
-    augment = Augment(geometry, network.normalisation, cutouts.size, cutouts.bands, n_global=2)
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write `correspondence.npz`."""
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+
+def read_counts(path: Path) -> dict[str, np.ndarray]:
+    """Read the regions counted and matched per object."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in ("objects", "counted", *MARGINS)}
+
+
+def _cell(ids: np.ndarray, counted: np.ndarray, hits: np.ndarray) -> Cell:
+    return Cell(0, 0, None, ids, ids, counted.astype(np.float64), hits.astype(np.float64))
+
+
+def view_pairs(
+    network: Network, cutouts: Cutouts, rows: np.ndarray, views: ViewsConfig, seed: int
+) -> Iterator[ViewPair]:
+    """Yield batches of pairs of views, a function of rows, views and seed, whatever the weights of the network."""
+    views = replace(views, crop=network.views.crop, image_size=network.views.image_size, global_scale=SCALE)
+    views = replace(views, brightness=0.0, contrast=0.0, blur=0.0, noise=0.0, reddening=0.0, band_dropout=0.0)
+    augment = Augment(views, network.normalisation, cutouts.size, cutouts.bands, n_global=2)
     device = next(network.backbone.parameters()).device
     for step, start in enumerate(range(0, len(rows), BATCH)):
-        some = rows[start : start + BATCH]
-        raw = torch.from_numpy(np.ascontiguousarray(cutouts.images[some])).to(device)
-        made = augment(raw, torch.from_numpy(some), seed=seed, step=step)
+        batch = rows[start : start + BATCH]
+        raw = torch.from_numpy(np.ascontiguousarray(cutouts.images[batch])).to(device)
+        made = augment(raw, torch.from_numpy(batch), seed=seed, step=step)
         first, second = made.crops
         grid = network.backbone.grid(first.shape[-1])
         partner = partners(made.to_source[0], made.to_source[1], grid, first.shape[-1])
-        usable, usable_there = (cells(valid.float().mean(1), grid) >= VALID for valid in made.valid)
-        lost = ~usable | ~usable_there.gather(1, partner.clamp(min=0))
-        yield Pair((first, second), partner.masked_fill(lost, -1), informative(first, grid))
+        valid, other_valid = (made.patch_valid(number, grid).flatten(1) for number in (0, 1))
+        invalid = ~valid | ~other_valid.gather(1, partner.clamp(min=0))
+        yield ViewPair((first, second), partner.masked_fill(invalid, -1), informative(first, grid))
 
 
-def partners(to_source: Tensor, to_source_there: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """[B, T] int64: the region of the second view that holds the centre of each region of the first, −1 where none.
+def partners(to_source: Tensor, other_to_source: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Return [B, T] int64: the region of the second view with the centre of each region of the first, −1 if none.
 
-    to_source, to_source_there: [B, 2, 3] as in `Views`. grid: (h, w) regions of a crop of `size` pixels.
+    Args:
+        to_source: [B, 2, 3] map of the first view, as in `Views`.
+        other_to_source: [B, 2, 3] map of the second.
+        grid: (h, w) regions of a crop.
+        size: pixels of a crop.
     """
     device = to_source.device
-    cell = torch.tensor([size / grid[1], size / grid[0]], dtype=torch.float64, device=device)  # width, height in pixels
+    region = torch.tensor(
+        [size / grid[1], size / grid[0]], dtype=torch.float64, device=device
+    )  # width, height in pixels
     y, x = torch.meshgrid(*(torch.arange(count, device=device) for count in grid), indexing="ij")
-    centers = (torch.stack([x.flatten(), y.flatten()], 1) + 0.5) * cell - 0.5  # pixel centres stand at whole numbers
-    here, there = to_source.double(), to_source_there.double()
-    sky = centers @ here[:, :, :2].transpose(1, 2) + here[:, None, :, 2]  # [B, T, 2]
-    seen = torch.linalg.solve(there[:, :, :2], (sky - there[:, None, :, 2]).transpose(1, 2)).transpose(1, 2)
-    place = torch.floor((seen + 0.5) / cell)
-    inside = (place >= 0) & (place < torch.tensor([grid[1], grid[0]], device=device))
-    index = place[..., 1] * grid[1] + place[..., 0]
+    centres = (torch.stack([x.flatten(), y.flatten()], 1) + 0.5) * region - 0.5  # pixel centres are at integers
+    first, second = to_source.double(), other_to_source.double()
+    sky = centres @ first[:, :, :2].transpose(1, 2) + first[:, None, :, 2]  # [B, T, 2]
+    pixel = torch.linalg.solve(second[:, :, :2], (sky - second[:, None, :, 2]).transpose(1, 2)).transpose(1, 2)
+    position = torch.floor((pixel + 0.5) / region)
+    inside = (position >= 0) & (position < torch.tensor([grid[1], grid[0]], device=device))
+    index = position[..., 1] * grid[1] + position[..., 0]
     return torch.where(inside.all(-1), index, -1.0).long()
 
 
 @torch.inference_mode()
-def match(backbone: Backbone, crops: tuple[Tensor, Tensor]) -> Tensor:
-    """[B, T] int64: for each region of the first crops the region of the second with the most similar feature."""
+def match_regions(backbone: Backbone, crops: tuple[Tensor, Tensor]) -> Tensor:
+    """Return [B, T] int64: for each region of the first crops the most similar region of the second."""
     training = backbone.training
     backbone.eval()
-    here, there = (F.normalize(backbone(crop).patch_tokens.flatten(1, 2).float(), dim=-1) for crop in crops)
+    first, second = (F.normalize(backbone(crop).patch_tokens.flatten(1, 2).float(), dim=-1) for crop in crops)
     backbone.train(training)
-    return (here @ there.transpose(1, 2)).argmax(-1)
+    return (first @ second.transpose(1, 2)).argmax(-1)
 
 
-def within(found: Tensor, partner: Tensor, grid: tuple[int, int], reach: int) -> Tensor:
-    """[B, T] bool: whether each match lies at most `reach` cells from the partner along either axis."""
-    rows = (found // grid[1] - partner // grid[1]).abs()
-    columns = (found % grid[1] - partner % grid[1]).abs()
-    return torch.maximum(rows, columns) <= reach
+def within(match: Tensor, partner: Tensor, grid: tuple[int, int], margin: int) -> Tensor:
+    """Return [B, T] bool: whether each match lies at most `margin` regions from the partner along either axis."""
+    rows = (match // grid[1] - partner // grid[1]).abs()
+    columns = (match % grid[1] - partner % grid[1]).abs()
+    return torch.maximum(rows, columns) <= margin
 
 
-def chance(partner: Tensor, grid: tuple[int, int], reach: int) -> Tensor:
-    """[B, T]: the probability that a match drawn at random lies at most `reach` cells from the partner."""
+def chance(partner: Tensor, grid: tuple[int, int], margin: int) -> Tensor:
+    """Return [B, T]: the probability that a random match lies at most `margin` regions from the partner."""
 
-    def near(place: Tensor, count: int) -> Tensor:
-        return (place + reach).clamp(max=count - 1) - (place - reach).clamp(min=0) + 1
+    def near(position: Tensor, count: int) -> Tensor:
+        return (position + margin).clamp(max=count - 1) - (position - margin).clamp(min=0) + 1
 
     return near(partner // grid[1], grid[0]) * near(partner % grid[1], grid[1]) / (grid[0] * grid[1])
 
 
 def informative(crops: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, T] bool: regions with more than the crop's median of the mean squared deviation from its sky.
+    """Return [B, T] bool: regions with more than the median of the mean squared deviation from the crop's sky.
 
-    The sky is the median of each band; so flux and variance both tell, and half the regions are informative.
+    The sky is the median of each band, so both flux and variance count, and half the regions are informative.
     """
     sky = crops.flatten(2).median(-1).values[:, :, None, None]
-    power = cells((crops - sky).square().mean(1), grid)
+    power = F.adaptive_avg_pool2d((crops - sky).square().mean(1, keepdim=True), grid).flatten(1)
     return power > power.median(1, keepdim=True).values
 
 
-def cells(values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mean of values [B, s, s] in each region, [B, T]."""
-    return F.adaptive_avg_pool2d(values[:, None], grid).flatten(1)
-
-
-def share(hits: np.ndarray, counted: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Σ hits / Σ counted over objects, with its 95 % bootstrap interval over them; NaN where nothing counts."""
-    if not counted.sum():
-        return float("nan"), float("nan"), float("nan")
-    objects = len(hits)
-    weights = numpy_rng(seed).multinomial(objects, np.full(objects, 1 / objects), size=REPLICATES)
-    total = weights @ counted
-    low, high = np.quantile((weights @ hits)[total > 0] / total[total > 0], [0.025, 0.975])
-    return float(hits.sum() / counted.sum()), float(low), float(high)
-
-
-def untrained(backbone: Backbone, seed: int) -> Backbone:
-    """The same architecture with random weights; leaves the generators as they were."""
+def untrained_like(backbone: Backbone, seed: int) -> Backbone:
+    """Return the same architecture with random weights; leaves the random generators as they were."""
     with torch.random.fork_rng():
         seed_torch(seed)
         fresh = backbones.create(**backbone.config)
     return fresh.to(next(backbone.parameters()).device)
 
 
-def _pictures(backbone: Backbone, pair: Pair, found: Tensor, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+def _pictures(backbone: Backbone, pair: ViewPair, match: Tensor) -> dict[str, np.ndarray]:
     """What the page draws of the first few objects, as plain arrays."""
     crops = torch.stack([crop[:PICTURES] for crop in pair.crops], 1)  # [S, 2, bands, s, s]
     ends = crops.flatten(1).quantile(crops.new_tensor([0.01, 0.997]), dim=1)[..., None, None, None, None]
-    shown = (255 * (crops - ends[0]) / (ends[1] - ends[0]).clamp(min=1e-6)).clamp(0, 255).round()
+    stretched = (255 * (crops - ends[0]) / (ends[1] - ends[0]).clamp(min=1e-6)).clamp(0, 255).round()
     arrays = {
-        "crops": shown.to(torch.uint8),
-        "match": found[:PICTURES].int(),
+        "crops": stretched.to(torch.uint8),
+        "match": match[:PICTURES].int(),
         "partner": pair.partner[:PICTURES].int(),
         "informative": pair.informative[:PICTURES],
     }

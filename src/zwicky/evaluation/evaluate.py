@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +12,13 @@ from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
 from zwicky.evaluation.bootstrap import Bootstrap, Cell
-from zwicky.evaluation.metrics import classification_scores, statistics
-from zwicky.evaluation.probes import knn_probe, linear_probe
+from zwicky.evaluation.metrics import scores, statistics
+from zwicky.evaluation.probes import PROBES
+from zwicky.evaluation.results import prediction_table
 from zwicky.io import replacing
 from zwicky.training import provenance
 from zwicky.training.network import Network, load_network
-from zwicky.training.task import columns_of
+from zwicky.training.task import Task
 
 UNDEFINED = {"tpr10": " (needs more than 10 negatives)"}
 
@@ -42,19 +42,28 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     if not len(test):
         raise UserError(f"split {split.name!r} has no test objects; give a store with labels")
     provenance.check_no_leakage(cutouts, test, provenance.read(run), f"the test of split {split.name!r}")
-    if network.targets:
-        table = _regression(network, cutouts, split, test, replicates)
+    task = Task.regression(cutouts, network.targets) if network.targets else _classification(network, cutouts, labels)
+    if task.is_regression:
+        test = test[task.known[test]]
+        if not len(test):
+            raise UserError(f"no test object has a finite {', '.join(task.columns)}; give a store with these columns")
     else:
-        classes = network.classes or labels.classes
-        _check_labels(labels.of(cutouts.ids[test]), classes)
-        parts = []
-        for name, probabilities in _probabilities(network, cutouts, labels, split, test, classes).items():
-            parts.append(_classification(name, probabilities, cutouts, labels, split, test, classes, replicates))
-            columns = {"id": cutouts.ids[test], "label": labels.of(cutouts.ids[test])}
-            columns |= {f"p_{c}": p for c, p in zip(classes, probabilities.T, strict=True)}
-            with replacing(run / f"predictions-{name}.parquet") as temporary:
-                pd.DataFrame(columns).to_parquet(temporary, index=False)
-        table = pd.concat(parts, ignore_index=True)
+        _check_known(task, labels.of(cutouts.ids[test]))
+    ids, truth = cutouts.ids[test], task.truth[test]
+    groups = split.groups_of(ids)
+    parts = []
+    for name, predicted in _predictions(network, cutouts, split, task, test).items():
+        with replacing(run / f"predictions-{name}.parquet") as temporary:
+            prediction_table(ids, groups, truth, predicted, task).to_parquet(temporary, index=False)
+        if task.is_regression:
+            for number, column in enumerate(task.columns):
+                cell = Cell(0, 0, None, ids, groups, truth[:, [number]], predicted[:, [number]])
+                parts.append(_measure(column, cell, (column,), replicates))
+        else:
+            parts.append(_measure(name, Cell(0, 0, None, ids, groups, truth, predicted), (), replicates))
+    table = pd.concat(parts, ignore_index=True).assign(test_objects=len(test))
+    if task.classes:
+        table = table.assign(negatives=int((truth != len(task.classes) - 1).sum()), positive=task.classes[-1])
     with replacing(run / "results.csv") as temporary:
         table.to_csv(temporary, index=False)
     return table
@@ -72,75 +81,42 @@ def evaluation_text(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _check_labels(labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    unknown = [label for label in labels if label not in classes]
+def _classification(network: Network, cutouts: Cutouts, labels: Labels) -> Task:
+    """The task of the network's classes or, before fine-tuning, of those of the labels."""
+    if not network.classes:
+        return Task.classification(cutouts, labels)
+    return Task(pd.Index(network.classes).get_indexer(labels.of(cutouts.ids)), classes=network.classes)
+
+
+def _check_known(task: Task, labels: np.ndarray) -> None:
+    unknown = [label for label in labels if label not in task.classes]
     if unknown:
         name = "no label" if unknown[0] is None else f"the label {unknown[0]!r}"
         raise UserError(
-            f"{len(unknown)} test objects cannot be scored (first: {name}; the classes are {', '.join(classes)}); "
+            f"{len(unknown)} test objects cannot be scored (first: {name}; the classes are {', '.join(task.classes)}); "
             "correct their labels, or take a split that tests others"
         )
 
 
-def _probabilities(
-    network: Network, cutouts: Cutouts, labels: Labels, split: Split, test: np.ndarray, classes: tuple[str, ...]
+def _predictions(
+    network: Network, cutouts: Cutouts, split: Split, task: Task, test: np.ndarray
 ) -> dict[str, np.ndarray]:
+    """Predictions of the test objects by the name of what makes them."""
+    images = cutouts.take(test).images
     if network.head is not None:
-        return {"network": network.probabilities(cutouts.take(test).images)}
-    train = np.array([identifier for identifier in split.ids("train") if identifier in labels.values], dtype=object)
-    if len(classes) < 2 or not len(train):
+        return {"network": network.outputs(images) if task.is_regression else network.probabilities(images)}
+    train = cutouts.rows_of(split.ids("train"))
+    train = train[task.known[train]]
+    if not len(train):
         raise UserError("the store has no labels to probe the features with; ingest it with labels")
-    rows = cutouts.rows_of(train)
-    known = np.array([classes.index(label) for label in labels.of(train)])
-    x, query = (network.features(cutouts.take(some).images) for some in (rows, test))
-    return {"linear": linear_probe(x, known, query, len(classes)), "knn": knn_probe(x, known, query, len(classes))}
+    features, query = network.features(cutouts.take(train).images), network.features(images)
+    return {name: probe(features, task.truth[train], query, task) for name, probe in PROBES.items()}
 
 
-def _classification(
-    name: str,
-    probabilities: np.ndarray,
-    cutouts: Cutouts,
-    labels: Labels,
-    split: Split,
-    test: np.ndarray,
-    classes: tuple[str, ...],
-    replicates: int,
-) -> pd.DataFrame:
-    ids = cutouts.ids[test]
-    truth = np.array([classes.index(label) for label in labels.of(ids)])
-    bootstrap = Bootstrap({name: [Cell(0, 0, None, ids, split.groups_of(ids), truth, probabilities)]}, replicates)
-    rows: list[dict[str, Any]] = []
-    for metric, value in classification_scores(truth, probabilities).items():
-        rows.append({"of": name, "metric": metric, "value": value, "low": np.nan, "high": np.nan})
-        if metric in statistics():
-            interval = bootstrap.apply(statistics()[metric]).interval(name)
-            rows[-1] |= {"low": interval.low, "high": interval.high}
-    negatives = int((truth != len(classes) - 1).sum())
-    return pd.DataFrame(rows).assign(test_objects=len(test), negatives=negatives, positive=classes[-1])
-
-
-def _regression(network: Network, cutouts: Cutouts, split: Split, test: np.ndarray, replicates: int) -> pd.DataFrame:
-    columns = columns_of(network.targets)
-    truth = cutouts.numbers(columns)[test]
-    measured = np.isfinite(truth).all(1)
-    if not measured.any():
-        raise UserError(f"no test object has a finite {', '.join(columns)}; give a store with these columns")
-    predicted = network.outputs(cutouts.take(test[measured]).images)
-    ids = cutouts.ids[test[measured]]
-    cells = {
-        name: [Cell(0, 0, None, ids, split.groups_of(ids), truth[measured, i, None], predicted[:, i, None])]
-        for i, name in enumerate(columns)
-    }
-    bootstrap = Bootstrap(cells, replicates)
-    rows = [
-        {"of": name, "metric": metric, "value": interval.value, "low": interval.low, "high": interval.high}
-        for metric, statistic in statistics(("one",)).items()
-        for name in columns
-        for interval in [bootstrap.apply(statistic).interval(name)]
-    ]
-    return (
-        pd.DataFrame(rows)
-        .sort_values("of", key=lambda names: names.map(columns.index), kind="stable")
-        .reset_index(drop=True)
-        .assign(test_objects=int(measured.sum()))
-    )
+def _measure(name: str, cell: Cell, columns: tuple[str, ...], replicates: int) -> pd.DataFrame:
+    """All metrics of one set of predictions, with intervals over test objects."""
+    values, bootstrap = scores(cell.truth, cell.predicted, columns), Bootstrap({name: [cell]}, replicates)
+    intervals = {metric: bootstrap.apply(s).interval(name) for metric, s in statistics(columns).items()}
+    bounds = {metric: (interval.low, interval.high) for metric, interval in intervals.items()}
+    rows = [(name, metric, value, *bounds.get(metric, (np.nan, np.nan))) for metric, value in values.items()]
+    return pd.DataFrame(rows, columns=["of", "metric", "value", "low", "high"])

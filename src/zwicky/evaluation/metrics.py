@@ -18,6 +18,17 @@ Statistic = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 CLASSIFICATION = ("accuracy", "auc", "tpr0", "tpr10", "ece", "nll")
 
 
+def scores(truth: np.ndarray, predicted: np.ndarray, columns: Sequence[str] = ()) -> dict[str, float]:
+    """Score predicted numbers if there are regressed `columns`, else class probabilities.
+
+    Raises:
+        UserError: if a prediction is not finite.
+    """
+    if not np.isfinite(predicted).all():
+        raise UserError("a prediction is NaN or infinite; look for a diverged training or bad pixels")
+    return regression_scores(truth, predicted, columns) if columns else classification_scores(truth, predicted)
+
+
 def classification_scores(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Score class probabilities; the last class is the positive one.
 
@@ -47,12 +58,12 @@ def classification_scores(truth: np.ndarray, probabilities: np.ndarray) -> dict[
 
 def regression_scores(truth: np.ndarray, predicted: np.ndarray, columns: Sequence[str]) -> dict[str, float]:
     """Score predicted numbers [N, columns]: mae and r2, their means over the columns, and those of each column."""
-    scores = {}
+    result = {}
     for name, selected in column_selections(columns).items():
         y, prediction = truth[:, selected], predicted[:, selected]
-        scores[f"mae{name}"] = float(mean_absolute_error(y, prediction))
-        scores[f"r2{name}"] = float(r2_score(y, prediction)) if (np.ptp(y, axis=0) > 0).all() else np.nan
-    return scores
+        result[f"mae{name}"] = float(mean_absolute_error(y, prediction))
+        result[f"r2{name}"] = float(r2_score(y, prediction)) if (np.ptp(y, axis=0) > 0).all() else np.nan
+    return result
 
 
 def statistics(columns: Sequence[str] = ()) -> dict[str, Statistic]:

@@ -39,6 +39,7 @@ from zwicky.errors import UserError
 from zwicky.evaluation.bootstrap import Bootstrap, Cell, holm
 from zwicky.evaluation.metrics import CLASSIFICATION, statistics
 from zwicky.io import read_json
+from zwicky.training.task import Task
 
 ARM_COLUMNS = (
     "arm",  # short name, unique: e.g. dino-vit-finetune
@@ -89,11 +90,7 @@ class BenchmarkResult:
     @cached_property
     def results(self) -> pd.DataFrame:
         """results.csv, one row per cell."""
-        table = read_table(self.path / "results.csv")
-        for name in ("arm", "labels", "draw"):
-            if name not in table or table[name].isna().any() or (name != "arm" and table[name].dtype.kind != "i"):
-                raise UserError(f"{self.path / 'results.csv'} has a row without {name!r}; run the benchmark again")
-        return table
+        return read_table(self.path / "results.csv")
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -149,19 +146,14 @@ class BenchmarkResult:
         """Read the predictions of a cell on its test objects; see the top of this module for the columns.
 
         Raises:
-            UserError: if the file is missing, damaged or holds values that are not finite.
+            UserError: if the file is missing or damaged.
         """
         path = self.cell(arm, labels, draw) / "predictions.parquet"
         try:
             table = pd.read_parquet(path)
-            finite = np.isfinite(table.filter(regex="^(p|true|predicted)_").to_numpy()).all()
-            table["group"] = table["group"].where(table["group"].notna() & (table["group"] != ""), table["id"])
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            reason = type(error).__name__
-            raise UserError(f"{path} is missing or damaged ({reason}); delete {path.parent} and run again") from error
-        if not finite:
-            raise UserError(f"{path} holds NaN or infinite values; delete {path.parent} and run again")
-        return table
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise UserError(f"{path} is missing or damaged; delete {path.parent} and run again") from error
+        return table.assign(group=table["group"].where(table["group"].notna() & (table["group"] != ""), table["id"]))
 
     def curves(self, arm: str, labels: int, draw: int) -> pd.DataFrame:
         """Read the fine-tuning curves of a cell; empty where it has none."""
@@ -201,9 +193,6 @@ def arrays(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, tuple[str
     Returns:
         Truth [N] int with probabilities [N, classes] and class names; or true and predicted numbers [N, columns] with
         column names.
-
-    Raises:
-        UserError: if a label is none of the classes.
     """
     names = tuple(name[2:] for name in predictions if name.startswith("p_"))
     if not names:
@@ -211,9 +200,21 @@ def arrays(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, tuple[str
         truth, predicted = (predictions[[f"{kind}_{n}" for n in names]].to_numpy() for kind in ("true", "predicted"))
         return truth.astype(np.float64), predicted.astype(np.float64), names
     truth = pd.Index(names).get_indexer(predictions["label"])
-    if (truth < 0).any():
-        raise UserError(f"the label {predictions['label'][truth < 0].iloc[0]!r} is none of the classes {names}")
     return truth, predictions[[f"p_{name}" for name in names]].to_numpy(np.float64), names
+
+
+def prediction_table(
+    ids: np.ndarray, groups: np.ndarray, truth: np.ndarray, predicted: np.ndarray, task: Task
+) -> pd.DataFrame:
+    """Build the table of predictions that `arrays` splits."""
+    table = {"id": ids, "group": groups}
+    if task.is_regression:
+        table |= {f"true_{name}": truth[:, column] for column, name in enumerate(task.columns)}
+        table |= {f"predicted_{name}": predicted[:, column] for column, name in enumerate(task.columns)}
+    else:
+        table["label"] = np.array(task.classes, dtype=object)[truth]
+        table |= {f"p_{name}": predicted[:, column] for column, name in enumerate(task.classes)}
+    return pd.DataFrame(table)
 
 
 def summarise(
@@ -229,12 +230,6 @@ def summarise(
         seed: seed of the bootstrap.
     """
     results = result.results
-    repeated = results[results.duplicated(["arm", "labels", "draw"])]
-    if len(repeated):
-        raise UserError(f"{result.path / 'results.csv'} lists {' '.join(map(str, repeated.iloc[0][:1]))} twice")
-    unknown = [name for pair in pairs for name in pair if name not in set(results["arm"])]
-    if unknown:
-        raise UserError(f"{result.path / 'results.csv'} has no arm {unknown[0]!r} to compare")
     ran = {labels: set(rows["arm"]) for labels, rows in results.groupby("labels")}
     compared = {
         labels: [pair for pair in dict.fromkeys(pairs) if ran[labels].issuperset(pair)] for labels in sorted(ran)

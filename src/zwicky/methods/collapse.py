@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from torch import Tensor
@@ -100,24 +100,27 @@ def rankme(embeddings: np.ndarray) -> float:
     return float(np.exp(-np.sum(p * np.log(p)))) if len(p) else 0.0
 
 
-def knn_probabilities(
-    train: np.ndarray, labels: np.ndarray, query: np.ndarray, classes: int, k: int = 20, temperature: float = 0.07
+def knn_predict(
+    train: np.ndarray, values: np.ndarray, query: np.ndarray, k: int = 20, temperature: float = 0.07
 ) -> np.ndarray:
-    """Classify by the vote of the nearest training features, weighted by exp(cos / τ) (Wu et al., arXiv:1805.01978).
+    """Average the values of the nearest training features, weighted by exp(cos / τ) (Wu et al., arXiv:1805.01978).
 
     Features are standardised first: of raw ones that all point the same way, the cosines hardly differ.
 
     Args:
         train: features [N, D].
-        labels: [N] int, below `classes`.
-        query: features [M, D], for which probabilities [M, classes] are returned.
-        classes: number of classes.
-        k: number of neighbours; all vote if there are fewer.
+        values: [N, K], numbers or one-hot classes.
+        query: features [M, D], for which averages [M, K] are returned.
+        k: number of neighbours; all are averaged if there are fewer.
         temperature: τ.
     """
     # Of unit vectors, ‖a − b‖² = 2 − 2 cos.
-    knn = KNeighborsClassifier(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * temperature)))
-    model = make_pipeline(StandardScaler(), Normalizer(), knn).fit(train, labels)
-    probabilities = np.zeros((len(query), classes))
-    probabilities[:, model.classes_] = model.predict_proba(query)
-    return probabilities
+    knn = KNeighborsRegressor(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * temperature)))
+    return make_pipeline(StandardScaler(), Normalizer(), knn).fit(train, values).predict(query)
+
+
+def knn_probabilities(
+    train: np.ndarray, labels: np.ndarray, query: np.ndarray, classes: int, k: int = 20, temperature: float = 0.07
+) -> np.ndarray:
+    """Return probabilities [M, classes] by `knn_predict` with labels [N] int, below `classes`."""
+    return knn_predict(train, np.eye(classes)[labels], query, k, temperature)

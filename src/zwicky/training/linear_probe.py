@@ -27,11 +27,13 @@ class LinearProbe:
         task: what is predicted.
         scaler: mean and standard deviation of the training features.
         models: one logistic regression, or one ridge regression per regressed column.
+        cv_loss: cross-validated log loss, or squared error over the variance, averaged over columns; NaN without folds.
     """
 
     task: Task
     scaler: StandardScaler
     models: list[LogisticRegression | Ridge]
+    cv_loss: float = float("nan")
 
     @classmethod
     def fit(
@@ -49,20 +51,23 @@ class LinearProbe:
         Raises:
             UserError: if features are not finite or the labels are not at least two of the task's classes.
         """
-        features, truth = _finite(features, "training"), np.asarray(truth)
+        features, truth = check_features(features, "training"), np.asarray(truth)
         if len(truth) != len(features):
             raise UserError(f"{len(features)} training objects but labels of shape {list(truth.shape)}; give one each")
         scaler = StandardScaler().fit(features)
         x = scaler.transform(features)
         if task.is_regression:
             columns = truth.astype(np.float64).reshape(len(x), -1).T
-            return cls(task, scaler, [fit_ridge(x, column, seed, groups) for column in columns])
+            fits = [fit_ridge(x, column, seed, groups) for column in columns]
+            losses = [loss / max(column.var(), 1e-300) for (_, loss), column in zip(fits, columns, strict=True)]
+            return cls(task, scaler, [model for model, _ in fits], float(np.mean(losses)))
         truth = check_labels(truth, len(x), task.n_outputs)
-        return cls(task, scaler, [fit_logistic(x, truth, seed, groups=groups)[0]])
+        model, loss = fit_logistic(x, truth, seed, groups=groups)
+        return cls(task, scaler, [model], loss)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return probabilities [M, classes] (0 for a class without a label) or values [M, columns]."""
-        x = self.scaler.transform(_finite(features, "test"))
+        x = self.scaler.transform(check_features(features, "test"))
         if self.task.is_regression:
             return np.stack([model.predict(x) for model in self.models], axis=1)
         probabilities = np.zeros((len(x), self.task.n_outputs))
@@ -118,15 +123,20 @@ def fit_logistic(
     return search.best_estimator_, -float(search.best_score_)
 
 
-def fit_ridge(x: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> Ridge:
-    """Fit a ridge regression of y [n] on standardised features x [n, D]; one object gets the strongest penalty."""
+def fit_ridge(x: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> tuple[Ridge, float]:
+    """Fit a ridge regression of y [n] on standardised features x [n, D].
+
+    Returns:
+        (model, cross-validated squared error). One object gets the strongest penalty, and NaN.
+    """
     groups = np.arange(len(x)) if groups is None else groups
     n_folds = min(FOLDS, len(np.unique(groups)))
     if n_folds < 2:
-        return Ridge(PENALTIES[-1]).fit(x, y)
+        return Ridge(PENALTIES[-1]).fit(x, y), float("nan")
     folds = GroupKFold(n_folds, shuffle=True, random_state=seed)
     search = GridSearchCV(Ridge(), {"alpha": PENALTIES}, scoring="neg_mean_squared_error", cv=folds)
-    return search.fit(x, y, groups=groups).best_estimator_
+    search.fit(x, y, groups=groups)
+    return search.best_estimator_, -float(search.best_score_)
 
 
 def fold_count(labels: np.ndarray) -> int:
@@ -151,7 +161,12 @@ def check_labels(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
     return labels
 
 
-def _finite(features: np.ndarray, role: str) -> np.ndarray:
+def check_features(features: np.ndarray, role: str) -> np.ndarray:
+    """Return features as float64.
+
+    Raises:
+        UserError: if they are not finite; `role` is part of the message.
+    """
     if not np.isfinite(features).all():
         raise UserError(f"the {role} features hold NaN or infinity; look for a diverged training or bad pixels")
     return np.asarray(features, dtype=np.float64)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pandas as pd
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
@@ -21,10 +20,15 @@ PRETRAIN_ROLES = ("train", "unlabelled")
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One draw. unit: what the bootstrap resamples it with; subsets: labels → (ids to fit, ids to select).
+class LabelDraw:
+    """One draw of labels.
 
-    fit_counts: those numbers of labels that networks are fitted with.
+    Args:
+        index: its number.
+        unit: what the bootstrap resamples it with.
+        split: roles of the objects.
+        subsets: number of labels → (ids to train on, ids for selection).
+        fit_counts: the numbers of labels that networks are trained with.
     """
 
     index: int
@@ -34,26 +38,34 @@ class Draw:
     fit_counts: tuple[int, ...]
 
     def rows(self, cutouts: Cutouts, labels: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers to fit and to select; a label from elsewhere than the role train is refused."""
+        """Return row numbers to train on and for selection.
+
+        Raises:
+            UserError: if one has another role than train.
+        """
         fit, select = self.subsets[labels]
         self.split.check_roles(np.concatenate([fit, select]), "learning from labels", ("train",))
         return cutouts.rows_of(fit), cutouts.rows_of(select)
 
     def pretrain_rows(self, cutouts: Cutouts) -> np.ndarray:
-        """Row numbers to pretrain on: the roles train and unlabelled, nothing else."""
-        ids = self.split.ids(*PRETRAIN_ROLES)
-        self.split.check_roles(ids, "pretraining", PRETRAIN_ROLES)
-        return cutouts.rows_of(ids)
+        """Return row numbers to pretrain on: the roles train and unlabelled, nothing else."""
+        return cutouts.rows_of(self.split.ids(*PRETRAIN_ROLES))
 
     def test_rows(self, cutouts: Cutouts) -> np.ndarray:
+        """Return row numbers of the test objects."""
         return cutouts.rows_of(self.split.ids("test"))
 
 
-def make_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> list[Draw]:
-    """All draws of a benchmark; a function of the data and the seeds alone.
+def make_label_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> list[LabelDraw]:
+    """Return all draws of a benchmark, a function of the data and the seeds alone.
 
-    The key of each subset is its number of labels counted out, so that "all" (0) has a place on the axis; for folds,
-    whose training sets differ by an object or two, it is their rounded mean.
+    The key of a subset is its number of labels with "all" (0) written out, so that it has a place on the axis. For
+    folds, whose training sets differ by an object or two, it is their rounded mean.
+
+    Args:
+        config: the recipe.
+        cutouts: the data set.
+        labels: classes; for a regression one class of all objects whose targets are known.
     """
     design = config.design
     if design.kind == "holdout":
@@ -79,7 +91,7 @@ def make_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> lis
     ]
     all_count = round(float(np.mean([len(subset[0]) for subset in subsets]))) if 0 in config.labels else 0
     return [
-        Draw(
+        LabelDraw(
             index,
             unit,
             split,
@@ -93,17 +105,15 @@ def make_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> lis
     ]
 
 
-def write_draws(folder: Path, draws: Sequence[Draw]) -> None:
-    """`splits/NAME.parquet` and `draws.parquet` (draw, labels, use, id)."""
+def write_label_draws(folder: Path, draws: Sequence[LabelDraw]) -> None:
+    """Write the splits and `draws.parquet` (draw, labels, use, id)."""
     for split in {draw.split.name: draw.split for draw in draws}.values():
         write_split(folder / "splits", split)
-    columns: dict[str, list] = {"draw": [], "labels": [], "use": [], "id": []}
-    for draw in draws:
-        for count, parts in draw.subsets.items():
-            for use, ids in zip(("fit", "select"), parts, strict=True):
-                columns["draw"] += [draw.index] * len(ids)
-                columns["labels"] += [count] * len(ids)
-                columns["use"] += [use] * len(ids)
-                columns["id"] += list(ids)
+    parts = [
+        pd.DataFrame({"draw": draw.index, "labels": count, "use": use, "id": ids})
+        for draw in draws
+        for count, subset in draw.subsets.items()
+        for use, ids in zip(("fit", "select"), subset, strict=True)
+    ]
     with replacing(folder / "draws.parquet") as temporary:
-        pq.write_table(pa.table(columns), temporary)
+        pd.concat(parts, ignore_index=True).to_parquet(temporary, index=False)

@@ -1,1 +1,0 @@
-"""Numbers from arrays: classification, calibration, regression, embeddings, bootstrap intervals."""
