@@ -100,12 +100,14 @@ def test_python_examples_of_the_data_page_run(tmp_path: Path, monkeypatch: pytes
     zwicky.simulate_store("demo-lenses", 3, 1, tmp_path / "lenses")
     monkeypatch.chdir(tmp_path)
     outcome: dict = {}
-    first, second = fences(TEXTS["docs/data.md"], "python")
+    first, second, third = fences(TEXTS["docs/data.md"], "python")
     exec(first, outcome)
     assert outcome["images"].shape == (3, 3, 48, 48)
     assert len(outcome["labels"]) == 3
     exec(second, outcome)
-    assert (outcome["cutouts"].images == outcome["images"]).all()
+    assert (outcome["cutouts"].images[:] == outcome["images"]).all()
+    exec(third, outcome)
+    assert (zwicky.open_store("copy").images[:] == outcome["images"]).all()
 
 
 def test_reference_documents_what_the_package_offers() -> None:

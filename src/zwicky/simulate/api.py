@@ -42,8 +42,8 @@ def simulate_population(population: str, count: int, seed: int = 0, device: str 
     simulation = Simulation.open(population, count, seed, device)
     images, tables = zip(*simulation.blocks(), strict=True)
     table = pd.concat(tables, ignore_index=True)
-    cutouts = Cutouts(np.concatenate(images), table, simulation.population.band_names, truth_of(table))
-    return cutouts, simulation.labels(table)
+    bands, metadata = simulation.population.band_names, simulation.metadata()
+    return Cutouts(np.concatenate(images), table, bands, truth_of(table), metadata), simulation.labels(table)
 
 
 def simulate_store(
@@ -94,7 +94,7 @@ def _write(
     """Write batches of images and their tables as one store, with labels."""
     labels: dict[str, str] = {}
     bands, size = simulation.population.band_names, simulation.image_shape[1:]
-    with StoreWriter(path, bands, size, simulation.dtype) as writer:
+    with StoreWriter(path, bands, size, simulation.dtype, metadata=simulation.metadata()) as writer:
         for images, table in batches:
             writer.append(images, table)
             writer.truth = truth_of(table)

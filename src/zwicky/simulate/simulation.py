@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,6 +81,10 @@ class Simulation:
         files |= {star: digest(star) for star in _stars(population)}
         named = {"name": population.name, "population": population.text, "seed": self.seed}
         return named | {"device": self.device.type, "files": files}
+
+    def metadata(self) -> dict[str, str]:
+        """Return the metadata by which a store, and images rendered on access, are known to be the same simulation."""
+        return {"simulation": hashlib.blake2b(repr(self.identity()).encode(), digest_size=16).hexdigest()}
 
     def draw(self, block: int) -> ParameterBlock:
         """Return the parameters of a block."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,9 +79,8 @@ def open_simulation(
             tables.append(simulation.table(block, drawn))
             progress.advance()
     table = pd.concat(tables, ignore_index=True)
-    digest = hashlib.blake2b(repr(simulation.identity()).encode(), digest_size=16).hexdigest()
     images, bands = SimulatedImages(simulation, quiet), simulation.population.band_names
-    return Cutouts(images, table, bands, truth_of(table), {"simulation": digest}), simulation.labels(table)
+    return Cutouts(images, table, bands, truth_of(table), simulation.metadata()), simulation.labels(table)
 
 
 @dataclass(frozen=True)
