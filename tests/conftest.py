@@ -10,13 +10,14 @@ settings.load_profile("zwicky")
 
 SMALL_STAGES = {"patch_size": 4, "window": 2, "width": 16, "depths": (2, 2), "heads": (1, 2)}
 SMALL_VIT = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2}
+SMALL_POLAR = {"width": 32, "depth": 2, "heads": 2, "radii": 8, "angles": 32, "stem": (8, 16, 16)}
 
 
 def small_options(name):
     """Options that make the backbone `name` small; 16, 32 and 48 px fit all of them."""
     if name == "resnet18":
         return {}
-    return dict(SMALL_STAGES if "swin" in name else SMALL_VIT)
+    return dict(SMALL_STAGES if "swin" in name else SMALL_POLAR if "polar" in name else SMALL_VIT)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,9 +53,17 @@ class Views:
         """Return B."""
         return len(self.rows)
 
-    def patch_valid(self, crop: int, grid: tuple[int, int]) -> Tensor:
-        """Return [B, h, w] bool: which patches of crop number `crop` are at least half valid, over all bands."""
-        bands = self.valid[crop].sum(1, keepdim=True).float()
+    def patch_valid(
+        self, crop: int, grid: tuple[int, int], canvas: Callable[[Tensor], Tensor] = lambda images: images
+    ) -> Tensor:
+        """Return [B, h, w] bool: which patches of crop number `crop` are at least half valid, over all bands.
+
+        Args:
+            crop: its number.
+            grid: (h, w) patches.
+            canvas: resamples images to what the patches tile, see `Backbone.canvas`.
+        """
+        bands = canvas(self.valid[crop].sum(1, keepdim=True).float())
         return F.adaptive_avg_pool2d(bands, grid)[:, 0] >= self.valid[crop].shape[1] / 2
 
     def interleave_partner(self) -> Views:

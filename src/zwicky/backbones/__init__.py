@@ -22,6 +22,7 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet18": ("resnet.ResNet18", {}),
     "d4_vit": ("d4.vit.D4ViT", {}),
     "d4_swin": ("d4.swin.D4Swin", {}),
+    "polar_vit": ("polar.PolarViT", {}),
 }
 
 
@@ -30,7 +31,8 @@ class BackboneConfig:
     """Which network.
 
     Args:
-        name: vit_tiny, vit_small, vit_base, beit_base, swin_tiny, swin_small, d4_vit, d4_swin or resnet18.
+        name: vit_tiny, vit_small, vit_base, beit_base, swin_tiny, swin_small, d4_vit, d4_swin, polar_vit or
+            resnet18.
         options: keywords of that backbone, for example {patch_size: 8, depth: 6}.
         pretrained: weights to start from: the name of a timm model, hf-hub:OWNER/NAME or a file in timm's layout;
             null starts from random ones.

@@ -101,10 +101,22 @@ class Backbone(nn.Module, ABC):
     def grid(self, size: int) -> tuple[int, int]:
         """Return (h, w) of the patch grid of a square image of `size` pixels; raises UserError if it does not fit."""
 
+    def canvas(self, images: Tensor) -> Tensor:
+        """Return the images [B, bands, H', W'] whose h × w cells the patch tokens stand for; here the same."""
+        return images
+
     @property
     def image_size(self) -> int:
         """Side in pixels of the square the network was built for."""
         return int(self.config["image_size"])
+
+    @property
+    def patch_pixels(self) -> int:
+        """Number of the canvas's values, over all bands, that a patch token stands for."""
+        height, width = self.grid(self.image_size)
+        with torch.no_grad():
+            empty = torch.zeros(1, self.config["bands"], self.image_size, self.image_size)
+            return self.canvas(empty).numel() // (height * width)
 
     def set_trainable(self, masked: bool = False) -> None:
         """Make every parameter trainable; the mask token only for a method that masks, else it has no gradient."""

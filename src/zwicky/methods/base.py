@@ -117,10 +117,19 @@ class MaskedMethod(Method):
         self.encoder = backbone
         backbone.set_trainable(masked=True)
 
-    def masked_pixels(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Return the mask [B, h, w] and which pixels [B, h, w, pixels] are both masked and valid."""
+    def patches(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Return the pixels of the patches, [B, h, w, pixels], and which of them are valid."""
+        valid = self.encoder.canvas(views.valid[0].float()) > 0.999
+        return patchify(self.encoder.canvas(views.crops[0]), self.grid), patchify(valid, self.grid)
+
+    def patch_valid(self, views: Views) -> Tensor:
+        """Return which patches [B, h, w] are at least half valid."""
+        return views.patch_valid(0, self.grid, self.encoder.canvas)
+
+    def mask(self, views: Views) -> Tensor:
+        """Return the mask [B, h, w] of the first crop."""
         assert views.masks is not None, "views of a masked method carry masks"
-        return views.masks[0], views.masks[0][..., None] & patchify(views.valid[0], self.grid)
+        return views.masks[0]
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
         """Compare the loss with that of a trivial prediction, then look for collapse."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
-from zwicky.methods.base import MaskedMethod, patchify
+from zwicky.methods.base import MaskedMethod
 from zwicky.methods.losses import masked_mean
 
 PREVIEW = 1024  # images the tokenizer is fitted to
@@ -40,24 +40,22 @@ class BEiT(MaskedMethod):
 
     def __init__(self, backbone: Backbone, *, tokens: int = 256, components: int = 8, mask_ratio: float = 0.4) -> None:
         super().__init__("beit", backbone, mask_ratio, blocks=True, preview=PREVIEW)
-        pixels = backbone.config["bands"] * backbone.image_size**2 // (self.grid[0] * self.grid[1])
-        self.tokenizer = Tokenizer(pixels, tokens, components)
+        self.tokenizer = Tokenizer(backbone.patch_pixels, tokens, components)
         self.head = nn.Linear(backbone.dim, tokens)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
     def prepare(self, views: Views) -> None:
         """Fit the tokenizer to the valid patches of these views."""
-        self.tokenizer.fit(patchify(views.crops[0], self.grid)[views.patch_valid(0, self.grid)])
+        self.tokenizer.fit(self.patches(views)[0][self.patch_valid(views)])
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, the accuracy, and what trivial predictions reach."""
         assert self.tokenizer.centroids.any(), "prepare comes before the first step"
-        assert views.masks is not None, "views of a masked method carry masks"
-        x, mask = views.crops[0], views.masks[0]
-        tokens = self.tokenizer(patchify(x, self.grid))  # [B, h, w]
-        logits = self.head(self.encoder(x, mask=mask).patch_tokens).float()  # [B, h, w, K]
-        masked = mask & views.patch_valid(0, self.grid)
+        mask = self.mask(views)
+        tokens = self.tokenizer(self.patches(views)[0])  # [B, h, w]
+        logits = self.head(self.encoder(views.crops[0], mask=mask).patch_tokens).float()  # [B, h, w, K]
+        masked = mask & self.patch_valid(views)
         loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), masked)
         with torch.no_grad():
             frequency = F.one_hot(tokens, logits.shape[-1])[masked].float().mean(0).nan_to_num()

@@ -62,7 +62,9 @@ class EsViT(DINO):
         view_loss = losses.view_loss(s, p_t, batch, self.student_temperature)
 
         grids = [(crop.patch_tokens.shape[1], crop.patch_tokens.shape[2]) for crop in student]
-        valid = [views.patch_valid(crop, grid).flatten(1) for crop, grid in enumerate(grids)]  # [B, T_v] of each view
+        valid = [
+            views.patch_valid(crop, grid, self.backbone.canvas).flatten(1) for crop, grid in enumerate(grids)
+        ]  # [B, T_v] of each view
         regions_s = [crop.patch_tokens.flatten(1, 2) for crop in student]  # [B, T_v, D] of each view
         regions_t = [crop.patch_tokens.flatten(1, 2) for crop in teacher]
         with torch.no_grad():

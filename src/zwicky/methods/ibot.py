@@ -59,7 +59,9 @@ class IBOT(DINO):
         assert views.masks is not None, "views for iBOT carry masks"
         batch, count = len(views), views.global_count
         x, mask = torch.cat(views.crops[:count]), torch.cat(views.masks)  # [2B, bands, H, W], [2B, h, w]
-        valid = torch.cat([views.patch_valid(crop, (mask.shape[1], mask.shape[2])) for crop in range(count)])
+        valid = torch.cat(
+            [views.patch_valid(crop, (mask.shape[1], mask.shape[2]), self.backbone.canvas) for crop in range(count)]
+        )
         index = masked_index(mask & valid)
 
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from zwicky.augment.views import Views
 from zwicky.backbones.attention import forward_block
 from zwicky.backbones.base import Backbone
-from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.methods.base import MaskedMethod, patchify
+from zwicky.methods.base import MaskedMethod
 from zwicky.methods.losses import masked_mean
 
 PREVIEW = 256  # images from which the noise of the sky is estimated
@@ -39,7 +38,7 @@ class MAE(MaskedMethod):
         "predicting each patch's mean: train longer, raise the learning rate, hide less (mask_ratio), or take a "
         "tighter views.crop if most patches are sky"
     )
-    encoder: ViT
+    encoder: Any
     sky_variance: Tensor
 
     def __init__(
@@ -51,30 +50,30 @@ class MAE(MaskedMethod):
         decoder_depth: int = 2,
         decoder_heads: int = 4,
     ) -> None:
-        if not isinstance(backbone, ViT):
+        if not hasattr(backbone, "visible"):
             raise UserError(
                 f"mae: {backbone.config['name']} cannot leave out masked patches; take a vit, or the method simmim"
             )
         super().__init__("mae", backbone, mask_ratio, preview=PREVIEW)
         self.register_buffer("sky_variance", torch.zeros(()))
-        pixels = backbone.config["bands"] * backbone.patch_size**2
+        pixels = backbone.patch_pixels
         self.decoder = Decoder(backbone.dim, self.grid, pixels, decoder_width, decoder_depth, decoder_heads)
         backbone.set_trainable()  # without the mask token, which is the decoder's here
 
     def prepare(self, views: Views) -> None:
         """Estimate the variance of empty sky from the patches that are valid throughout."""
-        patches = patchify(views.crops[0], self.grid)[patchify(views.valid[0], self.grid).all(-1)]
+        patches, valid = self.patches(views)
+        patches = patches[valid.all(-1)]
         if len(patches):
             self.sky_variance.copy_(torch.from_numpy(np.quantile(patches.var(-1).cpu().numpy(), [0.25]))[0])
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, and that of predicting each patch's mean."""
-        mask, masked = self.masked_pixels(views)
-        x = views.crops[0]
+        mask, (x, valid) = self.mask(views), self.patches(views)
         # Every image masks as many patches as the others, so the visible ones form a rectangle [B, K].
         visible = (~mask).flatten(1).nonzero()[:, 1].unflatten(0, (len(x), -1))
-        y = self.decoder(self.encoder.visible(x, visible), visible)  # [B, h, w, pixels]
-        target = normalise_patches(patchify(x, self.grid), patchify(views.valid[0], self.grid), self.sky_variance)
+        y = self.decoder(self.encoder.visible(views.crops[0], visible), visible)  # [B, h, w, pixels]
+        target, masked = normalise_patches(x, valid, self.sky_variance), mask[..., None] & valid
         loss = masked_mean((y.float() - target).square(), masked)
         return {"loss": loss, "constant_loss": masked_mean(target.square(), masked)}
 

@@ -27,10 +27,9 @@ class SimMIM(MaskedMethod):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, and that of the best constant prediction."""
-        mask, masked = self.masked_pixels(views)
-        x = views.crops[0]
-        y = self.decoder(self.encoder(x, mask=mask))
-        x, y = patchify(x, self.grid), patchify(y, self.grid)  # [B, h, w, pixels]
+        mask, (x, valid) = self.mask(views), self.patches(views)  # [B, h, w], [B, h, w, pixels]
+        masked = mask[..., None] & valid
+        y = patchify(self.decoder(self.encoder(views.crops[0], mask=mask)), self.grid)
         loss = masked_mean((y.float() - x).abs(), masked)
         with torch.no_grad():
             median = x.masked_fill(~masked, torch.nan).nanmedian()

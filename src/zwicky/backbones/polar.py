@@ -1,0 +1,324 @@
+"""A transformer on polar coordinates about the centre of the window: a lens is a ring about a centre.
+
+The image is resampled to (radius, angle), passes a convolutional stem that is circular in angle, and attends over the
+grid of (radius, angle) patches. A quarter turn shifts that grid by a whole number of patches and a reflection reverses
+it; with mirror-symmetric kernels both leave the pooled features unchanged, and other angles do so up to interpolation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from zwicky.augment.views import Target
+from zwicky.backbones.attention import attention_weights, forward_block, project_qkv
+from zwicky.backbones.base import Backbone, Features, PixelDecoder, check_heads, unpatchify
+from zwicky.errors import UserError
+
+OVERSAMPLING = 2  # samples per polar pixel and axis, which are averaged
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def polar_points(n_radii: int, n_angles: int, spacing: str) -> Tensor:
+    """Return the sampling points in the unit disc, [n_radii, n_angles, 2] float64 (x, y).
+
+    Radii are midpoints of `n_radii` intervals of [0, 1], of equal length (linear) or growing by a constant factor from
+    0.05 on (log); angles are midpoints of `n_angles` intervals. The points are exactly symmetric under D4.
+    """
+    middle = (np.arange(n_radii) + 0.5) / n_radii
+    radius = middle if spacing == "linear" else 0.05 * (np.exp(middle * math.log(21.0)) - 1)
+    quarter = n_angles // 4
+    sine = np.sin(2 * np.pi * (np.arange(quarter) + 0.5) / n_angles)
+    x, y = sine[::-1], sine  # cos θ = sin(π/2 − θ), to the last bit
+    x, y = np.concatenate([x, -y, -x, y]), np.concatenate([y, x, -y, -x])
+    return torch.from_numpy(radius[:, None, None] * np.stack([x, y], -1))
+
+
+def sample_polar(images: Tensor, points: Tensor, centre: Tensor, radius: float) -> Tensor:
+    """Sample images bilinearly at points about a centre; outside the image they are 0.
+
+    Args:
+        images: [B, bands, H, W].
+        points: [R, A, 2] (x, y) in units of `radius`.
+        centre: [B, 2] or [1, 2] float64 (x, y) in pixels, (0, 0) being the centre of the first.
+        radius: in pixels.
+
+    Returns:
+        [B, bands, R, A].
+    """
+    batch, bands, height, width = images.shape
+    place = points.flatten(0, 1).to(images.device) * radius + centre[:, None].to(images.device)  # [B or 1, P, 2]
+    corner = place.floor()
+    fraction, corner = (place - corner).to(images.dtype), corner.long()
+    flat, result = images.flatten(2), images.new_zeros(())
+    for dx in (0, 1):
+        for dy in (0, 1):
+            x, y = corner[..., 0] + dx, corner[..., 1] + dy
+            weight = (fraction[..., 0] if dx else 1 - fraction[..., 0]) * (
+                fraction[..., 1] if dy else 1 - fraction[..., 1]
+            )
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).expand(batch, -1)
+            values = flat.gather(2, index[:, None].expand(-1, bands, -1)) if len(place) > 1 else flat[:, :, index[0]]
+            result = result + values * (weight * inside)[:, None]
+    return result.unflatten(2, points.shape[:2])
+
+
+def find_centre(images: Tensor, how: str) -> Tensor:
+    """Return the centre of each image, [B, 2] (or [1, 2]) float64 (x, y) in pixels.
+
+    frame: the middle of the image. brightest: its brightest pixel after two 3 × 3 means, in the inner half. centroid:
+    that of the positive flux there.
+    """
+    height, width = images.shape[2:]
+    middle = torch.tensor([[(width - 1) / 2, (height - 1) / 2]], dtype=torch.float64, device=images.device)
+    if how == "frame":
+        return middle
+    flux = images.mean(1, keepdim=True)
+    for _ in range(2 if how == "brightest" else 0):
+        flux = F.avg_pool2d(flux, 3, 1, 1, count_include_pad=False)
+    flux = flux[:, 0].double()
+    y, x = (torch.arange(n, dtype=torch.float64, device=images.device) for n in (height, width))
+    inner = ((y - middle[0, 1]).abs() <= height / 4)[:, None] & ((x - middle[0, 0]).abs() <= width / 4)
+    if how == "brightest":
+        index = flux.masked_fill(~inner, -math.inf).flatten(1).argmax(1)
+        return torch.stack([index % width, index // width], 1).double()
+    flux = flux.clamp(min=0) * inner
+    total = flux.sum((1, 2)).clamp(min=1e-12)
+    centroid = torch.stack([(flux.sum(1) * x).sum(1), (flux.sum(2) * y).sum(1)], 1) / total[:, None]
+    return torch.where((flux.sum((1, 2)) > 0)[:, None], centroid, middle)
+
+
+class PolarConv2d(nn.Conv2d):
+    """A convolution over (radius, angle): zero padding in radius, circular in angle.
+
+    Args:
+        mirror: tie the kernel to its reflection in angle, which makes the layer equivariant under reflections; with an
+            even stride the kernel must be even in angle for that.
+    """
+
+    def __init__(self, channels: int, width: int, kernel: tuple[int, int], *, mirror: bool, **options: Any) -> None:
+        super().__init__(channels, width, kernel, bias=False, **options)
+        self.mirror = mirror
+        self.margin = (
+            (kernel[1] - self.stride[1]) // 2,
+            kernel[1] - self.stride[1] - (kernel[1] - self.stride[1]) // 2,
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve [B, channels, R, A]."""
+        weight = (self.weight + self.weight.flip(3)) / 2 if self.mirror else self.weight
+        padded = F.pad(maps, (*self.margin, 0, 0), mode="circular")
+        return F.conv2d(padded, weight, None, self.stride, (self.kernel_size[0] // 2, 0), 1, self.groups)
+
+
+def conv_stem(bands: int, channels: Sequence[int], strides: Sequence[tuple[int, int]], width: int, **conv: Any) -> Any:
+    """Return a stem of convolutions, each with BatchNorm and GELU, and a projection to `width` (arXiv:2106.14881)."""
+    layers: list[nn.Module] = []
+    for out, stride in zip(channels, strides, strict=True):
+        kernel = (3, 4 if stride[1] == 2 else 3)
+        layers += [PolarConv2d(bands, out, kernel, stride=stride, **conv), nn.BatchNorm2d(out), nn.GELU()]
+        bands = out
+    return nn.Sequential(*layers, nn.Conv2d(bands, width, 1))
+
+
+class PolarTargetHead(nn.Module):
+    """Regression targets that transform with the image.
+
+    Each patch token at angle θ contributes s(token)·(cos θ, sin θ) to a vector and s(token)·(cos 2θ, sin 2θ) to a
+    spin-2 pair, with s linear; a scalar is linear in the pooled features.
+    """
+
+    uses_patch_tokens = True
+
+    def __init__(self, dim: int, targets: Sequence[Target]) -> None:
+        super().__init__()
+        self.kinds = [target.kind for target in targets]
+        self.scalars = nn.ModuleList(nn.Linear(dim, 1) for _ in targets)
+        for linear in self.scalars:
+            nn.init.trunc_normal_(linear.get_parameter("weight"), std=0.02)
+            nn.init.zeros_(linear.get_parameter("bias"))
+
+    def forward(self, features: Features) -> Tensor:
+        """Predict [B, columns]."""
+        n_angles = features.patch_tokens.shape[2]
+        angle = 2 * torch.pi * (torch.arange(n_angles, device=features.pooled.device) + 0.5) / n_angles
+        columns = []
+        for kind, linear in zip(self.kinds, self.scalars, strict=True):
+            if kind == "scalar":
+                columns.append(linear(features.pooled))
+                continue
+            turns = angle * {"vector": 1, "spin2": 2}[kind]
+            weight = linear(features.patch_tokens)[..., 0].mean(1)  # [B, angles]
+            columns.append(weight @ torch.stack([turns.cos(), turns.sin()], 1).to(weight.dtype) / n_angles)
+        return torch.cat(columns, 1)
+
+
+class PolarPixelDecoder(PixelDecoder):
+    """Each patch token gives the polar pixels of its own patch, [B, bands, radii, angles]."""
+
+    def __init__(self, dim: int, bands: int, patch: tuple[int, int]) -> None:
+        nn.Module.__init__(self)
+        self.shape = (bands, *patch)
+        self.linear = nn.Linear(dim, math.prod(self.shape))
+
+    def forward(self, features: Features) -> Tensor:
+        """Decode patch tokens [B, h, w, D]."""
+        return unpatchify(self.linear(features.patch_tokens).unflatten(3, self.shape))
+
+
+class PolarViT(Backbone):
+    """A transformer over (radius, angle) patches. Pooled features are the mean of the normed patch tokens.
+
+    Positions are known in radius by a learned embedding and relative in angle by a depth-wise convolution
+    (arXiv:2102.10882) that is circular in angle.
+
+    Args:
+        bands: channels of the images.
+        image_size: side in pixels of the images it is built for; other sizes are sampled to the same polar grid.
+        width: D.
+        depth: number of blocks.
+        heads: of each block.
+        radii: polar pixels in radius.
+        angles: polar pixels in angle; a multiple of 4 times the stem's stride in angle.
+        radius: largest radius in units of half the side of the image.
+        spacing: of the radii, linear or log.
+        centre: frame, brightest or centroid; see `find_centre`.
+        stem: channels of the stem's convolutions; each but the last halves both axes, the last the angle alone.
+        mirror: tie the kernels to their mirror images, which makes the network exactly invariant under reflections.
+        drop_path: largest rate of stochastic depth.
+    """
+
+    prefers_bf16_on_cpu = False  # the stem's convolutions
+    invariant = True
+
+    def __init__(
+        self,
+        *,
+        bands: int,
+        image_size: int,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 2,
+        radii: int = 24,
+        angles: int = 64,
+        radius: float = 1.0,
+        spacing: Literal["linear", "log"] = "linear",
+        centre: Literal["frame", "brightest", "centroid"] = "frame",
+        stem: Sequence[int] = (32, 64, 96),
+        mirror: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_heads(width, heads)
+        strides = [(2, 2)] * (len(stem) - 1) + [(1, 2)]
+        self.patch = (2 ** (len(stem) - 1), 2 ** len(stem))
+        if radii % self.patch[0] or angles % (4 * self.patch[1]) or not radii or not angles:
+            raise UserError(
+                f"backbone: {radii} radii and {angles} angles do not suit a stem of {len(stem)} convolutions; take "
+                f"multiples of {self.patch[0]} and {4 * self.patch[1]}"
+            )
+        for option, value, choices in (
+            ("spacing", spacing, ("linear", "log")),
+            ("centre", centre, ("frame", "brightest", "centroid")),
+        ):
+            if value not in choices:
+                raise UserError(f"backbone: {option} is {value!r}; choose one of {', '.join(choices)}")
+        self.dim, self.radii, self.angles = width, radii, angles
+        self.radius, self.spacing, self.centre, self.invariant = radius, spacing, centre, mirror
+        self.net = nn.Module()
+        self.net.stem = conv_stem(bands, stem, strides, width, mirror=mirror)
+        self.net.pos_embed = nn.Parameter(torch.zeros(radii // self.patch[0], 1, width))
+        nn.init.trunc_normal_(self.net.pos_embed, std=0.02)
+        self.net.pos_conv = PolarConv2d(width, width, (3, 3), mirror=mirror, groups=width)
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.net.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True, drop_path=rate) for rate in rates)
+        self.net.norm = nn.LayerNorm(width, eps=1e-6)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.set_trainable()
+
+    def grid(self, size: int) -> tuple[int, int]:
+        """Return (radius, angle) of the patch grid, the same for images of any size."""
+        if size < 4:
+            raise UserError(f"backbone: images of {size} px are too small for polar coordinates; take 4 px or more")
+        return self.radii // self.patch[0], self.angles // self.patch[1]
+
+    def canvas(self, images: Tensor) -> Tensor:
+        """Resample images [B, bands, H, W] to [B, bands, radii, angles]."""
+        points = polar_points(OVERSAMPLING * self.radii, OVERSAMPLING * self.angles, self.spacing)
+        radius = self.radius * min(images.shape[2:]) / 2
+        with torch.autocast(images.device.type, enabled=False):
+            fine = sample_polar(images.float(), points, find_centre(images.float(), self.centre), radius)
+            return F.avg_pool2d(fine, OVERSAMPLING)
+
+    def patch_centres(self, size: int) -> Tensor:
+        """Return the centres of the patches in pixels of an image of `size`, [h, w, 2] float64 (x, y)."""
+        points = polar_points(*self.grid(size), self.spacing)
+        return points * self.radius * size / 2 + (size - 1) / 2
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
+        """Encode images; masked patches are hidden before the stem. See `Backbone.forward`."""
+        tokens = self._until_last(images, mask)
+        tokens = self.net.norm(forward_block(self.net.blocks[-1], tokens))
+        return Features(tokens.mean(1), tokens.unflatten(1, self.grid(images.shape[-1])))
+
+    def attention(self, images: Tensor) -> Tensor:
+        """Return the mean attention of all queries of the last block, [B, heads, h, w]."""
+        last = self.net.blocks[-1]
+        q, k, _ = project_qkv(last.attn, last.norm1(self._until_last(images, None)))
+        return attention_weights(q, k).mean(2).unflatten(2, self.grid(images.shape[-1]))
+
+    def _until_last(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the tokens that enter the last block, [B, h·w, D]."""
+        tokens = self._embed(images, mask)
+        for block in self.net.blocks[:-1]:
+            tokens = forward_block(block, tokens)
+        return tokens
+
+    def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the tokens that enter the first block, [B, h·w, D]."""
+        polar = self.canvas(images)
+        if mask is not None:
+            hidden = mask.repeat_interleave(self.patch[0], 1).repeat_interleave(self.patch[1], 2)
+            polar = polar.masked_fill(hidden[:, None], 0.0)
+        tokens = self.net.stem(polar).permute(0, 2, 3, 1)  # [B, h, w, D]
+        if mask is not None:
+            tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
+        tokens = tokens + self.net.pos_embed
+        return (tokens + self.net.pos_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
+
+    def visible(self, images: Tensor, kept: Tensor) -> Tensor:
+        """Encode only some patches of each image, [B, K] indices along rows; the others are hidden before the stem."""
+        mask = torch.ones(len(images), math.prod(self.grid(images.shape[-1])), dtype=torch.bool, device=images.device)
+        mask = mask.scatter(1, kept, False).unflatten(1, self.grid(images.shape[-1]))
+        tokens = self._embed(images, mask).gather(1, kept[..., None].expand(-1, -1, self.dim))
+        for block in self.net.blocks:
+            tokens = forward_block(block, tokens)
+        return self.net.norm(tokens)
+
+    def pixel_decoder(self) -> nn.Module:
+        """Return a new decoder of polar pixels."""
+        return PolarPixelDecoder(self.dim, self.config["bands"], self.patch)
+
+    def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
+        """Return a new head; targets with a direction get an equivariant one."""
+        if any(target.kind != "scalar" for target in targets):
+            return PolarTargetHead(self.dim, targets)
+        return super().prediction_head(n_outputs, targets)
+
+    def group_matcher(self) -> dict[str, Any]:
+        """Return timm's patterns of the layers."""
+        return {"stem": r"^stem|^pos_", "blocks": [(r"^blocks\.(\d+)", None)]}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the mask token and the position embedding."""
+        return super().no_weight_decay() | {"net.pos_embed"}

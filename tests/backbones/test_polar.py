@@ -1,0 +1,134 @@
+"""The polar backbone: sampling against scipy, exact invariance, what is masked stays hidden, directed targets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from zwicky import d4
+from zwicky.augment.views import Target, transform_targets
+from zwicky.backbones.polar import find_centre, polar_points, sample_polar
+from zwicky.errors import UserError
+
+
+def randomise_statistics(module):
+    """Give BatchNorm running statistics as after training."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    return module.eval()
+
+
+@pytest.mark.parametrize("centre", ["frame", "elsewhere"])
+def test_sampling_is_bilinear(centre):
+    images = torch.randn(3, 2, 17, 17)
+    points = polar_points(6, 16, "linear")
+    middle = torch.full((1, 2), 8.0, dtype=torch.float64)
+    where = middle if centre == "frame" else middle + torch.rand(3, 2, dtype=torch.float64)
+    polar = sample_polar(images, points, where, radius=6.0)
+    for image in range(3):
+        x, y = (points * 6.0 + where[image % len(where)]).unbind(-1)
+        for band in range(2):
+            expected = map_coordinates(images[image, band].numpy(), [y.numpy(), x.numpy()], order=1)
+            assert np.allclose(polar[image, band], expected, atol=1e-5)
+
+
+def test_outside_the_image_is_zero():
+    polar = sample_polar(
+        torch.ones(1, 1, 8, 8), polar_points(4, 8, "linear"), torch.tensor([[3.5, 3.5]]).double(), 20.0
+    )
+    assert torch.equal(polar[0, 0, 1:], torch.zeros(3, 8))
+    assert polar[0, 0, 0].min() > 0
+
+
+@pytest.mark.parametrize("spacing", ["linear", "log"])
+def test_points_are_exactly_symmetric(spacing):
+    points = polar_points(5, 32, spacing)
+    as_set = {tuple(point) for point in points.flatten(0, 1).tolist()}
+    assert len(as_set) == 5 * 32
+    assert {(-y, x) for x, y in as_set} == as_set == {(x, -y) for x, y in as_set}
+    radius = points.norm(dim=-1)
+    assert torch.all(radius.diff(dim=0) > 0)
+    assert 0 < radius.min() < radius.max() < 1
+
+
+@pytest.mark.parametrize("size", [16, 33, 48])
+@pytest.mark.parametrize("options", [{}, {"spacing": "log"}, {"radius": 0.7}, {"centre": "brightest"}])
+def test_pooled_features_are_exactly_invariant(size, options, small_backbone):
+    backbone = randomise_statistics(small_backbone("polar_vit", bands=2, image_size=size, **options))
+    images = torch.randn(4, 2, size, size) * torch.tensor([0.1, 1.0, 3.0, 10.0])[:, None, None, None]
+    with torch.no_grad():
+        pooled = torch.stack([backbone(turned).pooled for turned in d4.apply(images)])
+    assert (pooled - pooled[0]).abs().max() < 1e-5
+    assert pooled[0].std(0).max() > 1e-2  # it tells images apart
+
+
+def test_without_mirror_symmetric_kernels_only_rotations_are_exact(small_backbone):
+    backbone = randomise_statistics(small_backbone("polar_vit", mirror=False))
+    assert not backbone.invariant
+    with torch.no_grad():
+        pooled = torch.stack([backbone(turned).pooled for turned in d4.apply(torch.randn(4, 3, 32, 32))])
+    assert (pooled[:4] - pooled[0]).abs().max() < 1e-5
+    assert (pooled[4:] - pooled[0]).abs().max() > 1e-4
+
+
+def test_any_rotation_of_a_smooth_image_changes_little(small_backbone):
+    """The error of interpolation: far below the difference between images."""
+    backbone = randomise_statistics(small_backbone("polar_vit", bands=1, image_size=48, radius=0.8))
+    y, x = torch.meshgrid(torch.arange(48.0) - 23.5, torch.arange(48.0) - 23.5, indexing="ij")
+
+    def arc(angle, width=3.0):
+        r, theta = (x**2 + y**2).sqrt(), torch.atan2(y, x) - angle
+        return 5 * torch.exp(-((r - 12) ** 2) / (2 * width**2) + 2 * (theta.cos() - 1))
+
+    with torch.no_grad():
+        turned = backbone(torch.stack([arc(0.13 * k) for k in range(8)])[:, None]).pooled
+        other = backbone(arc(0.0, width=1.5)[None, None]).pooled
+    assert (turned - turned[0]).norm(dim=1).max() < 0.1 * (other - turned[0]).norm()
+
+
+def test_masked_patches_are_hidden_before_the_stem(small_backbone):
+    backbone = randomise_statistics(small_backbone("polar_vit", bands=1))
+    mask = torch.zeros(1, *backbone.grid(32), dtype=torch.bool)
+    mask[0, 0] = True  # the centre
+    images = torch.randn(1, 1, 32, 32)
+    changed = images.clone()
+    changed[..., 15:17, 15:17] += 100  # inside the first radii
+    with torch.no_grad():
+        assert not torch.allclose(backbone(images).pooled, backbone(changed).pooled, atol=1e-3)
+        assert torch.equal(backbone(images, mask=mask).pooled, backbone(changed, mask=mask).pooled)
+        kept = torch.arange(backbone.grid(32)[1], mask[0].numel())[None]
+        assert torch.equal(backbone.visible(images, kept), backbone.visible(changed, kept))
+
+
+def test_directed_targets_turn_with_the_image(small_backbone):
+    targets = (Target(("a",)), Target(("x", "y"), "vector"), Target(("e1", "e2"), "spin2"))
+    backbone = randomise_statistics(small_backbone("polar_vit", bands=1))
+    head = backbone.prediction_head(5, targets)
+    images = torch.randn(4, 1, 32, 32)
+    with torch.no_grad():
+        outputs = backbone.predict(head, images)
+        assert outputs[:, 1:].abs().min() > 0
+        for g, turned in enumerate(d4.apply(images)):
+            expected = transform_targets(outputs, targets, d4.to_source(g).expand(4, 2, 3))
+            assert torch.allclose(backbone.predict(head, turned), expected, atol=1e-5)
+
+
+def test_the_centre_is_found():
+    images = torch.zeros(1, 1, 32, 32)
+    images[..., 12, 18] = 9.0
+    assert find_centre(images, "brightest").tolist() == [[18.0, 12.0]]
+    assert torch.allclose(find_centre(images, "centroid"), torch.tensor([[18.0, 12.0]]).double(), atol=1e-6)
+    assert find_centre(torch.zeros(1, 1, 32, 32), "centroid").tolist() == [[15.5, 15.5]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"radii": 7}, "multiples of 4 and 32"), ({"spacing": "cubic"}, "linear, log"), ({"centre": "left"}, "frame")],
+)
+def test_wrong_options_are_one_line(options, message, small_backbone):
+    with pytest.raises(UserError, match=message):
+        small_backbone("polar_vit", **options)
