@@ -202,9 +202,9 @@ def pixel_hash(image: np.ndarray) -> str:
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with every standard column, in their order, before its other columns; null where absent."""
     columns: dict[str, Any] = {}
-    for name, kind in STANDARD_COLUMNS.items():
+    for name, dtype in STANDARD_COLUMNS.items():
         values = table[name] if name in table else pd.Series([None] * len(table), dtype=object)
-        columns[name] = values.astype(np.float64 if kind == pa.float64() else object).to_numpy()
+        columns[name] = values.astype(np.float64 if dtype == pa.float64() else object).to_numpy()
     columns |= {name: table[name].to_numpy() for name in table.columns if name not in columns}
     return pd.DataFrame(columns)
 

@@ -110,24 +110,33 @@ def holdout_split(
     group_column: str | None = None,
     name: str = "holdout",
 ) -> Split:
-    """Share the labelled objects out to train, validation and test.
+    """Draw a stratified split of the labelled objects; without groups each class is within one of its share.
 
-    fractions: shares of train, validation and test, summing to 1. group_column: objects with equal values of it stay
-    together, as duplicates and simulated images of one galaxy (`SHARED`) always do. Without groups each class is within
-    one object of its share in every role.
     Unlabelled objects get the role `unlabelled`, except one grouped with a validation or test object, which gets none.
+
+    Args:
+        cutouts: all objects.
+        labels: their labels.
+        fractions: of train, validation and test, summing to 1.
+        seed: random seed.
+        group_column: objects with equal values of this column stay together, as duplicates and simulated images of one
+            galaxy (`SHARED`) always do.
+        name: of the split.
+
+    Raises:
+        UserError: There are no labels, or a class is too small to be in train and test.
     """
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(f"split fractions {tuple(fractions)} must be three shares, train, validation, test, with sum 1")
     names = ("train", "validation", "test")
     groups = find_groups(cutouts, *_columns(cutouts, group_column))
     classes = labels.of(cutouts.ids)
-    labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
+    labelled = _require_any(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
     group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)
-    role_of = _share_out(group[labelled], classes[labelled], fractions, numpy_rng(seed))
+    role_of = _distribute(group[labelled], classes[labelled], fractions, numpy_rng(seed))
     roles: dict[str, str] = {}
-    for identifier, its_group, label in zip(cutouts.ids, group, classes, strict=True):
-        role = names[role_of[its_group]] if its_group in role_of else "unlabelled"
+    for identifier, object_group, label in zip(cutouts.ids, group, classes, strict=True):
+        role = names[role_of[object_group]] if object_group in role_of else "unlabelled"
         if label is not None:
             roles[identifier] = role
         elif role in ("train", "unlabelled"):
@@ -156,12 +165,24 @@ def fold_splits(
     test_where: Mapping[str, str] | None = None,
     train_where: Mapping[str, str] | None = None,
 ) -> list[Split]:
-    """Repeated stratified group K-fold: `folds` × `repeats` splits named r0f0, r0f1, …
+    """Draw a repeated stratified group K-fold: `folds` × `repeats` splits named r0f0, r0f1, …
 
-    In each repeat every labelled object that matches `test_where` (column → value, e.g. {"origin": "sw"}) is tested
-    once. Other labelled objects train if they match `train_where`; those that do not get the role `unlabelled`: they
-    may be pretrained on, never used with their label. Whatever shares a group with a test object and is not itself
-    tested has no role in that fold. There is no validation role: carve it out of the labels used, with `fit_select`.
+    In each repeat every labelled object that matches `test_where` is tested once. An object that shares a group with a
+    test object and is not itself tested has no role in that fold. There is no validation role: `fit_select` draws the
+    objects that select from the training labels.
+
+    Args:
+        cutouts: all objects.
+        labels: their labels.
+        folds: number of folds.
+        repeats: number of repetitions.
+        seed: random seed.
+        group_column: see `holdout_split`.
+        test_where: column → value, e.g. {"origin": "sw"}.
+        train_where: likewise; labelled objects that do not match are `unlabelled`, for pretraining alone.
+
+    Raises:
+        UserError: No labelled object matches, or a class has fewer groups than folds.
     """
     if folds < 2 or repeats < 1:
         raise UserError(f"{folds} folds, {repeats} repeats: no cross-validation; use at least 2 folds and 1 repeat")
@@ -169,8 +190,10 @@ def fold_splits(
     groups = find_groups(cutouts, *_columns(cutouts, group_column))
     group = np.array([groups[identifier] for identifier in ids], dtype=object)
     classes = labels.of(ids)
-    labelled = _needs(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
-    tested = _needs(labelled & _matching(cutouts, test_where), f"has no labelled object with {_said(test_where)}")
+    labelled = _require_any(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
+    tested = _require_any(
+        labelled & _matching(cutouts, test_where), f"has no labelled object with {_condition(test_where)}"
+    )
     trained = labelled & _matching(cutouts, train_where)
     for label in order_classes(set(classes[tested])):
         apart = len(set(group[tested & (classes == label)]))
@@ -180,7 +203,7 @@ def fold_splits(
             )
     splits = []
     for repeat in range(repeats):
-        fold_of = _share_out(group[tested], classes[tested], [1 / folds] * folds, numpy_rng(seed, repeat))
+        fold_of = _distribute(group[tested], classes[tested], [1 / folds] * folds, numpy_rng(seed, repeat))
         for fold in range(folds):
             roles: dict[str, str] = {}
             for row, identifier in enumerate(ids):
@@ -195,9 +218,20 @@ def fold_splits(
 def label_subsets(
     split: Split, labels: Labels, counts: Sequence[int], seed: int, balanced: bool = False
 ) -> dict[int, np.ndarray]:
-    """`subsets[n]`: ids of n labelled training objects, nested (the smaller within the larger); 0 means all.
+    """Draw nested subsets of the labelled training objects, each class within one object of its share.
 
-    balanced: equal numbers of each class, else the classes' natural shares; either within one object at every n.
+    Args:
+        split: gives the training objects.
+        labels: class labels.
+        counts: numbers of labels; 0 means all.
+        seed: random seed.
+        balanced: equal numbers of each class instead of the natural shares.
+
+    Returns:
+        Ids by count; the smaller subsets are part of the larger ones.
+
+    Raises:
+        UserError: There are fewer labels than asked for, or fewer asked for than classes.
     """
     pool = np.array([identifier for identifier in split.ids("train") if identifier in labels.values], dtype=object)
     classes = labels.of(pool)
@@ -238,9 +272,17 @@ def fit_select(
     seed: int,
     groups: Mapping[str, str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Carve the objects that select (early stopping, calibration) out of the n labels: (to fit, to select).
+    """Divide labelled objects into those to fit and those that select (early stopping, calibration), stratified.
 
-    Stratified, groups unbroken; 300 ids of two classes and 0.2 give 240 and 60.
+    Args:
+        ids: labelled objects.
+        labels: their labels.
+        fraction: of the objects that select.
+        seed: random seed.
+        groups: group by id; groups are not separated.
+
+    Returns:
+        (ids to fit, ids that select); 300 ids and 0.2 give 240 and 60.
     """
     if not 0 < fraction < 1:
         raise UserError(f"the share of labels for selection is {fraction}; it must lie between 0 and 1")
@@ -250,18 +292,18 @@ def fit_select(
         count = sum(label is None for label in classes)
         raise UserError(f"{count} of the objects to fit have no label; draw them with label_subsets")
     group = np.array([(groups or {}).get(identifier, identifier) for identifier in ids], dtype=object)
-    part_of = _share_out(group, classes, (1 - fraction, fraction), numpy_rng(seed))
-    selects = np.array([part_of[its_group] == 1 for its_group in group], dtype=bool)
+    part_of = _distribute(group, classes, (1 - fraction, fraction), numpy_rng(seed))
+    selects = np.array([part_of[object_group] == 1 for object_group in group], dtype=bool)
     return ids[~selects], ids[selects]
 
 
-def _needs(chosen: np.ndarray, complaint: str) -> np.ndarray:
-    if not chosen.any():
-        raise UserError(f"the data {complaint}")
-    return chosen
+def _require_any(mask: np.ndarray, problem: str) -> np.ndarray:
+    if not mask.any():
+        raise UserError(f"the data {problem}")
+    return mask
 
 
-def _said(where: Mapping[str, str] | None) -> str:
+def _condition(where: Mapping[str, str] | None) -> str:
     return " and ".join(f"{column} == {value!r}" for column, value in (where or {}).items()) or "any value"
 
 
@@ -273,10 +315,10 @@ def _matching(cutouts: Cutouts, where: Mapping[str, str] | None) -> np.ndarray:
     return matching
 
 
-def _share_out(
+def _distribute(
     group: np.ndarray, classes: np.ndarray, fractions: Sequence[float], rng: np.random.Generator
 ) -> dict[str, int]:
-    """Give each group to one part, every class as near as may be to its share in every part.
+    """Assign each group to one part so that every class is close to its share in every part.
 
     Largest groups first, each to the part that lacks most of what the group holds. Where all groups are single
     objects every count is within one of its share (the parts' lacks always span less than one).
@@ -299,7 +341,7 @@ def _share_out(
 
 
 def _next_class(taken: np.ndarray, shares: np.ndarray) -> int:
-    """Whose turn it is in a sequence whose every prefix has each class within one of its share.
+    """The next class of a sequence whose every prefix has each class within one of its share.
 
     Tijdeman's rule (1980, "The chairman assignment problem"): of the classes that lag far enough behind, the one
     that must come soonest.

@@ -81,8 +81,8 @@ def _write_fits(cutouts: Cutouts, labels: Labels, folder: Path) -> None:
     bands = {f"BAND{number}": band for number, band in enumerate(cutouts.bands)}
     for row, file in enumerate(files):
         values = {key: cutouts.table[name].iat[row] for key, name in keywords.items()}
-        known = {key: value for key, value in values.items() if not pd.isna(value)}
-        fits.PrimaryHDU(cutouts.images[row], fits.Header(bands | known)).writeto(folder / file)
+        cards = {key: value for key, value in values.items() if not pd.isna(value)}
+        fits.PrimaryHDU(cutouts.images[row], fits.Header(bands | cards)).writeto(folder / file)
     _write_catalog(cutouts, labels, files, folder)
 
 
