@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads, as zwicky itself does
 
 import torch
-from turns import Contestant, add_arguments, ratios, take_turns, write_table, zwicky_step
+from step_timing import Contestant, add_arguments, ratios, take_turns, write_table, zwicky_step
 
 from zwicky import backbones, methods
 from zwicky.augment.views import Views

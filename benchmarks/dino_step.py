@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from pil_views import PilLoader
 from plain_dino import Head, PlainDino
+from step_timing import Contestant, add_arguments, clock_of, ratios, take_turns, write_table, zwicky_step
 from timm.models.vision_transformer import VisionTransformer
-from turns import Contestant, add_arguments, clock_of, ratios, take_turns, write_table, zwicky_step
 
 from zwicky import backbones, methods
 from zwicky.augment.augment import Augment

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads, as zw
 
 import numpy as np
 import torch
-from turns import Contestant, add_arguments, ratios, take_turns, write_table, zwicky_step
+from step_timing import Contestant, add_arguments, ratios, take_turns, write_table, zwicky_step
 
 from zwicky import backbones, methods
 from zwicky.augment.augment import Augment

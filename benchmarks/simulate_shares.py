@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from streaming import peak_mb
+from streaming import memory_mb
 from tables import write_csv
 
 from zwicky.data.store import StoreWriter
@@ -58,7 +58,7 @@ def measure(population: str, count: int) -> dict[str, float]:
         whole = time.process_time() - begun
     shares = {what: seconds / whole for what, seconds in spent.items()}
     rest = {"rest": 1 - sum(shares.values())}
-    return {"images_per_s": count / whole, "peak_mb": peak_mb()} | shares | rest
+    return {"images_per_s": count / whole, "peak_mb": memory_mb()[0]} | shares | rest
 
 
 def main() -> None:
