@@ -13,9 +13,8 @@ from zwicky import d4
 from zwicky.augment.augment import Augment, eval_views
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.geometry import crop_geometries
-from zwicky.augment.masking import Masking
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Target, Views
+from zwicky.augment.views import Masking, Target, Views
 from zwicky.errors import UserError
 
 BANDS = ("u", "g", "r", "i", "z", "y")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
-from zwicky.augment.masking import Masking
 from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Masking
 
 
 @given(

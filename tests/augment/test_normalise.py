@@ -1,7 +1,5 @@
 """Normalisation: robust statistics against numpy, invalid pixels, types, and what must never happen (clamping)."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -117,14 +115,6 @@ def test_scale_is_the_noise_in_any_unit_and_the_source_on_an_empty_sky(factor):
     empty = np.zeros((5, 1, 10, 10), np.float32)
     empty[:, :, 4, 4] = 50.0
     assert Normalisation.fit(empty, ("g",)).scale[0] == pytest.approx(50, rel=0.1)
-
-
-def test_json_round_trip_gives_the_same_numbers():
-    images, _, _ = sky_images()
-    made = Normalisation.fit(images, BANDS[:3])
-    back = Normalisation.from_dict(json.loads(json.dumps(made.to_dict())))
-    assert back == made
-    assert torch.equal(back(torch.from_numpy(images))[0], made(torch.from_numpy(images))[0])
 
 
 def test_mistakes_are_one_line():

@@ -6,6 +6,7 @@ the views of one. The table of numbers has the same shape whatever the options: 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,68 +15,49 @@ from torch import Tensor
 from zwicky.augment import geometry, photometry
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.geometry import Geometry, crop_geometries, sample
-from zwicky.augment.masking import Masking
 from zwicky.augment.normalise import Normalisation, all_valid
 from zwicky.augment.photometry import Photometry
-from zwicky.augment.views import Target, Views, transform_targets
+from zwicky.augment.views import Masking, Target, Views, transform_targets
 from zwicky.errors import UserError
 from zwicky.rng import torch_rng
 
 
+@dataclass
 class Augment:
-    """Augmentation of batches; it keeps no state.
+    """Augmentation of batches, without state; raises UserError if the options do not fit the images.
 
-    Args:
-        config: the distribution of the views.
+    Attributes:
         normalisation: fitted to the training rows.
         source_size: (H, W) of the images.
-        bands: names of the channels.
-        n_global: number of global crops.
         local: whether to cut local crops too, as many as `config` has.
         targets: the regression targets, in the order of their columns; none for classes.
         masking: of the global crops; None for methods without masks.
-
-    Raises:
-        UserError: if the configuration does not fit these images.
     """
 
-    def __init__(
-        self,
-        config: ViewsConfig,
-        normalisation: Normalisation,
-        source_size: tuple[int, int],
-        bands: tuple[str, ...],
-        n_global: int,
-        local: bool = False,
-        targets: tuple[Target, ...] = (),
-        masking: Masking | None = None,
-    ) -> None:
-        self.config, self.normalisation, self.targets = config, normalisation, tuple(targets)
-        self.masking = masking
-        self.source_size, self.bands = (source_size[0], source_size[1]), tuple(bands)
-        self.n_global, self.n_local = n_global, config.local_crops if local else 0
+    config: ViewsConfig
+    normalisation: Normalisation
+    source_size: tuple[int, int]
+    bands: tuple[str, ...]
+    n_global: int
+    local: bool = False
+    targets: tuple[Target, ...] = ()
+    masking: Masking | None = None
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.n_local = config.local_crops if self.local else 0
         config.validate(self.source_size, self.bands, self.n_local, self.targets)
-        if self.bands != normalisation.bands:
-            raise UserError(
-                f"the images have the bands {', '.join(self.bands)} but the normalisation has "
-                f"{', '.join(normalisation.bands)}; use data with the same bands in the same order"
-            )
+        bands, fitted = ", ".join(self.bands), ", ".join(self.normalisation.bands)
+        if bands != fitted:
+            raise UserError(f"the images have the bands {bands}, not {fitted}; use data with the same bands in order")
         self.global_geometry, self.local_geometry = crop_geometries(config, self.source_size)
         self.extinction = photometry.extinction(self.bands) if config.reddening > 0 else None
 
     @classmethod
-    def for_method(
-        cls,
-        needs: Any,
-        config: ViewsConfig,
-        normalisation: Normalisation,
-        source_size: tuple[int, int],
-        bands: tuple[str, ...],
-        targets: tuple[Target, ...] = (),
-    ) -> Augment:
-        """Build the augmentation that a method asks for by its `ViewsNeeded`."""
-        n_global, local = needs.global_crops, needs.local_crops
-        return cls(config, normalisation, source_size, bands, n_global, local, targets, needs.masking)
+    def for_method(cls, needs: Any, *data: Any) -> Augment:
+        """Build what a method asks for by its `ViewsNeeded`; data: config, normalisation, source_size and bands."""
+        crops = {"n_global": needs.global_crops, "local": needs.local_crops, "masking": needs.masking}
+        return cls(*data, **crops)
 
     def __call__(
         self,
@@ -88,7 +70,7 @@ class Augment:
         global_batch: int | None = None,
         targets: Tensor | None = None,
     ) -> Views:
-        """Make the views of one step.
+        """Make the views of one step; raises UserError if the images are of another size.
 
         Args:
             images: raw [B, bands, H, W] of any type, on any device.
@@ -98,14 +80,10 @@ class Augment:
             part: which rows of the global batch these B are; None for all of it.
             global_batch: number of images of the global batch; None for B.
             targets: [B] int64 classes, or [B, columns] float regression targets in the images' axes.
-
-        Raises:
-            UserError: if the images are of another size.
         """
-        if tuple(images.shape[2:]) != self.source_size:
-            raise UserError(
-                f"the images are {list(images.shape[2:])} pixels, not {list(self.source_size)}; use images of one size"
-            )
+        size = list(images.shape[2:])
+        if size != list(self.source_size):
+            raise UserError(f"the images are {size} pixels, not {list(self.source_size)}; use images of one size")
         total = len(images) if global_batch is None else global_batch
         batch = range(total)[part or slice(None)]
         # The second generator makes pixel noise on the images' device.
@@ -114,9 +92,10 @@ class Augment:
         u = torch.rand(total, self.n_global + self.n_local, n_uniforms, generator=numbers)
         scaled, source_valid = self.normalisation.linear(images)
         views = Views([], [], [], rows, self.n_global)
-        groups = ((self.global_geometry, slice(0, self.n_global)), (self.local_geometry, slice(self.n_global, None)))
+        of_global, of_local = u.tensor_split([self.n_global], 1)
+        groups = [(self.global_geometry, of_global), (self.local_geometry, of_local)]
         for cut, crop_numbers in groups[: 2 if self.n_local else 1]:
-            placing, flux = u[:, crop_numbers].tensor_split([geometry.N_UNIFORMS], -1)
+            placing, flux = crop_numbers.tensor_split([geometry.N_UNIFORMS], -1)
             maps = cut.draw(placing[batch.start : batch.stop]).transpose(0, 1).contiguous()  # [n, B, 2, 3]
             crops, valid = sample(scaled, maps, cut, source_valid)
             crops, valid = self._photometry(crops, valid, flux, batch, maps, pixels)
@@ -173,11 +152,7 @@ class Augment:
 
 
 def eval_views(images: Tensor, config: ViewsConfig, normalisation: Normalisation) -> tuple[Tensor, Tensor]:
-    """Cut the centred window of raw images [B, bands, H, W], unrotated; copied where `image_size` equals `crop`.
-
-    Returns:
-        Normalised crops [B, bands, h, w] and `valid` (bool) of the same shape.
-    """
+    """Cut the centred window of raw images [B, bands, H, W]: normalised crops [B, bands, h, w] and `valid` (bool)."""
     source = (images.shape[2], images.shape[3])
     config.validate(source, normalisation.bands)
     config = config.resolved(source)

@@ -63,8 +63,8 @@ class ViewsConfig:
         """Raise UserError for the first option that does not fit images of `source` = (H, W) pixels or the targets."""
         filled = self.resolved(source)
         crop, size = filled.crop or 0, filled.image_size or 0
-        probability, fraction = "a probability from 0 to 1", "two fractions of the area, 0 < low ≤ high ≤ 1"
-        increasing = "two numbers above 0, the smaller first"
+        increasing, fraction = "two numbers above 0, the smaller first", "two fractions of the area, 0 < low ≤ high ≤ 1"
+        shares = [(name, getattr(self, name)) for name in ("blur", "noise", "band_dropout")]
         rules = [
             ("crop", 1 <= crop <= min(source), f"from 1 to {min(source)}: the images are {source[0]} x {source[1]} px"),
             ("image_size", size >= 1, "1 or more"),
@@ -76,9 +76,7 @@ class ViewsConfig:
             ("local_size", not n_local or 1 <= self.local_size <= size, f"from 1 to {size}, a global crop's side"),
             ("brightness", 0 <= self.brightness < 1, "from 0 to below 1"),
             ("contrast", 0 <= self.contrast < 1, "from 0 to below 1"),
-            ("blur", 0 <= self.blur <= 1, probability),
-            ("noise", 0 <= self.noise <= 1, probability),
-            ("band_dropout", 0 <= self.band_dropout <= 1, probability),
+            *[(name, 0 <= share <= 1, "a probability from 0 to 1") for name, share in shares],
             ("blur_sigma", _increasing(self.blur_sigma), increasing),
             ("noise_sigma", _increasing(self.noise_sigma), increasing),
             ("reddening", 0 <= self.reddening < math.inf, "0 or more magnitudes"),

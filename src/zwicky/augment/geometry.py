@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -24,23 +24,13 @@ TINY_WEIGHT = 1e-3  # an invalid pixel that contributes less than this is roundi
 
 @dataclass(frozen=True)
 class Geometry:
-    """How crops of one size are cut.
+    """How crops of one size are cut; options as in `ViewsConfig`."""
 
-    Attributes:
-        source: (H, W) of the images.
-        crop: side of the base window in source pixels.
-        size: side of the crop in its own pixels.
-        scale: range of the area s of the sub-window, as a fraction of the base window's.
-        rotation: "any", "quarter" or "none".
-        flip: mirror half of the crops.
-        shift: largest shift on each axis in source pixels; reduced where the window would leave the image.
-    """
-
-    source: tuple[int, int]
-    crop: int
-    size: int
-    scale: tuple[float, float] = (1.0, 1.0)
-    rotation: str = "none"
+    source: tuple[int, int]  # (H, W) of the images
+    crop: int  # side of the base window in source pixels
+    size: int  # side of the crop in its own pixels
+    scale: tuple[float, float] = (1.0, 1.0)  # range of s
+    rotation: str = "none"  # or "any" or "quarter"
     flip: bool = False
     shift: float = 0.0
 
@@ -52,8 +42,7 @@ class Geometry:
     @cached_property
     def oversample(self) -> int:
         """k: each crop pixel is the mean of k × k bilinear samples, at most MAX_SPACING source pixels apart."""
-        spacing = self.crop * math.sqrt(self.scale[1]) / self.size
-        return max(1, math.ceil(spacing / MAX_SPACING))
+        return max(1, math.ceil(self.crop * math.sqrt(self.scale[1]) / self.size / MAX_SPACING))
 
     @cached_property
     def center(self) -> tuple[float, float]:
@@ -77,8 +66,8 @@ class Geometry:
         area, x, y, shift_x, shift_y, angle, flip = u.double().unbind(-1)
         low, high = self.scale
         zoom = self.crop * torch.sqrt(low + (high - low) * area) / self.size
-        turns = {"any": 2 * math.pi * angle, "quarter": math.pi / 2 * torch.floor(4 * angle)}
-        angle = turns.get(self.rotation, torch.zeros_like(angle))
+        turns = {"any": 2 * math.pi * angle, "quarter": math.pi / 2 * torch.floor(4 * angle), "none": 0 * angle}
+        angle = turns[self.rotation]
         cos, sin = torch.cos(angle), torch.sin(angle)
         mirror = torch.where(flip < 0.5, -1.0, 1.0).double() if self.flip else torch.ones_like(flip)
         # Position of the sub-window in the base window, along the base window's axes.
@@ -87,11 +76,9 @@ class Geometry:
         spread = self.reach * (cos.abs() + sin.abs())
         center_x = self.center[0] + self._shift(shift_x, self.center[0] - spread) + cos * x - sin * y
         center_y = self.center[1] + self._shift(shift_y, self.center[1] - spread) + sin * x + cos * y
-        linear = torch.stack([torch.stack([cos * mirror, -sin], -1), torch.stack([sin * mirror, cos], -1)], -2)
-        linear = linear * zoom[..., None, None]
-        middle = torch.full((2,), (self.size - 1) / 2, dtype=torch.float64)
-        offset = torch.stack([center_x, center_y], -1) - linear @ middle
-        return torch.cat([linear, offset[..., None]], -1)
+        linear = torch.stack([cos * mirror, -sin, sin * mirror, cos], -1).unflatten(-1, (2, 2)) * zoom[..., None, None]
+        middle = torch.full((2, 1), (self.size - 1) / 2, dtype=torch.float64)
+        return torch.cat([linear, torch.stack([center_x, center_y], -1)[..., None] - linear @ middle], -1)
 
     def _shift(self, u: Tensor, margin: Tensor) -> Tensor:
         """Map u to a shift within ± `shift` and the margin to the image's edge; whole pixels if the crop is exact."""
@@ -106,48 +93,40 @@ def crop_geometries(config: ViewsConfig, source: tuple[int, int]) -> tuple[Geome
     """Return the geometries of global and local crops of images of (H, W) pixels, with auto and null resolved."""
     config = config.resolved(source)
     crop, size = config.crop or 0, config.image_size or 0
-
     (low, high), (local_low, local_high) = config.global_scale, config.local_scale
-    rotation = "any" if config.rotation == "auto" else config.rotation
-    large = Geometry(source, crop, size, (low, high), rotation, config.flip, config.shift)
-    if config.rotation == "auto" and not large.rotates_freely:
-        large = replace(large, rotation="quarter")
+    large = Geometry(source, crop, size, (low, high), config.rotation, config.flip, config.shift)
+    if config.rotation == "auto":
+        large = replace(large, rotation="any" if large.rotates_freely else "quarter")
     return large, replace(large, size=config.local_size, scale=(local_low, local_high))
 
 
 def sample(
     images: Tensor, to_source: Tensor, geometry: Geometry, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Read n crops of each image.
+    """Read n crops of each image [B, C, H, W]: [n·B, C, size, size], crop-major, and which of their pixels are valid.
 
     Sampling is bilinear; where a crop pixel is wider than MAX_SPACING source pixels, it is the mean of several
-    samples, which avoids aliasing. An exact geometry copies pixels instead. Outside the image is 0 and invalid.
+    samples, which avoids aliasing. An exact geometry copies pixels instead. Pixels outside the image, and all that
+    depend on an invalid one, are 0 and invalid.
 
     Args:
-        images: [B, C, H, W], 0 where invalid.
-        to_source: [n, B, 2, 3] maps of the crops.
-        geometry: that the maps were drawn from.
-        valid: [B, C, H, W] bool; None where all pixels are valid.
-
-    Returns:
-        Crops [n·B, C, size, size], crop-major, and which of their pixels depend on valid pixels only (bool, of the
-        same shape, or None where all do).
+        images: 0 where invalid.
+        to_source: [n, B, 2, 3] maps of the crops, drawn from `geometry`.
+        geometry: of the crops.
+        valid: of the shape of the images, bool; None where all pixels are valid, as in the output.
     """
     n_crops, batch = to_source.shape[:2]
     channels, size, k = images.shape[1], geometry.size, geometry.oversample
     grid = _grid(to_source, geometry).to(images.device)
     # The n grids are stacked vertically, so that the images are not repeated n times.
     grid = grid.transpose(0, 1).reshape(batch, n_crops * size * k, size * k, 2)
-
-    def read(source: Tensor) -> Tensor:
-        mode = "nearest" if geometry.exact else "bilinear"
-        # A sample within half a pixel of the image's edge lies in the outermost pixel and takes its value.
-        return F.grid_sample(source, grid, mode=mode, padding_mode="border", align_corners=False)
+    mode = "nearest" if geometry.exact else "bilinear"
+    # A sample within half a pixel of the image's edge lies in the outermost pixel and takes its value.
+    read = partial(F.grid_sample, grid=grid, mode=mode, padding_mode="border", align_corners=False)
 
     def crops(samples: Tensor) -> Tensor:
         samples = F.avg_pool2d(samples, k) if k > 1 else samples
-        samples = samples.view(batch, samples.shape[1], n_crops, size, size)
-        return samples.permute(2, 0, 1, 3, 4).reshape(n_crops * batch, -1, size, size)
+        return samples.unflatten(2, (n_crops, size)).permute(2, 0, 1, 3, 4).flatten(0, 1)
 
     may_leave = geometry.rotation == "any" and not geometry.rotates_freely
     values = read(images)
@@ -155,8 +134,7 @@ def sample(
         return crops(values), None
     invalid = read((~valid).float()) if valid is not None else torch.zeros_like(values)
     if may_leave:
-        outside = (grid.abs() > 1 + 1e-5).any(-1)[:, None]
-        invalid.masked_fill_(outside, 1)
+        invalid.masked_fill_((grid.abs() > 1 + 1e-5).any(-1)[:, None], 1)
     usable = crops(invalid) < TINY_WEIGHT
     return crops(values).masked_fill_(~usable, 0), usable.expand(-1, channels, -1, -1)
 

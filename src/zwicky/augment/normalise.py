@@ -7,8 +7,8 @@ subtracts the sky and divides by the band's scale; `stretch_` compresses the bri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,21 +28,15 @@ BLOCK_BYTES = 2**25
 class Normalisation:
     """The map from raw pixels to the network's input, saved with every checkpoint.
 
-    Attributes:
-        bands: names of the channels, in order.
-        center: [bands] the sky level, in image units.
-        scale: [bands] the unit of flux, in image units.
-        stretch: compression of the bright end.
-        softening: scaled flux where asinh turns from linear to logarithmic (arXiv:astro-ph/9903081).
-        output_std: one number for all bands, by which the stretched image is divided to have a deviation of about 1.
+    Stretch and softening are those of `NormalisationConfig`; for asinh see arXiv:astro-ph/9903081.
     """
 
     bands: tuple[str, ...]
-    center: tuple[float, ...]
-    scale: tuple[float, ...]
+    center: tuple[float, ...]  # the sky level of each band, in image units
+    scale: tuple[float, ...]  # the unit of flux of each band, in image units
     stretch: Literal["asinh", "sqrt", "linear"] = "asinh"
     softening: float = 3.0
-    output_std: float = 1.0
+    output_std: float = 1.0  # divides the stretched image, which then has a deviation of about 1 over all bands
 
     @classmethod
     def fit(
@@ -53,18 +47,11 @@ class Normalisation:
         seed: int = 0,
         rows: np.ndarray | None = None,
     ) -> Normalisation:
-        """Fit to a seeded sample of the pixels of training images.
+        """Fit to a seeded sample of the pixels of images [N, bands, H, W] of any type, in training `rows` (None: all).
 
         The centre is the median of the band; the scale is 1.4826 × the median absolute deviation (mad) or the 99.8th
         percentile above the median (percentile). Where that is 0, it is the next of mad, percentile and standard
         deviation that is not; a constant band has scale 1.
-
-        Args:
-            images: [N, bands, H, W] of any type.
-            bands: names of the channels.
-            config: options; the defaults if None.
-            seed: of the sample.
-            rows: of the training images; None for all.
         """
         config = config or NormalisationConfig()
         config.validate()
@@ -88,7 +75,7 @@ class Normalisation:
         stretched, valid = draft(torch.from_numpy(values)[None, :, None])
         output = stretched.numpy()[valid.numpy()]  # torch's own indexing by a mask takes 32 bytes a value
         std = float(torch.from_numpy(output).double().std(correction=0))
-        return replace(draft, output_std=std if std > 0 else 1.0)
+        return replace(draft, output_std=std or 1.0)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise raw [B, bands, H, W] of any type: float32 with 0 where invalid, and `valid` (bool)."""
@@ -98,14 +85,11 @@ class Normalisation:
     def linear(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Convert raw pixels [B, bands, H, W] of any type to flux in units of `scale` above the sky; never clamped.
 
-        Returns:
-            Flux, float32, 0 where invalid (NaN, infinite); and `valid`, bool, or None where all pixels are.
+        Returns float32 flux, 0 where invalid (NaN, infinite), and `valid`, bool, or None where all pixels are.
         """
         if images.ndim != 4 or images.shape[1] != len(self.bands):
-            raise UserError(
-                f"images of shape {list(images.shape)} do not fit a normalisation for the bands "
-                f"{', '.join(self.bands)}; use [B, {len(self.bands)}, H, W] in this order of bands"
-            )
+            bands, shape = ", ".join(self.bands), list(images.shape)
+            raise UserError(f"images of shape {shape} do not have the bands {bands}; use [B, {len(self.bands)}, H, W]")
         center = torch.tensor(self.center, dtype=torch.float32, device=images.device)[:, None, None]
         factor = 1 / torch.tensor(self.scale, dtype=torch.float32, device=images.device)[:, None, None]
         scaled = images.to(torch.float32, copy=True).sub_(center).mul_(factor)
@@ -123,21 +107,6 @@ class Normalisation:
             scaled = scaled.abs().sqrt_().copysign_(scaled)
         return scaled.div_(self.output_std)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, numbers and strings, for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Normalisation:
-        """Invert `to_dict`; raises UserError for other keys."""
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise UserError(f"cannot read the stored normalisation ({error}); copy the checkpoint again") from error
-
 
 def all_valid(like: Tensor) -> Tensor:
     """Return one True expanded to the shape of `like`."""
@@ -145,10 +114,9 @@ def all_valid(like: Tensor) -> Tensor:
 
 
 def asinh(values: Tensor) -> Tensor:
-    """Return asinh of float32 values to an absolute 3e-7 or the last digit, without overflow.
+    """Return asinh x = sign(x)·log(|x| + √(1 + x²)) of float32 values to an absolute 3e-7 or the last digit.
 
-    It is sign(x)·log(|x| + √(1 + x²)). torch's own is not vectorised on CPUs and takes several times as long, as does
-    log1p.
+    torch's own is not vectorised on CPUs and takes several times as long, as does log1p.
     """
     size = values.abs()
     return torch.hypot(size, torch.ones((), dtype=size.dtype, device=size.device)).add_(size).log_().copysign_(values)
@@ -160,9 +128,8 @@ def _sample(images: Images, rows: np.ndarray, max_invalid: float, seed: int) -> 
     rng = numpy_rng(seed)
     rows = rows[np.sort(rng.choice(len(rows), min(len(rows), MAX_IMAGES), replace=False))]
     n_pixels = min(height * width, max(1, MAX_VALUES // len(rows)))
-    block = max(1, BLOCK_BYTES // (4 * bands * height * width))
     samples = []
-    for part in batches(len(rows), block):
+    for part in batches(len(rows), max(1, BLOCK_BYTES // (4 * bands * height * width))):
         flat = images[rows[part]].astype(np.float32).reshape(-1, bands, height * width)
         flat[~np.isfinite(flat)] = np.nan
         flat = flat[np.isnan(flat).mean((1, 2)) <= max_invalid]
@@ -170,10 +137,7 @@ def _sample(images: Images, rows: np.ndarray, max_invalid: float, seed: int) -> 
         samples.append(flat[:, :, pixels].transpose(1, 0, 2).reshape(bands, -1))
     values = np.concatenate(samples, axis=1)
     if not values.shape[1]:
-        raise UserError(
-            f"all {len(rows)} sampled training images have more than {max_invalid:.0%} invalid pixels; "
-            "raise normalisation.max_invalid"
-        )
+        raise UserError(f"all images have over {max_invalid:.0%} invalid pixels; raise normalisation.max_invalid")
     return values
 
 

@@ -23,22 +23,14 @@ EXTINCTION = {"u": 4.239, "g": 3.303, "r": 2.285, "i": 1.698, "z": 1.263, "y": 1
 
 @dataclass(frozen=True)
 class Photometry:
-    """Photometric parameters, each a tensor with one float32 entry per crop.
+    """Photometric parameters, each a tensor with one float32 entry per crop."""
 
-    Attributes:
-        brightness, contrast: factors.
-        blur_sigma: widening in source pixels, 0 for none.
-        noise_sigma: standard deviation in units of the normalised image, 0 for none.
-        reddening: E(B-V) in magnitudes.
-        dropped_band: int64 index of the blanked band, -1 for none.
-    """
-
-    brightness: Tensor
-    contrast: Tensor
-    blur_sigma: Tensor
-    noise_sigma: Tensor
-    reddening: Tensor
-    dropped_band: Tensor
+    brightness: Tensor  # factor
+    contrast: Tensor  # factor
+    blur_sigma: Tensor  # widening in source pixels, 0 for none
+    noise_sigma: Tensor  # standard deviation in units of the normalised image, 0 for none
+    reddening: Tensor  # E(B-V) in magnitudes
+    dropped_band: Tensor  # int64 index of the blanked band, -1 for none
 
     @classmethod
     def draw(cls, u: Tensor, config: ViewsConfig, n_bands: int) -> Photometry:
@@ -62,11 +54,7 @@ def _log_uniform(u: Tensor, limits: tuple[float, float]) -> Tensor:
 def brightness_contrast(crops: Tensor, brightness: Tensor, contrast: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return b·(m + c·(x - m)), with m the mean of each band over its valid pixels; this preserves colours.
 
-    Args:
-        crops: [N, C, h, w] proportional to flux, 0 where invalid.
-        brightness: [N] factors b.
-        contrast: [N] factors c.
-        valid: [N, C, h, w] bool; None where all are.
+    Crops x are [N, C, h, w] proportional to flux, 0 where invalid; factors b and c are [N].
     """
     if valid is None:
         mean = crops.mean((2, 3), keepdim=True)
@@ -78,12 +66,9 @@ def brightness_contrast(crops: Tensor, brightness: Tensor, contrast: Tensor, val
 
 def extinction(bands: tuple[str, ...]) -> Tensor:
     """Return k_b = A_b / E(B-V), [bands]; raises UserError for a band of unknown extinction."""
-    unknown = [band for band in bands if band not in EXTINCTION]
-    if unknown:
-        raise UserError(
-            f"views.reddening needs bands of known extinction ({', '.join(EXTINCTION)}), not {unknown[0]!r}; "
-            "set reddening to 0 or name the bands"
-        )
+    for band in bands:
+        if band not in EXTINCTION:
+            raise UserError(f"views.reddening needs bands among {', '.join(EXTINCTION)}, not {band!r}; set it to 0")
     return torch.tensor([EXTINCTION[band] for band in bands])
 
 
@@ -97,12 +82,8 @@ def widen_psf(crops: Tensor, sigma: Tensor, valid: Tensor | None = None) -> Tens
 
     A separable convolution is a product with one h × h and one w × w matrix, which batched matrix products do faster
     than a grouped convolution, untruncated. At the edge of the crop and beside invalid pixels the weights of the
-    valid pixels are normalised to a sum of 1, so that no sky is invented.
-
-    Args:
-        crops: [N, C, h, w], 0 where invalid.
-        sigma: [N] > 0, in pixels of the crop.
-        valid: [N, C, h, w] bool; None where all are.
+    valid pixels are normalised to a sum of 1, so that no sky is invented. Crops are [N, C, h, w], sigma is [N] > 0 in
+    pixels of the crop.
     """
     rows, columns = _gaussian(sigma, crops.shape[2]), _gaussian(sigma, crops.shape[3])
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zwicky.augment.masking import Masking
-from zwicky.augment.views import Views
+from zwicky.augment.views import Masking, Views
 from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
 from zwicky.methods import collapse

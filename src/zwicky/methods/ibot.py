@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zwicky.augment.masking import Masking
-from zwicky.augment.views import Views
+from zwicky.augment.views import Masking, Views
 from zwicky.backbones.base import Backbone
 from zwicky.methods import losses
 from zwicky.methods.base import ViewsNeeded, require_masking

@@ -103,7 +103,7 @@ def describe(network: Network) -> dict[str, Any]:
         "pixel_scale": network.pixel_scale,
         "crop": network.views.crop,
         "image_size": network.backbone.image_size,
-        "normalisation": network.normalisation.to_dict(),
+        "normalisation": asdict(network.normalisation),
         "classes": list(network.classes),
         "temperature": network.temperature,
         "targets": [asdict(target) for target in network.targets],

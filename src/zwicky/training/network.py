@@ -175,7 +175,7 @@ def save_network(folder: Path | str, network: Network) -> None:
         {
             "schema_version": SCHEMA_VERSION,
             "backbone": network.backbone.config,
-            "normalisation": network.normalisation.to_dict(),
+            "normalisation": asdict(network.normalisation),
             "views": asdict(network.views),
             "head": network.head is not None,
             **{name: getattr(network, name) for name in ("bands", "pixel_scale", "classes", "temperature")},
@@ -206,9 +206,13 @@ def load_network(folder: Path | str) -> Network:
         raise UserError(f"cannot load the network in {folder}: {reason}; make the run again") from error
 
 
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def _restore(description: dict[str, Any], state: dict[str, Tensor]) -> Network:
     """Build the described network with these weights."""
-    description = {name: tuple(value) if isinstance(value, list) else value for name, value in description.items()}
+    description = _tuples(description)
     backbone = backbones.create(**description["backbone"])
     targets = tuple(Target(tuple(target["columns"]), target["kind"]) for target in description["targets"])
     n_outputs = len(description["classes"] or columns_of(targets))
@@ -216,13 +220,10 @@ def _restore(description: dict[str, Any], state: dict[str, Tensor]) -> Network:
     modules = nn.ModuleDict({"backbone": backbone} | ({} if head is None else {"head": head}))
     modules.load_state_dict(state)
     modules.to(device())
-    views: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in description["views"].items()
-    }
     return Network(
         backbone=backbone,
-        normalisation=Normalisation.from_dict(description["normalisation"]),
-        views=ViewsConfig(**views),
+        normalisation=Normalisation(**_tuples(description["normalisation"])),
+        views=ViewsConfig(**_tuples(description["views"])),
         head=head,
         targets=targets,
         scaler=TargetScaler(*(tuple(numbers) for numbers in description["scaler"].values())),
