@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from astropy.io import fits
 from tables import write_csv
 
-from zwicky.data.config import IngestConfig
+from zwicky.data.image_format import IngestConfig
 from zwicky.data.ingest import ingest
 
 RESULTS = Path(__file__).parent / "results" / "ingest_rates.csv"

@@ -17,7 +17,7 @@ _PUBLIC = {
     "UserError": "errors",
     "Cutouts": "data.cutouts",
     "make_cutouts": "data.cutouts",
-    "IngestConfig": "data.config",
+    "IngestConfig": "data.image_format",
     "ingest": "data.ingest",
     "open_store": "data.store",
     "write_store": "data.store",

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from zwicky.data import image_format
 from zwicky.data import ingest as ingest_module
-from zwicky.data.config import IngestConfig
 from zwicky.data.cutouts import Cutouts, make_table
+from zwicky.data.image_format import IngestConfig
 from zwicky.data.ingest import IngestReport, ingest
 from zwicky.data.labels import Labels, order_classes, read_labels
 from zwicky.data.store import open_store, write_store

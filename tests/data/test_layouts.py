@@ -11,8 +11,8 @@ import pytest
 from astropy.io import fits
 
 from zwicky.data.ingest import IngestReport, ingest
-from zwicky.data.layout import read_folders, read_index
 from zwicky.data.readers import Unreadable
+from zwicky.data.source import read_folders, read_index
 from zwicky.data.splits import read_split
 from zwicky.data.store import open_store
 

@@ -22,8 +22,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from zwicky.data.bands import by_wavelength, group_files, parse_bands
-from zwicky.data.readers import ReadOptions, Record, Unreadable, is_image_name, read, read_image
-from zwicky.data.readers.record import find_axes, to_image
+from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, is_image_name, read, read_image, to_image
 
 RNG = np.random.default_rng(0)
 GREY8 = RNG.integers(0, 256, (5, 7), np.uint8)

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from zwicky import recipes
-from zwicky.data.config import IngestConfig
+from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
 from zwicky.simulate import population_names
 

@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from zwicky import recipes
 from zwicky.cli import arguments, parsing
 from zwicky.cli.parsing import Command
-from zwicky.data.config import IngestConfig
+from zwicky.data.image_format import IngestConfig
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.distributed import rank

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,18 +21,14 @@ _SURVEY = (
 )
 _NUMBERED = rf"(?i:band|filter|channel|chan|ch)[-_]?(?:\d\d?|{_FILTER})"
 _BAND = rf"(?:(?i:{_SURVEY})[-_.]?)?{_FILTER}|{_NUMBERED}|{_FILTER}[-_]?(?i:band)"
-_ONE_BAND = re.compile(_BAND)
-_IN_PATH = re.compile(rf"(?<![A-Za-z0-9])(?:{_BAND})(?![A-Za-z0-9])")
-_MARKED = re.compile(
-    r"(?:image|img|flux|band|cutout|stamp)s?[-_.]?(\w+)|(\w+?)[-_.](?:image|img|flux|band|cutout|stamp)s?",
-    re.IGNORECASE,
-)
+_IMAGES = r"(?:image|img|flux|band|cutout|stamp)s?"
+_MARKED = re.compile(rf"{_IMAGES}[-_.]?(\w+)|(\w+?)[-_.]{_IMAGES}", re.IGNORECASE)
 _EXTENSION = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 
 
 def is_band(name: str) -> bool:
     """Return whether a name is that of a usual filter."""
-    return bool(_ONE_BAND.fullmatch(name))
+    return bool(re.fullmatch(_BAND, name))
 
 
 def band_of_column(name: str) -> str:
@@ -42,75 +39,60 @@ def band_of_column(name: str) -> str:
 
 def parse_bands(values: Any) -> tuple[str, ...]:
     """Return names of bands from a header or array; text like "g,r,z" or "grz" is taken apart."""
-    if isinstance(values, bytes | str):
-        text = values.decode("utf-8", "replace") if isinstance(values, bytes) else values
-        parts = re.sub(r"[\[\]()'\",;|]", " ", text).split()
-        is_run = len(parts) == 1 and len(parts[0]) > 1 and all(letter in "ugrizyUGRIZYBVJHK" for letter in parts[0])
-        return tuple(parts[0]) if is_run else tuple(parts)
     cells = [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell) for cell in np.ravel(values)]
-    return parse_bands(cells[0]) if len(cells) == 1 else tuple(cell.replace("\0", "").strip() for cell in cells)
+    if len(cells) != 1:
+        return tuple(cell.replace("\0", "").strip() for cell in cells)
+    parts = re.sub(r"[\[\]()'\",;|]", " ", cells[0]).split()
+    return tuple(parts[0] if len(parts) == 1 and re.fullmatch("[ugrizyUGRIZYBVJHK]+", parts[0]) else parts)
 
 
 def by_wavelength(bands: Sequence[str]) -> tuple[str, ...]:
     """Return bands ordered from blue to red where the names tell, else as they are."""
 
     def position(band: str) -> float:
-        numbered = re.search(r"[Ff](\d{3,4})", band)
-        if numbered:
+        if numbered := re.search(r"[Ff](\d{3,4})", band):
             return int(numbered[1]) * (10 if int(numbered[1]) < 200 else 1)  # F160W is 1.6 µm
-        name = re.split(r"[-_.]", band)[-1]
-        return _LETTERS.index(band if band in _LETTERS else name) if {band, name} & set(_LETTERS) else len(_LETTERS)
+        name = band if band in _LETTERS else re.split(r"[-_.]", band)[-1]
+        return _LETTERS.index(name) if name in _LETTERS else len(_LETTERS)
 
     return tuple(sorted(bands, key=position))
 
 
 def group_files(files: Sequence[str], given: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-    """Find the files that are bands of one object: their paths differ in nothing but the names of bands.
+    """Return object → its files by band, for files whose paths differ in nothing but the names of bands.
 
     The band may be anywhere in the path: obj_g.fits, g_obj.fits, HSC-G/obj.fits, Band1/image_R-1.fits. Where objects
-    of a folder come in several files, those of one file are objects that lack the other bands.
-
-    Args:
-        files: paths.
-        given: names of the bands, if the user states them: then only those count.
-
-    Returns:
-        Object → its files by band.
+    of a folder come in several files, those of one file are objects that lack the other bands. Only the bands that are
+    given count, if any are.
     """
-    pattern = _IN_PATH
-    if given:
-        names = "|".join(map(re.escape, sorted(given, key=len, reverse=True)))
-        pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{names})(?![A-Za-z0-9])")
-    templates: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+    bands = "|".join(map(re.escape, sorted(given, key=len, reverse=True))) or _BAND
+    pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{bands})(?![A-Za-z0-9])")
+    templates: defaultdict[str, list[tuple[list[str], str]]] = defaultdict(list)
     for file in files:
         stem = _EXTENSION.sub("", file)
-        slots = tuple(pattern.findall(stem))
-        if slots:
-            templates.setdefault(pattern.sub("\0", stem), []).append((slots, file))
-    varying: dict[tuple[int, int], set[int]] = {}  # (depth, slots) → the slots in which files of one object differ
+        if slots := pattern.findall(stem):
+            templates[pattern.sub("\0", stem)].append((slots, file))
+    varying: defaultdict[tuple[int, int], set[int]] = defaultdict(set)  # (depth, slots) → the slots that differ
     for template, members in templates.items():
-        differing = {
-            slot
-            for slot, values in enumerate(zip(*(slots for slots, _ in members), strict=True))
-            if len(set(values)) > 1
+        columns = zip(*(slots for slots, _ in members), strict=True)
+        varying[template.count("/"), template.count("\0")] |= {
+            n for n, names in enumerate(columns) if len(set(names)) > 1
         }
-        varying.setdefault((template.count("/"), template.count("\0")), set()).update(differing)
     groups: dict[str, dict[str, str]] = {}
     for template, members in templates.items():
         differing = varying[template.count("/"), template.count("\0")]
         for slots, file in members if differing else ():
-            name = _fill(template, slots, differing)
             filters = [slots[slot] for slot in sorted(differing)]
-            band = next((value for value in reversed(filters) if not re.search(r"\d$", value)), filters[-1])
-            name = name or "object"  # g.fits, r.fits, …: the only one
+            band = next((name for name in reversed(filters) if not re.search(r"\d$", name)), filters[-1])
+            name = _fill(template, slots, differing) or "object"  # g.fits, r.fits, …: the only one
             if groups.setdefault(name, {}).setdefault(band, file) != file:
                 groups[file] = {band: file}  # obj_g.fits and obj_g.fits.gz: an object of its own
     taken = set(files)
-    return {name: bands for name, bands in groups.items() if name not in taken or name in bands.values()}
+    return {name: group for name, group in groups.items() if name not in taken or name in group.values()}
 
 
-def _fill(template: str, slots: tuple[str, ...], without: set[int]) -> str:
-    """The path with the slots filled in but for those `without`, which vanish with their separators."""
+def _fill(template: str, slots: Sequence[str], without: set[int]) -> str:
+    """Return the path with the slots filled in but for those `without`, which vanish with their separators."""
     values = iter(["\0" if slot in without else value for slot, value in enumerate(slots)])
     path = re.sub("\0", lambda _: next(values), template)
     parts = [re.sub(r"([._-]?)\0([._-]?)", lambda m: m[1] if m[1] and m[2] else "", part) for part in path.split("/")]

@@ -37,8 +37,8 @@ ROLES = {
     **dict.fromkeys(("test", "testing", "holdout"), "test"),
     **dict.fromkeys(("unlabelled", "unlabeled"), "unlabelled"),
 }
-_NINES = re.compile(r"-9{2,}(\.[09]*)?")  # -99, -999.0, -9999
-_CODE = re.compile(r"[+-]?0\d")  # 007 is no number
+_NINES = r"-9{2,}(\.[09]*)?"  # -99, -999.0, -9999
+_NO_NUMBER = r"[+-]?(0\d.*|\d{16,})"  # codes such as 007, and whole numbers too long for a float
 MAX_CLASSES = 50
 
 
@@ -49,30 +49,27 @@ def plain_name(name: str) -> str:
 
 def has_usual_name(names: Sequence[str]) -> bool:
     """Return whether some column has a usual name, as a header has."""
-    words = {word for role in USUAL.values() for word in role.split()} | {"ra", "dec"}
-    return any(plain_name(name) in words for name in names)
+    return any(usual_columns(names, role) for role in USUAL) or bool({"ra", "dec"} & set(map(plain_name, names)))
+
+
+def usual_columns(columns: Sequence[str], role: str) -> list[str]:
+    """Return the columns with a usual name of a role (a key of USUAL), the likeliest first."""
+    names = {plain_name(column): column for column in reversed(columns)}
+    return [names[name] for name in USUAL[role].split() if name in names]
 
 
 def find_column(columns: Sequence[str], role: str, wanted: str = "") -> str:
-    """Return the column of a role, "" if there is none.
-
-    Args:
-        columns: of the table.
-        role: a key of USUAL.
-        wanted: the column the user names; it must exist, in whatever case.
+    """Return the column that the user names, in whatever case, else that of a role, "" if there is none.
 
     Raises:
         UserError: There is no column `wanted`.
     """
-    if wanted:
-        match = [column for column in columns if column == wanted] or [
-            c for c in columns if plain_name(c) == plain_name(wanted)
-        ]
-        if not match:
-            raise UserError(f"there is no column {wanted!r}; the columns are {', '.join(columns)[:200]}")
-        return match[0]
-    names = {plain_name(column): column for column in reversed(columns)}
-    return next((names[name] for name in USUAL[role].split() if name in names), "")
+    if not wanted:
+        return next(iter(usual_columns(columns, role)), "")
+    alike = [column for column in columns if plain_name(column) == plain_name(wanted)]
+    if not alike:
+        raise UserError(f"there is no column {wanted!r}; the columns are {', '.join(columns)[:200]}")
+    return wanted if wanted in alike else alike[0]
 
 
 def is_id(column: str) -> bool:
@@ -82,16 +79,17 @@ def is_id(column: str) -> bool:
 
 def likely_labels(table: pd.DataFrame) -> list[str]:
     """Return the columns with a usual name of labels whose values may be classes, the likeliest first."""
-    names = {plain_name(column): column for column in reversed(table.columns)}
-    columns = [names[name] for name in USUAL["label"].split() if name in names]
-    return [column for column in columns if _may_be_classes(table[column], column)]
 
+    def may_be_classes(name: str) -> bool:
+        texts = as_text(table[name])
+        distinct = texts[~texts.str.lower().isin(UNKNOWN)].drop_duplicates()
+        numbers = pd.to_numeric(distinct, errors="coerce")
+        is_whole = numbers.isna().any() or (numbers == numbers.round()).all()
+        return (
+            len(distinct) > 0 and is_whole and (plain_name(name) in ("label", "class") or len(distinct) <= MAX_CLASSES)
+        )
 
-def _may_be_classes(values: pd.Series, name: str) -> bool:
-    distinct = [text for text in values.astype(object).map(to_text).unique() if text.lower() not in UNKNOWN]
-    numbers = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce")
-    whole = numbers.isna().any() or (numbers == numbers.round()).all()
-    return len(distinct) > 0 and whole and (plain_name(name) in ("label", "class") or len(distinct) <= MAX_CLASSES)
+    return [column for column in usual_columns(list(table), "label") if may_be_classes(column)]
 
 
 def find_position_columns(columns: Sequence[str], ra: str = "", dec: str = "") -> tuple[str, str] | None:
@@ -108,12 +106,12 @@ def find_position_columns(columns: Sequence[str], ra: str = "", dec: str = "") -
         return find_column(columns, "id", ra), find_column(columns, "id", dec)
     names = {column.lower(): column for column in reversed(columns)}
     pairs = [
-        (name, other)
+        (names[name], names[other])
         for name in names
         for first, second in _PAIRS
         if first in name and not _NO_POSITION.search(name) and (other := name.replace(first, second, 1)) in names
     ]
-    return min(((names[a], names[b]) for a, b in pairs), key=lambda pair: len(pair[0]), default=None)
+    return min(pairs, key=lambda pair: len(pair[0]), default=None)
 
 
 def to_text(value: Any) -> str:
@@ -126,22 +124,26 @@ def to_text(value: Any) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "").strip()
 
 
+def as_text(values: pd.Series) -> pd.Series:
+    """Return a column of Python strings, "" where a cell is missing."""
+    return values.astype(object).map(to_text).astype(object)
+
+
 def clean_labels(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
     """Return class names, None where unknown, and how often each spelling of unknown occurs.
 
     Negative numbers are unknown where all other labels are numbers from 0; 0.0 and 1.0 are the classes 0 and 1.
     """
-    text = values.astype(object).map(to_text)
+    text = as_text(values)
     unknown = text.str.lower().isin(UNKNOWN)
     numbers = pd.to_numeric(text.where(~unknown), errors="coerce")
     if numbers[~unknown].notna().all():
-        negative = (numbers < 0) & ~unknown
-        if numbers[~unknown & ~negative].nunique() > 1:
-            unknown |= negative
-        whole = numbers.notna() & (numbers == numbers.round()) & text.str.contains(r"[.eE]")
-        text = text.where(~whole, numbers.fillna(0).astype(np.int64).astype(str))
+        if numbers[numbers >= 0].nunique() > 1:
+            unknown |= numbers < 0
+        whole = (numbers == numbers.round()) & text.str.contains(r"[.eE]")
+        text = text.where(~whole, numbers.where(whole, 0).astype(np.int64).astype(str))
     spellings = text[unknown & (text != "")].value_counts().to_dict()
-    return text.astype(object).where(~unknown, None), spellings
+    return text.where(~unknown, None), spellings
 
 
 def parse_positions(
@@ -152,10 +154,11 @@ def parse_positions(
     Decimal degrees (with point or comma, from -180 or 0), sexagesimal text, hours and radians by unit. (0, 0), -99
     and what is no angle are unknown.
     """
-    texts = [values.astype(object).map(to_text).str.lower() for values in (ra, dec)]
+    texts = [as_text(values).str.lower() for values in (ra, dec)]
     a, d = _parse_angles(texts[0], units[0], "hourangle"), _parse_angles(texts[1], units[1], "deg")
     is_known = (a >= -180) & (a <= 360) & (np.abs(d) <= 90) & ~((a == d) & np.isin(a, (0, -1)))
-    is_known &= ~np.any([text.str.fullmatch(_NINES.pattern).to_numpy(bool) for text in texts], axis=0)
+    for text in texts:
+        is_known &= ~text.str.fullmatch(_NINES).to_numpy(bool)
     filled = ~np.all([text.isin(UNKNOWN).to_numpy(bool) for text in texts], axis=0)
     return np.where(is_known, a % 360, np.nan), np.where(is_known, d, np.nan), int((filled & ~is_known).sum())
 
@@ -163,10 +166,8 @@ def parse_positions(
 def _parse_angles(text: pd.Series, unit: str, sexagesimal: str) -> np.ndarray:
     text = text.str.replace(r"(\d),(\d)", r"\1.\2", regex=True)
     degrees = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan, copy=True)
-    unit = unit.lower()
-    degrees *= 180 / np.pi if unit.startswith("rad") else 15 if unit in ("h", "hr", "hour", "hours", "hourangle") else 1
-    rest = np.flatnonzero(np.isnan(degrees) & ~text.isin(UNKNOWN).to_numpy(bool))
-    for row in rest:
+    degrees *= 180 / np.pi if unit.lower().startswith("rad") else 15 if unit.lower().startswith("h") else 1
+    for row in np.flatnonzero(np.isnan(degrees) & ~text.isin(UNKNOWN).to_numpy(bool)):
         try:
             degrees[row] = Angle(text.iloc[row], "deg" if "d" in text.iloc[row] else sexagesimal).deg
         except Exception:  # astropy raises many kinds here, all meaning "not an angle"
@@ -185,28 +186,17 @@ def clean_property(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
 
     Codes (007), and whole numbers too long for a float, stay text. Nines below all other values are unknown.
     """
-    spellings: dict[str, int] = {}
     if pd.api.types.is_bool_dtype(values):
-        return values, spellings
+        return values, {}
+    text = as_text(values)
     if not pd.api.types.is_numeric_dtype(values):
-        text = values.astype(object).map(to_text)
         filled = text[~text.str.lower().isin(UNKNOWN)]
-        decimal = filled.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
-        numbers = pd.to_numeric(decimal, errors="coerce")
-        long = filled.str.fullmatch(r"[+-]?\d{16,}")
-        if (
-            not len(filled)
-            or numbers.isna().any()
-            or filled.str.match(_CODE.pattern).any()
-            or long.any()
-            or np.isinf(numbers).any()
-        ):
-            return text.astype(object).where(text != "", None), spellings
+        numbers = pd.to_numeric(filled.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True), errors="coerce")
+        if not len(filled) or not np.isfinite(numbers).all() or filled.str.fullmatch(_NO_NUMBER).any():
+            return text.where(text != "", None), {}
         values = numbers.reindex(values.index)
-    nines = values.astype(object).map(to_text).str.fullmatch(_NINES.pattern).to_numpy(bool) & (
-        values < values[values > -99].min()
-    ).fillna(False)
-    if nines.sum() > 1:
-        spellings = values[nines].astype(object).map(to_text).value_counts().to_dict()
-        values = values.astype(np.float64).where(~nines)
-    return values, spellings
+        text = as_text(values)
+    nines = text.str.fullmatch(_NINES).to_numpy(bool) & (values < values[values > -99].min()).fillna(False)
+    if nines.sum() < 2:
+        return values, {}
+    return values.astype(np.float64).where(~nines), text[nines].value_counts().to_dict()

@@ -1,24 +1,82 @@
-"""What all images of a store share (bands, size, pixel type), and how an image is made to fit."""
+"""The options of an ingest; what all images of a store share (bands, size, pixel type), and how one is made to fit."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from zwicky.data.config import IngestConfig
 from zwicky.data.readers import Record
 from zwicky.errors import UserError
 
 MINORITY = 0.1  # a larger share of images of another format is refused
 MAX_BANDS = 64
+MAX_SIDE = 8192  # pixels
 GRAY, RGB = ("gray",), ("R", "G", "B")
 _STRAY = re.compile(
     r"(.*:)?(plot|fig|figure|thumb|thumbnail|preview|mask|psf|log|result|output|seg|weight|rms|err|tmp)s?", re.I
 )
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow converts RGB to grey
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """What the files do not say themselves, and how to read them.
+
+    Args:
+        bands: names of the channels, e.g. g, r, i; empty takes what the files say (gray, or R, G, B).
+        size: crop or pad every image around its centre to this many pixels a side, with NaN; null means that all
+            must have one size.
+        pixel_scale: arcsec per pixel of every image; null takes what the headers say.
+        survey: the survey or instrument the images come from.
+        simulated: true for simulations, false for observations; null means not stated.
+        label_column: column of the class labels, in the catalogue or in files of many images.
+        file_column: column of the catalogue that names the files.
+        id_column: column of the object ids.
+        ra_column: column of the right ascension, degrees or sexagesimal.
+        dec_column: column of the declination, degrees or sexagesimal.
+        positive: the positive class; empty takes lens-like names, else the last by name.
+        axes: the axes of arrays in files, e.g. HWB or NHW (N images, B bands, H rows, W columns); empty means that
+            they are recognised.
+        hdu: names or numbers of the FITS extensions to read; empty takes all images that are no masks or errors.
+        label_source: where the labels come from; empty takes the class folders or the name of the catalogue.
+        invalid: the value of pixels that are invalid, e.g. -9999; they become NaN (in images of floats).
+        max_invalid: an image with a larger share of invalid (NaN) pixels than this is set aside.
+        workers: threads that decode files.
+    """
+
+    bands: tuple[str, ...] = ()
+    size: int | None = None
+    pixel_scale: float | None = None
+    survey: str = ""
+    simulated: bool | None = None
+    label_column: str = ""
+    file_column: str = ""
+    id_column: str = ""
+    ra_column: str = ""
+    dec_column: str = ""
+    positive: str = ""
+    axes: str = ""
+    hdu: tuple[str, ...] = ()
+    label_source: str = ""
+    invalid: float | None = None
+    max_invalid: float = 0.5
+    workers: int = 2
+
+    def check(self) -> None:
+        """Raise a UserError for values that no ingest can use."""
+        if self.pixel_scale is not None and not 0 < self.pixel_scale < float("inf"):
+            raise UserError(f"the pixel scale is {self.pixel_scale}; it must be a positive number of arcsec per pixel")
+        if self.size is not None and not 1 <= self.size <= MAX_SIDE:
+            raise UserError(f"the size is {self.size}; it must be a number of pixels from 1 to {MAX_SIDE}")
+        if len(set(self.bands)) < len(self.bands) or not all(self.bands):
+            raise UserError(f"the bands {', '.join(self.bands)} repeat a name or lack one; give each its own")
+        if set(self.axes.upper()) - set("NBHW") or len(set(self.axes)) < len(self.axes):
+            raise UserError(f"the axes are {self.axes!r}; name each axis once, of N (images), B (bands), H and W")
 
 
 @dataclass(frozen=True)
@@ -35,14 +93,14 @@ class ImageFormat:
         return cls(record.image.shape, record.image.dtype.name, record.bands)
 
     @property
-    def is_named(self) -> bool:
-        """Whether its bands have names of a survey, rather than the channels of a picture."""
-        return bool(self.bands) and not self.is_picture
-
-    @property
     def is_picture(self) -> bool:
         """Whether it is a grey or colour picture, which can be turned into one another."""
         return self.bands in (GRAY, RGB)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its bands have names of a survey, rather than the channels of a picture."""
+        return bool(self.bands) and not self.is_picture
 
     def __str__(self) -> str:
         count, height, width = self.shape
@@ -72,27 +130,25 @@ class StoreFormat:
     promote: bool = False
     chosen: bool = False
 
-    def __str__(self) -> str:
-        return str(ImageFormat((len(self.bands), *self.size), self.dtype, self.source_bands))
-
     def mismatch(self, image: ImageFormat) -> str:
         """Return why an image of this format does not fit, "" if it does."""
-        other = f"has {image}, the others {self}"
+        n_bands, height, width = image.shape
+        other = f"has {image}, the others {ImageFormat((len(self.bands), *self.size), self.dtype, self.source_bands)}"
         if self.source_bands:
             unknown = [band for band in image.bands if band not in self.source_bands]
-            if not image.is_named or len(unknown) == len(image.bands):
+            if not image.is_named or len(unknown) == n_bands:
                 return other
             if unknown and not self.chosen:
                 return f"has the band {unknown[0]}, which no sampled image had; name all bands by --bands"
-            if len(image.bands) - len(unknown) < len(self.source_bands) and self.dtype != "float32":
+            if n_bands - len(unknown) < len(self.source_bands) and self.dtype != "float32":
                 return f"lacks bands of {', '.join(self.source_bands)}, and {self.dtype} has no NaN for them"
-        elif image.shape[0] != len(self.bands) and not (image.is_picture and len(self.bands) in (1, 3)):
+        elif n_bands != len(self.bands) and not (image.is_picture and len(self.bands) in (1, 3)):
             return other
-        if not self.crop and image.shape[1:] != self.size:
+        if not self.crop and (height, width) != self.size:
             return other
         if image.dtype != self.dtype and not (self.promote and image.dtype.startswith("uint")):
             return other
-        if self.dtype != "float32" and (image.shape[1] < self.size[0] or image.shape[2] < self.size[1]):
+        if self.dtype != "float32" and (height < self.size[0] or width < self.size[1]):
             return f"has {image}, smaller than {self.size[0]}×{self.size[1]}, and no NaN to pad it with"
         return ""
 
@@ -100,10 +156,15 @@ class StoreFormat:
         """Return [bands, H, W] in the store's format: bands in place, cropped or padded around the centre."""
         image = record.image
         if len(image) != len(self.bands) and not self.source_bands:  # a grey picture among colour ones, or the reverse
-            image = np.repeat(image, 3, 0) if len(image) == 1 else _to_gray(image)
+            gray = np.tensordot(_LUMINANCE, image.astype(np.float32), 1)[None] if len(image) == 3 else image
+            rounded = np.rint(gray).astype(image.dtype) if image.dtype.kind == "u" else gray
+            image = np.repeat(rounded, len(self.bands), 0)
         if self.source_bands in ((), record.bands) and image.shape[1:] == self.size:
             return image.astype(self.dtype, copy=False)
-        (rows, to_rows), (columns, to_columns) = map(_window, image.shape[1:], self.size)
+        # Slices of the image and of the store that put their centres upon one another.
+        lengths = list(zip(image.shape[1:], self.size, strict=True))
+        rows, columns = (slice(cut := max(0, have - want) // 2, cut + want) for have, want in lengths)
+        to_rows, to_columns = (slice(pad := max(0, want - have) // 2, pad + have) for have, want in lengths)
         result = np.full((len(self.bands), *self.size), np.nan if self.dtype == "float32" else 0, self.dtype)
         for band, index in enumerate(self.band_indices(record)):
             if index is not None:
@@ -115,17 +176,6 @@ class StoreFormat:
         if not self.source_bands:
             return list(range(len(self.bands)))
         return [record.bands.index(band) if band in record.bands else None for band in self.source_bands]
-
-
-def _to_gray(image: np.ndarray) -> np.ndarray:
-    gray = np.tensordot(_LUMINANCE, image.astype(np.float32), 1)[None]
-    return np.rint(gray).astype(image.dtype) if image.dtype.kind == "u" else gray
-
-
-def _window(have: int, want: int) -> tuple[slice, slice]:
-    """Slices of the image and of the store that put their centres upon one another."""
-    cut, pad, length = max(0, have - want) // 2, max(0, want - have) // 2, min(have, want)
-    return slice(cut, cut + length), slice(pad, pad + length)
 
 
 def find_sentinel(image: np.ndarray) -> float | None:
@@ -145,42 +195,38 @@ def choose_format(formats: Counter[ImageFormat], config: IngestConfig) -> StoreF
     Raises:
         UserError: The names in `config.bands` do not fit the bands of the images.
     """
-    size = (
-        (config.size, config.size)
-        if config.size
-        else _most_common(formats, lambda f: (f.shape[1:], f.is_named or f.dtype))[0]
-    )
-    fitting = formats if config.size else Counter({f: n for f, n in formats.items() if f.shape[1:] == size})
-    named = _most_common(fitting, lambda f: f.bands if f.is_named else ())
-    fitting = Counter({f: n for f, n in fitting.items() if f.is_named == bool(named)})
+    given = tuple(config.bands)
+    size = (config.size or 0, config.size or 0)
+    if not config.size:
+        size = _most_common(formats, lambda f: (f.shape[1:], f.is_named or f.dtype))[0]
+        formats = Counter({f: n for f, n in formats.items() if f.shape[1:] == size})
+    is_named = bool(_most_common(formats, lambda f: f.bands if f.is_named else ()))
+    formats = Counter({f: n for f, n in formats.items() if f.is_named == is_named})
     source: tuple[str, ...] = ()
-    union = chosen = False
-    if named:
-        source = tuple(dict.fromkeys(band for f, _ in fitting.most_common() for band in f.bands))
-        union = len({frozenset(f.bands) for f in fitting}) > 1
-        chosen = bool(set(config.bands) & set(source))
-        union = union or (chosen and not set(config.bands) <= set(source))
-        source = tuple(config.bands) if chosen else source
-        number, bands = len(source), source
+    promote = chosen = False
+    if is_named:
+        source = tuple(dict.fromkeys(band for f, _ in formats.most_common() for band in f.bands))
+        chosen = bool(set(given) & set(source))
+        promote = len({frozenset(f.bands) for f in formats}) > 1 or (chosen and not set(given) <= set(source))
+        bands = source = given if chosen else source
+        number = len(bands)
     else:
-        number, _ = _most_common(fitting, lambda f: (f.shape[0], f.dtype))
-        pictures = all(f.is_picture for f in fitting)
-        if pictures and len(config.bands) in (1, 3):
-            number = len(config.bands)  # grey and colour are converted as the user asks
-        fitting = Counter({f: n for f, n in fitting.items() if f.shape[0] == number or f.is_picture})
-        names = {f.bands for f in fitting if len(f.bands) == number} or {GRAY if number == 1 else ()}
+        number, _ = _most_common(formats, lambda f: (f.shape[0], f.dtype))
+        if all(f.is_picture for f in formats) and len(given) in (1, 3):
+            number = len(given)  # grey and colour are converted as the user asks
+        formats = Counter({f: n for f, n in formats.items() if f.shape[0] == number or f.is_picture})
+        names = {f.bands for f in formats if len(f.bands) == number} or {GRAY if number == 1 else ()}
         bands = names.pop() or tuple(f"band{band + 1}" for band in range(number))
-    if config.bands and len(config.bands) != number:
-        names_ = ", ".join(config.bands)
-        raise UserError(f"{len(config.bands)} band names given ({names_}) but the images have {number}; name each")
-    if number > MAX_BANDS and named:
+    if given and len(given) != number:
+        raise UserError(f"{len(given)} band names given ({', '.join(given)}) but the images have {number}; name each")
+    if number > MAX_BANDS and is_named:
         raise UserError(f"the images have {number} bands in all ({', '.join(source[:4])}, …); choose some by --bands")
-    promote = union or any(f.shape[1] < size[0] or f.shape[2] < size[1] for f in fitting)
-    dtype = "float32" if promote else _most_common(fitting, lambda f: f.dtype)
-    return StoreFormat(tuple(config.bands) or bands, source, size, dtype, config.size is not None, promote, chosen)
+    promote = promote or any(f.shape[1] < size[0] or f.shape[2] < size[1] for f in formats)
+    dtype = "float32" if promote else _most_common(formats, lambda f: f.dtype)
+    return StoreFormat(given or bands, source, size, dtype, config.size is not None, promote, chosen)
 
 
-def _most_common(formats: Counter[ImageFormat], key):  # type: ignore[no-untyped-def]
+def _most_common(formats: Counter[ImageFormat], key: Callable[[ImageFormat], Any]) -> Any:
     counts: Counter = Counter()
     for image_format, count in formats.items():
         counts[key(image_format)] += count
@@ -188,38 +234,30 @@ def _most_common(formats: Counter[ImageFormat], key):  # type: ignore[no-untyped
 
 
 def check_uniform(formats: Counter[tuple[str, ImageFormat]], store: StoreFormat) -> list[str]:
-    """Check that no more than a small minority of images do not fit.
+    """Return the folders of which no image fits, as they hold something else (plots, thumbnails).
 
     Args:
         formats: (file type and folder, format) → number of images.
         store: the format of the store.
 
-    Returns:
-        The folders of which no image fits, as they hold something else (plots, thumbnails).
-
     Raises:
         UserError: More than a tenth of the other images do not fit.
     """
-    folders: dict[str, list[int]] = {}
+    misfits, fits, common = Counter[str](), Counter[str](), Counter[ImageFormat]()
     for (folder, image_format), count in formats.items():
-        folders.setdefault(folder, [0, 0])[not store.mismatch(image_format)] += count
-    total = sum(map(sum, folders.values()))
-    fitting = {folder.partition(":")[0] for folder, (_, good) in folders.items() if good}  # their file types
-    n_fitting = sum(good > 0 for _, good in folders.values())
-    stray = [
-        folder
-        for folder, (bad, good) in folders.items()
-        if not good and folder.partition(":")[2]
-        if bad <= MINORITY * total
-        or (n_fitting > 1 and (folder.partition(":")[0] not in fitting or _STRAY.fullmatch(folder.rpartition("/")[2])))
-    ]
-    total -= sum(folders[folder][0] for folder in stray)
-    if sum(bad for folder, (bad, _) in folders.items() if folder not in stray) > MINORITY * total:
-        common: Counter[ImageFormat] = Counter()
-        for (_, image_format), count in formats.items():
-            common[image_format] += count
+        (misfits if store.mismatch(image_format) else fits)[folder] += count
+        common[image_format] += count
+    types = {folder.partition(":")[0] for folder in fits}
+
+    def is_stray(folder: str) -> bool:
+        is_other = folder.partition(":")[0] not in types or _STRAY.fullmatch(folder.rpartition("/")[2])
+        return misfits[folder] <= MINORITY * common.total() or (len(fits) > 1 and bool(is_other))
+
+    stray = [folder for folder in misfits if folder not in fits and folder.partition(":")[2] and is_stray(folder)]
+    n_stray = sum(misfits[folder] for folder in stray)
+    if misfits.total() - n_stray > MINORITY * (common.total() - n_stray):
         listed = ", ".join(f"{image_format} ({count} images)" for image_format, count in common.most_common(4))
-        differ = len({f.shape[1:] for f in common}) > 1 and store.crop is False
+        differ = len({f.shape[1:] for f in common}) > 1 and not store.crop
         advice = ", or crop and pad all to N pixels by --size N" if differ else ""
         raise UserError(f"the images are of several kinds: {listed}; ingest each kind into a store of its own{advice}")
     return stray

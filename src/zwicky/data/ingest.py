@@ -20,9 +20,15 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
-from zwicky.data.config import IngestConfig
 from zwicky.data.cutouts import pixel_hash
-from zwicky.data.image_format import ImageFormat, StoreFormat, check_uniform, choose_format, find_sentinel
+from zwicky.data.image_format import (
+    ImageFormat,
+    IngestConfig,
+    StoreFormat,
+    check_uniform,
+    choose_format,
+    find_sentinel,
+)
 from zwicky.data.labels import write_labels
 from zwicky.data.objects import describe
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, is_image_name

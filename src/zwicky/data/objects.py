@@ -16,13 +16,11 @@ import pandas as pd
 from zwicky.data import columns as meanings
 from zwicky.data.catalog import SUFFIXES, match_rows, read_catalog
 from zwicky.data.columns import ROLES, UNKNOWN, find_column, to_text
-from zwicky.data.config import IngestConfig
 from zwicky.data.cutouts import STANDARD_COLUMNS
-from zwicky.data.image_format import StoreFormat
+from zwicky.data.image_format import IngestConfig, StoreFormat
 from zwicky.data.labels import Labels
-from zwicky.data.layout import read_folders, read_index, split_role
 from zwicky.data.readers import Unreadable, format_of
-from zwicky.data.source import STORE, Source
+from zwicky.data.source import STORE, Source, read_folders, read_index, split_role
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
 

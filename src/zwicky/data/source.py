@@ -1,23 +1,30 @@
-"""The files of a folder: found, grouped into objects, and read."""
+"""The files of a folder: found, grouped into objects and read; folders that are classes or parts of a split."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from zwicky.data.bands import by_wavelength, group_files
-from zwicky.data.readers import ReadOptions, Record, Unreadable, is_image_name, read
-from zwicky.data.readers.numpy import is_archive
+from zwicky.data.catalog import FileFinder
+from zwicky.data.columns import MAX_CLASSES, ROLES, UNKNOWN
+from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
+from zwicky.data.readers.numpy import SafeUnpickler, is_archive
 
 STORE = "store.json"
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-
 MAX_ARRAYS = 20  # files of a folder that may be columns of one another
+_ROLE = "|".join(sorted(ROLES, key=len, reverse=True))
+_WITH_ROLE = re.compile(rf"(?:({_ROLE})[_\-. ]+(.+)|(.+?)[_\-. ]+({_ROLE}))", re.IGNORECASE)
+_PARTITION = re.compile(r"(Norder|Dir|Npix)=")  # folders of a HATS catalogue
 
 Unit = dict[str, str]  # the file of an image or of many ("" → file), or the files of one object by band
 
@@ -47,22 +54,22 @@ class Source:
                 yield record
                 row += 1
         except Unreadable as error:
-            error.row = row if row else None
+            error.row = row or None
             yield error
 
 
 def join_bands(bands: Sequence[str], items: Sequence[Record | Unreadable | None]) -> Record | Unreadable:
-    """One image of several bands from one of each."""
+    """Return one image of several bands from one of each."""
     records = [item for item in items if isinstance(item, Record)]
     row = next((item.row for item in items if item is not None), None)
     if len(records) < len(items):
         band, item = next(pair for pair in zip(bands, items, strict=True) if not isinstance(pair[1], Record))
         return Unreadable(f"{band}: {item or 'has fewer images'}", row)
-    shapes = {band: record.image.shape for band, record in zip(bands, records, strict=True)}
     if counts := {len(record.image) for record in records} - {1}:
         return Unreadable(f"a file has {max(counts)} bands, and its name is that of one", row)
     if len({(record.image.shape, record.image.dtype) for record in records}) > 1:
-        sizes = ", ".join(f"{band} {shape[1]}×{shape[2]}" for band, shape in shapes.items())
+        shapes = [(band, *record.image.shape[1:]) for band, record in zip(bands, records, strict=True)]
+        sizes = ", ".join(f"{band} {height}×{width}" for band, height, width in shapes)
         return Unreadable(f"its bands differ in size or type: {sizes}", row)
     if len({record.columns.get("pixel_scale") for record in records} - {None}) > 1:
         return Unreadable("its bands differ in pixel scale", row)
@@ -81,6 +88,21 @@ def scan_folder(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
     set_aside: list[tuple[str, str]] = []
     visited: set[tuple[int, int]] = set()
 
+    def reason_against(entry: os.DirEntry, name: str) -> str:
+        """Return why an entry holds no image, "" if it may."""
+        if not name.endswith(entry.name):
+            return "its name is not UTF-8"
+        if entry.name.startswith((".", "__MACOSX")):
+            return "hidden folder" if entry.is_dir() else "hidden file"
+        if entry.is_dir():
+            return ""
+        if not entry.is_file():  # reading a pipe would wait for ever
+            return "broken link" if entry.is_symlink() else "not a regular file"
+        if entry.name.lower().endswith(ARCHIVES):
+            return f"an archive; unpack it, or ingest it alone: zwicky ingest {entry.name}"
+        is_image = format_of(entry.name) and entry.name != "data_thumbnail.parquet"  # of a HATS catalogue
+        return "" if is_image else "not an image"
+
     def visit(path: Path, prefix: str) -> None:
         status = path.stat()
         if (status.st_dev, status.st_ino) in visited:
@@ -91,23 +113,15 @@ def scan_folder(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
             return
         for entry in sorted(os.scandir(path), key=lambda entry: os.fsencode(entry.name)):
             name = (prefix + entry.name).encode("utf-8", "backslashreplace").decode()
-            if name != prefix + entry.name:
-                set_aside.append((name, "its name is not UTF-8"))
-            elif entry.name.startswith((".", "__MACOSX")):
-                set_aside.append((name, "hidden folder" if entry.is_dir() else "hidden file"))
+            if reason := reason_against(entry, name):
+                set_aside.append((name, reason))
             elif entry.is_dir():
                 try:
                     visit(path / entry.name, name + "/")
                 except OSError as error:
                     set_aside.append((name, f"folder cannot be read: {error.strerror}"))
-            elif not entry.is_file():  # reading a pipe would wait for ever
-                set_aside.append((name, "broken link" if entry.is_symlink() else "not a regular file"))
-            elif entry.name.lower().endswith(ARCHIVES):
-                set_aside.append((name, f"an archive; unpack it, or ingest it alone: zwicky ingest {entry.name}"))
-            elif is_image_name(entry.name) and entry.name != "data_thumbnail.parquet":  # of a HATS catalogue
-                files.append(name)
             else:
-                set_aside.append((name, "not an image"))
+                files.append(name)
 
     visit(folder, "")
     return files, set_aside
@@ -116,21 +130,98 @@ def scan_folder(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
 def group_units(folder: Path, files: Sequence[str], bands: Sequence[str]) -> dict[str, Unit]:
     """Return what holds images by its name: files, objects that come as one file a band, folders of arrays.
 
-    Args:
-        folder: that the paths are relative to.
-        files: paths.
-        bands: names of the bands, if the user states them.
+    Paths are relative to the folder; `bands` are their names, if the user states them.
     """
-    arrays: dict[str, list[str]] = {}
+    arrays: defaultdict[str, list[str]] = defaultdict(list)
     for file in files:
         if file.lower().endswith(".npy"):
-            arrays.setdefault(os.path.dirname(file), []).append(file)
-    units: dict[str, Unit] = {}
-    for parent, members in arrays.items():
-        if 1 < len(members) <= MAX_ARRAYS and is_archive([folder / file for file in members]):
-            units[parent or "."] = {"": parent or "."}
-    rest = [file for file in files if not file.lower().endswith(".npy") or (os.path.dirname(file) or ".") not in units]
-    units |= group_files(rest, bands)
+            arrays[os.path.dirname(file) or "."].append(file)
+    archives = {
+        parent: members
+        for parent, members in arrays.items()
+        if 1 < len(members) <= MAX_ARRAYS and is_archive([folder / file for file in members])
+    }
+    rest = [file for file in files if file not in {file for members in archives.values() for file in members}]
+    units = {parent: {"": parent} for parent in archives} | group_files(rest, bands)
     grouped = {file for unit in units.values() for file in unit.values()}
     units |= {file: {"": file} for file in rest if file not in grouped}
     return {name: units[name] for name in sorted(units)}
+
+
+def split_role(folder: str) -> tuple[str, str]:
+    """Return the role a folder's name speaks of and the rest: `train_lenses` is ("train", "lenses")."""
+    if folder.lower() in ROLES:
+        return ROLES[folder.lower()], ""
+    match = _WITH_ROLE.fullmatch(folder)
+    return (ROLES[(match[1] or match[4]).lower()], match[2] or match[3]) if match else ("", folder)
+
+
+def read_folders(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return class and role of files by the folders they are in: (file → class, file → role).
+
+    Classes are the folders of the first level that has two or more; or of a deeper one whose names recur in the
+    folders above. A role is given by folders such as train/, test_lenses/ and Model_X_test/; where some have one, the
+    others are training images. Folders called `unlabelled` give no class.
+    """
+    folders = {file: [name for name in file.split("/")[:-1] if not _PARTITION.match(name)] for file in files}
+    pairs = {file: [split_role(name) for name in names] for file, names in folders.items()}
+    roles = {file: next((role for role, _ in pairs[file] if role), "train") for file in files}
+    if {"validation", "test"} & set(roles.values()) or any(role == "train" for p in pairs.values() for role, _ in p):
+        folders = {file: [name for _, name in pairs[file] if name] for file in files}
+    else:
+        roles = {}
+    classes: dict[str, str] = {}
+    for depth in range(max(map(len, folders.values()), default=0)):
+        level = {file: names[depth] for file, names in folders.items() if len(names) > depth}
+        distinct = set(level.values())
+        if not 2 <= len(distinct) <= MAX_CLASSES or (len(distinct) == len(level) > 3):
+            continue
+        parents = Counter(name for name, _ in {(name, classes.get(file, "")) for file, name in level.items()})
+        if classes and (min(parents.values()) == 1 or len(level) < 2 * len(distinct)):
+            break
+        classes = level
+    return {file: name for file, name in classes.items() if name.lower() not in UNKNOWN}, roles
+
+
+def read_index(path: Path, name: str, files: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Read a pickled index of file names, as DeepLense's real lenses have: {"train": {"lenses": [names]}, "test": …}.
+
+    Return (file → role, names without a file). `name` is the path within the folder of the files;
+    `train_indices.pkl` lists one role by class.
+
+    Raises:
+        Unreadable: It is no such index, or puts a file into two roles.
+    """
+    try:
+        with path.open("rb") as stream:
+            index = SafeUnpickler(stream).load()
+    except Unreadable:
+        raise
+    except Exception as error:  # a damaged pickle raises anything
+        raise Unreadable(f"is a damaged pickle: {str(error)[:100]}") from error
+    finder = FileFinder(files)
+    roles: dict[str, str] = {}
+    orphans = []
+    for role, entry in _entries(index, name):
+        match = finder(entry)
+        if len(match) != 1:
+            orphans.append(entry)
+        elif roles.setdefault(file := match.pop(), role) != role:
+            raise Unreadable(f"puts {file} into both {roles[file]} and {role}: a leak")
+    if not roles:
+        raise Unreadable("names no file of this folder in a split (train, validation, test)")
+    return roles, orphans
+
+
+def _entries(index: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield (role, file name with its class folder) of an index."""
+    if not (isinstance(index, dict) and index and all(str(key).lower() in ROLES for key in index)):
+        index = {split_role(name.rpartition("/")[2].rpartition(".")[0])[0]: index}
+        if "" in index:
+            raise Unreadable("is no index of file names by split (train, validation, test)")
+    for role, names in index.items():
+        for folder, entries in names.items() if isinstance(names, dict) else [("", names)]:
+            for entry in np.ravel(entries).tolist() if isinstance(entries, list | tuple | np.ndarray) else [None]:
+                if not isinstance(entry, str):
+                    raise Unreadable("is no index of file names: it holds other things than names")
+                yield ROLES[str(role).lower()], f"{folder}/{entry}".strip("/")

@@ -1,24 +1,73 @@
-"""Readers: one module a format, each a generator from a path to records of one image each."""
+"""Readers: each a generator from a path to records of one image each, in one form whatever the file held."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from zwicky.data.readers.record import ReadOptions, Record, Unreadable
+import numpy as np
 
-__all__ = ["ReadOptions", "Record", "Unreadable", "format_of", "is_image_name", "read", "read_image"]
+FEW = 6  # an axis this short is that of the bands
+MANY = 64  # a longer one is not
 
 _READERS: dict[tuple[str, ...], str] = {
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"): "pictures:read_picture",
     (".npy",): "numpy:read_npy",
     (".npz",): "numpy:read_npz",
     (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz", ".fz"): "fits:read_fits",
-    (".hdf5", ".h5", ".hdf"): "hdf5:read_hdf5",
+    (".hdf5", ".h5", ".hdf"): "numpy:read_hdf5",
     (".parquet", ".pq"): "parquet:read_parquet",
-    ("store.json",): "stores:read_store",
+    ("store.json",): "numpy:read_store",
 }
+
+
+class Unreadable(ValueError):
+    """An image that cannot be used; the message is the reason. `row`: its number in a file of many images."""
+
+    def __init__(self, reason: str, row: int | None = None) -> None:
+        super().__init__(reason)
+        self.row = row
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cutout and what its file says about it.
+
+    Args:
+        image: [bands, H, W] uint8, uint16 or float32; NaN where invalid.
+        bands: names of the bands; empty where the file names none.
+        columns: further facts by the name the file gives them, e.g. id, label, ra (degrees), pixel_scale (arcsec).
+        row: its number in a file of many images, None in a file of one.
+    """
+
+    image: np.ndarray
+    bands: tuple[str, ...] = ()
+    columns: dict[str, Any] = field(default_factory=dict)
+    row: int | None = None
+
+
+@dataclass
+class ReadOptions:
+    """What the user states about the files, and what readers note.
+
+    Args:
+        bands: names of the bands.
+        axes: the axes of arrays, some of "NBHW" (image, band, row, column) in their order.
+        hdu: names or numbers of the FITS extensions to read.
+        stacks: whether an axis of 7 to 64 entries counts images rather than bands.
+        truth: filled by readers: columns that are simulation truth.
+        notes: filled by readers: what they left out.
+    """
+
+    bands: tuple[str, ...] = ()
+    axes: str = ""
+    hdu: tuple[str, ...] = ()
+    stacks: bool = False
+    truth: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set)
 
 
 def format_of(name: str) -> str:
@@ -32,14 +81,7 @@ def is_image_name(name: str) -> bool:
 
 
 def read(path: Path, options: ReadOptions | None = None) -> Iterator[Record | Unreadable]:
-    """Read the images of one file, large files in pieces.
-
-    Args:
-        path: the file; its suffix chooses the reader.
-        options: what the user states about the files.
-
-    Yields:
-        A record for each image, or the reason why there is none.
+    """Yield a record, or the reason why there is none, for each image of a file; large files are read in pieces.
 
     Raises:
         Unreadable: Whatever is wrong with the file as a whole, or from this image on.
@@ -50,27 +92,101 @@ def read(path: Path, options: ReadOptions | None = None) -> Iterator[Record | Un
         module, _, name = ("numpy:read_folder" if path.is_dir() else format_of(path.name)).partition(":")
         if not module:
             raise Unreadable("is not an image")
-        reader: Callable[[Path, ReadOptions], Iterator[Record | Unreadable]]
-        reader = getattr(import_module(f"zwicky.data.readers.{module}"), name)
-        yield from reader(path, options or ReadOptions())
+        yield from getattr(import_module(f"{__name__}.{module}"), name)(path, options or ReadOptions())
     except Unreadable:
         raise
-    except MemoryError as error:
-        raise Unreadable("is larger than the memory") from error
     except Exception as error:  # decoders raise anything on a damaged file; none of it may end an ingest
         message = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
         raise Unreadable(f"cannot be read: {message[:200]}") from error
 
 
 def read_image(path: Path, options: ReadOptions | None = None) -> Record:
-    """Read the one image of a file.
-
-    Raises:
-        Unreadable: The file cannot be read or holds several images.
-    """
+    """Read the one image of a file; raise Unreadable where that fails or there are several."""
     items = list(read(path, options))
     if len(items) != 1:
         raise Unreadable(f"holds {len(items)} images, not one")
     if isinstance(items[0], Unreadable):
         raise items[0]
     return items[0]
+
+
+def find_axes(shape: tuple[int, ...], options: ReadOptions, n_bands: int = 0, rows: Collection[int] = ()) -> str:
+    """Return what each axis of an array of images is: some of "NBHW", in their order.
+
+    The band axis has `n_bands` entries, else it is the one beside two equal sides, else a short one.
+
+    Args:
+        shape: of the array.
+        options: `options.axes` decides for arrays with as many axes; `options.bands` counts the bands.
+        n_bands: number of bands the file names, 0 if it names none.
+        rows: possible numbers of images: the lengths of the columns beside them.
+
+    Raises:
+        Unreadable: The axes are ambiguous, or too few or too many.
+    """
+    if len(shape) == len(options.axes):
+        return options.axes
+    if len(shape) == 2:
+        return "HW"
+    if len(shape) not in (3, 4):
+        raise Unreadable(f"has {len(shape)} axes; a cutout has 2, or 3 with the bands, a stack of cutouts one more")
+    n_bands = n_bands or len(options.bands)
+    if len(shape) == 4:
+        square_first = shape[0] == shape[1] not in shape[2:] and shape[2] != shape[3]
+        last = shape[0] not in rows and (shape[3] in rows or square_first)
+        axes = ("BHW", "HBW", "HWB")[_band_axis(shape[:3] if last else shape[1:], n_bands) or 0]
+        return axes + "N" if last else "N" + axes
+    if shape[0] in rows or (shape[2] in rows and shape[0] == shape[1]):
+        return "NHW" if shape[0] in rows else "HWN"
+    axis = _band_axis(shape, n_bands)
+    if axis is None and not options.stacks:
+        raise Unreadable(f"shape {list(shape)}: the axis of the bands is ambiguous; name all, e.g. --axes HWB or NHW")
+    length = 0 if axis is None else shape[axis]
+    is_long = length != n_bands and (n_bands == 1 or length > (FEW if options.stacks else MANY))
+    if axis is None or (axis != 1 and is_long):
+        return "HWN" if axis == 2 else "NHW"
+    if n_bands > 1 and n_bands != length:
+        raise Unreadable(f"shape {list(shape)}: no axis of {n_bands} bands")
+    return ("BHW", "HBW", "HWB")[axis]
+
+
+def _band_axis(shape: tuple[int, ...], n_bands: int) -> int | None:
+    """Return the axis of three that counts bands: with n_bands entries, beside two equal sides, or short."""
+    beside_square = [axis for axis in (0, 2, 1) if len({*shape[:axis], *shape[axis + 1 :]}) == 1 < len(set(shape))]
+    matching = [axis for axis in (0, 2, 1) if shape[axis] == n_bands]
+    short = sorted((axis for axis in (0, 2, 1) if shape[axis] <= FEW), key=lambda axis: shape[axis])
+    both = [axis for axis in matching if axis in beside_square]
+    return next(iter(both + matching + beside_square + short), None)
+
+
+def to_image(array: Any, axes: str) -> np.ndarray:
+    """Turn numbers with these axes (N aside) into [bands, H, W] in the byte order of the machine.
+
+    uint8 and uint16 stay, booleans become uint8, all else float32; infinite and masked pixels become NaN.
+
+    Raises:
+        Unreadable: It holds other things than real numbers, or no valid pixel.
+    """
+    mask, array = np.ma.getmask(array), np.ma.getdata(array)
+    if array.dtype.kind not in "buif":
+        raise Unreadable(f"holds {array.dtype.name} values, not real numbers")
+    if array.size == 0:
+        raise Unreadable("holds no pixels")
+    if np.any(mask) or array.dtype.kind not in "bu" or array.dtype.itemsize > 2:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = array.astype(np.float32)
+        array[~np.isfinite(array) | mask] = np.nan
+        if np.isnan(array).all():
+            raise Unreadable("has no valid pixel")
+    axes = axes.replace("N", "")
+    array = array[None] if "B" not in axes else array.transpose([axes.index(axis) for axis in "BHW"])
+    return np.ascontiguousarray(array, np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("="))
+
+
+def to_records(array: Any, axes: str, bands: Sequence[str] = (), columns: dict | None = None) -> Iterator[Record]:
+    """Yield the images of an array along its axis N, or its one image; an array on disk is read image by image."""
+    stack = [array] if "N" not in axes else array if axes[0] == "N" else np.moveaxis(array, axes.index("N"), 0)
+    for row, plane in enumerate(stack):
+        image = to_image(plane, axes)
+        names = tuple(bands) if len(bands) == len(image) else ()
+        yield Record(image, names, columns or {}, row if "N" in axes else None)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from zwicky.data.bands import band_of_column, by_wavelength, is_band, parse_bands
-from zwicky.data.readers.record import FEW, ReadOptions, Record, Unreadable, find_axes, to_image
+from zwicky.data.readers import FEW, ReadOptions, Record, Unreadable, find_axes, to_image, to_records
 
 BLOCK_BYTES = 8 * 2**20  # of pixels read at a time
 _IMAGES = "images image image_array cutouts cutout stamps stamp x data img imgs arr_0".split()
 _AUXILIARY = re.compile(r"(^|_)(mask|ivar|invvar|err|error|var|variance|weight|wht|psf|noise|dq|rms|model|bkg)s?($|_)")
 _BANDS = ("bands", "band", "filters", "filter", "image_band")
 _PER_BAND = {"psf_fwhm": "psf_fwhm", "image_psf_fwhm": "psf_fwhm", "noise": "noise", "image_scale": "pixel_scale"}
+_PER_BAND |= dict.fromkeys(_BANDS, "bands")
 _LABELS = ("label", "labels", "y", "target", "targets", "class")
 _ROLE = re.compile(r"(?:^|(?<=[_/.-]))(train|training|valid|validation|val|test|testing)(?:$|[_/.-])", re.IGNORECASE)
 
@@ -40,20 +41,18 @@ def read_arrays(
     Raises:
         Unreadable: No array is recognised as the images.
     """
+    shapes = [array.shape for array in arrays.values() if array.ndim > 1]
+    if len(shapes) > 2 and len(set(shapes)) == 1 and not may_be_single and _are_objects(arrays, shapes[0]):
+        yield from _read_objects(arrays, options, bands)
+        return
     parts: dict[tuple[str, str], dict[str, Any]] = {}
     for name, array in arrays.items():
         role = _ROLE.search(name)
         group, _, short = (_ROLE.sub("", name).strip("_/.-") if role else name).rpartition("/")
         parts.setdefault((role[1].lower() if role else "", group), {})[short or "images"] = array
-    pictures = [array for array in arrays.values() if array.ndim > 1]
-    shapes = {array.shape for array in pictures}
-    if len(pictures) > 2 and len(shapes) == 1 and not may_be_single and _are_objects(arrays, shapes.pop()):
-        yield from _read_objects(arrays, options, bands)
-        return
-    arrays = {name: array for name, array in arrays.items() if array.ndim}
     images = {part: names for part, members in parts.items() if (names := _find_images(members, may_be_single))}
     if not images:
-        listed = ", ".join(f"{name} {list(array.shape)}" for name, array in list(arrays.items())[:4]) or "nothing"
+        listed = ", ".join(f"{name} {list(a.shape)}" for name, a in list(arrays.items())[:4] if a.ndim) or "nothing"
         raise Unreadable(f"no array of images [N, H, W] or [N, bands, H, W]: it holds {listed}; call them `images`")
     shared = {name: array for part in parts if part not in images for name, array in parts[part].items()}
     row = 0
@@ -71,29 +70,10 @@ def read_arrays(
 
 
 def _are_objects(arrays: Arrays, shape: tuple[int, ...]) -> bool:
-    """Whether arrays of one shape are an image each, rather than stacks in classes or bands."""
+    """Return whether arrays of one shape are an image each, rather than stacks in classes or bands."""
     columns = {len(array) for array in arrays.values() if array.ndim == 1}
-    names = [name.rpartition("/")[2] for name, array in arrays.items() if array.ndim > 1]
-    return len(shape) == 2 or (
-        len(shape) == 3 and shape[0] <= FEW and shape[0] not in columns and not all(map(is_band, names))
-    )
-
-
-def _find_images(arrays: Arrays, may_be_single: bool) -> list[str]:
-    """The array of images, or one array a band; none where nothing looks like images."""
-    fitting = [
-        name
-        for name, array in arrays.items()
-        if array.dtype.kind in "buif" and all(array.shape) and not _AUXILIARY.search(name.lower())
-        if (2 if may_be_single else 3) <= array.ndim <= 4 or _flat_side(array)
-    ]
-    usual = [name for known in _IMAGES for name in fitting if name.lower() == known]
-    deep = usual[:1] or [name for name in fitting if arrays[name].ndim > 2] or fitting
-    if len(deep) > 1 and not (len({arrays[name].shape for name in deep}) == 1 and all(map(band_of_column, deep))):
-        shapes = ", ".join(f"{name} {list(arrays[name].shape)}" for name in deep[:4])
-        raise Unreadable(f"several arrays may be the images: {shapes}; call the images `images`")
-    order = by_wavelength([band_of_column(name) for name in deep])
-    return sorted(deep, key=lambda name: order.index(band_of_column(name)))
+    are_bands = all(is_band(name.rpartition("/")[2]) for name, array in arrays.items() if array.ndim > 1)
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] <= FEW and shape[0] not in columns and not are_bands)
 
 
 def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) -> Iterator[Record | Unreadable]:
@@ -105,21 +85,37 @@ def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) ->
     if len(groups) == 1:
         groups = {name: {"image": array} for name, array in next(iter(groups.values())).items() if array.ndim > 1}
     for row, (group, members) in enumerate(groups.items()):
-        image = next((array for array in members.values() if array.ndim in (2, 3)), None)
-        columns = {
-            name: plain[0] for name, array in members.items() if not array.ndim and (plain := to_plain([array[()]]))
-        }
+        scalars = {name: to_plain([array[()]]) for name, array in members.items() if not array.ndim}
+        columns = {"id": group} | {name: values[0] for name, values in scalars.items() if values}
         try:
+            image = next((array for array in members.values() if array.ndim in (2, 3)), None)
             if image is None:
                 raise Unreadable(f"no image in {group}")
             pixels = to_image(image[()], find_axes(image.shape, options, len(bands)))
-            yield Record(pixels, tuple(bands) if len(bands) == len(pixels) else (), {"id": group} | columns, row)
+            yield Record(pixels, tuple(bands) if len(bands) == len(pixels) else (), columns, row)
         except Unreadable as error:
             yield Unreadable(str(error), row)
 
 
+def _find_images(arrays: Arrays, may_be_single: bool) -> list[str]:
+    """Return the array of images, or one array a band; none where nothing looks like images."""
+    fitting = [
+        name
+        for name, array in arrays.items()
+        if array.dtype.kind in "buif" and all(array.shape) and not _AUXILIARY.search(name.lower())
+        if (2 if may_be_single else 3) <= array.ndim <= 4 or _flat_side(array)
+    ]
+    usual = [name for word in _IMAGES for name in fitting if name.lower() == word]
+    deep = usual[:1] or [name for name in fitting if arrays[name].ndim > 2] or fitting
+    if len(deep) > 1 and not (len({arrays[name].shape for name in deep}) == 1 and all(map(band_of_column, deep))):
+        shapes = ", ".join(f"{name} {list(arrays[name].shape)}" for name in deep[:4])
+        raise Unreadable(f"several arrays may be the images: {shapes}; call the images `images`")
+    order = by_wavelength([band_of_column(name) for name in deep])
+    return sorted(deep, key=lambda name: order.index(band_of_column(name)))
+
+
 def _flat_side(array: Any) -> int:
-    """The side of flat square images [N, side²], 0 for anything else."""
+    """Return the side of flat square images [N, side²], 0 for anything else."""
     side = round(array.shape[1] ** 0.5) if array.ndim == 2 else 0
     return side if side >= 8 and side * side == array.shape[1] else 0
 
@@ -127,6 +123,7 @@ def _flat_side(array: Any) -> int:
 def _read_part(
     arrays: Arrays, names: list[str], options: ReadOptions, bands: Sequence[str], may_be_single: bool
 ) -> Iterator[Record | Unreadable]:
+    """Read the images of one group of arrays in blocks."""
     first = arrays[names[0]]
     others = {name: array for name, array in arrays.items() if name not in names}
     lengths = {
@@ -138,14 +135,13 @@ def _read_part(
     shape = (len(first), side, side) if side else first.shape
     if len(shape) == 3 and not (may_be_single and not lengths) and shape[2] not in lengths:
         lengths.add(shape[0])
+    given = (array for name, array in others.items() if name.lower() in _BANDS and array.ndim == 1)
+    bands = next((parse_bands(array[()]) for array in given if len(array) not in lengths), tuple(bands))
     if len(names) > 1:
         bands = tuple(map(band_of_column, names))
-    else:
-        given = (array for name, array in others.items() if name.lower() in _BANDS and array.ndim == 1)
-        bands = next((parse_bands(array[()]) for array in given if len(array) not in lengths), tuple(bands))
     axes = find_axes(shape, replace(options, stacks=True), len(bands) if len(names) == 1 else 0, lengths)
     if "N" not in axes:
-        yield Record(to_image(first[()], axes), tuple(bands))
+        yield from to_records(first[()], axes, bands)
         return
     count, step = shape[axes.index("N")], max(1, BLOCK_BYTES // (int(np.prod(shape[1:])) * first.dtype.itemsize))
     columns, per_band = _sort_columns(others, count, options)
@@ -153,38 +149,35 @@ def _read_part(
         step = max(step, *(getattr(first, "chunks", None) or (1,))[:1])  # a chunk of HDF5 is decompressed whole
     else:
         arrays = {name: np.moveaxis(arrays[name][()], axes.index("N"), 0) for name in names}
-    for start in range(0, count, step):
-        blocks = [arrays[name][start : start + step] for name in names]
-        for offset in range(len(blocks[0])):
-            row = start + offset
-            facts = {name: values[row] for name, values in columns.items()}
-            facts |= {key: tuple(np.ravel(v[row] if len(v) == count else v).tolist()) for key, v in per_band.items()}
-            named = parse_bands(facts.pop("bands")) if "bands" in facts else tuple(bands)
-            planes = [block[offset].reshape(shape[1:]) if side else block[offset] for block in blocks]
-            try:
-                image = np.concatenate([to_image(plane, axes) for plane in planes])
-                if named and len(named) != len(image):
-                    raise Unreadable(f"names {len(named)} bands and has {len(image)}")
-                yield Record(image, named, facts, row)
-            except Unreadable as error:
-                yield error
+    for row in range(count):
+        if row % step == 0:
+            blocks = [arrays[name][row : row + step] for name in names]
+        facts = {name: values[row] for name, values in columns.items()}
+        facts |= {key: tuple(np.ravel(v[row] if len(v) == count else v).tolist()) for key, v in per_band.items()}
+        named = parse_bands(facts.pop("bands")) if "bands" in facts else bands
+        planes = [block[row % step].reshape(shape[1:]) if side else block[row % step] for block in blocks]
+        try:
+            image = np.concatenate([to_image(plane, axes) for plane in planes])
+            if named and len(named) != len(image):
+                raise Unreadable(f"names {len(named)} bands and has {len(image)}")
+            yield Record(image, named, facts, row)
+        except Unreadable as error:
+            yield error
 
 
 def _sort_columns(arrays: Arrays, count: int, options: ReadOptions) -> tuple[dict[str, list], dict[str, Any]]:
     """Split the arrays beside the images into columns with one value an image, and arrays with one a band."""
-    columns, per_band = {}, {}
+    columns: dict[str, list] = {}
+    per_band: dict[str, Any] = {}
     for name, array in arrays.items():
-        key = name.lower()
-        if key in _BANDS or key in _PER_BAND:
-            if array.ndim == 2 and len(array) == count:
-                per_band["bands" if key in _BANDS else _PER_BAND[key]] = array[()]
-                continue
-            if array.ndim == 1 and len(array) != count:
-                per_band |= {} if key in _BANDS else {_PER_BAND[key]: array[()]}
-                continue
-        if key in _LABELS and array.ndim == 2 and len(array) == count:  # one column, or one-hot
+        key, has_rows = name.lower(), array.ndim > 0 and len(array) == count
+        if key in _PER_BAND and (array.ndim, has_rows) in ((1, False), (2, True)):
+            if array.ndim == 2 or key not in _BANDS:
+                per_band[_PER_BAND[key]] = array[()]
+            continue
+        if key in _LABELS and array.ndim == 2 and has_rows:  # one column, or one-hot
             array = array[:, 0] if array.shape[1] == 1 else np.argmax(array[()], axis=1)
-        values = to_plain(array[()]) if array.ndim == 1 and len(array) == count else None
+        values = to_plain(array[()]) if array.ndim == 1 and has_rows else None
         if values is None:
             options.notes.add(f"{name} {list(array.shape)} is no column of plain values and was left out")
         else:

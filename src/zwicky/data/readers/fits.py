@@ -15,8 +15,8 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from zwicky.data.bands import is_band, parse_bands
+from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records
 from zwicky.data.readers.arrays import read_arrays
-from zwicky.data.readers.record import ReadOptions, Record, Unreadable, find_axes, split_stack, to_image
 
 MAX_PIXEL_SCALE = 60.0  # arcsec; a header without CDELT means 1 degree
 _SCIENCE = re.compile(r"SCI|SCIENCE|COADD|DATA|IMAGE|IMG", re.IGNORECASE)
@@ -40,7 +40,7 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
             yield from _read_table(hdus, path, options)
         elif bands := _band_names(images, options):
             planes = [to_image(hdu.data, "HW") for hdu in images]
-            yield Record(np.concatenate(planes), bands, _facts(images[0].header, planes[0].shape[1:]))
+            yield Record(np.concatenate(planes), bands, _facts(images[0].header, *images[0].shape))
         else:
             records = (record for hdu in images for record in _read_image(hdu, options))
             for row, record in enumerate(records):
@@ -49,7 +49,7 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
 
 
 def _choose_images(hdus: fits.HDUList, options: ReadOptions) -> list[Any]:
-    """The image extensions to read: those the user names, else science, else all but masks, errors and weights."""
+    """Return the image extensions the user names, else science, else all but masks, errors and weights."""
     images = {number: hdu for number, hdu in enumerate(hdus) if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2}
     if options.hdu:
         wanted = {name.upper() for name in options.hdu}
@@ -62,14 +62,12 @@ def _choose_images(hdus: fits.HDUList, options: ReadOptions) -> list[Any]:
 
 
 def _band_names(images: list[Any], options: ReadOptions) -> tuple[str, ...]:
-    """Names of the extensions if each is a band of one image, else ()."""
+    """Return the names of the extensions if each is a band of one image, else ()."""
     if len(images) < 2 or len({hdu.shape for hdu in images}) > 1 or len(images[0].shape) != 2:
         return ()
     given = {name.upper(): name for name in options.bands}
-    for names in (
-        [_text(hdu.header, "EXTNAME") for hdu in images],
-        [_text(hdu.header, "FILTER", "BAND") for hdu in images],
-    ):
+    for keys in (("EXTNAME",), ("FILTER", "BAND")):
+        names = [_text(hdu.header, *keys) for hdu in images]
         if len(set(names)) == len(names) and all(is_band(name) or name.upper() in given for name in names):
             return tuple(given.get(name.upper(), name) for name in names)
     return options.bands if len(options.bands) == len(images) else ()
@@ -80,28 +78,17 @@ def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record]:
     shape = hdu.shape
     while len(shape) > 3 and shape[0] == 1:  # radio images have axes for frequency and polarisation
         shape = shape[1:]
-    bands = _bands_of(hdu.header, shape)
-    axes = find_axes(shape, options, len(bands))
-    is_stack = "N" in axes
-    stack: Iterator[Any]
-    if axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section"):
-        stack = (hdu.section[row] for row in range(shape[0]))  # read one by one
-    else:
-        stack = iter(split_stack(hdu.data.reshape(shape), axes))
-    for row, array in enumerate(stack):
-        image = to_image(array, axes)
-        facts = {} if is_stack else _facts(hdu.header, image.shape[1:])
-        yield Record(image, bands if len(bands) == len(image) else (), facts, row if is_stack else None)
-
-
-def _bands_of(header: fits.Header, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the bands: FILTER or BAND of one plane; BAND0, BAND1, … or BANDS (`grz`, `g,r,z`) of more."""
+    header, bands = hdu.header, ()
     if len(shape) == 2:
         name = _text(header, "FILTER", "BAND")
-        return (name,) if re.fullmatch(r"[A-Za-z0-9_.+-]{1,24}", name) else ()
-    numbered = tuple(name for number in range(100) if (name := _text(header, f"BAND{number}", f"FILTER{number}")))
-    names = numbered or parse_bands(_text(header, "BANDS", "FILTERS", "BAND", "FILTER"))
-    return names if len(set(names)) == len(names) and len(names) in shape else ()
+        bands = (name,) if re.fullmatch(r"[A-Za-z0-9_.+-]{1,24}", name) else ()
+    else:
+        names = _numbered(header, "BAND", "FILTER") or parse_bands(_text(header, "BANDS", "FILTERS", "BAND", "FILTER"))
+        bands = names if len(set(names)) == len(names) and len(names) in shape else ()
+    axes = find_axes(shape, options, len(bands))
+    facts = {} if "N" in axes else _facts(header, shape[axes.index("H")], shape[axes.index("W")])
+    by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section")
+    yield from to_records(hdu.section if by_plane else hdu.data.reshape(shape), axes, bands, facts)
 
 
 def _text(header: fits.Header, *keys: str) -> str:
@@ -109,13 +96,16 @@ def _text(header: fits.Header, *keys: str) -> str:
     return next((value.strip() for value in values if isinstance(value, str) and value.strip()), "")
 
 
-def _facts(header: fits.Header, size: tuple[int, ...]) -> dict[str, Any]:
-    """Position (degrees), pixel scale (arcsec) and survey of an image of `size` (H, W), as far as the header says."""
+def _numbered(header: fits.Header, *keys: str) -> tuple[str, ...]:
+    return tuple(name for n in range(100) if (name := _text(header, *(f"{key}{n}" for key in keys))))
+
+
+def _facts(header: fits.Header, height: int, width: int) -> dict[str, Any]:
+    """Return position (degrees), pixel scale (arcsec) and survey of an image, as far as the header says."""
     facts: dict[str, Any] = {"survey": survey} if (survey := _text(header, "SURVEY")) else {}
     if "CTYPE1" in header:
         try:
             wcs = WCS(header).celestial
-            height, width = size
             sky = wcs.pixel_to_world((width - 1) / 2, (height - 1) / 2).icrs
             scale = float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600  # degrees → arcsec
             if np.isfinite([sky.ra.deg, sky.dec.deg]).all() and 0 < scale < MAX_PIXEL_SCALE:
@@ -123,16 +113,14 @@ def _facts(header: fits.Header, size: tuple[int, ...]) -> dict[str, Any]:
                 return facts | {"ra": float(sky.ra.deg), "dec": float(sky.dec.deg), "pixel_scale": scale}
         except Exception:  # astropy raises many kinds for a malformed WCS; the pixels are still good
             pass
-    ra, dec = _angle(header.get("RA"), "hourangle"), _angle(header.get("DEC"), "deg")
-    return facts if ra is None or dec is None or abs(dec) > 90 else facts | {"ra": ra % 360, "dec": dec}
-
-
-def _angle(value: Any, unit: str) -> float | None:
-    """Degrees of a header value: numbers are degrees, text with colons or spaces is sexagesimal in `unit`."""
-    try:
-        return float(Angle(value, "deg" if isinstance(value, int | float) else unit).deg)
+    try:  # numbers are degrees, text with colons or spaces is sexagesimal
+        ra, dec = (
+            float(Angle(value, "deg" if isinstance(value, int | float) else unit).deg)
+            for value, unit in ((header.get("RA"), "hourangle"), (header.get("DEC"), "deg"))
+        )
     except Exception:  # astropy raises many kinds here, all meaning "not an angle"
-        return None
+        return facts
+    return facts if abs(dec) > 90 else facts | {"ra": ra % 360, "dec": dec}
 
 
 def _read_table(hdus: fits.HDUList, path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
@@ -140,6 +128,6 @@ def _read_table(hdus: fits.HDUList, path: Path, options: ReadOptions) -> Iterato
     if not tables:
         raise Unreadable("has no image HDU and no table with a column of images")
     table = Table.read(path, hdu=tables[0], memmap=True, mask_invalid=False, unit_parse_strict="silent")
-    bands = parse_bands(_text(hdus[tables[0]].header, "BANDS"))
-    bands = bands or tuple(name for number in range(100) if (name := _text(hdus[tables[0]].header, f"BAND{number}")))
+    header = hdus[tables[0]].header
+    bands = parse_bands(_text(header, "BANDS")) or _numbered(header, "BAND")
     yield from read_arrays({name: table[name] for name in table.colnames}, options, bands)

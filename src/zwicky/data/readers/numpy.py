@@ -1,4 +1,4 @@
-"""NumPy's `.npy` and `.npz`, among them the object arrays of DeepLense."""
+"""NumPy's `.npy` and `.npz`, among them the object arrays of DeepLense; HDF5; and stores of zwicky."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from zwicky.data.bands import parse_bands
+from zwicky.data.labels import read_labels
+from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records
 from zwicky.data.readers.arrays import read_arrays
-from zwicky.data.readers.record import ReadOptions, Record, Unreadable, find_axes, split_stack, to_image
+from zwicky.data.store import open_store
 
 AXION_MASS = "axion_mass"  # the second entry of DeepLense's `axion` files
-_CORE = ("numpy.core", "numpy._core")  # numpy 1 and numpy 2
 _ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | {
     (f"{core}.{module}", name)
-    for core in _CORE
+    for core in ("numpy.core", "numpy._core")  # numpy 1 and numpy 2
     for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
 }
 
@@ -39,10 +41,8 @@ def read_npy(path: Path, options: ReadOptions) -> Iterator[Record]:
         if "Object arrays" not in str(error):
             raise
         yield _read_pair(path, options)
-        return
-    axes = find_axes(array.shape, options)
-    for row, image in enumerate(split_stack(array, axes)):
-        yield Record(to_image(image, axes), row=row if "N" in axes else None)
+    else:
+        yield from to_records(array, find_axes(array.shape, options))
 
 
 def _read_pair(path: Path, options: ReadOptions) -> Record:
@@ -85,3 +85,37 @@ def read_npz(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
             except ValueError:  # an array of objects
                 options.notes.add(f"{name} holds objects and was left out")
     yield from read_arrays(arrays, options, may_be_single=True)
+
+
+def read_hdf5(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    """Read the dataset of images with the datasets beside it; an attribute `bands` or `filters` names the bands."""
+    try:
+        import h5py
+    except ImportError as error:  # an extra
+        raise Unreadable("is HDF5, which needs h5py: pip install 'zwicky[hdf5]'") from error
+    with h5py.File(path, "r") as file:
+        arrays: dict[str, Any] = {}
+        attributes = [file.attrs]
+
+        def visit(name: str, item: Any) -> None:
+            attributes.append(item.attrs)
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                is_text = h5py.check_string_dtype(item.dtype) is not None
+                arrays[name] = np.asarray(item.asstr()[()] if is_text else item[()]) if item.ndim < 2 else item
+
+        file.visititems(visit)
+        named = (attrs.get(key) for attrs in attributes for key in ("bands", "band", "filters"))
+        bands = next((parse_bands(value) for value in named if value is not None), ())
+        yield from read_arrays(arrays, options, bands)
+
+
+def read_store(path: Path, options: ReadOptions) -> Iterator[Record]:
+    """Read the objects of the store that `path`, its `store.json`, describes, with their labels; splits stay behind."""
+    cutouts = open_store(path.parent)
+    options.truth |= set(cutouts.truth)
+    table = cutouts.table.drop(columns=["bands_present", "simulated", "pixel_hash"])
+    labels = read_labels(path.parent).of(cutouts.ids)
+    for row, (facts, label) in enumerate(zip(table.to_dict("records"), labels, strict=True)):
+        lists = {name: tuple(facts.pop(name)) for name in ("psf_fwhm", "noise") if facts[name] is not None}
+        image = to_image(cutouts.images[row], "BHW")
+        yield Record(image, cutouts.bands, facts | lists | {"label": label}, row)

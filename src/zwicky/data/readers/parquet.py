@@ -12,15 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from zwicky.data.bands import band_of_column
+from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image
 from zwicky.data.readers.pictures import decode_picture
-from zwicky.data.readers.record import ReadOptions, Record, Unreadable, find_axes, to_image
 
 BATCH_ROWS = 64
 _IMAGES = ("image", "images", "cutout", "rgb_image", "data", "img")
 _PIXELS = ("flux", "array", "image", "data", "pixels", "bytes")
 _PLAIN = ("integer", "floating", "string", "large_string", "boolean")
+_LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+
+Cell = tuple[Any, tuple[str, ...], dict[str, Any]]  # array or bytes or None, bands, facts
 
 
 def read_parquet(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
@@ -31,47 +35,45 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Record | Unreadab
         plain = [field.name for field in schema if field.name not in images and _is_plain(field.type)]
         left_out = [name for name in schema.names if name not in (*images, *plain)]
         options.notes.update(f"{name} is no column of plain values and was left out" for name in left_out)
-        renamed, classes = _hats_names(path), _class_names(schema)
+        renamed = _hats_names(path)
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
+        classes = {name: entry["names"] for name, entry in info.get("features", {}).items() if "names" in entry}
         row = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=[*images, *plain]):
             cells = zip(*(_decode_column(batch.column(name), name) for name in images), strict=True)
             for cell, facts in zip(cells, batch.select(plain).to_pylist(), strict=True):
                 facts = {renamed.get(name, name): value for name, value in facts.items()}
-                facts |= {
-                    name: names[facts[name]] for name, names in classes.items() if facts[name] in range(len(names))
-                }
+                named = {n: names[facts[n]] for n, names in classes.items() if facts[n] in range(len(names))}
                 try:
                     image, bands, of_image = _join(cell, options)
-                    yield Record(image, bands, of_image | facts, row)
+                    yield Record(image, bands, of_image | facts | named, row)
                 except Unreadable as error:
                     yield Unreadable(str(error), row)
                 row += 1
 
 
 def _is_plain(type_: pa.DataType) -> bool:
-    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
-    return any(getattr(pa.types, f"is_{name}")(type_) for name in _PLAIN)
-
-
-def _depth(type_: pa.DataType) -> int:
-    """How many lists are around the values: 2 for `list<list<float>>`."""
-    type_ = type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
-    return (
-        1 + _depth(type_.value_type) if isinstance(type_, pa.ListType | pa.LargeListType | pa.FixedSizeListType) else 0
-    )
+    type_ = type_.value_type if types.is_dictionary(type_) else type_
+    return any(getattr(types, f"is_{name}")(type_) for name in _PLAIN)
 
 
 def _is_bytes(type_: pa.DataType) -> bool:
-    return pa.types.is_binary(type_) or pa.types.is_large_binary(type_)
+    return types.is_binary(type_) or types.is_large_binary(type_)
+
+
+def _depth(type_: pa.DataType) -> int:
+    """Return how many lists are around the values: 2 for `list<list<float>>`."""
+    type_ = type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
+    return 1 + _depth(type_.value_type) if isinstance(type_, _LISTS) else 0
 
 
 def _struct(type_: pa.DataType) -> pa.StructType | None:
     type_ = type_.value_type if _depth(type_) == 1 and isinstance(type_, pa.ListType | pa.LargeListType) else type_
-    return type_ if pa.types.is_struct(type_) else None
+    return type_ if types.is_struct(type_) else None
 
 
 def _image_columns(schema: pa.Schema) -> list[str]:
-    """The column of images, or one a band."""
+    """Return the column of images, or one a band."""
 
     def may_hold_images(field: pa.Field) -> bool:
         struct, depth = _struct(field.type), _depth(field.type)
@@ -90,43 +92,34 @@ def _image_columns(schema: pa.Schema) -> list[str]:
     raise Unreadable(f"no column is recognised as the images: it holds {columns}; call the images `image`")
 
 
-Cell = tuple[Any, tuple[str, ...], dict[str, Any]]  # array or bytes or None, bands, facts
-
-
 def _decode_column(column: pa.Array, name: str) -> list[Cell]:
-    """The cells of a column; a record of the Multimodal Universe has lists of bands, fluxes, PSF widths and scales."""
+    """Return the cells of a column; a record of the Multimodal Universe has lists of bands, fluxes, PSFs and scales."""
     struct = _struct(column.type)
     if struct is None:
         values = column.to_pylist() if _is_bytes(column.type) else _to_numpy(column)
         return [(value, (band_of_column(name) or name,), {}) for value in values]
-    fields = {struct.field(number).name.lower(): number for number in range(struct.num_fields)}
 
     def entries(*keys: str) -> Any:
-        number = next((fields[key] for key in keys if key in fields), None)
-        if number is None:
-            return None
-        if pa.types.is_struct(column.type):
-            return pc.struct_field(column, number)
-        return pa.ListArray.from_arrays(column.offsets.cast(pa.int32()), pc.struct_field(column.values, number))
+        names = {entry.name.lower(): entry.name for entry in struct}
+        field = next((names[key] for key in keys if key in names), None)
+        if field is None:
+            return pa.nulls(len(column))
+        if types.is_struct(column.type):
+            return pc.struct_field(column, field)
+        return pa.ListArray.from_arrays(column.offsets.cast(pa.int32()), pc.struct_field(column.values, field))
 
     pixels = entries(*_PIXELS)
     if _is_bytes(pixels.type):
         return [(value, (), {}) for value in pixels.to_pylist()]
-    empty = [None] * len(column)
-    optional = (entries("band", "bands", "filter"), entries("psf_fwhm"), entries("scale", "pixel_scale"))
-    bands, widths, scales = (empty if values is None else values.to_pylist() for values in optional)
+    lists = (entries("band", "bands", "filter"), entries("psf_fwhm"), entries("scale", "pixel_scale"))
     return [
-        (
-            image,
-            tuple(names or ()),
-            ({"psf_fwhm": tuple(width)} if width else {}) | ({"pixel_scale": scale[0]} if scale else {}),
-        )
-        for image, names, width, scale in zip(_to_numpy(pixels), bands, widths, scales, strict=True)
+        (image, tuple(b or ()), ({"psf_fwhm": tuple(w)} if w else {}) | ({"pixel_scale": s[0]} if s else {}))
+        for image, b, w, s in zip(_to_numpy(pixels), *(values.to_pylist() for values in lists), strict=True)
     ]
 
 
 def _join(cells: Sequence[Cell], options: ReadOptions) -> tuple[np.ndarray, tuple[str, ...], dict[str, Any]]:
-    """One image [bands, H, W] from one cell or one a band; empty cells are bands that are missing."""
+    """Return one image [bands, H, W] from one cell or one a band; empty cells are bands that are missing."""
     present = [cell for cell in cells if cell[0] is not None and len(cell[0])]
     if not present:
         raise Unreadable("has no image")
@@ -153,7 +146,7 @@ def _join(cells: Sequence[Cell], options: ReadOptions) -> tuple[np.ndarray, tupl
 
 
 def _to_numpy(column: pa.Array) -> list[np.ndarray | None]:
-    """An array a row of nested lists or tensors, None where it is missing; missing numbers become NaN."""
+    """Return an array a row of nested lists or tensors, None where it is missing; missing numbers become NaN."""
     if isinstance(column, pa.FixedShapeTensorArray) and not column.null_count:
         return list(column.to_numpy_ndarray())
     column = column.storage if isinstance(column, pa.ExtensionArray) else column
@@ -172,17 +165,10 @@ def _to_numpy(column: pa.Array) -> list[np.ndarray | None]:
 
 
 def _hats_names(path: Path) -> dict[str, str]:
-    """What a HATS catalogue calls ra and dec, from `hats.properties` above `dataset/Norder=…/Dir=…/`."""
+    """Return what a HATS catalogue calls ra and dec, from `hats.properties` above `dataset/Norder=…/Dir=…/`."""
     files = [folder / name for folder in list(path.parents)[:6] for name in ("hats.properties", "properties")]
     file = next((file for file in files if file.is_file()), None)
     if file is None or "Norder=" not in str(path):
         return {}
     pairs = dict(line.replace(" ", "").split("=", 1) for line in file.read_text().splitlines() if "=" in line)
     return {pairs[f"hats_col_{role}"]: role for role in ("ra", "dec") if f"hats_col_{role}" in pairs}
-
-
-def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the classes that Hugging Face data sets write beside their numbers."""
-    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = info.get("info", {}).get("features", {})
-    return {name: entry["names"] for name, entry in features.items() if isinstance(entry, dict) and "names" in entry}

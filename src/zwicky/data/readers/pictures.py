@@ -9,10 +9,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from zwicky.data.readers.record import ReadOptions, Record, Unreadable, to_image
+from zwicky.data.readers import ReadOptions, Record, Unreadable, to_image
 
 GRAY, RGB = ("gray",), ("R", "G", "B")
-_AS_STORED = ("1", "L", "RGB", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_MODES = dict.fromkeys(("P", "PA", "YCbCr", "LAB", "HSV", "RGBA", "RGBX", "RGBa"), "RGB") | {"LA": "L", "La": "L"}
+_MODES |= {mode: mode for mode in ("1", "L", "RGB", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")}  # as stored
 
 
 def read_picture(path: Path, options: ReadOptions) -> Iterator[Record]:
@@ -28,26 +29,19 @@ def decode_picture(stream: BinaryIO) -> Record:
     Raises:
         Unreadable: It is transparent somewhere, CMYK, or has colour of 16 bits, of which Pillow keeps 8.
     """
+    header = stream.read(25)  # the last byte of a PNG's is the bits of a channel
+    stream.seek(0)
     with PIL.Image.open(stream) as picture:
-        if picture.format == "PNG" and picture.mode in ("RGB", "RGBA", "LA") and _png_bits(stream) > 8:
+        if picture.format == "PNG" and picture.mode in ("RGB", "RGBA", "LA") and header[24] > 8:
             raise Unreadable("colour of 16 bits a channel, of which 8 would be lost; save as TIFF, FITS or .npy")
         if picture.has_transparency_data and np.min(np.asarray(picture.convert("RGBA").getchannel("A"))) < 255:
             raise Unreadable("has transparent pixels; save it without an alpha channel")
-        mode = {"LA": "L", "La": "L"} | dict.fromkeys(("P", "PA", "YCbCr", "LAB", "HSV", "RGBA", "RGBX", "RGBa"), "RGB")
-        if picture.mode not in (*_AS_STORED, *mode):
+        if picture.mode not in _MODES:
             raise Unreadable(f"colour mode {picture.mode} is neither grey nor RGB")
-        array = np.asarray(picture.convert(mode[picture.mode]) if picture.mode in mode else picture)
+        array = np.asarray(picture.convert(_MODES[picture.mode]))
         if picture.mode == "I" and picture.format == "PNG":  # of 16 bits, which older versions of Pillow widen
             array = array.astype(np.uint16)
     return Record(to_image(array, "HWB"[: array.ndim]), RGB if array.ndim == 3 else GRAY)
-
-
-def _png_bits(stream: BinaryIO) -> int:
-    position = stream.tell()
-    stream.seek(24)  # IHDR: signature 8, length 4, type 4, width 4, height 4, then the bits of a channel
-    bits = stream.read(1)[0]
-    stream.seek(position)
-    return bits
 
 
 def _read_tiff(stream: BinaryIO, options: ReadOptions) -> Record:
