@@ -16,9 +16,8 @@ import numpy as np
 from tables import write_csv
 
 from zwicky.simulate.draw import ParameterBlock, draw_block
-from zwicky.simulate.noise import variance
-from zwicky.simulate.population import Population
-from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.instruments import variance
+from zwicky.simulate.population import Population, read_population
 from zwicky.simulate.render import render_block
 
 RESULTS = Path(__file__).parent / "results" / "detectability.csv"

@@ -23,7 +23,7 @@ from streaming import memory_mb
 from tables import write_csv
 
 from zwicky.data.store import StoreWriter
-from zwicky.simulate import api, light, render, simulation
+from zwicky.simulate import light, render, simulation
 from zwicky.simulate.draw import BLOCK
 
 RESULTS = Path(__file__).parent / "results" / "simulate_shares.csv"
@@ -51,10 +51,10 @@ def measure(population: str, count: int) -> dict[str, float]:
     simulation.add_noise = timed("noise", simulation.add_noise)
     StoreWriter.append = timed("writing", StoreWriter.append)
     with tempfile.TemporaryDirectory() as folder:
-        api.simulate_store(population, BLOCK, 0, Path(folder) / "first")  # compiles
+        simulation.simulate_store(population, BLOCK, 0, Path(folder) / "first")  # compiles
         spent.clear()
         begun = time.process_time()
-        api.simulate_store(population, count, 1, Path(folder) / "store")
+        simulation.simulate_store(population, count, 1, Path(folder) / "store")
         whole = time.process_time() - begun
     shares = {what: seconds / whole for what, seconds in spent.items()}
     rest = {"rest": 1 - sum(shares.values())}

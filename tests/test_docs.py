@@ -14,7 +14,7 @@ import pytest
 import zwicky
 from zwicky import cli, recipes
 from zwicky.simulate.draw import truth_columns
-from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.population import read_population
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -34,7 +34,7 @@ from zwicky import cli
 from zwicky.data import audit, ingest, readers, store
 from zwicky.evaluation import benchmark, equivariance, evaluate
 from zwicky.report import page
-from zwicky.simulate import api
+from zwicky.simulate import simulation
 from zwicky.training import export, finetune, loop, pretrain
 loop.fit.__kwdefaults__["checkpoint_seconds"] = -1.0
 

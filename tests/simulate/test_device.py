@@ -6,12 +6,12 @@ import torch
 
 from zwicky.errors import UserError
 from zwicky.simulate import population_names
-from zwicky.simulate.api import simulate_population
 from zwicky.simulate.draw import draw_block
 from zwicky.simulate.galaxies import sample_galaxy
-from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.population import read_population
 from zwicky.simulate.psf import transfer
 from zwicky.simulate.render import grid, observe, parameter_tensors, render_light
+from zwicky.simulate.simulation import simulate_population
 
 META = torch.device("meta")
 

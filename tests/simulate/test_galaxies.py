@@ -11,13 +11,11 @@ from zwicky.data.cutouts import make_cutouts
 from zwicky.data.splits import holdout_split
 from zwicky.data.store import StoreWriter
 from zwicky.errors import UserError
-from zwicky.simulate.api import simulate_population
 from zwicky.simulate.draw import draw_block, truth_columns
 from zwicky.simulate.galaxies import galaxy_tensors, load_galaxies
-from zwicky.simulate.population import GalaxyStore
-from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.population import GalaxyStore, read_population
 from zwicky.simulate.render import CPU, grid, parameter_tensors, render_light
-from zwicky.simulate.simulation import Simulation
+from zwicky.simulate.simulation import Simulation, simulate_population
 
 SCALE, SIZE = 0.03, 81
 OTHERS = ("elliptical", "spiral", "ring", "companions", "merger")

@@ -6,19 +6,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from zwicky.simulate.api import simulate_population
-from zwicky.simulate.noise import (
+from zwicky.simulate.instruments import (
     add_deeplense_noise,
     add_noise,
-    electrons_per_nanomaggy,
     nanomaggies,
     signal_to_noise,
-    sky_electrons,
     sky_noise,
 )
-from zwicky.simulate.population import Composite
-from zwicky.simulate.population_yaml import load_instruments, read_population
+from zwicky.simulate.population import Composite, load_instruments, read_population
 from zwicky.simulate.render import make_composite, resample
+from zwicky.simulate.simulation import simulate_population
 
 CFHTLS = load_instruments()["cfhtls-wide"]
 COMPOSITE = Composite({"R": "i", "G": "r", "B": "g"}, (0.4, 0.6, 1.7), Q=1.0, alpha=0.09)
@@ -28,7 +25,7 @@ def test_magnitude_zero_point():
     assert nanomaggies(np.array([22.5, 20.0])) == pytest.approx([1.0, 10.0])
     band = CFHTLS.bands["g"]
     one_electron_per_second = float(nanomaggies(np.array(band.zero_point)))
-    assert one_electron_per_second * electrons_per_nanomaggy(band) == pytest.approx(band.total_exposure)
+    assert one_electron_per_second * band.electrons(22.5) == pytest.approx(band.exposure_time * band.num_exposures)
 
 
 def test_noise_has_the_mean_and_variance_of_photon_counting():
@@ -39,7 +36,7 @@ def test_noise_has_the_mean_and_variance_of_photon_counting():
     assert noisy.dtype == np.float32
     rng = np.random.default_rng(2)
     for index, band in enumerate(CFHTLS.bands.values()):
-        gain, sky = electrons_per_nanomaggy(band), sky_electrons(band, CFHTLS.pixel_scale)
+        gain, sky = band.electrons(22.5), band.electrons(band.sky_brightness) * CFHTLS.pixel_scale**2
         assert noisy[0, index].std() == pytest.approx(sky_noise(CFHTLS)[index], rel=0.02)
         for row, level in enumerate(levels):
             read_noise = rng.normal(0, band.total_read_noise, (300, 300))

@@ -7,10 +7,10 @@ from scipy import stats
 
 from zwicky.errors import UserError
 from zwicky.simulate import population_names
-from zwicky.simulate.api import simulate_population
 from zwicky.simulate.draw import draw_block
-from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.population import read_population
 from zwicky.simulate.priors import Prior
+from zwicky.simulate.simulation import simulate_population
 
 
 def changed(description, path, value):
@@ -45,8 +45,8 @@ def test_a_base_is_changed_and_a_null_removes(one_galaxy, write_population):
     mine = {"base": "mine.yaml", "size": 12, "common": {"lens_R": {"normal": [0.5, 0.1]}}}
     population = read_population(write_population(mine, "more.yaml"))
     assert (population.name, population.size) == ("more", 12)
-    assert population.common["lens_R"].prior == Prior("normal", (0.5, 0.1))
-    assert population.common["lens_R"].unit == "arcsec"
+    lens_R = Prior("normal", (0.5, 0.1), unit="arcsec", meaning="half-light radius")
+    assert population.common["lens_R"] == lens_R
     fewer = read_population(write_population({"base": "demo-lenses", "classes": {"merger": None}}, "fewer.yaml"))
     assert set(read_population("demo-lenses").classes) - set(fewer.classes) == {"merger"}
 

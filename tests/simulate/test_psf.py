@@ -9,11 +9,10 @@ from astropy.io import fits
 from scipy.signal import fftconvolve
 
 from zwicky.errors import UserError
-from zwicky.simulate.api import simulate_population
-from zwicky.simulate.population_yaml import load_instruments
+from zwicky.simulate.population import load_instruments
 from zwicky.simulate.psf import BETA, PROFILES, moffat, read_star, transfer
 from zwicky.simulate.render import MARGIN
-from zwicky.simulate.simulation import Simulation
+from zwicky.simulate.simulation import Simulation, simulate_population
 
 SIZE, SCALE = 128, 0.1
 STAMP, CELLS = 24, 2

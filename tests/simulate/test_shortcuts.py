@@ -7,7 +7,7 @@ import pytest
 
 from zwicky.data.audit import audit
 from zwicky.simulate import population_names
-from zwicky.simulate.api import simulate_population
+from zwicky.simulate.simulation import simulate_population
 
 ASTROPHYSICAL = ("total_flux", "colour", "all together")  # may leak in lens finding, as it does in the sky
 COARSE = {  # deeplense-repaired-1, of 150 px, is observed with pixels twice as large

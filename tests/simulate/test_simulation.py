@@ -7,11 +7,11 @@ from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.data.splits import holdout_split
 from zwicky.errors import UserError
 from zwicky.simulate import population_names
-from zwicky.simulate.api import simulate_population, simulate_store
 from zwicky.simulate.draw import BLOCK, draw_block, truth_columns
-from zwicky.simulate.noise import nanomaggies
-from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.instruments import nanomaggies
+from zwicky.simulate.population import read_population
 from zwicky.simulate.render import render_block
+from zwicky.simulate.simulation import simulate_population, simulate_store
 
 SOURCE = {"source_dx", "source_dy", "source_R", "source_n", "source_e1", "source_e2", "arc_redness"}
 SOURCE |= {"magnification", *(f"{light}_mag_{band}" for light in ("arc", "source") for band in "gri")}

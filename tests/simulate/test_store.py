@@ -7,10 +7,9 @@ from zwicky import cli
 from zwicky.data.labels import read_labels
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
-from zwicky.simulate import api
-from zwicky.simulate.api import simulate_population, simulate_store
+from zwicky.simulate import simulation
 from zwicky.simulate.draw import BLOCK
-from zwicky.simulate.simulation import Simulation
+from zwicky.simulate.simulation import Simulation, simulate_population, simulate_store
 
 TINY = {"base": "demo-lenses", "size": 8, "bands": ["r"]}
 COUNT = 3 * BLOCK + 7
@@ -19,7 +18,7 @@ COUNT = 3 * BLOCK + 7
 @pytest.fixture
 def population(write_population, monkeypatch):
     """The name of a quick population, written in pieces of one block."""
-    monkeypatch.setattr(api, "PIECE", 1)
+    monkeypatch.setattr(simulation, "PIECE", 1)
     return write_population(TINY, "tiny.yaml")
 
 

@@ -13,9 +13,8 @@ from safetensors.numpy import load_file
 from zwicky import cli
 from zwicky.data.splits import default_split, write_split
 from zwicky.errors import UserError
-from zwicky.simulate.api import simulate_population, simulate_store
 from zwicky.simulate.draw import BLOCK
-from zwicky.simulate.simulation import Simulation
+from zwicky.simulate.simulation import Simulation, simulate_population, simulate_store
 from zwicky.simulate.stream import SimulatedImages, data_exists, open_data, open_simulation
 from zwicky.training.run import fingerprint
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from zwicky.simulate.draw import draw_block
 from zwicky.simulate.lensing import DEFLECTORS
-from zwicky.simulate.population_yaml import read_population
+from zwicky.simulate.population import read_population
 from zwicky.simulate.priors import COSMOLOGY, Prior, einstein_radius
 from zwicky.simulate.render import parameter_tensors
 from zwicky.simulate.substructure import AxionVortex, ColdDarkMatter, FixedNumber, power_law

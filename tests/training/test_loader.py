@@ -18,7 +18,7 @@ from zwicky.evaluation.evaluate import evaluate
 from zwicky.methods import MethodConfig
 from zwicky.methods.base import Method, ViewsNeeded
 from zwicky.rng import torch_rng
-from zwicky.simulate.api import simulate_population
+from zwicky.simulate.simulation import simulate_population
 from zwicky.training.config import TrainConfig
 from zwicky.training.finetune import finetune
 from zwicky.training.loader import BatchLoader, TrainingSet, find_partners

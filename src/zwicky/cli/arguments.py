@@ -24,7 +24,7 @@ class _PrintPopulation(Action):
     """Print the YAML of the population named before this option, then exit."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        from zwicky.simulate.population_yaml import read_population
+        from zwicky.simulate.population import read_population
 
         if not namespace.population:
             raise UserError(f"write the name of the population before {option_string}")

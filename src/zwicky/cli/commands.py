@@ -22,7 +22,7 @@ from zwicky.training.distributed import rank
 def _simulate(args: Namespace) -> None:
     from zwicky.data.store import check_writable
     from zwicky.data.write import write_folder
-    from zwicky.simulate.api import simulate_store
+    from zwicky.simulate.simulation import simulate_store
 
     check_writable(args.out)
     store = args.out if args.format == "store" else args.out.with_name(f".{args.out.name}.store")
@@ -126,7 +126,7 @@ def _demo(args: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
     from zwicky.report.data import load_results
     from zwicky.report.verdict import verdict
-    from zwicky.simulate.api import simulate_store
+    from zwicky.simulate.simulation import simulate_store
 
     start = time.monotonic()
     settings = recipes.read("demo", args.size)

@@ -1,6 +1,6 @@
 """Simulated images with known truth: populations, lensing, light, instruments, noise.
 
-`zwicky.simulate.api` holds the functions; only the names of the populations are here, so that importing is quick.
+Only the names of the populations are here, so that importing is quick.
 """
 
 from pathlib import Path

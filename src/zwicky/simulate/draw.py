@@ -7,25 +7,46 @@ population, the seed and the block's number, so that image i is the same however
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
+from zwicky.errors import UserError
 from zwicky.simulate.population import Population
+from zwicky.simulate.priors import Prior
+from zwicky.simulate.substructure import Substructure
 
 BLOCK = 64  # images; changing it changes every simulated image
-
 _STREAMS = ("parameters", "noise", "substructure", "composite")
+_TRUTH = {  # unit and meaning of what substructure draws
+    "subhalo_x": ("arcsec", "position of each subhalo in the image, along the last axis"),
+    "subhalo_y": ("arcsec", "position of each subhalo in the image, along the rows"),
+    "subhalo_mass": ("Msun", "total mass of each subhalo"),
+    "subhalo_theta_E": ("arcsec", "Einstein radius of a point of each subhalo's mass"),
+    "subhalo_Rs": ("arcsec", "scale radius of each subhalo"),
+    "subhalo_tau": ("", "truncation radius of each subhalo over its scale radius"),
+    "sigma_sub": ("1/kpc²", "normalisation of the subhalo mass function at 1e10 Msun"),
+    "subhalo_slope": ("", "slope of the subhalo mass function, dn/dm"),
+    "subhalos": ("", "number of subhalos"),
+    "substructure_mass": ("Msun", "total mass of the substructure"),
+    "sheet_kappa": ("", "convergence of the mass sheet that compensates the subhalos"),
+    "log10_axion_mass": ("", "log10 of the axion's mass in eV"),
+    "vortex_theta_E": ("arcsec", "Einstein radius of a point of the vortex's mass"),
+    "vortex_angle": ("rad", "position angle of the vortex"),
+    "vortex_half_length": ("arcsec", "half the length of the vortex"),
+    "sis_theta_E": ("arcsec", "Einstein radius, negative, of the isothermal sphere that compensates the vortex"),
+}
 
 
 @dataclass(frozen=True)
 class ParameterBlock:
-    """Parameters of one block.
+    """Parameters of one block, NaN where the class of an image has no such parameter.
 
     Attributes:
         object_class: [BLOCK] name of each object's class.
-        values: each parameter [BLOCK], NaN where the class has no such parameter.
-        lists: each property of subhalos [BLOCK, S], NaN where an image has fewer than S.
+        values: each parameter [BLOCK].
+        lists: each property of subhalos [BLOCK, S].
     """
 
     object_class: np.ndarray
@@ -40,39 +61,47 @@ def block_rng(population: Population, seed: int, block: int, stream: str) -> np.
 
 
 def draw_block(population: Population, seed: int, block: int) -> ParameterBlock:
-    """Draw classes, parameters and observed magnitudes (`LAYER_mag_BAND`) of one block."""
-    rng = block_rng(population, seed, block, "parameters")
-    substructure_rng = block_rng(population, seed, block, "substructure")
+    """Draw classes, parameters and observed magnitudes (`LAYER_mag_BAND`) of one block.
+
+    Raises:
+        UserError: A prior needs a parameter that is not drawn before it.
+    """
+    rng, substructure_rng = (block_rng(population, seed, block, stream) for stream in ("parameters", "substructure"))
+
+    def share(name: str, column: np.ndarray) -> np.ndarray:  # every second row is the one before if pairs share it
+        return column if name in population.pairs or not population.pairs else np.repeat(column[::2], 2, axis=0)
+
+    def draw(name: str, model: Prior | Substructure, drawn: dict[str, np.ndarray], rng=rng) -> Any:
+        try:
+            return model.draw(rng, BLOCK, drawn)
+        except KeyError as error:
+            message = f"{name} needs {error.args[0]}, not drawn before it; declare it above"
+            raise UserError(f"{population.name}: {message}") from None
+
     names = np.array(list(population.classes))
     fractions = np.array([one.fraction for one in population.classes.values()])
-    object_class = _share(population, "object_class", rng.choice(names, BLOCK, p=fractions / fractions.sum()))
+    object_class = share("object_class", rng.choice(names, BLOCK, p=fractions / fractions.sum()))
     common: dict[str, np.ndarray] = {}
-    for name, parameter in population.common.items():
-        common[name] = _share(population, name, parameter.prior.draw(rng, BLOCK, common))
+    for name, prior in population.common.items():
+        common[name] = share(name, draw(name, prior, common))
     for layer, light in population.light.items():
         columns = light.columns(layer)
-        reference = _share(population, layer, light.magnitude.draw(rng, BLOCK, common))
-        common[columns[light.band]] = reference
+        reference = common[columns[light.band]] = share(layer, draw(layer, light.magnitude, common))
         for band in (band for band in light.colours if band in population.instrument.bands):
-            colour = light.colours[band].draw(rng, BLOCK, common)
-            common[columns[band]] = reference + _share(population, layer, colour)
+            common[columns[band]] = reference + share(layer, draw(layer, light.colours[band], common))
     values = dict(common)
     lists: dict[str, np.ndarray] = {}
     for class_name, one in population.classes.items():
         drawn, members = dict(common), object_class == class_name
-        for name, parameter in one.parameters.items():  # drawn for the whole block, used by the members
-            drawn[name] = _share(population, name, parameter.prior.draw(rng, BLOCK, drawn))
+        for name, prior in one.parameters.items():  # drawn for the whole block, used by the members
+            drawn[name] = share(name, draw(name, prior, drawn))
             values[name] = np.where(members, drawn[name], values.get(name, np.nan))
         if one.substructure is not None:
-            for name, column in one.substructure.draw(substructure_rng, BLOCK, drawn).items():
+            masses = draw(f"the substructure of {class_name}", one.substructure, drawn, substructure_rng)
+            for name, column in masses.items():
                 target = values if column.ndim == 1 else lists
-                target[name] = _merge(target.get(name), _share(population, name, column), members)
+                target[name] = _merge(target.get(name), share(name, column), members)
     return ParameterBlock(object_class, values, lists)
-
-
-def _share(population: Population, name: str, column: np.ndarray) -> np.ndarray:
-    """Return [BLOCK, …] as drawn, or with every second row as the one before if pairs share it."""
-    return column if name in population.pairs or not population.pairs else np.repeat(column[::2], 2, axis=0)
 
 
 def _merge(merged: np.ndarray | None, column: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -87,23 +116,20 @@ def _merge(merged: np.ndarray | None, column: np.ndarray, rows: np.ndarray) -> n
 
 def truth_columns(population: Population) -> dict[str, tuple[str, str]]:
     """Return the (unit, meaning) of each truth column."""
-    parameters = dict(population.common)
-    for one in population.classes.values():
-        parameters |= {name: one.parameters[name] for name in one.parameters if name not in parameters}
-    table = {name: (parameter.unit, parameter.meaning) for name, parameter in parameters.items()}
-    for one in population.classes.values():
-        table |= one.substructure.columns if one.substructure else {}
+    drawn, bands, classes = draw_block(population, 0, 0), population.instrument.bands, population.classes.values()
+    table = {name: _TRUTH[name] for name in (*drawn.values, *drawn.lists) if name in _TRUTH}
+    for parameters in (*(one.parameters for one in classes), population.common):
+        table |= {name: (prior.unit, prior.meaning) for name, prior in parameters.items() if name not in table}
     for name in population.galaxies:
         if f"{name}_pick" in table:
             table[f"{name}_id"] = ("", f"id of the real galaxy that is the {name}")
     if population.pairs:
         table["pair_id"] = ("", "the same for the two images of one lens")
     for layer, light in population.light.items():
-        for band in dict.fromkeys((light.band, *population.instrument.bands)):
+        for band in {light.band, *bands}:
             table[f"{layer}_mag_{band}"] = ("mag", f"AB magnitude of the {layer} light in {band}, as observed")
         table[f"{layer}_snr"] = ("", f"signal-to-noise ratio of the {layer} light, all bands together")
-    if any(one.deflectors for one in population.classes.values()):
+    if any(one.deflectors for one in classes):
         table["magnification"] = ("", "total magnification of the source, within the image")
-        for band in population.instrument.bands:
-            table[f"source_mag_{band}"] = ("mag", f"AB magnitude of the unlensed source in {band}")
+        table |= {f"source_mag_{band}": ("mag", f"AB magnitude of the unlensed source in {band}") for band in bands}
     return table

@@ -7,9 +7,8 @@ it, `source_zoom` scales its size on the sky. The same for `lens`.
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,27 +29,15 @@ CENTRAL = 4  # pixels from the centre within which a galaxy must lie
 
 @dataclass(frozen=True)
 class GalaxyCatalog:
-    """Isolated galaxies.
+    """Isolated galaxies."""
 
-    Attributes:
-        images: [M, H, W] surface brightness per arcsec², of unit flux.
-        scale: arcsec per pixel.
-        ids: of the galaxies in their store.
-    """
-
-    images: Tensor
-    scale: float
-    ids: tuple[str, ...]
+    images: Tensor  # [M, H, W], surface brightness per arcsec², of unit flux
+    scale: float  # arcsec per pixel
+    ids: tuple[str, ...]  # in their store
 
     def rows(self, pick: np.ndarray) -> np.ndarray:
         """Return the row [n] of each `pick`, from 0 to 1; any row where it is NaN."""
         return np.clip((np.nan_to_num(pick) * len(self.ids)).astype(np.int64), 0, len(self.ids) - 1)
-
-    @property
-    def digest(self) -> str:
-        """Hash of the catalogue, by which a resumed simulation recognises it."""
-        named = repr((self.scale, self.ids)).encode()
-        return hashlib.blake2b(named + self.images.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=4)
@@ -58,9 +45,6 @@ def load_galaxies(galaxies: GalaxyStore) -> GalaxyCatalog:
     """Return the central galaxy of each image in a store, all bands summed, without sky, noise or neighbours.
 
     `part` selects by pixel hash, so that duplicates of a galaxy are in the same part.
-
-    Raises:
-        UserError: The store has no pixel scale, or no galaxies.
     """
     path, (low, high) = galaxies.store, galaxies.part
     cutouts = open_store(path)
@@ -80,9 +64,8 @@ def load_galaxies(galaxies: GalaxyStore) -> GalaxyCatalog:
     if not bright.any():
         raise UserError(f"{path}: no image has a galaxy at its centre; choose another store")
     if not bright.all():
-        dark = cutouts.ids[~bright]
-        message = f"{len(dark)} of {len(total)} images in {path} have no galaxy at their centre and are left out"
-        print(f"warning: {message} (first: {dark[0]})", file=sys.stderr, flush=True)
+        message = f"{(~bright).sum()} of {len(total)} images in {path} have no galaxy at their centre and are left out"
+        print(f"warning: {message} (first: {cutouts.ids[~bright][0]})", file=sys.stderr, flush=True)
     images = images[bright] / (total[bright, None, None] * scale**2).astype(np.float32)
     return GalaxyCatalog(torch.from_numpy(images), scale, tuple(cutouts.ids[bright]))
 
@@ -107,29 +90,33 @@ def _isolate(image: np.ndarray) -> np.ndarray:
     return np.where(segments == np.bincount(labels).argmax(), image, 0) * np.clip((1 - r) / TAPER, 0, 1)
 
 
+def _picked(
+    galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, GalaxyCatalog, np.ndarray]]:
+    """Yield the name, the catalogue and the row [n] that each image picks of it."""
+    for name, store in galaxies.items():
+        if f"{name}_pick" in values:
+            catalog = load_galaxies(store)
+            yield name, catalog, catalog.rows(values[f"{name}_pick"])
+
+
 def galaxy_tensors(
     galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray], device: torch.device
 ) -> dict[str, Tensor]:
     """Return `NAME_images` [n, H, W] and `NAME_scale` [1, 1, 1] of the galaxies that `values` [n] pick."""
     tensors: dict[str, Tensor] = {}
-    for name, store in galaxies.items():
-        if f"{name}_pick" in values:
-            catalog = load_galaxies(store)
-            rows = torch.from_numpy(catalog.rows(values[f"{name}_pick"]))
-            tensors[f"{name}_images"] = catalog.images[rows].to(device)
-            tensors[f"{name}_scale"] = torch.full((1, 1, 1), catalog.scale, device=device)
+    for name, catalog, rows in _picked(galaxies, values):
+        tensors[f"{name}_images"] = catalog.images[torch.from_numpy(rows)].to(device)
+        tensors[f"{name}_scale"] = torch.full((1, 1, 1), catalog.scale, device=device)
     return tensors
 
 
-def galaxy_ids(galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray]) -> dict[str, list[str | None]]:
+def galaxy_ids(galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return `NAME_id` of each image: the id of its real galaxy, None where it has none."""
-    ids: dict[str, list[str | None]] = {}
-    for name, store in galaxies.items():
-        if f"{name}_pick" in values:
-            catalog, pick = load_galaxies(store), values[f"{name}_pick"]
-            rows = zip(catalog.rows(pick), np.isfinite(pick), strict=True)
-            ids[f"{name}_id"] = [catalog.ids[row] if present else None for row, present in rows]
-    return ids
+    return {
+        f"{name}_id": np.where(np.isfinite(values[f"{name}_pick"]), np.array(catalog.ids, object)[rows], np.array(None))
+        for name, catalog, rows in _picked(galaxies, values)
+    }
 
 
 def sample_galaxy(name: str, x: Tensor, y: Tensor, p: Mapping[str, Tensor]) -> Tensor:

@@ -12,64 +12,47 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from caustics.lenses.func import (
-    reduced_deflection_angle_epl,
-    reduced_deflection_angle_external_shear,
-    reduced_deflection_angle_mass_sheet,
-    reduced_deflection_angle_sie,
-    reduced_deflection_angle_sis,
-)
+from caustics.lenses import func
 from torch import Tensor
 
 from zwicky.simulate.light import Parameters, ellipse
 from zwicky.simulate.subhalos import SOFTENING, Subhalos, sum_deflections
-from zwicky.simulate.substructure import VORTEX_POINTS
 
 Deflector = Callable[[Tensor, Tensor, Parameters], tuple[Tensor, Tensor]]
 
 CORE = 1e-6  # arcsec; keeps the deflection of the SIE finite at its centre
 EPL_TERMS = 18  # of the series; its ratio is below (1 - q) / (1 + q), 0.35 at most
+VORTEX_POINTS = 100
 
 
 def sie(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
     """Return α of a singular isothermal ellipsoid, Eqs. 34-35 of Keeton (2001), arXiv:astro-ph/0102341."""
     q, phi = ellipse(p["mass_e1"], p["mass_e2"])
-    return reduced_deflection_angle_sie(p["lens_x"], p["lens_y"], q, phi, p["theta_E"], x, y, CORE)
+    return func.reduced_deflection_angle_sie(p["lens_x"], p["lens_y"], q, phi, p["theta_E"], x, y, CORE)
 
 
 def epl(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
     """Return α of an elliptical power law ρ ∝ r^-slope, Eq. 13 of Tessore & Metcalf (2015), arXiv:1507.01819."""
     q, phi = ellipse(p["mass_e1"], p["mass_e2"])
     shape = (p["lens_x"], p["lens_y"], q, phi, p["theta_E"], p["slope"] - 1)
-    return reduced_deflection_angle_epl(*shape, x, y, EPL_TERMS, 1)
+    return func.reduced_deflection_angle_epl(*shape, x, y, EPL_TERMS, 1)
 
 
-def shear(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Return α of an external shear about the lens: (γ1 x + γ2 y, γ2 x - γ1 y)."""
-    return reduced_deflection_angle_external_shear(p["lens_x"], p["lens_y"], p["gamma1"], p["gamma2"], x, y)
-
-
-def mass_sheet(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Return α of a uniform convergence about the lens: κ (x, y); negative to compensate the mass of subhalos."""
-    return reduced_deflection_angle_mass_sheet(p["lens_x"], p["lens_y"], p["sheet_kappa"], x, y)
-
-
-def sis(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
-    """Return α of a singular isothermal sphere about the lens: θ_E; negative to compensate the mass of a vortex."""
-    return reduced_deflection_angle_sis(p["lens_x"], p["lens_y"], p["sis_theta_E"], x, y, SOFTENING)
+def centred(function: Callable, names: str, x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
+    """Return α by a function of caustics that takes the lens's position and the parameters `names`."""
+    return function(p["lens_x"], p["lens_y"], *(p[name] for name in names.split()), x, y)
 
 
 def subhalos(profile: str, x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
     """Return α of subhalos of one profile, see `zwicky.simulate.subhalos`."""
-    theta_E = p["subhalo_theta_E"][..., 0, 0]
-    present = torch.isfinite(theta_E)
-    masses: Subhalos = {
-        "x0": torch.where(present, p["subhalo_x"][..., 0, 0], 0),
-        "y0": torch.where(present, p["subhalo_y"][..., 0, 0], 0),
-        "b": torch.where(present, theta_E, 0),
-    }
+    present = torch.isfinite(p["subhalo_theta_E"][..., 0, 0])
+
+    def values(name: str, absent: int) -> Tensor:
+        return torch.where(present, p[f"subhalo_{name}"][..., 0, 0], absent)
+
+    masses = {"x0": values("x", 0), "y0": values("y", 0), "b": values("theta_E", 0)}
     if profile == "tnfw":
-        masses |= {name: torch.where(present, p[f"subhalo_{name}"][..., 0, 0], 1) for name in ("Rs", "tau")}
+        masses |= {name: values(name, 1) for name in ("Rs", "tau")}
     return sum_deflections(profile, x, y, masses)
 
 
@@ -88,13 +71,13 @@ def vortex(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
 DEFLECTORS: dict[str, Deflector] = {
     "sie": sie,
     "epl": epl,
-    "shear": shear,
-    "mass_sheet": mass_sheet,
-    "sis": sis,
+    "shear": partial(centred, func.reduced_deflection_angle_external_shear, "gamma1 gamma2"),
+    # κ (x, y), negative to compensate the mass of subhalos
+    "mass_sheet": partial(centred, func.reduced_deflection_angle_mass_sheet, "sheet_kappa"),
+    # negative to compensate the mass of a vortex
+    "sis": partial(centred, partial(func.reduced_deflection_angle_sis, s=SOFTENING), "sis_theta_E"),
     "vortex": vortex,
-    "point_subhalos": partial(subhalos, "point"),
-    "sis_subhalos": partial(subhalos, "sis"),
-    "tnfw_subhalos": partial(subhalos, "tnfw"),
+    **{f"{profile}_subhalos": partial(subhalos, profile) for profile in ("point", "sis", "tnfw")},
 }
 
 

@@ -1,16 +1,27 @@
-"""Populations: which objects are simulated, with which instrument, and the prior of every parameter.
+"""Populations: which objects are simulated, with which instrument, and the prior of every parameter; read from YAML.
 
-Inconsistent settings raise ValueError. `zwicky.simulate.population_yaml` reads a population from a file.
+A population file may have a `base`, another population whose settings it changes. A mistake is a UserError that names
+the file and the key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
+import yaml
+
+from zwicky.errors import UserError
+from zwicky.io import read_settings
+from zwicky.simulate import FOLDER, population_names
 from zwicky.simulate.instruments import Instrument
-from zwicky.simulate.priors import Prior, require
-from zwicky.simulate.substructure import Substructure
+from zwicky.simulate.priors import FAMILIES, Prior, require
+from zwicky.simulate.substructure import SUBSTRUCTURES, Substructure
 
 NOISE_MODELS = ("instrument", "none", "deeplense-1")
 CHANNELS = ("R", "G", "B")
@@ -18,23 +29,11 @@ MAX_SIZE = 1024
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One simulated quantity: its prior, its unit ("" if none) and what it means."""
-
-    prior: Prior
-    unit: str = ""
-    meaning: str = ""
-
-
-@dataclass(frozen=True)
 class PhotometryPrior:
-    """AB magnitudes of one layer of light in the rendered area, as observed: after lensing, before noise.
+    """AB magnitudes in `band` of one layer of light in the rendered area, as observed: after lensing, before noise.
 
-    Attributes:
-        band: reference band.
-        magnitude: magnitude in `band`.
-        colours: of each other band, its magnitude minus that in `band`; bands that the instrument lacks are ignored.
-        unlensed: the magnitudes are those of the unlensed source instead; the observed ones depend on magnification.
+    `colours` are the magnitudes of other bands minus that one; bands that the instrument lacks are ignored. If
+    `unlensed`, all are those of the unlensed source instead, and the observed ones depend on magnification.
     """
 
     band: str
@@ -64,7 +63,7 @@ class ObjectClass:
     label: str
     fraction: float
     layers: Mapping[str, str]
-    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    parameters: Mapping[str, Prior] = field(default_factory=dict)
     deflectors: tuple[str, ...] = ()
     substructure: Substructure | None = None
 
@@ -81,7 +80,6 @@ class Composite:
         scales: factors of the three, of any common size.
         Q: softening; above 1/Q of the stretched sum the stretch is logarithmic.
         alpha: linear stretch of faint light, in fluxes of an AB magnitude of `zero_point`.
-        zero_point: see `alpha`.
         resampling: half width, pixels, of the triangle kernel with which the picture was shifted; 0 for none.
     """
 
@@ -114,13 +112,9 @@ class Population:
     """Simulated objects of several classes, observed with one instrument.
 
     Attributes:
-        description: one line.
-        instrument: camera, survey and bands.
         size: pixels per side.
         common: parameters of every object, drawn in this order.
         light: magnitudes of each layer of light, the same for all classes, so that flux and colour tell no class.
-        classes: types of object by name.
-        name: as in file names and ids.
         text: the whole description as YAML, bases resolved.
         supersampling: rendered cells per pixel and side.
         noise: one of `NOISE_MODELS`.
@@ -135,7 +129,7 @@ class Population:
     description: str
     instrument: Instrument
     size: int
-    common: Mapping[str, Parameter]
+    common: Mapping[str, Prior]
     light: Mapping[str, PhotometryPrior]
     classes: Mapping[str, ObjectClass]
     name: str = ""
@@ -150,11 +144,12 @@ class Population:
 
     def __post_init__(self) -> None:
         if self.bands:
-            object.__setattr__(self, "instrument", self.instrument.select(self.bands))
-        self._validate()
-
-    def _validate(self) -> None:
-        bands, common = self.instrument.band_names, set(self.common)
+            available = self.instrument.bands
+            once = set(self.bands) <= set(available) and len(set(self.bands)) == len(self.bands)
+            require(once, f"bands takes some of {', '.join(available)}, each once")
+            instrument = replace(self.instrument, bands={name: available[name] for name in self.bands})
+            object.__setattr__(self, "instrument", instrument)
+        bands, common = self.instrument.bands, set(self.common)
         require(8 <= self.size <= MAX_SIZE, f"size must be from 8 to {MAX_SIZE} pixels")
         require(1 <= self.supersampling <= 16, "supersampling must be from 1 to 16 cells per pixel")
         require(self.noise in NOISE_MODELS, f"noise must be one of {', '.join(NOISE_MODELS)}")
@@ -164,22 +159,15 @@ class Population:
         require(len(self.light) > 0, "light needs at least one layer")
         require(sum(one.fraction for one in self.classes.values()) > 0, "classes needs one with a fraction above 0")
         require(set(self.galaxies) <= {"source", "lens"}, "galaxies takes source and lens")
-        if self.composite:
-            require(set(self.composite.channels.values()) <= set(bands), f"composite: the bands are {', '.join(bands)}")
-        _check_order("common", self.common, set())
+        require(set(self.observed_bands) <= set(bands), f"composite: the bands are {', '.join(bands)}")
         for layer, light in self.light.items():
             missing = ", ".join(band for band in bands if band not in light.columns(layer))
             require(not missing, f"light.{layer}.colours lacks {missing}, a band of the instrument")
-            _check_drawn(f"light.{layer}", [light.magnitude, *light.colours.values()], common)
         for name, one in self.classes.items():
-            path, known = f"classes.{name}", common | set(one.parameters)
-            layers = ", ".join(self.light)
-            require(set(one.layers) == set(self.light), f"{path}.layers must give the shape of each of {layers}")
+            complete = set(one.layers) == set(self.light)
+            require(complete, f"classes.{name}.layers must give the shape of each of {', '.join(self.light)}")
             repeated = ", ".join(common & set(one.parameters))
-            require(not repeated, f"{path}.parameters repeats {repeated} of common; give it another name")
-            _check_order(f"{path}.parameters", one.parameters, common)
-            if one.substructure:
-                _check_drawn(f"{path}.substructure", [one.substructure], known)
+            require(not repeated, f"classes.{name}.parameters repeats {repeated} of common; give it another name")
         names = common.union(self.light, *(one.parameters for one in self.classes.values()))
         unknown = ", ".join(name for name in self.pairs if name not in names)
         require(not unknown, f"pairs: {unknown!r} is neither a parameter nor a layer of light")
@@ -187,22 +175,136 @@ class Population:
     @property
     def observed_bands(self) -> tuple[str, ...]:
         """The instrument's band behind each channel of the images."""
-        return tuple(self.composite.channels.values()) if self.composite else self.instrument.band_names
+        return tuple(self.composite.channels.values() if self.composite else self.instrument.bands)
 
     @property
     def band_names(self) -> tuple[str, ...]:
         """Names of the channels of the images: the bands, or R, G and B."""
-        return tuple(self.composite.channels) if self.composite else self.instrument.band_names
+        return tuple(self.composite.channels if self.composite else self.instrument.bands)
 
 
-def _check_order(path: str, parameters: Mapping[str, Parameter], drawn: set[str]) -> None:
-    """Check that each parameter depends only on `drawn` and on those before it."""
-    for name, parameter in parameters.items():
-        _check_drawn(f"{path}.{name}", [parameter.prior], drawn)
-        drawn = drawn | {name}
+def read_population(name: str) -> Population:
+    """Return the shipped population `name`, or the one that a YAML file describes, named like the file.
+
+    Raises:
+        UserError: There is no such population, or its description has a mistake.
+    """
+    path = _path_of(name)
+    settings = _resolve(path, ())
+    text = yaml.dump(settings, Dumper=_CompactDumper, sort_keys=False, allow_unicode=True, width=1000)
+    return _read(Population, {**settings, "name": path.stem, "text": text}, (name,))
 
 
-def _check_drawn(path: str, models: Iterable[Prior | Substructure], drawn: set[str]) -> None:
-    for model in models:
-        missing = ", ".join(sorted(model.depends_on - drawn))
-        require(not missing, f"{path}: needs {missing}, not drawn before it; declare it above")
+@cache
+def load_instruments() -> dict[str, Instrument]:
+    """Return the shipped instruments by name."""
+    settings = read_settings(FOLDER.parent / "instruments.yaml")
+    return {name: _read(Instrument, {"name": name, **entry}, (name,)) for name, entry in settings.items()}
+
+
+def _read(annotation: Any, value: Any, keys: tuple[str, ...]) -> Any:
+    """Return a YAML value as what `annotation` says; a ValueError becomes a UserError with `keys`, file and key."""
+    try:
+        return _convert(annotation, value, keys)
+    except ValueError as error:
+        raise UserError(": ".join(part for part in (keys[0], ".".join(keys[1:]), str(error)) if part)) from None
+
+
+def _convert(annotation: Any, value: Any, keys: tuple[str, ...]) -> Any:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is UnionType:  # X | None
+        return _read(args[0], value, keys)
+    if origin is tuple:
+        values = value if isinstance(value, list) else [value]
+        length = len(values) if args[-1] is Ellipsis else len(args)
+        require(len(values) == length, f"takes {length} values, not {value!r}")
+        return tuple(_read(args[0], one, keys) for one in values)
+    if annotation in _SCALARS:
+        return _scalar(annotation, value)
+    if annotation is Instrument and isinstance(value, str):
+        require(value in load_instruments(), f"unknown {value!r}; choose one of {', '.join(load_instruments())}")
+        return load_instruments()[value]
+    named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    require(named, f"is {value!r}; write `name: value` lines")
+    if origin is not None:  # Mapping[str, X]
+        return {key: _read(args[1], one, (*keys, key)) for key, one in value.items()}
+    cls = annotation
+    if cls is Prior:  # {uniform: [0, 1], unit: arcsec}
+        families = [family for family in FAMILIES if family in value]
+        require(len(families) == 1, f"must be drawn by one of {', '.join(FAMILIES)}")
+        value = {"values" if key in families else key: one for key, one in value.items()} | {"family": families[0]}
+    if cls is Substructure:  # {axion_vortex: {mass: 1e10}}
+        require(len(value) == 1 and set(value) <= set(SUBSTRUCTURES), f"must be one of {', '.join(SUBSTRUCTURES)}")
+        cls, value = next((SUBSTRUCTURES[model], settings or {}) for model, settings in value.items())
+    hints = get_type_hints(cls)
+    required = {one.name for one in fields(cls) if one.default is one.default_factory is MISSING}
+    unknown, missing = sorted(set(value) - set(hints)), sorted(required - set(value))
+    require(not unknown, f"has no {', '.join(map(repr, unknown))}; it takes {', '.join(sorted(hints))}")
+    require(not missing, f"lacks {', '.join(missing)}; add it")
+    return cls(**{key: _read(hints[key], one, keys if key == "values" else (*keys, key)) for key, one in value.items()})
+
+
+_SCALARS: dict[Any, tuple[Any, str]] = {  # accepted types, and what to write
+    float: (int | float | str, "a finite number"),
+    int: (int, "a whole number"),
+    bool: (bool, "true or false"),
+    str: (str | int | float, "text"),
+}
+
+
+def _scalar(scalar: Any, value: Any) -> Any:
+    accepted, expected = _SCALARS[scalar]
+    try:
+        if isinstance(value, accepted) and isinstance(value, bool) == (scalar is bool):
+            result = scalar(value)
+            if scalar is not float or math.isfinite(result):
+                return result
+    except ValueError:  # text that is no number
+        pass
+    raise ValueError(f"is {value!r}; write {expected}")
+
+
+class _CompactDumper(yaml.SafeDumper):
+    """Writes lists and priors on one line each, the rest as blocks."""
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        return super().represent_mapping(tag, mapping, flow_style=any(family in mapping for family in FAMILIES))
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        return super().represent_sequence(tag, sequence, flow_style=True)
+
+
+def _path_of(name: str) -> Path:
+    if name in population_names():
+        return FOLDER / f"{name}.yaml"
+    if not name.endswith((".yaml", ".yml")) or not Path(name).is_file():
+        shipped = ", ".join(population_names())
+        raise UserError(f"there is no population {name!r}; choose one of {shipped}, or give the path of a YAML file")
+    return Path(name)
+
+
+def _resolve(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the settings of a file merged into those of its bases; a null removes what a base has."""
+    if path in above:
+        raise UserError(f"{path}: is based on itself; change `base`")
+    settings = read_settings(path)
+    base = settings.pop("base", None)
+    if not isinstance(base, str | None):
+        raise UserError(f"{path}: base is {base!r}; write the name of a population or a YAML file")
+    if base is None:
+        return _merge({}, settings)
+    below = _path_of(base if base in population_names() else str(path.parent / base))
+    return _merge(_resolve(below, (*above, path)), settings)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` changed key by key, without nulls; a prior of another family replaces all but unit and meaning."""
+    merged = dict(base)
+    for key, new in changes.items():
+        if isinstance(new, dict):
+            old = merged[key] if isinstance(merged.get(key), dict) else {}
+            if any(new.get(family) is not None and family not in old for family in FAMILIES):
+                old = {name: old[name] for name in ("unit", "meaning") if name in old}
+            new = _merge(old, new)
+        merged[key] = new
+    return {key: value for key, value in merged.items() if value is not None}

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import erf
 
 import numpy as np
 from astropy import units as u
 from astropy.constants import G, M_sun, c
 from astropy.cosmology import FlatLambdaCDM
+from scipy.special import ndtr
 
 COSMOLOGY = FlatLambdaCDM(H0=70, Om0=0.3)
-
-# Families of priors and how many numbers each takes; None: one or more.
-FAMILIES: dict[str, int | None] = {
-    "value": 1,
-    "uniform": 2,
-    "log_uniform": 2,
-    "annulus": 2,
-    "normal": 2,
-    "choice": None,
-    "einstein_radius": 1,
-}
+# Families of priors and how many numbers each takes; 0: one or more.
+FAMILIES = {"value": 1, "uniform": 2, "log_uniform": 2, "annulus": 2, "normal": 2, "choice": 0, "einstein_radius": 1}
 MIN_ACCEPTANCE = 1e-4  # of the draws of a truncated normal
 
 
@@ -45,7 +36,7 @@ def einstein_radius(mass: np.ndarray | float, z_lens: np.ndarray, z_source: np.n
 
 @dataclass(frozen=True)
 class Prior:
-    """Prior distribution of one parameter.
+    """Prior distribution of one parameter, with its unit ("" if none) and meaning.
 
     Attributes:
         family: a key of `FAMILIES`. `annulus` is the distance from the centre of a point that lies anywhere in an
@@ -54,11 +45,7 @@ class Prior:
         between: (low, high), to which a normal is truncated.
         weights: relative weights of the choices; equal if empty.
         times: a parameter drawn before, with which the draw is multiplied.
-        around: a parameter drawn before, of which `slope` times its value is added to the draw.
-        slope: see `around`.
-
-    Raises:
-        ValueError: The numbers or options do not fit the family.
+        around: a parameter drawn before, of which `slope` (default 1) times its value is added to the draw.
     """
 
     family: str
@@ -68,30 +55,26 @@ class Prior:
     times: str | None = None
     around: str | None = None
     slope: float | None = None
+    unit: str = ""
+    meaning: str = ""
 
     def __post_init__(self) -> None:
-        family, values = self.family, self.values
-        require(family in FAMILIES, f"unknown prior {family!r}; choose one of {', '.join(FAMILIES)}")
-        count = FAMILIES[family]
+        family, values, count = self.family, self.values, FAMILIES[self.family]
         require(len(values) == (count or max(len(values), 1)), f"{family} takes {count or 'one or more'} numbers")
         if family in ("uniform", "log_uniform", "annulus"):
             low, high = values
             lowest = {"uniform": -np.inf, "log_uniform": np.nextafter(0, 1), "annulus": 0.0}[family]
             require(lowest <= low <= high, f"{family} from {low:g} to {high:g} is empty; write [low, high]")
         require(family != "normal" or values[-1] >= 0, "normal has a negative standard deviation")
-        require(self.between is None or family == "normal", "between is for normal only")
-        require(_acceptance(self) >= MIN_ACCEPTANCE, "between leaves out nearly all of the normal; widen it")
+        if self.between:
+            require(family == "normal", "between is for normal only")
+            low, high = ndtr((np.array(self.between) - values[0]) / max(values[1], 1e-30))
+            require(high - low >= MIN_ACCEPTANCE, "between leaves out nearly all of the normal; widen it")
         require(not self.weights or family == "choice", "weights are for choice only")
         fitting = len(self.weights) in (0, len(values)) and min(self.weights, default=1) >= 0
         require(fitting and sum(self.weights or (1,)) > 0, "weights must be one number of 0 or more per choice")
         require(not (self.times and self.around), "both times and around are given; remove one")
         require(self.slope is None or self.around is not None, "slope needs around")
-
-    @property
-    def depends_on(self) -> set[str]:
-        """Parameters that have to be drawn before."""
-        redshifts = {"z_lens", "z_source"} if self.family == "einstein_radius" else set()
-        return redshifts | {name for name in (self.times, self.around) if name}
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return [count] float64 draws; `drawn` holds the parameters drawn before, [count] each."""
@@ -104,6 +87,8 @@ class Prior:
 
     def _draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
         first, last = self.values[0], self.values[-1]
+        if self.family == "value":
+            return np.full(count, first)
         if self.family == "uniform":
             return rng.uniform(first, last, count)
         if self.family == "log_uniform":
@@ -115,20 +100,8 @@ class Prior:
             return rng.choice(np.asarray(self.values), count, p=weights / weights.sum())
         if self.family == "einstein_radius":
             return einstein_radius(first, drawn["z_lens"], drawn["z_source"])
-        if self.family == "value":
-            return np.full(count, first)
         draws = rng.normal(first, last, count)
         low, high = self.between or (-np.inf, np.inf)
         while (rejected := (draws < low) | (draws > high)).any():
             draws[rejected] = rng.normal(first, last, int(rejected.sum()))
         return draws
-
-
-def _acceptance(prior: Prior) -> float:
-    """Return the probability that a draw of the untruncated normal lies in `between`; 1 without truncation."""
-    if prior.between is None:
-        return 1.0
-    (mean, deviation), (low, high) = prior.values, prior.between
-    if deviation == 0:
-        return float(low <= mean <= high)
-    return (erf((high - mean) / deviation / 2**0.5) - erf((low - mean) / deviation / 2**0.5)) / 2

@@ -6,7 +6,6 @@ A Moffat profile I ∝ (1 + r²/α²)^(-β) (arXiv:astro-ph/0109067) of β = 3.5
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from math import log, pi
 from pathlib import Path
@@ -46,11 +45,7 @@ PROFILES = {"moffat": moffat, "gaussian": gaussian}
 
 @lru_cache(maxsize=16)
 def read_star(path: str) -> np.ndarray:
-    """Return the image of a star [k, k] float64, k odd.
-
-    Raises:
-        UserError: The file is missing, or no square, finite image of one band with a positive sum.
-    """
+    """Return the image of a star [k, k] float64, k odd; UserError unless it is square and finite, of one band."""
     if not Path(path).is_file():
         raise UserError(f"unknown point spread function {path!r}: choose one of {', '.join(PROFILES)}, or give a file")
     try:
@@ -66,21 +61,16 @@ def read_star(path: str) -> np.ndarray:
     return kernel
 
 
-def transfer(psf: str, fwhm: Tensor, size: int, scale: float) -> Tensor:
-    """Return the transfer function [n or 1, size, size//2+1] of a profile of width `fwhm` [n], or of a star's image."""
-    if psf in PROFILES:
-        return PROFILES[psf](fwhm, size, scale)
-    return kernel_transfer(read_star(psf), size).to(fwhm.device)[None]
-
-
-def digest(path: str) -> str:
-    """Return the hash of the image of a star, by which a resumed simulation recognises it."""
-    return hashlib.blake2b(read_star(path).tobytes(), digest_size=16).hexdigest()
-
-
 def kernel_transfer(kernel: np.ndarray, size: int) -> Tensor:
     """Return the transfer function [size, size//2+1] of a centred kernel [k, k], k odd, of sum 1."""
     k = len(kernel)
     padded = torch.zeros(size, size)
     padded[:k, :k] = torch.from_numpy(kernel / kernel.sum())
     return torch.fft.rfft2(torch.roll(padded, (-(k // 2), -(k // 2)), (0, 1)))
+
+
+def transfer(psf: str, fwhm: Tensor, size: int, scale: float) -> Tensor:
+    """Return the transfer function [n or 1, size, size//2+1] of a profile of width `fwhm` [n], or of a star's image."""
+    if psf in PROFILES:
+        return PROFILES[psf](fwhm, size, scale)
+    return kernel_transfer(read_star(psf), size).to(fwhm.device)[None]

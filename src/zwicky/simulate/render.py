@@ -14,9 +14,9 @@ from torch import Tensor
 from zwicky.errors import UserError
 from zwicky.simulate.draw import ParameterBlock
 from zwicky.simulate.galaxies import galaxy_tensors
+from zwicky.simulate.instruments import nanomaggies
 from zwicky.simulate.lensing import ray_trace
 from zwicky.simulate.light import LAYERS, SOURCES, Parameters
-from zwicky.simulate.noise import nanomaggies
 from zwicky.simulate.population import CHANNELS, Composite, ObjectClass, Population
 from zwicky.simulate.psf import transfer
 
@@ -45,7 +45,7 @@ def render_block(
 
     Returns:
         Noiseless layers of light [n, layers, bands, size, size] float32, nanomaggies, and the truth that only rendering
-        knows: `magnification` and the magnitudes that follow from it, `source_mag_BAND` (unlensed), or `arc_mag_BAND`
+        gives: `magnification` and the magnitudes that follow from it, `source_mag_BAND` (unlensed), or `arc_mag_BAND`
         if the unlensed ones were drawn; NaN without a source.
     """
     n, layers, bands = len(drawn.object_class), len(population.light), population.instrument.bands

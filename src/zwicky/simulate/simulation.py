@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from zwicky.data.cutouts import make_table, pixel_hash
-from zwicky.data.labels import Labels
+from zwicky import __version__
+from zwicky.data.cutouts import Cutouts, Images, make_table, pixel_hash
+from zwicky.data.labels import Labels, write_labels
+from zwicky.data.store import StoreWriter, check_writable, open_store
 from zwicky.errors import UserError
+from zwicky.io import read_json, write_json
+from zwicky.progress import StepProgress
 from zwicky.simulate.draw import BLOCK, ParameterBlock, block_rng, draw_block
 from zwicky.simulate.galaxies import galaxy_ids, load_galaxies
+from zwicky.simulate.instruments import add_deeplense_noise, add_noise, signal_to_noise, sky_noise
 from zwicky.simulate.lensing import DEFLECTORS
 from zwicky.simulate.light import LAYERS, SOURCES
-from zwicky.simulate.noise import add_deeplense_noise, add_noise, signal_to_noise, sky_noise
-from zwicky.simulate.population import Population
-from zwicky.simulate.population_yaml import read_population
-from zwicky.simulate.priors import Prior
-from zwicky.simulate.psf import PROFILES, digest, read_star
+from zwicky.simulate.population import Population, read_population
+from zwicky.simulate.psf import PROFILES, read_star
 from zwicky.simulate.render import MARGIN, fine_size, make_composite, render_block
+
+PIECE = 8  # blocks that are written and resumed together
 
 
 @dataclass(frozen=True)
@@ -44,15 +50,15 @@ class Simulation:
         Raises:
             UserError: The population or the device is unknown or unusable, or a number is out of range.
         """
-        chosen = read_population(population)
+        simulated = read_population(population)
         if count < 1:
             raise UserError(f"cannot simulate {count} images; ask for 1 or more")
         if seed < 0:
             raise UserError(f"the seed is {seed}; choose a whole number of 0 or more")
-        _check(population, chosen)
-        if chosen.warning:
-            print(f"warning: {population}: {chosen.warning.strip()}", file=sys.stderr)
-        return cls(chosen, count, seed, find_device(device))
+        _check(population, simulated)
+        if simulated.warning:
+            print(f"warning: {population}: {simulated.warning.strip()}", file=sys.stderr)
+        return cls(simulated, count, seed, find_device(device))
 
     @property
     def n_blocks(self) -> int:
@@ -69,36 +75,31 @@ class Simulation:
         """(bands, size, size)."""
         return len(self.population.band_names), self.population.size, self.population.size
 
-    @property
-    def source(self) -> str:
-        """Source of the labels."""
-        return f"simulation {self.population.name}, seed {self.seed}"
-
     def identity(self) -> dict[str, Any]:
         """Return everything that the pixels depend on, JSON-able."""
         population = self.population
-        files = {name: load_galaxies(galaxies).digest for name, galaxies in population.galaxies.items()}
-        files |= {star: digest(star) for star in _stars(population)}
+        files = {star: _digest(read_star(star).tobytes()) for star in _stars(population)}
+        for name, galaxies in population.galaxies.items():
+            catalog = load_galaxies(galaxies)
+            files[name] = _digest(repr((catalog.scale, catalog.ids)).encode() + catalog.images.numpy().tobytes())
         named = {"name": population.name, "population": population.text, "seed": self.seed}
         return named | {"device": self.device.type, "files": files}
 
     def metadata(self) -> dict[str, str]:
         """Return the metadata by which a store, and images rendered on access, are known to be the same simulation."""
-        return {"simulation": hashlib.blake2b(repr(self.identity()).encode(), digest_size=16).hexdigest()}
+        return {"simulation": _digest(repr(self.identity()).encode())}
 
     def draw(self, block: int) -> ParameterBlock:
         """Return the parameters of a block."""
         return draw_block(self.population, self.seed, block)
 
     def render(self, block: int, drawn: ParameterBlock) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return noisy images [BLOCK, bands, size, size] and the truth that only rendering knows, [BLOCK] each."""
+        """Return noisy images [BLOCK, bands, size, size] and the truth that only rendering gives, [BLOCK] each."""
         population, instrument = self.population, self.population.instrument
         layers, truth = render_block(population, drawn, self.device)
         images = layers.sum(1)
-        truth |= {
-            f"{name}_snr": signal_to_noise(layers[:, index], images, instrument)
-            for index, name in enumerate(population.light)
-        }
+        for index, name in enumerate(population.light):
+            truth[f"{name}_snr"] = signal_to_noise(layers[:, index], images, instrument)
         rng = block_rng(population, self.seed, block, "noise")
         if population.noise == "deeplense-1":
             images = add_deeplense_noise(images, instrument, drawn.values["exposure"], rng)
@@ -106,7 +107,7 @@ class Simulation:
             images = add_noise(images, instrument, rng)
         if population.composite is not None:
             rng = block_rng(population, self.seed, block, "composite")
-            images = make_composite(images, instrument.band_names, population.composite, rng)
+            images = make_composite(images, tuple(instrument.bands), population.composite, rng)
         return images, truth
 
     def table(
@@ -116,25 +117,22 @@ class Simulation:
         rendered: Mapping[str, np.ndarray] | None = None,
         images: np.ndarray | None = None,
     ) -> pd.DataFrame:
-        """Return the rows of a block: standard columns, then `object_class` and all other truth.
+        """Return the rows of a block: standard columns, then `object_class`, `drawn` and `rendered` truth.
 
-        Args:
-            block: its number.
-            drawn: its parameters.
-            rendered: truth that only rendering knows, if it was rendered.
-            images: for the pixel hashes, null without.
+        The pixel hashes are those of `images`, null without.
         """
         population, instrument = self.population, self.population.instrument
         n = min(BLOCK, self.count - block * BLOCK)
-        truth: dict[str, Any] = {name: values[:n] for name, values in (drawn.values | dict(rendered or {})).items()}
-        truth |= galaxy_ids(population.galaxies, {name: values[:n] for name, values in drawn.values.items()})
-        truth |= {name: _without_nan(values[:n]) for name, values in drawn.lists.items()}
+        columns = drawn.values | dict(rendered or {}) | galaxy_ids(population.galaxies, drawn.values)
+        truth: dict[str, Any] = {name: values[:n] for name, values in columns.items()}
+        for name, lists in drawn.lists.items():
+            truth[name] = [row[np.isfinite(row)].astype(np.float32) for row in lists[:n]]
         ids = [f"{population.name}-s{self.seed}-{block * BLOCK + row:06d}" for row in range(n)]
         if population.pairs:
             truth["pair_id"] = [ids[row - row % 2] for row in range(n)]
         fwhm = np.array([instrument.bands[band].fwhm for band in population.observed_bands])
         noise = None if population.composite else sky_noise(instrument) * (population.noise != "none")
-        columns = {
+        standard = {
             "bands_present": [list(population.band_names)] * n,
             "pixel_scale": [instrument.pixel_scale] * n,
             "survey": [f"simulated-{instrument.name}"] * n,
@@ -144,25 +142,107 @@ class Simulation:
             "pixel_hash": [None] * n if images is None else [pixel_hash(image) for image in images[:n]],
             "object_class": drawn.object_class[:n].tolist(),
         }
-        return make_table(ids, columns | truth)
+        return make_table(ids, standard | truth)
 
     def blocks(self, first: int = 0, last: int | None = None) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         """Yield the images and table of blocks `first` to `last`, without the images beyond `count`."""
-        for block in range(first, min(self.n_blocks, self.n_blocks if last is None else last)):
+        for block in range(self.n_blocks)[first:last]:
             drawn = self.draw(block)
             images, rendered = self.render(block, drawn)
             table = self.table(block, drawn, rendered, images)
             yield images[: len(table)], table
 
+    def cutouts(self, images: Images, tables: Iterable[pd.DataFrame]) -> tuple[Cutouts, Labels]:
+        """Return the images and the tables of all blocks as cutouts, with their labels."""
+        table = pd.concat(tables, ignore_index=True)
+        cutouts = Cutouts(images, table, self.population.band_names, truth_of(table), self.metadata())
+        return cutouts, self.labels(table)
+
     def labels(self, table: pd.DataFrame) -> Labels:
         """Return the class labels of the rows of a table."""
         labels = [self.population.classes[name].label for name in table["object_class"]]
-        return Labels(dict(zip(table["id"], labels, strict=True)), self.source)
+        source = f"simulation {self.population.name}, seed {self.seed}"
+        return Labels(dict(zip(table["id"], labels, strict=True)), source)
+
+
+def simulate_population(population: str, count: int, seed: int = 0, device: str = "cpu") -> tuple[Cutouts, Labels]:
+    """Simulate images of a population in memory.
+
+    Args:
+        population: the name of a shipped population, or a YAML file.
+        count: number of images.
+        seed: random seed; image i depends only on (population, seed, i), bit for bit on one type of device.
+        device: where to render, "cpu" or "cuda".
+
+    Returns:
+        The cutouts, float32 nanomaggies with noise or uint8 colour pictures, and their class labels. Truth columns are
+        NaN where a class has no such parameter; `zwicky.simulate.draw.truth_columns` gives unit and meaning of each.
+
+    Raises:
+        UserError: The population or the device is unknown, or a number is out of range.
+    """
+    simulation = Simulation.open(population, count, seed, device)
+    images, tables = zip(*simulation.blocks(), strict=True)
+    return simulation.cutouts(np.concatenate(images), tables)
+
+
+def simulate_store(
+    population: str, count: int, seed: int, out: Path | str, quiet: bool = True, device: str = "cpu"
+) -> None:
+    """Simulate images, as `simulate_population` does, into the store `out`, labels included, with flat memory.
+
+    Pieces are written to the hidden folder `.NAME.pieces` beside it until all are complete; repeating an interrupted
+    call resumes, with the same bytes in the end.
+
+    Raises:
+        UserError: As in `simulate_population`, or `out` exists, or the pieces belong to another simulation.
+    """
+    simulation = Simulation.open(population, count, seed, device)
+    out = Path(out)
+    check_writable(out)
+    folder = out.absolute().with_name(f".{out.name}.pieces")
+    identity = simulation.identity() | {"zwicky": __version__, "torch": torch.__version__}
+    if (folder / "simulation.json").exists() and read_json(folder / "simulation.json") != identity:
+        raise UserError(f"{folder} holds pieces of another simulation; remove it, or choose another --out")
+    write_json(folder / "simulation.json", identity)
+    starts = range(0, simulation.n_blocks, PIECE)
+    pieces = {start: folder / f"{start * BLOCK}-{min((start + PIECE) * BLOCK, count)}" for start in starts}
+    done = sum(min(PIECE, simulation.n_blocks - start) for start, piece in pieces.items() if piece.exists())
+    with StepProgress("simulate", simulation.n_blocks, done, BLOCK, quiet, "block") as progress:
+        for start, piece in pieces.items():
+            if not piece.exists():
+                _write(piece, simulation, simulation.blocks(start, start + PIECE), progress.advance)
+    stores = (open_store(piece) for piece in pieces.values())
+    _write(out, simulation, ((store.images, store.table) for store in stores))
+    shutil.rmtree(folder)
+
+
+def _write(
+    path: Path,
+    simulation: Simulation,
+    batches: Iterator[tuple[Images, pd.DataFrame]],
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Write batches of images and their tables as one store, with labels."""
+    bands, size = simulation.population.band_names, simulation.image_shape[1:]
+    tables = []
+    with StoreWriter(path, bands, size, simulation.dtype, metadata=simulation.metadata()) as writer:
+        for images, table in batches:
+            writer.append(images, table)
+            tables.append(table[["id", "object_class"]])
+            writer.truth = truth_of(table)
+            advance()
+        write_labels(writer.folder, simulation.labels(pd.concat(tables)))  # so that they arrive with the pixels
 
 
 def truth_of(table: pd.DataFrame) -> tuple[str, ...]:
     """Return the truth columns: `object_class` and every column after it."""
     return tuple(table.columns[table.columns.get_loc("object_class") :])
+
+
+def _digest(data: bytes) -> str:
+    """Return the hash by which a resumed simulation recognises its inputs."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def find_device(name: str) -> torch.device:
@@ -179,7 +259,7 @@ def find_device(name: str) -> torch.device:
 
 
 def _check(name: str, population: Population) -> None:
-    """Check what the population refers to: shapes, deflectors, galaxies and stars."""
+    """Check what the population refers to: shapes, deflectors, galaxies, stars, and parameters drawn before others."""
     for one in population.classes.values():
         _check_names(name, "shape", one.layers.values(), [*LAYERS, *SOURCES])
         _check_names(name, "deflector", one.deflectors, DEFLECTORS)
@@ -188,12 +268,14 @@ def _check(name: str, population: Population) -> None:
                 raise UserError(f"{name}: real_{galaxy} needs a store of galaxies; name one in galaxies.{galaxy}")
     for galaxies in population.galaxies.values():
         load_galaxies(galaxies)
+    seeing = population.common["seeing"]
     for star in _stars(population):
         most = min(fine_size(population), 4 * MARGIN * population.supersampling + 1)  # or its wings wrap around
         if (width := len(read_star(star))) > most:
             raise UserError(f"{star} is {width} cells wide; crop the image of the star to at most {most}")
-        if population.common["seeing"].prior != Prior("value", (1.0,)):
+        if (seeing.family, seeing.values, seeing.times or seeing.around) != ("value", (1.0,), None):
             raise UserError(f"{name}: the image of a star has one width; write value: 1 for common.seeing")
+    draw_block(population, 0, 0)
 
 
 def _check_names(population: str, what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
@@ -203,8 +285,3 @@ def _check_names(population: str, what: str, names: Iterable[str], allowed: Iter
 
 def _stars(population: Population) -> list[str]:
     return [band.psf for band in population.instrument.bands.values() if band.psf not in PROFILES]
-
-
-def _without_nan(values: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of [n, S] without the NaN that pads them."""
-    return [row[np.isfinite(row)].astype(np.float32) for row in values]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from zwicky.data.cutouts import Cutouts, LazyImages
 from zwicky.data.labels import Labels, read_labels
@@ -18,7 +17,7 @@ from zwicky.errors import UserError
 from zwicky.progress import StepProgress
 from zwicky.simulate import population_names
 from zwicky.simulate.draw import BLOCK
-from zwicky.simulate.simulation import Simulation, truth_of
+from zwicky.simulate.simulation import Simulation
 
 SIMULATION = "simulate:"
 SHOWN_BLOCKS = 16  # more blocks than this to render at once show progress
@@ -55,20 +54,10 @@ class SimulatedImages(LazyImages):
 def open_simulation(
     population: str, count: int, seed: int = 0, quiet: bool = True, device: str = "cpu"
 ) -> tuple[Cutouts, Labels]:
-    """Return `count` images of a population with their labels, rendered when they are first used.
+    """Return the images and labels of `simulate_population`, bit for bit, each image rendered when it is first used.
 
-    The images are those of `simulate_population`, bit for bit. The table lacks what only rendering gives: pixel hashes,
-    signal-to-noise ratios, magnifications, and lists of subhalos.
-
-    Args:
-        population: the name of a shipped population, or a YAML file.
-        count: number of images.
-        seed: random seed; image i depends only on (population, seed, i).
-        quiet: do not show progress.
-        device: where to render, "cpu" or "cuda".
-
-    Raises:
-        UserError: The population or the device is unknown, or a number is out of range.
+    The table lacks what only rendering gives: pixel hashes, signal-to-noise ratios, magnifications, and lists of
+    subhalos. Unless `quiet`, progress is shown.
     """
     simulation = Simulation.open(population, count, seed, device)
     tables = []
@@ -78,20 +67,12 @@ def open_simulation(
             drawn.lists.clear()
             tables.append(simulation.table(block, drawn))
             progress.advance()
-    table = pd.concat(tables, ignore_index=True)
-    images, bands = SimulatedImages(simulation, quiet), simulation.population.band_names
-    return Cutouts(images, table, bands, truth_of(table), simulation.metadata()), simulation.labels(table)
+    return simulation.cutouts(SimulatedImages(simulation, quiet), tables)
 
 
 @dataclass(frozen=True)
 class Data:
-    """A labelled data set.
-
-    Args:
-        cutouts: all objects.
-        labels: their class labels.
-        store: the directory of the store; None for a simulation.
-    """
+    """A labelled data set; `store` is the directory of its store, None for a simulation."""
 
     cutouts: Cutouts
     labels: Labels
@@ -100,46 +81,36 @@ class Data:
     def split(self, name: str, columns: Sequence[str] = (), runs: Sequence[Path | None] = ()) -> Split:
         """Return a split; nothing is ever written into the store.
 
-        Args:
-            name: of the split.
-            columns: regression targets, see `default_split`.
-            runs: runs whose `splits/NAME.csv` comes first, if it has training objects and all are in these cutouts.
-
-        Returns:
-            The split of the first such run, else the store's own `splits/NAME.csv`, else the default split, which is a
-            function of the data alone.
+        It is that of the first of `runs` whose `splits/NAME.csv` has training objects, all in these cutouts, else the
+        store's own `splits/NAME.csv`, else the default split, a function of the data and of the regression targets
+        `columns` alone.
 
         Raises:
             UserError: There is no split of this name and it is not the default one.
         """
-        for run in runs:
-            path = None if run is None else run / "splits" / f"{name}.csv"
-            if path is not None and path.exists():
+        for path in (run / "splits" / f"{name}.csv" for run in runs if run is not None):
+            if path.exists():
                 split = read_split(path)
                 if len(split.ids("train")) and set(split.roles) <= set(self.cutouts.ids):
                     return split
-        folder = None if self.store is None else self.store / "splits"
-        if folder is not None and (folder / f"{name}.csv").exists():
-            return read_split(folder / f"{name}.csv")
+        stored = {} if self.store is None else {path.stem: path for path in self.store.glob("splits/*.csv")}
+        if name in stored:
+            return read_split(stored[name])
         if name != DEFAULT:
-            names = {DEFAULT, *(path.stem for path in (folder.glob("*.csv") if folder is not None else []))}
-            raise UserError(f"there is no split {name!r}; choose one of {', '.join(sorted(names))}")
+            names = ", ".join(sorted({DEFAULT, *stored}))
+            raise UserError(f"there is no split {name!r}; choose one of {names}")
         return default_split(self.cutouts, self.labels, columns)
 
 
 def open_data(name: Path | str, quiet: bool = True) -> Data:
-    """Open a store, or the simulation `simulate:POPULATION:N:SEED`.
-
-    Raises:
-        UserError: There is no such store or population.
-    """
+    """Open a store, or the simulation `simulate:POPULATION:N:SEED`; UserError if there is none."""
     text = str(name)
     if not text.startswith(SIMULATION):
         return Data(open_store(name), read_labels(name), Path(name))
     population, *numbers = text.removeprefix(SIMULATION).split(":")
     if not population or len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
         raise UserError(f"{text} is no simulation; write simulate:POPULATION:N or simulate:POPULATION:N:SEED")
-    count, seed = int(numbers[0]), int(numbers[1]) if numbers[1:] else 0
+    count, seed = (int(number) for number in (*numbers, "0")[:2])
     return Data(*open_simulation(population, count, seed, quiet), None)
 
 

@@ -17,16 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, partial
 
 import numpy as np
 import torch
-from caustics.lenses.func import (
-    M0_totmass_tnfw,
-    mass_enclosed_2d_tnfw,
-    reduced_deflection_angle_point,
-    reduced_deflection_angle_sis,
-)
+from caustics.lenses import func
 from torch import Tensor
 
 try:
@@ -60,20 +55,13 @@ def sum_deflections(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> t
 
 
 def mass_share(r: Tensor, Rs: Tensor, tau: Tensor) -> Tensor:
-    """Return the share of a TNFW halo's mass within the projected radius r, Eqs. A.4 and A.11 of arXiv:0705.0682.
-
-    In float64: in float32 the terms cancel.
-    """
-    r, Rs, tau = r.double(), Rs.double(), tau.double()
-    return mass_enclosed_2d_tnfw(r, Rs, tau, M0_totmass_tnfw(1.0, tau))
+    """Return the share of a TNFW halo's mass within the projected radius r, Eqs. A.4 and A.11 of arXiv:0705.0682."""
+    r, Rs, tau = r.double(), Rs.double(), tau.double()  # in float32 the terms cancel
+    return func.mass_enclosed_2d_tnfw(r, Rs, tau, func.M0_totmass_tnfw(1.0, tau))
 
 
-def _point(x: Tensor, y: Tensor, s: Subhalos) -> tuple[Tensor, Tensor]:
-    return reduced_deflection_angle_point(s["x0"], s["y0"], s["b"], x, y, SOFTENING)
-
-
-def _sis(x: Tensor, y: Tensor, s: Subhalos) -> tuple[Tensor, Tensor]:
-    return reduced_deflection_angle_sis(s["x0"], s["y0"], s["b"], x, y, SOFTENING)
+def _power_law(function: Callable, x: Tensor, y: Tensor, s: Subhalos) -> tuple[Tensor, Tensor]:
+    return function(s["x0"], s["y0"], s["b"], x, y, SOFTENING)
 
 
 def _tnfw(x: Tensor, y: Tensor, s: Subhalos) -> tuple[Tensor, Tensor]:
@@ -83,14 +71,17 @@ def _tnfw(x: Tensor, y: Tensor, s: Subhalos) -> tuple[Tensor, Tensor]:
     return alpha_over_r * dx, alpha_over_r * dy
 
 
-PROFILES = {"point": _point, "sis": _sis, "tnfw": _tnfw}
+PROFILES: dict[str, Callable[[Tensor, Tensor, Subhalos], tuple[Tensor, Tensor]]] = {
+    "point": partial(_power_law, func.reduced_deflection_angle_point),
+    "sis": partial(_power_law, func.reduced_deflection_angle_sis),
+    "tnfw": _tnfw,
+}
 
 
 def deflect_plain(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Tensor, Tensor]:
     """Return α [n, H, W], arcsec, with at most `CHUNK` values in memory at a time."""
     n, count = subhalos["b"].shape
-    alpha_x = torch.zeros(n, *x.shape[1:], dtype=x.dtype, device=x.device)
-    alpha_y = torch.zeros_like(alpha_x)
+    alpha_x, alpha_y = torch.zeros(2, n, *x.shape[1:], dtype=x.dtype, device=x.device)
     step = max(1, CHUNK // (n * x[0].numel()))
     for start in range(0, count, step):
         chunk = {name: values[:, start : start + step, None, None] for name, values in subhalos.items()}
@@ -139,9 +130,9 @@ def _tnfw_loop(x, y, x0, y0, b, row, weights, scale, table, alpha_x, alpha_y):
     shares = np.empty(table.shape[1], np.float32)  # the table's row at this subhalo's tau
     reduced = np.empty(RUN, np.float32)
     bits = reduced.view(np.int32)
-    near, far = np.empty(RUN, np.float32), np.empty(RUN, np.float32)
     column, fraction = np.empty(RUN, np.uint32), np.empty(RUN, np.float32)
     left, right = np.empty(RUN, np.float32), np.empty(RUN, np.float32)
+    x_low, x_high, y_low, y_high = x.min(), x.max(), y.min(), y.max()
     for image in range(len(b)):
         alpha_x[image] = 0
         alpha_y[image] = 0
@@ -151,22 +142,12 @@ def _tnfw_loop(x, y, x0, y0, b, row, weights, scale, table, alpha_x, alpha_y):
                 continue
             cx, cy, inverse = x0[image, k], y0[image, k], scale[image, k]
             closest = _LEAST / inverse  # closer in, the deflection is that of a uniform disc
-            near[:] = np.inf
-            far[:] = 0
-            for run in range(len(x)):
-                u, v = x[run], y[run]
-                for p in range(RUN):
-                    dx, dy = u[p] - cx, v[p] - cy
-                    r2 = dx * dx + dy * dy
-                    near[p] = min(near[p], r2)
-                    far[p] = max(far[p], r2)
-            nearest, farthest = near[0], far[0]
-            for p in range(RUN):
-                nearest = min(nearest, near[p])
-                farthest = max(farthest, far[p])
-            reduced[0] = min(max(nearest * inverse, _LEAST), _MOST)
-            reduced[1] = min(max(farthest * inverse, _LEAST), _MOST)
-            first, last = (bits[0] - _FIRST) >> _SHIFT, ((bits[1] - _FIRST) >> _SHIFT) + 2
+            # only the columns between the least and the greatest possible distance of a pixel are needed, and one more
+            gap_x, gap_y = max(x_low - cx, cx - x_high, 0), max(y_low - cy, cy - y_high, 0)
+            reach_x, reach_y = max(cx - x_low, x_high - cx), max(cy - y_low, y_high - cy)
+            reduced[0] = min(max((gap_x**2 + gap_y**2) * inverse, _LEAST), _MOST)
+            reduced[1] = min(max((reach_x**2 + reach_y**2) * inverse, _LEAST), _MOST)
+            first, last = max(0, ((bits[0] - _FIRST) >> _SHIFT) - 1), ((bits[1] - _FIRST) >> _SHIFT) + 3
             w0, w1, w2, w3 = weights[image, k]
             t0, t1 = table[row[image, k]][first:last], table[row[image, k] + 1][first:last]
             t2, t3 = table[row[image, k] + 2][first:last], table[row[image, k] + 3][first:last]
@@ -195,7 +176,7 @@ def _tnfw_loop(x, y, x0, y0, b, row, weights, scale, table, alpha_x, alpha_y):
                     sum_y[p] += alpha_over_r * dy
 
 
-@lru_cache(maxsize=1)
+@cache
 def _mass_table() -> np.ndarray:
     """Return `mass_share` [len(TAUS), columns] float32, which saves the TNFW's logarithms and inverse cosines.
 
@@ -213,12 +194,8 @@ def _cubic_weights(tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     position = np.clip(np.log(tau.astype(np.float64) / TAUS[0]) / 0.1, 1, len(TAUS) - 2.001)
     row = np.floor(position).astype(np.int64) - 1
     t = position - row
-    weights = (
-        -(t - 1) * (t - 2) * (t - 3) / 6,
-        t * (t - 2) * (t - 3) / 2,
-        -t * (t - 1) * (t - 3) / 2,
-        t * (t - 1) * (t - 2) / 6,
-    )
+    u, v, w = t - 1, t - 2, t - 3
+    weights = (-u * v * w / 6, t * v * w / 2, -t * u * w / 2, t * u * v / 6)
     return row, np.stack(weights, -1).astype(np.float32)
 
 
@@ -231,13 +208,11 @@ def deflect_fused(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tup
     grid = [np.resize(axis.numpy().ravel(), (-(-size // RUN), RUN)) for axis in (x.float(), y.float())]
     values = {name: np.ascontiguousarray(value.numpy(), dtype=np.float32) for name, value in subhalos.items()}
     per_image: list[np.ndarray] = [values["x0"], values["y0"], values["b"]]
-    shared: list[np.ndarray] = []
     if profile == "tnfw":
         row, weights = _cubic_weights(np.where(values["b"] == 0, 1, values["tau"]))
         per_image += [row, weights, 1 / values["Rs"] ** 2]
-        shared = [_mass_table()]
-    n = len(values["b"])
-    alpha = np.empty((2, n, *grid[0].shape), np.float32)
+    shared = [_mass_table()] if profile == "tnfw" else []
+    alpha = np.empty((2, n := len(values["b"]), *grid[0].shape), np.float32)
 
     def sum_images(images: np.ndarray) -> None:
         part = slice(images[0], images[-1] + 1)
@@ -246,5 +221,5 @@ def deflect_fused(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tup
     parts = [images for images in np.array_split(np.arange(n), torch.get_num_threads()) if len(images)]
     with ThreadPoolExecutor(len(parts)) as pool:
         list(pool.map(sum_images, parts))
-    flat = torch.from_numpy(alpha).flatten(2)[:, :, :size]
-    return flat[0].reshape(n, *x.shape[1:]), flat[1].reshape(n, *x.shape[1:])
+    alpha_x, alpha_y = torch.from_numpy(alpha).flatten(2)[:, :, :size].reshape(2, n, *x.shape[1:])
+    return alpha_x, alpha_y

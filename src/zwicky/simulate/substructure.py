@@ -1,55 +1,32 @@
 """Models of dark-matter substructure: how the small masses of a lens are drawn.
 
-Each model's `draw` returns truth columns, [count] for one number per image or [count, S] for one per subhalo, NaN where
-an image has fewer than S. A mass m has the Einstein radius √(m / 1e12 Msun) times `theta_E_1e12` (arcsec), that of
-1e12 Msun at the redshifts of the lens and the source.
+A mass m has the Einstein radius √(m / 1e12 Msun) times `theta_E_1e12` (arcsec), that of 1e12 Msun at the redshifts of
+the lens and the source.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from zwicky.simulate.priors import COSMOLOGY, Prior
 
-VORTEX_POINTS = 100
 PIVOT_MASS = 1e10  # Msun, at which the subhalo mass function is normalised
 TAU = Prior("uniform", (2.0, 8.0))
 LOG10_AXION_MASS = Prior("uniform", (-24.0, -22.0))
 
-Columns = Mapping[str, tuple[str, str]]  # (unit, meaning) by name
 
-SUBHALO_COLUMNS: Columns = {
-    "subhalo_x": ("arcsec", "position of each subhalo in the image, along the last axis"),
-    "subhalo_y": ("arcsec", "position of each subhalo in the image, along the rows"),
-    "subhalo_mass": ("Msun", "total mass of each subhalo"),
-    "subhalo_theta_E": ("arcsec", "Einstein radius of a point of each subhalo's mass"),
-}
+class Substructure:
+    """Base class of the models."""
 
-
-class Substructure(ABC):
-    """Base class of the models.
-
-    Attributes:
-        columns: unit and meaning of what `draw` returns.
-        needs: parameters that have to be drawn before.
-    """
-
-    columns: ClassVar[Columns]
-    needs: ClassVar[frozenset[str]]
-
-    @property
-    def depends_on(self) -> set[str]:
-        """Parameters that have to be drawn before, those of its priors included."""
-        return set(self.needs).union(*(value.depends_on for value in vars(self).values() if isinstance(value, Prior)))
-
-    @abstractmethod
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the truth columns of `count` lenses, float64; `drawn` holds the parameters drawn before."""
+        """Return the truth columns of `count` lenses, float64; `drawn` holds the parameters drawn before.
+
+        A column is [count], or [count, S] with one number per subhalo and NaN where an image has fewer than S.
+        """
+        raise NotImplementedError
 
 
 def power_law(rng: np.random.Generator, shape: tuple[int, ...], slope: np.ndarray, low: float, high: float):
@@ -78,9 +55,6 @@ class FixedNumber(Substructure):
     r_min: float
     r_max: float
 
-    columns: ClassVar[Columns] = SUBHALO_COLUMNS
-    needs: ClassVar[frozenset[str]] = frozenset({"lens_x", "lens_y", "theta_E_1e12"})
-
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Substructure.draw`."""
         shape = (count, self.number)
@@ -98,11 +72,8 @@ class ColdDarkMatter(Substructure):
 
     Attributes:
         sigma_sub: Σ_sub, 1/kpc².
-        slope: of the mass function.
-        mass_min: lowest mass, Msun.
-        mass_max: highest mass, Msun.
+        mass_min: lowest mass, Msun, and `mass_max` the highest.
         radius: of the disc, arcsec.
-        concentration: c of a subhalo of 1e8 Msun.
         tau: truncation radius over scale radius.
     """
 
@@ -113,18 +84,6 @@ class ColdDarkMatter(Substructure):
     radius: float = 3.0
     concentration: float = 13.0
     tau: Prior = TAU
-
-    columns: ClassVar[Columns] = {
-        **SUBHALO_COLUMNS,
-        "subhalo_Rs": ("arcsec", "scale radius of each subhalo"),
-        "subhalo_tau": ("", "truncation radius of each subhalo over its scale radius"),
-        "sigma_sub": ("1/kpc²", "normalisation of the subhalo mass function at 1e10 Msun"),
-        "subhalo_slope": ("", "slope of the subhalo mass function, dn/dm"),
-        "subhalos": ("", "number of subhalos"),
-        "substructure_mass": ("Msun", "total mass of the substructure"),
-        "sheet_kappa": ("", "convergence of the mass sheet that compensates the subhalos"),
-    }
-    needs: ClassVar[frozenset[str]] = frozenset({"lens_x", "lens_y", "theta_E_1e12", "z_lens", "z_source"})
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Substructure.draw`."""
@@ -158,26 +117,11 @@ class AxionVortex(Substructure):
 
     Its half-length is 0.03 arcsec · (1e-22 eV / axion mass). With `compensated`, a negative singular isothermal sphere
     removes the mass that the line adds within θ_E: a uniform line has an SIS's mass within each radius up to its end.
-
-    Attributes:
-        mass: of the vortex, Msun.
-        log10_axion_mass: log10 of the axion mass in eV.
-        compensated: whether the mass within θ_E is removed.
     """
 
     mass: float = 3e10
     log10_axion_mass: Prior = LOG10_AXION_MASS
     compensated: bool = True
-
-    columns: ClassVar[Columns] = {
-        "log10_axion_mass": ("", "log10 of the axion's mass in eV"),
-        "substructure_mass": ("Msun", "total mass of the substructure"),
-        "vortex_theta_E": ("arcsec", "Einstein radius of a point of the vortex's mass"),
-        "vortex_angle": ("rad", "position angle of the vortex"),
-        "vortex_half_length": ("arcsec", "half the length of the vortex"),
-        "sis_theta_E": ("arcsec", "Einstein radius, negative, of the isothermal sphere that compensates the vortex"),
-    }
-    needs: ClassVar[frozenset[str]] = frozenset({"theta_E", "theta_E_1e12"})
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Substructure.draw`."""
