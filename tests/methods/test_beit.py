@@ -9,8 +9,8 @@ import torch
 
 from zwicky import backbones, methods
 from zwicky.errors import UserError
-from zwicky.methods.base import patchify
 from zwicky.methods.beit import Tokenizer
+from zwicky.methods.masked import patchify
 
 SMALL = {"tokens": 12, "components": 5}
 

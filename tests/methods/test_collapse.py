@@ -10,7 +10,7 @@ import torch
 
 from zwicky.errors import UserError
 from zwicky.methods import losses
-from zwicky.methods.collapse import diagnose, embedding_std, knn_probabilities, prototype_metrics, rankme
+from zwicky.methods.collapse import diagnose, embedding_std, knn_predict, prototype_metrics, rankme
 
 K, D = 64, 32
 
@@ -108,7 +108,7 @@ def slow_knn(train, labels, query, classes, k, temperature=0.07):
 def test_knn_is_the_weighted_vote_in_loops(k):
     random = np.random.default_rng(0)
     train, labels, query = random.normal(size=(50, 6)), random.integers(0, 3, 50), random.normal(size=(20, 6))
-    probabilities = knn_probabilities(train, labels, query, classes=4, k=k)
+    probabilities = knn_predict(train, np.eye(4)[labels], query, k=k)
     np.testing.assert_allclose(probabilities, slow_knn(train, labels, query, 4, k), atol=1e-5)
     assert (probabilities[:, 3] == 0).all()
 
@@ -119,5 +119,5 @@ def test_knn_tells_classes_apart_that_raw_cosines_do_not():
     labels = random.integers(0, 2, 400)
     features = random.normal(size=(400, 2)) * [0.02, 1.0] + [[1.0, 100.0]]
     features[:, 0] += 0.1 * labels
-    probabilities = knn_probabilities(features[:200], labels[:200], features[200:], classes=2)
+    probabilities = knn_predict(features[:200], np.eye(2)[labels[:200]], features[200:])
     assert (probabilities.argmax(1) == labels[200:]).mean() > 0.95

@@ -21,7 +21,7 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.methods.collapse import embedding_std
 from zwicky.methods.losses import negative_cosine
-from zwicky.methods.simsiam import SimSiam
+from zwicky.methods.siamese import SimSiam
 
 STEPS, EVERY, BATCH, IMAGES = 1000, 100, 64, 256
 DISTILLED = {"prototypes": 64, "hidden": 64, "bottleneck": 32, "momentum": 0.99, "batch_norm": True}

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from zwicky.backbones.base import Backbone
     from zwicky.methods.base import Method
 
-METHODS = {  # the module, and the class in it
-    "supervised": "Supervised",
-    "dino": "DINO",
-    "ibot": "IBOT",
-    "esvit": "EsViT",
-    "simsiam": "SimSiam",
-    "simmim": "SimMIM",
-    "beit": "BEiT",
-    "byol": "BYOL",
-    "mae": "MAE",
-    "lejepa": "LeJEPA",
+METHODS = {  # name: (module, class)
+    "supervised": ("supervised", "Supervised"),
+    "dino": ("dino", "DINO"),
+    "ibot": ("ibot", "IBOT"),
+    "esvit": ("esvit", "EsViT"),
+    "simsiam": ("siamese", "SimSiam"),
+    "simmim": ("masked", "SimMIM"),
+    "beit": ("beit", "BEiT"),
+    "byol": ("siamese", "BYOL"),
+    "mae": ("masked", "MAE"),
+    "lejepa": ("lejepa", "LeJEPA"),
 }
 
 
@@ -40,25 +40,12 @@ class MethodConfig:
 
 
 def create(name: str, backbone: Backbone, **options: Any) -> Method:
-    """Build a method around a backbone.
-
-    Args:
-        name: a key of `METHODS`.
-        backbone: the network to train, in place.
-        options: keywords of the method's class.
-
-    Raises:
-        UserError: if the name or an option is unknown, or the backbone does not suit the method.
-    """
+    """Build a method of `METHODS` around a backbone, which it trains in place; `options` are keywords of its class."""
     if name not in METHODS:
         raise UserError(f"method: no method is named {name!r}; choose one of {', '.join(METHODS)}")
-    method = getattr(import_module(f"zwicky.methods.{name}"), METHODS[name])
+    module, cls = METHODS[name]
     try:
-        return method(backbone, **options)
-    except TypeError as error:
-        raise UserError(
-            f"method: {name} does not take these options ({str(error).split('() ')[-1]}); remove or rename"
-        ) from error
-    except (ValueError, ZeroDivisionError, RuntimeError) as error:  # sizes that torch refuses
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return getattr(import_module(f"zwicky.methods.{module}"), cls)(backbone, **options)
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:  # unknown options, sizes torch refuses
+        reason = " ".join(str(error).split("() ")[-1].split())[:200] or type(error).__name__
         raise UserError(f"method: {name} cannot be built with these options ({reason}); correct them") from error

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
-from zwicky.methods.base import MaskedMethod
 from zwicky.methods.losses import masked_mean
-
-PREVIEW = 1024  # images the tokenizer is fitted to
+from zwicky.methods.masked import MaskedMethod
 
 
 class BEiT(MaskedMethod):
@@ -33,17 +31,18 @@ class BEiT(MaskedMethod):
         mask_ratio: share of the patches that are masked, in blocks; 0.4 as in the paper.
     """
 
-    trivial = (
-        "predicting tokens by how frequent they are: train longer, raise the learning rate, "
-        "or lower tokens or mask_ratio"
-    )
+    trivial = "predicting tokens by frequency: train longer, raise the learning rate, or lower tokens or mask_ratio"
 
     def __init__(self, backbone: Backbone, *, tokens: int = 256, components: int = 8, mask_ratio: float = 0.4) -> None:
-        super().__init__("beit", backbone, mask_ratio, blocks=True, preview=PREVIEW)
+        super().__init__("beit", backbone, mask_ratio, blocks=True, preview=1024)
         self.tokenizer = Tokenizer(backbone.patch_pixels, tokens, components)
         self.head = nn.Linear(backbone.dim, tokens)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    def patch_valid(self, views: Views) -> Tensor:
+        """Return which patches [B, h, w] are at least half valid."""
+        return views.patch_valid(0, self.grid, self.encoder.canvas)
 
     def prepare(self, views: Views) -> None:
         """Fit the tokenizer to the valid patches of these views."""
@@ -52,8 +51,7 @@ class BEiT(MaskedMethod):
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, the accuracy, and what trivial predictions reach."""
         assert self.tokenizer.centroids.any(), "prepare comes before the first step"
-        mask = self.mask(views)
-        tokens = self.tokenizer(self.patches(views)[0])  # [B, h, w]
+        mask, tokens = self.mask(views), self.tokenizer(self.patches(views)[0])  # [B, h, w]
         logits = self.head(self.encoder(views.crops[0], mask=mask).patch_tokens).float()  # [B, h, w, K]
         masked = mask & self.patch_valid(views)
         loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), masked)
@@ -69,19 +67,16 @@ class BEiT(MaskedMethod):
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
         """Compare with trivial predictions, then look for collapse."""
         if metrics["majority_share"] > 0.95:
-            return (
-                f"one token covers {metrics['majority_share']:.0%} of the patches, so there is little to learn; "
-                "take a tighter views.crop, more tokens or larger patches"
-            )
+            share = f"{metrics['majority_share']:.0%}"
+            return f"one token covers {share} of the patches: take a tighter views.crop, more tokens or larger patches"
         return super().diagnose({**metrics, "constant_loss": metrics["token_entropy"]})
 
 
 class Tokenizer(nn.Module):
     """A frozen tokenizer of patches, fitted to the cutouts themselves: k-means on whitened principal components.
 
-    K-means on pixels would spend its tokens on brightness and noise. The leading components hold the shapes (flux,
-    gradients, arcs); whitened, each counts the same, and empty sky is one small clump that takes few tokens however
-    many patches it fills.
+    The leading components hold the shapes (flux, gradients, arcs); whitened, each counts the same, and empty sky is one
+    small clump that takes few tokens however many patches it fills.
     """
 
     mean: Tensor
@@ -97,11 +92,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def fit(self, patches: Tensor) -> None:
-        """Fit components and centroids to patches [N, P], deterministically.
-
-        Raises:
-            UserError: if fewer patches than tokens are distinct.
-        """
+        """Fit components and centroids to patches [N, P], deterministically."""
         tokens, components = self.centroids.shape
         x = patches.float().cpu().numpy()
         if len(np.unique(x, axis=0)) < max(tokens, components + 1):
@@ -114,9 +105,8 @@ class Tokenizer(nn.Module):
         # Without reassignment: it moves the centroids of rare shapes to random patches, that is, to the sky.
         kmeans = MiniBatchKMeans(tokens, batch_size=4096, n_init=1, random_state=0, reassignment_ratio=0)
         kmeans.fit((x - pca.mean_) @ whiten)
-        self.mean.copy_(torch.from_numpy(pca.mean_))
-        self.whiten.copy_(torch.from_numpy(whiten))
-        self.centroids.copy_(torch.from_numpy(kmeans.cluster_centers_))
+        fitted = {"mean": pca.mean_, "whiten": whiten, "centroids": kmeans.cluster_centers_}
+        self.load_state_dict({name: torch.from_numpy(values) for name, values in fitted.items()})
 
     @torch.no_grad()
     def forward(self, patches: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Diagnostics of representations: is this flat loss a collapse? The one place that judges it."""
+"""Diagnostics of representations: is a flat loss a collapse?"""
 
 from __future__ import annotations
 
@@ -32,13 +32,9 @@ def embedding_std(embeddings: Tensor) -> Tensor:
 def prototype_metrics(
     probabilities: Tensor, cross_entropy: Tensor, level: str = "", entropy: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Return teacher entropy, KL(teacher, student) and the entropy of the mean assignment.
+    """Return teacher entropy, KL(teacher, student) and the entropy of the mean assignment, named with prefix `level`.
 
-    Args:
-        probabilities: the teacher's, [N, K].
-        cross_entropy: the mean cross-entropy of teacher and student.
-        level: prefix of the names.
-        entropy: the teacher's mean entropy if the cross-entropy weighs the rows differently.
+    `probabilities` [N, K] are the teacher's; `entropy` is its mean if the mean `cross_entropy` weighs rows differently.
     """
     entropy = losses.entropy(probabilities) if entropy is None else entropy
     return {
@@ -49,52 +45,34 @@ def prototype_metrics(
 
 
 def diagnose(metrics: Mapping[str, float], *, dim: int, prototypes: int | None) -> str | None:
-    """Return one line on the failure these metrics show and what to try; None if they look healthy.
-
-    Args:
-        metrics: means over the last steps, by name.
-        dim: width of the embeddings.
-        prototypes: K, for methods that have prototypes.
-    """
+    """Return one line on the failure these metrics show and what to try, or None; `dim` is that of the embeddings."""
     if any(not math.isfinite(value) for value in metrics.values()):
-        return (
-            "the loss or a metric is not finite: lower the learning rate, or look for extreme pixels with "
-            "`zwicky audit`"
-        )
+        return "the loss or a metric is not finite: lower the learning rate, or run `zwicky audit` for extreme pixels"
     for level, objects in (("", "images"), ("region_", "patches")):
         if prototypes is None or f"{level}teacher_entropy" not in metrics:
             continue
         top, marginal = math.log(prototypes), metrics[f"{level}marginal_entropy"]
         if marginal < MIN_MARGINAL * top:
-            return (
-                f"collapse onto few prototypes: the teacher assigns all {objects} to about {math.exp(marginal):.0f} of "
-                "them; set center_momentum to 0.9, lower the learning rate, or use larger batches"
-            )
+            hint = "set center_momentum to 0.9, lower the learning rate, or use larger batches"
+            return f"collapse onto few prototypes: all {objects} have about {math.exp(marginal):.0f} of them; {hint}"
         if metrics[f"{level}teacher_entropy"] > 0.98 * top and metrics[f"{level}teacher_kl"] < 0.02 * top:
-            return (
-                f"collapse to uniform: the loss on {objects} stays near ln K = {top:.2f} and so does the teacher's "
-                "entropy; lower teacher_temperature or prototypes, or train longer"
-            )
+            hint = "lower teacher_temperature or prototypes, or train longer"
+            return f"collapse to uniform: the teacher's entropy on {objects} stays near ln K = {top:.2f}; {hint}"
     std = metrics.get("embedding_std")
     if std is not None and std < MIN_SPREAD / math.sqrt(dim):
-        return (
-            f"constant embeddings: their spread is {std * math.sqrt(dim):.2f} of an isotropic one; "
-            "lower the learning rate, use larger batches or milder crops"
-        )
+        spread, hint = std * math.sqrt(dim), "lower the learning rate, use larger batches or milder crops"
+        return f"constant embeddings: their spread is {spread:.2f} of an isotropic one; {hint}"
     return None
 
 
 def rankme(embeddings: np.ndarray) -> float:
     """Return the effective rank of embeddings [N, D], from 1 (all on one line) to min(N, D); 0 if all are 0.
 
-    exp(−Σ p_k ln p_k) with p_k = σ_k / Σσ of the singular values (Eq. 1 of arXiv:2210.02885). Raises UserError if an
-    embedding is not finite.
+    exp(−Σ p_k ln p_k) with p_k = σ_k / Σσ of the singular values (Eq. 1 of arXiv:2210.02885).
     """
     bad = int((~np.isfinite(embeddings)).any(axis=1).sum())
     if bad:
-        raise UserError(
-            f"{bad} of {len(embeddings)} embeddings hold NaN or infinity; check for diverged training or bad pixels"
-        )
+        raise UserError(f"{bad} of {len(embeddings)} embeddings are not finite; look for divergence or bad pixels")
     values = np.linalg.svd(embeddings, compute_uv=False)
     p = values[values > 0] / max(values.sum(), np.finfo(values.dtype).tiny)
     return float(np.exp(-np.sum(p * np.log(p)))) if len(p) else 0.0
@@ -103,24 +81,10 @@ def rankme(embeddings: np.ndarray) -> float:
 def knn_predict(
     train: np.ndarray, values: np.ndarray, query: np.ndarray, k: int = 20, temperature: float = 0.07
 ) -> np.ndarray:
-    """Average the values of the nearest training features, weighted by exp(cos / τ) (Wu et al., arXiv:1805.01978).
+    """Average the values [N, K] of the k nearest training features by exp(cos / τ) (arXiv:1805.01978), [M, K].
 
-    Features are standardised first: of raw ones that all point the same way, the cosines hardly differ.
-
-    Args:
-        train: features [N, D].
-        values: [N, K], numbers or one-hot classes.
-        query: features [M, D], for which averages [M, K] are returned.
-        k: number of neighbours; all are averaged if there are fewer.
-        temperature: τ.
+    Features [N, D] and [M, D] are standardised: of raw ones that all point the same way, the cosines hardly differ.
     """
     # Of unit vectors, ‖a − b‖² = 2 − 2 cos.
     knn = KNeighborsRegressor(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * temperature)))
     return make_pipeline(StandardScaler(), Normalizer(), knn).fit(train, values).predict(query)
-
-
-def knn_probabilities(
-    train: np.ndarray, labels: np.ndarray, query: np.ndarray, classes: int, k: int = 20, temperature: float = 0.07
-) -> np.ndarray:
-    """Return probabilities [M, classes] by `knn_predict` with labels [N] int, below `classes`."""
-    return knn_predict(train, np.eye(classes)[labels], query, k, temperature)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import groupby
-from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zwicky.augment.views import Views
@@ -16,7 +16,36 @@ from zwicky.methods import losses
 from zwicky.methods.base import ViewsNeeded
 from zwicky.methods.collapse import embedding_std, prototype_metrics
 from zwicky.methods.ema import MomentumTeacher, make_teacher
-from zwicky.methods.heads import PrototypeHead
+
+
+class PrototypeHead(nn.Module):
+    """The head of DINO, iBOT and EsViT: a 3-layer GELU MLP, an L2-normalised bottleneck, and K prototypes.
+
+    The last layer is weight-normalised with its norm fixed to 1, so that it takes the cosine with each prototype:
+    logits_k = ⟨z/‖z‖, w_k/‖w_k‖⟩ (Sec. 3.1 of arXiv:2104.14294). It computes in float32.
+    """
+
+    def __init__(
+        self, dim: int, prototypes: int, hidden: int = 2048, bottleneck: int = 256, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in (dim, hidden):
+            layers += [nn.Linear(width, hidden), *([nn.BatchNorm1d(hidden)] if batch_norm else []), nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden, bottleneck))
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
+        nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)  # nn.Linear's, as in DINO's code
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [N, D] to logits [N, K] in float32."""
+        z = F.normalize(self.mlp(features).float(), dim=-1)
+        # Divided by temperatures of some hundredths, logits rounded to bfloat16 would be off by tenths.
+        with torch.autocast(z.device.type, enabled=False):
+            return z @ F.normalize(self.prototypes.float(), dim=-1).T
 
 
 class Center(nn.Module):
@@ -43,33 +72,20 @@ class Center(nn.Module):
 class DINO(MomentumTeacher):
     """Self-distillation: the student matches the teacher's prototype distribution on another crop of the image.
 
-    Algorithm 1 of arXiv:2104.14294 (gs, gt: student and teacher; C: centre; tps, tpt: temperatures; l, m: momenta):
+    Algorithm 1 of arXiv:2104.14294 (gs, gt: student and teacher; C: centre; tps, tpt: temperatures; l, m: momenta),
+    with multi-crop (Eq. 3): the teacher sees the global crops, the student these and the local crops.
 
-        for x in loader:  # a batch of n images
-            x1, x2 = augment(x), augment(x)
-            s1, s2 = gs(x1), gs(x2)  # n × K
-            t1, t2 = gt(x1), gt(x2)  # n × K
-            loss = H(t1, s2) / 2 + H(t2, s1) / 2
-            loss.backward()
-            update(gs)
-            gt.params = l * gt.params + (1 - l) * gs.params
-            C = m * C + (1 - m) * cat([t1, t2]).mean(dim=0)
-
-        def H(t, s):
-            s = softmax(s / tps, dim=1)
-            t = softmax((t.detach() - C) / tpt, dim=1)  # centre and sharpen
-            return -(t * log(s)).sum(dim=1).mean()
-
-    With multi-crop (Eq. 3) the teacher sees two global crops, the student these and the local crops, and the loss is
-    the mean over all pairs of different crops.
+        s, t = [gs(x) for x in crops], [gt(x) for x in global_crops]  # n × K each
+        p = [softmax((t_g - C) / tpt) for t_g in t]  # centre and sharpen, without gradient
+        loss = mean([-(p[g] * log_softmax(s[v] / tps)).sum(dim=1).mean() for g, v in pairs if g != v])
+        gt.params = l * gt.params + (1 - l) * gs.params
+        C = m * C + (1 - m) * cat(t).mean(dim=0)
 
     Args:
         prototypes: K; the paper's 65,536 is for 10⁶ images, 512-1024 suits 10³-10⁵.
-        hidden: width of the head's hidden layers.
-        bottleneck: width of the head's normalised layer.
+        hidden, bottleneck: widths of the head's hidden layers and of its normalised layer.
         batch_norm: BatchNorm in the head, off as in the paper. It removes what all images have in common, so that
-            cutouts that look alike leave the uniform distribution sooner. Its statistics are those of one process:
-            with several GPUs, convert the method with `torch.nn.SyncBatchNorm.convert_sync_batchnorm`.
+            cutouts that look alike leave the uniform distribution sooner. Its statistics are those of one process.
         student_temperature: τ_s.
         teacher_temperature: τ_t at the start; linear to `teacher_temperature_end` over `temperature_ramp` of training.
         momentum: λ of the teacher at the start; a cosine brings it to 1.
@@ -99,9 +115,9 @@ class DINO(MomentumTeacher):
         backbone.set_trainable()
         self.prototypes = prototypes
         self._new_head = partial(PrototypeHead, backbone.dim, prototypes, hidden, bottleneck, batch_norm)
+        self._new_center = partial(Center, prototypes, center_momentum)
         self.student = nn.ModuleDict({"backbone": backbone, "head": self._new_head()})
         self.teacher = make_teacher(self.student)
-        self._new_center = partial(Center, prototypes, center_momentum)
         self.center = self._new_center()
         self.student_temperature = student_temperature
         self._teacher_temperatures = (teacher_temperature, teacher_temperature_end, temperature_ramp)
@@ -119,28 +135,31 @@ class DINO(MomentumTeacher):
         """τ_t at this step."""
         start, end, length = self._teacher_temperatures
         progress = float(self.progress)
-        return end if progress >= length else start + (end - start) * progress / length
+        return start + (end - start) * progress / length if progress < length else end
 
     def before_step(self) -> None:
         """Freeze the prototypes at first: without gradient, AdamW neither moves nor decays nor counts them."""
         if float(self.progress) < self.freeze_prototypes:
-            for head in (module for name, module in self.student.items() if name != "backbone"):
-                cast(PrototypeHead, head).prototypes.grad = None
+            for name, parameter in self.student.named_parameters():
+                if name.endswith("prototypes"):
+                    parameter.grad = None
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss and the metrics of collapse."""
         views = views.interleave_partner()
-        batch = len(views)
         with torch.no_grad():
-            z_t = torch.cat(
-                [crop.pooled for crop in encode(self.teacher["backbone"], views.crops[: views.global_count])]
-            )
+            teacher = encode(self.teacher["backbone"], views.crops[: views.global_count])
+        student = encode(self.student["backbone"], views.crops)
+        return self.view_loss(student, teacher, len(views))
+
+    def view_loss(self, student: list[Features], teacher: list[Features], batch: int) -> dict[str, Tensor]:
+        """Return the loss between the pooled features of the views, and the metrics of collapse; move the centre."""
+        z_s, z_t = (torch.cat([crop.pooled for crop in crops]) for crops in (student, teacher))  # [V·B, D], [G·B, D]
+        with torch.no_grad():
             t = self.teacher["head"](z_t)
             p_t = self.center(t, self.teacher_temperature)
             self.center.update(t)
-        z_s = torch.cat([crop.pooled for crop in encode(self.student["backbone"], views.crops)])
-        s = self.student["head"](z_s)
-        loss = losses.view_loss(s, p_t, batch, self.student_temperature)
+        loss = losses.view_loss(self.student["head"](z_s), p_t, batch, self.student_temperature)
         return {"loss": loss, **prototype_metrics(p_t, loss), "embedding_std": embedding_std(z_t[:batch])}
 
 
@@ -158,7 +177,5 @@ def require_several_regions(method: str, backbone: Backbone) -> None:
     """Raise UserError if the backbone reduces its whole image to one patch token."""
     size = backbone.image_size
     if min(backbone.grid(size)) < 2:
-        raise UserError(
-            f"{method}: {backbone.config['name']} reduces {size} px to a single region, so there is nothing to learn "
-            "between regions; take a larger views.crop or smaller patches"
-        )
+        network = f"{method}: {backbone.config['name']}"
+        raise UserError(f"{network} reduces {size} px to a single region; take a larger views.crop or smaller patches")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from timm.layers import DropPath
@@ -40,12 +40,8 @@ def make_teacher(student: M) -> M:
 def ema_update(target: nn.Module, source: nn.Module, momentum: float, buffers: bool = False) -> None:
     """θ_t ← λ θ_t + (1 − λ) θ_s for parameters, with λ the momentum.
 
-    Args:
-        target: what is averaged.
-        source: what is trained.
-        momentum: λ.
-        buffers: average floating-point buffers and copy the others too, for a target that sees no data. A teacher
-            does: it keeps the BatchNorm statistics of its own activations, as in the papers.
+    With `buffers`, floating-point buffers are averaged and the others copied, for a target that sees no data. A teacher
+    does: it keeps the BatchNorm statistics of its own activations, as in the papers.
     """
     torch._foreach_lerp_(list(target.parameters()), [p.detach() for p in source.parameters()], 1.0 - momentum)
     for buffer, new in zip(target.buffers(), source.buffers(), strict=True) if buffers else ():
@@ -53,7 +49,7 @@ def ema_update(target: nn.Module, source: nn.Module, momentum: float, buffers: b
 
 
 class MomentumTeacher(Method):
-    """A method whose teacher is the exponential moving average of its student; base of DINO and BYOL.
+    """A method with a teacher, the exponential moving average of its student; base of DINO and BYOL.
 
     `student` holds its "backbone" and heads, `teacher` the same modules averaged. The momentum λ follows a cosine to 1;
     the teacher averages over about 1/(1 − λ) steps, which should be a small part of the training.
@@ -67,9 +63,7 @@ class MomentumTeacher(Method):
     @property
     def backbone(self) -> Backbone:
         """The teacher's backbone."""
-        backbone = self.teacher["backbone"]
-        assert isinstance(backbone, Backbone)
-        return backbone
+        return cast(Backbone, self.teacher["backbone"])
 
     def after_step(self, progress: float) -> None:
         """Update the teacher with the momentum of this step."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
 from zwicky.methods import losses
-from zwicky.methods.collapse import embedding_std, prototype_metrics
+from zwicky.methods.collapse import prototype_metrics
 from zwicky.methods.dino import DINO, Center, encode, require_several_regions
 
 
@@ -24,13 +24,12 @@ class EsViT(DINO):
         L = (1 − w) L_V + w L_R
 
     The regions i of s and j of t are the tokens of the last stage, z their features before the head; L_R has a head
-    and a centre of its own. Regions with more than half of their pixels invalid neither learn nor teach.
+    and a centre of its own. Regions with more than half of their pixels invalid are neither students nor targets.
 
     Args:
         region_loss: whether L_R is used; L = L_V without.
         region_weight: w, ½ in the authors' code. If most regions look alike, as those of the sky do, it can pull all
             features together (the metrics show it); 0.1 did not.
-        options: those of `DINO`.
     """
 
     region_center: Center
@@ -50,40 +49,25 @@ class EsViT(DINO):
         if not self.region_loss:
             return super().forward(views)
         views = views.interleave_partner()
-        batch, count = len(views), views.global_count
+        count = views.global_count
         student = encode(self.student["backbone"], views.crops, patch_tokens=True)
         with torch.no_grad():
             teacher = encode(self.teacher["backbone"], views.crops[:count], patch_tokens=True)
-            z_t = torch.cat([crop.pooled for crop in teacher])
-            t = self.teacher["head"](z_t)
-            p_t = self.center(t, self.teacher_temperature)
-            self.center.update(t)
-        s = self.student["head"](torch.cat([crop.pooled for crop in student]))
-        view_loss = losses.view_loss(s, p_t, batch, self.student_temperature)
+        metrics = self.view_loss(student, teacher, len(views))
 
-        grids = [(crop.patch_tokens.shape[1], crop.patch_tokens.shape[2]) for crop in student]
-        valid = [
-            views.patch_valid(crop, grid, self.backbone.canvas).flatten(1) for crop, grid in enumerate(grids)
-        ]  # [B, T_v] of each view
-        regions_s = [crop.patch_tokens.flatten(1, 2) for crop in student]  # [B, T_v, D] of each view
-        regions_t = [crop.patch_tokens.flatten(1, 2) for crop in teacher]
+        grids, canvas = [crop.patch_tokens.shape[1:3] for crop in student], self.backbone.canvas
+        valid = [views.patch_valid(v, (h, w), canvas).flatten(1) for v, (h, w) in enumerate(grids)]  # [B, T_v] each
+        regions_s, regions_t = ([crop.patch_tokens.flatten(1, 2) for crop in crops] for crops in (student, teacher))
         with torch.no_grad():
-            t_regions = on_regions(self.teacher["region_head"], regions_t)
-            p_regions = [self.region_center(logits, self.teacher_temperature) for logits in t_regions]
-            self.region_center.update(torch.cat(t_regions, 1).flatten(0, 1), torch.cat(valid[:count], 1).flatten())
-        s_regions = on_regions(self.student["region_head"], regions_s)
-        region_loss, entropy = losses.region_loss(
-            list(zip(regions_s, s_regions, strict=True)),
-            list(zip(regions_t, p_regions, strict=True)),
-            valid,
-            self.student_temperature,
-        )
-        return {
-            "loss": (1 - self.region_weight) * view_loss + self.region_weight * region_loss,
-            **prototype_metrics(p_t, view_loss),
-            "embedding_std": embedding_std(z_t[:batch]),
-            **prototype_metrics(torch.cat(p_regions, 1).flatten(0, 1), region_loss, "region_", entropy),
-        }
+            t = on_regions(self.teacher["region_head"], regions_t)
+            p = [self.region_center(logits, self.teacher_temperature) for logits in t]
+            self.region_center.update(torch.cat(t, 1).flatten(0, 1), torch.cat(valid[:count], 1).flatten())
+        s = on_regions(self.student["region_head"], regions_s)
+        pairs_s, pairs_t = list(zip(regions_s, s, strict=True)), list(zip(regions_t, p, strict=True))
+        region_loss, entropy = losses.region_loss(pairs_s, pairs_t, valid, self.student_temperature)
+        loss = (1 - self.region_weight) * metrics["loss"] + self.region_weight * region_loss
+        region_metrics = prototype_metrics(torch.cat(p, 1).flatten(0, 1), region_loss, "region_", entropy)
+        return {**metrics, **region_metrics, "loss": loss}
 
 
 def on_regions(head: nn.Module, regions: list[Tensor]) -> list[Tensor]:

@@ -10,8 +10,8 @@ from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
 from zwicky.methods.base import Method, ViewsNeeded
 from zwicky.methods.collapse import embedding_std
-from zwicky.methods.heads import MLP
 from zwicky.methods.losses import mean_over_ranks, world_size
+from zwicky.methods.siamese import MLP
 from zwicky.rng import torch_rng
 
 DIRECTIONS = 256
@@ -27,8 +27,7 @@ class LeJEPA(Method):
         prediction = (centers - z).square().mean()
         loss = (1 - lamb) * prediction + lamb * mean([SIGReg(z_v, global_step) for v in views])
 
-    All views, local crops too, are pulled to the mean of the global ones. λ 0.02 and D 16 are those of the paper's
-    minimal example, which has four equal views; two global and two local crops are as many.
+    λ 0.02 and D 16 are those of the paper's minimal example, which has four equal views.
 
     Args:
         sigreg: λ.
@@ -70,9 +69,7 @@ def sigreg(z: Tensor, directions: Tensor) -> Tensor:
 
         N ∫₋₃³ [(E cos(t a·z) − e^(−t²/2))² + (E sin(t a·z))²] e^(−t²/2) dt
 
-    Args:
-        z: embeddings [V, N, D] float32; E is the mean over the N images of all processes.
-        directions: [D, A], columns of length 1.
+    z has embeddings [V, N, D], E is the mean over the N images of all processes; `directions` [D, A] have length 1.
     """
     with torch.autocast(z.device.type, enabled=False):
         t = torch.linspace(0, T_MAX, KNOTS, device=z.device)  # the integrand is even

@@ -10,6 +10,8 @@ import torch.distributed.nn.functional as dist_nn
 import torch.nn.functional as F
 from torch import Tensor
 
+Regions = Sequence[tuple[Tensor, Tensor]]
+
 
 def world_size() -> int:
     """Return the number of processes that train together."""
@@ -22,17 +24,9 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Average `values` where `mask` is True; exactly 0 if it is nowhere.
+    """Average `values` [*S, …] over S where `mask` [*S] is True, in float32; exactly 0 if it is nowhere.
 
-    With several processes, the mean of their results is the mean over the values of all: each divides by the mean of
-    the counts.
-
-    Args:
-        values: [*S, …].
-        mask: [*S] bool, the leading dimensions of `values`, over which the mean is taken.
-
-    Returns:
-        The mean in float32, with the shape of the remaining dimensions.
+    The mean of this over processes is the mean over the values of all: each divides by the mean of the counts.
     """
     index = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
     total = values.float().masked_fill(~index, 0.0).flatten(0, mask.ndim - 1).sum(0)
@@ -52,11 +46,7 @@ def cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tenso
 def view_loss(student: Tensor, teacher: Tensor, batch: int, temperature: float) -> Tensor:
     """DINO's multi-crop loss, Eq. 3 of arXiv:2104.14294: the mean of H(p_g, p_v) over the pairs g ≠ v.
 
-    Args:
-        student: logits [V·B, K], view by view; the first G views are the global ones.
-        teacher: probabilities [G·B, K] of the global views.
-        batch: B.
-        temperature: τ_s.
+    `student` has logits [V·B, K], view by view, the G global ones first; `teacher` has probabilities [G·B, K] of these.
     """
     log_p = F.log_softmax(student.float() / temperature, dim=-1).unflatten(0, (-1, batch))
     with torch.autocast(student.device.type, enabled=False):
@@ -70,44 +60,24 @@ def patch_weights(mask: Tensor) -> Tensor:
     return mask / mask.sum((1, 2), keepdim=True).clamp(min=1) / len(mask)
 
 
-@torch.no_grad()
-def most_similar(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Match regions by their features: j*(b, i) = argmax_j cos(z_bi, z_bj), [B, T_v, D] and [B, T, D] → [B, T_v].
+def region_loss(student: Regions, teacher: Regions, valid: list[Tensor], temperature: float) -> tuple[Tensor, Tensor]:
+    """EsViT's region-level loss (Sec. 3.2 of arXiv:2106.09785) over pairs g ≠ v, and the mean entropy of its targets.
 
-    Only regions j that are `valid` [B, T] bool are matched.
-    """
-    with torch.autocast(student.device.type, enabled=False):
-        # The student's norm changes no argmax.
-        cosine = student.float() @ F.normalize(teacher.float(), dim=-1).mT
-        return (cosine if valid is None else cosine.masked_fill(~valid[:, None], -torch.inf)).argmax(-1)
+    Each region i of the student's view v matches the distribution of region j*(i) = argmax_j cos(z_i, z_j) of the
+    teacher's view g. Regions that are not valid, or have none to match, do not count.
 
-
-def region_loss(
-    student: Sequence[tuple[Tensor, Tensor]],
-    teacher: Sequence[tuple[Tensor, Tensor]],
-    valid: Sequence[Tensor],
-    temperature: float,
-) -> tuple[Tensor, Tensor]:
-    """EsViT's region-level loss (Sec. 3.2 of arXiv:2106.09785), averaged over the pairs of views g ≠ v.
-
-    Each region i of the student's view v matches the distribution of the teacher's region j*(i) of the view g: the one
-    with the most similar features, wherever it lies. Regions that are not valid, or have none to match, do not count.
-
-    Args:
-        student: (features [B, T_v, D], logits [B, T_v, K]) of each view v.
-        teacher: (features [B, T, D], probabilities [B, T, K]) of each global view g.
-        valid: [B, T_v] bool of each view v.
-        temperature: τ_s.
-
-    Returns:
-        The loss, and the mean entropy of its targets, the lowest value the loss can have.
+    `student` has (features [B, T_v, D], logits [B, T_v, K]) of each view v, `teacher` (features, probabilities) of each
+    global view g, and `valid` is [B, T_v] bool of each view.
     """
     losses, entropies = [], []
     for v, (z_s, logits) in enumerate(student):
         for g, (z_t, p_t) in enumerate(teacher):
             if g == v:
                 continue
-            target = p_t.take_along_dim(most_similar(z_s, z_t, valid[g])[..., None], 1)  # [B, T_v, K]
+            with torch.no_grad(), torch.autocast(z_s.device.type, enabled=False):
+                cosine = z_s.float() @ F.normalize(z_t.float(), dim=-1).mT  # the norm of z_s changes no argmax
+                match = cosine.masked_fill(~valid[g][:, None], -torch.inf).argmax(-1)  # [B, T_v]
+            target = p_t.take_along_dim(match[..., None], 1)  # [B, T_v, K]
             counted = valid[v] & valid[g].any(1, keepdim=True)
             losses.append(masked_mean(cross_entropy(logits, target, temperature), counted))
             entropies.append(masked_mean(torch.special.entr(target).sum(-1), counted))

@@ -21,28 +21,18 @@ Values = TypeVar("Values", np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class TargetScaler:
-    """Standardise regression targets column by column: z = (y − mean) / std.
-
-    Args:
-        mean: one number per column.
-        std: one positive number per column.
-    """
+    """Standardise regression targets column by column: z = (y − mean) / std."""
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
     @classmethod
     def fit(cls, values: np.ndarray, targets: Sequence[Target], equivariant: bool = False) -> TargetScaler:
-        """Take mean and standard deviation of the training targets, in double precision.
+        """Take mean and standard deviation of training values [N, columns] of the targets, in double precision.
 
         With an equivariant head, the two columns of a vector or spin-2 target get mean 0 and their common root mean
         square, because any other scaling would not rotate with the image. A column that does not vary is scaled by
         its rounding error, so that no std is 0.
-
-        Args:
-            values: [N, columns] targets to learn from.
-            targets: what the columns are, in their order.
-            equivariant: whether the prediction head is equivariant.
         """
         values = values.astype(np.float64)
         rounding = np.finfo(np.float32).eps * np.abs(values).max(0)
@@ -74,7 +64,7 @@ class Supervised(Method):
     Args:
         classes: number of classes; 0 for regression.
         targets: what is regressed; empty for classification.
-        scaler: standardises the targets; fitted to the training labels.
+        scaler: standardises the targets.
         label_smoothing: share of the target probability spread over all classes.
     """
 
@@ -91,9 +81,7 @@ class Supervised(Method):
     ) -> None:
         super().__init__()
         if (classes > 1) == (len(targets) > 0):
-            raise UserError(
-                "supervised: needs two or more classes or at least one regression target; give labels of two classes"
-            )
+            raise UserError("supervised: needs two or more classes or a regression target; give labels of two classes")
         outputs = classes or sum(len(target.columns) for target in targets)
         self.encoder = backbone
         self.head = backbone.prediction_head(outputs, targets)

@@ -16,7 +16,7 @@ from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
-from zwicky.methods.collapse import knn_probabilities, rankme
+from zwicky.methods.collapse import knn_predict, rankme
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import provenance
 from zwicky.training.checkpoint import FitResult
@@ -135,5 +135,5 @@ def _knn_accuracy(features: np.ndarray, labels: np.ndarray) -> float | None:
     if len(classes) < 2 or labelled.sum() <= 2 * KNN_NEIGHBOURS:
         return None
     x, half = features[labelled], labelled.sum() // 2
-    probabilities = knn_probabilities(x[:half], truth[:half], x[half:], k=KNN_NEIGHBOURS, classes=len(classes))
+    probabilities = knn_predict(x[:half], np.eye(len(classes))[truth[:half]], x[half:], k=KNN_NEIGHBOURS)
     return float((probabilities.argmax(1) == truth[half:]).mean())

@@ -1,0 +1,136 @@
+"""SimMIM and MAE: masked, valid pixels alone make the loss; MAE's encoder receives only visible patches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from zwicky import backbones, methods
+from zwicky.methods.masked import normalise_patches, patchify
+
+DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+
+
+def slow_loss(x, y, mask, valid, normalise):
+    """Σ |y − x|, or Σ (y − (x − μ)/√(σ² + ε))², over masked valid pixels, over their number, patch by patch in doubles.
+
+    x, y, valid: patches [B, h, w, pixels]. The second number is that of y = 0.
+    """
+    total, constant, count = 0.0, 0.0, 0
+    for b, i, j in mask.nonzero().tolist():
+        rows = zip(x[b, i, j].double().tolist(), y[b, i, j].double().tolist(), valid[b, i, j].tolist(), strict=True)
+        pixels = [(value, drawn) for value, drawn, is_valid in rows if is_valid]
+        mean, deviation = 0.0, 1.0
+        if normalise and pixels:
+            mean = sum(value for value, _ in pixels) / len(pixels)
+            variance = sum((value - mean) ** 2 for value, _ in pixels) / max(len(pixels) - 1, 1)
+            deviation = math.sqrt(variance + 1e-6)
+        for value, drawn in pixels:
+            difference, target = drawn - (value - mean) / deviation, (value - mean) / deviation
+            total += difference**2 if normalise else abs(difference)
+            constant += target**2
+            count += 1
+    return total / max(count, 1), constant / max(count, 1)
+
+
+def visible_patches(mask):
+    return torch.stack([(~each.flatten()).nonzero()[:, 0] for each in mask])
+
+
+@pytest.mark.parametrize("name", ["simmim", "mae"])
+@pytest.mark.parametrize(("batch", "bands", "patch"), [(1, 1, 16), (3, 3, 8)])
+@pytest.mark.parametrize("ratio", [0.25, 0.75])
+@pytest.mark.parametrize("invalid", [0.0, 0.3, 1.0])
+def test_loss_is_the_mean_over_masked_valid_pixels(name, batch, bands, patch, ratio, invalid, make_views):
+    torch.manual_seed(0)
+    backbone = backbones.create("vit_tiny", bands=bands, image_size=32, patch_size=patch, width=16, depth=1, heads=2)
+    method = methods.create(name, backbone, mask_ratio=ratio, **(DECODER if name == "mae" else {}))
+    views = make_views(batch=batch, local=0, bands=bands, masking=method.needs.masking)
+    views.valid[0] = torch.rand(views.crops[0].shape) >= invalid
+    x, mask = views.crops[0], views.masks[0]
+    with torch.no_grad():
+        if name == "mae":
+            visible = visible_patches(mask)
+            y = method.decoder(backbone.visible(x, visible), visible)
+        else:
+            y = patchify(method.decoder(backbone(x, mask=mask)), method.grid)
+        patches = (patchify(x, method.grid), y, mask, patchify(views.valid[0], method.grid))
+        loss, constant = slow_loss(*patches, normalise=name == "mae")
+        metrics = method(views)
+    assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-6, abs=1e-6)
+    if name == "mae":
+        assert float(metrics["constant_loss"]) == pytest.approx(constant, rel=1e-6, abs=1e-6)
+    assert torch.isfinite(metrics["constant_loss"])
+
+
+def test_patches_are_cut_on_the_grid_of_the_mask():
+    images = torch.arange(2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
+    patches = patchify(images, (2, 3))
+    assert patches.shape == (2, 2, 3, 48)
+    for i, j in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
+        assert torch.equal(patches[:, i, j], images[:, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].flatten(1))
+
+
+def test_constant_loss_of_simmim_is_the_lowest_a_constant_reaches(tiny_vit, make_views):
+    method = methods.create("simmim", tiny_vit())
+    views = make_views(local=0, masking=method.needs.masking)
+    views.crops[0] = views.crops[0].exp()
+    masked = patchify(views.crops[0], method.grid)[views.masks[0]]
+    lowest = min(float((masked - c).abs().mean()) for c in torch.linspace(0, 5, 2001))
+    assert float(method(views)["constant_loss"]) == pytest.approx(lowest, abs=1e-4)
+
+
+def test_the_encoder_receives_only_visible_patches(tiny_vit):
+    """The same numbers as timm's own layers on the visible tokens; other pixels, even NaN, play no part."""
+    backbone = tiny_vit().eval()
+    images = torch.randn(5, 3, 32, 32)
+    visible = torch.stack([torch.randperm(16)[:4] for _ in range(5)])
+    hidden = torch.ones(5, 16, dtype=torch.bool).scatter_(1, visible, False).unflatten(1, (4, 4))
+    pixels = hidden.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand_as(images)
+    with torch.no_grad():
+        tokens = backbone.visible(images, visible)
+        assert tokens.shape == (5, 5, 32)
+        assert torch.equal(backbone.visible(images.masked_fill(pixels, torch.nan), visible), tokens)
+        net = backbone.net
+        embedded = net._pos_embed(net.patch_embed(images))
+        for image in range(5):
+            rows = embedded[image : image + 1, [0, *(1 + visible[image]).tolist()]]
+            assert torch.allclose(net.norm(net.blocks(rows)), tokens[image : image + 1], atol=1e-5)
+        features, everything = backbone(images), backbone.visible(images, torch.arange(16).expand(5, 16))
+        assert torch.allclose(everything[:, 0], features.pooled, atol=1e-6)
+        assert torch.allclose(everything[:, 1:], features.patch_tokens.flatten(1, 2), atol=1e-6)
+
+
+def test_pixels_reach_the_loss_as_input_or_as_target_and_never_both(tiny_vit, make_views):
+    method = methods.create("mae", tiny_vit(), **DECODER)
+    views = make_views(local=0, masking=method.needs.masking)
+    views.crops[0].requires_grad_()
+    method.encoder.visible(views.crops[0], visible_patches(views.masks[0])).square().sum().backward()
+    assert torch.equal(patchify(views.crops[0].grad != 0, method.grid).any(-1), ~views.masks[0])
+    views.crops[0].grad = None
+    method(views)["constant_loss"].backward()
+    target = patchify(views.crops[0].grad != 0, method.grid).any(-1)
+    assert not (target & ~views.masks[0]).any()
+
+
+def test_the_mask_token_of_the_encoder_is_not_trained(tiny_vit, make_views):
+    method = methods.create("mae", tiny_vit(), **DECODER)
+    assert not method.encoder.mask_token.requires_grad
+    method(make_views(local=0, masking=method.needs.masking))["loss"].backward()
+    assert method.decoder.mask_token.grad.any()
+
+
+def test_the_noise_of_empty_sky_is_not_blown_up(tiny_vit, make_views):
+    """Half the patches are sky of σ 0.05: the target of the galaxies has variance 1 as in the paper, theirs a half."""
+    method = methods.create("mae", tiny_vit(), **DECODER)
+    views = make_views(batch=200, local=0, masking=method.needs.masking)
+    views.crops[0][:, :, :16] *= 0.05
+    method.prepare(views)
+    assert float(method.sky_variance) == pytest.approx(0.05**2, rel=0.1)
+    patches = patchify(views.crops[0], method.grid)
+    target = normalise_patches(patches, torch.ones_like(patches, dtype=torch.bool), method.sky_variance)
+    assert float(target[:, :2].var(-1).mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(target[:, 2:].var(-1).mean()) == pytest.approx(1, abs=0.01)
+    assert float(method(views)["constant_loss"]) == pytest.approx(0.75, abs=0.03)
