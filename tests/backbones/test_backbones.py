@@ -9,6 +9,7 @@ import torch
 from zwicky import backbones
 from zwicky.augment.views import Target
 from zwicky.backbones import BACKBONES
+from zwicky.backbones.base import Features, LinearHead
 from zwicky.errors import UserError
 
 
@@ -17,7 +18,7 @@ def make(small_backbone):
     return small_backbone
 
 
-MASKABLE = [name for name in BACKBONES if name != "resnet18"]
+CARTESIAN = [name for name in BACKBONES if name not in ("resnet18", "polar_vit")]  # maskable patches of the image
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -141,22 +142,37 @@ def test_heads_and_decoder_fit_every_backbone(name, make):
     for head in (backbone.prediction_head(2), backbone.prediction_head(2, (offset,))):
         assert backbone.predict(head, images).shape == (2, 2)
     assert isinstance(head, torch.nn.Linear) != backbone.invariant
-    assert backbone.pixel_decoder()(backbone(images)).shape == images.shape
+    assert backbone.pixel_decoder()(backbone(images)).shape == backbone.canvas(images).shape
 
 
 def test_a_linear_head_computes_in_float32(make):
     backbone = make("vit_tiny")
-    head, images = backbone.prediction_head(3), torch.randn(2, 3, 32, 32)
+    head, images = backbone.prediction_head(3).eval(), torch.randn(2, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
         found, pooled = backbone.predict(head, images), backbone(images, patch_tokens=False).pooled
-    assert torch.equal(found, pooled.float() @ head.weight.T + head.bias)
+    assert torch.equal(found, head.norm(pooled.float()) @ head.weight.T + head.bias)
+
+
+def test_a_linear_head_standardises_features():
+    """In training by the batch, afterwards by its statistics; a linear model of raw features goes in and comes out."""
+    head = LinearHead(8, 3)
+    features = Features(100 + 0.01 * torch.randn(64, 8), torch.empty(64, 0, 0, 8))  # nearly parallel, as after a fit
+    scaled = (features.pooled - features.pooled.mean(0)) / (features.pooled.var(0, correction=0) + 1e-5).sqrt()
+    assert torch.allclose(head(features), scaled @ head.weight.T + head.bias, atol=1e-3)
+    weight, bias = torch.randn(3, 8), torch.randn(3)
+    head.eval().set_linear(weight, bias, features.pooled)
+    expected = features.pooled @ weight.T + bias
+    assert torch.allclose(head(features), expected, atol=1e-3)
+    linear = head.as_linear()
+    assert torch.allclose(linear["weight"], weight, atol=1e-3)
+    assert torch.allclose(features.pooled @ linear["weight"].T + linear["bias"], expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_timm_builds_the_same_network(name, make):
     backbone = make(name, image_size=64)
     config = backbone.timm_config()
-    assert (config is None) == name.startswith("d4_")
+    assert (config is None) == name.startswith(("d4_", "polar_"))
     if config is not None:
         net = timm.create_model(config["architecture"], num_classes=0, **config["model_args"]).eval()
         net.load_state_dict(backbone.net.state_dict())
@@ -178,7 +194,7 @@ def test_resampled_positions_turn_with_the_image(make):
             assert torch.allclose(placed, placed.rot90(1, (1, 2)), atol=1e-5), side
 
 
-@pytest.mark.parametrize("name", MASKABLE)
+@pytest.mark.parametrize("name", CARTESIAN)
 def test_masked_cells_are_hidden_and_only_those(name, make):
     backbone = make(name).eval()
     with torch.no_grad():

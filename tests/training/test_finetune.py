@@ -247,7 +247,7 @@ def test_the_unit_of_a_target_does_not_matter(tmp_path, started, data, finetune_
         losses.append(rows[["loss", "select_loss"]].stack().to_numpy())
         errors.append(evaluate(tmp_path / name, told, labels, split).set_index("metric")["value"])
         verified = verify(tmp_path / name, told, 4)
-        assert np.isfinite(verified.answers).all()
+        assert np.isfinite(verified["outputs"]).all()
     assert answers[0].std() > 0
     np.testing.assert_allclose(answers[1] / unit, answers[0], rtol=1e-3)
     assert len(losses[0]) >= 5
@@ -429,7 +429,7 @@ def test_numbers_begin_as_a_ridge_regression(tmp_path, started, data, finetune_c
     probe = LinearProbe.fit(features[rows][shown], truth[rows][shown], task, groups=shown, seed=config.seed)
     weight, bias = probe.to_linear()
     expected, found = features @ weight.T + bias, network.outputs(cutouts.images, turns=False)
-    assert np.allclose(found, expected, atol=0.1 * expected.std(0)) == (head == "probe")
+    assert np.allclose(found, expected, atol=0.1 * truth.std(0)) == (head == "probe")
     assert r2_score(truth[:, 0], expected[:, 0]) > 0.1  # the probe says something
 
 
@@ -464,7 +464,7 @@ def test_a_head_that_begins_as_the_probe_fits_single_views(data, tmp_path, blur)
 
 
 @pytest.mark.parametrize("targets", [[], ["flux"]])
-@pytest.mark.parametrize("lr", [30.0, 0.01])
+@pytest.mark.parametrize("lr", [30.0, 0.003])
 def test_a_fit_that_does_harm_gives_back_the_probe(tmp_path, started, data, finetune_config, monkeypatch, lr, targets):
     cutouts, labels, split = data
     wrong = np.random.default_rng(0).random(len(cutouts)) < 0.25  # so that no loss is 0

@@ -32,19 +32,55 @@ class Features:
 
 
 class LinearHead(nn.Linear):
-    """A linear layer on the pooled features, in float32: bfloat16 would round small differences of classes away."""
+    """A linear layer on standardised pooled features: BatchNorm without affine parameters, as in MAE's linear probe.
+
+    Pooled features of different images are nearly parallel and differ in a small part of their length; a linear layer
+    on raw features needs large weights, which the first steps of a fit destroy (Appendix A.1 of arXiv:2111.06377). It
+    computes in float32, since bfloat16 would round small differences between classes away.
+    """
 
     uses_patch_tokens = False
 
     def __init__(self, dim: int, n_outputs: int) -> None:
         super().__init__(dim, n_outputs)
+        self.norm = nn.BatchNorm1d(dim, affine=False)
         nn.init.trunc_normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
 
     def forward(self, features: Features) -> Tensor:  # type: ignore[override]
         """Return [B, n_outputs]."""
         with torch.autocast(features.pooled.device.type, enabled=False):
-            return super().forward(features.pooled.float())
+            return super().forward(self.norm(features.pooled.float()))
+
+    @torch.no_grad()
+    def set_linear(self, weight: Tensor, bias: Tensor, features: Tensor) -> None:
+        """Take over a linear model of raw features.
+
+        Args:
+            weight: [n_outputs, D].
+            bias: [n_outputs].
+            features: [n, D], whose mean and variance become the running statistics.
+        """
+        weight, bias, features = (values.to(self.weight) for values in (weight, bias, features))
+        self._mean().copy_(features.mean(0))
+        self._variance().copy_(features.var(0))
+        self.weight.copy_(weight * self._std())
+        self.bias.copy_(bias + weight @ self._mean())
+
+    @torch.no_grad()
+    def as_linear(self) -> dict[str, Tensor]:
+        """Return weight and bias of the same linear model of raw features."""
+        weight = self.weight / self._std()
+        return {"weight": weight, "bias": self.bias - weight @ self._mean()}
+
+    def _mean(self) -> Tensor:
+        return self.norm.get_buffer("running_mean")
+
+    def _variance(self) -> Tensor:
+        return self.norm.get_buffer("running_var")
+
+    def _std(self) -> Tensor:
+        return (self._variance() + self.norm.eps).sqrt()
 
 
 class PixelDecoder(nn.Module):

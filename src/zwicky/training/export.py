@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from zwicky import __version__
+from zwicky.backbones.base import LinearHead
 from zwicky.errors import UserError
 from zwicky.io import write_json
 from zwicky.rng import torch_rng
@@ -117,8 +118,8 @@ def _write_timm(network: Network, exported: ExportedNetwork, folder: Path) -> No
     assert config is not None
     architecture, classifier, arguments = config["architecture"], config["classifier"], config["model_args"]
     state = dict(network.backbone.net.state_dict())
-    if network.head is not None:
-        state |= {f"{classifier}.{name}": value for name, value in network.head.state_dict().items()}
+    if isinstance(network.head, LinearHead):
+        state |= {f"{classifier}.{name}": value for name, value in network.head.as_linear().items()}
     save_weights(folder / "model.safetensors", state, {"format": "pt"} | provenance.reference(folder))
     n_outputs = network.n_outputs
     size = [arguments["in_chans"], network.backbone.image_size, network.backbone.image_size]

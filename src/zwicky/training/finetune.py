@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from zwicky import backbones
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.backbones.base import Backbone
+from zwicky.backbones.base import Backbone, LinearHead
 from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, fit_select, label_subsets
@@ -84,7 +83,7 @@ def fit_labels(
     selects = len(select_rows) > 0
 
     probe: Network | None = None
-    if config.head == "probe" and isinstance(method.head, nn.Linear) and _can_probe(task, fit_rows):
+    if config.head == "probe" and isinstance(method.head, LinearHead) and _can_probe(task, fit_rows):
         images, truth = cutouts.take(fit_rows).images, task.truth[fit_rows]
         if selects:
             init_from_probe(method, start.features(images)[None], truth, task, seed)
@@ -185,7 +184,8 @@ def init_from_probe(method: Supervised, features: np.ndarray, truth: np.ndarray,
         truth = method.scaler.transform(truth)
     x = features.reshape(len(objects), -1)
     weight, bias = LinearProbe.fit(x, truth[objects], task, groups=objects, seed=seed).to_linear()
-    method.head.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+    assert isinstance(method.head, LinearHead)
+    method.head.set_linear(*(torch.from_numpy(values).float() for values in (weight, bias, x)))
 
 
 @torch.no_grad()
