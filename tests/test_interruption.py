@@ -26,8 +26,9 @@ pytestmark = pytest.mark.slow
 
 N_KILLS = 6
 FORK_SERVER = """
-import json, os, resource, signal, sys, time, traceback
+import codecs, json, os, resource, signal, sys, time, traceback
 import torch
+codecs.lookup("unicode-escape")  # another user may not be able to load Python's own modules
 torch.set_num_threads(1)
 import sklearn.linear_model, sklearn.decomposition, scipy.stats, timm, astropy.coordinates
 from zwicky import cli
