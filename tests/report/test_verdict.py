@@ -104,7 +104,7 @@ def test_baselines(load, low, middle, high, significant, text):
 def test_no_claim_without_a_comparison(load):
     assert "no difference can be stated" in verdict(load([])).headline
     assert "gain from pretraining is unknown" in verdict(load([], rows=ROWS[:1])).headline
-    assert "no pretraining to judge" in verdict(load([], rows=ROWS[1:])).headline
+    assert "no pretraining to evaluate" in verdict(load([], rows=ROWS[1:])).headline
     assert {verdict(load([], rows=rows)).tone for rows in (ROWS, ROWS[:1], ROWS[1:])} == {"unknown"}
 
 

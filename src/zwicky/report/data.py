@@ -49,24 +49,18 @@ class Arm:
 class ReportData(BenchmarkResult):
     """A benchmark's results and what the page derives from them, read on demand."""
 
-    @property
-    def finished(self) -> bool:
-        """Whether the benchmark ran to its end."""
-        return bool(self.run.get("finished"))
+    def has(self, name: str) -> bool:
+        """Whether a file of the run exists; a finished benchmark must have it."""
+        exists = (self.path / name).exists()
+        if not exists and self.run.get("finished"):
+            raise UserError(f"{self.path / name} is missing from a finished benchmark; restore it or run again")
+        return exists
 
     def require(self, name: str) -> Path:
-        """Return the path of a file of the run.
-
-        Raises:
-            NotRun: if it is missing from an unfinished benchmark.
-            UserError: if it is missing from a finished one.
-        """
-        path = self.path / name
-        if path.exists():
-            return path
-        if self.finished:
-            raise UserError(f"{path} is missing from a finished benchmark; restore it or run the benchmark again")
-        raise NotRun(f"Not run yet: {name} does not exist. Repeat `zwicky benchmark` to finish the benchmark.")
+        """Return the path of a file of the run; `NotRun` if an unfinished benchmark lacks it."""
+        if not self.has(name):
+            raise NotRun(f"Not run yet: {name} does not exist. Repeat `zwicky benchmark` to finish the benchmark.")
+        return self.path / name
 
     @property
     def main_metrics(self) -> tuple[str, str]:
@@ -75,11 +69,10 @@ class ReportData(BenchmarkResult):
 
     @cached_property
     def arms(self) -> list[Arm]:
-        """All arms: self-supervised, supervised, baselines; within a kind in the order of the benchmark."""
+        """All arms: self-supervised, supervised, baselines; each in the order of the benchmark."""
         rows = self.results.drop_duplicates("arm").fillna({"backbone": "", "tta": True}).astype({"tta": bool})
-        rows = rows.sort_values("kind", key=lambda kinds: kinds.map(KINDS.index), kind="stable")
-        columns = ["arm", "title", "kind", "backbone", "protocol", "tta"]
-        return [Arm(*row) for row in rows[columns].itertuples(index=False)]
+        rows = rows[["arm", "title", "kind", "backbone", "protocol", "tta"]]
+        return sorted((Arm(*row) for row in rows.itertuples(index=False)), key=lambda arm: KINDS.index(arm.kind))
 
     def arm(self, name: str) -> Arm:
         """Return the arm of this name."""
@@ -114,15 +107,12 @@ class ReportData(BenchmarkResult):
         """What the intervals are conditional on: one pretraining seed, or nothing."""
         if self.results.groupby("arm")["pretrain_seed"].nunique().max() != 1:
             return ""
-        return (
-            "one pretraining" if self.data["design"] == "holdout" else "one pretraining seed, one pretraining per fold"
-        )
+        return "one pretraining" + ("" if self.data["design"] == "holdout" else " seed, one pretraining per fold")
 
     @cached_property
     def test_objects(self) -> int:
         """The number of test objects; with folds those of all folds together."""
-        table = self.summary if (self.path / "summary.csv").exists() else self.results
-        return int(table["test_objects"].max())
+        return int((self.summary if self.has("summary.csv") else self.results)["test_objects"].max())
 
     @cached_property
     def primary(self) -> Arm | None:
@@ -138,13 +128,11 @@ class ReportData(BenchmarkResult):
     def best_baseline(self, network: bool) -> Arm | None:
         """Return the best supervised arm at the fewest labels that is no reference, a network or a simple model."""
         references = [self.reference(arm) for arm in self.arms if arm.kind == "ssl"]
-        arms = [arm for arm in self.arms if arm.kind != "ssl" and arm.tta and arm not in references]
-        values = {
-            arm: estimate.value
-            for arm in arms
-            if (arm.protocol == "scratch") == network
-            and (estimate := self.estimate(arm, self.first, self.main_metrics[0]))
-        }
+        values = {}
+        for arm in [arm for arm in self.arms if arm.kind != "ssl" and arm.tta and arm not in references]:
+            estimate = self.estimate(arm, self.first, self.main_metrics[0])
+            if estimate and (arm.protocol == "scratch") == network:
+                values[arm] = estimate.value
         return max(values, key=values.__getitem__, default=None)
 
     @cached_property
@@ -164,11 +152,7 @@ class ReportData(BenchmarkResult):
         metrics = [name for name in self.results if name.split("_")[0] in METRICS]
         means = self.results.groupby(["arm", "labels"])[metrics].mean().stack()
         estimates = {key: Interval(value, np.nan, np.nan) for key, value in means.dropna().items()}
-        try:
-            self.require("summary.csv")
-        except NotRun:
-            return estimates
-        for row in self.summary.dropna(subset="value").itertuples():
+        for row in self.summary.dropna(subset="value").itertuples() if self.has("summary.csv") else ():
             estimates[row.arm, row.labels, row.metric] = Interval(row.value, row.low, row.high)
         return estimates
 
@@ -179,16 +163,14 @@ class ReportData(BenchmarkResult):
     @cached_property
     def differences(self) -> dict[tuple[str, str, int, str], Any]:
         """Rows of comparisons.csv by (arm, reference, labels, metric), in both directions; empty where not run yet."""
-        try:
-            self.require("comparisons.csv")
-        except NotRun:
+        if not self.has("comparisons.csv"):
             return {}
-        rows: list[Any] = list(self.comparisons.itertuples())
-        swapped = [
-            row._replace(arm=row.reference, reference=row.arm, difference=-row.difference, low=-row.high, high=-row.low)
-            for row in rows
-        ]
-        return {(row.arm, row.reference, row.labels, row.metric): row for row in [*swapped, *rows]}
+        rows = self.comparisons
+        names = {"arm": "reference", "reference": "arm", "low": "high", "high": "low"}
+        swapped = rows.rename(columns=names)[rows.columns]
+        swapped[["difference", "low", "high"]] *= -1
+        both = [*swapped.itertuples(), *rows.itertuples()]
+        return {(row.arm, row.reference, row.labels, row.metric): row for row in both}
 
     def difference(self, arm: Arm | None, reference: Arm | None, labels: int, metric: str = "") -> Any:
         """Return arm − reference in a metric (by default that of the verdict), None where it was not tested."""
@@ -214,9 +196,8 @@ class ReportData(BenchmarkResult):
     @cached_property
     def roc_replicates(self) -> dict[int, Replicates]:
         """Recall at `fpr` of the featured arms at both `ends`, with the bootstrap and the seed of summary.csv."""
-        replicates, seed = min(ROC_REPLICATES, self.config["replicates"]), self.config["seed"]
-        statistic = roc_curve(self.fpr)
-        return {n: Bootstrap(cells, replicates, seed).apply(statistic) for n, cells in self.predicted.items()}
+        options = min(ROC_REPLICATES, self.config["replicates"]), self.config["seed"]
+        return {n: Bootstrap(cells, *options).apply(roc_curve(self.fpr)) for n, cells in self.predicted.items()}
 
     @cached_property
     def roc(self) -> dict[int, dict[Arm, Interval]]:
@@ -226,11 +207,7 @@ class ReportData(BenchmarkResult):
 
     @cached_property
     def correspondence(self) -> pd.DataFrame:
-        """correspondence.csv with a column `title`, one row per pretraining.
-
-        Raises:
-            NotRun: if the recipe does not ask for it, or it was not reached yet.
-        """
+        """correspondence.csv with a column `title`, one row per pretraining."""
         if not self.config["correspondence"]:
             raise NotRun("Not measured; `correspondence: 256` in the recipe matches regions of 256 test objects.")
         table = read_table(self.require("correspondence.csv"))
@@ -243,11 +220,7 @@ class ReportData(BenchmarkResult):
 
 
 def load_results(run: Path | str) -> ReportData:
-    """Open the directory of a benchmark.
-
-    Raises:
-        UserError: if it holds no benchmark, or one without a single finished cell.
-    """
+    """Open the directory of a benchmark with at least one finished cell."""
     data = ReportData(Path(run))
     if data.results.empty:
         raise UserError(f"{data.path / 'results.csv'} has no finished cell; repeat `zwicky benchmark` to finish one")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import resources
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib import style, ticker
+from matplotlib import rc_context, style, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
@@ -27,13 +29,12 @@ from zwicky.report.tables import CONTROLS, MEASURES, PERCENT, count, measured, m
 # Placeholder colours of figures.mplstyle and of this file; in the SVG they become variables of style.css.
 INK, MUTED, GRID, GOOD, BAD, PAPER = (f"#01010{k}" for k in range(1, 7))
 ARM_COLOURS = [f"#01020{k}" for k in range(1, 9)]
-VARIABLES = dict(
-    zip((INK, MUTED, GRID, GOOD, BAD, PAPER), ("ink", "muted", "grid", "good", "bad", "paper"), strict=True)
-)
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", GOOD: "good", BAD: "bad", PAPER: "paper"}
 VARIABLES |= {colour: f"arm-{k}" for k, colour in enumerate(ARM_COLOURS)}
 MARKERS, LINES = "osD^vPXh", ("-", "--", "-.", ":")
 DIAGONAL: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (2, 3))}
 MAX_POINTS = 400  # of a curve; more is below a pixel
+OUTPUTS = ("truth", "predicted")  # of a cell
 DIAGNOSTICS_SHOWN = 8
 NOT_DIAGNOSTICS = {"step", "images", "epoch", "seconds", "lr", "progress", "momentum", "weight_decay"}
 MATCHES_SHOWN = 8  # lines between two views
@@ -45,33 +46,29 @@ WAVELENGTHS |= {"y": 1.0, "j": 1.25, "h": 1.63, "k": 2.2}
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing: its SVG, what it shows in words, and a title above it."""
+    """One drawing: its SVG, a description of what it shows, and a title above it."""
 
     svg: Markup
     description: str
     title: str = ""
 
 
-def draw(
-    draw_on: Callable[[Axes], Any], description: str, size: tuple[float, float] = (4.6, 3.8), title: str = ""
-) -> Panel:
-    """Draw on new axes and return the SVG.
+def page_style() -> AbstractContextManager[None]:
+    """Return a context in which figures take the style of the page."""
+    return style.context(Path(__file__).parent / "templates" / "figures.mplstyle")
 
-    Args:
-        draw_on: draws on the axes it is given.
-        description: what is shown; read aloud, and unique on the page.
-        size: width and height in inches.
-        title: text above the panel.
-    """
-    folder = resources.files("zwicky.report") / "templates"
-    with (
-        resources.as_file(folder / "figures.mplstyle") as path,
-        style.context([path, {"svg.hashsalt": f"{description}{size}"}]),
-    ):
-        canvas, stream = Figure(figsize=size), io.StringIO()
-        draw_on(canvas.add_subplot())
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        canvas.savefig(stream, format="svg", metadata=nothing)
+
+def canvas(width: float = 4.6, height: float = 3.8) -> tuple[Figure, Axes]:
+    """Return a new figure of this size in inches, and its axes."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.add_subplot()
+
+
+def to_panel(figure: Figure, description: str, title: str = "") -> Panel:
+    """Write a figure as SVG with the colours of style.css; its description is read aloud, and unique on the page."""
+    stream, nothing = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"svg.hashsalt": f"{description}{figure.get_size_inches()}"}):
+        figure.savefig(stream, format="svg", metadata=nothing)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     used = set(re.findall(r"(?:href=\"|url\()#([\w-]+)", text))
@@ -87,109 +84,94 @@ def look(data: ReportData, arm: Arm) -> dict[str, Any]:
     return {"color": ARM_COLOURS[index], "marker": MARKERS[index], "linestyle": line, "markersize": 5, "linewidth": 1.6}
 
 
-def efficiency(data: ReportData, metric: str, arms: Sequence[Arm], size: tuple[float, float] = (4.8, 3.8)) -> Panel:
+def efficiency(data: ReportData, metric: str, arms: Sequence[Arm], height: float = 3.8) -> Panel:
     """Draw a metric against the number of labels with 95 % intervals, one line per arm."""
     scale, name = 100 if metric in PERCENT else 1, metric_name(metric)
-    points = {arm: [(n, e) for n in data.labels if (e := data.estimate(arm, n, metric))] for arm in arms}
-
-    def draw_on(axes: Axes) -> None:
-        for position, arm in enumerate(arms):
-            x = np.array([n for n, _ in points[arm]]) * 1.045 ** (position - (len(arms) - 1) / 2)  # side by side
-            y, low, high = scale * np.array([(e.value, e.low, e.high) for _, e in points[arm]]).reshape(-1, 3).T
-            axes.plot(x, y, **look(data, arm))
-            axes.vlines(x, low, high, color=look(data, arm)["color"], linewidth=1.2, alpha=0.75)
-        axes.set_xscale("log")
-        axes.set_xticks(data.labels, [count(n) for n in data.labels])
-        axes.minorticks_off()
-        if len(data.labels) == 1:
-            axes.set_xlim(data.labels[0] / 1.5, data.labels[0] * 1.5)
-        axes.set(xlabel="labels (log scale)", title=name[0].upper() + name[1:] + (" (%)" if scale == 100 else ""))
-
-    values = (f"{arm.title}: " + ", ".join(f"{measured(e, metric)} at {n}" for n, e in points[arm]) for arm in arms)
-    return draw(draw_on, f"{name} against number of labels. {'; '.join(values)}", size)
+    (figure, axes), texts = canvas(4.8, height), []
+    for position, arm in enumerate(arms):
+        points = [(n, e) for n in data.labels if (e := data.estimate(arm, n, metric))]
+        x = np.array([n for n, _ in points]) * 1.045 ** (position - (len(arms) - 1) / 2)  # side by side
+        y, low, high = scale * np.array([(e.value, e.low, e.high) for _, e in points]).reshape(-1, 3).T
+        axes.plot(x, y, **look(data, arm))
+        axes.vlines(x, low, high, color=look(data, arm)["color"], linewidth=1.2, alpha=0.75)
+        texts.append(f"{arm.title}: " + ", ".join(f"{measured(e, metric)} at {n}" for n, e in points))
+    axes.set_xscale("log")
+    axes.set_xticks(data.labels, [count(n) for n in data.labels])
+    axes.minorticks_off()
+    if len(data.labels) == 1:
+        axes.set_xlim(data.labels[0] / 1.5, data.labels[0] * 1.5)
+    axes.set(xlabel="labels (log scale)", title=name[0].upper() + name[1:] + (" (%)" if scale == 100 else ""))
+    return to_panel(figure, f"{name} against number of labels. {'; '.join(texts)}")
 
 
 def roc(data: ReportData) -> list[Panel]:
     """Draw ROC curves at both ends of the label axis, with linear and with logarithmic false-positive rate."""
-
-    def panel(labels: int, log: bool) -> Panel:
-        def draw_on(axes: Axes) -> None:
-            for arm, curve in data.roc[labels].items():
-                axes.plot(data.fpr, curve.value, **look(data, arm) | {"marker": ""})
-                axes.fill_between(data.fpr, curve.low, curve.high, fc=look(data, arm)["color"], alpha=0.16, lw=0)
-            axes.set(title=plural(labels, "label"), ylim=(0, 1.02), ylabel="true-positive rate (recall)")
-            axes.set(xlabel="false-positive rate" + (" (log scale)" if log else ""))
-            if log:
-                axes.set(xscale="log", xlim=(1 / data.n_negatives, 1))
-                axes.xaxis.set_major_formatter("{x:g}")
-                axes.minorticks_off()
-            else:
-                axes.plot([0, 1], [0, 1], **DIAGONAL)
-
-        return draw(draw_on, f"ROC curves at {labels} labels{', low false-positive rates' if log else ''}.")
-
-    return [panel(labels, log) for labels in data.roc for log in (False, True)]
+    panels = []
+    for labels, log in product(data.roc, (False, True)):
+        figure, axes = canvas()
+        for arm, curve in data.roc[labels].items():
+            axes.plot(data.fpr, curve.value, **look(data, arm) | {"marker": ""})
+            axes.fill_between(data.fpr, curve.low, curve.high, fc=look(data, arm)["color"], alpha=0.16, lw=0)
+        axes.set(title=plural(labels, "label"), ylim=(0, 1.02), ylabel="true-positive rate (recall)")
+        axes.set(xlabel="false-positive rate" + (" (log scale)" if log else ""))
+        if log:
+            axes.set(xscale="log", xlim=(1 / data.n_negatives, 1))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
+        else:
+            axes.plot([0, 1], [0, 1], **DIAGONAL)
+        low = ", low false-positive rates" if log else ""
+        panels.append(to_panel(figure, f"ROC curves at {labels} labels{low}."))
+    return panels
 
 
 def calibration(data: ReportData) -> list[Panel]:
     """Draw reliability diagrams at both ends of the label axis, all draws together."""
-    event = "probability of " + (data.classes[-1] if len(data.classes) == 2 else "the predicted class")
-
-    def panel(labels: int) -> Panel:
-        def draw_on(axes: Axes) -> None:
-            axes.plot([0, 1], [0, 1], **DIAGONAL)
-            for arm in [arm for arm in data.featured if arm.name in data.predicted[labels]]:
-                cells = data.predicted[labels][arm.name]
-                truth, predicted = (np.concatenate([getattr(c, of) for c in cells]) for of in ("truth", "predicted"))
-                axes.plot(*reliability(truth, predicted)[:2], **look(data, arm))
-            axes.set(title=plural(labels, "label"), xlabel=event, ylabel="observed frequency")
-
-        return draw(draw_on, f"Reliability diagram at {labels} labels; the diagonal is perfect calibration.")
-
-    return [panel(labels) for labels in data.ends]
+    event, panels = "probability of " + (data.classes[-1] if len(data.classes) == 2 else "the predicted class"), []
+    for labels, arms in data.predicted.items():
+        figure, axes = canvas()
+        axes.plot([0, 1], [0, 1], **DIAGONAL)
+        for arm in [arm for arm in data.featured if arm.name in arms]:
+            truth, predicted = (np.concatenate([getattr(c, of) for c in arms[arm.name]]) for of in OUTPUTS)
+            axes.plot(*reliability(truth, predicted)[:2], **look(data, arm))
+        axes.set(title=plural(labels, "label"), xlabel=event, ylabel="observed frequency")
+        text = f"Reliability diagram at {labels} labels; the diagonal is perfect calibration."
+        panels.append(to_panel(figure, text))
+    return panels
 
 
 def scatter(data: ReportData) -> list[Panel]:
     """Draw predicted against true numbers of a regression at the most labels, first draw, two arms."""
-    cells = data.predicted[data.ends[-1]]
-    arms = [arm for arm in data.featured if arm.name in cells][:2]
-
-    def panel(column: int, name: str) -> Panel:
-        def draw_on(axes: Axes) -> None:
-            for arm in arms:
-                truth, predicted = (getattr(cells[arm.name][0], of)[:, column] for of in ("truth", "predicted"))
-                rows = np.linspace(0, len(truth) - 1, min(len(truth), 3 * MAX_POINTS)).astype(int)
-                axes.plot(truth[rows], predicted[rows], **look(data, arm) | {"linestyle": "", "alpha": 0.4})
-            axes.axline((truth[0], truth[0]), slope=1, **DIAGONAL)
-            axes.set(title=name, xlabel="true", ylabel="predicted")
-
-        return draw(draw_on, f"Predicted against true {name} of the test objects; the diagonal is perfect.")
-
-    return [panel(column, name) for column, name in enumerate(data.columns)]
+    cells, panels = data.predicted[data.ends[-1]], []
+    for column, name in enumerate(data.columns):
+        figure, axes = canvas()
+        for arm in [arm for arm in data.featured if arm.name in cells][:2]:
+            truth, predicted = (getattr(cells[arm.name][0], of)[:, column] for of in OUTPUTS)
+            rows = spread(len(truth), 3 * MAX_POINTS)
+            axes.plot(truth[rows], predicted[rows], **look(data, arm) | {"linestyle": "", "alpha": 0.4})
+        axes.axline((truth[0], truth[0]), slope=1, **DIAGONAL)
+        axes.set(title=name, xlabel="true", ylabel="predicted")
+        text = f"Predicted against true {name} of the test objects; the diagonal is perfect."
+        panels.append(to_panel(figure, text))
+    return panels
 
 
 def curves(logs: Sequence[pd.DataFrame], columns: Sequence[str], title: str) -> list[Panel]:
     """Draw columns of training logs against progress, each in its line style; no panel without two points."""
-    axis = next((name for name in ("images", "epoch", "step") if logs and name in logs[0]), None)
-    lines = [
-        (k, log.loc[rows[np.linspace(0, len(rows) - 1, min(len(rows), MAX_POINTS)).round().astype(int)]], column)
-        for log in logs
-        for k, column in enumerate(columns)
-        if column in log and len(rows := log.index[np.isfinite(log[column])]) > 1
-    ]
-    if axis is None or not lines:
+    figure, axes = canvas(3.6, 2.4)
+    axis = next((name for name in ("images", "epoch", "step") if logs and name in logs[0]), "")
+    for log, (k, column) in product(logs, enumerate(columns)):
+        points = log.loc[np.isfinite(log[column])] if column in log else log[:0]
+        if len(points) > 1:
+            points = points.iloc[spread(len(points), MAX_POINTS)]
+            axes.plot(points[axis], points[column], LINES[k], color=ARM_COLOURS[k], linewidth=1.4, alpha=0.85)
+    if not axes.lines:
         return []
-
-    def draw_on(axes: Axes) -> None:
-        for k, log, column in lines:
-            axes.plot(log[axis], log[column], color=ARM_COLOURS[k], linestyle=LINES[k], linewidth=1.4, alpha=0.85)
-        axes.set(title=columns[0].replace("_", " "), xlabel="images seen" if axis == "images" else axis)
-        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        axes.locator_params(axis="x", nbins=5)
-
-    last = lines[0][1][lines[0][2]].iloc[-1]
-    heading = title if len(columns) > 1 else ""
-    return [draw(draw_on, f"{columns[0]}: {title}; it ends at {last:.3g}.", (3.6, 2.4), heading)]
+    axes.set(title=columns[0].replace("_", " "), xlabel="images seen" if axis == "images" else axis)
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes.locator_params(axis="x", nbins=5)
+    last = float(np.asarray(axes.lines[0].get_ydata())[-1])
+    return [to_panel(figure, f"{columns[0]}: {title}; it ends at {last:.3g}.", title if len(columns) > 1 else "")]
 
 
 def pretraining(name: str, log: pd.DataFrame) -> list[Panel]:
@@ -200,94 +182,82 @@ def pretraining(name: str, log: pd.DataFrame) -> list[Panel]:
 
 def finetuning(data: ReportData) -> list[Panel]:
     """Draw loss and score of the fits on the labels trained on and on those for selection, one line per draw."""
-    draws = data.results.groupby(["arm", "labels"])["draw"].unique()
-    panels = []
-    for labels in data.ends:
-        for arm in [arm for arm in data.featured if (arm.name, labels) in draws.index]:
-            logs = [log for d in draws[arm.name, labels] if len(log := data.curves(arm.name, labels, d))]
-            scores = [name for name in (logs[0] if logs else ()) if f"select_{name}" in logs[0]]
-            title = f"{arm.title}, {plural(labels, 'label')}"
-            panels += [panel for name in scores for panel in curves(logs, [name, f"select_{name}"], title)]
+    draws, panels = data.results.groupby(["arm", "labels"])["draw"].unique(), []
+    for labels, arm in product(data.ends, data.featured):
+        logs = [data.curves(arm.name, labels, draw) for draw in draws.get((arm.name, labels), ())]
+        logs = [log for log in logs if len(log)]
+        scores = [name for name in (logs[0] if logs else ()) if f"select_{name}" in logs[0]]
+        title = f"{arm.title}, {plural(labels, 'label')}"
+        panels += [panel for name in scores for panel in curves(logs, [name, f"select_{name}"], title)]
     if not panels:
         raise NotRun("No network was fitted to labels.")
     return panels
 
 
 def correspondence(data: ReportData) -> list[Panel]:
-    """Draw the share of regions matched to the correct place by each pretrained network, beside its controls."""
-    groups = dict(list(data.correspondence.groupby("title", sort=False)))
-
-    def panel(measure: str, title: str) -> Panel:
-        def draw_on(axes: Axes) -> None:
-            for row, runs in enumerate(groups.values()):
-                y = row + 0.15 * (np.arange(len(runs)) - (len(runs) - 1) / 2)
-                axes.hlines(y, 100 * runs[f"{measure}_low"], 100 * runs[f"{measure}_high"], color=ARM_COLOURS[0])
-                axes.plot(100 * runs[measure], y, "o", color=ARM_COLOURS[0])
-                for k, control in enumerate(CONTROLS, start=1):
-                    axes.plot(100 * runs[f"{measure}_{control}"].mean(), row, MARKERS[k], color=ARM_COLOURS[k])
-            axes.set_yticks(range(len(groups)), [name if len(name) < 27 else name[:25] + "…" for name in groups])
-            axes.set(ylim=(len(groups) - 0.5, -0.5), xlabel="% of regions", title=title.capitalize())
-            axes.set_xlim(left=0)
-
+    """Draw the share of regions matched correctly by each pretrained network, beside its controls."""
+    groups, panels = dict(list(data.correspondence.groupby("title", sort=False))), []
+    for measure, title in MEASURES.items():
+        figure, axes = canvas(5.2, 1.2 + 0.36 * len(groups))
+        for row, runs in enumerate(groups.values()):
+            y = row + 0.15 * (np.arange(len(runs)) - (len(runs) - 1) / 2)
+            axes.hlines(y, 100 * runs[f"{measure}_low"], 100 * runs[f"{measure}_high"], color=ARM_COLOURS[0])
+            axes.plot(100 * runs[measure], y, "o", color=ARM_COLOURS[0])
+            for k, control in enumerate(CONTROLS, start=1):
+                axes.plot(100 * runs[f"{measure}_{control}"].mean(), row, MARKERS[k], color=ARM_COLOURS[k])
+        axes.set_yticks(range(len(groups)), [name if len(name) < 27 else name[:25] + "…" for name in groups])
+        axes.set(ylim=(len(groups) - 0.5, -0.5), xlabel="% of regions", title=title.capitalize())
+        axes.set_xlim(left=0)
         values = (f"{name}: {100 * runs[measure].mean():.1f}" for name, runs in groups.items())
-        return draw(draw_on, f"Per cent of regions, {title}. {'; '.join(values)}", (5.2, 1.2 + 0.36 * len(groups)))
-
-    return [panel(measure, title) for measure, title in MEASURES.items()]
+        panels.append(to_panel(figure, f"Per cent of regions, {title}. {'; '.join(values)}"))
+    return panels
 
 
 def matches(arrays: dict[str, np.ndarray], grid: tuple[int, int], bands: Sequence[str], title: str) -> list[Panel]:
-    """Draw two views of each object with matches between them, below them the attention.
+    """Draw two views of each object with matches between their h × w regions, below them the attention.
 
-    Args:
-        arrays: of correspondence.npz: ids [S], crops [S, 2, bands, s, s], match, partner and informative
-            [S, regions], perhaps attention [S, 2, h, w].
-        grid: (h, w) regions of a view.
-        bands: names of the channels.
-        title: the network, for the description.
+    The arrays are those of correspondence.npz: ids [S], crops [S, 2, bands, s, s], match, partner and informative
+    [S, regions], perhaps attention [S, 2, h, w].
     """
-    size, rows = arrays["crops"].shape[-1], 2 if "attention" in arrays else 1
-    extent = (0, size, size, 0)
+    size, rows, panels = arrays["crops"].shape[-1], 2 if "attention" in arrays else 1, []
+    picture = {"extent": (0, size, size, 0), "interpolation": "none"}
 
-    def panel(k: int) -> Panel:
+    def centre(region: int) -> tuple[float, float]:
+        return (region % grid[1] + 0.5) * size / grid[1], (region // grid[1] + 0.5) * size / grid[0]
+
+    for k, name in enumerate(map(str, arrays["ids"])):
         match, partner = arrays["match"][k], arrays["partner"][k]
         shown = np.flatnonzero((partner >= 0) & arrays["informative"][k])
-        shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(len(shown), MATCHES_SHOWN)).round().astype(int))]
-
-        def centre(region: int) -> tuple[float, float]:
-            return (region % grid[1] + 0.5) * size / grid[1], (region // grid[1] + 0.5) * size / grid[0]
-
-        def draw_on(axes: Axes) -> None:
-            canvas = axes.figure
-            axes.remove()
-            views: Any = canvas.subplots(rows, 2, squeeze=False)
-            for row, view in np.ndindex(rows, 2):
-                views[row, view].axis("off")
-                views[row, view].imshow(to_rgba(arrays["crops"][k, view], bands), extent=extent, interpolation="none")
-                text = f"view {'AB'[view]}"
-                if row == 1:
-                    weights = arrays["attention"][k, view]
-                    heat = np.full((*weights.shape, 4), (1, 0.55, 0, 0.8))
-                    heat[..., 3] *= (weights - weights.min()) / max(float(np.ptp(weights)), 1e-12)
-                    views[row, view].imshow(heat, extent=extent, interpolation="none")
-                    text = f"attention, peak {weights.max() * weights.size:.1f}×"
-                views[row, view].set_title(text, color=MUTED, fontsize=10, fontweight="normal")
-            for region in shown:
-                correct = match[region] == partner[region]
-                ends = centre(region), centre(match[region])
-                colour, halo = GOOD if correct else BAD, [withStroke(linewidth=3.2, foreground=PAPER, alpha=0.4)]
-                line = ConnectionPatch(ends[0], ends[1], "data", "data", axesA=views[0, 0], axesB=views[0, 1])
-                line.set(color=colour, linestyle="-" if correct else "--", linewidth=2, path_effects=halo)
-                canvas.add_artist(line)
-                for view, end, marker in zip(views[0], ends, ("o", "o" if correct else "x"), strict=True):
-                    view.plot(*end, marker, markersize=4, color=colour, path_effects=halo)
-
+        figure = Figure(figsize=(4, 2.2 * rows))
+        views: Any = figure.subplots(rows, 2, squeeze=False)
+        for row, view in np.ndindex(rows, 2):
+            axes, text = views[row, view], f"view {'AB'[view]}"
+            axes.axis("off")
+            axes.imshow(to_rgba(arrays["crops"][k, view], bands), **picture)
+            if row == 1:
+                weights = arrays["attention"][k, view]
+                heat = np.full((*weights.shape, 4), (1, 0.55, 0, 0.8))
+                heat[..., 3] *= (weights - weights.min()) / max(float(np.ptp(weights)), 1e-12)
+                axes.imshow(heat, **picture)
+                text = f"attention, peak {weights.max() * weights.size:.1f}×"
+            axes.set_title(text, color=MUTED, fontsize=10, fontweight="normal")
+        for region in shown[spread(len(shown), MATCHES_SHOWN)]:
+            correct, ends = match[region] == partner[region], (centre(region), centre(match[region]))
+            colour, halo = GOOD if correct else BAD, [withStroke(linewidth=3.2, foreground=PAPER, alpha=0.4)]
+            line = ConnectionPatch(*ends, "data", "data", axesA=views[0, 0], axesB=views[0, 1])
+            line.set(color=colour, linestyle="-" if correct else "--", linewidth=2, path_effects=halo)
+            figure.add_artist(line)
+            for axes, end, marker in zip(views[0], ends, ("o", "o" if correct else "x"), strict=True):
+                axes.plot(*end, marker, markersize=4, color=colour, path_effects=halo)
         n_correct = f"{np.sum((partner >= 0) & (match == partner))} of {np.sum(partner >= 0)} regions correct"
-        name = str(arrays["ids"][k])
-        return draw(
-            draw_on, f"{title}, two views of {name}: {n_correct}.", (4, 2.2 * rows), f"{short(name)}: {n_correct}"
-        )
+        text = f"{title}, two views of {name}: {n_correct}."
+        panels.append(to_panel(figure, text, f"{short(name)}: {n_correct}"))
+    return panels
 
-    return [panel(k) for k in range(len(arrays["ids"]))]
+
+def spread(n: int, most: int) -> np.ndarray:
+    """Return at most `most` evenly spaced numbers of 0 … n − 1."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
 
 def short(identifier: str) -> str:
@@ -296,17 +266,10 @@ def short(identifier: str) -> str:
 
 
 def to_rgba(image: np.ndarray, bands: Sequence[str]) -> np.ndarray:
-    """Convert a cutout to a picture; pixels invalid in every band are transparent, 8-bit images keep their values.
+    """Convert a cutout [bands, H, W] to a picture [H, W, 4] uint8; pixels invalid in every band are transparent.
 
     Three bands become red, green and blue by wavelength where the names tell it, else in their order; of more than
-    three the first, middle and last are used; with two, green is their mean; one is grey.
-
-    Args:
-        image: [bands, H, W].
-        bands: names of the channels.
-
-    Returns:
-        [H, W, 4] uint8.
+    three the first, middle and last are used; with two, green is their mean; one is grey. 8-bit values are kept.
     """
     order = list(range(len(bands))) if len(bands) <= 3 else [0, len(bands) // 2, len(bands) - 1]
     if all(bands[k].lower() in WAVELENGTHS for k in order):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from zwicky.report.verdict import network_sentences, verdict
 
 EXAMPLES = 8  # pictures in a row
 GALLERY = 24  # pictures in the gallery, shared among the classes
-SHOWN = 6  # networks whose matches are drawn
+SHOWN = 6  # networks with drawings of their matches
 
 
 class Picture(NamedTuple):
@@ -35,33 +34,23 @@ class Picture(NamedTuple):
 
 
 def write_report(run: Path | str, data: Cutouts | None = None, out: Path | str | None = None) -> Path:
-    """Write the HTML page about a benchmark.
+    """Write the HTML page about a benchmark, and return its path.
 
     Args:
         run: directory written by `zwicky benchmark`.
         data: the cutouts it was run on, for the pictures; without them there are none.
         out: file to write; RUN/report.html by default.
-
-    Returns:
-        The file written.
-
-    Raises:
-        UserError: if the directory has no finished cell or lacks a file it must have, or `out` cannot be written.
     """
     path = Path(run) / "report.html" if out is None else Path(out)
-    write_text(path, render(load_results(run), data))
+    with figures.page_style():
+        write_text(path, render(load_results(run), data))
     return path
 
 
 def render(data: ReportData, cutouts: Cutouts | None) -> str:
     """Return the page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("zwicky.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("zwicky.report"), **options)  # type: ignore[arg-type]
     environment.globals |= {"markers": data.markers, "figures": figures, "tables": tables}
     environment.tests["missing"] = lambda content: isinstance(content, NotRun)
     environment.filters |= {name: getattr(tables, name) for name in ("count", "plural", "duration")}
@@ -75,31 +64,29 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
         "regions": lambda: regions(data),
         "pictures": lambda: pictures(data, cutouts),
     }
-    logs = data.pretraining()
-    started: dict[str, Any] = {"warnings": []}  # run.json of a pretraining has no warnings before it finishes
+    contents = {}
+    for name, build in sections.items():
+        try:
+            contents[name] = build()
+        except NotRun as reason:
+            contents[name] = reason
+    pretraining = {  # run.json of a pretraining has no warnings before it finishes
+        name: ({"warnings": []} | read_json(data.path / "pretrain" / name / "run.json"), log)
+        for name, log in data.pretraining().items()
+    }
     metrics = list(dict.fromkeys(key[2] for key in data.estimates))
-    style = (resources.files("zwicky.report") / "templates" / "style.css").read_text(encoding="utf-8")
+    style = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         data=data,
         card=data.data,
         verdict=verdict(data),
         cutouts=cutouts,
-        pretraining={
-            name: (started | read_json(data.path / "pretrain" / name / "run.json"), log) for name, log in logs.items()
-        },
+        pretraining=pretraining,
         efficiency=[figures.efficiency(data, name, data.arms) for name in data.main_metrics if name in metrics],
         metrics=metrics,
         style=Markup(style),
-        **{name: _or_reason(build) for name, build in sections.items()},
+        **contents,
     )
-
-
-def _or_reason(build: Callable[[], Any]) -> Any:
-    """Return what a section shows, or the `NotRun` that says why it shows nothing."""
-    try:
-        return build()
-    except NotRun as reason:
-        return reason
 
 
 def regions(data: ReportData) -> dict[str, Any]:
@@ -114,27 +101,18 @@ def regions(data: ReportData) -> dict[str, Any]:
 
 
 def pictures(data: ReportData, cutouts: Cutouts | None) -> dict[str, dict[str, list[Picture]]]:
-    """Return test objects of the primary arm at the fewest labels, scored by their mean over draws.
+    """Return pictures of test objects of the primary arm at the fewest labels, scored by their mean over draws.
 
-    Returns:
-        examples: the best candidates, false positives and missed positives, or the extreme errors of a regression;
-        gallery: a few of each class, evenly spaced in id, whatever their scores.
-
-    Raises:
-        NotRun: without cutouts, or if they hold none of the test objects.
+    `examples` are the best candidates, false positives and missed positives, or the extreme errors of a regression;
+    `gallery` has a few of each class, evenly spaced in id, whatever their scores.
     """
     if cutouts is None:
         raise NotRun("No pictures: the cutouts were not found; give them with `zwicky report RUN --data STORE`.")
-    cells = [
-        pd.DataFrame(
-            {
-                "id": cell.ids,
-                "label": [data.classes[k] for k in cell.truth] if data.classes else "test objects",
-                "score": cell.predicted[:, -1] if data.classes else np.abs(cell.predicted - cell.truth).mean(1),
-            }
-        )
-        for cell in data.predicted[data.first][data.featured[0].name]
-    ]
+    cells = []
+    for cell in data.predicted[data.first][data.featured[0].name]:
+        labels = np.array(data.classes)[cell.truth] if data.classes else "test objects"
+        score = cell.predicted[:, -1] if data.classes else np.abs(cell.predicted - cell.truth).mean(1)
+        cells.append(pd.DataFrame({"id": cell.ids, "label": labels, "score": score}))
     rows = pd.Series(range(len(cutouts)), index=cutouts.ids)
     table = pd.concat(cells).groupby(["id", "label"], as_index=False)["score"].mean()
     table = table[table["id"].isin(rows.index)].sort_values("id")
@@ -142,25 +120,18 @@ def pictures(data: ReportData, cutouts: Cutouts | None) -> dict[str, dict[str, l
         raise NotRun("No pictures: none of the test objects is in these cutouts.")
     ranked = table.sort_values("score", ascending=False, kind="stable")
     if data.classes:
-        positive, negative = (ranked[(ranked["label"] == data.classes[-1]) == known] for known in (True, False))
+        is_positive = ranked["label"] == data.classes[-1]
+        positive, negative = ranked[is_positive], ranked[~is_positive]
         groups = {"Best candidates": positive, "False positives": negative, "Missed": positive[::-1]}
     else:
         groups = {"Smallest error": ranked[::-1], "Largest error": ranked}
-    members = dict(list(table.groupby("label")))
-    n = max(2, min(EXAMPLES, GALLERY // len(members)))
-    spread = {
-        label: group.iloc[np.unique(np.linspace(0, len(group) - 1, n).round().astype(int))]
-        for label, group in members.items()
-    }
+    n = max(2, min(EXAMPLES, GALLERY // table["label"].nunique()))
 
     def show(sheet: pd.DataFrame) -> list[Picture]:
-        images = (cutouts.images[int(rows[name])] for name in sheet["id"])
-        return [
-            Picture(figures.data_uri(image, cutouts.bands), *row)
-            for image, row in zip(images, sheet.itertuples(index=False), strict=True)
-        ]
+        uris = (figures.data_uri(cutouts.images[int(rows[name])], cutouts.bands) for name in sheet["id"])
+        return [Picture(uri, *row) for uri, row in zip(uris, sheet.itertuples(index=False), strict=True)]
 
     return {
         "examples": {title: show(group[:EXAMPLES]) for title, group in groups.items() if len(group)},
-        "gallery": {label: show(group) for label, group in spread.items()},
+        "gallery": {label: show(group.iloc[figures.spread(len(group), n)]) for label, group in table.groupby("label")},
     }

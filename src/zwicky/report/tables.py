@@ -15,27 +15,15 @@ from zwicky.report.data import RATES, Arm, NotRun, ReportData
 
 PERCENT = ("accuracy", "tpr0", "tpr10")  # metrics written in per cent
 LOWER_IS_BETTER = ("ece", "nll", "mae")
-METRIC_NAMES = {
-    "auc": "AUC",
-    "tpr0": "TPR0",
-    "tpr10": "TPR10",
-    "ece": "ECE",
-    "nll": "log loss",
-    "mae": "MAE",
-    "r2": "R²",
-}
+METRIC_NAMES = {metric: metric.upper() for metric in ("auc", "tpr0", "tpr10", "ece", "mae")}
+METRIC_NAMES |= {"nll": "log loss", "r2": "R²"}
 PREVALENCES = (1e-3, 1e-4)
 FALSE_POSITIVES_NEEDED = 10  # behind a false-positive rate before purity is quoted at it
 KEY_DIFFERENCES = 8  # about as many rows has the short table of differences
 MEASURES = {"exact": "correct cell", "near": "within one cell"}
 CONTROLS = {"untrained": "untrained", "position": "same position", "chance": "chance"}
-COSTS = {
-    "parameters": "Parameters",
-    "steps": "Steps",
-    "images_seen": "Images seen",
-    "pflops": "PFLOPs",
-    "seconds": "Time",
-}
+COSTS = {"parameters": "Parameters", "steps": "Steps", "images_seen": "Images seen"}
+COSTS |= {"pflops": "PFLOPs", "seconds": "Time"}
 
 
 def metric_name(metric: str) -> str:
@@ -184,22 +172,17 @@ def confusion(data: ReportData) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 def used_probes(data: ReportData) -> list[tuple[str, int, int]]:
     """Return (title, fits that fell back to their linear probe, fits) of the arms that have any."""
-    used = data.results.assign(used=data.results["used_probe"].eq(True)).groupby("arm")["used"].agg(["sum", "size"])
-    counts = [(arm.title, *used.loc[arm.name].tolist()) for arm in data.arms]
-    return [(title, fell_back, fits) for title, fell_back, fits in counts if fell_back]
+    used = data.results["used_probe"].eq(True).groupby(data.results["title"], sort=False).agg(["sum", "size"])
+    return list(used[used["sum"] > 0].itertuples(name=None))
 
 
 def shortcuts(audit: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
     """How well single properties of the files distinguish each class from the rest."""
-    rows = [
-        {
-            "Feature": feature.replace("_", " "),
-            "Class": name,
-            "AUC": measured(Interval(row["auc"], row["low"], row["high"]), "auc", separator="\n"),
-        }
-        for name, features in audit.items()
-        for feature, row in features.items()
-    ]
+    rows = []
+    for name, features in audit.items():
+        for feature, row in features.items():
+            auc = measured(Interval(row["auc"], row["low"], row["high"]), "auc", separator="\n")
+            rows.append((feature.replace("_", " "), name, auc))
     return pd.DataFrame(rows, columns=["Feature", "Class", "AUC"]).set_index("Feature")
 
 
@@ -210,18 +193,13 @@ def roles(counts: dict[str, dict[str, int]]) -> pd.DataFrame:
 
 def costs(data: ReportData, pretraining: dict[str, tuple[dict[str, Any], pd.DataFrame]]) -> pd.DataFrame:
     """Cost of each pretraining, from its run.json, and of each arm and number of labels as a mean over draws."""
-    means = data.results.groupby(["arm", "labels"], as_index=False)[list(COSTS)].mean()
-    arms = [
-        means[means["arm"] == arm.name].assign(arm=arm.title, labels=lambda rows: rows["labels"].map(count))
-        for arm in data.arms
-    ]
-    runs = [{"arm": f"Pretraining {name}", "labels": "–", **info} for name, (info, _) in pretraining.items()]
-    table = pd.concat([pd.DataFrame(runs), *arms])
+    means = data.results.groupby(["arm", "labels"])[list(COSTS)].mean().loc[[arm.name for arm in data.arms]]
+    means = means.reset_index().replace({"arm": {arm.name: arm.title for arm in data.arms}})
+    runs = [{"arm": f"Pretraining {name}", **info} for name, (info, _) in pretraining.items()]
+    table = pd.concat([pd.DataFrame(runs, columns=means.columns), means])
     write = {"seconds": duration, "pflops": lambda value: "–" if pd.isna(value) else f"{value:.3g}"}
-    frame = {"Labels": table["labels"]} | {
-        title: table[name].map(write.get(name, count)) for name, title in COSTS.items()
-    }
-    return pd.DataFrame(frame).set_index(table["arm"].rename("Model"))
+    columns = {title: table[name].map(write.get(name, count)) for name, title in ({"labels": "Labels"} | COSTS).items()}
+    return pd.DataFrame(columns).set_index(table["arm"].rename("Model"))
 
 
 def correspondence(data: ReportData) -> pd.DataFrame:
@@ -235,9 +213,8 @@ def correspondence(data: ReportData) -> pd.DataFrame:
                 value = Interval(runs[name].mean(), limits.iloc[:, 0].min(), limits.iloc[:, 1].max())
                 row = {"Network": f"{title} ({grid})", "Regions": regions, "Match": match}
                 row["pretrained"] = measured(value, "tpr0", separator="\n")
-                rows.append(
-                    row | {text: number(runs[f"{name}_{key}"].mean(), "tpr0") for key, text in CONTROLS.items()}
-                )
+                controls = {text: number(runs[f"{name}_{key}"].mean(), "tpr0") for key, text in CONTROLS.items()}
+                rows.append(row | controls)
     return pd.DataFrame(rows).set_index("Network")
 
 

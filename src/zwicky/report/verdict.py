@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from zwicky.report.data import ReportData
 from zwicky.report.tables import change, measured, metric_name, network_differences, plural
@@ -13,8 +11,7 @@ from zwicky.report.tables import change, measured, metric_name, network_differen
 CLOSE = 0.01  # an advantage below this over a baseline is called small, even if significant
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The conclusion: one sentence, its tone (better, worse, tie or unknown), and sentences that qualify it."""
 
     headline: str
@@ -23,23 +20,18 @@ class Verdict:
 
 
 def verdict(data: ReportData) -> Verdict:
-    """State the difference in AUC (R² of a regression) at the fewest labels, primary arm minus its reference.
-
-    Where the recipe compares networks (`compare_with`), the headline counts those differences instead.
-    """
+    """State the difference in the main metric at the fewest labels, or count those of `compare_with`."""
     primary, reference = data.primary, data.reference(data.primary)
     name, at = metric_name(data.main_metrics[0]), f"At {plural(data.first, 'label')}"
     row, tone = data.difference(primary, reference, data.first), "unknown"
-    if not data.differences and not data.finished:
+    if not data.differences and not data.run.get("finished"):
         headline = "The benchmark is not finished: no difference has been tested yet."
     elif primary is None:
-        headline = "No self-supervised arm was run: there is no pretraining to judge."
+        headline = "No self-supervised arm was run: there is no pretraining to evaluate."
     elif sentences := network_sentences(data):
         return Verdict(" ".join(sentences), tone, tuple(_conditions(data)))
     elif reference is None:
-        headline = (
-            f"{at}, “{primary.title}” has no counterpart trained from scratch: its gain from pretraining is unknown."
-        )
+        headline = f"{at}, “{primary.title}” was not trained from scratch too: its gain from pretraining is unknown."
     elif row is None:
         headline = f"{at}, “{primary.title}” and “{reference.title}” were not compared: no difference can be stated."
     else:
@@ -60,16 +52,13 @@ def effect(row: Any) -> str:
 def network_sentences(data: ReportData) -> list[str]:
     """Count for each network how often it is significantly better or worse than `compare_with`."""
     sentences, name = [], metric_name(data.main_metrics[0])
-    rows = pd.DataFrame(network_differences(data))
-    for network, group in rows.groupby(rows["arm"].map(lambda arm: data.arm(arm).backbone)) if len(rows) else ():
-        signs = group["difference"][group["significant"]] > 0
-        better, worse = int(signs.sum()), int((~signs).sum())
-        result = {(True, False): "significantly better", (False, True): "significantly worse", (True, True): "mixed"}
-        sentences.append(
-            f"{network} instead of {data.data['compare_with']}: {name} is better in {better} and worse in {worse} of "
-            f"{plural(len(group), 'paired comparison')}: "
-            f"{result.get((better > 0, worse > 0), 'no significant difference')}."
-        )
+    results = {(True, False): "significantly better", (False, True): "significantly worse", (True, True): "mixed"}
+    for network, group in groupby(network_differences(data), key=lambda row: data.arm(row.arm).backbone):
+        gains = [row.difference * row.significant for row in group]
+        better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+        result = results.get((better > 0, worse > 0), "no significant difference")
+        counts = f"better in {better} and worse in {worse} of {plural(len(gains), 'paired comparison')}"
+        sentences.append(f"{network} instead of {data.data['compare_with']}: {name} is {counts}: {result}.")
     return sentences
 
 
@@ -109,12 +98,12 @@ def _baselines(data: ReportData) -> list[str]:
 
 def _conditions(data: ReportData) -> list[str]:
     """What the numbers hold for."""
-    kind = {True: "simulated images", False: "observed images"}.get(data.data["simulated"], "images of unstated origin")
-    sentences = [f"Measured on {plural(data.test_objects, 'test object')}, {kind}, with {data.trials}."]
-    if data.results["draw"].nunique() == 1:
-        sentences.append("One draw of the labels: the scatter between draws is unknown.")
-    if data.condition:
-        sentences.append(f"All intervals are conditional on {data.condition}: another seed may give another result.")
-    if data.data["simulated"]:
-        sentences.append("The images are simulated; performance on observed images may differ.")
-    return sentences
+    simulated = data.data["simulated"]
+    images = {True: "simulated images", False: "observed images"}.get(simulated, "images of unstated origin")
+    sentences = {
+        f"Measured on {plural(data.test_objects, 'test object')}, {images}, with {data.trials}.": True,
+        "One draw of the labels: the scatter between draws is unknown.": data.results["draw"].nunique() == 1,
+        f"All intervals are conditional on {data.condition}: another seed may give another result.": data.condition,
+        "The images are simulated; performance on observed images may differ.": simulated,
+    }
+    return [sentence for sentence, holds in sentences.items() if holds]
