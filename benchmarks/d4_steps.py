@@ -24,7 +24,7 @@ from step_timing import Contestant, add_arguments, ratios, take_turns, write_tab
 from zwicky import backbones, methods
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
-from zwicky.backbones.d4 import layers, swin, vit
+from zwicky.backbones.d4 import heads, layers
 from zwicky.training.config import TrainConfig
 
 # Name, plain network, equivariant network, options, those of the equivariant one, side of the images.
@@ -51,9 +51,9 @@ def main() -> None:
     contestants, parameters = [], {}
     for label, plain, equivariant, keywords, more, size in PAIRS:
         for precision in ("bf16", "float32"):
-            for kind, heads in ((plain, {"heads": PLAIN_HEADS[plain]}), (equivariant, more)):
+            for kind, extra in ((plain, {"heads": PLAIN_HEADS[plain]}), (equivariant, more)):
                 name = f"{label}, {kind}, {precision}"
-                net = backbones.create(kind, bands=3, image_size=size, **keywords, **heads)
+                net = backbones.create(kind, bands=3, image_size=size, **keywords, **extra)
                 parameters[name] = sum(each.numel() for each in net.parameters() if each.requires_grad)
                 contestants.append(Contestant(name, step_of(net, size, precision, options.batch)))
             dense = Contestant(f"{name}, whole matrices", contestants[-1].step)
@@ -85,8 +85,7 @@ def main() -> None:
 
 def choose(by_irreps: bool) -> None:
     """Which way the equivariant networks multiply from now on."""
-    for module in (vit, swin):
-        module.by_irreps = layers.by_irreps if by_irreps else lambda *_: False
+    heads.by_irreps = layers.by_irreps if by_irreps else lambda *_: False
 
 
 def step_of(backbone: Backbone, size: int, precision: Any, batch: int) -> Callable[[], None]:

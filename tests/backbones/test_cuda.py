@@ -75,7 +75,7 @@ def test_whole_matrices_and_irreps_agree_on_the_gpu(name, small_backbone, filled
     images = torch.randn(2, 3, 32, 32)
     expected = net(images)
     for irreps in (False, True):
-        monkeypatch.setattr(f"zwicky.backbones.d4.{name[3:]}.by_irreps", lambda *_, irreps=irreps: irreps)
+        monkeypatch.setattr("zwicky.backbones.d4.heads.by_irreps", lambda *_, irreps=irreps: irreps)
         found = copy.deepcopy(net).cuda()(images.cuda())
         for part in ("pooled", "patch_tokens", "group_features"):
             reference = getattr(expected, part)

@@ -11,7 +11,7 @@ from timm.models.swin_transformer import SwinTransformer
 
 from zwicky import backbones
 from zwicky.backbones import attention, swin
-from zwicky.backbones.beit import index_with_cls
+from zwicky.backbones.vit import index_with_cls
 
 VIT = {"patch_size": 8, "width": 48, "depth": 3, "heads": 3}
 BEIT = {"patch_size": 8, "width": 32, "depth": 3, "heads": 4}

@@ -212,8 +212,13 @@ def test_a_head_of_either_kind_leaves(tmp_path, regression):
 def test_a_file_that_does_not_reproduce_the_network_is_not_written(tmp_path, monkeypatch):
     """Another number of heads has the same weights and other outputs."""
     save_network(tmp_path / "run", network_of("vit"))
-    real = ViT._model_args
-    monkeypatch.setattr(ViT, "_model_args", lambda backbone: {**real(backbone), "num_heads": 2})
+    real = ViT.timm_config
+
+    def two_heads(backbone):
+        config = real(backbone)
+        return {**config, "model_args": {**config["model_args"], "num_heads": 2}}
+
+    monkeypatch.setattr(ViT, "timm_config", two_heads)
     with pytest.raises(UserError, match="does not reproduce the network") as caught:
         export(tmp_path / "run", tmp_path / "out")
     assert "\n" not in str(caught.value)

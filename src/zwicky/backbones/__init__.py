@@ -18,7 +18,7 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_base": ("vit.ViT", {"width": 768, "depth": 12, "heads": 12}),
     "swin_tiny": ("swin.Swin", {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}),
     "swin_small": ("swin.Swin", {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)}),
-    "beit_base": ("beit.BEiT", {}),
+    "beit_base": ("vit.BEiT", {"patch_size": 16, "width": 768, "depth": 12, "heads": 12, "pool": "mean"}),
     "resnet18": ("resnet.ResNet18", {}),
     "d4_vit": ("d4.vit.D4ViT", {}),
     "d4_swin": ("d4.swin.D4Swin", {}),
@@ -44,24 +44,25 @@ class BackboneConfig:
 
 
 def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:
-    """Build a backbone.
+    """Build a backbone; raises UserError for an unknown name, and options or weights that do not fit.
 
     Args:
         name: one of BACKBONES.
         bands: channels of the images.
-        image_size: side in pixels of the square the network is built for; transformers take other sizes too.
-        pretrained: a timm model's name or a local file of weights in timm's layout; None for random weights.
-        **options: of the class. ViT: patch_size, width, depth, heads, pool, layer_scale, registers, drop_path; BEiT:
-            the same without layer_scale and registers; Swin and d4_swin: patch_size, window, width, depths, heads,
-            stages, drop_path; d4_vit: patch_size, width, depth, heads, drop_path.
-
-    Raises:
-        UserError: for an unknown name, options that do not fit, or weights that do not.
+        image_size: side in pixels of the square the network is built for; transformers and resnets take others too.
+        pretrained: see `BackboneConfig`.
+        **options: of transformers: patch_size (in pixels), width (D, of the first of several stages), heads and
+            drop_path (the largest rate of stochastic depth). Of vit, beit and d4_vit: depth, the number of blocks.
+            Of vit and beit: pool, cls for the [CLS] token or mean for the mean of the patch tokens (masked image
+            modelling does not train [CLS]). Of vit: layer_scale, the initial value of LayerScale or 0 for none
+            (DINOv2, arXiv:2304.07193, has 1e-5 and a patch_size of 14), and registers, the number of tokens besides
+            [CLS] (arXiv:2309.16588). Of swin and d4_swin: window (in cells; every other block shifts windows by half
+            of it), depths and heads, one of each per stage, and stages, to keep only so many of them (0: all).
     """
     if name not in BACKBONES:
         raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")
     for option, value in {"bands": bands, "image_size": image_size, **options}.items():
-        numbers = [number for number in (value if isinstance(value, list | tuple) else [value]) if number is not None]
+        numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, int | float) and not 0 <= number <= 10_000 for number in numbers):
             raise UserError(f"backbone: {option} is {value}; choose from 0 to 10000")
     target, defaults = BACKBONES[name]

@@ -16,13 +16,9 @@ from torch import Tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute softmax(q·kᵀ/√d + bias)·v, Eq. 1 of arXiv:1706.03762.
+    """Compute softmax(q·kᵀ/√d + bias)·v, Eq. 1 of arXiv:1706.03762, of q [..., n, d] and k, v [..., N, d].
 
-    Args:
-        q: [..., n, d] queries.
-        k: [..., N, d] keys.
-        v: [..., N, d] values.
-        bias: broadcast to [..., n, N], float32, −∞ where a query must not attend.
+    The bias is broadcast to [..., n, N], float32, −∞ where a query must not attend.
     """
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
@@ -49,14 +45,8 @@ def project_qkv(attn: Any, tokens: Tensor) -> tuple[Tensor, ...]:
 def forward_block(block: Any, tokens: Tensor, bias: Tensor | None = None, n_queries: int | None = None) -> Tensor:
     """Run a block of a timm ViT or BEiT: x ← x + γ₁·attention(norm x), then x ← x + γ₂·mlp(norm x).
 
-    Args:
-        block: timm's.
-        tokens: [B, N, D].
-        bias: relative position bias, [heads, N, N].
-        n_queries: how many tokens, from the first on, the output has; None for all. All N give keys and values.
-
-    Returns:
-        [B, n_queries or N, D].
+    All tokens [B, N, D] give keys and values; the output has the first `n_queries` of them (None: all). The bias of
+    relative positions is [heads, N, N].
     """
     q, k, v = project_qkv(block.attn, block.norm1(tokens))
     mixed = attend(q[:, :, :n_queries], k, v, None if bias is None else bias[:, :n_queries])
@@ -76,16 +66,11 @@ def _scaled(block: Any, branch: int, x: Tensor) -> Tensor:
 def relative_position_index(window: int, side: int) -> Tensor:
     """Return the entry of a bias table for each pair of cells of a grid of side × side, [side², side²].
 
-    Args:
-        window: the flat table has (2·window − 1)² entries, one per offset (y, x) between query and key; offsets
-            beyond it share the entry at its edge.
-        side: of the grid.
+    The flat table has (2·window − 1)² entries, one per offset (y, x) between query and key; offsets beyond it share
+    the entry at its edge.
     """
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    dy, dx = (
-        (cells.flatten()[:, None] - cells.flatten()[None]).clamp(1 - window, window - 1) + window - 1
-        for cells in (y, x)
-    )
+    cells = torch.cartesian_prod(torch.arange(side), torch.arange(side))
+    dy, dx = ((cells[:, None] - cells).clamp(1 - window, window - 1) + window - 1).unbind(-1)
     return dy * (2 * window - 1) + dx
 
 

@@ -117,6 +117,7 @@ class Backbone(nn.Module, ABC):
     dim: int
     config: dict
     net: Any
+    grids: StageGrids
     prefers_bf16_on_cpu = True
     invariant = False
     supports_masking = True
@@ -133,9 +134,9 @@ class Backbone(nn.Module, ABC):
                 layer.
         """
 
-    @abstractmethod
     def grid(self, size: int) -> tuple[int, int]:
         """Return (h, w) of the patch grid of a square image of `size` pixels; raises UserError if it does not fit."""
+        return self.grids.last(size)
 
     def canvas(self, images: Tensor) -> Tensor:
         """Return the images [B, bands, H', W'] whose h × w cells the patch tokens stand for; here the same."""
@@ -160,12 +161,7 @@ class Backbone(nn.Module, ABC):
             parameter.requires_grad_(masked or name != "mask_token")
 
     def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
-        """Return a new head `Features` → [B, n_outputs]; its `uses_patch_tokens` tells what it needs.
-
-        Args:
-            n_outputs: number of classes or of regressed columns.
-            targets: what is regressed, in the order of the columns; none for classes.
-        """
+        """Return a new head `Features` → [B, n_outputs] for classes, or for `targets` in the order of the columns."""
         return LinearHead(self.dim, n_outputs)
 
     def predict(self, head: nn.Module, images: Tensor) -> Tensor:
@@ -223,32 +219,30 @@ class TimmBackbone(Backbone):
     """A network of timm's in `net`, whose weights keep timm's names.
 
     Attributes:
-        architecture: a model of timm's that `timm_config` turns into this one.
+        architecture: a model of timm's that `model_args` turn into this one; None where none does.
         classifier: where that model has its head.
     """
 
     architecture: str
     classifier = "head"
+    model_args: dict[str, Any] | None = None
 
-    def _adapt(self, bands: int, width: int, patch_size: int) -> None:
-        """Replace timm's patch embedding, accept any image size, and add a mask token."""
+    def _build(
+        self, net: Any, bands: int, image_size: int, patch_size: int, width: int, drop_path: float, **options: Any
+    ) -> None:
+        """Build timm's transformer, replace its patch embedding, accept any image size, and add a mask token."""
+        sizes = {"in_chans": bands, "img_size": image_size, "patch_size": patch_size, "embed_dim": width}
+        self.model_args = {**sizes, **options}
+        self.net = net(num_classes=0, drop_path_rate=drop_path, **self.model_args)
         self.net.patch_embed.proj = PatchProjection(bands, width, patch_size, patch_size)
         self.net.patch_embed.strict_img_size = False
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.set_trainable()
 
-    def _model_args(self) -> dict[str, Any] | None:
-        """Return the arguments of timm's architecture besides the channels."""
-        net = self.net
-        return {"img_size": self.image_size, "embed_dim": net.embed_dim, "patch_size": net.patch_embed.patch_size[0]}
-
     def timm_config(self) -> dict[str, Any] | None:
         """Return architecture, classifier and model_args for timm; None if it has no such network."""
-        arguments = self._model_args()
-        if arguments is None:
-            return None
-        model_args = {"in_chans": self.config["bands"], **arguments}
-        return {"architecture": self.architecture, "classifier": self.classifier, "model_args": model_args}
+        names = ("architecture", "classifier", "model_args")
+        return None if self.model_args is None else {name: getattr(self, name) for name in names}
 
     def group_matcher(self) -> dict[str, Any]:
         """Return timm's patterns of the layers."""
@@ -264,29 +258,16 @@ class TimmBackbone(Backbone):
 def check_heads(width: int, heads: int, suffix: str = "") -> None:
     """Raise UserError unless `heads` divide the width."""
     if width % heads:
-        raise UserError(
-            f"backbone: width {width}{suffix} is not divisible by {heads} heads; take a multiple of {heads}"
-        )
-
-
-def patch_grid(size: int, patch_size: int) -> tuple[int, int]:
-    """Return (h, w) of a square image of `size` pixels in patches; raises UserError with sizes that fit."""
-    if size % patch_size or size < patch_size:
-        lower = max(size // patch_size, 1) * patch_size
-        raise UserError(
-            f"backbone: images of {size} px do not divide into patches of {patch_size} px; "
-            f"take {lower} or {lower + patch_size} px"
-        )
-    return size // patch_size, size // patch_size
+        raise UserError(f"backbone: width {width}{suffix} is not divisible by {heads} heads; take a multiple of it")
 
 
 @dataclass(frozen=True)
 class StageGrids:
-    """The grids of a multi-stage transformer: each stage after the first halves the grid, none is padded."""
+    """The grids of a transformer: each stage after the first halves the grid, none is padded."""
 
     patch_size: int
-    window: int
-    stages: int
+    window: int = 1
+    stages: int = 1
 
     def last(self, size: int) -> tuple[int, int]:
         """Return (h, w) of the last stage for images of `size` px; raises UserError with a size that fits."""
@@ -303,6 +284,11 @@ class StageGrids:
         fits = [s for s in range(smallest, max(size, smallest) + step + 1) if self._mismatch(s) is None]
         return min(fits, key=lambda fit: abs(fit - size))
 
+    def refine(self, mask: Tensor) -> Tensor:
+        """Enlarge a mask on the last stage's grid [B, h, w] to the first stage's."""
+        factor = 1 << (self.stages - 1)
+        return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
     def _mismatch(self, size: int) -> str | None:
         """Return why images of this size cannot be cut into patches, stages and windows without padding."""
         if size % self.patch_size or size < self.patch_size:
@@ -315,9 +301,3 @@ class StageGrids:
             if side > self.window and side % self.window:
                 return f"make a grid of {side} cells in stage {stage + 1} that windows of {self.window} do not divide"
         return None
-
-
-def refine_mask(mask: Tensor, stages: int) -> Tensor:
-    """Enlarge a mask on the last stage's grid [B, h, w] to the first stage's."""
-    factor = 1 << (stages - 1)
-    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

@@ -13,12 +13,7 @@ from zwicky.errors import UserError
 
 
 class ResNet18(TimmBackbone):
-    """Patch tokens are the last feature map, pooled features its mean. Images under 40 px skip the stem's max-pooling.
-
-    Args:
-        bands: channels of the images.
-        image_size: side in pixels; larger images fit too.
-    """
+    """Patch tokens are the last feature map, pooled features its mean. Images under 40 px skip the max-pooling."""
 
     architecture, classifier = "resnet18", "fc"
     # bfloat16 convolutions gain a third on a quiet CPU, but on a busy one their backward pass waits in barriers of
@@ -34,13 +29,15 @@ class ResNet18(TimmBackbone):
         self.stride = 32 if image_size >= 40 else 16
         if self.stride == 16:
             self.net.add_module("maxpool", nn.Identity())
+        else:
+            self.model_args = {"in_chans": bands}  # timm's always has the stem's max-pooling
         self.grid(image_size)
 
     def grid(self, size: int) -> tuple[int, int]:
         """Return (h, w) of the patch grid."""
         if size < self.stride:
             raise UserError(
-                f"backbone: resnet18 needs images of at least {self.stride} px, not {size}; take larger crops"
+                f"backbone: resnet18 needs images of at least {self.stride} px; take larger ones than {size}"
             )
         return -(-size // self.stride), -(-size // self.stride)
 
@@ -58,6 +55,3 @@ class ResNet18(TimmBackbone):
     def no_weight_decay(self) -> set[str]:
         """Return the names of tokens, position embeddings and bias tables."""
         return set()
-
-    def _model_args(self) -> dict[str, Any] | None:
-        return {} if self.stride == 32 else None  # timm's always has the stem's max-pooling

@@ -20,7 +20,7 @@ from zwicky.backbones.attention import (
     shifted_window_mask,
     window_and_shift,
 )
-from zwicky.backbones.base import Features, StageGrids, TimmBackbone, check_heads, refine_mask
+from zwicky.backbones.base import Features, StageGrids, TimmBackbone, check_heads
 from zwicky.errors import UserError
 
 
@@ -35,18 +35,8 @@ def cut_stages(depths: Sequence[int], heads: Sequence[int], stages: int) -> tupl
 class Swin(TimmBackbone):
     """A Swin; patch tokens are the normed tokens of the last stage, pooled features their mean.
 
-    Each stage after the first has half the grid and twice the width: D = width · 2^(stages − 1).
-
-    Args:
-        bands: channels of the images.
-        image_size: side in pixels of the square the network is built for.
-        patch_size: side of a patch in pixels.
-        window: side of the attention windows in cells; every other block shifts them by half.
-        width: of the first stage.
-        depths: number of blocks of each stage.
-        heads: of the blocks of each stage.
-        stages: keep only so many of `depths` and `heads`, from the first on; 0 keeps all.
-        drop_path: largest rate of stochastic depth.
+    Each stage after the first has half the grid and twice the width: D = width · 2^(stages − 1). Options as in
+    `backbones.create`.
     """
 
     architecture, classifier = "swin_tiny_patch4_window7_224", "head.fc"
@@ -68,29 +58,15 @@ class Swin(TimmBackbone):
         depths, heads = cut_stages(depths, heads, stages)
         for stage, count in enumerate(heads):
             check_heads(width * 2**stage, count, f" of stage {stage + 1}")
-        self.grids, self.stages = StageGrids(patch_size, window, len(depths)), len(depths)
+        self.grids = StageGrids(patch_size, window, len(depths))
         self.dim = width * 2 ** (len(depths) - 1)
         if self.grid(image_size)[0] < 2:
             raise UserError(
-                f"backbone: {image_size} px leave one patch token after {self.stages} stages of patch {patch_size}; "
+                f"backbone: {image_size} px leave one patch token after {len(depths)} stages of patch {patch_size}; "
                 f"take {self.grids.nearest(image_size, least=2)} px, a smaller patch_size or fewer stages"
             )
-        self.net = SwinTransformer(
-            img_size=image_size,
-            patch_size=patch_size,
-            in_chans=bands,
-            embed_dim=width,
-            depths=depths,
-            num_heads=heads,
-            window_size=window,
-            num_classes=0,
-            drop_path_rate=drop_path,
-        )
-        self._adapt(bands, width, patch_size)
-
-    def grid(self, size: int) -> tuple[int, int]:
-        """Return (h, w) of the patch grid."""
-        return self.grids.last(size)
+        options = {"depths": depths, "num_heads": heads, "window_size": window}
+        self._build(SwinTransformer, bands, image_size, patch_size, width, drop_path, **options)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; see `Backbone.forward`."""
@@ -106,8 +82,8 @@ class Swin(TimmBackbone):
         self.grid(images.shape[-1])
         tokens = self.net.patch_embed(images)  # [B, h, w, width]
         if mask is not None:
-            fine = refine_mask(mask, self.stages)
-            tokens = torch.where(fine[..., None], self.mask_token.to(tokens.dtype), tokens)
+            fine = self.grids.refine(mask)[..., None]
+            tokens = torch.where(fine, self.mask_token.to(tokens.dtype), tokens)
         return tokens
 
     def _blocks(self, tokens: Tensor, skip_last: bool = False) -> Tensor:
@@ -118,14 +94,6 @@ class Swin(TimmBackbone):
             for block in stage.blocks[: len(stage.blocks) - last]:
                 tokens = forward_window_block(block, tokens)
         return tokens
-
-    def _model_args(self) -> dict[str, Any] | None:
-        return {
-            **(super()._model_args() or {}),
-            "depths": [len(stage.blocks) for stage in self.net.layers],
-            "num_heads": [stage.blocks[0].attn.num_heads for stage in self.net.layers],
-            "window_size": self.grids.window,
-        }
 
 
 def forward_window_block(block: Any, tokens: Tensor) -> Tensor:

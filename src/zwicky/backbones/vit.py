@@ -1,33 +1,48 @@
-"""Vision transformers (arXiv:2010.11929) through timm, with a mask token and any image size that the patch divides."""
+"""Vision transformers (arXiv:2010.11929) and BEiTs (arXiv:2106.08254) through timm, at any size the patch divides."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import lru_cache
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import LayerScale, VisionTransformer
+import torch.nn.functional as F
+from timm.models.beit import Beit
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from zwicky.backbones.attention import attention_weights, forward_block, project_qkv
-from zwicky.backbones.base import Features, TimmBackbone, check_heads, patch_grid
+from zwicky.backbones.attention import attention_weights, forward_block, project_qkv, relative_position_index
+from zwicky.backbones.base import Features, StageGrids, TimmBackbone, check_heads
 from zwicky.errors import UserError
 
 
 class PlainTransformer(TimmBackbone):
-    """A transformer of one stage: what ViT and BEiT share. `net` is timm's and is built by the subclass."""
+    """A transformer of one stage: what ViT and BEiT share, and the options of `backbones.create`."""
 
-    def __init__(self, *, image_size: int, patch_size: int, width: int, heads: int, pool: str) -> None:
+    net_class: type[torch.nn.Module]
+
+    def __init__(
+        self,
+        timm_options: dict[str, Any],
+        *,
+        bands: int,
+        image_size: int,
+        patch_size: int = 8,
+        width: int = 192,
+        depth: int = 12,
+        heads: int = 3,
+        pool: str = "cls",
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
         check_heads(width, heads)
         if pool not in ("cls", "mean"):
             raise UserError(f"backbone: pool is {pool!r}; choose cls or mean")
-        self.dim, self.patch_size, self.pool = width, patch_size, pool
+        self.dim, self.pool, self.grids = width, pool, StageGrids(patch_size)
         self.grid(image_size)
-
-    def grid(self, size: int) -> tuple[int, int]:
-        """Return (h, w) of the patch grid."""
-        return patch_grid(size, self.patch_size)
+        options = {"depth": depth, "num_heads": heads, "global_pool": "avg" if pool == "mean" else "token"}
+        self._build(self.net_class, bands, image_size, patch_size, width, drop_path, **options, **timm_options)
 
     @abstractmethod
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
@@ -66,61 +81,16 @@ class PlainTransformer(TimmBackbone):
             tokens = forward_block(block, tokens, self._bias(block, side))
         return tokens
 
-    def _model_args(self) -> dict[str, Any] | None:
-        depth, heads = len(self.net.blocks), self.net.blocks[0].attn.num_heads
-        pool = {"mean": "avg", "cls": "token"}[self.pool]
-        return {**(super()._model_args() or {}), "depth": depth, "num_heads": heads, "global_pool": pool}
-
 
 class ViT(PlainTransformer):
-    """A ViT; its patch tokens are the normed tokens of the last block.
+    """A ViT; its patch tokens are the normed tokens of the last block."""
 
-    Args:
-        bands: channels of the images.
-        image_size: side in pixels of the square the position embeddings are made for.
-        patch_size: side of a patch in pixels.
-        width: D.
-        depth: number of blocks.
-        heads: of each block.
-        pool: "cls" pools by the [CLS] token, "mean" by the mean of the patch tokens: masked image modelling does not
-            train [CLS].
-        layer_scale: initial value of LayerScale, 0 for none; DINOv2 (arXiv:2304.07193) has 1e-5 and a patch_size of 14.
-        registers: additional tokens besides [CLS] (arXiv:2309.16588).
-        drop_path: largest rate of stochastic depth.
-    """
+    architecture, net_class = "vit_base_patch16_224", VisionTransformer
 
-    architecture = "vit_base_patch16_224"
-
-    def __init__(
-        self,
-        *,
-        bands: int,
-        image_size: int,
-        patch_size: int = 8,
-        width: int = 192,
-        depth: int = 12,
-        heads: int = 3,
-        pool: str = "cls",
-        layer_scale: float = 0.0,
-        registers: int = 0,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__(image_size=image_size, patch_size=patch_size, width=width, heads=heads, pool=pool)
-        self.net = VisionTransformer(
-            img_size=image_size,
-            patch_size=patch_size,
-            in_chans=bands,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            num_classes=0,
-            init_values=layer_scale or None,
-            reg_tokens=registers,
-            no_embed_class=registers > 0,  # as in timm's own networks with registers
-            drop_path_rate=drop_path,
-            dynamic_img_size=True,
-        )
-        self._adapt(bands, width, patch_size)
+    def __init__(self, *, layer_scale: float = 0.0, registers: int = 0, **options: Any) -> None:
+        # Registers take no position, as in timm's own networks; "avg" pools without a norm of its own.
+        timm_options = {"init_values": layer_scale or None, "reg_tokens": registers, "no_embed_class": registers > 0}
+        super().__init__({**timm_options, "fc_norm": False, "dynamic_img_size": True}, **options)
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
         patches = self.net.patch_embed(images)  # [B, h, w, D]
@@ -134,14 +104,9 @@ class ViT(PlainTransformer):
         return (tokens[:, 0] if self.pool == "cls" else patches.mean(1)), patches
 
     def visible(self, images: Tensor, kept: Tensor) -> Tensor:
-        """Encode only some patches of each image, each with its position (MAE, arXiv:2111.06377).
+        """Encode only the patches `kept` [B, K] (indices along rows), each with its position: [B, prefix + K, D].
 
-        Args:
-            images: [B, bands, H, W].
-            kept: [B, K] indices of patches, along rows.
-
-        Returns:
-            Normed tokens [B, prefix + K, D].
+        It is the encoder of MAE (arXiv:2111.06377); the tokens are normed.
         """
         prefix, patches = self._embed(images, None).tensor_split([self.net.num_prefix_tokens], dim=1)
         tokens = torch.cat([prefix, patches.gather(1, kept[..., None].expand(-1, -1, self.dim))], 1)
@@ -149,13 +114,43 @@ class ViT(PlainTransformer):
             tokens = forward_block(block, tokens)
         return self.net.norm(tokens)
 
-    def _model_args(self) -> dict[str, Any] | None:
-        net, scaled = self.net, isinstance(self.net.blocks[0].ls1, LayerScale)
-        return {
-            **(super()._model_args() or {}),
-            "fc_norm": False,
-            "dynamic_img_size": True,
-            "init_values": 1e-5 if scaled else None,
-            "reg_tokens": net.num_reg_tokens,
-            "no_embed_class": net.no_embed_class,
-        }
+
+class BEiT(PlainTransformer):
+    """A ViT with LayerScale, and relative instead of absolute positions: a bias looked up by the offset of two patches.
+
+    Offsets beyond the table, in images larger than the network was built for, share the entry at its edge. Pooling is
+    as published: "mean", the norm of the patch tokens' mean, after fine-tuning; "cls", the normed [CLS] token, after
+    masked image modelling alone.
+    """
+
+    architecture, net_class = "beit_base_patch16_224", Beit
+
+    def __init__(self, **options: Any) -> None:
+        # LayerScale as published for BEiT-B.
+        super().__init__({"init_values": 0.1, "use_abs_pos_emb": False, "use_rel_pos_bias": True}, **options)
+
+    def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        patches = self.net.patch_embed(images)  # [B, N, D]
+        if mask is not None:
+            patches = torch.where(mask.flatten(1)[..., None], self.mask_token.to(patches.dtype), patches)
+        return torch.cat([self.net.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
+
+    def _pool(self, tokens: Tensor, n_prefix: int) -> tuple[Tensor, Tensor]:
+        patches = tokens[:, n_prefix:]
+        if self.pool == "mean":
+            return self.net.fc_norm(patches.mean(1)), self.net.fc_norm(patches)
+        return self.net.norm(tokens[:, 0]), self.net.norm(patches)
+
+    def _bias(self, block: Any, side: int) -> Tensor:
+        table = block.attn.relative_position_bias_table.float()
+        return table[index_with_cls(int(block.attn.window_size[0]), side).to(table.device)].permute(2, 0, 1)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def index_with_cls(window: int, side: int) -> Tensor:
+    """Return `relative_position_index` with the last three entries of timm's table for [CLS], [1 + N, 1 + N]."""
+    index = F.pad(relative_position_index(window, side), (1, 0, 1, 0))
+    entries = (2 * window - 1) ** 2  # then [CLS] → patch, patch → [CLS], [CLS] → [CLS]
+    index[0, :], index[:, 0], index[0, 0] = entries, entries + 1, entries + 2
+    return index

@@ -23,12 +23,8 @@ OTHER_PARTS = ("mask_token", "head.", "head_dist.", "fc.")  # of the task the we
 def load_pretrained(backbone: Backbone, source: str) -> None:
     """Load weights into `backbone.net`: positions are resampled and the first layer is adapted to the bands.
 
-    Args:
-        backbone: of the same width, depth and heads as the weights.
-        source: a name for timm.create_model (NAME, timm/NAME, hf-hub:OWNER/NAME), or a file with one of SUFFIXES.
-
-    Raises:
-        UserError: if the weights cannot be read or downloaded, or do not fit.
+    The source is a name for timm.create_model (NAME, timm/NAME, hf-hub:OWNER/NAME), or a file with one of SUFFIXES.
+    Raises UserError if the weights cannot be read or downloaded, or do not fit.
     """
     net: Any = backbone.net
     if source.endswith(SUFFIXES):
@@ -38,12 +34,11 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
         state, options = model.state_dict(), _options(model)
     state = {name.removeprefix("net."): value for name, value in state.items() if not name.startswith(OTHER_PARTS)}
     for name in ("patch_embed.proj.weight", "conv1.weight"):
-        if name in state and state[name].ndim == 4 and state[name].shape[1] != backbone.config["bands"]:
-            if state[name].shape[1] != 3:
-                raise UserError(
-                    f"pretrained {source}: has {state[name].shape[1]} bands; only RGB weights can be adapted to others"
-                )
-            state[name] = adapt_input_conv(backbone.config["bands"], state[name])
+        weight, bands = state.get(name), backbone.config["bands"]
+        if weight is not None and weight.ndim == 4 and weight.shape[1] != bands:
+            if weight.shape[1] != 3:
+                raise UserError(f"pretrained {source}: has {weight.shape[1]} bands; only RGB weights can be adapted")
+            state[name] = adapt_input_conv(bands, weight)
     resample = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)  # timm's, for positions
     if resample is not None:
         # What cannot be resampled keeps its shape or its name, and is reported below.
@@ -76,9 +71,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise UserError(f"pretrained {path}: no such file; give the path of a file of weights") from error
     except Exception as error:  # damaged files raise many kinds, and pickled code is refused here
-        raise UserError(
-            f"pretrained {path}: not a readable weights file ({type(error).__name__}); save it as safetensors"
-        ) from error
+        reason = type(error).__name__
+        raise UserError(f"pretrained {path}: not a readable weights file ({reason}); save it as safetensors") from error
     for key in ("model", "state_dict", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

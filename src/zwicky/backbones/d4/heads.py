@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from zwicky.augment.views import Target
 from zwicky.backbones.base import Backbone, Features, unpatchify
 from zwicky.backbones.d4.irreps import orbit, to_irreps
+from zwicky.backbones.d4.layers import by_irreps
 from zwicky.d4 import ORDER
 
 # The irreps of `irreps.CHANGE` that each kind of target consists of.
@@ -61,11 +64,9 @@ class TargetHead(nn.Module):
 
 
 class D4PixelDecoder(nn.Module):
-    """The lift transposed: pixels(n, x) = (1/8) Σ_g K(g⁻¹x)·F(n, g) + level(n).
+    """The lift transposed: pixels(n, x) = (1/8) Σ_g K(g⁻¹x)·F(n, g) + level(n), with `kernel` K [C, bands, p, p].
 
-    Attributes:
-        kernel: K, [C, bands, p, p].
-        level: one number per band from the invariants, so that their read-out is trained as well.
+    The level is one number per band from the invariants, so that their read-out is trained as well.
     """
 
     def __init__(self, dim: int, bands: int, patch_size: int) -> None:
@@ -95,3 +96,20 @@ class D4Backbone(Backbone):
         if any(target.kind != "scalar" for target in targets):
             return TargetHead(self.dim, targets)
         return super().prediction_head(n_outputs, targets)
+
+    @property
+    @abstractmethod
+    def _blocks(self) -> list[Any]:
+        """All layers between embedding and norm, each called with tokens and `irreps`."""
+
+    @abstractmethod
+    def _embed(self, images: Tensor, mask: Tensor | None, irreps: bool) -> Tensor:
+        """Return the tokens that enter the first block."""
+
+    def _until_last(self, images: Tensor, mask: Tensor | None) -> tuple[Tensor, bool]:
+        """Return the tokens that enter the last block, and whether they are in the basis of the irreps."""
+        irreps = by_irreps(images.device, self.dim)
+        tokens = self._embed(images, mask, irreps)
+        for block in self._blocks[:-1]:
+            tokens = block(tokens, irreps)
+        return tokens, irreps

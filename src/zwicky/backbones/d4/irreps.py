@@ -22,14 +22,10 @@ from torch.autograd.function import once_differentiable
 from zwicky import d4
 from zwicky.d4 import ORDER
 
-
-def _characters() -> Tensor:
-    k, m = torch.arange(ORDER) % 4, torch.arange(ORDER) // 4
-    characters = torch.stack([torch.ones(ORDER), (-1.0) ** m, (-1.0) ** k, (-1.0) ** (k + m)])
-    return torch.cat([characters, d4.VECTORS.flatten(1).T])
-
-
-CHARACTERS = _characters()  # [8, 8]: one row per irrep, the characters χ(g), then the entries ρ_ij(g), all 0, 1 or −1
+_K, _M = torch.arange(ORDER) % 4, torch.arange(ORDER) // 4
+_SIGNS = torch.stack([torch.ones(ORDER), (-1.0) ** _M, (-1.0) ** _K, (-1.0) ** (_K + _M)])
+# [8, 8]: one row per irrep, the characters χ(g), then the entries ρ_ij(g), all 0, 1 or −1
+CHARACTERS = torch.cat([_SIGNS, d4.VECTORS.flatten(1).T])
 CHANGE = CHARACTERS.double() / torch.tensor([8.0] * 4 + [4.0] * 4).double().sqrt()[:, None]
 
 

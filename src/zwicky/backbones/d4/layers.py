@@ -52,21 +52,15 @@ def channels_of(width: int, heads: int, suffix: str = "") -> int:
     unit = ORDER * heads
     if width % unit or width < 1:
         better = max(round(width / unit), 1) * unit
-        raise UserError(
-            f"backbone: width {width}{suffix} is not divisible by 8 group elements × {heads} heads; take {better}"
-        )
+        raise UserError(f"backbone: width {width}{suffix} is no multiple of 8 elements × {heads} heads; take {better}")
     return width // ORDER
 
 
 class GroupLinear(nn.Module):
     """y(g) = Σ_k W(g⁻¹k) x(k) + b, features [8, C_in, …] → [8, C_out, …]; every linear map that commutes with D4.
 
-    In the irreps W is four blocks C_out × C_in and one 2C_out × 2C_in, used twice: 5.33 times less work than the whole
-    8C_out × 8C_in matrix.
-
-    Attributes:
-        weight: W, [8, C_out, C_in].
-        bias: b, [C_out], the same for all group elements.
+    In the irreps W, [8, C_out, C_in], is four blocks C_out × C_in and one 2C_out × 2C_in, used twice: 5.33 times less
+    work than the whole 8C_out × 8C_in matrix. The bias b, [C_out], is the same for all group elements.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

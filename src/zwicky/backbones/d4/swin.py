@@ -7,7 +7,7 @@ window; the relative position bias is B(g⁻¹Δ) for group element g; merging i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,73 +19,47 @@ from zwicky.backbones.attention import (
     shifted_window_mask,
     window_and_shift,
 )
-from zwicky.backbones.base import Features, StageGrids, refine_mask
+from zwicky.backbones.base import Features, StageGrids
+from zwicky.backbones.d4 import layers
 from zwicky.backbones.d4.heads import D4Backbone
 from zwicky.backbones.d4.irreps import orbit
-from zwicky.backbones.d4.layers import (
-    MLP,
-    Drop,
-    GroupLinear,
-    Lift,
-    Norm,
-    Readout,
-    by_irreps,
-    channels_of,
-    into_stream,
-    mask_tokens,
-    out_of_stream,
-)
+from zwicky.backbones.d4.vit import Block
 from zwicky.backbones.swin import cut_stages
 from zwicky.d4 import INVERSE, ORDER
 from zwicky.errors import UserError
 
 
-class WindowBlock(nn.Module):
-    """x ← x + attention(norm x) within windows, then x ← x + mlp(norm x); maps [8, C, B, h, w].
+class WindowBlock(Block):
+    """A block on maps [8, C, B, h, w] with attention within windows of M × M cells, M = `window`.
 
-    Attributes:
-        window: M, side of the windows in cells.
-        shifted: whether the windows are shifted by M/2. A map no larger than the window is one window, unshifted.
-        bias: B, [heads, 2M − 1, 2M − 1], by offset (y, x) between two cells of a window.
+    If `shifted`, the windows are shifted by M/2. A map no larger than the window is one window, unshifted.
     """
 
     def __init__(self, channels: int, heads: int, window: int, shifted: bool, drop_path: float) -> None:
-        super().__init__()
-        self.heads, self.window, self.shifted = heads, window, shifted
-        self.norm1, self.qkv = Norm(channels), GroupLinear(channels, 3 * channels)
-        self.bias = nn.Parameter(torch.empty(heads, 2 * window - 1, 2 * window - 1))
-        nn.init.trunc_normal_(self.bias, std=0.02)
-        self.proj = GroupLinear(channels, channels)
-        self.norm2, self.mlp = Norm(channels), MLP(channels, 4 * channels)
-        self.drop_path = Drop(drop_path)
+        super().__init__(channels, heads, drop_path, window)
+        self.shifted = shifted
 
-    def forward(self, x: Tensor, irreps: bool) -> Tensor:
-        """Run the block on a map in the basis of the stream."""
-        q, k, v, bias, shift = self._project(x, irreps)
-        mixed = join_windows(attend(q, k, v, bias), x.shape[-1], shift).flatten(1, 2)  # [8, C, B, h, w]
-        x = x + self.drop_path(self.proj(into_stream(mixed, irreps), irreps))
-        return x + self.drop_path(self.mlp(self.norm2(x, irreps), irreps))
+    def attend(self, qkv: Tensor, n_queries: int | None = None) -> Tensor:
+        """Return the values mixed by attention, [8, heads, d, B, h, w]."""
+        q, k, v, bias, shift = self._windows(qkv)
+        return join_windows(attend(q, k, v, bias), qkv.shape[-1], shift)
 
     def attention_received(self, x: Tensor, irreps: bool) -> Tensor:
         """Return the attention each cell receives, the mean over queries and the group, [B, heads, h, w]."""
-        q, k, _, bias, shift = self._project(x, irreps)
+        q, k, _, bias, shift = self._windows(self.project(x, irreps))
         weights = attention_weights(q, k, bias).mean(-2)[..., None]  # [8, heads, B, windows, M², 1]
         return join_windows(weights, x.shape[-1], shift)[:, :, 0].mean(0).transpose(0, 1) / weights.shape[3]
 
-    def _project(self, x: Tensor, irreps: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        """Return queries, keys and values [8, heads, B, windows, M², d], their bias, and the shift in cells."""
-        side = x.shape[-1]
-        size, shift = self._window_and_shift(side)
-        qkv = out_of_stream(self.qkv(self.norm1(x, irreps), irreps), irreps).unflatten(1, (3, self.heads, -1))
+    def _windows(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """Return q, k, v [8, heads, B, windows, M², d], the bias of their cells, and the shift in cells."""
+        side, device = qkv.shape[-1], qkv.device
+        size, shift = window_and_shift(self.window, side, self.shifted)
         q, k, v = split_windows(qkv, size, shift).unbind(0)
-        index = relative_position_index(self.window, size).to(x.device)
+        index = relative_position_index(self.window, size).to(device)
         bias = orbit(self.bias).flatten(2)[:, :, index][:, :, None, None]  # [8, heads, 1, 1, M², M²]
         if shift:
-            bias = bias.masked_fill(shifted_window_mask(side, size, shift).to(x.device), -torch.inf)
+            bias = bias.masked_fill(shifted_window_mask(side, size, shift).to(device), -torch.inf)
         return q, k, v, bias, shift
-
-    def _window_and_shift(self, side: int) -> tuple[int, int]:
-        return window_and_shift(self.window, side, self.shifted)
 
 
 def split_windows(maps: Tensor, size: int, shift: int) -> Tensor:
@@ -113,31 +87,25 @@ class Merge(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm, self.reduction = Norm(4 * channels), GroupLinear(4 * channels, 2 * channels)
+        self.norm, self.reduction = layers.Norm(4 * channels), layers.GroupLinear(4 * channels, 2 * channels)
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
         """Merge [8, C, B, h, w] to [8, 2C, B, h/2, w/2]."""
-        corners = out_of_stream(x, irreps).unflatten(4, (-1, 2)).unflatten(3, (-1, 2))  # [8, C, B, h/2, y, w/2, x]
+        corners = (
+            layers.out_of_stream(x, irreps).unflatten(4, (-1, 2)).unflatten(3, (-1, 2))
+        )  # [8, C, B, h/2, y, w/2, x]
         corners = corners.permute(0, 4, 6, 1, 2, 3, 5).flatten(1, 2)
         # Corner δ' of element k lies at k δ', where the inverse of k finds δ' in a map of corners.
         index = orbit(torch.arange(4).view(2, 2))[INVERSE].flatten(1).to(x.device)  # [8, 4]
         named = corners[torch.arange(ORDER, device=x.device)[:, None], index].flatten(1, 2)  # [8, 4C, B, h/2, w/2]
-        return self.reduction(self.norm(into_stream(named, irreps), irreps), irreps)
+        return self.reduction(self.norm(layers.into_stream(named, irreps), irreps), irreps)
 
 
 class D4Swin(D4Backbone):
     """Patch tokens are invariants read from each cell of the last stage, pooled features their mean.
 
-    Args:
-        bands: channels of the images.
-        image_size: side in pixels of the square the network is built for.
-        patch_size: side of a patch in pixels.
-        window: M, even; a stage whose grid is no larger is one window. Every other block shifts windows by M/2.
-        width: 8C of the first stage; each stage after it has half the grid and twice the width.
-        depths: number of blocks of each stage.
-        heads: of each of the eight group elements, one number per stage.
-        stages: keep only so many of `depths` and `heads`, from the first on; 0 keeps all.
-        drop_path: largest rate of stochastic depth.
+    Options are those of `backbones.create`; the window is even, the width is 8C of the first stage (each stage after it
+    has half the grid and twice the width), and the heads are those of each of the eight group elements.
     """
 
     def __init__(
@@ -157,61 +125,50 @@ class D4Swin(D4Backbone):
         depths, heads = cut_stages(depths, heads, stages)
         if window % 2 or window < 2:
             raise UserError(f"backbone: windows of {window} cells cannot be shifted by half; take {max(window - 1, 2)}")
-        channels = [channels_of(width * 2**stage, count, f" of stage {stage + 1}") for stage, count in enumerate(heads)]
-        self.grids, self.stages = StageGrids(patch_size, window, len(depths)), len(depths)
+        channels = [
+            layers.channels_of(width * 2**stage, count, f" of stage {stage + 1}") for stage, count in enumerate(heads)
+        ]
+        self.grids = StageGrids(patch_size, window, len(depths))
         self.dim = ORDER * channels[-1]
         self.grid(image_size)
         drops = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
-        layers = []
+        stage_layers = []
         for stage, (wide, depth, count) in enumerate(zip(channels, depths, heads, strict=True)):
             blocks = [WindowBlock(wide, count, window, i % 2 == 1, next(drops)) for i in range(depth)]
             merge = [Merge(channels[stage - 1])] if stage else []
-            layers.append(nn.ModuleDict({"merge": nn.ModuleList(merge), "blocks": nn.ModuleList(blocks)}))
+            stage_layers.append(nn.ModuleDict({"merge": nn.ModuleList(merge), "blocks": nn.ModuleList(blocks)}))
         self.net = nn.ModuleDict(
             {
-                "lift": Lift(bands, channels[0], patch_size),
-                "norm1": Norm(channels[0]),
-                "layers": nn.ModuleList(layers),
-                "norm": Norm(channels[-1]),
-                "readout": Readout(channels[-1]),
+                "lift": layers.Lift(bands, channels[0], patch_size),
+                "norm1": layers.Norm(channels[0]),
+                "layers": nn.ModuleList(stage_layers),
+                "norm": layers.Norm(channels[-1]),
+                "readout": layers.Readout(channels[-1]),
             }
         )
         self.mask_token = nn.Parameter(torch.zeros(channels[0]))
         self.set_trainable()
 
-    def grid(self, size: int) -> tuple[int, int]:
-        """Return (h, w) of the last stage."""
-        return self.grids.last(size)
-
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; see `Backbone.forward`."""
-        irreps = by_irreps(images.device, self.dim)
-        tokens = self._embed(images, mask, irreps)
-        for block in self._blocks:
-            tokens = block(tokens, irreps)
-        tokens = self.net["norm"](tokens, irreps)
+        tokens, irreps = self._until_last(images, mask)
+        tokens = self.net["norm"](self._blocks[-1](tokens, irreps), irreps)
         invariant = self.net["readout"](tokens, irreps)  # [B, h, w, D]
-        return Features(invariant.mean((1, 2)), invariant, out_of_stream(tokens, irreps).permute(2, 3, 4, 0, 1))
+        return Features(invariant.mean((1, 2)), invariant, layers.out_of_stream(tokens, irreps).permute(2, 3, 4, 0, 1))
 
     def attention(self, images: Tensor) -> Tensor:
         """Return the mean over the queries of each window of the last block, and over the group."""
-        irreps = by_irreps(images.device, self.dim)
-        tokens = self._embed(images, None, irreps)
-        *blocks, last = self._blocks
-        for block in blocks:
-            tokens = block(tokens, irreps)
-        return last.attention_received(tokens, irreps)
+        return self._blocks[-1].attention_received(*self._until_last(images, None))
 
     def _embed(self, images: Tensor, mask: Tensor | None, irreps: bool) -> Tensor:
         self.grid(images.shape[-1])
         tokens = self.net["norm1"](self.net["lift"](images, irreps), irreps)
-        return tokens if mask is None else mask_tokens(tokens, refine_mask(mask, self.stages), self.mask_token, irreps)
+        return tokens if mask is None else layers.mask_tokens(tokens, self.grids.refine(mask), self.mask_token, irreps)
 
     @property
     def _blocks(self) -> list[Any]:
         """All blocks, and the merging before those of each stage after the first."""
-        layers = cast(list[nn.ModuleDict], list(self.net["layers"]))
-        return [block for layer in layers for part in layer.values() for block in cast(nn.ModuleList, part)]
+        return [block for layer in self.net["layers"] for part in layer.values() for block in part]
 
     def group_matcher(self) -> dict[str, Any]:
         """Return the patterns of the layers: merging belongs to its stage's first block, norm and read-out are last."""
