@@ -34,14 +34,12 @@ Separation = dict[str, float]
 
 
 def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
-    """Describe a data set.
+    """Describe a data set as a JSON-able dict.
 
-    Returns:
-        A JSON-able dict. `warnings` and `information` hold one line each. `shortcuts[class][feature]` is
-        {"auc", "low", "high"}: how well a trivial number separates that class from the rest, as max(AUC, 1 − AUC) with
-        its 95 % interval; "all together" is gradient boosting on all of them, out of fold. With two classes only the
-        positive one is listed. `properties[column]` is the same for the other columns of the table; truth columns of
-        simulations are left out.
+    `warnings` and `information` hold one line each. `shortcuts[class][feature]` is {"auc", "low", "high"}: how well a
+    trivial number separates that class from the rest, as max(AUC, 1 − AUC) with its 95 % interval; "all together" is
+    gradient boosting on all of them, out of fold. With two classes only the positive one is listed.
+    `properties[column]` is the same for the other columns of the table, except truth columns of simulations.
     """
     classes = labels.of(cutouts.ids)
     labelled = np.array([label is not None for label in classes], dtype=bool)
@@ -79,29 +77,30 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
 
 
 def image_statistics(cutouts: Cutouts) -> dict[str, np.ndarray]:
-    """Return statistics of each image over its valid pixels, in one pass over the pixels.
+    """Return statistics of the valid pixels of each image, in one pass over the pixels.
 
-    Returns:
-        "mean", "min", "max" and "nan_share", [N, bands]; "border_mean" and "border_noise" (standard deviation), [N],
-        over the outermost sixteenth of each side.
+    "mean", "min", "max" and "nan_share" are [N, bands]; "border_mean" and "border_noise" (standard deviation), [N],
+    are over the outermost sixteenth of each side.
     """
-    count, bands, height, width = cutouts.images.shape
-    statistics: dict[str, np.ndarray] = {name: np.empty((count, bands)) for name in ("mean", "min", "max", "nan_share")}
-    statistics |= {name: np.empty(count) for name in ("border_mean", "border_noise")}
+    count, _, height, width = cutouts.images.shape
     rim = max(1, min(height, width) // 16)
     border = np.ones((height, width), bool)
     border[rim:-rim, rim:-rim] = False
+    parts = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # images without a valid pixel are NaN
-        for rows in batches(count, BATCH):
+        for rows in batches(max(1, count), BATCH):
             pixels = cutouts.images[rows].astype(np.float32)
-            statistics["mean"][rows] = np.nanmean(pixels, axis=(2, 3), dtype=np.float64)
-            statistics["min"][rows] = np.nanmin(pixels, axis=(2, 3))
-            statistics["max"][rows] = np.nanmax(pixels, axis=(2, 3))
-            statistics["nan_share"][rows] = np.isnan(pixels).mean(axis=(2, 3))
-            statistics["border_mean"][rows] = np.nanmean(pixels[:, :, border], axis=(1, 2), dtype=np.float64)
-            statistics["border_noise"][rows] = np.nanstd(pixels[:, :, border], axis=(1, 2), dtype=np.float64)
-    return statistics
+            part = {
+                "mean": np.nanmean(pixels, axis=(2, 3), dtype=np.float64),
+                "min": np.nanmin(pixels, axis=(2, 3)).astype(np.float64),
+                "max": np.nanmax(pixels, axis=(2, 3)).astype(np.float64),
+                "nan_share": np.isnan(pixels).mean(axis=(2, 3)),
+                "border_mean": np.nanmean(pixels[:, :, border], axis=(1, 2), dtype=np.float64),
+                "border_noise": np.nanstd(pixels[:, :, border], axis=(1, 2), dtype=np.float64),
+            }
+            parts.append(part)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def trivial_features(cutouts: Cutouts, statistics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -110,16 +109,15 @@ def trivial_features(cutouts: Cutouts, statistics: dict[str, np.ndarray]) -> dic
     A colour is (A − B) / (|A| + |B|) of the mean fluxes of neighbouring bands.
     """
     mean, ra, dec = statistics["mean"], cutouts.column("ra"), cutouts.column("dec")
+    features: dict[str, np.ndarray] = {}
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
-        features = {"total_flux": np.nanmean(mean, axis=1), "peak": np.nanmax(statistics["max"], axis=1)}
-        for index, (first, second) in enumerate(zip(cutouts.bands, cutouts.bands[1:], strict=False)):
-            a, b = mean[:, index], mean[:, index + 1]
+        features |= {"total_flux": np.nanmean(mean, axis=1), "peak": np.nanmax(statistics["max"], axis=1)}
+        for first, second, a, b in zip(cutouts.bands, cutouts.bands[1:], mean.T, mean.T[1:], strict=False):
             features[f"colour_{first}_{second}"] = (a - b) / (abs(a) + abs(b))
     features |= {name: statistics[name] for name in ("border_mean", "border_noise")}
-    features["nan_share"] = statistics["nan_share"].mean(axis=1)
-    features |= {"ra": ra, "dec": dec, "position_known": np.isfinite(ra + dec).astype(float)}
-    return features | {"pixel_scale": cutouts.column("pixel_scale")}
+    features |= {"nan_share": statistics["nan_share"].mean(axis=1), "ra": ra, "dec": dec}
+    return features | {"position_known": np.isfinite(ra + dec) * 1.0, "pixel_scale": cutouts.column("pixel_scale")}
 
 
 def separation(positive: np.ndarray, score: np.ndarray, directed: bool = False) -> Separation | None:
@@ -130,11 +128,8 @@ def separation(positive: np.ndarray, score: np.ndarray, directed: bool = False) 
 
     Args:
         positive: [N] bool.
-        score: [N]; NaN is left out.
+        score: [N]; NaN is left out. None is returned if the rest is constant or has fewer than two of either class.
         directed: report the AUC, not max(AUC, 1 − AUC).
-
-    Returns:
-        None where fewer than two of either class remain, or the score is constant.
     """
     valid = np.isfinite(score)
     ones, zeros = score[valid & positive], score[valid & ~positive]
@@ -158,11 +153,10 @@ def boosted_scores(features: np.ndarray, classes: np.ndarray, groups: np.ndarray
         features: [N, F].
         classes: [N] class names.
         groups: [N].
-        seed: random seed.
+        seed: of the folds, the boosting, and the MAX_BOOSTED objects that are used; the others are NaN.
 
     Returns:
-        [N, classes in alphabetical order], NaN beyond the first MAX_BOOSTED of a random order; None where a class has
-        fewer than two groups.
+        [N, classes in alphabetical order]; None where a class has fewer than two groups.
     """
     names = np.unique(classes.astype(str))
     rows = np.sort(numpy_rng(seed).permutation(len(classes))[:MAX_BOOSTED])
@@ -248,14 +242,13 @@ def _properties(
             continue
         if not numeric and not 2 <= len(set(values)) <= len(values) / 2:
             continue  # constant, or an identifier
-        separations, one_value = {}, {}
+        separations = {}
         for name in _compared(names):
             scores = values if numeric else category_scores(values, classes == name, seed)
             if scores is not None and (result := separation(classes == name, scores, directed=not numeric)):
                 separations[name] = result
-        for name in [] if numeric else names:
-            if len(of_class := set(values[classes == name])) == 1:
-                one_value[name] = str(of_class.pop())
+        of_class = {} if numeric else {name: set(values[classes == name]) for name in names}
+        one_value = {name: str(value) for name, (value, *more) in of_class.items() if not more}
         label_like = any(word in column.lower() for word in LABEL_LIKE)
         properties[column] = {"classes": separations, "one_value": one_value, "label_like": label_like}
     return properties
@@ -282,26 +275,25 @@ def _remarks(result: dict[str, Any], statistics: dict[str, np.ndarray]) -> tuple
         for name, auc in entry["classes"].items():
             if _suspicious(auc):
                 lines.append(f"the column {column!r} separates {name!r} from the rest with {_auc(auc)}")
-    duplicates, origin = result["duplicates"], result["origin"]
-    if duplicates["same_pixels"] or duplicates["same_position"]:
-        warned.append(
-            f"{duplicates['same_pixels']} objects repeat the pixels of another and {duplicates['same_position']} "
-            "lie within 1 arcsec of another; splits keep them together"
-        )
-    if duplicates["contradictory_groups"]:
-        warned.append(f"{duplicates['contradictory_groups']} groups of equal objects have contradictory labels")
+    pixels, position, contradictory = result["duplicates"].values()
+    if pixels or position:
+        repeats = f"{pixels} objects repeat the pixels of another and {position} lie within 1 arcsec of another"
+        warned.append(f"{repeats}; splits keep them together")
+    if contradictory:
+        warned.append(f"{contradictory} groups of equal objects have contradictory labels")
     if len(result["pixel_scale"]) > 1:
         scales = ", ".join(f"{scale} ({count})" for scale, count in result["pixel_scale"].items())
         warned.append(f"pixel scales differ, in arcsec: {scales[:200]}; the same lens has another size in each")
-    if origin["simulated"] and origin["observed"]:
-        mixed = f"{origin['simulated']} simulated and {origin['observed']} observed objects are mixed"
+    simulated, observed, _ = result["origin"].values()
+    if simulated and observed:
+        mixed = f"{simulated} simulated and {observed} observed objects are mixed"
         warned.append(f"{mixed}; a network may separate them instead of the classes")
     nan_share = statistics["nan_share"].mean(axis=1)
     if (nan_share > 0).any():
         information.append(f"{(nan_share > 0).sum()} images have invalid pixels, at most {nan_share.max():.0%} of one")
-    lowest, highest = np.fmin.reduce(statistics["min"], axis=1), np.fmax.reduce(statistics["max"], axis=1)
-    if (constant := int((lowest == highest).sum())) > 0:
-        warned.append(f"{constant} images have the same value in every pixel")
+    constant = np.fmin.reduce(statistics["min"], axis=1) == np.fmax.reduce(statistics["max"], axis=1)
+    if constant.any():
+        warned.append(f"{constant.sum()} images have the same value in every pixel")
     if len(result["labels"]["classes"]) < 2:
         information.append("fewer than two classes are labelled, so shortcuts were not searched")
     return warned, information

@@ -91,8 +91,7 @@ class Cutouts:
     """N cutouts: pixels that never change, and a table of their properties.
 
     Args:
-        images: [N, bands, H, W] in one of PIXEL_TYPES, NaN where invalid (floats only). A NumPy array, or `LazyImages`
-            that may be larger than memory; `images[rows]` is an array for either.
+        images: [N, bands, H, W] in one of PIXEL_TYPES, NaN where invalid; `images[rows]` is an array.
         table: N rows in the order of `images`: the columns of STANDARD_COLUMNS and any properties.
         bands: the name of each channel, e.g. ("g", "r", "i"); ("gray",) where it is unknown.
         truth: the columns that are simulation truth rather than observables.
@@ -106,16 +105,12 @@ class Cutouts:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4:
-            raise ValueError(f"images must be [N, bands, H, W], not {list(self.images.shape)}")
+        shape, expected = tuple(self.images.shape), (len(self.table), len(self.bands))
+        if len(shape) != 4 or shape[:2] != expected:
+            raise ValueError(f"images must be [N, bands, H, W] with (N, bands) = {expected}, not {shape}")
         if self.images.dtype.name not in PIXEL_TYPES:
             raise ValueError(f"pixels must be one of {PIXEL_TYPES}, not {self.images.dtype.name}")
-        if len(self.images) != len(self.table):
-            raise ValueError(f"{len(self.images)} images but {len(self.table)} table rows")
-        if self.images.shape[1] != len(self.bands):
-            raise ValueError(f"{self.images.shape[1]} channels but {len(self.bands)} band names")
-        missing = [name for name in STANDARD_COLUMNS if name not in self.table]
-        if missing:
+        if missing := [name for name in STANDARD_COLUMNS if name not in self.table]:
             raise ValueError(f"the table lacks the columns {missing}")
 
     def __len__(self) -> int:
@@ -138,11 +133,7 @@ class Cutouts:
         return float(scales[0]) if len(scales) == 1 and np.isfinite(scales[0]) else None
 
     def column(self, name: str) -> np.ndarray:
-        """Return one column, [N]: float64 with NaN for null if numeric, else objects with None for null.
-
-        Raises:
-            UserError: There is no such column.
-        """
+        """Return one column, [N]: float64 with NaN for null if numeric, else objects with None for null."""
         if name not in self.table:
             raise UserError(f"the store has no column {name!r}; it has {', '.join(self.table.columns)}")
         values = self.table[name]
@@ -154,11 +145,7 @@ class Cutouts:
         return column
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
-        """Return numeric columns, [N, len(names)] float64 with NaN for null.
-
-        Raises:
-            UserError: A column is missing or not numeric.
-        """
+        """Return numeric columns, [N, len(names)] float64 with NaN for null."""
         columns = [self.column(name) for name in names]
         for name, values in zip(names, columns, strict=True):
             if values.dtype != np.float64:
@@ -173,18 +160,13 @@ class Cutouts:
         return Cutouts(images, table, self.bands, self.truth, self.metadata)
 
     def rows_of(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return the row numbers of `ids`, [len(ids)] int64, in their order.
-
-        Raises:
-            UserError: An id is not in the table.
-        """
-        rows = pd.Index(self.ids).get_indexer(np.asarray(ids, dtype=object))
-        if (unknown := rows < 0).any():
-            first = np.asarray(ids, dtype=object)[unknown][0]
-            raise UserError(
-                f"{unknown.sum()} ids are not in the store (first: {first!r}); was it ingested from the same files?"
-            )
-        return rows.astype(np.int64)
+        """Return the row numbers of `ids`, [len(ids)] int64, in their order; UserError for ids that are not here."""
+        ids = np.asarray(ids, dtype=object)
+        rows = pd.Index(self.ids).get_indexer(ids).astype(np.int64)
+        if len(unknown := ids[rows < 0]):
+            problem = f"{len(unknown)} ids are not in the store (first: {unknown[0]!r})"
+            raise UserError(f"{problem}; was it ingested from the same files?")
+        return rows
 
 
 def is_numeric(values: pd.Series) -> bool:
@@ -211,14 +193,8 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def make_table(ids: Sequence[str], columns: dict[str, Any] | None = None) -> pd.DataFrame:
     """Return a table of `len(ids)` rows: the given columns where given, null in the other standard columns."""
-    series = {name: pd.Series(_rows(values), copy=False) for name, values in (columns or {}).items()}
-    return complete_table(pd.DataFrame({"id": [str(identifier) for identifier in ids], **series}))
-
-
-def _rows(values: Any) -> Any:
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values.to_pandas()
-    return list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else values
+    lists = {name: list(v) if getattr(v, "ndim", 1) > 1 else v for name, v in (columns or {}).items()}
+    return complete_table(pd.DataFrame({"id": [str(identifier) for identifier in ids], **lists}))
 
 
 def make_cutouts(images: np.ndarray, bands: Sequence[str], ids: Sequence[str] | None = None, **columns: Any) -> Cutouts:

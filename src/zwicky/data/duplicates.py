@@ -15,20 +15,16 @@ SAME_POSITION = 1.0  # arcsec
 
 
 def find_groups(cutouts: Cutouts, *columns: str) -> dict[str, str]:
-    """Group objects that are connected by a chain of equalities.
+    """Group objects by equal pixel hashes, positions at most 1″ apart, or equal values of one of `columns`.
 
-    Two objects are equal if their pixel hashes are, if they are at most 1″ apart, or if they share a value of one of
-    `columns` (e.g. a source galaxy, a sky region).
-
-    Returns:
-        For each id the id of the first object of its group; a lone object is its own group.
+    Returns the id of the first object of its group for each id; a chain of equalities makes one group.
     """
     ids = cutouts.ids
     for column in columns:
         cutouts.column(column)  # raises UserError where there is none
     links = [position_pairs(cutouts), *(_equal_values(cutouts.table[name]) for name in ("pixel_hash", *columns))]
     pairs = np.concatenate(links)
-    graph = coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(ids), len(ids)))
+    graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(ids), len(ids)))
     _, component = connected_components(graph, directed=False)
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
     return dict(zip(ids, ids[first[inverse]], strict=True))

@@ -22,19 +22,12 @@ POSITIVE = re.compile(r".*lens.*|.*anomal.*|.*einstein.*|arcs?|true|yes|positive
 
 @dataclass(frozen=True)
 class Labels:
-    """Class labels of some objects.
+    """Class labels of some objects."""
 
-    Args:
-        values: class name by id; an object without a label is absent.
-        source: where the labels come from, e.g. a catalogue or a person.
-        time: when they were given, ISO 8601.
-        positive: the positive class, "" for the usual one.
-    """
-
-    values: dict[str, str]
-    source: str = ""
-    time: str = ""
-    positive: str = ""
+    values: dict[str, str]  # class name by id; an object without a label is absent
+    source: str = ""  # where the labels come from, e.g. a catalogue or a person
+    time: str = ""  # when they were given, ISO 8601
+    positive: str = ""  # the positive class, "" for the usual one
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -47,25 +40,20 @@ class Labels:
 
 
 def order_classes(names: set[str], positive: str = "") -> tuple[str, ...]:
-    """Sort class names, negative ones first and lens-like ones last, so that index 1 of a pair is the positive class.
+    """Sort class names, so that index 1 of a pair is the positive class.
 
-    Args:
-        names: of the classes; grades from A are sorted so that A comes last.
-        positive: the class to come last, whatever its name.
+    Negative names come first, lens-like ones last, `positive` after them; of the grades A to F, A is last.
     """
     are_grades = all(re.fullmatch(r"[A-F][+-]?", name) for name in names)
     plain = {re.sub(r"[\W_]", "", name.lower()) for name in names}
 
     def rank(name: str) -> int:
         denied = re.fullmatch(r"(?:non|not|no|un)([\W_]*)(.+)", name.lower())
-        denies = denied and (denied[1] or denied[2].startswith("lens") or denied[2] in plain)
-        return (
-            3
-            if name == positive
-            else 0
-            if denies or name.lower() in NEGATIVE_NAMES
-            else 1 + bool(POSITIVE.fullmatch(name))
-        )
+        if name == positive:
+            return 3
+        if denied and (denied[1] or denied[2].startswith("lens") or denied[2] in plain):
+            return 0
+        return 0 if name.lower() in NEGATIVE_NAMES else 1 + bool(POSITIVE.fullmatch(name))
 
     return tuple(sorted(sorted(names, reverse=are_grades), key=rank))
 
@@ -77,20 +65,14 @@ def write_labels(store: Path | str, labels: Labels) -> None:
 
 
 def read_labels(store: Path | str) -> Labels:
-    """Read the labels of a store; without `labels.csv` there are none.
-
-    Raises:
-        UserError: The file cannot be read or lacks the columns id and label.
-    """
-    path = Path(store) / LABELS
+    """Read the labels of a store; without `labels.csv` there are none."""
+    path, description = Path(store) / LABELS, Path(store) / "store.json"
     if not path.exists():
         return Labels({})
     table = read_table(path, ("id", "label"))
     table = table[table["label"] != ""]
     source, time = (table[name].iloc[0] if name in table and len(table) else "" for name in ("source", "time"))
-    metadata = (
-        read_json(Path(store) / "store.json").get("metadata", {}) if (Path(store) / "store.json").exists() else {}
-    )
+    metadata = read_json(description)["metadata"] if description.exists() else {}
     values = dict(zip(table["id"], table["label"], strict=True))
     return Labels(values, source, time, metadata.get("positive", ""))
 
@@ -102,11 +84,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV of strings ("" where empty).
-
-    Raises:
-        UserError: The file cannot be read or lacks a required column.
-    """
+    """Read a CSV of strings ("" where empty); UserError where it cannot be read or lacks a required column."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

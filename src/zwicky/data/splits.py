@@ -19,23 +19,18 @@ from zwicky.errors import UserError
 from zwicky.rng import numpy_rng
 
 ROLES = ("train", "validation", "test", "unlabelled")
+UNLABELLED = 3  # of ROLES
 DEFAULT = "holdout"
 SHARED = ("source_id", "lens_id", "pair_id")  # columns of simulations: the same galaxy in several images
 
 
 @dataclass(frozen=True)
 class Split:
-    """The role of each object.
-
-    Args:
-        name: of the split.
-        roles: one of ROLES by id.
-        groups: group by id; objects of a group share a role.
-    """
+    """The role of each object."""
 
     name: str
-    roles: dict[str, str]
-    groups: dict[str, str] = field(default_factory=dict)
+    roles: dict[str, str]  # one of ROLES by id
+    groups: dict[str, str] = field(default_factory=dict)  # group by id; objects of a group share a role
 
     def ids(self, *roles: str) -> np.ndarray:
         """Return the ids with any of these roles, in the order of the table."""
@@ -64,41 +59,25 @@ def write_split(folder: Path | str, split: Split) -> None:
 
 
 def read_split(path: Path | str) -> Split:
-    """Read `NAME.csv`.
-
-    Raises:
-        UserError: The file cannot be read, lacks id or role, or has a role that is not in ROLES.
-    """
-    table = read_table(Path(path), ("id", "role"))
-    unknown = sorted(set(table["role"]) - set(ROLES))
-    if unknown:
+    """Read `NAME.csv`; UserError where it cannot be read, lacks id or role, or has a role that is not in ROLES."""
+    table = read_table(Path(path), ("id", "role")).set_index("id")
+    if unknown := sorted(set(table["role"]) - set(ROLES)):
         raise UserError(f"{path}: unknown role {unknown[0]!r}; roles are {', '.join(ROLES)}")
-    grouped = table[table["group"] != ""] if "group" in table else table.iloc[:0].assign(group="")
-    roles, groups = (dict(zip(t["id"], t[name], strict=True)) for t, name in ((table, "role"), (grouped, "group")))
-    return Split(Path(path).stem, roles, groups)
+    groups = table["group"][table["group"] != ""].to_dict() if "group" in table else {}
+    return Split(Path(path).stem, table["role"].to_dict(), groups)
 
 
-def default_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = (), name: str = DEFAULT) -> Split:
+def default_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ()) -> Split:
     """Draw the default split: `holdout_split` with seed 0; a function of cutouts and labels alone.
 
-    Args:
-        cutouts: all objects.
-        labels: their labels. Without any, everything is `unlabelled`.
-        columns: regression targets; without labels, the objects that have all of them are split.
-        name: of the split.
+    Without labels the objects that have all of `columns` (regression targets) are split, else all are `unlabelled`.
     """
     if not labels.values and columns:
         measured = np.isfinite(cutouts.numbers(columns)).all(axis=1)
         labels = Labels(dict.fromkeys(cutouts.ids[measured], "measured"))
     if not labels.values:
-        return Split(name, dict.fromkeys(cutouts.ids, "unlabelled"))
-    return holdout_split(cutouts, labels, seed=0, name=name)
-
-
-def _columns(cutouts: Cutouts, column: str | None) -> list[str]:
-    """Columns whose equal values may not be separated."""
-    shared = [name for name in SHARED if name in cutouts.table]
-    return shared if column is None else [*shared, column]
+        return Split(DEFAULT, dict.fromkeys(cutouts.ids, "unlabelled"))
+    return holdout_split(cutouts, labels, seed=0)
 
 
 def holdout_split(
@@ -108,7 +87,7 @@ def holdout_split(
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int,
     group_column: str | None = None,
-    name: str = "holdout",
+    name: str = DEFAULT,
 ) -> Split:
     """Draw a stratified split of the labelled objects; without groups each class is within one of its share.
 
@@ -128,30 +107,20 @@ def holdout_split(
     """
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(f"split fractions {tuple(fractions)} must be three shares, train, validation, test, with sum 1")
-    names = ("train", "validation", "test")
-    groups = find_groups(cutouts, *_columns(cutouts, group_column))
-    classes = labels.of(cutouts.ids)
-    labelled = _require_any(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
-    group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)
-    role_of = _distribute(group[labelled], classes[labelled], fractions, numpy_rng(seed))
-    roles: dict[str, str] = {}
-    for identifier, object_group, label in zip(cutouts.ids, group, classes, strict=True):
-        role = names[role_of[object_group]] if object_group in role_of else "unlabelled"
-        if label is not None:
-            roles[identifier] = role
-        elif role in ("train", "unlabelled"):
-            roles[identifier] = "unlabelled"
-    for needed, share in zip(names, fractions, strict=True):
-        if needed == "validation" or share == 0:
-            continue
-        for label in labels.classes:
-            if label in classes and not any(roles.get(i) == needed for i in cutouts.ids[classes == label]):
-                count, apart = (classes == label).sum(), len(set(group[classes == label]))
+    group, classes, labelled = _grouped(cutouts, labels, group_column)
+    part_of = _distribute(group[labelled], classes[labelled], fractions, numpy_rng(seed))
+    role = np.array([ROLES[part_of.get(key, UNLABELLED)] for key in group], dtype=object)
+    role[~labelled] = [{"train": "unlabelled", "unlabelled": "unlabelled"}.get(name) for name in role[~labelled]]
+    for needed, share in (("train", fractions[0]), ("test", fractions[2])):
+        for label in labels.classes if share else ():
+            of_class = classes == label
+            if of_class.any() and needed not in role[of_class]:
+                count, apart = of_class.sum(), len(set(group[of_class]))
                 raise UserError(
                     f"class {label!r} has {count} objects in {apart} groups (equal pixels or positions are one), too "
                     f"few to have one in {needed}; add labels or change the split fractions"
                 )
-    return Split(name, roles, {identifier: groups[identifier] for identifier in roles})
+    return _make_split(name, cutouts.ids, role, group)
 
 
 def fold_splits(
@@ -186,15 +155,11 @@ def fold_splits(
     """
     if folds < 2 or repeats < 1:
         raise UserError(f"{folds} folds, {repeats} repeats: no cross-validation; use at least 2 folds and 1 repeat")
-    ids = cutouts.ids
-    groups = find_groups(cutouts, *_columns(cutouts, group_column))
-    group = np.array([groups[identifier] for identifier in ids], dtype=object)
-    classes = labels.of(ids)
-    labelled = _require_any(classes != None, "has no labels; give the store class folders or a catalogue")  # noqa: E711
-    tested = _require_any(
-        labelled & _matching(cutouts, test_where), f"has no labelled object with {_condition(test_where)}"
-    )
-    trained = labelled & _matching(cutouts, train_where)
+    group, classes, labelled = _grouped(cutouts, labels, group_column)
+    tested, trained = (labelled & _matching(cutouts, where) for where in (test_where, train_where))
+    if not tested.any():
+        condition = " and ".join(f"{column} == {value!r}" for column, value in (test_where or {}).items())
+        raise UserError(f"the data has no labelled object with {condition}")
     for label in order_classes(set(classes[tested])):
         apart = len(set(group[tested & (classes == label)]))
         if apart < folds:
@@ -204,21 +169,19 @@ def fold_splits(
     splits = []
     for repeat in range(repeats):
         fold_of = _distribute(group[tested], classes[tested], [1 / folds] * folds, numpy_rng(seed, repeat))
+        fold_of_row = np.array([fold_of.get(key, -1) for key in group])
         for fold in range(folds):
-            roles: dict[str, str] = {}
-            for row, identifier in enumerate(ids):
-                if fold_of.get(group[row]) != fold:
-                    roles[identifier] = "train" if trained[row] else "unlabelled"
-                elif tested[row]:
-                    roles[identifier] = "test"
-            splits.append(Split(f"r{repeat}f{fold}", roles, {identifier: groups[identifier] for identifier in roles}))
+            role = np.where(trained, "train", "unlabelled").astype(object)
+            role[fold_of_row == fold] = None
+            role[(fold_of_row == fold) & tested] = "test"
+            splits.append(_make_split(f"r{repeat}f{fold}", cutouts.ids, role, group))
     return splits
 
 
 def label_subsets(
     split: Split, labels: Labels, counts: Sequence[int], seed: int, balanced: bool = False
 ) -> dict[int, np.ndarray]:
-    """Draw nested subsets of the labelled training objects, each class within one object of its share.
+    """Draw nested subsets of the labelled training objects, each class within one object of its share: ids by count.
 
     Args:
         split: gives the training objects.
@@ -227,9 +190,6 @@ def label_subsets(
         seed: random seed.
         balanced: equal numbers of each class instead of the natural shares.
 
-    Returns:
-        Ids by count; the smaller subsets are part of the larger ones.
-
     Raises:
         UserError: There are fewer labels than asked for, or fewer asked for than classes.
     """
@@ -237,8 +197,7 @@ def label_subsets(
     classes = labels.of(pool)
     names = order_classes(set(classes))
     per_class = ", ".join(f"{name} {(classes == name).sum()}" for name in names)
-    wrong = [count for count in counts if count < 0 or 0 < count < len(names)]
-    if wrong:
+    if wrong := [count for count in counts if count < 0 or 0 < count < len(names)]:
         raise UserError(f"{wrong[0]} labels cannot hold the {len(names)} classes; ask for more, or 0 for all")
     most = max(counts, default=0)
     if most > len(pool):
@@ -247,10 +206,9 @@ def label_subsets(
         )
     rng = numpy_rng(seed)
     queues = [rng.permutation(pool[classes == name]) for name in names]
+    queues = [queues[index] for index in rng.permutation(len(names))]  # which class gets the odd one
     shares = np.array([1.0 if balanced else len(queue) for queue in queues])
-    order = rng.permutation(len(names))  # which class gets the odd one
-    queues, shares = [queues[index] for index in order], (shares / shares.sum())[order] if len(names) else shares
-    taken = np.zeros(len(names), int)
+    shares, taken = shares / shares.sum(), np.zeros(len(names), int)
     drawn: list[str] = []
     for _ in range(most):
         turn = _next_class(taken, shares)
@@ -272,47 +230,43 @@ def fit_select(
     seed: int,
     groups: Mapping[str, str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide labelled objects into those to fit and those that select (early stopping, calibration), stratified.
+    """Divide labelled objects into ids to fit and ids that select (early stopping, calibration), stratified.
 
-    Args:
-        ids: labelled objects.
-        labels: their labels.
-        fraction: of the objects that select.
-        seed: random seed.
-        groups: group by id; groups are not separated.
-
-    Returns:
-        (ids to fit, ids that select); 300 ids and 0.2 give 240 and 60.
+    The share `fraction` selects: 300 ids and 0.2 give 240 and 60. `groups`, group by id, are not separated.
     """
     if not 0 < fraction < 1:
         raise UserError(f"the share of labels for selection is {fraction}; it must lie between 0 and 1")
     ids = np.asarray(ids, dtype=object)
     classes = labels.of(ids)
-    if any(label is None for label in classes):
-        count = sum(label is None for label in classes)
+    if count := sum(label is None for label in classes):
         raise UserError(f"{count} of the objects to fit have no label; draw them with label_subsets")
-    group = np.array([(groups or {}).get(identifier, identifier) for identifier in ids], dtype=object)
+    group = Split("", {}, dict(groups or {})).groups_of(ids)
     part_of = _distribute(group, classes, (1 - fraction, fraction), numpy_rng(seed))
-    selects = np.array([part_of[object_group] == 1 for object_group in group], dtype=bool)
+    selects = np.array([part_of[key] == 1 for key in group], dtype=bool)
     return ids[~selects], ids[selects]
 
 
-def _require_any(mask: np.ndarray, problem: str) -> np.ndarray:
-    if not mask.any():
-        raise UserError(f"the data {problem}")
-    return mask
+def _grouped(cutouts: Cutouts, labels: Labels, column: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The group of each object, its class or None, and whether it is labelled; each [N]."""
+    groups = find_groups(cutouts, *[name for name in SHARED if name in cutouts.table], *([column] if column else []))
+    classes = labels.of(cutouts.ids)
+    labelled = np.not_equal(classes, None).astype(bool)
+    if not labelled.any():
+        raise UserError("the data has no labels; give the store class folders or a catalogue")
+    return np.array([groups[identifier] for identifier in cutouts.ids], dtype=object), classes, labelled
 
 
-def _condition(where: Mapping[str, str] | None) -> str:
-    return " and ".join(f"{column} == {value!r}" for column, value in (where or {}).items()) or "any value"
+def _make_split(name: str, ids: np.ndarray, role: np.ndarray, group: np.ndarray) -> Split:
+    """The split of objects with these roles; None: no role."""
+    kept = np.not_equal(role, None).astype(bool)
+    roles, groups = (dict(zip(ids[kept], values[kept], strict=True)) for values in (role, group))
+    return Split(name, roles, groups)
 
 
 def _matching(cutouts: Cutouts, where: Mapping[str, str] | None) -> np.ndarray:
-    """[N] bool: the objects whose columns have these values."""
-    matching = np.ones(len(cutouts), bool)
-    for column, value in (where or {}).items():
-        matching &= np.array([str(given) == str(value) for given in cutouts.column(column)], dtype=bool)
-    return matching
+    """[N] bool, or True: the objects whose columns have these values."""
+    matches = [cutouts.column(column).astype(str) == str(value) for column, value in (where or {}).items()]
+    return np.all(matches, axis=0)
 
 
 def _distribute(
@@ -323,11 +277,8 @@ def _distribute(
     Largest groups first, each to the part that lacks most of what the group holds. Where all groups are single
     objects every count is within one of its share (the parts' lacks always span less than one).
     """
-    names = sorted(set(classes))
-    keys, group_index = np.unique(group.astype(str), return_inverse=True)
-    class_index = np.searchsorted(names, classes.astype(str))
-    held = np.zeros((len(keys), len(names)))
-    np.add.at(held, (group_index, class_index), 1)
+    counts = pd.crosstab(group.astype(str), classes.astype(str))
+    keys, held = counts.index, counts.to_numpy(float)  # [groups, classes]
     lacking = held.sum(axis=0) * np.asarray(fractions, dtype=float)[:, None]  # [parts, classes]
     shuffled = rng.permutation(len(keys))
     largest_first = shuffled[np.argsort(-held[shuffled].sum(axis=1), kind="stable")]

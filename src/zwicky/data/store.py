@@ -10,12 +10,10 @@ STORE/store.json            schema version, bands, size, pixel type, truth colum
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +33,7 @@ from zwicky.data.cutouts import (
 )
 from zwicky.data.labels import Labels, write_labels
 from zwicky.errors import UserError
-from zwicky.io import read_json, write_json
+from zwicky.io import read_json, replacing_directory, write_json
 
 SCHEMA_VERSION = 1
 SHARD_BYTES = 10**9
@@ -82,6 +80,8 @@ class StoreWriter:
         UserError: `path` exists and is not empty, or cannot be written.
     """
 
+    folder: Path
+
     def __init__(
         self,
         path: Path | str,
@@ -92,61 +92,50 @@ class StoreWriter:
         truth: Sequence[str] = (),
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self.path = Path(os.path.abspath(path))
-        self.folder = self.path.with_name(f".{self.path.name}.partial")
+        self.path, self.dtype = Path(path), np.dtype(dtype)
         self.bands, self.truth, self.metadata = tuple(bands), tuple(truth), metadata or {}
-        self.dtype = np.dtype(dtype)
         if self.dtype.name not in PIXEL_TYPES:
             raise ValueError(f"pixels must be one of {PIXEL_TYPES}, not {self.dtype.name}")
         self.image_shape = (len(self.bands), int(size[0]), int(size[1]))
         self._shard_rows = max(1, SHARD_BYTES // (self.dtype.itemsize * int(np.prod(self.image_shape))))
-        self._shard: IO[bytes] | None = None
-        self._shards = self._rows = 0  # shards begun, rows in the open one
+        self._rows = 0
         self._tables: list[pa.Table] = []
         self._ids: set[str] = set()
+        self._exit = ExitStack()
 
     def __enter__(self) -> StoreWriter:
         check_writable(self.path)
-        shutil.rmtree(self.folder, ignore_errors=True)  # left by a killed process
-        try:
-            self.folder.mkdir(parents=True)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
+        self.folder = self._exit.enter_context(replacing_directory(self.path))
+        self._exit.push(lambda kind, *_: None if kind else self._finish())
         return self
 
-    def __len__(self) -> int:
-        return len(self._ids)
+    def __exit__(self, *error: Any) -> None:
+        self._exit.__exit__(*error)
 
-    def __contains__(self, identifier: str) -> bool:
-        return identifier in self._ids
+    def __len__(self) -> int:
+        return self._rows
 
     def append(self, images: Images, table: pd.DataFrame) -> None:
-        """Add n objects.
+        """Add images [n, bands, H, W] of the store's size and pixel type, and their n rows.
 
-        Args:
-            images: [n, bands, H, W] of the store's size and pixel type.
-            table: their n rows; standard columns that are missing are null, `pixel_hash` and `bands_present` are
-                filled in.
-
-        Raises:
-            ValueError: Shape, pixel type or ids do not fit.
+        Standard columns that are missing are null; `pixel_hash` and `bands_present` are filled in.
         """
-        images = np.asarray(images)
-        if images.shape[1:] != self.image_shape or images.dtype != self.dtype:
-            raise ValueError(
-                f"images {images.dtype} {list(images.shape)}, but the store is {self.dtype} [n, {self.image_shape}]"
-            )
-        if len(table) != len(images):
-            raise ValueError(f"{len(images)} images but {len(table)} table rows")
+        images, expected = np.asarray(images), (len(table), *self.image_shape)
+        if images.shape != expected or images.dtype != self.dtype:
+            raise ValueError(f"images {images.dtype} {images.shape}, but store and rows are {self.dtype} {expected}")
         ids = table["id"].tolist()
         if len(set(ids)) < len(ids) or not self._ids.isdisjoint(ids) or not all(isinstance(name, str) for name in ids):
             raise ValueError("ids must be unique strings")
-        try:
-            self._write_pixels(images)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
         self._ids.update(ids)
         self._tables.append(_to_arrow(_fill(complete_table(table), images, self.bands)))
+        while len(images):
+            shard, row = divmod(self._rows, self._shard_rows)
+            part, images = np.split(images, [self._shard_rows - row])
+            if row == 0:
+                self._write_header(shard, 0)
+            with self._shard(shard).open("ab") as file:
+                file.write(np.ascontiguousarray(part).data)
+            self._rows += len(part)
 
     def replace_table(self, table: pd.DataFrame) -> None:
         """Replace the rows appended so far, for writers who know ids and columns only once everything is read."""
@@ -154,54 +143,20 @@ class StoreWriter:
             raise ValueError(f"{len(table)} rows for {len(self)} images")
         self._tables, self._ids = [_to_arrow(complete_table(table))], set(table["id"])
 
-    def _write_pixels(self, images: np.ndarray) -> None:
-        while len(images):
-            if self._shard is None:
-                self._open_shard()
-            part, images = np.split(images, [self._shard_rows - self._rows])
-            self._shard.write(np.ascontiguousarray(part).data)  # type: ignore[union-attr]
-            self._rows += len(part)
-            if self._rows == self._shard_rows:
-                self._close_shard()
+    def _shard(self, number: int) -> Path:
+        return self.folder / f"images-{number:05d}.npy"
 
-    def _open_shard(self) -> None:
-        self._shard = (self.folder / f"images-{self._shards:05d}.npy").open("wb")
-        self._shards, self._rows = self._shards + 1, 0
-        self._write_header()
-
-    def _write_header(self) -> None:
-        """Write the shard's header with the rows so far; NumPy pads it so that the number of rows may grow."""
-        assert self._shard is not None
-        shape = (self._rows, *self.image_shape)
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
-        self._shard.seek(0)
-        np.lib.format.write_array_header_1_0(self._shard, header)
-
-    def _close_shard(self) -> None:
-        if self._shard is not None:
-            self._write_header()
-            self._shard.close()
-            self._shard = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        except OSError as failure:
-            raise _cannot_write(self.path, failure) from failure
-        finally:
-            if self._shard is not None:
-                self._shard.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def _write_header(self, shard: int, rows: int) -> None:
+        """Write a shard's header; NumPy pads it so that the number of rows may grow."""
+        shape, dtype = (rows, *self.image_shape), np.lib.format.dtype_to_descr(self.dtype)
+        with self._shard(shard).open("r+b" if rows else "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
 
     def _finish(self) -> None:
-        if not self._shards:
-            self._open_shard()
-            self._tables.append(_to_arrow(complete_table(pd.DataFrame({"id": []}))))
-        self._close_shard()
-        pq.write_table(pa.concat_tables(self._tables, promote_options="permissive"), self.folder / OBJECTS)
+        for start in range(0, max(1, len(self)), self._shard_rows):
+            self._write_header(start // self._shard_rows, min(self._shard_rows, len(self) - start))
+        tables = self._tables or [_to_arrow(complete_table(pd.DataFrame({"id": []})))]
+        pq.write_table(pa.concat_tables(tables, promote_options="permissive"), self.folder / OBJECTS)
         description = {
             "schema_version": SCHEMA_VERSION,
             "objects": len(self),
@@ -212,10 +167,6 @@ class StoreWriter:
             "metadata": self.metadata,
         }
         write_json(self.folder / DESCRIPTION, description)
-        check_writable(self.path)
-        if self.path.exists():  # an empty directory
-            self.path.rmdir()
-        os.rename(self.folder, self.path)
 
 
 def write_store(
@@ -228,7 +179,7 @@ def write_store(
     labels: Labels | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Write a store from images and a table, whatever format they came in.
+    """Write a store from images and a table, whatever format they came in; options as for `StoreWriter`.
 
     Args:
         images: [N, bands, H, W], an array or anything that gives arrays for slices of rows, in one of PIXEL_TYPES.
@@ -238,9 +189,6 @@ def write_store(
         truth: the columns that are simulation truth.
         labels: class labels by id.
         metadata: further facts, JSON-able.
-
-    Raises:
-        UserError: `path` exists and is not empty, or cannot be written.
     """
     with StoreWriter(path, bands, images.shape[2:], images.dtype, truth=truth, metadata=metadata) as writer:
         for rows in batches(len(images), BATCH):
@@ -250,31 +198,22 @@ def write_store(
 
 
 def open_store(path: Path | str) -> Cutouts:
-    """Open a store: the table is read, the pixels are memory-mapped.
-
-    Raises:
-        UserError: There is no store at `path`, another version wrote it, or files are missing or cut short.
-    """
+    """Open a store: the table is read, the pixels are memory-mapped; UserError if it is absent or incomplete."""
     path = Path(path)
     if not (path / DESCRIPTION).is_file():
         problem = "is no store (it has no store.json)" if path.exists() else "does not exist"
         raise UserError(f"{path} {problem}; make a store with `zwicky ingest` or `zwicky simulate`")
     description = read_json(path / DESCRIPTION)
-    if description.get("schema_version") != SCHEMA_VERSION:
-        version = description.get("schema_version")
+    if (version := description.get("schema_version")) != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; write the store again")
     try:
         table = pq.read_table(path / OBJECTS).to_pandas()
-        shards = [np.load(shard, mmap_mode="r") for shard in sorted(path.glob("images-*.npy"))]
-        if not sum(map(len, shards)) == len(table) == description["objects"]:
-            raise ValueError(
-                f"{sum(map(len, shards))} images and {len(table)} rows of {description['objects']} objects"
-            )
-        images = ShardedImages(shards)
+        images = ShardedImages([np.load(shard, mmap_mode="r") for shard in sorted(path.glob("images-*.npy"))])
+        if not len(images) == len(table) == description["objects"]:
+            raise ValueError(f"{len(images)} images, {len(table)} rows, {description['objects']} objects")
     except (OSError, ValueError, IndexError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path} is incomplete ({str(error).splitlines()[0]}); copy or write the store again"
-        ) from error
+        problem = str(error).splitlines()[0]
+        raise UserError(f"{path} is incomplete ({problem}); copy or write the store again") from error
     return Cutouts(images, table, tuple(description["bands"]), tuple(description["truth"]), description["metadata"])
 
 
@@ -297,14 +236,6 @@ def _fill(table: pd.DataFrame, images: np.ndarray, bands: tuple[str, ...]) -> pd
 
 
 def _to_arrow(table: pd.DataFrame) -> pa.Table:
-    arrays = {
-        name: pa.array(
-            values if is_numeric(values) else values.to_numpy(object), STANDARD_COLUMNS.get(name), from_pandas=True
-        )
-        for name, values in table.items()
-    }
+    columns = {name: values if is_numeric(values) else values.to_numpy(object) for name, values in table.items()}
+    arrays = {n: pa.array(c, STANDARD_COLUMNS.get(n), from_pandas=True) for n, c in columns.items()}
     return pa.table(arrays)
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write {path}: {error.strerror or error}; check permissions and free space")

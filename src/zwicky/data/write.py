@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from zwicky.data.cutouts import Cutouts, batches, is_numeric
-from zwicky.data.labels import Labels, read_labels
+from zwicky.data.labels import read_labels
 from zwicky.data.store import check_writable, open_store
 from zwicky.errors import UserError
+from zwicky.io import replacing_directory
 
 Format = Literal["deeplense", "fits", "hdf5"]
 NOT_EXPORTED = ("bands_present", "pixel_hash", "psf_fwhm", "noise")  # lists, and what the pixels tell
@@ -22,7 +21,7 @@ BATCH = 1024  # images written to HDF5 at a time
 
 
 def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
-    """Export every object of a store into a new folder.
+    """Export every object of a store into a new folder, and return their number.
 
     Args:
         store: the store to read.
@@ -32,71 +31,53 @@ def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
             `catalog.csv` with file, id, label, position and properties, which `ingest` reads. "hdf5": `cutouts.hdf5`
             with `images`, their attribute `bands`, and a dataset for each column.
 
-    Returns:
-        The number of objects.
-
     Raises:
         UserError: `out` exists or cannot be written, or the format is unknown.
     """
-    writers: dict[str, Callable[[Cutouts, Labels, Path], None]] = {
-        "deeplense": _write_deeplense,
-        "fits": _write_fits,
-        "hdf5": _write_hdf5,
-    }
+    writers = {"deeplense": _write_deeplense, "fits": _write_fits, "hdf5": _write_hdf5}
     if format not in writers:
         raise UserError(f"there is no format {format!r} to write; choose one of {', '.join(writers)}")
-    out = Path(out).absolute()
     check_writable(out)
-    cutouts, labels = open_store(store), read_labels(store)
-    folder = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True)
-        writers[format](cutouts, labels, folder)
-        if out.exists():  # an empty directory
-            out.rmdir()
-        folder.rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}; check permissions and free space") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    cutouts = open_store(store)
+    table = cutouts.table.drop(columns=list(NOT_EXPORTED))
+    lists = [name for name in table if table[name].map(lambda value: isinstance(value, list | np.ndarray)).any()]
+    table = table.drop(columns=lists)
+    table.insert(1, "label", [label or "" for label in read_labels(store).of(cutouts.ids)])
+    with replacing_directory(out) as folder:
+        writers[format](cutouts, table, folder)
     return len(cutouts)
 
 
-def _write_deeplense(cutouts: Cutouts, labels: Labels, folder: Path) -> None:
-    classes = [label or "unlabelled" for label in labels.of(cutouts.ids)]
-    files = _file_names(cutouts, ".npy", [f"{_safe(name)}/" for name in classes])
-    for row, file in enumerate(files):
+def _write_deeplense(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> None:
+    names = [f"{_safe(label or 'unlabelled')}/{_safe(i)}" for label, i in zip(table["label"], cutouts.ids, strict=True)]
+    for row, file in enumerate(_write_catalog(table, names, ".npy", folder)):
         image = cutouts.images[row]
         (folder / file).parent.mkdir(exist_ok=True)
         np.save(folder / file, image[0] if len(image) == 1 else image)
-    _write_catalog(cutouts, labels, files, folder)
 
 
-def _write_fits(cutouts: Cutouts, labels: Labels, folder: Path) -> None:
+def _write_fits(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> None:
     from astropy.io import fits
 
-    files = _file_names(cutouts, ".fits", [""] * len(cutouts))
     keywords = {"RA": "ra", "DEC": "dec", "PIXSCALE": "pixel_scale", "SURVEY": "survey"}
     bands = {f"BAND{number}": band for number, band in enumerate(cutouts.bands)}
-    for row, file in enumerate(files):
-        values = {key: cutouts.table[name].iat[row] for key, name in keywords.items()}
+    for row, file in enumerate(_write_catalog(table, [_safe(name) for name in cutouts.ids], ".fits", folder)):
+        values = {key: table[name].iat[row] for key, name in keywords.items()}
         cards = {key: value for key, value in values.items() if not pd.isna(value)}
         fits.PrimaryHDU(cutouts.images[row], fits.Header(bands | cards)).writeto(folder / file)
-    _write_catalog(cutouts, labels, files, folder)
 
 
-def _file_names(cutouts: Cutouts, suffix: str, folders: list[str]) -> list[str]:
-    """Unique file names, also where A and a are one name."""
-    names: list[str] = []
+def _write_catalog(table: pd.DataFrame, names: list[str], suffix: str, folder: Path) -> list[str]:
+    """Write `catalog.csv` and return the file names: unique, also where A and a are one name."""
     taken: set[str] = set()
-    for folder, identifier in zip(folders, cutouts.ids, strict=True):
-        name = folder + _safe(identifier)
+    files = []
+    for name in names:
         while name.lower() in taken:
             name += "_"
         taken.add(name.lower())
-        names.append(name + suffix)
-    return names
+        files.append(name + suffix)
+    table.assign(file=files)[["file", *table]].to_csv(folder / "catalog.csv", index=False)
+    return files
 
 
 def _safe(text: str) -> str:
@@ -105,22 +86,7 @@ def _safe(text: str) -> str:
     return name if name.strip("_") else f"_{name}"
 
 
-def _exported(cutouts: Cutouts, labels: Labels) -> pd.DataFrame:
-    """The table with labels, without the columns that hold lists."""
-    table = cutouts.table.drop(columns=list(NOT_EXPORTED))
-    lists = [name for name in table if table[name].map(lambda value: isinstance(value, list | np.ndarray)).any()]
-    table = table.drop(columns=lists)
-    table.insert(1, "label", [label or "" for label in labels.of(cutouts.ids)])
-    return table
-
-
-def _write_catalog(cutouts: Cutouts, labels: Labels, files: list[str], folder: Path) -> None:
-    table = _exported(cutouts, labels)
-    table.insert(0, "file", files)
-    table.to_csv(folder / "catalog.csv", index=False)
-
-
-def _write_hdf5(cutouts: Cutouts, labels: Labels, folder: Path) -> None:
+def _write_hdf5(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> None:
     try:
         import h5py
     except ImportError as error:
@@ -134,7 +100,7 @@ def _write_hdf5(cutouts: Cutouts, labels: Labels, folder: Path) -> None:
         pixels.attrs["bands"] = list(cutouts.bands)
         for rows in batches(len(cutouts), BATCH):
             pixels[rows] = images[rows]
-        for name, values in _exported(cutouts, labels).items():
+        for name, values in table.items():
             if is_numeric(values):
                 file[str(name)] = values.to_numpy()
             else:
