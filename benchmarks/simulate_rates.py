@@ -23,9 +23,9 @@ from lenstronomy.LightModel.light_model import LightModel
 from tables import write_csv
 
 from zwicky.simulate import subhalos
+from zwicky.simulate.instruments import gaussian
 from zwicky.simulate.lensing import ray_trace
 from zwicky.simulate.light import SOURCES
-from zwicky.simulate.psf import gaussian
 from zwicky.simulate.render import CELLS_CPU, grid
 from zwicky.simulate.subhalos import deflect_plain
 

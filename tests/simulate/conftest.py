@@ -1,6 +1,5 @@
 """Small populations and stores of galaxies that several tests simulate."""
 
-import numpy as np
 import pytest
 import yaml
 
@@ -39,10 +38,3 @@ def write_population(tmp_path):
         return str(path)
 
     return write
-
-
-def exponential_discs(R):
-    """Round exponential discs with half-light radii R (arcsec), on a sky of 3."""
-    axis = (np.arange(STAMP) - (STAMP - 1) / 2) * STAMP_SCALE
-    r = np.hypot(axis[:, None], axis[None, :])
-    return np.stack([np.exp(-1.678 * r / one) + 3.0 for one in R])

@@ -8,8 +8,8 @@ from zwicky.errors import UserError
 from zwicky.simulate import population_names
 from zwicky.simulate.draw import draw_block
 from zwicky.simulate.galaxies import sample_galaxy
+from zwicky.simulate.instruments import transfer
 from zwicky.simulate.population import read_population
-from zwicky.simulate.psf import transfer
 from zwicky.simulate.render import grid, observe, parameter_tensors, render_light
 from zwicky.simulate.simulation import simulate_population
 

@@ -39,7 +39,7 @@ def test_noise_has_the_mean_and_variance_of_photon_counting():
         gain, sky = band.electrons(22.5), band.electrons(band.sky_brightness) * CFHTLS.pixel_scale**2
         assert noisy[0, index].std() == pytest.approx(sky_noise(CFHTLS)[index], rel=0.02)
         for row, level in enumerate(levels):
-            read_noise = rng.normal(0, band.total_read_noise, (300, 300))
+            read_noise = rng.normal(0, band.read_noise * band.num_exposures**0.5, (300, 300))
             counted = rng.poisson(sky + level * gain, (300, 300)) + read_noise - sky
             assert noisy[row, index].std() == pytest.approx((counted / gain).std(), rel=0.02)
             assert noisy[row, index].mean() == pytest.approx(level, abs=5 * float(noisy[row, index].std()) / 300)

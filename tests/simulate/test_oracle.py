@@ -15,40 +15,34 @@ from lenstronomy.ImSim.image_model import ImageModel
 from lenstronomy.LensModel.lens_model import LensModel
 from lenstronomy.LightModel.light_model import LightModel
 
+from zwicky.simulate.instruments import PROFILES, kernel_transfer
 from zwicky.simulate.lensing import DEFLECTORS, ray_trace
 from zwicky.simulate.light import CLUMPS, SOURCES, sersic
-from zwicky.simulate.psf import PROFILES, kernel_transfer
 from zwicky.simulate.render import grid
 
 SIZE, SCALE = 48, 0.12
 ELLIPTICITY = st.floats(-0.3, 0.3)
 POSITION = st.floats(-0.5, 0.5)
-MACRO = st.fixed_dictionaries(
-    {
-        "lens_x": POSITION,
-        "lens_y": POSITION,
-        "theta_E": st.floats(0.5, 2.5),
-        "mass_e1": st.floats(-0.22, 0.22),
-        "mass_e2": st.floats(-0.22, 0.22),
-        "slope": st.floats(1.7, 2.3),
-        "gamma1": st.floats(-0.12, 0.12),
-        "gamma2": st.floats(-0.12, 0.12),
-        "sheet_kappa": st.floats(-0.1, -0.001),
-        "sis_theta_E": st.floats(-0.1, -0.001),
-        "vortex_theta_E": st.floats(0.1, 0.4),
-        "vortex_angle": st.floats(0.0, 3.1),
-        "vortex_half_length": st.floats(0.03, 3.0),
-    }
-)
-SOURCE = st.fixed_dictionaries(
-    {
-        "source_dx": st.floats(-0.8, 0.8),
-        "source_dy": st.floats(-0.8, 0.8),
-        "source_e1": ELLIPTICITY,
-        "source_e2": ELLIPTICITY,
-        "source_R": st.floats(0.1, 0.4),
-        "source_n": st.floats(0.7, 2.0),
-    }
+MACRO_RANGES = {
+    **dict.fromkeys(("lens_x", "lens_y"), (-0.5, 0.5)),
+    **dict.fromkeys(("mass_e1", "mass_e2"), (-0.22, 0.22)),
+    **dict.fromkeys(("gamma1", "gamma2"), (-0.12, 0.12)),
+    **dict.fromkeys(("sheet_kappa", "sis_theta_E"), (-0.1, -0.001)),
+    "theta_E": (0.5, 2.5),
+    "slope": (1.7, 2.3),
+    "vortex_theta_E": (0.1, 0.4),
+    "vortex_angle": (0.0, 3.1),
+    "vortex_half_length": (0.03, 3.0),
+}
+SOURCE_RANGES = {
+    **dict.fromkeys(("source_dx", "source_dy"), (-0.8, 0.8)),
+    **dict.fromkeys(("source_e1", "source_e2"), (-0.3, 0.3)),
+    "source_R": (0.1, 0.4),
+    "source_n": (0.7, 2.0),
+}
+MACRO, SOURCE = (
+    st.fixed_dictionaries({name: st.floats(*span) for name, span in ranges.items()})
+    for ranges in (MACRO_RANGES, SOURCE_RANGES)
 )
 CLUMP = st.tuples(st.floats(0.0, 0.5), st.floats(0.0, 6.2), st.floats(0.05, 0.2), st.floats(0.02, 0.4))
 # position, Einstein radius of a point of its mass, log10 of Rs, log10 of tau
@@ -79,15 +73,13 @@ def lens_list(deflectors, p, subhalos):
     }
     models = []
     for name in deflectors:
-        if name in smooth:
-            models.append(smooth[name])
-        elif name == "vortex":
-            for along in np.linspace(-p["vortex_half_length"], p["vortex_half_length"], 100):
-                x = p["lens_x"] + along * np.cos(p["vortex_angle"])
-                y = p["lens_y"] + along * np.sin(p["vortex_angle"])
-                models.append(("POINT_MASS", {"theta_E": p["vortex_theta_E"] / 10, "center_x": x, "center_y": y}))
+        if name == "vortex":
+            along = np.linspace(-p["vortex_half_length"], p["vortex_half_length"], 100)
+            x, y = (p["lens_x"] + along * np.cos(p["vortex_angle"]), p["lens_y"] + along * np.sin(p["vortex_angle"]))
+            point = {"theta_E": p["vortex_theta_E"] / 10}
+            models += [("POINT_MASS", {**point, "center_x": u, "center_y": v}) for u, v in zip(x, y, strict=True)]
         else:
-            models += [one(name, *subhalo) for subhalo in subhalos]
+            models += [smooth[name]] if name in smooth else [one(name, *subhalo) for subhalo in subhalos]
     return [name for name, _ in models], [values for _, values in models]
 
 
@@ -191,9 +183,7 @@ def test_lensed_sersic(deflectors):
     @given(MACRO, SOURCE, SUBHALOS)
     def check(macro, source, subhalos):
         ours, reference = images(deflectors, macro, source, subhalos)
-        assert np.abs(ours - reference).max() < 1e-4 * max(
-            reference.max(), 1
-        )  # 1 at R, should no pixel lie nearer the peak
+        assert np.abs(ours - reference).max() < 1e-4 * max(reference.max(), 1)  # 1 at R, should no pixel lie nearer
 
     check()
 

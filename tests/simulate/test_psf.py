@@ -9,8 +9,8 @@ from astropy.io import fits
 from scipy.signal import fftconvolve
 
 from zwicky.errors import UserError
+from zwicky.simulate.instruments import BETA, moffat, read_star
 from zwicky.simulate.population import load_instruments
-from zwicky.simulate.psf import BETA, PROFILES, moffat, read_star, transfer
 from zwicky.simulate.render import MARGIN
 from zwicky.simulate.simulation import Simulation, simulate_population
 
@@ -83,15 +83,6 @@ def test_the_image_of_a_star_is_the_point_spread_function(tmp_path, suffix, thro
     assert np.abs(image - pixels).max() < 1e-4 * pixels.max()
 
 
-def test_a_sampled_gaussian_is_the_gaussian(tmp_path):
-    y, x = (np.mgrid[:31, :31] - 15) * CELL
-    sigma = 0.9 / 2.35482
-    np.save(tmp_path / "star.npy", np.exp(-(x**2 + y**2) / (2 * sigma**2)))
-    sampled = transfer(str(tmp_path / "star.npy"), torch.tensor([0.9]), 80, CELL)
-    assert sampled.shape == (1, 80, 41)
-    assert (sampled - PROFILES["gaussian"](torch.tensor([0.9]), 80, CELL)).abs().max() < 1e-4
-
-
 @pytest.mark.parametrize(
     ("star", "message"),
     [
@@ -101,6 +92,7 @@ def test_a_sampled_gaussian_is_the_gaussian(tmp_path):
         (lopsided(99), "at most 65"),
         (np.where(np.eye(5, dtype=bool), np.nan, np.float32(1)), "finite"),
         (np.zeros((5, 5), np.float32), "above 0"),
+        (lopsided(), "seeing"),
         ("moffatt", "moffatt"),
     ],
 )
@@ -109,7 +101,7 @@ def test_what_is_no_star_is_one_line(tmp_path, star, message, through_star):
     if not isinstance(star, str):
         np.save(path, star)
     with pytest.raises(UserError, match=message) as caught:
-        simulate_population(through_star(path), 1)
+        simulate_population(through_star(path, seeing=1.2 if message == "seeing" else 1.0), 1)
     assert "\n" not in str(caught.value)
 
 
@@ -120,9 +112,3 @@ def test_another_star_is_another_simulation(tmp_path, through_star):
         read_star.cache_clear()  # as in another process
         identities.append(Simulation.open(name, 3).identity())
     assert identities[0] != identities[1]
-
-
-def test_a_star_has_one_width(tmp_path, through_star):
-    np.save(tmp_path / "star.npy", lopsided())
-    with pytest.raises(UserError, match="seeing"):
-        simulate_population(through_star(tmp_path / "star.npy", seeing=1.2), 1)

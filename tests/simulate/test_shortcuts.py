@@ -10,22 +10,9 @@ from zwicky.simulate import population_names
 from zwicky.simulate.simulation import simulate_population
 
 ASTROPHYSICAL = ("total_flux", "colour", "all together")  # may leak in lens finding, as it does in the sky
-COARSE = {  # deeplense-repaired-1, of 150 px, is observed with pixels twice as large
-    "size": 75,
-    "instrument": {
-        "name": "coarse",
-        "pixel_scale": 0.1,
-        "bands": {
-            "F814W": {
-                "fwhm": 0.1,
-                "zero_point": 25.94,
-                "sky_brightness": 21.9,
-                "exposure_time": 2028,
-                "read_noise": 10,
-            }
-        },
-    },
-}
+BAND = {"fwhm": 0.1, "zero_point": 25.94, "sky_brightness": 21.9, "exposure_time": 2028, "read_noise": 10}
+# deeplense-repaired-1, of 150 px, is observed with pixels twice as large
+COARSE = {"size": 75, "instrument": {"name": "coarse", "pixel_scale": 0.1, "bands": {"F814W": BAND}}}
 
 
 def bounds(write_population, name, count, seed):

@@ -22,10 +22,6 @@ def population(write_population, monkeypatch):
     return write_population(TINY, "tiny.yaml")
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 @pytest.fixture
 def rendered(monkeypatch):
     """The numbers of the blocks rendered; block 2 is interrupted the first time."""
@@ -41,25 +37,24 @@ def rendered(monkeypatch):
     return blocks
 
 
-def test_an_interrupted_simulation_resumes_to_the_same_bytes(population, tmp_path, rendered):
+def test_an_interrupted_simulation_resumes_to_the_same_bytes(population, tmp_path, rendered, write_population):
     with pytest.raises(KeyboardInterrupt):
         simulate_store(population, COUNT, 3, tmp_path / "killed")
     assert not (tmp_path / "killed").exists()
-    simulate_store(population, COUNT, 3, tmp_path / "killed")
-    assert rendered == [0, 1, 2, 2, 3]
-    simulate_store(population, COUNT, 3, tmp_path / "whole")
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-def test_pieces_of_another_simulation_are_refused(population, tmp_path, rendered, write_population):
-    with pytest.raises(KeyboardInterrupt):
-        simulate_store(population, COUNT, 3, tmp_path / "store")
     for size, seed in ((8, 4), (9, 3)):
         write_population(TINY | {"size": size}, "tiny.yaml")
         with pytest.raises(UserError, match="another simulation") as caught:
-            simulate_store(population, COUNT, seed, tmp_path / "store")
+            simulate_store(population, COUNT, seed, tmp_path / "killed")
         assert "\n" not in str(caught.value)
+    write_population(TINY, "tiny.yaml")
+    simulate_store(population, COUNT, 3, tmp_path / "killed")
+    assert rendered == [0, 1, 2, 2, 3]
+    simulate_store(population, COUNT, 3, tmp_path / "whole")
+    killed, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*")} for name in ("killed", "whole")
+    )
+    assert killed == whole
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_store_has_what_memory_has(population, tmp_path):
@@ -67,18 +62,10 @@ def test_a_store_has_what_memory_has(population, tmp_path):
     cutouts, labels = simulate_population(population, COUNT, 3)
     stored = open_store(tmp_path / "store")
     assert np.array_equal(np.asarray(stored.images), cutouts.images)
-    assert stored.truth == cutouts.truth
+    assert (stored.truth, stored.metadata) == (cutouts.truth, cutouts.metadata)
     assert np.array_equal(stored.ids, cutouts.ids)
     assert np.array_equal(stored.column("theta_E"), cutouts.column("theta_E"), equal_nan=True)
     assert read_labels(tmp_path / "store") == labels
-
-
-def test_progress_is_shown_unless_quiet(population, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("zwicky.progress.SECONDS_BETWEEN_LINES", 0.0)
-    simulate_store(population, 2 * BLOCK, 3, tmp_path / "one")
-    assert capsys.readouterr().err == ""
-    simulate_store(population, 2 * BLOCK, 3, tmp_path / "two", quiet=False)
-    assert "simulate: block 2/2" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_folders_as_deeplense_has_them(population, tmp_path):
@@ -88,4 +75,3 @@ def test_folders_as_deeplense_has_them(population, tmp_path):
     for identifier, image in zip(cutouts.ids, cutouts.images, strict=True):
         assert np.array_equal(np.load(folders / labels.values[identifier] / f"{identifier}.npy"), image[0])
     assert (folders / "catalog.csv").exists()
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

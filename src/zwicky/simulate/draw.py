@@ -14,8 +14,7 @@ import numpy as np
 
 from zwicky.errors import UserError
 from zwicky.simulate.population import Population
-from zwicky.simulate.priors import Prior
-from zwicky.simulate.substructure import Substructure
+from zwicky.simulate.priors import Prior, Substructure
 
 BLOCK = 64  # images; changing it changes every simulated image
 _STREAMS = ("parameters", "noise", "substructure", "composite")
@@ -41,17 +40,11 @@ _TRUTH = {  # unit and meaning of what substructure draws
 
 @dataclass(frozen=True)
 class ParameterBlock:
-    """Parameters of one block, NaN where the class of an image has no such parameter.
+    """Parameters of one block, NaN where the class of an image has no such parameter."""
 
-    Attributes:
-        object_class: [BLOCK] name of each object's class.
-        values: each parameter [BLOCK].
-        lists: each property of subhalos [BLOCK, S].
-    """
-
-    object_class: np.ndarray
-    values: dict[str, np.ndarray]
-    lists: dict[str, np.ndarray]
+    object_class: np.ndarray  # [BLOCK], names
+    values: dict[str, np.ndarray]  # each parameter [BLOCK]
+    lists: dict[str, np.ndarray]  # each property of subhalos [BLOCK, S]
 
 
 def block_rng(population: Population, seed: int, block: int, stream: str) -> np.random.Generator:
@@ -61,11 +54,7 @@ def block_rng(population: Population, seed: int, block: int, stream: str) -> np.
 
 
 def draw_block(population: Population, seed: int, block: int) -> ParameterBlock:
-    """Draw classes, parameters and observed magnitudes (`LAYER_mag_BAND`) of one block.
-
-    Raises:
-        UserError: A prior needs a parameter that is not drawn before it.
-    """
+    """Draw classes, parameters and observed magnitudes (`LAYER_mag_BAND`) of one block."""
     rng, substructure_rng = (block_rng(population, seed, block, stream) for stream in ("parameters", "substructure"))
 
     def share(name: str, column: np.ndarray) -> np.ndarray:  # every second row is the one before if pairs share it

@@ -1,47 +1,47 @@
-"""Instruments and the noise of their exposures; images are in nanomaggies, 1e-9 of the flux of AB magnitude 0.
+"""Instruments, their point spread functions and noise; images are in nanomaggies, 1e-9 of the flux of AB magnitude 0.
 
-`instruments.yaml` holds the shipped ones: our own copy, since other packages change theirs.
+Shipped instruments are in `instruments.yaml`: our own copy, since other packages change theirs. Point spread functions
+are transfer functions, applied in Fourier space on the fine grid. A Moffat profile I ∝ (1 + r²/α²)^(-β)
+(arXiv:astro-ph/0109067) of β = 3.5 has the elementary transform (1 + s + s²/3) e^(-s), s = 2π α k, so that each image
+may have its own width at no cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from math import log, pi
+from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from zwicky.data.readers import Unreadable, read_image
+from zwicky.errors import UserError
 from zwicky.simulate.priors import require
+
+BETA = 3.5
+_FWHM_OVER_ALPHA = 2 * (2 ** (1 / BETA) - 1) ** 0.5
+_FWHM_OVER_SIGMA = 2 * (2 * log(2)) ** 0.5
 
 
 @dataclass(frozen=True)
 class Band:
-    """One filter of a survey, in which `num_exposures` exposures are added up.
+    """One filter of a survey, in which `num_exposures` exposures are added up."""
 
-    Attributes:
-        fwhm: median full width at half maximum of the point spread function, arcsec.
-        zero_point: AB magnitude of one electron per second.
-        sky_brightness: AB magnitude per square arcsec.
-        exposure_time: of one exposure, s.
-        read_noise: of one exposure, electrons per pixel.
-        psf: "moffat" (β = 3.5), "gaussian", or the path of an image of a star sampled at `pixel_scale / supersampling`.
-    """
-
-    fwhm: float
-    zero_point: float
-    sky_brightness: float
-    exposure_time: float
-    read_noise: float
+    fwhm: float  # median full width at half maximum of the point spread function, arcsec
+    zero_point: float  # AB magnitude of one electron per second
+    sky_brightness: float  # AB magnitude per square arcsec
+    exposure_time: float  # of one exposure, s
+    read_noise: float  # of one exposure, electrons per pixel
     num_exposures: int = 1
-    psf: str = "moffat"
+    psf: str = "moffat"  # or "gaussian", or the path of an image of a star sampled at `pixel_scale / supersampling`
 
     def __post_init__(self) -> None:
         require(min(self.fwhm, self.exposure_time, self.num_exposures) > 0, "fwhm and exposures must be above 0")
         require(self.read_noise >= 0, "read_noise must be 0 or more")
-
-    @property
-    def total_read_noise(self) -> float:
-        """Electrons per pixel, of all exposures together."""
-        return self.read_noise * self.num_exposures**0.5
 
     def electrons(self, magnitude: float) -> float:
         """Return the electrons that all exposures collect from a source of this AB magnitude."""
@@ -60,6 +60,60 @@ class Instrument:
         require(self.pixel_scale > 0 and len(self.bands) > 0, "needs a pixel_scale above 0 and a band")
 
 
+def _frequencies(size: int, scale: float, device: torch.device) -> Tensor:
+    """Return |k| [size, size//2+1], cycles per arcsec."""
+    across, along = torch.fft.fftfreq(size, scale, device=device), torch.fft.rfftfreq(size, scale, device=device)
+    return torch.hypot(across[:, None], along[None, :])
+
+
+def moffat(fwhm: Tensor, size: int, scale: float) -> Tensor:
+    """Return the transfer function [..., size, size//2+1] of `fwhm` [...] on a grid of `scale`, both arcsec."""
+    s = 2 * pi * (fwhm / _FWHM_OVER_ALPHA)[..., None, None] * _frequencies(size, scale, fwhm.device)
+    return (1 + s + s**2 / 3) * torch.exp(-s)
+
+
+def gaussian(fwhm: Tensor, size: int, scale: float) -> Tensor:
+    """Return exp(-2 (π σ k)²), with shapes and units as in `moffat`."""
+    sigma = (fwhm / _FWHM_OVER_SIGMA)[..., None, None]
+    return torch.exp(-2 * (pi * sigma * _frequencies(size, scale, fwhm.device)) ** 2)
+
+
+PROFILES = {"moffat": moffat, "gaussian": gaussian}
+
+
+@lru_cache(maxsize=16)
+def read_star(path: str) -> np.ndarray:
+    """Return the image of a star [k, k] float64, k odd; UserError unless it is square and finite, of one band."""
+    if not Path(path).is_file():
+        raise UserError(f"unknown point spread function {path!r}: choose one of {', '.join(PROFILES)}, or give a file")
+    try:
+        pixels = read_image(Path(path)).image
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}; give an image of a star, or one of {', '.join(PROFILES)}") from error
+    bands, height, width = pixels.shape
+    if bands > 1 or height != width or width % 2 == 0:
+        raise UserError(f"{path}: the image of a star must have one band, be square and an odd number of pixels wide")
+    kernel = pixels[0].astype(np.float64)
+    if not np.isfinite(kernel).all() or not kernel.sum() > 0:
+        raise UserError(f"{path}: the image of a star must be finite, with a sum above 0")
+    return kernel
+
+
+def kernel_transfer(kernel: np.ndarray, size: int) -> Tensor:
+    """Return the transfer function [size, size//2+1] of a centred kernel [k, k], k odd, of sum 1."""
+    k = len(kernel)
+    padded = torch.zeros(size, size)
+    padded[:k, :k] = torch.from_numpy(kernel / kernel.sum())
+    return torch.fft.rfft2(torch.roll(padded, (-(k // 2), -(k // 2)), (0, 1)))
+
+
+def transfer(psf: str, fwhm: Tensor, size: int, scale: float) -> Tensor:
+    """Return the transfer function [n or 1, size, size//2+1] of a profile of width `fwhm` [n], or of a star's image."""
+    if psf in PROFILES:
+        return PROFILES[psf](fwhm, size, scale)
+    return kernel_transfer(read_star(psf), size).to(fwhm.device)[None]
+
+
 def nanomaggies(magnitude: np.ndarray) -> np.ndarray:
     """Return the flux of an AB magnitude: 10^(-0.4 (m - 22.5))."""
     return 10 ** (-0.4 * (np.asarray(magnitude, dtype=np.float64) - 22.5))
@@ -68,8 +122,8 @@ def nanomaggies(magnitude: np.ndarray) -> np.ndarray:
 def sky_noise(instrument: Instrument) -> np.ndarray:
     """Return the standard deviation of an empty pixel per band, nanomaggies: √(sky + read noise²) / gain."""
     area, bands = instrument.pixel_scale**2, instrument.bands.values()
-    variances = [band.electrons(band.sky_brightness) * area + band.total_read_noise**2 for band in bands]
-    return np.array([one**0.5 / band.electrons(22.5) for one, band in zip(variances, bands, strict=True)])
+    sky_and_read = [(b.electrons(b.sky_brightness) * area, b.read_noise * b.num_exposures**0.5) for b in bands]
+    return np.array([(sky + r**2) ** 0.5 / b.electrons(22.5) for (sky, r), b in zip(sky_and_read, bands, strict=True)])
 
 
 def variance(images: np.ndarray, instrument: Instrument) -> np.ndarray:

@@ -20,6 +20,7 @@ from torch import Tensor
 from zwicky.simulate.galaxies import sample_galaxy
 
 Parameters = Mapping[str, Tensor]
+Shape = Callable[[Tensor, Tensor, Parameters], Tensor]
 
 CLUMPS = 4
 CORE = 1e-6  # arcsec; keeps the spiral's logarithm finite at the centre
@@ -55,37 +56,15 @@ def sersic_flux(R: Tensor, n: Tensor) -> Tensor:
     return 2 * torch.pi * n * R**2 * torch.exp(b - 2 * n * torch.log(b) + torch.lgamma(2 * n))
 
 
-def spiral(
-    r: Tensor, angle: Tensor, arms: int, R: Tensor, phase: Tensor, pitch: Tensor, sense: Tensor, sharpness: Tensor
-) -> Tensor:
-    """Return logarithmic arms on a disc with a hole, ((r/R) exp(1 - r/R))^4, 1 on the arms at r = R.
+def _add_galaxy(light, x, y, p: Parameters, prefix: str, flux: Tensor, center, n: Tensor | float, ellipticity=None):
+    """Return `light` with a Sérsic galaxy of this flux at `PREFIX_distance` and `PREFIX_angle` from `center`.
 
-    Arm k follows r = R exp(±(angle - phase - 2πk/arms) tan pitch); across it the light is a von Mises profile.
+    Its half-light radius is `PREFIX_R`, its ellipticity (`PREFIX_e1`, `PREFIX_e2`) unless another is given.
     """
-    ridge = phase + sense * torch.log(r.clamp(min=CORE) / R) / torch.tan(pitch)
-    disc = (r / R * torch.exp(1 - r / R)) ** 4
-    return disc * torch.exp(sharpness * (torch.cos(arms * (angle - ridge)) - 1))
-
-
-def ring(r: Tensor, angle: Tensor, R: Tensor, width: Tensor, knots: Tensor, phase: Tensor) -> Tensor:
-    """Return a Gaussian annulus at R whose light varies in angle as exp(knots cos(angle - phase))."""
-    return torch.exp(-0.5 * ((r - R) / width) ** 2 + knots * torch.cos(angle - phase))
-
-
-def _offset(p: Parameters, prefix: str, x0: Tensor | float = 0.0, y0: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return the position at `PREFIX_distance` and `PREFIX_angle` from (x0, y0)."""
-    r, angle = p[f"{prefix}_distance"], p[f"{prefix}_angle"]
-    return x0 + r * torch.cos(angle), y0 + r * torch.sin(angle)
-
-
-def _satellite(
-    x: Tensor, y: Tensor, p: Parameters, prefix: str, center: tuple[Tensor, Tensor], n: float, flux: Tensor, round=False
-) -> Tensor:
-    """Return a Sérsic galaxy of half-light radius `PREFIX_R`, with `PREFIX_e1` and `PREFIX_e2` unless `round`."""
-    R = p[f"{prefix}_R"]
-    index, zero = torch.full_like(R, n), torch.zeros_like(R)
-    e1, e2 = (zero, zero) if round else (p[f"{prefix}_e1"], p[f"{prefix}_e2"])
-    return flux / sersic_flux(R, index) * sersic(x, y, *center, e1, e2, R, index)
+    r, angle, R = (p[f"{prefix}_{name}"] for name in ("distance", "angle", "R"))
+    x0, y0, n = center[0] + r * torch.cos(angle), center[1] + r * torch.sin(angle), 0 * R + n
+    e1, e2 = ellipticity or (p[f"{prefix}_e1"], p[f"{prefix}_e2"])
+    return light + flux / sersic_flux(R, n) * sersic(x, y, x0, y0, e1, e2, R, n)
 
 
 def sersic_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
@@ -95,10 +74,9 @@ def sersic_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
 
 def double_nucleus(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
     """Return the lens galaxy with a second nucleus of the same colour: a merger."""
-    x0, y0 = _offset(p, "second", p["lens_x"], p["lens_y"])
-    second = sersic(x, y, x0, y0, p["lens_e2"], p["lens_e1"], p["second_R"], p["lens_n"])
-    weight = p["second_weight"] / sersic_flux(p["second_R"], p["lens_n"])
-    return sersic_lens(x, y, p) / sersic_flux(p["lens_R"], p["lens_n"]) + weight * second
+    light, center = sersic_lens(x, y, p) / sersic_flux(p["lens_R"], p["lens_n"]), (p["lens_x"], p["lens_y"])
+    turned = (p["lens_e2"], p["lens_e1"])
+    return _add_galaxy(light, x, y, p, "second", p["second_weight"], center, p["lens_n"], turned)
 
 
 def real_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
@@ -107,34 +85,39 @@ def real_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
 
 
 def spiral_arms(x: Tensor, y: Tensor, p: Parameters, arms: int = 2) -> Tensor:
-    """Return logarithmic arms around the lens galaxy, one side of the disc brighter; one arm is a tidal tail."""
+    """Return logarithmic arms around the lens galaxy, one side of the disc brighter; one arm is a tidal tail.
+
+    Arm k is at r = R exp(±(angle - phase - 2πk/arms) tan pitch); across it the light is a von Mises profile, on a disc
+    with a hole, ((r/R) exp(1 - r/R))^4, 1 on the arms at r = R.
+    """
     r, angle = elliptical_polar(x, y, p["lens_x"], p["lens_y"], p["disc_e1"], p["disc_e2"])
-    light = spiral(r, angle, arms, p["arm_radius"], p["arm_angle"], p["arm_pitch"], p["arm_sense"], p["arm_sharpness"])
+    R = p["arm_radius"]
+    ridge = p["arm_angle"] + p["arm_sense"] * torch.log(r.clamp(min=CORE) / R) / torch.tan(p["arm_pitch"])
+    disc = (r / R * torch.exp(1 - r / R)) ** 4
+    light = disc * torch.exp(p["arm_sharpness"] * (torch.cos(arms * (angle - ridge)) - 1))
     return light * torch.exp(p["lopsided"] * torch.cos(angle - p["lopsided_angle"]))
 
 
-def blue_ring(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
-    """Return a ring around the lens galaxy, as a collision or a bar leaves it."""
+def ring(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
+    """Return a Gaussian ring around the lens galaxy, brighter on one side, as a collision or a bar leaves it."""
     r, angle = elliptical_polar(x, y, p["lens_x"], p["lens_y"], p["ring_e1"], p["ring_e2"])
-    return ring(r, angle, p["radius"], p["ring_width"], p["ring_knots"], p["ring_angle"])
+    knots = p["ring_knots"] * torch.cos(angle - p["ring_angle"])
+    return torch.exp(-0.5 * ((r - p["radius"]) / p["ring_width"]) ** 2 + knots)
 
 
 def companions(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
     """Return one to three exponential discs near the lens galaxy."""
-    total = torch.zeros_like(x + p["lens_x"])
+    light = torch.zeros_like(x)
     for k in (1, 2, 3):
-        prefix = f"companion{k}"
-        weight = p[f"{prefix}_weight"] * (p["companions"] >= k)
-        total = total + _satellite(x, y, p, prefix, _offset(p, prefix, p["lens_x"], p["lens_y"]), 1.0, weight)
-    return total
+        flux = p[f"companion{k}_weight"] * (p["companions"] >= k)
+        light = _add_galaxy(light, x, y, p, f"companion{k}", flux, (p["lens_x"], p["lens_y"]), 1.0)
+    return light
 
 
 def field_galaxies(x: Tensor, y: Tensor, p: Parameters, colour: str, n: float) -> Tensor:
     """Return two unrelated galaxies of Sérsic index n anywhere in the image; `colour` is "red" or "blue"."""
-    total = torch.zeros_like(x + p["lens_x"])
-    for prefix in (f"{colour}1", f"{colour}2"):
-        total = total + _satellite(x, y, p, prefix, _offset(p, prefix), n, p[f"{prefix}_weight"])
-    return total
+    first = _add_galaxy(0, x, y, p, f"{colour}1", p[f"{colour}1_weight"], (0, 0), n)
+    return _add_galaxy(first, x, y, p, f"{colour}2", p[f"{colour}2_weight"], (0, 0), n)
 
 
 def sersic_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
@@ -145,12 +128,11 @@ def sersic_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
 
 def clumpy_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
     """Return `sersic_source` with round exponential clumps; a clump's weight is its flux over the ellipse's."""
-    total, flux = sersic_source(u, v, p), sersic_flux(p["source_R"], p["source_n"])
-    x0, y0 = p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]
-    for prefix in (f"clump{k}" for k in range(1, CLUMPS + 1)):
-        weight = p[f"{prefix}_weight"] * flux
-        total = total + _satellite(u, v, p, prefix, _offset(p, prefix, x0, y0), 1.0, weight, round=True)
-    return total
+    light, flux = sersic_source(u, v, p), sersic_flux(p["source_R"], p["source_n"])
+    center, zero = (p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]), torch.zeros_like(flux)
+    for k in range(1, CLUMPS + 1):
+        light = _add_galaxy(light, u, v, p, f"clump{k}", p[f"clump{k}_weight"] * flux, center, 1.0, (zero, zero))
+    return light
 
 
 def clumpy_source_flux(p: Parameters) -> Tensor:
@@ -163,19 +145,19 @@ def real_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
     return sample_galaxy("source", u - p["lens_x"] - p["source_dx"], v - p["lens_y"] - p["source_dy"], p)
 
 
-LAYERS: dict[str, Callable[[Tensor, Tensor, Parameters], Tensor]] = {
+LAYERS: dict[str, Shape] = {
     "sersic_lens": sersic_lens,
     "double_nucleus": double_nucleus,
     "real_lens": real_lens,
     "spiral_arms": spiral_arms,
     "tidal_tail": partial(spiral_arms, arms=1),
-    "ring": blue_ring,
+    "ring": ring,
     "companions": companions,
     "red_field": partial(field_galaxies, colour="red", n=2.5),
     "blue_field": partial(field_galaxies, colour="blue", n=1.0),
 }
 
-SOURCES: dict[str, tuple[Callable[[Tensor, Tensor, Parameters], Tensor], Callable[[Parameters], Tensor]]] = {
+SOURCES: dict[str, tuple[Shape, Callable[[Parameters], Tensor]]] = {
     "sersic_source": (sersic_source, lambda p: sersic_flux(p["source_R"], p["source_n"])),
     "clumpy_source": (clumpy_source, clumpy_source_flux),
     "real_source": (real_source, lambda p: torch.ones_like(p["source_zoom"])),

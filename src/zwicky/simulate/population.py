@@ -20,8 +20,7 @@ from zwicky.errors import UserError
 from zwicky.io import read_settings
 from zwicky.simulate import FOLDER, population_names
 from zwicky.simulate.instruments import Instrument
-from zwicky.simulate.priors import FAMILIES, Prior, require
-from zwicky.simulate.substructure import SUBSTRUCTURES, Substructure
+from zwicky.simulate.priors import FAMILIES, SUBSTRUCTURES, Prior, Substructure, require
 
 NOISE_MODELS = ("instrument", "none", "deeplense-1")
 CHANNELS = ("R", "G", "B")
@@ -49,22 +48,13 @@ class PhotometryPrior:
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """One type of object.
-
-    Attributes:
-        label: its class label.
-        fraction: its share of the population, relative to the other types.
-        layers: of each layer of light its shape, a name in `zwicky.simulate.light`.
-        parameters: those that only this type has, drawn in this order after the common ones.
-        deflectors: what deflects the light of its sources, names in `zwicky.simulate.lensing`.
-        substructure: model of its small masses.
-    """
+    """One type of object."""
 
     label: str
-    fraction: float
-    layers: Mapping[str, str]
-    parameters: Mapping[str, Prior] = field(default_factory=dict)
-    deflectors: tuple[str, ...] = ()
+    fraction: float  # of the population, relative to the other types
+    layers: Mapping[str, str]  # the shape of each layer of light, a name in `zwicky.simulate.light`
+    parameters: Mapping[str, Prior] = field(default_factory=dict)  # of this type only, drawn after the common ones
+    deflectors: tuple[str, ...] = ()  # of the light of its sources, names in `zwicky.simulate.lensing`
     substructure: Substructure | None = None
 
     def __post_init__(self) -> None:
@@ -73,22 +63,14 @@ class ObjectClass:
 
 @dataclass(frozen=True)
 class Composite:
-    """An 8-bit colour picture of three bands, stretched by an asinh of their sum (arXiv:astro-ph/0312483).
+    """An 8-bit colour picture of three bands, stretched by an asinh of their sum (arXiv:astro-ph/0312483)."""
 
-    Attributes:
-        channels: the bands of R, G and B.
-        scales: factors of the three, of any common size.
-        Q: softening; above 1/Q of the stretched sum the stretch is logarithmic.
-        alpha: linear stretch of faint light, in fluxes of an AB magnitude of `zero_point`.
-        resampling: half width, pixels, of the triangle kernel with which the picture was shifted; 0 for none.
-    """
-
-    channels: Mapping[str, str]
-    scales: tuple[float, float, float]
-    Q: float
-    alpha: float
+    channels: Mapping[str, str]  # the bands of R, G and B
+    scales: tuple[float, float, float]  # factors of the three, of any common size
+    Q: float  # softening; above 1/Q of the stretched sum the stretch is logarithmic
+    alpha: float  # linear stretch of faint light, in fluxes of an AB magnitude of `zero_point`
     zero_point: float = 30.0
-    resampling: float = 0.0
+    resampling: float = 0.0  # half width, pixels, of the triangle kernel with which the picture was shifted; 0 for none
 
     def __post_init__(self) -> None:
         require(tuple(self.channels) == CHANNELS, "channels must give R, G and B a band each")
@@ -111,35 +93,24 @@ class GalaxyStore:
 class Population:
     """Simulated objects of several classes, observed with one instrument.
 
-    Attributes:
-        size: pixels per side.
-        common: parameters of every object, drawn in this order.
-        light: magnitudes of each layer of light, the same for all classes, so that flux and colour tell no class.
-        text: the whole description as YAML, bases resolved.
-        supersampling: rendered cells per pixel and side.
-        noise: one of `NOISE_MODELS`.
-        warning: what is wrong with these images, printed whenever they are simulated.
-        composite: how the noisy image becomes a colour picture; None if it stays in nanomaggies.
-        galaxies: real galaxies as "source" and "lens".
-        bands: those of the instrument that are used; all if empty.
-        pairs: if not empty, images 2k and 2k+1 show one object and differ only in these parameters and layers'
-            magnitudes, and in their noise.
+    If `pairs` is not empty, images 2k and 2k+1 show one object and differ only in these parameters and layers'
+    magnitudes, and in their noise.
     """
 
     description: str
     instrument: Instrument
-    size: int
-    common: Mapping[str, Prior]
-    light: Mapping[str, PhotometryPrior]
+    size: int  # pixels per side
+    common: Mapping[str, Prior]  # of every object, drawn in this order
+    light: Mapping[str, PhotometryPrior]  # of each layer, the same for all classes: flux and colour tell no class
     classes: Mapping[str, ObjectClass]
     name: str = ""
-    text: str = ""
-    supersampling: int = 2
+    text: str = ""  # the whole description as YAML, bases resolved
+    supersampling: int = 2  # rendered cells per pixel and side
     noise: str = NOISE_MODELS[0]
-    warning: str = ""
-    composite: Composite | None = None
-    galaxies: Mapping[str, GalaxyStore] = field(default_factory=dict)
-    bands: tuple[str, ...] = ()
+    warning: str = ""  # what is wrong with these images, printed whenever they are simulated
+    composite: Composite | None = None  # how the noisy image becomes a colour picture; None: it stays in nanomaggies
+    galaxies: Mapping[str, GalaxyStore] = field(default_factory=dict)  # as "source" and "lens"
+    bands: tuple[str, ...] = ()  # those of the instrument that are used; all if empty
     pairs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -159,7 +130,7 @@ class Population:
         require(len(self.light) > 0, "light needs at least one layer")
         require(sum(one.fraction for one in self.classes.values()) > 0, "classes needs one with a fraction above 0")
         require(set(self.galaxies) <= {"source", "lens"}, "galaxies takes source and lens")
-        require(set(self.observed_bands) <= set(bands), f"composite: the bands are {', '.join(bands)}")
+        require(set(self.channels.values()) <= set(bands), f"composite: the bands are {', '.join(bands)}")
         for layer, light in self.light.items():
             missing = ", ".join(band for band in bands if band not in light.columns(layer))
             require(not missing, f"light.{layer}.colours lacks {missing}, a band of the instrument")
@@ -173,14 +144,9 @@ class Population:
         require(not unknown, f"pairs: {unknown!r} is neither a parameter nor a layer of light")
 
     @property
-    def observed_bands(self) -> tuple[str, ...]:
-        """The instrument's band behind each channel of the images."""
-        return tuple(self.composite.channels.values() if self.composite else self.instrument.bands)
-
-    @property
-    def band_names(self) -> tuple[str, ...]:
-        """Names of the channels of the images: the bands, or R, G and B."""
-        return tuple(self.composite.channels if self.composite else self.instrument.bands)
+    def channels(self) -> Mapping[str, str]:
+        """The instrument's band behind each channel of the images: the bands themselves, or R, G and B."""
+        return self.composite.channels if self.composite else {band: band for band in self.instrument.bands}
 
 
 def read_population(name: str) -> Population:
@@ -212,6 +178,10 @@ def _read(annotation: Any, value: Any, keys: tuple[str, ...]) -> Any:
 
 def _convert(annotation: Any, value: Any, keys: tuple[str, ...]) -> Any:
     origin, args = get_origin(annotation), get_args(annotation)
+    if origin is UnionType and len(args) > 2:  # {axion_vortex: {mass: 1e10}}
+        named = isinstance(value, dict) and len(value) == 1 and set(value) <= set(SUBSTRUCTURES)
+        require(named, f"must be one of {', '.join(SUBSTRUCTURES)}")
+        return next(_read(SUBSTRUCTURES[model], settings or {}, keys) for model, settings in value.items())
     if origin is UnionType:  # X | None
         return _read(args[0], value, keys)
     if origin is tuple:
@@ -233,9 +203,6 @@ def _convert(annotation: Any, value: Any, keys: tuple[str, ...]) -> Any:
         families = [family for family in FAMILIES if family in value]
         require(len(families) == 1, f"must be drawn by one of {', '.join(FAMILIES)}")
         value = {"values" if key in families else key: one for key, one in value.items()} | {"family": families[0]}
-    if cls is Substructure:  # {axion_vortex: {mass: 1e10}}
-        require(len(value) == 1 and set(value) <= set(SUBSTRUCTURES), f"must be one of {', '.join(SUBSTRUCTURES)}")
-        cls, value = next((SUBSTRUCTURES[model], settings or {}) for model, settings in value.items())
     hints = get_type_hints(cls)
     required = {one.name for one in fields(cls) if one.default is one.default_factory is MISSING}
     unknown, missing = sorted(set(value) - set(hints)), sorted(required - set(value))

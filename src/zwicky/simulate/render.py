@@ -14,11 +14,10 @@ from torch import Tensor
 from zwicky.errors import UserError
 from zwicky.simulate.draw import ParameterBlock
 from zwicky.simulate.galaxies import galaxy_tensors
-from zwicky.simulate.instruments import nanomaggies
+from zwicky.simulate.instruments import nanomaggies, transfer
 from zwicky.simulate.lensing import ray_trace
 from zwicky.simulate.light import LAYERS, SOURCES, Parameters
 from zwicky.simulate.population import CHANNELS, Composite, ObjectClass, Population
-from zwicky.simulate.psf import transfer
 
 MARGIN = 8  # pixels around the image whose light the point spread function scatters into it
 CELLS_CPU = 2**18  # cells of the fine grid rendered at a time by a CPU …
@@ -41,12 +40,10 @@ def grid(size: int, scale: float, device: torch.device = CPU) -> tuple[Tensor, T
 def render_block(
     population: Population, drawn: ParameterBlock, device: torch.device = CPU
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Render a block.
+    """Return noiseless layers of light [n, layers, bands, size, size] float32, nanomaggies, and truth only they give.
 
-    Returns:
-        Noiseless layers of light [n, layers, bands, size, size] float32, nanomaggies, and the truth that only rendering
-        gives: `magnification` and the magnitudes that follow from it, `source_mag_BAND` (unlensed), or `arc_mag_BAND`
-        if the unlensed ones were drawn; NaN without a source.
+    That is `magnification`, and the magnitudes that follow from it, `source_mag_BAND` (unlensed), or `arc_mag_BAND` if
+    the unlensed ones were drawn; NaN without a source.
     """
     n, layers, bands = len(drawn.object_class), len(population.light), population.instrument.bands
     images = np.empty((n, layers, len(bands), population.size, population.size), np.float32)
@@ -84,11 +81,10 @@ def parameter_tensors(drawn: ParameterBlock, rows: np.ndarray, device: torch.dev
 def render_light(
     population: Population, object_class: ObjectClass, x: Tensor, y: Tensor, scale: float, p: Parameters
 ) -> tuple[Tensor, Tensor]:
-    """Render images of one class on the grid x, y, whose cells are `scale` arcsec wide.
+    """Return light [n, layers, size, size] of images of one class and the magnification [n, layers] within the grid.
 
-    Returns:
-        Light [n, layers, size, size], each layer of sum 1, or of its magnification if its magnitudes are unlensed; and
-        the total magnification within the grid [n, layers], NaN for a layer that is no source.
+    The cells of the grid x, y are `scale` arcsec wide. Each layer has sum 1, or that of its magnification if its
+    magnitudes are unlensed. The magnification is NaN for a layer that is no source.
     """
     n = len(next(iter(p.values())))
     cells = torch.empty(n, len(population.light), *x.shape[1:], device=x.device)
@@ -173,8 +169,7 @@ def resample(pictures: np.ndarray, width: float, rng: np.random.Generator) -> np
         shift = rng.uniform(-0.5, 0.5, len(pictures))
         weights = np.maximum(width - np.abs(steps - shift[:, None]), 0)
         weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-        padding = [(reach, reach) if one == axis else (0, 0) for one in range(4)]
-        padded = np.pad(result, padding, mode="edge")
-        shifted = [padded.take(range(reach + step, reach + step + size), axis) for step in steps]
-        result = np.sum([one * weights[:, k, None, None, None] for k, one in enumerate(shifted)], axis=0)
+        padded = np.pad(result, [(reach, reach) if one == axis else (0, 0) for one in range(4)], mode="edge")
+        shifted = (padded.take(range(start, start + size), axis) for start in range(len(steps)))
+        result = sum(one * weights[:, k, None, None, None] for k, one in enumerate(shifted))
     return np.rint(result).astype(np.uint8)

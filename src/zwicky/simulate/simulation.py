@@ -6,8 +6,8 @@ import hashlib
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,10 @@ from zwicky.io import read_json, write_json
 from zwicky.progress import StepProgress
 from zwicky.simulate.draw import BLOCK, ParameterBlock, block_rng, draw_block
 from zwicky.simulate.galaxies import galaxy_ids, load_galaxies
-from zwicky.simulate.instruments import add_deeplense_noise, add_noise, signal_to_noise, sky_noise
+from zwicky.simulate.instruments import PROFILES, add_deeplense_noise, add_noise, read_star, signal_to_noise, sky_noise
 from zwicky.simulate.lensing import DEFLECTORS
 from zwicky.simulate.light import LAYERS, SOURCES
 from zwicky.simulate.population import Population, read_population
-from zwicky.simulate.psf import PROFILES, read_star
 from zwicky.simulate.render import MARGIN, fine_size, make_composite, render_block
 
 PIECE = 8  # blocks that are written and resumed together
@@ -45,11 +44,7 @@ class Simulation:
 
     @classmethod
     def open(cls, population: str, count: int, seed: int = 0, device: str = "cpu") -> Simulation:
-        """Return the simulation of a shipped population or a YAML file, and print the population's warning.
-
-        Raises:
-            UserError: The population or the device is unknown or unusable, or a number is out of range.
-        """
+        """Return the simulation of a shipped population or a YAML file, and print the population's warning."""
         simulated = read_population(population)
         if count < 1:
             raise UserError(f"cannot simulate {count} images; ask for 1 or more")
@@ -73,7 +68,7 @@ class Simulation:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(bands, size, size)."""
-        return len(self.population.band_names), self.population.size, self.population.size
+        return len(self.population.channels), self.population.size, self.population.size
 
     def identity(self) -> dict[str, Any]:
         """Return everything that the pixels depend on, JSON-able."""
@@ -93,8 +88,8 @@ class Simulation:
         """Return the parameters of a block."""
         return draw_block(self.population, self.seed, block)
 
-    def render(self, block: int, drawn: ParameterBlock) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return noisy images [BLOCK, bands, size, size] and the truth that only rendering gives, [BLOCK] each."""
+    def render(self, block: int, drawn: ParameterBlock) -> tuple[np.ndarray, ParameterBlock]:
+        """Return noisy images [BLOCK, bands, size, size], and `drawn` with the truth that only rendering gives."""
         population, instrument = self.population, self.population.instrument
         layers, truth = render_block(population, drawn, self.device)
         images = layers.sum(1)
@@ -108,32 +103,23 @@ class Simulation:
         if population.composite is not None:
             rng = block_rng(population, self.seed, block, "composite")
             images = make_composite(images, tuple(instrument.bands), population.composite, rng)
-        return images, truth
+        return images, replace(drawn, values=drawn.values | truth)
 
-    def table(
-        self,
-        block: int,
-        drawn: ParameterBlock,
-        rendered: Mapping[str, np.ndarray] | None = None,
-        images: np.ndarray | None = None,
-    ) -> pd.DataFrame:
-        """Return the rows of a block: standard columns, then `object_class`, `drawn` and `rendered` truth.
-
-        The pixel hashes are those of `images`, null without.
-        """
+    def table(self, block: int, drawn: ParameterBlock, images: np.ndarray | None = None) -> pd.DataFrame:
+        """Return the rows of a block: standard columns (pixel hashes only of `images`), `object_class`, truth."""
         population, instrument = self.population, self.population.instrument
         n = min(BLOCK, self.count - block * BLOCK)
-        columns = drawn.values | dict(rendered or {}) | galaxy_ids(population.galaxies, drawn.values)
+        columns = drawn.values | galaxy_ids(population.galaxies, drawn.values)
         truth: dict[str, Any] = {name: values[:n] for name, values in columns.items()}
         for name, lists in drawn.lists.items():
             truth[name] = [row[np.isfinite(row)].astype(np.float32) for row in lists[:n]]
         ids = [f"{population.name}-s{self.seed}-{block * BLOCK + row:06d}" for row in range(n)]
         if population.pairs:
             truth["pair_id"] = [ids[row - row % 2] for row in range(n)]
-        fwhm = np.array([instrument.bands[band].fwhm for band in population.observed_bands])
+        fwhm = np.array([instrument.bands[band].fwhm for band in population.channels.values()])
         noise = None if population.composite else sky_noise(instrument) * (population.noise != "none")
         standard = {
-            "bands_present": [list(population.band_names)] * n,
+            "bands_present": [list(population.channels)] * n,
             "pixel_scale": [instrument.pixel_scale] * n,
             "survey": [f"simulated-{instrument.name}"] * n,
             "psf_fwhm": list(fwhm * truth["seeing"][:, None]),
@@ -147,15 +133,14 @@ class Simulation:
     def blocks(self, first: int = 0, last: int | None = None) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         """Yield the images and table of blocks `first` to `last`, without the images beyond `count`."""
         for block in range(self.n_blocks)[first:last]:
-            drawn = self.draw(block)
-            images, rendered = self.render(block, drawn)
-            table = self.table(block, drawn, rendered, images)
+            images, drawn = self.render(block, self.draw(block))
+            table = self.table(block, drawn, images)
             yield images[: len(table)], table
 
     def cutouts(self, images: Images, tables: Iterable[pd.DataFrame]) -> tuple[Cutouts, Labels]:
         """Return the images and the tables of all blocks as cutouts, with their labels."""
         table = pd.concat(tables, ignore_index=True)
-        cutouts = Cutouts(images, table, self.population.band_names, truth_of(table), self.metadata())
+        cutouts = Cutouts(images, table, tuple(self.population.channels), truth_of(table), self.metadata())
         return cutouts, self.labels(table)
 
     def labels(self, table: pd.DataFrame) -> Labels:
@@ -166,7 +151,7 @@ class Simulation:
 
 
 def simulate_population(population: str, count: int, seed: int = 0, device: str = "cpu") -> tuple[Cutouts, Labels]:
-    """Simulate images of a population in memory.
+    """Simulate `count` images of a population in memory.
 
     Args:
         population: the name of a shipped population, or a YAML file.
@@ -177,9 +162,6 @@ def simulate_population(population: str, count: int, seed: int = 0, device: str 
     Returns:
         The cutouts, float32 nanomaggies with noise or uint8 colour pictures, and their class labels. Truth columns are
         NaN where a class has no such parameter; `zwicky.simulate.draw.truth_columns` gives unit and meaning of each.
-
-    Raises:
-        UserError: The population or the device is unknown, or a number is out of range.
     """
     simulation = Simulation.open(population, count, seed, device)
     images, tables = zip(*simulation.blocks(), strict=True)
@@ -193,9 +175,6 @@ def simulate_store(
 
     Pieces are written to the hidden folder `.NAME.pieces` beside it until all are complete; repeating an interrupted
     call resumes, with the same bytes in the end.
-
-    Raises:
-        UserError: As in `simulate_population`, or `out` exists, or the pieces belong to another simulation.
     """
     simulation = Simulation.open(population, count, seed, device)
     out = Path(out)
@@ -217,14 +196,12 @@ def simulate_store(
     shutil.rmtree(folder)
 
 
-def _write(
-    path: Path,
-    simulation: Simulation,
-    batches: Iterator[tuple[Images, pd.DataFrame]],
-    advance: Callable[[], None] = lambda: None,
-) -> None:
+Batches = Iterator[tuple[Images, pd.DataFrame]]
+
+
+def _write(path: Path, simulation: Simulation, batches: Batches, advance: Callable[[], None] = lambda: None) -> None:
     """Write batches of images and their tables as one store, with labels."""
-    bands, size = simulation.population.band_names, simulation.image_shape[1:]
+    bands, size = tuple(simulation.population.channels), simulation.image_shape[1:]
     tables = []
     with StoreWriter(path, bands, size, simulation.dtype, metadata=simulation.metadata()) as writer:
         for images, table in batches:
@@ -261,8 +238,10 @@ def find_device(name: str) -> torch.device:
 def _check(name: str, population: Population) -> None:
     """Check what the population refers to: shapes, deflectors, galaxies, stars, and parameters drawn before others."""
     for one in population.classes.values():
-        _check_names(name, "shape", one.layers.values(), [*LAYERS, *SOURCES])
-        _check_names(name, "deflector", one.deflectors, DEFLECTORS)
+        uses = (("shape", one.layers.values(), [*LAYERS, *SOURCES]), ("deflector", one.deflectors, DEFLECTORS))
+        for what, names, allowed in uses:
+            if unknown := [used for used in names if used not in allowed]:
+                raise UserError(f"{name}: there is no {what} {unknown[0]!r}; choose one of {', '.join(allowed)}")
         for galaxy in sorted({"source", "lens"} - set(population.galaxies)):
             if f"real_{galaxy}" in one.layers.values():
                 raise UserError(f"{name}: real_{galaxy} needs a store of galaxies; name one in galaxies.{galaxy}")
@@ -276,11 +255,6 @@ def _check(name: str, population: Population) -> None:
         if (seeing.family, seeing.values, seeing.times or seeing.around) != ("value", (1.0,), None):
             raise UserError(f"{name}: the image of a star has one width; write value: 1 for common.seeing")
     draw_block(population, 0, 0)
-
-
-def _check_names(population: str, what: str, names: Iterable[str], allowed: Iterable[str]) -> None:
-    if unknown := [name for name in names if name not in allowed]:
-        raise UserError(f"{population}: there is no {what} {unknown[0]!r}; choose one of {', '.join(allowed)}")
 
 
 def _stars(population: Population) -> list[str]:

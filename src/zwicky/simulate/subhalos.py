@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,8 +92,7 @@ def deflect_plain(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tup
     return alpha_x, alpha_y
 
 
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    return loop if numba is None else numba.njit(fastmath=True, nogil=True, error_model="numpy")(loop)
+_compiled = numba.njit(fastmath=True, nogil=True, error_model="numpy") if numba else lambda loop: loop
 
 
 def _power_law_loop(point: bool) -> Callable[..., None]:
@@ -199,7 +199,7 @@ def _cubic_weights(tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, np.stack(weights, -1).astype(np.float32)
 
 
-LOOPS = {"point": _power_law_loop(True), "sis": _power_law_loop(False), "tnfw": _tnfw_loop}
+LOOPS: dict[str, Any] = {"point": _power_law_loop(True), "sis": _power_law_loop(False), "tnfw": _tnfw_loop}
 
 
 def deflect_fused(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Tensor, Tensor]:
