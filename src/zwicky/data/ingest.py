@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,18 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress
 
+from zwicky.data import image_format
 from zwicky.data.cutouts import pixel_hash
-from zwicky.data.image_format import (
-    ImageFormat,
-    IngestConfig,
-    StoreFormat,
-    check_uniform,
-    choose_format,
-    find_sentinel,
-)
+from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, check_uniform
 from zwicky.data.labels import write_labels
 from zwicky.data.objects import describe
-from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, is_image_name
-from zwicky.data.source import ARCHIVES, STORE, Source, Unit, group_units, scan_folder
+from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of
+from zwicky.data.source import ARCHIVES, STORE, Source, group_units, scan_folder
 from zwicky.data.splits import write_split
 from zwicky.data.store import StoreWriter, check_writable
 from zwicky.errors import UserError
 from zwicky.io import write_csv
 
-MAX_SIDE = 8192  # pixels
 SAMPLE = 500  # files read to choose the format of the store
 LARGE = 2**26  # bytes; larger files, and those of many images, are read in pieces
 BATCH = 64  # files or images read at a time
@@ -85,25 +78,22 @@ class IngestReport:
 
     def text(self) -> str:
         """Return at most ten lines for the terminal."""
-        lines = [
-            f"{self.read} of {self.found} images read into {self.store} in {self.seconds:.1f} s",
-            *self.explanation,
-        ]
+        lines = [f"{self.read} of {self.found} images read into {self.store} in {self.seconds:.1f} s"]
+        lines += self.explanation
         if self.set_aside:
             reasons = Counter(reason for _, reason in self.set_aside).most_common(3)
             listed = "; ".join(f"{count} × {reason}" for reason, count in reasons)
             lines.append(f"set aside: {len(self.set_aside)}, listed in {self.store}/set_aside.csv: {listed}")
-        room = 10 - len(lines)
-        shown = list(self.warnings) if len(self.warnings) <= room else list(self.warnings[: room - 1])
-        if len(shown) < len(self.warnings):
-            shown.append(f"{len(self.warnings) - len(shown)} more: {' | '.join(self.warnings[len(shown) :])}")
+        shown, rest = list(self.warnings), 10 - len(lines)
+        if len(shown) > rest:
+            shown[rest - 1 :] = [f"{len(shown) - rest + 1} more: {' | '.join(shown[rest - 1 :])}"]
         return "\n".join(lines + [f"warning: {warning}" for warning in shown])
 
 
 def ingest(
     source: Path | str, out: Path | str, catalog: Path | str | None = None, config: IngestConfig | None = None
 ) -> IngestReport:
-    """Read every image below a folder into a new store, with flat memory.
+    """Read every image below a folder into a new store, with flat memory, and report what was read and assumed.
 
     Class folders, a catalogue (given, or found in the folder) or columns of files of many images give labels,
     positions and properties; folders called train and test, or a column `split`, give the split `holdout`. All images
@@ -115,16 +105,18 @@ def ingest(
         catalog: a table in any usual format.
         config: what the files do not say.
 
-    Returns:
-        What was read and what was assumed.
-
     Raises:
         UserError: Nothing can be read, the images are of several kinds, an option does not fit, or `out` exists.
     """
     source, out, config = Path(source), Path(out), config or IngestConfig()
-    _check(source, config)
+    is_archive = source.name.lower().endswith(ARCHIVES)
+    if not source.exists():
+        raise UserError(f"{source} does not exist; give the folder that holds the images")
+    if source.is_file() and not is_archive and not format_of(source.name):
+        raise UserError(f"{source} is a file; give the folder that holds the images")
+    config.check()
     check_writable(out)
-    if source.is_file() and source.name.lower().endswith(ARCHIVES):
+    if source.is_file() and is_archive:
         with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as unpacked:
             shutil.unpack_archive(source, unpacked, filter=None if source.suffix.lower() == ".zip" else "data")
             return ingest(unpacked, out, catalog, config)
@@ -133,19 +125,14 @@ def ingest(
         warnings.simplefilter("ignore")  # decoders warn of odd headers; what matters comes as an error
         files, set_aside = scan_folder(source)
         folder = source.parent if source.is_file() else source
-        given = None if catalog is None else os.path.relpath(catalog, folder)
-        units = {name: unit for name, unit in group_units(folder, files, config.bands).items() if name != given}
+        units = group_units(folder, files, config.bands)
+        units.pop("" if catalog is None else os.path.relpath(catalog, folder), None)
         arrays = [file for file in files if file.lower().endswith(".npy") or "fits" in format_of(file)]
         options = ReadOptions(config.bands, config.axes.upper(), config.hdu, stacks=len(arrays) == 1)
         data = Source(folder, units, options, set_aside)
-        store = _sample_format(data, config, pool)
-        formats: Counter[tuple[str, ImageFormat]] = Counter()
+        store = _choose_format(data, config, pool)
         with StoreWriter(out, store.bands, store.size, store.dtype, truth=tuple(sorted(options.truth))) as writer:
-            objects = _read_all(data, store, config, pool, writer, formats)
-            stray = check_uniform(formats, store)
-            if not len(writer):
-                raise _nothing_read(source, data.set_aside)
-            data.warnings += [f"folder {name.partition(':')[2]!r} holds other images: set aside" for name in stray]
+            objects = _read_all(data, store, config, pool, writer)
             description = describe(data, objects, store, config, catalog)
             writer.replace_table(description.table)
             writer.metadata["positive"] = description.labels.positive
@@ -170,22 +157,7 @@ def ingest(
     )
 
 
-def _check(source: Path, config: IngestConfig) -> None:
-    if not source.exists():
-        raise UserError(f"{source} does not exist; give the folder that holds the images")
-    if source.is_file() and not is_image_name(source.name) and not source.name.lower().endswith(ARCHIVES):
-        raise UserError(f"{source} is a file; give the folder that holds the images")
-    if config.pixel_scale is not None and not 0 < config.pixel_scale < float("inf"):
-        raise UserError(f"the pixel scale is {config.pixel_scale}; it must be a positive number of arcsec per pixel")
-    if config.size is not None and not 1 <= config.size <= MAX_SIDE:
-        raise UserError(f"the size is {config.size}; it must be a number of pixels from 1 to {MAX_SIDE}")
-    if len(set(config.bands)) < len(config.bands) or not all(config.bands):
-        raise UserError(f"the bands {', '.join(config.bands)} repeat a name or lack one; give each its own")
-    if set(config.axes.upper()) - set("NBHW") or len(set(config.axes)) < len(config.axes):
-        raise UserError(f"the axes are {config.axes!r}; name each axis once, of N (images), B (bands), H and W")
-
-
-def _sample_format(data: Source, config: IngestConfig, pool: ThreadPoolExecutor) -> StoreFormat:
+def _choose_format(data: Source, config: IngestConfig, pool: ThreadPoolExecutor) -> StoreFormat:
     """Choose the format of the store from files spread over all; of a file of many images the first counts for all."""
     names = list(data.units)
     sentinels: Counter[float] = Counter()
@@ -195,130 +167,118 @@ def _sample_format(data: Source, config: IngestConfig, pool: ThreadPoolExecutor)
         if record is None:
             return None
         size = sum((data.folder / file).stat().st_size for file in data.units[name].values())
-        count = 1 if record.row is None else max(1, size // record.image.nbytes)
-        if config.invalid is None and (value := find_sentinel(record.image)) is not None:
+        if config.invalid is None and (value := image_format.find_sentinel(record.image)) is not None:
             sentinels[value] += 1
-        return _folder_of(data, name), ImageFormat.of(record), count
+        count = 1 if record.row is None else max(1, size // record.image.nbytes)
+        return data.folder_of(name), ImageFormat.of(record), count
 
     chosen = names[:: max(1, len(names) // SAMPLE)]
     samples = [item for item in pool.map(sample, chosen) if item] or [item for item in pool.map(sample, names) if item]
     lengths = {item[1].shape[0] for item in samples if not item[1].bands}
     if len(lengths) > 1 and max(lengths) > 6 and not data.options.stacks and not config.bands:
         data.options.stacks = True  # of varying length: images, no bands
-        return _sample_format(data, config, pool)
+        return _choose_format(data, config, pool)
     if not samples:
-        for name in names[:100]:
-            data.set_aside += [(name, str(item)) for item in islice(data.read(name), 1)]
-        raise _nothing_read(data.folder, data.set_aside)
+        data.set_aside += [(name, str(item)) for name in names[:100] for item in islice(data.read(name), 1)]
+        raise _nothing_read(data)
     for value, count in sentinels.most_common(1):
         rule = f"--invalid {value:g} makes them NaN"
         data.warnings.append(f"pixels of {value:g} in {count} of {len(samples)} sampled images may be invalid; {rule}")
     types = Counter(folder.partition(":")[0] for folder in {folder for folder, *_ in samples})  # → folders
     (common, most), *others = types.most_common(2)
+    is_clear = bool(others) and others[0][1] < most  # then plots beside arrays do not count
     formats: Counter[ImageFormat] = Counter()
     by_folder: Counter[tuple[str, ImageFormat]] = Counter()
-    for folder, image_format, count in samples:
-        if not others or others[0][1] == most or folder.startswith(f"{common}:"):  # not the plots beside arrays
-            formats[image_format] += count
-        by_folder[folder, image_format] += count
-    store = choose_format(formats, config)
+    for folder, form, count in samples:
+        formats[form] += count * (not is_clear or folder.startswith(f"{common}:"))
+        by_folder[folder, form] += count
+    store = image_format.choose_format(+formats, config)
     check_uniform(by_folder, store)
     return store
 
 
-def _folder_of(data: Source, name: str) -> str:
-    file = next(iter(data.units[name].values()))
-    return f"{format_of(file).partition(':')[0]}:{file.rpartition('/')[0]}"
-
-
-def _nothing_read(source: Path, set_aside: list[tuple[str, str]]) -> UserError:
-    if not set_aside:
-        return UserError(f"{source} is empty; give the folder that holds the images")
-    reasons = Counter(reason for _, reason in set_aside)
+def _nothing_read(data: Source) -> UserError:
+    if not data.set_aside:
+        return UserError(f"{data.folder} is empty; give the folder that holds the images")
+    reasons = Counter(reason for _, reason in data.set_aside)
     reason, count = max(reasons.items(), key=lambda item: (item[0] != "not an image", item[1]))
     return UserError(
-        f"no image could be read in {source}: {len(set_aside)} files set aside, {count} of them because: {reason}; "
-        "zwicky reads PNG, JPEG, TIFF, .npy, .npz, FITS, HDF5 and Parquet"
+        f"no image could be read in {data.folder}: {len(data.set_aside)} files set aside, {count} of them because: "
+        f"{reason}; zwicky reads PNG, JPEG, TIFF, .npy, .npz, FITS, HDF5 and Parquet"
     )
 
 
 def _read_all(
-    data: Source,
-    store: StoreFormat,
-    config: IngestConfig,
-    pool: ThreadPoolExecutor,
-    writer: StoreWriter,
-    formats: Counter[tuple[str, ImageFormat]],
+    data: Source, store: StoreFormat, config: IngestConfig, pool: ThreadPoolExecutor, writer: StoreWriter
 ) -> pd.DataFrame:
     """Write all pixels and return what the files say about each image, one row an image."""
     tables: list[pd.DataFrame] = []
+    formats: Counter[tuple[str, ImageFormat]] = Counter()
     for batch in _batches(data, lambda name, item: _conform(name, item, store, config), pool):
-        for facts, image_format, _ in batch:
-            if image_format is not None:
-                formats[_folder_of(data, facts["_unit"]), image_format] += 1
-        data.set_aside += [(facts["_name"], facts["_reason"]) for facts, _, _ in batch if "_reason" in facts]
-        good = [(facts, pixels) for facts, _, pixels in batch if pixels is not None]
+        formats.update((data.folder_of(facts["_unit"]), facts["_format"]) for facts in batch if "_format" in facts)
+        data.set_aside += [(facts["_name"], facts["_reason"]) for facts in batch if "_reason" in facts]
+        good = [facts for facts in batch if "_reason" not in facts]
         if good:
-            table = pd.DataFrame([facts for facts, _ in good]).convert_dtypes(convert_floating=False)
-            tables.append(table)
+            pixels = np.stack([facts.pop("_pixels") for facts in good])
+            tables.append(pd.DataFrame(good).drop(columns="_format").convert_dtypes(convert_floating=False))
             ids = [str(len(writer) + row) for row in range(len(good))]  # until all is known
-            columns = pd.DataFrame({"id": ids, "pixel_hash": table["_hash"].astype(object)})
-            writer.append(np.stack([pixels for _, pixels in good]), columns)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+            writer.append(pixels, pd.DataFrame({"id": ids, "pixel_hash": [facts["_hash"] for facts in good]}))
+    stray = check_uniform(formats, store)
+    if not tables:
+        raise _nothing_read(data)
+    data.warnings += [f"folder {name.partition(':')[2]!r} holds other images: set aside" for name in stray]
+    return pd.concat(tables, ignore_index=True)
 
 
-Item = tuple[dict[str, Any], ImageFormat | None, np.ndarray | None]
+def _conform(name: str, item: Record | Unreadable, store: StoreFormat, config: IngestConfig) -> dict[str, Any]:
+    """Return what a file says about one image, its format and its pixels in that of the store, or why there are none.
 
-
-def _conform(name: str, item: Record | Unreadable, store: StoreFormat, config: IngestConfig) -> Item:
-    """(facts, format, pixels in the store's format) of one image; `_reason` says why there are no pixels."""
+    Keys that begin with `_` are of the ingest: `_name`, `_unit`, `_row`, `_format`, `_pixels`, `_hash`, `_reason`.
+    """
     facts: dict[str, Any] = {"_name": name if item.row is None else f"{name}#{item.row}", "_unit": name}
     facts["_row"] = item.row
     if isinstance(item, Unreadable):
-        return facts | {"_reason": str(item)}, None, None
+        return facts | {"_reason": str(item)}
     if config.invalid is not None and item.image.dtype.kind == "f":
         item = replace(item, image=np.where(item.image == config.invalid, np.float32(np.nan), item.image))
-    image_format, pixels = ImageFormat.of(item), item.image
-    reason = store.mismatch(image_format)
-    if not reason and pixels.dtype.kind == "f" and (share := np.isnan(pixels).mean()) > config.max_invalid:
-        reason = f"{share:.0%} of its pixels are invalid"
-    if reason:
-        return facts | {"_reason": reason}, image_format, None
-    facts["_gray"] = len(pixels) != len(store.bands) and not store.source_bands
+    facts["_format"] = ImageFormat.of(item)
+    if reason := store.mismatch(facts["_format"]):
+        return facts | {"_reason": reason}
+    if (share := np.isnan(item.image).mean()) > config.max_invalid:
+        return facts | {"_reason": f"{share:.0%} of its pixels are invalid"}
+    pixels = store.conform(item)
+    is_present = ~np.isnan(pixels).all((1, 2))
+    if not is_present.any():
+        return facts | {"_reason": "has no valid pixel in the bands and the middle that are kept"}
+    facts["_gray"] = len(item.image) != len(store.bands) and not store.source_bands
     for key, value in item.columns.items():
         if isinstance(value, tuple) and key not in ("psf_fwhm", "noise"):
             value = value[0] if value else None  # of the first band
         elif isinstance(value, tuple):
-            indices = store.band_indices(item) if len(value) == len(pixels) else []
+            indices = store.band_indices(item) if len(value) == len(item.image) else []
             value = [None if index is None else value[index] for index in indices] or None
         facts[key] = value
-    pixels = store.conform(item)
-    is_present = ~np.isnan(pixels).all((1, 2)) if pixels.dtype.kind == "f" else np.ones(len(pixels), bool)
-    if not is_present.any():
-        reason = "has no valid pixel in the bands and the middle that are kept"
-        return facts | {"_reason": reason}, image_format, None
     present = [band for band, present in zip(store.bands, is_present, strict=True) if present]
-    return facts | {"_hash": pixel_hash(pixels), "bands_present": present}, image_format, pixels
+    return facts | {"_pixels": pixels, "_hash": pixel_hash(pixels), "bands_present": present}
 
 
 def _batches(
-    data: Source, conform: Callable[[str, Record | Unreadable], Item], pool: ThreadPoolExecutor
-) -> Iterator[list[Item]]:
-    """All images, some at a time, decoded by threads."""
+    data: Source, conform: Callable[[str, Record | Unreadable], dict[str, Any]], pool: ThreadPoolExecutor
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield all images, some at a time, decoded by threads."""
 
-    def is_large(unit: Unit) -> bool:
-        paths = [data.folder / file for file in unit.values()]
+    def is_large(name: str) -> bool:
+        paths = [data.folder / file for file in data.units[name].values()]
         return any(p.name.lower().endswith(_MANY) or p.is_dir() or p.stat().st_size > LARGE for p in paths)
 
-    large = [name for name, unit in data.units.items() if is_large(unit)]
+    large = [name for name in data.units if is_large(name)]
     small = [name for name in data.units if name not in set(large)]
     console, reported = Console(stderr=True), time.monotonic()
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("reading", total=len(data.units))
         for start in range(0, len(small), BATCH):
             names = small[start : start + BATCH]
-            lists = pool.map(lambda name: [conform(name, item) for item in data.read(name)], names)
-            yield [item for items in lists for item in items]
+            yield list(chain(*pool.map(lambda name: [conform(name, item) for item in data.read(name)], names)))
             progress.advance(task, len(names))
             if not console.is_terminal and time.monotonic() - reported > 10:
                 reported = time.monotonic()
@@ -326,5 +286,5 @@ def _batches(
         for name in large:
             items = data.read(name)
             while batch := list(islice(items, BATCH)):
-                yield list(pool.map(lambda item: conform(name, item), batch))  # noqa: B023 - used at once
+                yield list(pool.map(conform, [name] * len(batch), batch))
             progress.advance(task)

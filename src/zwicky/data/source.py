@@ -57,6 +57,11 @@ class Source:
             error.row = row or None
             yield error
 
+    def folder_of(self, name: str) -> str:
+        """Return "type:folder" of a unit, since files of one type in one folder belong together."""
+        file = next(iter(self.units[name].values()))
+        return f"{format_of(file).partition(':')[0]}:{file.rpartition('/')[0]}"
+
 
 def join_bands(bands: Sequence[str], items: Sequence[Record | Unreadable | None]) -> Record | Unreadable:
     """Return one image of several bands from one of each."""
