@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pandas as pd
 
 from zwicky.data import columns as meanings
 from zwicky.data.catalog import SUFFIXES, match_rows, read_catalog
-from zwicky.data.columns import ROLES, UNKNOWN, find_column, to_text
+from zwicky.data.columns import ROLES, UNKNOWN, as_text, find_column
 from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.data.image_format import IngestConfig, StoreFormat
 from zwicky.data.labels import Labels
@@ -24,8 +23,9 @@ from zwicky.data.source import STORE, Source, read_folders, read_index, split_ro
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
 
-_PER_BAND = ("bands_present", "psf_fwhm", "noise")
+_PER_BAND = ["bands_present", "psf_fwhm", "noise"]
 _STANDARD = ("id", "label", "ra", "dec", "split", "pixel_scale", "survey")
+_USUAL_CLASS = re.compile(r"(no|non|not|un)([\W_]|lens)|.*(lens|anomal|einstein)", re.IGNORECASE)
 
 
 @dataclass
@@ -54,69 +54,58 @@ def describe(
     Raises:
         UserError: A catalogue, column or class that the user names does not fit.
     """
-    catalogs, path = _join_catalogs(data, objects, config, catalog)
+    tables, catalogs = _join_catalogs(data, objects, config, catalog)
     from_files = objects[[name for name in objects if name[0] != "_" and name not in _PER_BAND]]
-    frames = [*(table for table, _ in catalogs), from_files]
+    tables.append(from_files)
     for name in (config.label_column, config.id_column, config.ra_column, config.dec_column):
-        find_column([column for frame in frames for column in frame], "label", name)  # it must exist
-    masks = [*(is_matched for _, is_matched in catalogs), None]
-    facts, *others = [_interpret(frame, config, data, mask) for frame, mask in zip(frames, masks, strict=True)]
-    columns_used = dict(facts.attrs)
+        find_column([column for table in tables for column in table], "label", name)  # it must exist
+    facts, *others = [_interpret(table, config, data, table is not from_files) for table in tables]
+    sources = dict(facts.attrs)
     for other in others:
-        columns_used = other.attrs | columns_used
+        sources = other.attrs | sources
         facts = facts.combine_first(other)[list(dict.fromkeys([*facts, *other]))]
 
     paths = [_path(data, name, row) for name, row in zip(objects["_unit"], objects["_row"], strict=True)]
-    by_folder, role_of = read_folders(paths)
-    source = "class folders"
-    label: list[str | None] = [by_folder.get(file) for file in paths]
+    class_of, role_of = read_folders(paths)
+    label, source = pd.Series([class_of.get(path) for path in paths], dtype=object), "class folders"
     if "label" in facts and facts["label"].notna().any():
-        label = [value if isinstance(value, str) else None for value in facts["label"]]
-        source = f"column {columns_used['label']} of {os.path.basename(path) or 'the files'}"
-        if by_folder:
-            data.warnings.append(f"folders {', '.join(sorted(set(by_folder.values()))[:4])} were not used as classes")
+        label = facts["label"].astype(object).where(facts["label"].notna(), None)
+        source = f"column {sources['label']} of {os.path.basename(catalogs) or 'the files'}"
+        if class_of:
+            data.warnings.append(f"folders {', '.join(sorted(set(class_of.values()))[:4])} were not used as classes")
     ids = _ids(objects["_name"], facts.get("id"))
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    values = {identifier: name for identifier, name in zip(ids, label, strict=True) if name is not None}
+    values = dict(zip(ids[label.notna()], label.dropna(), strict=True))
     labels = Labels(values, config.label_source or source, time, config.positive)
     if config.positive and config.positive not in labels.classes:
         raise UserError(f"there is no class {config.positive!r}; the classes are {', '.join(labels.classes) or 'none'}")
-    roles = [role_of.get(file) for file in paths]
+    role = pd.Series([role_of.get(path) for path in paths], dtype=object)
     if "split" in facts:
-        roles = [given if isinstance(given, str) else role for given, role in zip(facts["split"], roles, strict=True)]
-    splits = _splits(data, objects, ids, roles, label)
+        role = facts["split"].astype(object).where(facts["split"].notna(), role)
+    splits = _splits(data, objects, ids, role, label)
 
-    per_band = {name: objects[name] for name in _PER_BAND if name in objects}
-    columns = per_band | {"id": ids, "simulated": config.simulated, "pixel_hash": objects["_hash"]}
-    for name in ("ra", "dec", "pixel_scale", "survey"):
-        given = getattr(config, name, None)
-        columns[name] = given or facts.get(name)
-    for name in facts:
-        if name not in _STANDARD:
-            columns[name] = facts[name]
-    explanation = (
-        _bands_line(data, store, config),
-        _labels_line(label, labels),
-        _positions_line(columns["ra"], columns_used.get("positions", "")),
-        _splits_line(splits),
-    )
-    _warn(data, objects, ids, label, labels, splits, store)
-    return Description(pd.DataFrame(columns), labels, splits, path, explanation)
+    columns = {name: objects[name] for name in _PER_BAND if name in objects}
+    columns |= {"id": ids, "simulated": config.simulated, "pixel_hash": objects["_hash"]}
+    columns |= {"ra": facts.get("ra"), "dec": facts.get("dec")}
+    columns |= {name: getattr(config, name) or facts.get(name) for name in ("pixel_scale", "survey")}
+    columns |= {name: facts[name] for name in facts if name not in _STANDARD}
+    explanation = _explain(data, store, config, label, labels, columns["ra"], sources, splits)
+    _warn(data, objects, store, ids, label, labels, splits)
+    return Description(pd.DataFrame(columns), labels, splits, catalogs, explanation)
 
 
 def _path(data: Source, name: str, row: object) -> str:
-    """The path of an image, in which a file of many is a folder: lens.npy and nonlens.npy are classes."""
+    """Return the path of an image, in which a file of many is a folder: lens.npy and nonlens.npy are classes."""
     path = re.sub(rf"[^/]*/{STORE}$", STORE, data.units[name].get("", name))
-    stem = re.match(r"(.*?)([^/.]+)\.[^/]*$", path)
-    if stem is None or pd.isna(row) or re.search(r"\d", stem[2]):  # numbered parts are no classes
-        return path
-    return f"{stem[1]}{stem[2]}/{row}"
+    stem, suffix = os.path.splitext(path)
+    is_class = suffix and not pd.isna(row) and not re.search(r"\d", os.path.basename(stem))  # numbered parts are none
+    return f"{stem}/{row}" if is_class else path
 
 
 def _join_catalogs(
     data: Source, objects: pd.DataFrame, config: IngestConfig, given: Path | str | None
-) -> tuple[list[tuple[pd.DataFrame, np.ndarray]], str]:
-    """(tables with one row an image, which images they have; their paths): the one given, or those in the folder."""
+) -> tuple[list[pd.DataFrame], str]:
+    """Return tables with one row an image and their paths: the one given, or those in the folder."""
     matches = []
     for file in [os.path.relpath(given, data.folder)] if given else _catalog_files(data):
         table = pd.DataFrame()
@@ -130,13 +119,14 @@ def _join_catalogs(
             if is_catalog or meanings.has_usual_name(list(table)):  # the others may be anything
                 data.warnings.append(f"{file} was not used: {error}")
     matches.sort(key=lambda match: (-(match[2] >= 0).sum(), not meanings.likely_labels(match[1])))
-    tables: list[tuple[pd.DataFrame, np.ndarray]] = []
+    tables: list[pd.DataFrame] = []
     used: list[str] = []
+    masks = [np.zeros(len(objects), bool)]  # the images that a table has a row for
     for file, table, rows, orphans, column in matches:
         has_row = rows >= 0
         if column and not meanings.is_id(column):
             table = table.drop(columns=column)
-        overlap = any((has_row & other).any() and set(table) & set(columns) for columns, other in tables)
+        overlap = any((has_row & mask).any() and set(table) & set(t) for t, mask in zip(tables, masks[1:], strict=True))
         if overlap or "submission" in file:
             data.warnings.append(f"{file} also fits {has_row.sum()} images and was not used (--catalog)")
             continue
@@ -145,17 +135,17 @@ def _join_catalogs(
             table = table.assign(split=role)
         aligned = table.convert_dtypes(convert_floating=False).reindex(rows).reset_index(drop=True)
         aligned.attrs = table.attrs
-        tables.append((aligned, has_row))
-        used.append(file)
+        tables.append(aligned)
+        used.append(os.path.normpath(data.folder / file))
+        masks.append(has_row)
         data.set_aside[:] = [entry for entry in data.set_aside if entry[0] != file] + orphans
-    missing = len(objects) - int(np.any([has_row for _, has_row in tables], axis=0).sum())
-    if tables and missing:
+    if tables and (missing := int((~np.any(masks, axis=0)).sum())):
         data.warnings.append(f"{missing} images are not in the catalogue: kept, unlabelled")
-    return tables, ", ".join(os.path.normpath(data.folder / file) for file in used)
+    return tables, ", ".join(used)
 
 
 def _catalog_files(data: Source) -> list[str]:
-    """Files that may be a catalogue: texts that are no images, and tables without images."""
+    """Return files that may be a catalogue: texts that are no images, and tables without images."""
     no_images = ("has no image HDU", "no array of images", "no column is recognised")
     return [
         file
@@ -167,13 +157,13 @@ def _catalog_files(data: Source) -> list[str]:
 def _match(
     table: pd.DataFrame, data: Source, objects: pd.DataFrame, config: IngestConfig, file: str
 ) -> tuple[np.ndarray, list[tuple[str, str]], str]:
-    """(row of each image, (what a row names, why it has no image), the column that names images)."""
+    """Return the row of each image, (what a row names, why it has no image), and the column that names images."""
     index_of = {name: index for index, name in enumerate(objects["_name"])}
     is_stacked = objects["_row"].notna()
     for index in np.flatnonzero(~is_stacked):
         index_of |= dict.fromkeys(data.units[objects["_unit"][index]].values(), int(index))
     if is_stacked.any() and (column := find_column(list(objects), "id")):
-        index_of |= {to_text(value): index for index, value in enumerate(objects[column]) if to_text(value)}
+        index_of |= {text: index for index, text in enumerate(as_text(objects[column])) if text}
     try:
         folder = "" if file.startswith("..") else os.path.dirname(file)
         row_of, orphans, column = match_rows(table, list(index_of), config.file_column, folder)
@@ -183,183 +173,183 @@ def _match(
         data.warnings.append(f"{file} names no images: its rows were taken in their order")
         return np.arange(len(table)), [], ""
     rows = np.full(len(objects), -1)
-    for name, row in row_of.items():
-        rows[index_of[name]] = row if rows[index_of[name]] < 0 else rows[index_of[name]]
-    cells = table[column].map(to_text)
+    for name, row in reversed(row_of.items()):
+        rows[index_of[name]] = row
+    cells = as_text(table[column])
     return rows, [(cells[row] or f"{file} row {row + 1}", reason) for row, reason in orphans.items()], column
 
 
-def _interpret(frame: pd.DataFrame, config: IngestConfig, data: Source, is_matched: np.ndarray | None) -> pd.DataFrame:
-    """Return a table with one row an image in our terms: the columns of _STANDARD that it has, then properties."""
-    names = list(frame)
-    here = {"", *map(meanings.plain_name, names)}
+def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source, is_catalog: bool) -> pd.DataFrame:
+    """Return a table with one row an image in our terms: the columns of _STANDARD that it has, then properties.
 
-    def is_here(*wanted: str) -> bool:
-        return all(meanings.plain_name(name) in here for name in wanted)
+    `attrs` has the columns that labels and positions were taken from.
+    """
+    names = list(table)
+    present = {"", *map(meanings.plain_name, names)}
+    facts, used, sources = pd.DataFrame(index=table.index), set(), {}
 
-    facts, used, attrs = pd.DataFrame(index=frame.index), set(), {}
-    likely = meanings.likely_labels(frame)
-    label = (likely or [""])[0]
-    if config.label_column:
-        label = find_column(names, "label", config.label_column) if is_here(config.label_column) else ""
-    if label:
-        facts["label"], unknown = meanings.clean_labels(frame[label])
-        used.add(label)
-        attrs["label"] = label
+    def column_of(role: str, wanted: str) -> str:
+        return find_column(names, role, wanted) if meanings.plain_name(wanted) in present else ""
+
+    def warn(unknown: dict[str, int], column: str, meaning: str) -> None:
         if unknown:
-            data.warnings.append(f"{_spell(unknown)} in column {label!r} taken as unlabelled")
+            listed = ", ".join(f"{count} × {text!r}" for text, count in list(unknown.items())[:3])
+            data.warnings.append(f"{listed} in column {column!r} taken as {meaning}")
+
+    likely = meanings.likely_labels(table)
+    if label := column_of("label", config.label_column) if config.label_column else next(iter(likely), ""):
+        facts["label"], unknown = meanings.clean_labels(table[label])
+        sources["label"] = label
+        warn(unknown, label, "unlabelled")
         if others := [name for name in likely if name != label]:
             data.warnings.append(f"column {', '.join(others)} may hold labels too and was not used (--label_column)")
-    identifier = find_column(names, "id", config.id_column) if is_here(config.id_column) else ""
+    identifier = column_of("id", config.id_column)
     if identifier and (config.id_column or meanings.is_id(identifier)):
-        values = frame[identifier].map(to_text).astype(object)
-        if is_matched is None or values[is_matched & (values != "")].is_unique:
+        values = as_text(table[identifier])
+        if not is_catalog or values[values != ""].is_unique:
             facts["id"] = values.where(values != "", None)
             used.add(identifier)
-    given = (config.ra_column, config.dec_column)
-    pair = None
-    if is_here(*given):
-        pair = meanings.find_position_columns(names, *given)
-    if pair is not None:
-        units = [meanings.unit_of(frame, name) for name in pair]
-        facts["ra"], facts["dec"], count = meanings.parse_positions(frame[pair[0]], frame[pair[1]], units)
-        used |= set(pair)
-        attrs["positions"] = ", ".join(pair)
+    options = (config.ra_column, config.dec_column)
+    has_both = {meanings.plain_name(name) for name in options} <= present
+    if pair := meanings.find_position_columns(names, *options) if has_both else None:
+        units = [meanings.unit_of(table, name) for name in pair]
+        facts["ra"], facts["dec"], count = meanings.parse_positions(table[pair[0]], table[pair[1]], units)
+        sources["positions"] = ", ".join(pair)
         if count:
             reason = "no angle, out of range, (0, 0) or -99"
             data.warnings.append(f"{count} positions in {', '.join(pair)} taken as unknown: {reason}")
     elif alone := [name for name in names if name.lower() in ("ra", "dec")]:
-        data.warnings.append(
-            f"column {alone[0]!r} has no other half; positions are unknown (--ra_column, --dec_column)"
-        )
+        advice = "positions are unknown (--ra_column, --dec_column)"
+        data.warnings.append(f"column {alone[0]!r} has no other half; {advice}")
+    used |= {label, *(pair or ())}
     for role in ("split", "pixel_scale", "survey"):
         name = find_column(names, role)
-        values = frame[name].map(to_text).astype(object) if name and name not in used else None
-        if values is None or (role == "split" and not set(values.str.lower()) <= set(ROLES) | UNKNOWN):
+        if not name or name in used:
             continue
+        values = as_text(table[name])
         if role == "pixel_scale":
             scale = pd.to_numeric(values, errors="coerce")
             facts[role] = scale.where((scale > 0) & (scale < np.inf)).map(lambda value: float(f"{value:.6g}"))
-        else:
-            facts[role] = values.str.lower().map(ROLES) if role == "split" else values.where(values != "", None)
-        used.add(name)
+        elif role == "survey":
+            facts[role] = values.where(values != "", None)
+        elif set(values.str.lower()) <= set(ROLES) | UNKNOWN:
+            facts[role] = values.str.lower().map(ROLES)
+        used |= {name} if role in facts else set()
     properties = {}
     for name in names:
         if name and name not in used:
-            target = f"catalog_{name}" if name in (*STANDARD_COLUMNS, "image", *_STANDARD) else name
-            properties[target], unknown = meanings.clean_property(frame[name])
-            if unknown:
-                data.warnings.append(f"{_spell(unknown)} in column {name!r} taken as unknown")
-    result = pd.concat([facts, pd.DataFrame(properties, index=frame.index)], axis=1)
-    result.attrs = attrs
+            key = f"catalog_{name}" if name in (*STANDARD_COLUMNS, "image", *_STANDARD) else name
+            properties[key], unknown = meanings.clean_property(table[name])
+            warn(unknown, name, "unknown")
+    result = pd.concat([facts, pd.DataFrame(properties, index=table.index)], axis=1)
+    result.attrs = sources
     return result
 
 
-def _spell(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} × {text!r}" for text, count in list(counts.items())[:3])
-
-
-def _ids(names: pd.Series, given: pd.Series | None) -> list[str]:
-    """The ids given, else the paths; repeated ones are replaced by the path."""
+def _ids(names: pd.Series, given: pd.Series | None) -> pd.Series:
+    """Return the ids given, else the paths; repeated ones are replaced by the path."""
     result = names if given is None else given.astype(object).where(given.notna(), names)
     result = result.where(~result.duplicated(), names)
     while (repeated := result.duplicated()).any():
         result = result.where(~repeated, result + "+")
-    return [str(name) for name in result]
+    return result.map(str)
 
 
-def _splits(
-    data: Source, objects: pd.DataFrame, ids: Sequence[str], roles: Sequence[object], labels: Sequence[str | None]
-) -> list[Split]:
-    """The user's own division as split `holdout`, and a split for each index of file names."""
+def _splits(data: Source, objects: pd.DataFrame, ids: pd.Series, role: pd.Series, label: pd.Series) -> list[Split]:
+    """Return the user's own division as split `holdout`, and a split for each index of file names."""
     splits = []
-    if {"test", "validation"} & set(roles):
-        default = ["unlabelled" if label is None else "train" for label in labels]
-        chosen = [role if isinstance(role, str) else other for role, other in zip(roles, default, strict=True)]
-        splits.append(Split("holdout", dict(zip(ids, chosen, strict=True))))
+    if role.isin(["test", "validation"]).any():
+        default = np.where(label.isna(), "unlabelled", "train")
+        splits.append(Split("holdout", dict(zip(ids, role.where(role.notna(), default), strict=True))))
     id_of = dict(zip(objects["_unit"], ids, strict=True))
-    for file, _ in [entry for entry in data.set_aside if entry[0].lower().endswith((".pkl", ".pickle"))]:
-        position = next(index for index, entry in enumerate(data.set_aside) if entry[0] == file)
-        try:
-            index, orphans = read_index(data.folder / file, file, list(id_of))
-        except Unreadable as error:
-            data.set_aside[position] = (file, str(error))
+    set_aside, data.set_aside[:] = list(data.set_aside), []
+    for file, reason in set_aside:
+        if not file.lower().endswith((".pkl", ".pickle")):
+            data.set_aside.append((file, reason))
             continue
-        data.set_aside[position : position + 1] = [
-            (f"{file}: {name}", "in the index, but no such file") for name in orphans
-        ]
-        name = re.sub(r"[^\w.-]+", "_", Path(file).stem)
-        splits.append(Split(name, {id_of[unit]: role for unit, role in index.items()}))
+        try:
+            role_of, orphans = read_index(data.folder / file, file, list(id_of))
+        except Unreadable as error:
+            data.set_aside.append((file, str(error)))
+        else:
+            data.set_aside += [(f"{file}: {name}", "in the index, but no such file") for name in orphans]
+            roles = {id_of[unit]: role for unit, role in role_of.items()}
+            splits.append(Split(re.sub(r"[^\w.-]+", "_", Path(file).stem), roles))
     return splits
 
 
-def _bands_line(data: Source, store: StoreFormat, config: IngestConfig) -> str:
+def _explain(
+    data: Source,
+    store: StoreFormat,
+    config: IngestConfig,
+    label: pd.Series,
+    labels: Labels,
+    ra: pd.Series | None,
+    sources: dict[str, str],
+    splits: list[Split],
+) -> tuple[str, ...]:
+    """Return sentences on what was taken for bands, labels, positions and splits, with the options that change it."""
     by_name = any("" not in unit for unit in data.units.values())
     source = "as given" if config.bands else "from the file names" if by_name else "as in the files"
     names = ", ".join(store.bands[:12]) + f", … ({len(store.bands)})" * (len(store.bands) > 12)
-    return f"bands: {names}, {source} (--bands, --axes); {store.size[0]}×{store.size[1]} px, {store.dtype}"
-
-
-def _labels_line(label: Sequence[str | None], labels: Labels) -> str:
-    counts, classes = Counter(label), labels.classes
-    if not classes:
-        return f"labels: none; {len(label)} unlabelled (--catalog, --label_column)"
+    bands = f"bands: {names}, {source} (--bands, --axes); {store.size[0]}×{store.size[1]} px, {store.dtype}"
+    options, classes, counts = "(--catalog, --label_column)", labels.classes, label.value_counts()
     listed = ", ".join(f"{name} {counts[name]}" for name in classes[-8:]) + ", …" * (len(classes) > 8)
-    options = f"(--catalog, --label_column); positive class: {classes[-1]} (--positive)"
-    return f"labels: {listed}; unlabelled {counts[None]}; from {labels.source} {options}"
-
-
-def _positions_line(ra: pd.Series | None, columns: str) -> str:
-    n_known = 0 if ra is None else int(ra.notna().sum())
-    if ra is None or not n_known:
-        return "positions: none, so duplicates on the sky cannot be found (--catalog, --ra_column, --dec_column)"
-    return f"positions: {n_known} of {len(ra)}, from {columns} (--ra_column, --dec_column)"
-
-
-def _splits_line(splits: list[Split]) -> str:
-    if not splits:
-        return "splits: none given; `holdout` is drawn when a network is trained"
+    about_labels = f"labels: none; {len(label)} unlabelled {options}"
+    if classes:
+        unlabelled = f"unlabelled {label.isna().sum()}; from {labels.source} {options}"
+        about_labels = f"labels: {listed}; {unlabelled}; positive class: {classes[-1]} (--positive)"
+    positions = "positions: none, so duplicates on the sky cannot be found (--catalog, --ra_column, --dec_column)"
+    if ra is not None and ra.notna().any():
+        positions = f"positions: {ra.notna().sum()} of {len(ra)}, from {sources.get('positions', '')}"
+        positions += " (--ra_column, --dec_column)"
     parts = []
     for split in splits:
-        counts = Counter(split.roles.values())
-        parts.append(f"{split.name} ({', '.join(f'{role} {counts[role]}' for role in ROLES if counts[role])})")
-    return f"splits: {'; '.join(parts)}, from the folders, columns or indices (another by --split)"
+        n_roles = Counter(split.roles.values())
+        parts.append(f"{split.name} ({', '.join(f'{role} {n_roles[role]}' for role in ROLES if n_roles[role])})")
+    about_splits = "splits: none given; `holdout` is drawn when a network is trained"
+    if parts:
+        about_splits = f"splits: {'; '.join(parts)}, from the folders, columns or indices (another by --split)"
+    return bands, about_labels, positions, about_splits
 
 
 def _warn(
     data: Source,
     objects: pd.DataFrame,
-    ids: Sequence[str],
-    label: Sequence[str | None],
+    store: StoreFormat,
+    ids: pd.Series,
+    label: pd.Series,
     labels: Labels,
     splits: list[Split],
-    store: StoreFormat,
 ) -> None:
     """Add what looks wrong to the warnings."""
     if grays := int(objects["_gray"].sum()):
-        is_colour = len(store.bands) == 3
-        change = "grey pictures repeated into R, G, B" if is_colour else "colour pictures turned into grey"
-        data.warnings.append(f"{grays} {change} (--bands '{'[gray]' if is_colour else '[R, G, B]'}' does the reverse)")
+        to_colour = ("grey pictures repeated into R, G, B", "[gray]")
+        change, option = to_colour if len(store.bands) == 3 else ("colour pictures turned into grey", "[R, G, B]")
+        data.warnings.append(f"{grays} {change} (--bands '{option}' does the reverse)")
     for split in splits:
-        roles = np.array([split.roles.get(identifier, "") for identifier in ids])
-        if shared := set(objects["_hash"][roles == "test"]) & set(objects["_hash"][roles == "train"]):
+        role = ids.map(split.roles)
+        if shared := set(objects["_hash"][role == "test"]) & set(objects["_hash"][role == "train"]):
             data.warnings.append(f"{len(shared)} images are both in train and in test of {split.name!r}")
-    names: dict[str | None, set[str]] = {}
+    files: defaultdict[str | None, set[str]] = defaultdict(set)
     for name, file in zip(label, objects["_unit"], strict=True):
-        names.setdefault(name, set()).add(file.rpartition("/")[2])
+        files[name].add(os.path.basename(file))
+    first, *others = files.values()
     is_picture = format_of(objects["_unit"][0]).startswith("pictures")
-    first, *others = names.values()
-    usual = re.compile(r"(no|non|not|un)([\W_]|lens)|.*(lens|anomal|einstein)", re.IGNORECASE)
-    may_be_bands = not any(map(usual.match, labels.classes)) and len(store.bands) == 1 and not is_picture
-    may_be_bands &= labels.source == "class folders" and len(first) > 4
-    if may_be_bands and others and all(files == first for files in others):
-        folders = ", ".join(map(str, names))
+    may_be_bands = labels.source == "class folders" and len(store.bands) == 1 and not is_picture and len(first) > 4
+    may_be_bands &= not any(map(_USUAL_CLASS.match, labels.classes))
+    if may_be_bands and others and all(names == first for names in others):
+        folders = ", ".join(map(str, files))
         data.warnings.append(f"the class folders hold the same file names; if they are bands: --bands '[{folders}]'")
-    if not labels.classes:
-        stems = Counter(re.match(r"[A-Za-z_ -]*", os.path.basename(name))[0].strip("_ -") for name in objects["_name"])  # type: ignore[index]
-        if 1 < len(stems) <= 5 and min(stems.values()) > 1 and all(stems):
-            listed = ", ".join(f"{stem} {count}" for stem, count in stems.items())
-            data.warnings.append(
-                f"file names begin with {listed}; if these are classes, make them folders or a catalogue"
-            )
+    stems = (
+        objects["_name"]
+        .map(os.path.basename)
+        .str.extract(r"^([A-Za-z_ -]*)")[0]
+        .str.strip("_ -")
+        .value_counts(sort=False)
+    )
+    if not labels.classes and 1 < len(stems) <= 5 and stems.min() > 1 and all(stems.index):
+        listed = ", ".join(f"{stem} {count}" for stem, count in stems.items())
+        advice = "if these are classes, make them folders or a catalogue"
+        data.warnings.append(f"file names begin with {listed}; {advice}")
     data.warnings += sorted(data.options.notes)[:3]

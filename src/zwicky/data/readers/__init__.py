@@ -51,23 +51,14 @@ class Record:
 
 @dataclass
 class ReadOptions:
-    """What the user states about the files, and what readers note.
-
-    Args:
-        bands: names of the bands.
-        axes: the axes of arrays, some of "NBHW" (image, band, row, column) in their order.
-        hdu: names or numbers of the FITS extensions to read.
-        stacks: whether an axis of 7 to 64 entries counts images rather than bands.
-        truth: filled by readers: columns that are simulation truth.
-        notes: filled by readers: what they left out.
-    """
+    """What the user states about the files (see `IngestConfig`), and what readers note."""
 
     bands: tuple[str, ...] = ()
     axes: str = ""
     hdu: tuple[str, ...] = ()
-    stacks: bool = False
-    truth: set[str] = field(default_factory=set)
-    notes: set[str] = field(default_factory=set)
+    stacks: bool = False  # whether an axis of 7 to 64 entries counts images rather than bands
+    truth: set[str] = field(default_factory=set)  # columns that readers know to be simulation truth
+    notes: set[str] = field(default_factory=set)  # what readers left out
 
 
 def format_of(name: str) -> str:
