@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import Progress
 
 from zwicky.data import image_format
 from zwicky.data.cutouts import pixel_hash
@@ -31,6 +29,7 @@ from zwicky.data.splits import write_split
 from zwicky.data.store import StoreWriter, check_writable
 from zwicky.errors import UserError
 from zwicky.io import write_csv
+from zwicky.progress import StepProgress
 
 SAMPLE = 500  # files read to choose the format of the store
 LARGE = 2**26  # bytes; larger files, and those of many images, are read in pieces
@@ -273,18 +272,14 @@ def _batches(
 
     large = [name for name in data.units if is_large(name)]
     small = [name for name in data.units if name not in set(large)]
-    console, reported = Console(stderr=True), time.monotonic()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("reading", total=len(data.units))
-        for start in range(0, len(small), BATCH):
+    starts = range(0, len(small), BATCH)
+    with StepProgress("reading", len(starts) + len(large), 0, BATCH, unit="batch") as progress:
+        for start in starts:
             names = small[start : start + BATCH]
             yield list(chain(*pool.map(lambda name: [conform(name, item) for item in data.read(name)], names)))
-            progress.advance(task, len(names))
-            if not console.is_terminal and time.monotonic() - reported > 10:
-                reported = time.monotonic()
-                console.print(f"read {start + len(names)} of {len(data.units)} files", highlight=False)
+            progress.advance()
         for name in large:
             items = data.read(name)
             while batch := list(islice(items, BATCH)):
                 yield list(pool.map(conform, [name] * len(batch), batch))
-            progress.advance(task)
+            progress.advance()
