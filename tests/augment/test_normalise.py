@@ -28,9 +28,7 @@ def test_sky_and_noise_are_found_despite_sources():
     assert made.stretch == "asinh"
     np.testing.assert_allclose(made.center, level, atol=0.05)
     np.testing.assert_allclose(made.scale, sigma, rtol=0.05)
-    np.testing.assert_allclose(
-        made.center, np.median(images, axis=(0, 2, 3)), rtol=1e-6
-    )  # all pixels fit in the sample
+    np.testing.assert_allclose(made.center, np.median(images, axis=(0, 2, 3)), rtol=1e-6)  # the sample is all pixels
 
 
 def test_percentile_is_the_scale_of_stretched_images():
@@ -48,14 +46,10 @@ def test_output_varies_by_one_and_is_the_formula(stretch):
     out, valid = made(torch.from_numpy(images))
     center, scale = np.array(made.center)[:, None, None], np.array(made.scale)[:, None, None]
     x = (images.astype(np.float64) - center) / scale
-    oracle = {"asinh": np.arcsinh(x / 2.0), "sqrt": np.sign(x) * np.sqrt(np.abs(x)), "linear": x}[
-        stretch
-    ] / made.output_std
-    np.testing.assert_allclose(out.numpy(), oracle, atol=2e-5, rtol=2e-5)
+    oracle = {"asinh": np.arcsinh(x / 2.0), "sqrt": np.sign(x) * np.sqrt(np.abs(x)), "linear": x}[stretch]
+    np.testing.assert_allclose(out.numpy(), oracle / made.output_std, atol=2e-5, rtol=2e-5)
     assert out.std().item() == pytest.approx(1, abs=0.02)
-    assert valid.all()
-    assert valid.dtype == torch.bool
-    assert valid.shape == out.shape
+    assert torch.equal(valid, torch.ones(out.shape, dtype=torch.bool))
 
 
 @given(st.floats(-(2.0**126), 2.0**126, width=32, allow_subnormal=False))
@@ -119,23 +113,18 @@ def test_scale_is_the_noise_in_any_unit_and_the_source_on_an_empty_sky(factor):
 
 def test_mistakes_are_one_line():
     images, _, _ = sky_images(count=4)
-    for call in (
-        lambda: Normalisation.fit(images, ("g",)),
-        lambda: Normalisation.fit(images[:0], BANDS[:3]),
-        lambda: Normalisation.fit(np.full_like(images, np.nan), BANDS[:3]),
-        lambda: Normalisation.fit(images, BANDS[:3], NormalisationConfig(softening=0)),
-        lambda: Normalisation.fit(images, BANDS[:3], NormalisationConfig(stretch="log")),  # type: ignore[arg-type]
-        lambda: Normalisation.fit(images, BANDS[:3], NormalisationConfig(scale="max")),  # type: ignore[arg-type]
-        lambda: Normalisation.fit(images, BANDS[:3], NormalisationConfig(max_invalid=2)),
-        lambda: Normalisation(("g",), (0.0,), (1.0,))(torch.zeros(2, 3, 4, 4)),
-    ):
-        with pytest.raises(UserError) as caught:
-            call()
-        assert "\n" not in str(caught.value)
     one_band_missing = images.copy()
     one_band_missing[:, 1] = np.nan
-    with pytest.raises(UserError, match="'r'"):
-        Normalisation.fit(one_band_missing, BANDS[:3])
+    wrong = ({"softening": 0}, {"stretch": "log"}, {"scale": "max"}, {"max_invalid": 2})
+    fits = [(images, ("g",)), (images[:0], BANDS[:3]), (np.full_like(images, np.nan), BANDS[:3])]
+    fits += [(images, BANDS[:3], NormalisationConfig(**options)) for options in wrong]
+    for arguments in (*fits, (one_band_missing, BANDS[:3])):
+        with pytest.raises(UserError) as caught:
+            Normalisation.fit(*arguments)
+        assert "\n" not in str(caught.value)
+    assert "'r'" in str(caught.value)
+    with pytest.raises(UserError, match="bands g"):
+        Normalisation(("g",), (0.0,), (1.0,))(torch.zeros(2, 3, 4, 4))
 
 
 @settings(max_examples=25, deadline=None)

@@ -33,18 +33,13 @@ def test_features_have_the_promised_shapes(name, bands, make):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_layer_groups_hold_every_parameter_once(name, make):
+def test_layer_groups_hold_every_parameter_once_from_input_to_output(name, make):
     backbone = make(name)
-    grouped = [parameter for group in backbone.layer_groups() for parameter in group]
-    assert sorted(grouped) == sorted(parameter for parameter, _ in backbone.named_parameters())
-    assert all(backbone.layer_groups())
-    assert backbone.no_weight_decay() <= {parameter for parameter, _ in backbone.named_parameters()}
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_layer_groups_go_from_input_to_output(name, make):
-    backbone = make(name)
-    layer_of = {parameter: index for index, group in enumerate(backbone.layer_groups()) for parameter in group}
+    parameters = [parameter for parameter, _ in backbone.named_parameters()]
+    layer_of = [(parameter, index) for index, group in enumerate(backbone.layer_groups()) for parameter in group]
+    assert sorted(parameter for parameter, _ in layer_of) == sorted(parameters)
+    assert backbone.no_weight_decay() <= set(parameters)
+    layer_of = dict(layer_of)
     visited = []
     for module_name, module in backbone.named_modules():
         own = [f"{module_name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False)]
@@ -65,12 +60,11 @@ def test_config_builds_the_same_network_again(name, make):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_everything_that_learns_gets_a_gradient(name, make):
-    backbone = make(name)
-    found = backbone(torch.randn(3, 3, 32, 32))
-    (found.pooled.square().sum() + found.patch_tokens.square().sum()).backward()
-    missing = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
-    assert missing == []
+@pytest.mark.parametrize("part", ["pooled", "patch_tokens"])
+def test_either_kind_of_features_reaches_every_parameter(name, part, make):
+    backbone, images = make(name), torch.randn(3, 3, 32, 32)
+    getattr(backbone(images, patch_tokens=part == "patch_tokens"), part).square().sum().backward()
+    assert [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 @pytest.mark.parametrize(

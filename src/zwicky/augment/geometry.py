@@ -107,16 +107,11 @@ def sample(
 
     Sampling is bilinear; where a crop pixel is wider than MAX_SPACING source pixels, it is the mean of several
     samples, which avoids aliasing. An exact geometry copies pixels instead. Pixels outside the image, and all that
-    depend on an invalid one, are 0 and invalid.
-
-    Args:
-        images: 0 where invalid.
-        to_source: [n, B, 2, 3] maps of the crops, drawn from `geometry`.
-        geometry: of the crops.
-        valid: of the shape of the images, bool; None where all pixels are valid, as in the output.
+    depend on an invalid one, are 0 and invalid. The maps `to_source` are [n, B, 2, 3]; `valid` has the shape of the
+    images, which are 0 where invalid, and is None where all pixels are valid, as in the output.
     """
     n_crops, batch = to_source.shape[:2]
-    channels, size, k = images.shape[1], geometry.size, geometry.oversample
+    size, k = geometry.size, geometry.oversample
     grid = _grid(to_source, geometry).to(images.device)
     # The n grids are stacked vertically, so that the images are not repeated n times.
     grid = grid.transpose(0, 1).reshape(batch, n_crops * size * k, size * k, 2)
@@ -136,7 +131,7 @@ def sample(
     if may_leave:
         invalid.masked_fill_((grid.abs() > 1 + 1e-5).any(-1)[:, None], 1)
     usable = crops(invalid) < TINY_WEIGHT
-    return crops(values).masked_fill_(~usable, 0), usable.expand(-1, channels, -1, -1)
+    return crops(values).masked_fill_(~usable, 0), usable.expand(-1, images.shape[1], -1, -1)
 
 
 def _grid(to_source: Tensor, geometry: Geometry) -> Tensor:

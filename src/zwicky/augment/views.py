@@ -59,13 +59,7 @@ class Views:
     def patch_valid(
         self, crop: int, grid: tuple[int, int], canvas: Callable[[Tensor], Tensor] = lambda images: images
     ) -> Tensor:
-        """Return [B, h, w] bool: which patches of crop number `crop` are at least half valid, over all bands.
-
-        Args:
-            crop: its number.
-            grid: (h, w) patches.
-            canvas: resamples images to what the patches tile, see `Backbone.canvas`.
-        """
+        """Return which patches [B, h, w] of crop number `crop` are at least half valid; see `Backbone.canvas`."""
         bands = canvas(self.valid[crop].sum(1, keepdim=True).float())
         return F.adaptive_avg_pool2d(bands, grid)[:, 0] >= self.valid[crop].shape[1] / 2
 

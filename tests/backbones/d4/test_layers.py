@@ -39,14 +39,6 @@ def regular(layer, features, irreps, tokens=True):
     return y.unflatten(3, features.shape[3:]) if tokens else y
 
 
-def test_regular_features_are_acted_on_as_by_the_group(act):
-    features, maps = torch.randn(8, 3, 5, 5), algebra.orbit(torch.randn(3, 5, 5))
-    for g in range(8):
-        assert torch.equal(act(g, maps), maps)  # P(n, g) = p(g⁻¹n) is invariant
-        for h in range(8):
-            assert torch.equal(act(g, act(h, features)), act(int(d4.PRODUCT[g, h]), features))
-
-
 def test_the_irreps_are_orthonormal_and_transform_among_themselves(act):
     assert torch.allclose(algebra.CHANGE @ algebra.CHANGE.T, torch.eye(8, dtype=torch.float64), atol=1e-14)
     x = torch.randn(8, 4, 1, 1, dtype=torch.float64)

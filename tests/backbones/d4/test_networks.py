@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zwicky import backbones, d4, methods
+from zwicky import d4, methods
 from zwicky.augment.views import Target, Views, transform_targets
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.d4.heads import TargetHead
@@ -25,18 +25,6 @@ def test_exact_for_all_eight_elements(name, size, masked, network, errors):
         found = errors(net, torch.randn(2, 2, size, size, dtype=dtype), mask)
         assert found[:, 0].max() < bound  # pooled
         assert found.max() < 3 * bound  # every vector of every patch and group element
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("d4_vit", {"patch_size": 8, "width": 384, "depth": 12, "heads": 6}),
-        ("d4_swin", {"patch_size": 4, "window": 6, "width": 96, "depths": [2, 2, 6], "heads": [1, 2, 4]}),
-    ],
-)
-def test_exact_at_the_depths_of_the_recipes(name, options, network, errors):
-    net = network(name, image_size=48, matrices=False, **options)
-    assert errors(net, torch.randn(2, 2, 48, 48))[:, 0].max() < 1e-5
 
 
 @both
@@ -82,24 +70,8 @@ def test_what_is_no_symmetry_changes_the_answer(name, network):
     spread = base.std()
     assert (net(images[..., :32, 1:33]).pooled - base).abs().max() > 0.05 * spread
     assert (base[0] - base[1]).abs().max() > 0.05 * spread
-    apart = [float((net(each[..., :32, :32]).pooled - base).abs().max() / spread) for each in d4.apply(images)]
-    apart.sort()
-    assert apart[1] < 1e-5  # the corner is fixed by the mirror along the diagonal
-    assert apart[2] > 0.05
-    plain = backbones.create("vit_tiny", bands=2, image_size=32, width=48, depth=2).eval()
-    crop = images[..., :32, :32]
-    assert all((plain(each).pooled - plain(crop).pooled).abs().max() > 1e-3 for each in d4.apply(crop)[1:])
-
-
-@both
-def test_either_kind_of_features_reaches_every_parameter(name, network):
-    images = torch.randn(2, 2, 32, 32)
-    for part in ("pooled", "patch_tokens"):
-        net = network(name).train()
-        found = net(images, patch_tokens=part == "patch_tokens")
-        getattr(found, part).square().sum().backward()
-        assert [key for key, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert torch.allclose(net(images).pooled, net(images, patch_tokens=False).pooled, atol=1e-5)
+    apart = sorted((net(each[..., :32, :32]).pooled - base).abs().max() / spread for each in d4.apply(images))
+    assert apart[1] < 1e-5 < 0.05 < apart[2]  # the corner is fixed by the mirror along the diagonal
 
 
 @both
@@ -116,15 +88,6 @@ def test_decoded_pixels_and_attention_are_equivariant(name, network):
     for g, transformed in enumerate(d4.apply(images)):
         assert torch.allclose(decoder(net(transformed)), d4.apply(pixels)[g], atol=1e-4)
         assert torch.allclose(net.attention(transformed), d4.apply(attention)[g], atol=1e-5)
-
-
-def test_an_eighth_of_the_parameters_of_a_plain_vit():
-    options = {"bands": 3, "image_size": 32, "patch_size": 8, "width": 192, "depth": 12}
-    counts = [
-        sum(p.numel() for key, p in backbones.create(name, **options).named_parameters() if ".blocks." in key)
-        for name in ("vit_tiny", "d4_vit")
-    ]
-    assert counts[1] / counts[0] == pytest.approx(1 / 8, rel=0.01)
 
 
 @both
