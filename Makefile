@@ -15,7 +15,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses 2 --durations 10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ METHODS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_arguments(parser, [("local_crops", 6, "local crops an image, where a method takes them")])
-    parser.add_argument("--only", default="", help="methods to time beside DINO, separated by commas; all unless said")
+    parser.add_argument("--only", default="", help="methods to time beside DINO, separated by commas; default: all")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     wanted = {"dino", *options.only.split(",")} if options.only else None

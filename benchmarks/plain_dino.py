@@ -1,7 +1,7 @@
 """DINO written down as the paper's pseudo-code has it, on a plain timm ViT: what one would write in an afternoon.
 
 One forward pass a crop size, every pair of views in a double loop, a deep copy as teacher, a loop over the parameters
-for its average, AdamW as it comes. bf16 autocast where told, as `zwicky pretrain` does.
+for its average, AdamW as it comes. bf16 autocast where asked for, as `zwicky pretrain` does.
 """
 
 from __future__ import annotations

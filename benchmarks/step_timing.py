@@ -94,8 +94,8 @@ def zwicky_step(method: Method, config: TrainConfig) -> Callable[[Views], None]:
 
     def step(views: Views) -> None:
         set_schedules(optimizer, config, config.batch_size, 0.5)
-        gauges: dict[str, Tensor] = wrapped(views)
-        fabric.backward(gauges["loss"])
+        metrics: dict[str, Tensor] = wrapped(views)
+        fabric.backward(metrics["loss"])
         fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

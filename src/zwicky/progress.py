@@ -14,9 +14,15 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class StepProgress:
-    """Shows steps, images/s, loss and gauges. On a terminal a bar; in a log a line now and then.
+    """Progress of a loop: steps, images/s, loss and metrics; a bar on a terminal, occasional lines in a log.
 
-    unit: what a step is called.
+    Args:
+        title: what runs.
+        steps: number of steps.
+        start: steps that are done already.
+        images_a_step: images per step, for the rate.
+        quiet: show nothing.
+        unit: what a step is called.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class StepProgress:
             self._task = self._bar.add_task(title, total=steps, completed=start, text="")
 
     def __enter__(self) -> StepProgress:
+        """Start the bar."""
         if self._bar:
             self._bar.start()
         return self
@@ -49,25 +56,26 @@ class StepProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stop the bar."""
         if self._bar:
             self._bar.stop()
 
-    def gauges(self, row: Mapping[str, float]) -> None:
-        """Show these values from now on."""
+    def metrics(self, row: Mapping[str, float]) -> None:
+        """Show these metrics from now on."""
         shown = [
             name for name in ("loss", "accuracy", "teacher_kl", "rankme", "knn_accuracy", "select_loss") if name in row
         ]
         self._text = " ".join(f"{name} {row[name]:.3f}" for name in shown)
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if self._bar:
             self._bar.console.print(line)
         else:
             print(line, file=sys.stderr, flush=True)
 
     def advance(self) -> None:
-        """One step is done."""
+        """Count one step."""
         self._step += 1
         rate = (self._step - self._start) * self.images_a_step / max(time.monotonic() - self._began, 1e-9)
         text = f"{rate:.0f} images/s {self._text}"

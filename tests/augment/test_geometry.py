@@ -165,7 +165,7 @@ def test_zooming_out_averages_and_does_not_alias():
     torch.testing.assert_close(sample(image, maps, geometry)[0], blocks, atol=1e-5, rtol=0)
 
 
-def test_explicit_rotation_without_room_leaves_zero_not_reflection():
+def test_explicit_rotation_beyond_the_image_leaves_zero_not_reflection():
     geometry = Geometry((20, 20), 20, 20, rotation="any")
     u = torch.full((1, 1, N_UNIFORMS), 0.5)
     u[..., 5] = 0.125  # 45 degrees

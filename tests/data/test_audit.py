@@ -34,9 +34,9 @@ def test_noise_raises_no_warning_and_all_is_json():
     )
     found = audit(cutouts, halves(cutouts))
     assert found["warnings"] == []
-    told = found["shortcuts"]["lens"]
-    assert {"total_flux", "colour_g_r", "peak", "border_mean", "border_noise", "ra", "all together"} == set(told)
-    assert all(entry["low"] < 0.57 for entry in told.values())
+    result = found["shortcuts"]["lens"]
+    assert {"total_flux", "colour_g_r", "peak", "border_mean", "border_noise", "ra", "all together"} == set(result)
+    assert all(entry["low"] < 0.57 for entry in result.values())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert "lens 150" in audit_text(found)
 
@@ -177,16 +177,16 @@ def test_auc_and_interval_agree_with_scikit_learn_and_a_bootstrap():
     rng = np.random.default_rng(0)
     positive = rng.random(400) < 0.3
     score = np.round(rng.normal(size=400) + positive, 1)  # with ties
-    told = separation(positive, score)
-    assert told["auc"] == pytest.approx(roc_auc_score(positive, score))
-    assert separation(positive, -score) == pytest.approx(told)  # either direction counts
-    assert separation(positive, -score, directed=True)["auc"] == pytest.approx(1 - told["auc"])
+    result = separation(positive, score)
+    assert result["auc"] == pytest.approx(roc_auc_score(positive, score))
+    assert separation(positive, -score) == pytest.approx(result)  # either direction counts
+    assert separation(positive, -score, directed=True)["auc"] == pytest.approx(1 - result["auc"])
     ones, zeros = np.flatnonzero(positive), np.flatnonzero(~positive)
     draws = []
     for _ in range(500):
         rows = np.concatenate([rng.choice(ones, len(ones)), rng.choice(zeros, len(zeros))])
         draws.append(roc_auc_score(positive[rows], score[rows]))
-    assert [told["low"], told["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.012)
+    assert [result["low"], result["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.012)
 
 
 def test_separation_of_nothing():
@@ -201,7 +201,7 @@ def test_category_scores_are_out_of_fold():
     positive = np.arange(200) % 2 == 1
     scores = category_scores(np.arange(200), positive)
     assert abs(roc_auc_score(positive, scores) - 0.5) < 0.1
-    told = category_scores(np.where(positive, "a", "b"), positive)
-    assert roc_auc_score(positive, told) == 1
+    result = category_scores(np.where(positive, "a", "b"), positive)
+    assert roc_auc_score(positive, result) == 1
     noise = category_scores(rng.integers(0, 4, 200), positive)
     assert abs(roc_auc_score(positive, noise) - 0.5) < 0.15

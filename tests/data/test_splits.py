@@ -205,7 +205,7 @@ def test_fit_select_carves_60_out_of_300():
     assert not {groups[i] for i in fit} & {groups[i] for i in select}
     assert len(fit) + len(select) == 300
     with pytest.raises(UserError, match="no label"):
-        fit_select([*cutouts.ids, "stranger"], labels, seed=0)
+        fit_select([*cutouts.ids, "unknown"], labels, seed=0)
 
 
 def test_the_default_split_depends_on_the_data_alone():

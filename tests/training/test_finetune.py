@@ -234,19 +234,19 @@ def test_regression_of_partly_labelled_stores(tmp_path, started, data, finetune_
 
 @pytest.mark.parametrize("unit", [1e-23, 1e20])  # eV of an axion, solar masses
 def test_the_unit_of_a_target_does_not_matter(tmp_path, started, data, finetune_config, unit):
-    """In whatever unit a number is told, the same is learnt: loss, choice of weights, answers and R²."""
+    """The unit of a target changes nothing: loss, choice of weights, answers and R²."""
     cutouts, labels, split = data
     table = cutouts.table.assign(mass=unit * cutouts.column("flux"))
-    told = Cutouts(cutouts.images, table, cutouts.bands)
+    rescaled = Cutouts(cutouts.images, table, cutouts.bands)
     answers, losses, errors = [], [], []
     for name in ("flux", "mass"):
         config = finetune_config(targets=[name], labels=0, steps=4)
-        network = finetune(config, started, told, labels, split, tmp_path / name, quiet=True)
+        network = finetune(config, started, rescaled, labels, split, tmp_path / name, quiet=True)
         answers.append(network.outputs(cutouts.images[:5])[:, 0].astype(np.float64))
         rows = read_table(tmp_path / name / "metrics.csv")
         losses.append(rows[["loss", "select_loss"]].stack().to_numpy())
-        errors.append(evaluate(tmp_path / name, told, labels, split).set_index("metric")["value"])
-        verified = verify(tmp_path / name, told, 4)
+        errors.append(evaluate(tmp_path / name, rescaled, labels, split).set_index("metric")["value"])
+        verified = verify(tmp_path / name, rescaled, 4)
         assert np.isfinite(verified["outputs"]).all()
     assert answers[0].std() > 0
     np.testing.assert_allclose(answers[1] / unit, answers[0], rtol=1e-3)
@@ -335,7 +335,7 @@ def test_a_recipe_starts_from_published_weights(tmp_path, data, finetune_config)
     assert not torch.equal(cold.backbone.net.state_dict()[key], mine[key])
 
 
-def test_a_run_and_a_recipe_are_told_apart(tmp_path, started, data, finetune_config):
+def test_a_run_takes_precedence_over_a_recipe(tmp_path, started, data, finetune_config):
     cutouts, labels, split = data
     with pytest.raises(UserError, match="a recipe with a backbone"):
         finetune(finetune_config(), None, cutouts, labels, split, tmp_path / "run", quiet=True)

@@ -134,7 +134,7 @@ def fold_splits(
     test_where: Mapping[str, str] | None = None,
     train_where: Mapping[str, str] | None = None,
 ) -> list[Split]:
-    """Draw a repeated stratified group K-fold: `folds` × `repeats` splits named r0f0, r0f1, …
+    """Draw a repeated stratified group K-fold: `folds` × `repeats` splits, r0f0 to rRfF.
 
     In each repeat every labelled object that matches `test_where` is tested once. An object that shares a group with a
     test object and is not itself tested has no role in that fold. There is no validation role: `fit_select` draws the

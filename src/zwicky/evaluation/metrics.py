@@ -193,7 +193,7 @@ def weighted_mae(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) 
 def weighted_r2(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """[R, columns] 1 − Σ w (y − ŷ)² / Σ w (y − ȳ)² with the weighted mean ȳ; NaN where the truth does not vary."""
     scale = np.ptp(truth, axis=0)
-    scale = np.where(scale > 0, scale, 1.0)  # so that rounding can be told from a real spread
+    scale = np.where(scale > 0, scale, 1.0)  # so that rounding is distinguished from a real spread
     y, residual = (truth - truth.mean(axis=0)) / scale, (predicted - truth) / scale
     total = weights.sum(axis=1, keepdims=True)
     spread = weights @ y**2 - _ratio(weights @ y, np.sqrt(total)) ** 2

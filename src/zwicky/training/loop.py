@@ -112,7 +112,7 @@ def fit(
                     if keep_lowest is not None:
                         state.keep_lowest(row[keep_lowest])
                 progress.rows.append(row)
-                bar.gauges(row)
+                bar.metrics(row)
                 warning = method.diagnose(row) if step + 1 > n_steps * DIAGNOSE_AFTER else None
                 if add_warning(progress.warnings, warning) and fabric.is_global_zero:
                     bar.say(f"warning: {title}: {warning}")
