@@ -6,6 +6,7 @@ import csv
 import os
 import shutil
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,7 @@ from astropy.io import fits
 from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from zwicky.data import image_format
 from zwicky.data import ingest as ingest_module
@@ -31,6 +33,7 @@ from zwicky.errors import UserError
 
 SIZE = (8, 9)
 RNG = np.random.default_rng(0)
+NAN = np.nan
 
 
 def plane(value: float = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -47,9 +50,19 @@ def write(path: Path, array: np.ndarray, **cards) -> None:
         fits.PrimaryHDU(array, fits.Header(cards)).writeto(path)
 
 
-def numbered(folder: Path, count: int, suffix: str = ".npy") -> None:
-    for number in range(count):
-        write(folder / f"img{number:03d}{suffix}", plane(number))
+def planes(folder: Path, names: str | int) -> None:
+    """Write different planes under these names, or as so many img000.npy, img001.npy, …"""
+    files = [f"img{n:03d}.npy" for n in range(names)] if isinstance(names, int) else names.split()
+    for number, name in enumerate(files):
+        write(folder / name, plane(number))
+
+
+def stack(folder: Path, count: int = 6, **columns) -> None:
+    folder.mkdir(parents=True)
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["images"] = np.stack([plane(n) for n in range(count)])
+        for name, values in columns.items():
+            file[name] = values
 
 
 def read(tmp_path: Path, catalog: Path | None = None, **options) -> tuple[Cutouts, IngestReport]:
@@ -69,53 +82,30 @@ def listed(store: Path) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------------------------------------------- labels
 
 
-def test_class_folders_are_labels(tmp_path):
-    for number, name in enumerate(["lenses/a.npy", "lenses/b.npy", "nonlenses/a.npy", "unlabelled/c.npy", "d.npy"]):
-        write(tmp_path / "in" / name, plane(number))
+def test_class_folders_are_labels_and_the_assumptions_are_printed(tmp_path):
+    planes(tmp_path / "in", "lenses/a.npy lenses/b.npy nonlenses/a.npy unlabelled/c.npy d.npy")
+    (tmp_path / "in" / "README.md").write_text("x")
     cutouts, report = read(tmp_path, pixel_scale=0.2, survey="toy", simulated=True)
     assert (report.read, report.labelled, report.unlabelled) == (5, 3, 2)
     assert list(report.classes.items()) == [("nonlenses", 1), ("lenses", 2)]  # the positive class comes last
     labels = read_labels(tmp_path / "s")
     assert labels.values == {"lenses/a.npy": "lenses", "lenses/b.npy": "lenses", "nonlenses/a.npy": "nonlenses"}
-    assert labels.source == "class folders"
-    assert labels.time
-    assert (cutouts.pixel_scale, set(cutouts.column("survey")), set(cutouts.column("simulated"))) == (
-        0.2,
-        {"toy"},
-        {True},
-    )
-    np.testing.assert_array_equal(cutouts.images[cutouts.rows_of(["nonlenses/a.npy"])[0],][0], plane(2))
-
-
-def test_ten_lines_explain_what_was_assumed(tmp_path):
-    for number, name in enumerate(["lens/a.npy", "non lens/b.npy"]):
-        write(tmp_path / "in" / name, plane(number))
-    (tmp_path / "in" / "README.md").write_text("x")
-    _, report = read(tmp_path)
-    for part in (
-        "2 of 3 images read",
-        "bands: gray",
-        "labels: non lens 1, lens 1",
-        "positive class: lens (--positive)",
-    ):
-        assert part in report.text()
-    for part in ("positions: none", "--ra_column", "splits: none given", "1 × not an image"):
+    assert (labels.source, bool(labels.time)) == ("class folders", True)
+    facts = (cutouts.pixel_scale, set(cutouts.column("survey")), set(cutouts.column("simulated")))
+    assert facts == (0.2, {"toy"}, {True})
+    assert_array_equal(cutouts.images[cutouts.rows_of(["nonlenses/a.npy"])[0],][0], plane(2))
+    parts = "5 of 6 images read|bands: gray|labels: nonlenses 1, lenses 2|positive class: lenses (--positive)"
+    for part in f"{parts}|positions: none|--ra_column|splits: none given|1 × not an image".split("|"):
         assert part in report.text()
 
 
 @pytest.mark.parametrize(
-    ("names", "option", "positive"),
-    [
-        ("lens,non lens", "", "lens"),
-        ("lens,random", "", "lens"),
-        ("0,1", "", "1"),
-        ("A,C", "C", "C"),
-        ("lens,random", "random", "random"),
-    ],
+    "case", ["lens,non lens::lens", "lens,random::lens", "0,1::1", "A,C:C:C", "lens,random:random:random"]
 )
-def test_the_positive_class(tmp_path, names, option, positive):
+def test_the_positive_class(tmp_path, case):
+    names, option, positive = case.split(":")
     for name in names.split(","):
-        numbered(tmp_path / "in" / name, 2)
+        planes(tmp_path / "in" / name, 2)
     _, report = read(tmp_path, positive=option)
     assert list(report.classes)[-1] == positive
     assert read_labels(tmp_path / "s").classes[-1] == positive
@@ -123,15 +113,15 @@ def test_the_positive_class(tmp_path, names, option, positive):
         ingest(tmp_path / "in", tmp_path / "t", config=IngestConfig(positive="ring"))
 
 
-PAIRS = "random|lens non lens|lens not_lens|lens no-lens|lens other|lens spiral|lens unlensed|lensed normal|anomaly"
+PAIRS = "random|lens non_lens|lens not_lens|lens no-lens|lens other|lens spiral|lens unlensed|lensed normal|anomaly"
 
 
-@pytest.mark.parametrize(
-    "pair", [*PAIRS.replace("non lens", "non_lens").split(), "no_sub|sub", "non-merger|merger", "C|A", "0|1"]
-)
+@pytest.mark.parametrize("pair", [*PAIRS.split(), "no_sub|sub", "non-merger|merger", "C|A", "0|1"])
 def test_the_positive_class_by_name(pair):
     assert order_classes(set(pair.split("|"))) == tuple(pair.split("|"))
 
+
+# ---------------------------------------------------------------------------------------------------- catalogues
 
 CATALOG = """file,label,origin,object,grade,ra,dec,code
 a.npy,lens,sw,x,2.5,10.5,-3.25,007
@@ -143,66 +133,51 @@ a.npy,lens,sw,z,3,1,1,011
 
 
 def test_catalogue_gives_labels_positions_and_properties(tmp_path):
-    for number, name in enumerate(["a.npy", "b.npy", "c.npy", "extra.npy"]):
-        write(tmp_path / "in" / name, plane(number))
+    planes(tmp_path / "in", "a.npy b.npy c.npy extra.npy")
     (tmp_path / "cat.csv").write_text(CATALOG)
     cutouts, report = read(tmp_path, tmp_path / "cat.csv")
-    assert (report.found, report.read) == (6, 4)
-    assert (report.unlabelled, report.classes) == (2, {"nonlens": 1, "lens": 1})
+    assert (report.found, report.read, report.unlabelled) == (6, 4, 2)
+    assert report.classes == {"nonlens": 1, "lens": 1}
     assert [file for file, _ in report.set_aside] == ["gone.npy", "a.npy"]
-    assert any("1 images are not in the catalogue" in warning for warning in report.warnings)
-    assert any("1 positions in ra, dec" in warning for warning in report.warnings)
+    for part in ("1 images are not in the catalogue", "1 positions in ra, dec"):
+        assert part in report.text()
     assert list(cutouts.ids) == ["a.npy", "b.npy", "c.npy", "extra.npy"]
-    np.testing.assert_array_equal(cutouts.column("ra"), [10.5] + [np.nan] * 3)
-    np.testing.assert_array_equal(cutouts.column("grade"), [2.5, np.nan, 1, np.nan])
+    assert_array_equal(cutouts.numbers(["ra", "grade"]).T, [[10.5, NAN, NAN, NAN], [2.5, NAN, 1, NAN]])
     assert cutouts.column("origin").tolist() == ["sw", None, "field", None]
     assert cutouts.column("code").tolist() == ["007", "008", "009", None]  # a code, no number
     assert "cat.csv" in read_labels(tmp_path / "s").source
 
 
-def catalogue(header: str, form: str, labels: str = "non lens") -> str:
-    names = labels.split()
-    return (
-        header + "\n" + "".join(form.format(n=n, label=names[n % 2], file=f"img{n:03d}.npy") + "\n" for n in range(12))
-    )
+FOUND = """c.csv utf-16 file,label {file},{label} nön lens
+c.csv latin-1 file,label {file},{label} nön lens
+c.csv utf-8 #~by~hand|file,label {file},{label} non lens
+c.txt utf-8 file~label {file}~{label} non lens
+c.txt utf-8 file¦label {file}¦{label} non lens
+c.csv utf-8 file_loc,label /data/someone/IMG{n:03d}.png,{label} non lens
+c.csv utf-8 id;class {n};{label} non lens
+c.csv utf-8 path,is_lens D:\\x\\{file},{label} 0 1
+c.csv utf-8 name,grade img{n:03d},{label} C A
+c.csv utf-8 file,label {file},{label} 0.0 1.0"""
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("c.csv", catalogue("file,label", "{file},{label}", "nön lens").encode("utf-16")),
-        ("c.csv", catalogue("file,label", "{file},{label}", "nön lens").encode("latin-1")),
-        ("c.csv", catalogue("# by hand\nfile,label", "{file},{label}").encode()),
-        ("c.txt", catalogue("file label", "{file} {label}").encode()),
-        ("c.txt", catalogue("file|label", "{file}|{label}").encode()),
-        ("c.csv", catalogue("file_loc,label", "/data/someone/IMG{n:03d}.png,{label}").encode()),
-        ("c.csv", catalogue("id;class", "{n};{label}").encode()),  # bare numbers
-        ("c.csv", catalogue("path,is_lens", "D:\\x\\{file},{label}", "0 1").encode()),
-        ("c.csv", catalogue("name,grade", "img{n:03d},{label}", "C A").encode()),
-        ("c.csv", catalogue("file,label", "{file},{label}", "0.0 1.0").encode()),
-    ],
-)
-def test_a_catalogue_in_the_folder_is_used(tmp_path, name, content):
-    numbered(tmp_path / "in", 12)
-    (tmp_path / "in" / name).write_bytes(content)
+@pytest.mark.parametrize("case", FOUND.splitlines())  # ~ is a blank, | a new line, ¦ a bar
+def test_a_catalogue_in_the_folder_is_used(tmp_path, case):
+    planes(tmp_path / "in", 12)
+    name, encoding, header, form, *labels = case.split()
+    rows = [form.format(n=n, label=labels[n % 2], file=f"img{n:03d}.npy") for n in range(12)]
+    content = "\n".join([header, *rows, ""]).replace("~", " ").replace("|", "\n").replace("¦", "|")
+    (tmp_path / "in" / name).write_bytes(content.encode(encoding))
     _, report = read(tmp_path)
     assert report.catalog.endswith(name)
-    assert sorted(report.classes.values()) == [6, 6]
-    assert not any("." in label for label in report.classes)
+    assert report.classes == {label.removesuffix(".0"): 6 for label in labels}
     assert (report.found, report.set_aside) == (12, ())
 
 
 @pytest.mark.parametrize("name", ["c.ecsv", "c.vot", "c.fits", "c.parquet"])
 def test_a_table_of_astropy_in_the_folder_is_used(tmp_path, name):
-    numbered(tmp_path / "in", 4)
-    table = Table(
-        {
-            "file": [f"img{n:03d}.npy" for n in range(4)],
-            "label": ["a", "b"] * 2,
-            "RAJ2000": [1.0] * 4,
-            "DEJ2000": [2.0] * 4,
-        }
-    )
+    planes(tmp_path / "in", 4)
+    columns = {"file": [f"img{n:03d}.npy" for n in range(4)], "label": ["a", "b"] * 2}
+    table = Table(columns | {"RAJ2000": [1.0] * 4, "DEJ2000": [2.0] * 4})
     if name == "c.parquet":
         table.to_pandas().to_parquet(tmp_path / "in" / name)
     else:
@@ -213,16 +188,16 @@ def test_a_table_of_astropy_in_the_folder_is_used(tmp_path, name):
     assert "RAJ2000, DEJ2000" in report.text()
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("file,label\nother.npy,x\n", "no row fits a file"),
-        ("a,b\n1,2\n", "it names no files"),
-        ("file,label\n", "no rows"),
-    ],
-)
+UNUSED = {
+    "file,label\nother.npy,x\n": "no row fits a file",
+    "a,b\n1,2\n": "it names no files",
+    "file,label\n": "no rows",
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), UNUSED.items())
 def test_a_catalogue_that_was_found_and_not_used_is_named(tmp_path, content, reason):
-    numbered(tmp_path / "in", 2)
+    planes(tmp_path / "in", 2)
     (tmp_path / "in" / "c.csv").write_text(content)
     _, report = read(tmp_path)
     assert any(warning.startswith("c.csv was not used") and reason in warning for warning in report.warnings)
@@ -231,83 +206,76 @@ def test_a_catalogue_that_was_found_and_not_used_is_named(tmp_path, content, rea
 
 
 def test_of_two_catalogues_the_better_is_used_and_the_other_named(tmp_path):
-    numbered(tmp_path / "in", 4)
+    planes(tmp_path / "in", 4)
     (tmp_path / "in" / "a.csv").write_text("file,label\nimg000.npy,1\n")
     (tmp_path / "in" / "b.csv").write_text("file,label\nimg000.npy,x\nimg001.npy,y\n")
     (tmp_path / "in" / "c.csv").write_text("file,z\nimg001.npy,3\n")  # other columns: joined
     cutouts, report = read(tmp_path)
     assert report.catalog.endswith("c.csv")
     assert report.classes == {"x": 1, "y": 1}
-    np.testing.assert_array_equal(cutouts.column("z"), [np.nan, 3, np.nan, np.nan])
-    assert any(warning.startswith("a.csv also fits 1 images") for warning in report.warnings)
+    assert_array_equal(cutouts.column("z"), [NAN, 3, NAN, NAN])
+    assert "a.csv also fits 1 images" in report.text()
 
 
 def test_columns_by_option(tmp_path):
-    numbered(tmp_path / "in", 2)
+    planes(tmp_path / "in", 2)
     lines = ["which,kind,label,obj,l,b,file", "img000.npy,ring,0,x1,10,20,q", "img001.npy,arc,1,x2,11,21,q"]
     (tmp_path / "c.csv").write_text("\n".join(lines))
     options = {"file_column": "which", "label_column": "kind", "id_column": "obj", "ra_column": "l", "dec_column": "b"}
     cutouts, report = read(tmp_path, tmp_path / "c.csv", **options)
-    assert list(cutouts.ids) == ["x1", "x2"]
-    assert cutouts.column("dec").tolist() == [20, 21]
+    assert (list(cutouts.ids), cutouts.column("dec").tolist()) == (["x1", "x2"], [20, 21])
     assert read_labels(tmp_path / "s").values == {"x1": "ring", "x2": "arc"}
-    assert any("column label may hold labels too" in warning for warning in report.warnings)
+    assert "column label may hold labels too" in report.text()
     with pytest.raises(UserError, match="no column 'sort'"):
         ingest(tmp_path / "in", tmp_path / "t", tmp_path / "c.csv", IngestConfig(label_column="sort"))
 
 
 def test_unknown_values_are_counted_and_printed(tmp_path):
-    numbered(tmp_path / "in", 6)
+    planes(tmp_path / "in", 6)
     cells = ["1,0,0,0.5", "--,0,0,-99", "-1,0,0,-99", "0,0,0,0.7", "1,5,5,0.1", ",,,"]
     lines = [f"img{n:03d}.npy,{cell}" for n, cell in enumerate(cells)]
     (tmp_path / "in" / "c.csv").write_text("\n".join(["file,label,ra,dec,z", *lines]))
     cutouts, report = read(tmp_path)
     assert (report.classes, report.unlabelled) == ({"0": 1, "1": 2}, 3)
-    np.testing.assert_array_equal(cutouts.column("ra"), [np.nan] * 4 + [5, np.nan])
-    np.testing.assert_array_equal(cutouts.column("z"), [0.5, np.nan, np.nan, 0.7, 0.1, np.nan])
+    expected = [[NAN, NAN, NAN, NAN, 5, NAN], [0.5, NAN, NAN, 0.7, 0.1, NAN]]
+    assert_array_equal(cutouts.numbers(["ra", "z"]).T, np.array(expected))
     for part in ("1 × '--', 1 × '-1' in column 'label'", "4 positions in ra, dec", "2 × '-99' in column 'z'"):
         assert part in report.text()
 
 
+IDS = [
+    ("file,object_id", "img000.npy,1234567890123456789", "img001.npy,1234567890123456790"),
+    ("objid,label", "1,a", "0,b"),
+    ("file,id", "img000.npy,7", "img001.npy,7"),
+]
+
+
 def test_unique_catalogue_ids_name_the_objects_and_repeated_ones_do_not(tmp_path):
-    numbered(tmp_path / "in", 2)
-    (tmp_path / "c.csv").write_text("file,object_id\nimg000.npy,1234567890123456789\nimg001.npy,1234567890123456790\n")
-    assert list(read(tmp_path, tmp_path / "c.csv")[0].ids) == ["1234567890123456789", "1234567890123456790"]
-    (tmp_path / "c.csv").write_text("objid,label\n1,a\n0,b\n")
-    assert list(read(tmp_path, tmp_path / "c.csv")[0].ids) == ["0", "1"]
-    (tmp_path / "c.csv").write_text("file,id\nimg000.npy,7\nimg001.npy,7\n")
-    cutouts, _ = read(tmp_path, tmp_path / "c.csv")
-    assert list(cutouts.ids) == ["img000.npy", "img001.npy"]
+    planes(tmp_path / "in", 2)
+    expected = [["1234567890123456789", "1234567890123456790"], ["0", "1"], ["img000.npy", "img001.npy"]]
+    for lines, ids in zip(IDS, expected, strict=True):
+        (tmp_path / "c.csv").write_text("\n".join(lines))
+        cutouts, _ = read(tmp_path, tmp_path / "c.csv")
+        assert list(cutouts.ids) == ids
     assert cutouts.column("catalog_id").tolist() == [7, 7]
 
 
 # ---------------------------------------------------------------------------------------------------- files of many
 
 
-def stack(folder: Path, count: int = 6, **columns) -> None:
-    folder.mkdir(parents=True)
-    with h5py.File(folder / "a.h5", "w") as file:
-        file["images"] = np.stack([plane(n) for n in range(count)])
-        for name, values in columns.items():
-            file[name] = values
-
-
 def test_columns_of_a_file_of_many_images(tmp_path):
-    ids = [2**60 + n for n in range(6)]
-    stack(
-        tmp_path / "in",
-        object_id=ids,
-        label=[0, 1, -1] * 2,
-        RAJ2000=np.arange(6),
-        DEJ2000=np.arange(6.0),
-        z=np.arange(6),
-    )
+    ids, numbers = [2**60 + n for n in range(6)], np.arange(6)
+    texts = {"name": [f"n{n}" for n in range(6)], "flag": numbers % 2 == 0}
+    positions = {"RAJ2000": numbers, "DEJ2000": numbers.astype(float)}
+    stack(tmp_path / "in", object_id=ids, label=[0, 1, -1] * 2, z=numbers, **positions, **texts)
     cutouts, report = read(tmp_path)
     assert list(cutouts.ids) == list(map(str, ids))
     assert (report.classes, report.unlabelled) == ({"0": 2, "1": 2}, 2)
-    np.testing.assert_array_equal(cutouts.column("dec"), [np.nan, 1, 2, 3, 4, 5])
-    np.testing.assert_array_equal(cutouts.column("z"), np.arange(6))
-    np.testing.assert_array_equal(cutouts.images[3][0], plane(3))
+    assert_array_equal(cutouts.column("dec"), [NAN, 1, 2, 3, 4, 5])
+    assert_array_equal(cutouts.column("z"), numbers)
+    assert_array_equal(cutouts.images[3][0], plane(3))
+    table = pd.read_parquet(tmp_path / "s" / "objects.parquet")  # types survive
+    assert {name: table[name].tolist() for name in texts} == {"name": texts["name"], "flag": [True, False] * 3}
 
 
 @pytest.mark.parametrize(("header", "offset"), [("object_id,label", 100), ("label,z", 0)])
@@ -318,18 +286,13 @@ def test_a_catalogue_of_a_file_of_many_goes_by_id_or_order(tmp_path, header, off
     _, report = read(tmp_path)
     assert report.classes == {"a": 3, "b": 3}
     assert read_labels(tmp_path / "s").values["103"] == "b"
-    assert offset or any("rows were taken in their order" in warning for warning in report.warnings)
+    assert offset or "rows were taken in their order" in report.text()
 
 
 def test_train_and_test_of_an_archive_of_arrays(tmp_path):
     (tmp_path / "in").mkdir()
-    np.savez(
-        tmp_path / "in" / "a.npz",
-        x_train=RNG.normal(size=(6, 8, 8)),
-        y_train=[0, 1] * 3,
-        x_test=RNG.normal(size=(3, 8, 8)),
-        y_test=[0, 1, 1],
-    )
+    arrays = {"x_train": RNG.normal(size=(6, 8, 8)), "x_test": RNG.normal(size=(3, 8, 8))}
+    np.savez(tmp_path / "in" / "a.npz", y_train=[0, 1] * 3, y_test=[0, 1, 1], **arrays)
     _, report = read(tmp_path)
     assert (report.read, report.classes, report.splits) == (9, {"0": 4, "1": 5}, ("holdout",))
 
@@ -337,14 +300,14 @@ def test_train_and_test_of_an_archive_of_arrays(tmp_path):
 def test_a_hats_catalogue(tmp_path):
     table = pa.table({"object_id": [f"o{n}" for n in range(6)], "RAJ": np.arange(6.0), "DEJ": np.arange(6.0)})
     table = table.append_column("image", pa.array([plane(n).tolist() for n in range(6)]))
-    for pixel, rows in ((44, slice(0, 4)), (180, slice(4, 6))):
-        folder = tmp_path / "in" / "cat" / "dataset" / f"Norder={pixel // 40}" / "Dir=0"
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.slice(rows.start, rows.stop - rows.start), folder / f"Npix={pixel}.parquet")
+    for path, rows in {"Norder=1/Dir=0/Npix=44": (0, 4), "Norder=4/Dir=0/Npix=180": (4, 2)}.items():
+        file = tmp_path / "in" / "cat" / "dataset" / f"{path}.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(table.slice(*rows), file)
     (tmp_path / "in" / "cat" / "hats.properties").write_text("# HATS\nhats_col_ra=RAJ\nhats_col_dec = DEJ\n")
     cutouts, report = read(tmp_path)
     assert (list(cutouts.ids), report.classes) == ([f"o{n}" for n in range(6)], {})
-    np.testing.assert_array_equal(cutouts.column("ra"), [np.nan, 1, 2, 3, 4, 5])
+    assert_array_equal(cutouts.column("ra"), [NAN, 1, 2, 3, 4, 5])
 
 
 def test_stores_can_be_joined(tmp_path):
@@ -356,22 +319,20 @@ def test_stores_can_be_joined(tmp_path):
     cutouts, report = read(tmp_path)
     assert (cutouts.bands, cutouts.truth, report.classes) == (("g", "r", "z"), ("z",), {"lens": 1})
     assert list(cutouts.ids[[0, -1]]) == ["a0", "b3"]
-    np.testing.assert_array_equal(cutouts.images[0][:2], [plane(0), plane(1)])
+    assert_array_equal(cutouts.images[0][:2], [plane(0), plane(1)])
     assert cutouts.column("survey").tolist() == ["a"] * 4 + ["b"] * 4
     assert read_labels(tmp_path / "s").values == {"a0": "lens"}
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "gztar"])
 def test_archives(tmp_path, form):
-    numbered(tmp_path / "in" / "lens", 3)
-    numbered(tmp_path / "in" / "non", 2)
+    planes(tmp_path / "in" / "lens", 3)
+    planes(tmp_path / "in" / "non", 2)
     archive = shutil.make_archive(str(tmp_path / "a"), form, tmp_path / "in")
-    report = ingest(archive, tmp_path / "t")
-    assert report.classes == {"non": 2, "lens": 3}
+    assert ingest(archive, tmp_path / "t").classes == {"non": 2, "lens": 3}
     assert not any(path.is_dir() and path.name not in ("in", "t") for path in tmp_path.iterdir())
     shutil.move(archive, tmp_path / "in")
-    _, report = read(tmp_path)
-    assert "zwicky ingest a." in report.set_aside[0][1]
+    assert "zwicky ingest a." in read(tmp_path)[1].set_aside[0][1]
 
 
 # ------------------------------------------------------------------------------------------- bands, sizes, types
@@ -384,8 +345,8 @@ def test_mixed_surveys_are_a_union_of_bands(tmp_path):
     cutouts, _ = read(tmp_path)
     vis, euclid = cutouts.bands.index("VIS"), cutouts.column("survey") == "Euclid"
     assert sorted(cutouts.bands) == ["VIS", "g", "r"]
-    np.testing.assert_array_equal(np.isnan(cutouts.images[:]).all((2, 3))[:, vis], ~euclid)
-    np.testing.assert_array_equal(cutouts.images[cutouts.rows_of(["euclid3.fits"])[0]][vis], plane(3))
+    assert_array_equal(np.isnan(cutouts.images[:]).all((2, 3))[:, vis], ~euclid)
+    assert_array_equal(cutouts.images[cutouts.rows_of(["euclid3.fits"])[0]][vis], plane(3))
 
 
 def test_bands_go_by_name_and_can_be_chosen(tmp_path):
@@ -393,8 +354,7 @@ def test_bands_go_by_name_and_can_be_chosen(tmp_path):
         names = "gri" if row % 2 else "irg"
         write(tmp_path / "in" / f"{row}.fits", np.stack([plane("gri".index(n) + 10 * row) for n in names]), BANDS=names)
     cutouts, _ = read(tmp_path, bands=("i", "g"))
-    for row in range(4):
-        np.testing.assert_array_equal(cutouts.images[row], [plane(2 + 10 * row), plane(10 * row)])
+    assert_array_equal(cutouts.images[:], [[plane(2 + 10 * row), plane(10 * row)] for row in range(4)])
 
 
 def test_names_for_bands_and_stacks_of_varying_length(tmp_path):
@@ -411,8 +371,7 @@ def test_names_for_bands_and_stacks_of_varying_length(tmp_path):
 def test_a_band_the_sample_missed_is_not_dropped(tmp_path, monkeypatch):
     monkeypatch.setattr(ingest_module, "SAMPLE", 2)
     for row in range(20):
-        names = "gz" if row == 11 else "gr"
-        write(tmp_path / "in" / f"{row:02d}.fits", np.stack([plane(row), plane(row)]), BANDS=names)
+        write(tmp_path / "in" / f"{row:02d}.fits", np.stack([plane(row)] * 2), BANDS="gz" if row == 11 else "gr")
     _, report = read(tmp_path)
     assert report.set_aside == (("11.fits", "has the band z, which no sampled image had; name all bands by --bands"),)
 
@@ -422,8 +381,8 @@ def test_grey_and_colour_pictures(tmp_path):
     for number in range(4):
         write(tmp_path / "in" / f"{number}.png", grey if number == 0 else colour)
     cutouts, report = read(tmp_path)
-    np.testing.assert_array_equal(cutouts.images[0], [grey] * 3)
-    assert any("1 grey pictures repeated into R, G, B" in warning for warning in report.warnings)
+    assert_array_equal(cutouts.images[0], [grey] * 3)
+    assert "1 grey pictures repeated into R, G, B" in report.text()
     cutouts, _ = read(tmp_path, bands=("gray",))
     luminance = np.asarray(PIL.Image.fromarray(colour).convert("L")).astype(int)
     assert abs(cutouts.images[1][0] - luminance).max() <= 1
@@ -438,14 +397,14 @@ def test_size_crops_and_pads_around_the_centre(tmp_path, size):
         ingest(tmp_path / "in", tmp_path / "s")
     cutouts, _ = read(tmp_path, size=size)
     for row, shape in enumerate(shapes.values()):
-        have, literal = plane(1, shape), np.full((size, size), np.nan, np.float32)
+        have, literal = plane(1, shape), np.full((size, size), NAN, np.float32)
         for y in range(size):
             for x in range(size):
                 i = y + (shape[0] - size) // 2 if shape[0] >= size else y - (size - shape[0]) // 2
                 j = x + (shape[1] - size) // 2 if shape[1] >= size else x - (size - shape[1]) // 2
                 if 0 <= i < shape[0] and 0 <= j < shape[1]:
                     literal[y, x] = have[i, j]
-        np.testing.assert_array_equal(cutouts.images[row][0], literal)
+        assert_array_equal(cutouts.images[row][0], literal)
 
 
 def test_eight_bits_stay_when_cropped_and_become_float_when_padded(tmp_path):
@@ -458,34 +417,26 @@ def test_eight_bits_stay_when_cropped_and_become_float_when_padded(tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "dtype", "advice"), [((12, 12), "f4", True), (SIZE, "u2", False)])
-def test_several_kinds_are_refused_with_counts_and_fitting_advice(tmp_path, shape, dtype, advice):
+def test_several_kinds_are_refused_with_counts_and_fitting_advice(tmp_path, monkeypatch, shape, dtype, advice):
     for number in range(10):
         write(tmp_path / "in" / f"{number}.npy", plane(0) if number < 6 else np.zeros(shape, dtype))
     with pytest.raises(UserError, match=r"8×9 float32 \(6 images\), 1 band of .* \(4 images\)") as raised:
         ingest(tmp_path / "in", tmp_path / "s")
     assert ("--size" in str(raised.value)) is advice
-    assert not (tmp_path / "s").exists()
-
-
-def test_a_majority_the_sample_missed_is_still_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest_module, "SAMPLE", 2)  # the first and the eleventh file
+    monkeypatch.setattr(ingest_module, "SAMPLE", 1)  # it misses the majority
     for number in range(20):
-        write(tmp_path / "in" / f"{number:02d}.npy", plane(0, SIZE if number in (0, 10) else (12, 12)))
-    with pytest.raises(UserError, match=r"\(18 images\)"):
+        write(tmp_path / "in" / f"{number}.npy", plane(0) if number == 0 else np.zeros(shape, dtype))
+    with pytest.raises(UserError, match=r"\(19 images\)"):
         ingest(tmp_path / "in", tmp_path / "s")
     assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
 
 
 def test_invalid_pixels_and_absent_bands(tmp_path):
     for number, holes in enumerate([0, 3, 5]):
-        image = np.ones((2, 4), np.float32)
-        image.ravel()[:holes] = np.nan
-        write(tmp_path / "in" / f"{number}.npy", image)
+        write(tmp_path / "in" / f"{number}.npy", np.where(np.arange(8) < holes, NAN, 1).reshape(2, 4))
     assert read(tmp_path)[1].set_aside == (("2.npy", "62% of its pixels are invalid"),)
     shutil.rmtree(tmp_path / "in")
-    cube = np.ones((3, *SIZE), np.float32)
-    cube[1] = np.nan
-    write(tmp_path / "in" / "a.npy", cube)
+    write(tmp_path / "in" / "a.npy", np.stack([plane(), plane() * NAN, plane()]))
     assert list(read(tmp_path)[0].column("bands_present")[0]) == ["band1", "band3"]
 
 
@@ -494,39 +445,22 @@ def test_a_value_that_means_invalid_is_reported(tmp_path, value):
     image = RNG.normal(size=(12, 12)).astype(np.float32)
     image[:2, :5] = value
     write(tmp_path / "in" / "a.npy", image)
-    assert any(f"--invalid {value} makes them NaN" in warning for warning in read(tmp_path)[1].warnings)
+    assert f"--invalid {value} makes them NaN" in read(tmp_path)[1].text()
     cutouts, report = read(tmp_path, invalid=value)
     assert (np.isnan(cutouts.images[:]).sum(), report.warnings) == (10, ())
 
 
 # ---------------------------------------------------------------------------------------------------- nothing is lost
 
-BAD = (
-    "empty",
-    "garbage",
-    "text",
-    "hidden",
-    "unknown",
-    "allnan",
-    "bands",
-    "size",
-    "broken",
-    "pipe",
-    "objects",
-    "folder",
-)
+ARRAYS = {"good": plane(), "allnan": plane() * NAN, "bands": np.stack([plane()] * 3), "size": plane(0, (20, 20))}
+FILES = {"empty": "{}.png", "garbage": "{}.fits", "text": "{}.npy", "hidden": ".{}.png", "unknown": "{}.doc"}
+BAD = [*FILES, "allnan", "bands", "size", "broken", "pipe", "objects", "folder"]
 
 
 def make(folder: Path, number: int, kind: str) -> None:
     name = folder / f"{number:03d}"
-    arrays = {
-        "good": plane(number),
-        "allnan": plane() * np.nan,
-        "bands": np.stack([plane()] * 3),
-        "size": plane(0, (20, 20)),
-    }
-    if kind in arrays:
-        np.save(f"{name}.npy", arrays[kind])
+    if kind in ARRAYS:
+        np.save(f"{name}.npy", ARRAYS[kind] + 1000 * number)
     elif kind == "objects":
         np.save(f"{name}.npy", np.array([1, "x"], dtype=object), allow_pickle=True)
     elif kind == "broken":
@@ -536,13 +470,7 @@ def make(folder: Path, number: int, kind: str) -> None:
     elif kind == "folder":
         Path(f"{name}.png").mkdir()  # empty, so it holds no file
     else:
-        names = {
-            "empty": f"{name}.png",
-            "garbage": f"{name}.fits",
-            "text": f"{name}.npy",
-            "hidden": folder / f".{number}.png",
-        }
-        Path(names.get(kind, f"{name}.doc")).write_text("" if kind == "empty" else "x" * 300)
+        (folder / FILES[kind].format(name.name)).write_text("" if kind == "empty" else "x" * 300)
 
 
 @settings(max_examples=25, deadline=None)
@@ -557,21 +485,19 @@ def test_nothing_is_lost(bad, good):
         kinds = bad + ["good"] * good
         for number, kind in enumerate(kinds):
             make(source, number, kind)
-        images = sum(kind in ("good", "bands", "size") for kind in kinds)
-        files = sum(kind != "folder" for kind in kinds)
-        if not images:
-            with pytest.raises(UserError, match="empty" if not files else "no image could be read"):
+        n_files = len(kinds) - kinds.count("folder")
+        if not {"good", "bands", "size"} & set(kinds):
+            with pytest.raises(UserError, match="no image could be read" if n_files else "empty"):
                 ingest(source, out)
             assert list(Path(folder).iterdir()) == [source]
             return
         report = ingest(source, out)
-        assert report.read + len(report.set_aside) == report.found == files
+        assert report.read + len(report.set_aside) == report.found == n_files
         assert listed(out) == list(report.set_aside)
         cutouts = open_store(out)
         if cutouts.size == SIZE and len(cutouts.bands) == 1:
             assert set(cutouts.ids) == {f"{number:03d}.npy" for number, kind in enumerate(kinds) if kind == "good"}
-            for identifier, image in zip(cutouts.ids, cutouts.images[:], strict=True):
-                np.testing.assert_array_equal(image[0], plane(int(identifier[:3])))
+            assert_array_equal(cutouts.images[:][:, 0], [plane(int(identifier[:3])) for identifier in cutouts.ids])
 
 
 def test_links_loops_and_odd_names(tmp_path):
@@ -587,27 +513,30 @@ def test_links_loops_and_odd_names(tmp_path):
     assert "UTF-8" in dict(report.set_aside)["bad\\udcff.npy"]
 
 
-@pytest.mark.parametrize(
-    ("prepare", "options", "message"),
-    [
-        (lambda path: None, {}, "does not exist"),
-        (lambda path: path.write_text("x"), {}, "is a file"),
-        (lambda path: path.mkdir(), {}, "is empty"),
-        (lambda path: write(path / "a.npy", plane()), {"pixel_scale": -1.0}, "pixel scale"),
-        (lambda path: write(path / "a.npy", plane()), {"bands": ("g", "g")}, "repeat a name"),
-        (lambda path: write(path / "a.npy", plane()), {"axes": "XY"}, "axes"),
-        (lambda path: write(path / "a.npy", np.zeros(3)), {}, "has 1 axes"),
-    ],
-)
-def test_mistakes_are_one_line(tmp_path, prepare, options, message):
-    prepare(tmp_path / "in")
+MISTAKES = [
+    (None, {}, "does not exist"),
+    ("text", {}, "is a file"),
+    ("folder", {}, "is empty"),
+    (plane(), {"pixel_scale": -1.0}, "pixel scale"),
+    (plane(), {"bands": ("g", "g")}, "repeat a name"),
+    (plane(), {"axes": "XY"}, "axes"),
+    (np.zeros(3), {}, "has 1 axes"),
+]
+
+
+@pytest.mark.parametrize(("content", "options", "message"), MISTAKES)
+def test_mistakes_are_one_line(tmp_path, content, options, message):
+    if isinstance(content, np.ndarray):
+        write(tmp_path / "in" / "a.npy", content)
+    elif content:
+        (tmp_path / "in").mkdir() if content == "folder" else (tmp_path / "in").write_text(content)
     with pytest.raises(UserError, match=message) as raised:
         ingest(tmp_path / "in", tmp_path / "s", config=IngestConfig(**options))
     assert "\n" not in str(raised.value)
 
 
 def test_an_existing_store_is_refused_before_anything_is_read(tmp_path):
-    numbered(tmp_path / "in", 2)
+    planes(tmp_path / "in", 2)
     read(tmp_path)
     with pytest.raises(UserError, match="exists already"):
         ingest(tmp_path / "in", tmp_path / "s")
@@ -617,17 +546,8 @@ def test_reading_a_large_file_keeps_memory_flat(tmp_path):
     (tmp_path / "in").mkdir()
     with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
         file.create_dataset("images", (600, 3, 128, 128), "f4", chunks=(1, 3, 128, 128), fillvalue=1)
-    import tracemalloc
-
     tracemalloc.start()
     read(tmp_path, workers=1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 0.5 * 600 * 3 * 128 * 128 * 4
-
-
-def test_properties_survive_as_pandas_types(tmp_path):
-    stack(tmp_path / "in", flag=np.array([True, False] * 3), name=[f"n{n}" for n in range(6)])
-    table = pd.read_parquet(ingest(tmp_path / "in", tmp_path / "s").store + "/objects.parquet")
-    assert table["flag"].tolist() == [True, False] * 3
-    assert table["name"].tolist() == [f"n{n}" for n in range(6)]

@@ -8,6 +8,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -159,15 +160,11 @@ class FileFinder:
         number = str(int(path)) if numbers and path.isdecimal() else ""
         for key in enumerate((*self._keys(path), number)):
             if candidates := self.files_by.get(key) if path else None:
-                shared = {file: _shared_folders(file.split("/")[:-1], parts[:-1]) for file in candidates}
+                folders = [part.lower() for part in parts[-2::-1]]
+                pairs = {file: zip(folders, file.lower().split("/")[-2::-1], strict=False) for file in candidates}
+                shared = {file: len(list(takewhile(lambda ab: ab[0] == ab[1], p))) for file, p in pairs.items()}
                 return {file for file in candidates if shared[file] == max(shared.values())}
         return set()
-
-
-def _shared_folders(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many folders at the end of two paths are the same, without case."""
-    pairs = zip(reversed(one), reversed(other), strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a.lower() != b.lower()), min(len(one), len(other)))
 
 
 def match_rows(

@@ -110,25 +110,15 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class StoreFormat:
-    """The format of a store.
-
-    Args:
-        bands: their names in the store.
-        source_bands: their names in the files; empty where all images have the same bands in the same order.
-        size: (H, W) in pixels.
-        dtype: pixel type.
-        crop: whether images of other sizes are cropped and padded.
-        promote: whether 8- and 16-bit images become float32, since some bands or borders are missing.
-        chosen: whether the user chose among the bands, so that others may be left out.
-    """
+    """The format of a store."""
 
     bands: tuple[str, ...]
-    source_bands: tuple[str, ...]
-    size: tuple[int, int]
+    source_bands: tuple[str, ...]  # their names in the files; empty where all images have the same bands in one order
+    size: tuple[int, int]  # (H, W) in pixels
     dtype: str
-    crop: bool = False
-    promote: bool = False
-    chosen: bool = False
+    crop: bool = False  # whether images of other sizes are cropped and padded
+    promote: bool = False  # whether 8- and 16-bit images become float32, since some bands or borders are missing
+    chosen: bool = False  # whether the user chose among the bands, so that others may be left out
 
     def mismatch(self, image: ImageFormat) -> str:
         """Return why an image of this format does not fit, "" if it does."""

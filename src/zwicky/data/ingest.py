@@ -39,31 +39,18 @@ _MANY = (".hdf5", ".h5", ".hdf", ".npz", ".parquet", ".pq", STORE)
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest read and assumed; `read + len(set_aside) == found`.
-
-    Args:
-        store: the path.
-        found: images, unreadable files, and catalogue rows without a file.
-        read: images in the store.
-        set_aside: (file, reason) of the others; `file#7` is the eighth image of a file.
-        classes: number of objects by class, the positive class last.
-        splits: names of the splits written.
-        seconds: duration.
-        catalog: path of the catalogue, "" without one.
-        explanation: what was taken for bands, labels, positions and splits, and the option that changes each.
-        warnings: what was found and not used, or looks wrong.
-    """
+    """What an ingest read and assumed; `read + len(set_aside) == found`."""
 
     store: str
-    found: int
-    read: int
-    set_aside: tuple[tuple[str, str], ...]
-    classes: dict[str, int]
+    found: int  # images, unreadable files, and catalogue rows without a file
+    read: int  # images in the store
+    set_aside: tuple[tuple[str, str], ...]  # (file, reason) of the others; `file#7` is the eighth image of a file
+    classes: dict[str, int]  # number of objects by class, the positive class last
     splits: tuple[str, ...]
     seconds: float
-    catalog: str
-    explanation: tuple[str, ...]
-    warnings: tuple[str, ...]
+    catalog: str  # paths of the catalogues, "" without one
+    explanation: tuple[str, ...]  # what was taken for bands, labels, positions and splits, and the options
+    warnings: tuple[str, ...]  # what was found and not used, or looks wrong
 
     @property
     def labelled(self) -> int:

@@ -36,7 +36,7 @@ class Description:
     labels: Labels
     splits: list[Split]
     catalog: str
-    explanation: tuple[str, ...]
+    explanation: tuple[str, ...] = ()
 
 
 def describe(
@@ -89,9 +89,10 @@ def describe(
     columns |= {"ra": facts.get("ra"), "dec": facts.get("dec")}
     columns |= {name: getattr(config, name) or facts.get(name) for name in ("pixel_scale", "survey")}
     columns |= {name: facts[name] for name in facts if name not in _STANDARD}
-    explanation = _explain(data, store, config, label, labels, columns["ra"], sources, splits)
-    _warn(data, objects, store, ids, label, labels, splits)
-    return Description(pd.DataFrame(columns), labels, splits, catalogs, explanation)
+    description = Description(pd.DataFrame(columns), labels, splits, catalogs)
+    description.explanation = _explain(data, store, config, description, sources.get("positions", ""))
+    _warn(data, objects, store, description)
+    return description
 
 
 def _path(data: Source, name: str, row: object) -> str:
@@ -147,11 +148,8 @@ def _join_catalogs(
 def _catalog_files(data: Source) -> list[str]:
     """Return files that may be a catalogue: texts that are no images, and tables without images."""
     no_images = ("has no image HDU", "no array of images", "no column is recognised")
-    return [
-        file
-        for file, reason in data.set_aside
-        if (reason == "not an image" and file.lower().endswith(SUFFIXES)) or reason.startswith(no_images)
-    ][:20]
+    texts = [file for file, reason in data.set_aside if reason == "not an image" and file.lower().endswith(SUFFIXES)]
+    return (texts + [file for file, reason in data.set_aside if reason.startswith(no_images)])[:20]
 
 
 def _match(
@@ -279,30 +277,24 @@ def _splits(data: Source, objects: pd.DataFrame, ids: pd.Series, role: pd.Series
 
 
 def _explain(
-    data: Source,
-    store: StoreFormat,
-    config: IngestConfig,
-    label: pd.Series,
-    labels: Labels,
-    ra: pd.Series | None,
-    sources: dict[str, str],
-    splits: list[Split],
+    data: Source, store: StoreFormat, config: IngestConfig, description: Description, position_columns: str
 ) -> tuple[str, ...]:
     """Return sentences on what was taken for bands, labels, positions and splits, with the options that change it."""
+    table, labels, splits = description.table, description.labels, description.splits
     by_name = any("" not in unit for unit in data.units.values())
     source = "as given" if config.bands else "from the file names" if by_name else "as in the files"
     names = ", ".join(store.bands[:12]) + f", … ({len(store.bands)})" * (len(store.bands) > 12)
     bands = f"bands: {names}, {source} (--bands, --axes); {store.size[0]}×{store.size[1]} px, {store.dtype}"
-    options, classes, counts = "(--catalog, --label_column)", labels.classes, label.value_counts()
+    options, classes, counts = "(--catalog, --label_column)", labels.classes, Counter(labels.values.values())
     listed = ", ".join(f"{name} {counts[name]}" for name in classes[-8:]) + ", …" * (len(classes) > 8)
-    about_labels = f"labels: none; {len(label)} unlabelled {options}"
+    about_labels = f"labels: none; {len(table)} unlabelled {options}"
     if classes:
-        unlabelled = f"unlabelled {label.isna().sum()}; from {labels.source} {options}"
+        unlabelled = f"unlabelled {len(table) - len(labels.values)}; from {labels.source} {options}"
         about_labels = f"labels: {listed}; {unlabelled}; positive class: {classes[-1]} (--positive)"
     positions = "positions: none, so duplicates on the sky cannot be found (--catalog, --ra_column, --dec_column)"
-    if ra is not None and ra.notna().any():
-        positions = f"positions: {ra.notna().sum()} of {len(ra)}, from {sources.get('positions', '')}"
-        positions += " (--ra_column, --dec_column)"
+    if n_positions := int(table["ra"].notna().sum()):
+        source = f"from {position_columns} (--ra_column, --dec_column)"
+        positions = f"positions: {n_positions} of {len(table)}, {source}"
     parts = []
     for split in splits:
         n_roles = Counter(split.roles.values())
@@ -313,26 +305,19 @@ def _explain(
     return bands, about_labels, positions, about_splits
 
 
-def _warn(
-    data: Source,
-    objects: pd.DataFrame,
-    store: StoreFormat,
-    ids: pd.Series,
-    label: pd.Series,
-    labels: Labels,
-    splits: list[Split],
-) -> None:
+def _warn(data: Source, objects: pd.DataFrame, store: StoreFormat, description: Description) -> None:
     """Add what looks wrong to the warnings."""
+    labels, ids = description.labels, description.table["id"]
     if grays := int(objects["_gray"].sum()):
         to_colour = ("grey pictures repeated into R, G, B", "[gray]")
         change, option = to_colour if len(store.bands) == 3 else ("colour pictures turned into grey", "[R, G, B]")
         data.warnings.append(f"{grays} {change} (--bands '{option}' does the reverse)")
-    for split in splits:
+    for split in description.splits:
         role = ids.map(split.roles)
         if shared := set(objects["_hash"][role == "test"]) & set(objects["_hash"][role == "train"]):
             data.warnings.append(f"{len(shared)} images are both in train and in test of {split.name!r}")
     files: defaultdict[str | None, set[str]] = defaultdict(set)
-    for name, file in zip(label, objects["_unit"], strict=True):
+    for name, file in zip(labels.of(ids), objects["_unit"], strict=True):
         files[name].add(os.path.basename(file))
     first, *others = files.values()
     is_picture = format_of(objects["_unit"][0]).startswith("pictures")
