@@ -20,7 +20,7 @@ from zwicky.augment.views import Views
 from zwicky.methods.base import Method
 from zwicky.training.config import TrainConfig
 from zwicky.training.distributed import make_fabric
-from zwicky.training.optim import make_optimizer, set_schedules
+from zwicky.training.loop import make_optimizer, set_schedules
 
 PACKAGES = ["torch", "timm"]  # whose versions matter
 CEILING_SIDE = 2048

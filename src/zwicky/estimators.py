@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -55,12 +56,7 @@ class _LensEstimator(BaseEstimator):
         self.random_state, self.quiet = random_state, quiet
 
     def pretrain(self, images: np.ndarray, folder: Path | str | None = None) -> Self:
-        """Pretrain on images without labels.
-
-        Args:
-            images: [N, bands, H, W].
-            folder: run directory, which resumes; None for a temporary one.
-        """
+        """Pretrain on images [N, bands, H, W] without labels; a run directory `folder` resumes."""
         pixels = _pixels(images)
         cutouts, (crop, local) = make_cutouts(pixels, _bands(pixels)), self._window(pixels)
         config = PretrainConfig(
@@ -78,42 +74,26 @@ class _LensEstimator(BaseEstimator):
     def _fit(self, pixels: np.ndarray, task: Task) -> None:
         """Fine-tune; a fifth of the labels selects the weights and the temperature."""
         start, pretrained = self._start(pixels)
-        cutouts, views, config = make_cutouts(pixels, start.bands), augmentation_for_labels(), FitConfig()
-        views.crop, views.image_size = start.views.crop, start.views.image_size
+        config = FitConfig(head="probe" if pretrained else "random")
         config.train.epochs, config.train.min_steps = self.epochs, self.min_steps
-        if pretrained:
-            config.head = "probe"
-        else:  # all layers of a new network have the same learning rate
+        if not pretrained:  # all layers of a new network have the same learning rate
             config.train.layer_decay = 1.0
+        views = replace(augmentation_for_labels(), crop=start.views.crop, image_size=start.views.image_size)
+        cutouts, seed = make_cutouts(pixels, start.bands), self.random_state
         strata = np.zeros(len(pixels), int) if task.is_regression else task.truth
         labels = Labels(dict(zip(cutouts.ids, map(str, strata), strict=True)))
         split = Split("all", dict.fromkeys(cutouts.ids, "train"), find_groups(cutouts))
-        fit_rows, select_rows = map(
-            cutouts.rows_of, divide_labels(cutouts.ids, labels, config, self.random_state, split)
-        )
-        with TemporaryDirectory() as temporary:
-            self.network_, _ = fit_labels(
-                start,
-                cutouts,
-                task,
-                fit_rows,
-                select_rows,
-                views,
-                config,
-                seed=self.random_state,
-                folder=Path(temporary),
-                title="fit",
-                quiet=self.quiet,
-            )
+        rows = map(cutouts.rows_of, divide_labels(cutouts.ids, labels, config, seed, split))
+        with TemporaryDirectory() as folder:
+            options = {"seed": seed, "folder": Path(folder), "title": "fit", "quiet": self.quiet}
+            self.network_, _ = fit_labels(start, cutouts, task, *rows, views, config, **options)
         self.image_shape_ = pixels.shape[1:]
 
     def _predict(self, images: np.ndarray) -> np.ndarray:
         check_is_fitted(self, "network_")
-        pixels = _pixels(images)
-        if pixels.shape[1:] != self.image_shape_:
-            raise UserError(
-                f"fitted to images {self.image_shape_}, given {pixels.shape[1:]}; give images of that shape"
-            )
+        pixels, shape = _pixels(images), self.image_shape_
+        if pixels.shape[1:] != shape:
+            raise UserError(f"fitted to images {shape}, given {pixels.shape[1:]}; give images of that shape")
         return self.network_.predict(pixels)
 
     def _start(self, pixels: np.ndarray) -> tuple[Network, bool]:
@@ -128,8 +108,9 @@ class _LensEstimator(BaseEstimator):
         seed_torch(self.random_state)
         bands, (crop, _) = _bands(pixels), self._window(pixels)
         backbone = backbones.create(self.backbone, bands=len(bands), image_size=crop, **(self.options or {}))
-        views = ViewsConfig(crop=crop, image_size=crop)
-        return Network(backbone, Normalisation.fit(pixels, bands), views, bands), False
+        return Network(
+            backbone, Normalisation.fit(pixels, bands), ViewsConfig(crop=crop, image_size=crop), bands
+        ), False
 
     def _window(self, pixels: np.ndarray) -> tuple[int, int]:
         """Sides of the window and, about half of it, of the local crops: multiples of the patch size."""
@@ -160,11 +141,7 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
     """
 
     def fit(self, images: np.ndarray, labels: np.ndarray) -> Self:
-        """Fine-tune on images [N, bands, H, W] and their labels [N] of any type.
-
-        Raises:
-            UserError: if there is not one label for each image, or there is only one class.
-        """
+        """Fine-tune on images [N, bands, H, W] and their labels [N] of any type, of at least two classes."""
         pixels, labels = _pixels(images), np.asarray(labels)
         if labels.shape != (len(pixels),) or any(label is None or label != label for label in labels.tolist()):
             raise UserError(f"{len(pixels)} images, labels of shape {list(labels.shape)}; give one label per image")
@@ -180,19 +157,14 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Return the most probable class of each image, [N]."""
-        best = self._predict(images).argmax(1)
-        return self.classes_[best]
+        return self.classes_[self._predict(images).argmax(1)]
 
 
 class LensRegressor(RegressorMixin, _LensEstimator):
     """Pretrain on images without labels and fine-tune on images with numbers; parameters as for `LensClassifier`."""
 
     def fit(self, images: np.ndarray, values: np.ndarray) -> Self:
-        """Fine-tune on images [N, bands, H, W] and numbers [N] or [N, columns] that rotations leave unchanged.
-
-        Raises:
-            UserError: if there are no finite values for each image.
-        """
+        """Fine-tune on images [N, bands, H, W] and finite numbers [N] or [N, columns] that do not rotate."""
         pixels, values = _pixels(images), np.asarray(values, dtype=np.float32)
         if values.ndim not in (1, 2) or len(values) != len(pixels) or not np.isfinite(values).all():
             raise UserError(f"{len(pixels)} images, values of shape {list(values.shape)}; give finite ones per image")

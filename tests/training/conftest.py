@@ -55,7 +55,7 @@ def data():
     return cutouts, labels, holdout_split(cutouts, labels, fractions=(0.7, 0.0, 0.3), seed=0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pretrain_config():
     def make(steps=6, drop_path=0.2, **train):
         return PretrainConfig(
@@ -72,7 +72,7 @@ def pretrain_config():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def finetune_config():
     def make(steps=8, targets=(), labels=40, **train):
         loop = {"epochs": 1, "min_steps": steps, "max_steps": steps, "batch_size": 16, "precision": "float32"}

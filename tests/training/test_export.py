@@ -129,7 +129,7 @@ def test_where_timm_has_no_such_network_ours_is_written(tmp_path):
     network.backbone = backbones.create("resnet18", bands=2, image_size=32)
     network.head = network.backbone.prediction_head(3)
     save_network(tmp_path / "run", network)
-    assert [path.name for path in export(tmp_path / "run", tmp_path / "out")] == ["network.safetensors", "network.json"]
+    assert [path.name for path in export(tmp_path / "run", tmp_path / "out")] == ["network.json", "network.safetensors"]
     images = raw(network)
     assert np.allclose(load_network(tmp_path / "out").outputs(images), network.outputs(images), atol=1e-6)
 

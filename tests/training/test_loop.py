@@ -16,8 +16,7 @@ from zwicky.errors import UserError
 from zwicky.methods.ema import cosine
 from zwicky.training.config import TrainConfig
 from zwicky.training.loader import TrainingSet
-from zwicky.training.loop import MetricsLog, add_warning, fit
-from zwicky.training.optim import make_optimizer, set_schedules, warmup_cosine
+from zwicky.training.loop import MetricsLog, add_warning, fit, make_optimizer, set_schedules, warmup_cosine
 
 
 @pytest.fixture

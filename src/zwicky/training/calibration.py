@@ -1,4 +1,4 @@
-"""Temperature scaling: probabilities that mean what they say (arXiv:1706.04599)."""
+"""Temperature scaling: calibrated probabilities (arXiv:1706.04599)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,10 @@ def cross_entropy(logits: np.ndarray, truth: np.ndarray) -> float:
 
 
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
-    """Return the temperature T that minimises the cross-entropy of softmax(logits / T), between 0.02 and 50.
+    """Return the T in TEMPERATURES that minimises the cross-entropy of softmax(logits / T), which is convex in 1/T."""
 
-    The cross-entropy is convex in 1/T, so a bounded search finds its one minimum; for perfectly separated data it
-    would be at T = 0.
+    def loss(log_t: float) -> float:
+        return cross_entropy(logits / np.exp(log_t), truth)
 
-    Args:
-        logits: [N, classes].
-        truth: [N] int.
-    """
-    low, high = np.log(TEMPERATURES)
-    best = minimize_scalar(
-        lambda log_t: cross_entropy(logits / np.exp(log_t), truth),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-5},
-    )
+    best = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-5})
     return float(np.exp(best.x))

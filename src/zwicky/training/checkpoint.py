@@ -21,15 +21,10 @@ from zwicky.training.distributed import run_on_rank_zero
 
 @dataclass
 class FitResult:
-    """What a fit did.
+    """What a fit did: rows of metrics.csv, its cost over all resumptions, and messages to the user.
 
     Args:
-        rows: rows of metrics.csv.
-        steps: optimiser steps.
-        images_seen: images over all steps.
         flops: floating-point operations of all steps, forward and backward.
-        seconds: wall time, over all resumptions.
-        warnings: messages to the user.
         used_probe: whether the linear probe was better on the selection labels than the fine-tuned network.
     """
 
@@ -43,105 +38,69 @@ class FitResult:
 
 
 class TrainerState:
-    """Method, optimiser, averaged weights, the best weights so far, and the progress.
+    """Method, optimiser, averaged weights `ema`, the best weights so far, and the progress.
 
     Args:
         folder: receives `metrics.csv` and `checkpoint/last.pt`.
-        method: what is trained.
-        optimizer: its optimiser.
-        ema: the averaged copy of the method, or None.
         seconds: time between checkpoints.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        method: Method,
-        optimizer: torch.optim.Optimizer,
-        ema: Method | None,
-        seconds: float = 30.0,
+        self, folder: Path, method: Method, optimizer: torch.optim.Optimizer, ema: Method | None, seconds: float = 30.0
     ) -> None:
-        self.folder, self.method, self.optimizer, self.ema = folder, method, optimizer, ema
+        self.folder, self.path = folder, folder / "checkpoint" / "last.pt"
+        self.modules = {"method": method, "optimizer": optimizer} | ({} if ema is None else {"ema": ema})
+        self.evaluated = ema or method
         self.progress = FitResult()
-        self.path = folder / "checkpoint" / "last.pt"
-        self._seconds = seconds
+        self._interval = seconds
         self._best: dict[str, Any] | None = None
         self._lowest = math.inf
         self._started = self._saved = time.monotonic()
-        self._seconds_before = 0.0
-
-    @property
-    def ema_or_model(self) -> Method:
-        """The network that is evaluated: the averaged one if there is one."""
-        return self.ema or self.method
 
     @property
     def best_weights(self) -> dict[str, Any]:
         """The weights a fit ends with: those of the lowest loss passed to `keep_lowest`, else the last."""
-        return self.ema_or_model.state_dict() if self._best is None else self._best
+        return self._best or self.evaluated.state_dict()
 
     def keep_lowest(self, loss: float) -> None:
         """Remember the current weights if `loss` is the lowest so far."""
         if loss < self._lowest:
-            self._lowest, self._best = loss, copy.deepcopy(self.ema_or_model.state_dict())
+            self._lowest, self._best = loss, copy.deepcopy(self.evaluated.state_dict())
 
     def restore(self) -> FitResult:
-        """Load the last checkpoint if there is one; return the progress.
-
-        Raises:
-            UserError: if it belongs to another network or is not a checkpoint.
-        """
+        """Load the last checkpoint if there is one; return the progress, or raise UserError if it does not fit."""
         saved = run_on_rank_zero(lambda: load(self.path))
         if saved is None:
             return self.progress
         try:
-            self.method.load_state_dict(saved["method"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            if self.ema is not None:
-                self.ema.load_state_dict(saved["ema"])
-            self._best, self._lowest = saved["best"], saved["lowest"]
-            self.progress = FitResult(**saved["progress"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            for name, module in self.modules.items():
+                module.load_state_dict(saved[name])
+        except (KeyError, ValueError, RuntimeError) as error:
             raise UserError(f"{self.path} belongs to another network; delete it to start again") from error
-        self._seconds_before = self.progress.seconds
+        self._best, self._lowest = saved["best"], saved["lowest"]
+        self.progress = FitResult(**saved["progress"])
+        self._started -= self.progress.seconds
         return self.progress
 
     def save(self, now: bool = False) -> None:
         """Write `metrics.csv` and a checkpoint if the last one is old enough, or `now`."""
-        if not now and time.monotonic() - self._saved < self._seconds:
+        if not now and time.monotonic() - self._saved < self._interval:
             return
-        self.progress.seconds = self._seconds_before + time.monotonic() - self._started
+        self.progress.seconds = time.monotonic() - self._started
         # The table first: after a kill in between, the resumed fit writes the same rows again.
         write_csv(self.folder / "metrics.csv", self.progress.rows)
-        save(
-            self.path,
-            {
-                "method": self.method.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": None if self.ema is None else self.ema.state_dict(),
-                "best": self._best,
-                "lowest": self._lowest,
-                "progress": vars(self.progress),
-            },
-        )
+        state = {name: module.state_dict() for name, module in self.modules.items()}
+        state |= {"best": self._best, "lowest": self._lowest, "progress": vars(self.progress)}
+        with replacing(self.path) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch reports a full disk as "unexpected pos"
+                raise OSError("not all of it could be written; the disk may be full") from error
         self._saved = time.monotonic()
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a nested dict of tensors, numbers and strings atomically."""
-    with replacing(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch reports a full disk as "unexpected pos"
-            raise OSError("not all of it could be written; the disk may be full") from error
-
-
 def load(path: Path) -> dict[str, Any] | None:
-    """Read what `save` wrote, onto the CPU; None if there is no such file.
-
-    Raises:
-        UserError: if it is not a checkpoint.
-    """
+    """Read a checkpoint onto the CPU; None if there is no such file, UserError if it is incomplete."""
     if not path.exists():
         return None
     try:

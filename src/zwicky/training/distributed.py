@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zwicky.errors import UserError
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from zwicky.backbones.base import Backbone
-    from zwicky.methods.base import Method
 
 TIMEOUT = timedelta(minutes=30)  # after which a process that waits for the others gives up
 
@@ -40,45 +39,28 @@ def local_world_size() -> int:
 
 
 def make_fabric() -> Fabric:
-    """Connect the processes, once, and choose the device.
-
-    Raises:
-        UserError: if there are more processes on this machine than GPUs it can use.
-    """
+    """Connect the processes, once, and choose the device; UserError if this machine has fewer GPUs than processes."""
     import torch
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import (
-        LightningEnvironment,
-        SLURMEnvironment,
-        TorchElasticEnvironment,
-    )
+    from lightning_fabric.plugins import environments
     from lightning_fabric.strategies import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel("WARNING")
-    parallel, local = world_size() > 1, local_world_size()
-    if parallel and torch.cuda.is_available() and local > torch.cuda.device_count():
+    accelerator, local = device().type, local_world_size()
+    if world_size() == 1:
+        fabric = Fabric(accelerator=accelerator, devices=1, plugins=[environments.LightningEnvironment()])
+        fabric.launch()
+        return fabric
+    if accelerator == "cuda" and local > torch.cuda.device_count():
         raise UserError(
             f"{local} processes on this machine see {torch.cuda.device_count()} GPUs; start as many as there are, "
             "and let each see all of them (with srun: --gpus-per-node, not --gpus-per-task)"
         )
-    launcher = TorchElasticEnvironment if "RANK" in os.environ else SLURMEnvironment
-    fabric = Fabric(
-        accelerator=device().type,
-        devices=local if parallel else 1,
-        num_nodes=world_size() // local if parallel else 1,
-        strategy=DDPStrategy(timeout=TIMEOUT) if parallel else "auto",
-        plugins=[launcher() if parallel else LightningEnvironment()],
-    )
+    launcher = environments.TorchElasticEnvironment if "RANK" in os.environ else environments.SLURMEnvironment
+    strategy, nodes = DDPStrategy(timeout=TIMEOUT), world_size() // local
+    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=nodes, strategy=strategy, plugins=[launcher()])
     fabric.launch()
     return fabric
-
-
-def init_process_group() -> None:
-    """Connect this process with the others unless it already is."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        make_fabric()
 
 
 def run_on_rank_zero(function: Callable[[], T]) -> T:
@@ -87,18 +69,18 @@ def run_on_rank_zero(function: Callable[[], T]) -> T:
         return function()
     import torch.distributed as dist
 
-    init_process_group()
-    outcome: list[tuple[T | None, str]] = [(None, "")]
+    if not dist.is_initialized():
+        make_fabric()
+    outcome: list[Any] = [None, ""]
     if rank() == 0:
         try:
-            outcome = [(function(), "")]
+            outcome[0] = function()
         except UserError as error:
-            outcome = [(None, str(error))]
+            outcome[1] = str(error)
     dist.broadcast_object_list(outcome)
-    value, message = outcome[0]
-    if message:
-        raise UserError(message)
-    return value  # type: ignore[return-value]
+    if outcome[1]:
+        raise UserError(outcome[1])
+    return outcome[0]
 
 
 def device() -> torch.device:
@@ -128,17 +110,10 @@ def autocast(backbone: Backbone, precision: str = "auto") -> AbstractContextMana
     return torch.autocast(on, torch.bfloat16, enabled=use_bf16(precision, backbone))
 
 
-def compile_backbones(method: Method) -> None:
+def compile_backbones(method: torch.nn.Module) -> None:
     """Compile student and teacher, one graph per crop size: dynamic shapes make slower code."""
     from zwicky.backbones.base import Backbone
 
     for module in method.modules():
         if isinstance(module, Backbone):
             module.compile(dynamic=False)
-
-
-def uncompiled() -> AbstractContextManager[object]:
-    """Return a context in which compiled backbones run eagerly: the shapes of an evaluation would be compiled anew."""
-    import torch
-
-    return torch.compiler.set_stance("force_eager")

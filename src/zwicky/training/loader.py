@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -33,10 +32,9 @@ class TrainingSet:
 
 
 def find_partners(cutouts: Cutouts, rows: np.ndarray) -> np.ndarray | None:
-    """Pair images of the same lens (LenSiam, arXiv:2311.10100).
+    """Return [N] for each of `rows` another of them with the same `pair_id`, or itself (LenSiam, arXiv:2311.10100).
 
-    Returns:
-        [N] for each of `rows` another of them with the same `pair_id`, or itself; None without a column `pair_id`.
+    None if there is no column `pair_id`.
     """
     if "pair_id" not in cutouts.table:
         return None
@@ -54,15 +52,6 @@ class BatchLoader:
     Every epoch is one full shuffle by `torch_rng(seed, epoch)`; its incomplete last batch is dropped. Each process
     reads its own slice of the global batch. On a GPU the pixels are resident if they take at most half of its free
     memory; otherwise the rows of a batch are read from memory or from the memory-mapped store.
-
-    Args:
-        data: what to learn from.
-        augment: from raw pixels to views.
-        batch_size: of the global batch, at most the number of rows.
-        seed: random seed of order and views.
-        device: where the views are made.
-        rank: of this process.
-        world_size: number of processes.
     """
 
     def __init__(
@@ -80,7 +69,6 @@ class BatchLoader:
         self.steps_per_epoch = len(data.rows) // self.batch_size
         share = self.batch_size // world_size
         self.part = slice(rank * share, (rank + 1) * share)
-        self.targets = None if data.targets is None else data.targets.to(device)
         self._rows = torch.from_numpy(np.asarray(data.rows, dtype=np.int64))
         self._epoch, self._order = -1, self._rows
         self._resident = self._to_gpu() if device.type == "cuda" else None
@@ -103,10 +91,9 @@ class BatchLoader:
         return replace(views, partner=self._augmented(partners, step))
 
     def _augmented(self, rows: Tensor, step: int) -> Views:
-        draw = partial(self.augment, seed=self.seed, step=step, part=self.part, global_batch=self.batch_size)
-        on_device = rows.to(self.device)
-        targets = None if self.targets is None else self.targets[on_device]
-        return draw(self.pixels(rows), on_device, targets=targets)
+        targets = None if self.data.targets is None else self.data.targets[rows].to(self.device)
+        draw = {"seed": self.seed, "step": step, "part": self.part, "global_batch": self.batch_size}
+        return self.augment(self.pixels(rows), rows.to(self.device), targets=targets, **draw)
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Return the raw pixels of `rows`, [n, bands, H, W], on the device."""

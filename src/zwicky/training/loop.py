@@ -1,11 +1,10 @@
-"""The training loop, for every method."""
+"""The training loop, for every method, with its optimiser and schedules."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from zwicky.augment.augment import Augment
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
-from zwicky.methods.ema import ema_update
+from zwicky.methods.ema import cosine, ema_update
 from zwicky.progress import StepProgress
 from zwicky.rng import seed_torch
 from zwicky.training.checkpoint import FitResult, TrainerState
 from zwicky.training.config import TrainConfig
-from zwicky.training.distributed import autocast, compile_backbones, make_fabric, run_on_rank_zero, uncompiled
+from zwicky.training.distributed import autocast, compile_backbones, make_fabric, run_on_rank_zero
 from zwicky.training.loader import BatchLoader, TrainingSet
-from zwicky.training.optim import make_optimizer, set_schedules
 
 METRICS_ROWS = 100
 DIAGNOSE_AFTER = 0.2  # share of training before the metrics are judged
@@ -64,7 +62,12 @@ def fit(
     """
     fabric = make_fabric()
     loader = BatchLoader(data, augment, config.batch_size, seed, fabric.device, fabric.global_rank, fabric.world_size)
-    _check_batch(loader, fabric, title)
+    if loader.batch_size % fabric.world_size:
+        raise UserError(
+            f"{title}: {loader.batch_size} images per step do not divide among {fabric.world_size} processes; set "
+            f"train.batch_size to {max(loader.batch_size // fabric.world_size, 1) * fabric.world_size} "
+            "or start another number of them"
+        )
     step_flops = fabric.world_size * _count_flops(method, loader, config)
     n_steps = config.steps(len(data.rows), step_flops)
     ema = copy.deepcopy(method).to(fabric.device) if config.weight_ema else None
@@ -106,8 +109,9 @@ def fit(
                         "lower train.lr or look for extreme pixels with zwicky audit"
                     )
                 if evaluate is not None and log.evaluation_is_due(step + 1):
-                    with uncompiled() if config.compile else nullcontext():
-                        row |= run_on_rank_zero(partial(evaluate, state.ema_or_model))
+                    # Compiled backbones run eagerly: the shapes of an evaluation would be compiled anew.
+                    with torch.compiler.set_stance("force_eager" if config.compile else "default"):
+                        row |= run_on_rank_zero(partial(evaluate, state.evaluated))
                     method.train()
                     if keep_lowest is not None:
                         state.keep_lowest(row[keep_lowest])
@@ -126,12 +130,7 @@ def fit(
 
 
 class MetricsLog:
-    """Which steps are logged and evaluated, and the mean of the metrics between two rows of metrics.csv.
-
-    Args:
-        n_steps: steps of the fit.
-        evaluations: how many of them are evaluated, at least the last.
-    """
+    """Which of `n_steps` are logged and evaluated, and the mean of the metrics between two rows of metrics.csv."""
 
     def __init__(self, n_steps: int, evaluations: int) -> None:
         self.n_steps = n_steps
@@ -181,10 +180,48 @@ def _count_flops(method: Method, loader: BatchLoader, config: TrainConfig) -> fl
     return float(counter.get_total_flops())
 
 
-def _check_batch(loader: BatchLoader, fabric: Fabric, title: str) -> None:
-    share, remainder = divmod(loader.batch_size, fabric.world_size)
-    if remainder:
-        raise UserError(
-            f"{title}: {loader.batch_size} images per step do not divide among {fabric.world_size} processes; "
-            f"set train.batch_size to {max(share, 1) * fabric.world_size} or start another number of them"
-        )
+def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters.
+
+    Biases, norms (one-dimensional parameters) and those of `method.no_weight_decay()` are not decayed. With
+    layer_decay < 1 the head has the full learning rate and each layer below it that factor of the one above
+    (arXiv:2106.08254). Parameters of `method.constant_lr()` keep the peak rate.
+    """
+    no_decay, constant = method.no_weight_decay(), method.constant_lr()
+    layers = method.layer_groups()
+    layer_of = {name: depth for depth, names in enumerate(layers) for name in names}
+    groups: dict[tuple[int, bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and name not in no_decay
+            groups.setdefault((layer_of.get(name, len(layers)), decayed, name in constant), []).append(parameter)
+    options = {"lr": 0.0, "weight_decay": 0.0}  # until `set_schedules`
+    return torch.optim.AdamW(
+        [
+            options
+            | {"params": parameters, "decayed": decayed, "constant": is_constant}
+            | {"lr_scale": config.layer_decay ** (len(layers) - layer)}
+            for (layer, decayed, is_constant), parameters in groups.items()
+        ],
+        betas=(0.9, config.beta2),
+        fused=True,
+    )
+
+
+def set_schedules(optimizer: torch.optim.Optimizer, config: TrainConfig, batch_size: int, progress: float) -> float:
+    """Set learning rate and weight decay of the step at `progress` in [0, 1); return the head's learning rate."""
+    peak = config.lr * batch_size / 256
+    lr = warmup_cosine(peak, config.min_lr, progress, config.warmup)
+    end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
+    weight_decay = cosine(config.weight_decay, end, progress)
+    for group in optimizer.param_groups:
+        group["lr"] = (peak if group["constant"] else lr) * group["lr_scale"]
+        group["weight_decay"] = weight_decay if group["decayed"] else 0.0
+    return lr
+
+
+def warmup_cosine(peak: float, end: float, progress: float, warmup: float) -> float:
+    """Linear from 0 to `peak` over the first `warmup` of training, then a cosine to `end`."""
+    if progress < warmup:
+        return peak * progress / warmup
+    return cosine(peak, end, (progress - warmup) / max(1.0 - warmup, 1e-12))

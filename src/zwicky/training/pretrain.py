@@ -51,9 +51,6 @@ def pretrain(
         labels: [len(rows)] class names or None, for the kNN accuracy in metrics.csv only.
         title: name for the progress bar and messages.
         quiet: show no progress.
-
-    Raises:
-        UserError: if the settings do not fit the data or the method.
     """
     out, source = Path(out), config.backbone.pretrained
     run = Run(out, "pretrain", config, config.seed, fingerprint(cutouts, rows), {"backbone.pretrained": source})
@@ -83,20 +80,12 @@ def pretrain(
 
     def evaluate(_: Method) -> dict[str, float]:
         features = network.features(images, turns=False)
-        accuracy = None if labels is None else _knn_accuracy(features, labels[sample])
-        return {"rankme": float(rankme(features))} | ({} if accuracy is None else {"knn_accuracy": accuracy})
+        accuracy = {} if labels is None else _knn_accuracy(features, labels[sample])
+        return {"rankme": float(rankme(features))} | accuracy
 
-    result = fit(
-        method,
-        TrainingSet(cutouts.images, rows, partners=find_partners(cutouts, rows) if needs.global_crops > 1 else None),
-        augment,
-        config.train,
-        seed=config.seed,
-        folder=out,
-        title=title,
-        evaluate=evaluate,
-        quiet=quiet,
-    )
+    partners = find_partners(cutouts, rows) if needs.global_crops > 1 else None
+    data, options = TrainingSet(cutouts.images, rows, partners=partners), {"evaluate": evaluate, "quiet": quiet}
+    result = fit(method, data, augment, config.train, seed=config.seed, folder=out, title=title, **options)
     objects = provenance.record(cutouts, {"pretrain": rows}, provenance.of_weights(source))
     add_warning(result.warnings, objects.warning)
     if rank() == 0:
@@ -108,14 +97,8 @@ def pretrain(
 
 def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -> Backbone:
     """Build a backbone for the views of these cutouts; `views` must be resolved."""
-    assert views.image_size is not None
-    return backbones.create(
-        config.name,
-        bands=len(cutouts.bands),
-        image_size=views.image_size,
-        pretrained=config.pretrained,
-        **config.options,
-    )
+    shape = {"bands": len(cutouts.bands), "image_size": views.image_size}
+    return backbones.create(config.name, **shape, pretrained=config.pretrained, **config.options)
 
 
 def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:
@@ -128,12 +111,12 @@ def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:
     }
 
 
-def _knn_accuracy(features: np.ndarray, labels: np.ndarray) -> float | None:
-    """Accuracy on one half of the labelled features by their neighbours in the other; None with too few labels."""
+def _knn_accuracy(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy on one half of the labelled features by their neighbours in the other; {} with too few labels."""
     labelled = np.array([label is not None for label in labels])
     classes, truth = np.unique(labels[labelled].astype(str), return_inverse=True)
     if len(classes) < 2 or labelled.sum() <= 2 * KNN_NEIGHBOURS:
-        return None
+        return {}
     x, half = features[labelled], labelled.sum() // 2
     probabilities = knn_predict(x[:half], np.eye(len(classes))[truth[:half]], x[half:], k=KNN_NEIGHBOURS)
-    return float((probabilities.argmax(1) == truth[half:]).mean())
+    return {"knn_accuracy": float((probabilities.argmax(1) == truth[half:]).mean())}

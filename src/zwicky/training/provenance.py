@@ -33,12 +33,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TrainingObjects:
-    """What a network was trained on.
-
-    Args:
-        table: one row per object and use (pretrain, fit, select, normalise), with the columns of SCHEMA.
-        unknown: weights it started from whose training objects are unknown.
-    """
+    """A table of one row per object and use (pretrain, fit, select, normalise), and weights of `unknown` history."""
 
     table: pd.DataFrame = field(default_factory=lambda: SCHEMA.empty_table().to_pandas())
     unknown: tuple[str, ...] = ()
@@ -46,19 +41,12 @@ class TrainingObjects:
     @property
     def warning(self) -> str | None:
         """A message where leakage cannot be excluded."""
-        if not self.unknown:
-            return None
-        return f"unknown history: what {', '.join(self.unknown)} was trained on is not recorded; check it for leakage"
+        names = ", ".join(self.unknown)
+        return f"unknown history: what {names} was trained on is not recorded; check it for leakage" if names else None
 
 
 def record(cutouts: Cutouts, uses: dict[str, np.ndarray], before: TrainingObjects | None = None) -> TrainingObjects:
-    """Return the training objects of a run.
-
-    Args:
-        cutouts: the data set.
-        uses: rows of it by use.
-        before: the training objects of the network the run started from.
-    """
+    """Return the training objects of a run: the rows by use, after those of the network it started from."""
     before = before or TrainingObjects()
     tables = [_identity(cutouts, rows).assign(use=use) for use, rows in uses.items()]
     return TrainingObjects(pd.concat([before.table, *tables], ignore_index=True), before.unknown)
@@ -76,45 +64,34 @@ def read(folder: Path) -> TrainingObjects:
     path = Path(folder) / FILE
     if not path.exists():
         return TrainingObjects(unknown=(str(folder),))
-    try:
-        table = pq.read_table(path)
-        return TrainingObjects(
-            table.select(SCHEMA.names).to_pandas(), tuple(json.loads((table.schema.metadata or {})[b"unknown"]))
-        )
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); make the run again") from error
+    table = pq.read_table(path)
+    return TrainingObjects(table.to_pandas(), tuple(json.loads(table.schema.metadata[b"unknown"])))
 
 
 def reference(folder: Path) -> dict[str, str]:
     """Return the metadata of weights in `folder` that refer to its training objects."""
-    path = folder / FILE
-    return {"training_objects": file_digest(path)} if path.exists() else {}
+    return {"training_objects": file_digest(folder / FILE)} if (folder / FILE).exists() else {}
 
 
 def of_weights(source: str | None) -> TrainingObjects:
     """Return the training objects of `backbone.pretrained`: a file's own record, else an unknown history."""
     if source is None:
         return TrainingObjects()
-    path = Path(source)
+    folder = Path(source).parent
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(source, "pt") as file:
             digest = (file.metadata() or {}).get("training_objects")
     except (OSError, SafetensorError):
         digest = None
-    record = path.with_name(FILE)
-    if digest is not None and record.exists() and file_digest(record) == digest:
-        return read(path.parent)
-    return TrainingObjects(unknown=(source,))
+    is_known = digest is not None and reference(folder).get("training_objects") == digest
+    return read(folder) if is_known else TrainingObjects(unknown=(source,))
 
 
 def find_leaked(cutouts: Cutouts, rows: np.ndarray, objects: TrainingObjects) -> np.ndarray:
-    """Find objects that a network was trained on.
+    """Return [len(rows)] bool: which objects a network was trained on.
 
     Equal pixels or sky positions within 1″ are evidence in any store, equal ids only within one: files of two folders
     often have the same names.
-
-    Returns:
-        [len(rows)] bool.
     """
     table, trained = _identity(cutouts, rows), objects.table
     leaked = np.array(table["pixel_hash"].isin(trained["pixel_hash"].dropna()))
@@ -128,17 +105,7 @@ def find_leaked(cutouts: Cutouts, rows: np.ndarray, objects: TrainingObjects) ->
 
 
 def check_no_leakage(cutouts: Cutouts, rows: np.ndarray, objects: TrainingObjects, purpose: str) -> None:
-    """Check that a network was not trained on these objects.
-
-    Args:
-        cutouts: the data set.
-        rows: rows of it.
-        objects: what the network was trained on.
-        purpose: what the rows are for, for the message.
-
-    Raises:
-        UserError: if it was.
-    """
+    """Raise UserError if a network was trained on `objects` among these rows, which are for `purpose`."""
     leaked = find_leaked(cutouts, rows, objects)
     if leaked.any():
         first = cutouts.ids[rows[leaked.argmax()]]
@@ -155,11 +122,9 @@ def file_digest(path: Path) -> str:
 
 
 def _identity(cutouts: Cutouts, rows: np.ndarray) -> pd.DataFrame:
-    """What tells these objects: id, pixel hash, position, and the store, known by its content."""
+    """The id, pixel hash and position of these objects, and a hash of the content of their store."""
     store = cutouts.metadata.get("simulation")  # of which image i is the same however many there are
     if store is None:
         names = pd.util.hash_pandas_object(cutouts.table[["id", "pixel_hash"]].astype(str), index=False)
         store = hashlib.blake2b(names.to_numpy().tobytes(), digest_size=16).hexdigest()
-    return (
-        cutouts.table[list(COLUMNS)].iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True).assign(store=store)
-    )
+    return cutouts.table.loc[rows, list(COLUMNS)].reset_index(drop=True).assign(store=store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import platform
 import sys
 import time
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
+from zwicky import __version__
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.io import read_object, read_settings, write_json, write_text
@@ -24,14 +27,14 @@ from zwicky.training.provenance import file_digest
 
 SCHEMA_VERSION = 2
 MAX_SEED = 2**31  # numpy's and scikit-learn's go to twice that; draws add to it
-PACKAGES = ("zwicky", "torch", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarrow", "caustics")
+PACKAGES = ("torch", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarrow", "caustics")
 
 
 class Run:
     """A run directory: `config.yaml`, `run.json`, `checkpoint/`, `metrics.csv` and results. Writes are atomic.
 
-    A directory with the same settings and data resumes. With others it is refused, unless nothing was trained yet.
-    Rank 0 reads and writes for all processes.
+    A directory with the same settings and data resumes. With others it is refused with UserError, unless nothing was
+    trained yet. Rank 0 reads and writes for all processes.
 
     Args:
         path: the directory.
@@ -40,9 +43,6 @@ class Run:
         seed: the random seed.
         data: `fingerprint` of the data.
         files: settings, by dotted name, that are files the run starts from; they are compared by content.
-
-    Raises:
-        UserError: if the directory holds another run or is not a run.
     """
 
     def __init__(
@@ -57,25 +57,21 @@ class Run:
         self.path = Path(path)
         if not 0 <= seed < MAX_SEED:
             raise UserError(f"seed is {seed}; choose 0 or more, below {MAX_SEED}")
-        self.info = run_on_rank_zero(lambda: self._open(kind, to_plain(config), seed, data, _digests(files or {})))
+        paths = {name: Path(path) for name, path in (files or {}).items() if path}
+        digests = {name: file_digest(path) for name, path in paths.items() if path.is_file()}
+        self.info = run_on_rank_zero(lambda: self._open(kind, to_plain(config), seed, data, digests))
         if self.info["data"] != data:
             raise UserError("this process has other data than rank 0; give all machines the same store")
-        self._opened = time.monotonic()
-        self._seconds_before = float(self.info["seconds"])
+        self._started = time.monotonic() - self.info["seconds"]
 
     @property
     def finished(self) -> bool:
         """Whether the run is complete."""
         return self.info["finished"] is not None
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of this run, over all resumptions."""
-        return self._seconds_before + time.monotonic() - self._opened
-
     def finish(self, **results: Any) -> None:
         """Mark the run complete and add `results` to `run.json`."""
-        self.info |= {"finished": _now(), "seconds": round(self.seconds, 1), **results}
+        self.info |= {"finished": _now(), "seconds": round(time.monotonic() - self._started, 1), **results}
         if rank() == 0:
             write_json(self.path / "run.json", self.info)
 
@@ -97,7 +93,8 @@ class Run:
             "started": _now(),
             "finished": None,
             "seconds": 0.0,
-            "versions": _versions(),
+            "versions": {"python": platform.python_version(), "zwicky": __version__}
+            | {name: metadata.version(name) for name in PACKAGES},
             "machine": _machine(),
         }
         write_json(self.path / "run.json", info)  # first, so that whatever else is here is known to be a run's
@@ -111,15 +108,15 @@ class Run:
             raise UserError(f"{self.path} was written by another version of zwicky; choose another --out")
         if info["kind"] != kind:
             raise UserError(f"{self.path} holds a {info['kind']} run, not a {kind}; choose another --out")
-        trained = info["finished"] or any(self.path.rglob("last.pt")) or any(self.path.rglob("result.json"))
         if not (self.path / "config.yaml").exists():
             return False
-        same = {name for name, digest in files.items() if info["files"].get(name) == digest}
-        changed = sorted(set(_differences(read_settings(self.path / "config.yaml"), settings)) - same)
-        changed += sorted(name for name in set(files) - same - set(changed) if name in info["files"])
+        shared = files.keys() & info["files"].keys()
+        before = _flat(read_settings(self.path / "config.yaml")) | {name: info["files"][name] for name in shared}
+        after = _flat(settings) | {name: files[name] for name in shared}
+        changed = sorted(name for name in before | after if before.get(name) != after.get(name))
         if not changed and info["data"] == data:
             return True
-        if not trained:
+        if not info["finished"] and not any(self.path.rglob("last.pt")) and not any(self.path.rglob("result.json")):
             return False
         if changed:
             raise UserError(
@@ -129,14 +126,10 @@ class Run:
         raise UserError(f"{self.path} was started with other data; choose another --out or the same store")
 
 
-def _digests(files: Mapping[str, Path | str | None]) -> dict[str, str]:
-    return {name: file_digest(Path(path)) for name, path in files.items() if path and Path(path).is_file()}
-
-
 def fingerprint(cutouts: Cutouts, rows: np.ndarray, truth: np.ndarray | None = None) -> str:
     """Return a hash of the ids and pixels of these rows, and of their labels or targets `truth`."""
     digest = hashlib.blake2b(repr((cutouts.bands, cutouts.pixel_scale, cutouts.size)).encode(), digest_size=16)
-    digest.update(cutouts.metadata.get("simulation", "").encode())  # whose images have no hash before they are rendered
+    digest.update(cutouts.metadata.get("simulation", "").encode())  # which has no pixel hashes before it is rendered
     for column in ("id", "pixel_hash"):
         digest.update(repr(cutouts.column(column)[rows].tolist()).encode())
     if truth is not None:
@@ -146,43 +139,24 @@ def fingerprint(cutouts: Cutouts, rows: np.ndarray, truth: np.ndarray | None = N
 
 def to_plain(value: Any) -> Any:
     """Convert dataclasses, paths and tuples to the dicts, strings and lists of YAML."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return to_plain(asdict(value))
-    if isinstance(value, dict):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return json.loads(json.dumps(value, default=lambda item: asdict(item) if is_dataclass(item) else str(item)))
 
 
-def _differences(first: Any, second: Any, name: str = "") -> list[str]:
-    if isinstance(first, dict) and isinstance(second, dict):
-        keys = first.keys() | second.keys()
-        return [d for key in keys for d in _differences(first.get(key), second.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if first == second else [name]
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name."""
+    return pd.json_normalize(settings).to_dict("records")[0]
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
 def _machine() -> dict[str, Any]:
     import torch
 
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": capabilities.get("cpu_name") or platform.processor(),
+        "processor": getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor(),
         "processes": world_size(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

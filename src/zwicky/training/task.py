@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from zwicky.augment.views import Target
 from zwicky.data.cutouts import Cutouts
@@ -31,18 +32,11 @@ class Task:
 
     @classmethod
     def classification(cls, cutouts: Cutouts, labels: Labels) -> Task:
-        """Return the task of telling the classes of `labels` apart.
-
-        Raises:
-            UserError: if there are fewer than two classes.
-        """
-        if len(labels.classes) < 2:
-            raise UserError(
-                f"the labels hold {len(labels.classes)} class; give at least two, or name columns with --targets"
-            )
-        index = {name: position for position, name in enumerate(labels.classes)}
-        truth = np.array([index.get(label, -1) for label in labels.of(cutouts.ids)], dtype=np.int64)
-        return cls(truth, classes=labels.classes)
+        """Return the task of telling the classes of `labels` apart; UserError if there are fewer than two."""
+        count = len(labels.classes)
+        if count < 2:
+            raise UserError(f"the labels hold {count} class; give at least two, or name columns with --targets")
+        return cls(pd.Index(labels.classes).get_indexer(labels.of(cutouts.ids)).astype(np.int64), labels.classes)
 
     @classmethod
     def regression(cls, cutouts: Cutouts, targets: Sequence[str | Target]) -> Task:
