@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from zwicky import backbones, methods
+from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import holdout_split
 from zwicky.methods import MethodConfig
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig
+from zwicky.training.loader import TrainingSet
+from zwicky.training.loop import fit
+
+DISTILLED = {"prototypes": 16, "hidden": 16, "bottleneck": 8}
+METHODS = {"dino": DISTILLED, "ibot": DISTILLED, "simmim": {}, "supervised": {"classes": 2}}
 
 
 def blobs(count, seed=0, bands=2, size=16):
@@ -59,7 +68,7 @@ def data():
 def pretrain_config():
     def make(steps=6, drop_path=0.2, **train):
         return PretrainConfig(
-            method=MethodConfig("dino", {"prototypes": 16, "hidden": 16, "bottleneck": 8}),
+            method=MethodConfig("dino", dict(DISTILLED)),
             backbone=BackboneConfig(
                 "vit_tiny", {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "drop_path": drop_path}
             ),
@@ -80,3 +89,26 @@ def finetune_config():
         return FinetuneConfig(fit=FitConfig(train=TrainConfig(**loop | train)), labels=labels, targets=list(targets))
 
     return make
+
+
+@pytest.fixture
+def trial(make_blobs, tmp_path):
+    """trial(folder, method name, …) → (method, FitResult) of a small fit."""
+    cutouts, _ = make_blobs(50)
+    normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
+
+    def run(folder, name="dino", rows=50, after_step=None, evaluate=None, keep_lowest=None, noise=0.3, **train):
+        torch.manual_seed(3)
+        options = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.3 if noise else 0.0}
+        method = methods.create(name, backbones.create("vit_tiny", bands=2, image_size=16, **options), **METHODS[name])
+        if after_step is not None:
+            method.after_step = lambda progress: (after_step(method), type(method).after_step(method, progress))
+        views = ViewsConfig(local_crops=2, local_size=8, noise=noise)
+        augment = Augment.for_method(method.needs, views, normalisation, cutouts.size, cutouts.bands)
+        loop = {"max_steps": 9, "batch_size": 16, "precision": "float32", "lr": 1e-2, "evaluations": 3}
+        data = TrainingSet(cutouts.images, np.arange(rows), torch.arange(50) % 2 if method.needs.targets else None)
+        options = {"seed": 5, "folder": tmp_path / folder, "title": "trial", "quiet": True}
+        options |= {"evaluate": evaluate, "keep_lowest": keep_lowest}
+        return method, fit(method, data, augment, TrainConfig(**loop | train), **options)
+
+    return run

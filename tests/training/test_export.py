@@ -1,4 +1,4 @@
-"""What an exported file answers, read by timm or ONNX Runtime alone, against the network in zwicky."""
+"""Outputs of exported files, read by timm or ONNX Runtime alone, against those of the network."""
 
 from __future__ import annotations
 
@@ -33,22 +33,20 @@ CASES = {
 }
 
 
+@torch.no_grad()
+def perturb(backbone):
+    for parameter in backbone.parameters():
+        parameter += 0.05 * torch.randn_like(parameter)
+
+
 def network_of(case, head=True, regression=False):
     torch.manual_seed(0)
     name, options = CASES[case]
     size = 48 if name == "resnet18" else 32
     backbone = backbones.create(name, bands=2, image_size=size, **options)
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    bands = ("g", "r")
-    network = Network(
-        backbone,
-        Normalisation(bands, (1.0, 2.0), (3.0, 4.0), "asinh", 3.0, 1.5),
-        ViewsConfig(crop=size, image_size=size),
-        bands,
-        pixel_scale=0.2,
-    )
+    perturb(backbone)
+    bands, views = ("g", "r"), ViewsConfig(crop=size, image_size=size)
+    network = Network(backbone, Normalisation(bands, (1.0, 2.0), (3.0, 4.0), "asinh", 3.0, 1.5), views, bands, 0.2)
     if head:
         network.head = backbone.prediction_head(3)
         if regression:
@@ -64,22 +62,21 @@ def raw(network):
     return np.random.default_rng(0).normal(2, 5, (3, 2, side, side)).astype(np.float32)
 
 
-# The exported folders and raw pixels in, answers out; zwicky is not there. One process for all, as timm loads slowly.
-ALONE = """
+# Exported folders and raw pixels to outputs, without zwicky. One process for all, as timm loads slowly.
+TIMM_ALONE = """
 import json, sys
 from pathlib import Path
 sys.modules["zwicky"] = None
 import numpy as np, timm, torch
 for folder in Path(sys.argv[1]).iterdir():
-    known = json.loads((folder / "out" / "config.json").read_text())["zwicky"]
-    scale = known["normalisation"]
+    scale = json.loads((folder / "out" / "config.json").read_text())["zwicky"]["normalisation"]
     center, unit = (np.array(scale[name])[:, None, None] for name in ("center", "scale"))
     crops = np.arcsinh((np.load(folder / "images.npy") - center) / unit / scale["softening"]) / scale["output_std"]
     crops, name = torch.from_numpy(crops.astype(np.float32)), f"local-dir:{folder / 'out'}"
     with torch.no_grad():
         features = timm.create_model(name, pretrained=True, num_classes=0).eval()(crops)
         outputs = timm.create_model(name, pretrained=True).eval()(crops)
-    np.savez(folder / "answers.npz", features=features.numpy(), outputs=outputs.numpy())
+    np.savez(folder / "outputs.npz", features=features.numpy(), outputs=outputs.numpy())
 """
 
 
@@ -91,7 +88,7 @@ def float32(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder a case: the run, what was exported of it, images, and what timm alone answered."""
+    """A folder for each case: the run, its export, images, and the outputs of timm alone."""
     folder = tmp_path_factory.mktemp("cases")
     for case in CASES:
         network = network_of(case)
@@ -99,32 +96,31 @@ def folders(tmp_path_factory):
         written = export(folder / case / "run", folder / case / "out")
         assert sorted((folder / case / "out").iterdir()) == sorted(written)
         np.save(folder / case / "images.npy", raw(network))
-    subprocess.run([sys.executable, "-c", ALONE, str(folder)], check=True)
+    subprocess.run([sys.executable, "-c", TIMM_ALONE, str(folder)], check=True)
     return folder
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_timm_alone_answers_the_same(folders, case):
+def test_timm_alone_gives_the_same_outputs(folders, case):
     network, images = load_network(folders / case / "run"), np.load(folders / case / "images.npy")
-    answers = np.load(folders / case / "answers.npz")
-    assert np.allclose(answers["features"], network.features(images, turns=False), atol=1e-5)
-    assert np.allclose(answers["outputs"], network.outputs(images, turns=False), atol=1e-5)
-    known = json.loads((folders / case / "out" / "config.json").read_text())["zwicky"]
-    assert known["bands"] == ["g", "r"]
-    assert (known["pixel_scale"], known["temperature"], known["classes"]) == (0.2, 1.7, ["a", "b", "c"])
+    outputs = np.load(folders / case / "outputs.npz")
+    assert np.allclose(outputs["features"], network.features(images, turns=False), atol=1e-5)
+    assert np.allclose(outputs["outputs"], network.outputs(images, turns=False), atol=1e-5)
+    config = json.loads((folders / case / "out" / "config.json").read_text())
+    assert config["num_classes"] == 3
+    assert config["pretrained_cfg"]["label_names"] == config["zwicky"]["classes"] == ["a", "b", "c"]
+    assert config["zwicky"]["bands"] == ["g", "r"]
+    assert (config["zwicky"]["pixel_scale"], config["zwicky"]["temperature"]) == (0.2, 1.7)
 
 
-def test_an_exported_network_is_a_start_again(tmp_path):
-    network = network_of("beit")
-    save_network(tmp_path / "run", network)
-    export(tmp_path / "run", tmp_path / "out")
-    path = str(tmp_path / "out" / "model.safetensors")
-    again = backbones.create("beit_base", bands=2, image_size=32, pretrained=path, **DEEP)
-    mine, theirs = again.net.state_dict(), network.backbone.net.state_dict()
-    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+def test_an_exported_network_can_be_pretrained_weights(folders):
+    path = str(folders / "beit" / "out" / "model.safetensors")
+    loaded = backbones.create("beit_base", bands=2, image_size=32, pretrained=path, **DEEP).net.state_dict()
+    expected = load_network(folders / "beit" / "run").backbone.net.state_dict()
+    assert all(torch.equal(loaded[key], value.cpu()) for key, value in expected.items())
 
 
-def test_where_timm_has_no_such_network_ours_is_written(tmp_path):
+def test_a_network_that_timm_lacks_is_exported_as_ours(tmp_path):
     network = network_of("vit")
     network.backbone = backbones.create("resnet18", bands=2, image_size=32)
     network.head = network.backbone.prediction_head(3)
@@ -134,12 +130,20 @@ def test_where_timm_has_no_such_network_ours_is_written(tmp_path):
     assert np.allclose(load_network(tmp_path / "out").outputs(images), network.outputs(images), atol=1e-6)
 
 
-def onnx_answers(path, crops):
+def export_onnx(network, folder):
+    """Export a network; return images, and a function from these to outputs of ONNX Runtime by name and metadata."""
     onnxruntime = pytest.importorskip("onnxruntime")
+    save_network(folder / "run", network)
+    (path,) = export(folder / "run", folder / "out", "onnx")
+    assert list(folder.joinpath("out").iterdir()) == [path]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    known = json.loads(session.get_modelmeta().custom_metadata_map["zwicky"])
-    return dict(zip(names, session.run(None, {"crops": crops.numpy()}), strict=True)), known
+
+    def run(images):
+        crops = network.normalisation(torch.from_numpy(np.ascontiguousarray(images)))[0]
+        return dict(zip(names, session.run(None, {"crops": crops.numpy()}), strict=True))
+
+    return raw(network), run, json.loads(session.get_modelmeta().custom_metadata_map["zwicky"])
 
 
 # Each takes seconds to export, so the quick tests have one and the slow ones the others.
@@ -147,66 +151,46 @@ SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != 
 
 
 @pytest.mark.parametrize("case", ["vit", *SLOW])
-def test_onnx_answers_the_same_for_any_batch(tmp_path, case):
+def test_onnx_gives_the_same_outputs_for_any_batch(tmp_path, case):
     network = network_of(case)
-    save_network(tmp_path / "run", network)
-    (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
-    assert list(tmp_path.joinpath("out").iterdir()) == [path]
-    images = raw(network)
-    crops = network.normalisation(torch.from_numpy(images))[0]
+    images, run, metadata = export_onnx(network, tmp_path)
     for count in (1, 3):
-        answers, known = onnx_answers(path, crops[:count])
-        assert np.allclose(answers["pooled"], network.features(images[:count], turns=False), atol=1e-4)
-        assert np.allclose(answers["logits"], network.outputs(images[:count], turns=False), atol=1e-4)
-    assert known["classes"] == ["a", "b", "c"]
+        outputs = run(images[:count])
+        assert np.allclose(outputs["pooled"], network.features(images[:count], turns=False), atol=1e-4)
+        assert np.allclose(outputs["logits"], network.outputs(images[:count], turns=False), atol=1e-4)
+    assert metadata["classes"] == ["a", "b", "c"]
 
 
 @pytest.mark.slow
 def test_onnx_of_a_regression_is_in_the_units_of_its_targets(tmp_path):
     network = network_of("vit", regression=True)
-    save_network(tmp_path / "run", network)
-    (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
-    images = raw(network)
-    answers, known = onnx_answers(path, network.normalisation(torch.from_numpy(images))[0])
-    assert list(answers) == ["pooled", "predictions"]
-    assert np.allclose(answers["predictions"], network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
-    assert known["targets"][1] == {"columns": ["dx", "dy"], "kind": "vector"}
+    images, run, metadata = export_onnx(network, tmp_path)
+    outputs = run(images)
+    assert list(outputs) == ["pooled", "predictions"]
+    assert np.allclose(outputs["predictions"], network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
+    assert metadata["targets"][1] == {"columns": ["dx", "dy"], "kind": "vector"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith("d4")])
-def test_onnx_of_the_equivariant_ones(tmp_path, name):
-    """It answers as the network does, and as exactly: alike for turned images, directions turned."""
+def test_onnx_of_the_equivariant_backbones(tmp_path, name):
+    """Outputs are those of the network, and as exact: features of rotated images are equal, vectors rotate."""
     network = network_of("vit", regression=True)
-    options = CASES["swin"][1] if name == "d4_swin" else DEEP
-    network.backbone = backbones.create(name, bands=2, image_size=32, **options)
-    with torch.no_grad():
-        for parameter in network.backbone.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+    network.backbone = backbones.create(
+        name, bands=2, image_size=32, **(CASES["swin"][1] if name == "d4_swin" else DEEP)
+    )
+    perturb(network.backbone)
     network.head = network.backbone.prediction_head(3, network.targets)
     network.scaler = TargetScaler((1.0, 0.0, 0.0), (2.0, 0.5, 0.5))  # a vector has one unit
-    save_network(tmp_path / "run", network)
-    (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
-    images = raw(network)
-    crops = network.normalisation(torch.from_numpy(images))[0]
-    answers, _ = onnx_answers(path, crops)
-    assert np.allclose(answers["pooled"], network.features(images, turns=False), atol=1e-4)
-    predictions = answers["predictions"]
+    images, run, _ = export_onnx(network, tmp_path)
+    outputs, rotated = run(images), run(np.rot90(images, axes=(2, 3)))
+    assert np.allclose(outputs["pooled"], network.features(images, turns=False), atol=1e-4)
+    predictions = outputs["predictions"]
     assert np.allclose(predictions, network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
     assert predictions.std(0).min() > 1e-3
-    turned, _ = onnx_answers(path, crops.rot90(dims=(2, 3)).contiguous())
-    assert np.abs(turned["pooled"] - answers["pooled"]).max() < 1e-5 * answers["pooled"].std()
+    assert np.abs(rotated["pooled"] - outputs["pooled"]).max() < 1e-5 * outputs["pooled"].std()
     expected = predictions[:, [0, 2, 1]] * [1, 1, -1]  # rot90 takes (x, y) to (y, −x)
-    assert np.abs(turned["predictions"] - expected).max() < 1e-4 * predictions.std(0).max()
-
-
-@pytest.mark.parametrize("regression", [False, True])
-def test_a_head_of_either_kind_leaves(tmp_path, regression):
-    save_network(tmp_path / "run", network_of("vit", regression=regression))
-    export(tmp_path / "run", tmp_path / "out")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["num_classes"] == 3
-    assert ("label_names" in config["pretrained_cfg"]) != regression
+    assert np.abs(rotated["predictions"] - expected).max() < 1e-4 * predictions.std(0).max()
 
 
 def test_a_file_that_does_not_reproduce_the_network_is_not_written(tmp_path, monkeypatch):
@@ -229,12 +213,12 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
     save_network(tmp_path / "run", network_of("vit", head=False))
     (tmp_path / "taken").write_text("")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    for arguments, words in (
+    for arguments, message in (
         ((tmp_path / "nowhere", tmp_path / "out"), "holds no network"),
         ((tmp_path / "run", tmp_path / "out", "pickle"), "safetensors or onnx"),
         ((tmp_path / "run", tmp_path / "taken"), "cannot write"),
         ((tmp_path / "run", tmp_path / "out", "onnx"), r"zwicky\[onnx\]"),
     ):
-        with pytest.raises(UserError, match=words) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             export(*arguments)
         assert "\n" not in str(caught.value)

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from zwicky import backbones, methods
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.training import checkpoint, loop
-from zwicky.training.config import TrainConfig
+from zwicky.training import checkpoint
 from zwicky.training.loader import BatchLoader, TrainingSet
 from zwicky.training.network import Network
 
@@ -17,46 +14,25 @@ pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
-METHODS = {
-    "dino": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
-    "ibot": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
-    "simmim": {},
-    "supervised": {"classes": 2},
-}
-STILL = ViewsConfig(local_crops=2, local_size=8, noise=0.0)  # noise comes from the device's own generator
+METHODS = ["dino", "ibot", "simmim", "supervised"]
 
 
 @pytest.fixture
-def trial(make_blobs, tmp_path, monkeypatch):
-    """trial(method name, device, folder, …) → (method, FitResult) of a small fit."""
-    cutouts, _ = make_blobs(48)
-    normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
+def still(trial, monkeypatch):
+    """A small fit without random numbers of the device's own generator, on the GPU or the CPU."""
 
-    def run(name, device="cuda", folder="run", backbone="vit_tiny", after_step=None, **train):
-        torch.manual_seed(0)
-        options = {"patch_size": 4, "width": 32, "depth": 2, "heads": 2} if backbone == "vit_tiny" else {}
-        network = backbones.create(backbone, bands=2, image_size=16, **options)
-        method = methods.create(name, network, **METHODS[name])
-        if after_step is not None:
-            method.after_step = lambda progress: (after_step(), type(method).after_step(method, progress))
-        augment = Augment.for_method(method.needs, STILL, normalisation, cutouts.size, cutouts.bands)
-        targets = torch.arange(48) % 2 if method.needs.targets else None
-        data = TrainingSet(cutouts.images, np.arange(48), targets)
-        config = TrainConfig(
-            **{"max_steps": 5, "batch_size": 16, "lr": 1e-3, "precision": "float32", "checkpoint_seconds": 0.0} | train
-        )
+    def run(folder, name, device="cuda", **options):
         with monkeypatch.context() as context:
             context.setattr(torch.cuda, "is_available", lambda: device == "cuda")
-            out = tmp_path / folder
-            return method, loop.fit(method, data, augment, config, seed=1, folder=out, title="trial", quiet=True)
+            return trial(folder, name, noise=0.0, **{"max_steps": 5, "lr": 1e-3, "evaluations": 5} | options)
 
     return run
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_float32_steps_equal_those_of_the_cpu(trial, name):
-    gpu, on_gpu = trial(name, "cuda", "gpu")
-    _, on_cpu = trial(name, "cpu", "cpu")
+def test_float32_steps_equal_those_of_the_cpu(still, name):
+    gpu, on_gpu = still("gpu", name)
+    _, on_cpu = still("cpu", name, "cpu")
     assert next(gpu.parameters()).device.type == "cuda"
     losses = [[row["loss"] for row in result.rows] for result in (on_gpu, on_cpu)]
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
@@ -64,47 +40,46 @@ def test_float32_steps_equal_those_of_the_cpu(trial, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_bfloat16_stays_close_to_float32(trial, name):
-    _, exact = trial(name, folder="float32")
-    method, rounded = trial(name, folder="bf16", precision="bf16")
+def test_bfloat16_stays_close_to_float32(still, name):
+    _, exact = still("float32", name)
+    method, rounded = still("bf16", name, precision="bf16")
     assert rounded.rows[-1]["loss"] == pytest.approx(exact.rows[-1]["loss"], rel=0.1)
     assert {parameter.dtype for parameter in method.parameters()} == {torch.float32}
 
 
-def test_a_resumed_fit_equals_an_uninterrupted_one(trial, tmp_path):
+def test_a_resumed_fit_equals_an_uninterrupted_one(still, tmp_path):
     calls = []
 
-    def interrupt():
+    def interrupt(_method):
         calls.append(None)
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    whole, _ = trial("dino", folder="whole")
+    options = {"checkpoint_seconds": 0.0}
+    whole, _ = still("whole", "dino", **options)
     with pytest.raises(KeyboardInterrupt):
-        trial("dino", folder="parts", after_step=interrupt)
+        still("parts", "dino", after_step=interrupt, **options)
     assert checkpoint.load(tmp_path / "parts" / "checkpoint" / "last.pt")["progress"]["steps"] == 2
-    resumed, _ = trial("dino", folder="parts")
+    resumed, _ = still("parts", "dino", **options)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.uint16])
-def test_resident_pixels_are_those_of_the_store(make_blobs, dtype):
-    cutouts, _ = make_blobs(24)
-    images = np.clip(cutouts.images * 5, 0, 255).astype(dtype)
-    normalisation = Normalisation.fit(images, cutouts.bands)
-    augment = Augment(STILL, normalisation, cutouts.size, cutouts.bands, 1)
-    rows = np.array([20, 3, 7, 11])
-    loader = BatchLoader(TrainingSet(images, rows), augment, 4, 0, torch.device("cuda"))
-    order = loader.rows(0)
-    pixels = loader.pixels(order)
+@pytest.mark.parametrize("free", [10**9, 0])
+def test_pixels_are_resident_where_they_fit(make_blobs, monkeypatch, dtype, free):
+    images = np.clip(make_blobs(24)[0].images * 5, 0, 255).astype(dtype)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    loader = BatchLoader(TrainingSet(images, np.array([20, 3, 7, 11])), None, 4, 0, torch.device("cuda"))
+    assert (loader._resident is None) == (free == 0)
+    pixels = loader.pixels(loader.rows(0))
     assert pixels.device.type == "cuda"
-    np.testing.assert_array_equal(pixels.cpu().numpy(), images[order.numpy()])
+    np.testing.assert_array_equal(pixels.cpu().numpy(), images[loader.rows(0).numpy()])
 
 
-def test_a_network_predicts_as_on_the_cpu(trial, make_blobs):
+def test_a_network_predicts_as_on_the_cpu(still, make_blobs):
     cutouts, _ = make_blobs(20)
-    method, _ = trial("supervised")
+    method, _ = still("run", "supervised")
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
     views = ViewsConfig(crop=16, image_size=16)
     network = Network(method.backbone, normalisation, views, cutouts.bands, head=method.head, classes=("a", "b"))
