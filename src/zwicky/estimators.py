@@ -157,7 +157,8 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Return the most probable class of each image, [N]."""
-        return self.classes_[self._predict(images).argmax(1)]
+        best = self._predict(images).argmax(1)  # first, as it raises before `fit`
+        return self.classes_[best]
 
 
 class LensRegressor(RegressorMixin, _LensEstimator):

@@ -38,25 +38,24 @@ def regression_features(count=200, seed=0):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_probabilities_are_those_of_scikit_learn(n_classes):
+def test_probabilities_equal_those_of_scikit_learn(n_classes):
     x, y = class_features(n_classes)
     probe = LinearProbe.fit(x, y, classification(n_classes))
     model = LogisticRegression(C=probe.models[0].C, tol=1e-3, max_iter=300)
     expected = make_pipeline(StandardScaler(), model).fit(x, y).predict_proba(x)
     weight, bias = probe.to_linear()
-    assert weight.shape == (n_classes, 8)
     np.testing.assert_allclose(probe.predict(x), expected, atol=1e-9)
     np.testing.assert_allclose(softmax(x @ weight.T + bias, axis=1), expected, atol=1e-6)
 
 
-def test_values_are_those_of_scikit_learn():
+def test_numbers_equal_those_of_scikit_learn():
     x, y = regression_features()
     probe = LinearProbe.fit(x, y, regression())
-    expected = [make_pipeline(StandardScaler(), Ridge(model.alpha)).fit(x, y) for model in probe.models]
-    expected = np.stack([model.predict(x)[:, column] for column, model in enumerate(expected)], 1)
+    models = [make_pipeline(StandardScaler(), Ridge(model.alpha)).fit(x, y) for model in probe.models]
+    expected = np.stack([model.predict(x)[:, column] for column, model in enumerate(models)], 1)
     weight, bias = probe.to_linear()
-    np.testing.assert_allclose(probe.predict(x), expected, atol=1e-9)
-    np.testing.assert_allclose(x @ weight.T + bias, expected, atol=1e-9)
+    for predicted in (probe.predict(x), x @ weight.T + bias):
+        np.testing.assert_allclose(predicted, expected, atol=1e-9)
 
 
 def test_noise_is_regularised_away():
@@ -110,29 +109,22 @@ def test_one_object_is_predicted_as_its_value():
     assert bias == 2.5
 
 
-def test_folds_follow_the_rarest_class():
+def test_the_rarest_class_limits_the_folds():
     assert fold_count(np.repeat([0, 1], [50, 3])) == 3
     assert fold_count(np.repeat([0, 1], [50, 30])) == linear_probe.FOLDS
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([1] * 6, "1 class"),
-        ([0, 1, 2, 0, 1, 2], "outside"),
-        ([0, 1], "give one"),
-        ([-1, 0, 1, 0, 1, 0], "outside"),
-    ],
-)
-def test_bad_labels_are_refused(labels, message):
-    with pytest.raises(UserError, match=message):
-        LinearProbe.fit(np.eye(6), np.array(labels), classification())
-
-
-def test_features_that_are_not_finite_are_refused():
-    bad = np.eye(6)
+def test_bad_labels_and_features_are_refused():
+    bad, labels = np.eye(6), np.arange(6) % 2
     bad[2, 3] = np.nan
-    with pytest.raises(UserError, match="training features hold NaN"):
-        LinearProbe.fit(bad, np.arange(6) % 2, classification())
+    for x, y, message in (
+        (np.eye(6), [1] * 6, "1 class"),
+        (np.eye(6), [0, 1, 2, 0, 1, 2], "outside"),
+        (np.eye(6), [-1, 0, 1, 0, 1, 0], "outside"),
+        (np.eye(6), [0, 1], "give one"),
+        (bad, labels, "training features hold NaN"),
+    ):
+        with pytest.raises(UserError, match=message):
+            LinearProbe.fit(x, np.array(y), classification())
     with pytest.raises(UserError, match="test features hold NaN"):
-        LinearProbe.fit(np.eye(6), np.arange(6) % 2, classification()).predict(bad)
+        LinearProbe.fit(np.eye(6), labels, classification()).predict(bad)

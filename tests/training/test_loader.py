@@ -94,14 +94,14 @@ def test_processes_share_the_global_batch():
 def test_runs_on_a_store_equal_those_in_memory(data, stored, pretrain_config, finetune_config, tmp_path):
     """Pretrained, fine-tuned and tested: every number of the runs, bit for bit."""
     cutouts, labels, split = data
-    for name, opened in (("memory", cutouts), ("store", stored(cutouts))):
+    for name, opened in (("memory", cutouts), ("stored", stored(cutouts))):
         out, ids = tmp_path / f"{name}-50", split.ids("train")
         pretrain(pretrain_config(), opened, opened.rows_of(ids), tmp_path / name, labels=labels.of(ids), quiet=True)
         start = tmp_path / "memory"  # the path is one of the settings
         finetune(finetune_config(labels=50), start, opened, labels, split, out, quiet=True)
         evaluate(out, opened, labels, split, replicates=20)
     for file in ("{}/metrics.csv", "{}/network.safetensors", "{}-50/network.safetensors", "{}-50/results.csv"):
-        first, second = ((tmp_path / file.format(name)).read_bytes() for name in ("memory", "store"))
+        first, second = ((tmp_path / file.format(name)).read_bytes() for name in ("memory", "stored"))
         assert first == second, file
 
 

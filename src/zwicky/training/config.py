@@ -68,10 +68,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         validate("train", self, "batch_size", self.batch_size >= 1, "1 or more")
         validate("train", self, "epochs", 0 < self.epochs < math.inf, "a number above 0")
-        for name in ("lr", "min_lr", "weight_decay", "clip", "pflops", "checkpoint_seconds"):
+        rates = ("lr", "min_lr", "weight_decay", "clip", "pflops", "checkpoint_seconds")
+        for name in (*rates, "min_steps", "max_steps", "evaluations"):
             validate("train", self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        for name in ("min_steps", "max_steps", "evaluations"):
-            validate("train", self, name, getattr(self, name) >= 0, "0 or more")
         validate("train", self, "warmup", 0 <= self.warmup <= 1, "a fraction from 0 to 1")
         validate("train", self, "beta2", 0 <= self.beta2 < 1, "a decay from 0 to below 1")
         validate("train", self, "layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1")

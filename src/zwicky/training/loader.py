@@ -99,16 +99,16 @@ class BatchLoader:
         """Return the raw pixels of `rows`, [n, bands, H, W], on the device."""
         if self._resident is None:
             return torch.from_numpy(self.data.images[rows.numpy()]).to(self.device, non_blocking=True)
-        places, pixels = self._place[rows].to(self.device), self._resident
+        positions, pixels = self._position[rows].to(self.device), self._resident
         if pixels.dtype == torch.uint16:  # which torch cannot index
-            return pixels.view(torch.int16)[places].view(torch.uint16)
-        return pixels[places]
+            return pixels.view(torch.int16)[positions].view(torch.uint16)
+        return pixels[positions]
 
     def _to_gpu(self) -> Tensor | None:
         images = self.data.images
         size = len(self._rows) * int(np.prod(images.shape[1:])) * images.dtype.itemsize
         if size > torch.cuda.mem_get_info(self.device)[0] // 2:
             return None
-        self._place = torch.full((len(images),), -1)
-        self._place[self._rows] = torch.arange(len(self._rows))
+        self._position = torch.full((len(images),), -1)
+        self._position[self._rows] = torch.arange(len(self._rows))
         return torch.from_numpy(images[self.data.rows]).to(self.device)
