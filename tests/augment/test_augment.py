@@ -266,7 +266,7 @@ def test_options_out_of_range_are_one_line(change):
 def test_options_that_do_not_fit_the_data_are_user_errors():
     images, scalar, rows = stamps(), {"targets": (Target(("theta_E",)),)}, torch.arange(6)
     x, changed = Normalisation(("x",), (0.0,), (1.0,)), partial(dataclasses.replace, PLAIN)
-    for words, mistake in (
+    for message, mistake in (
         ("global_scale", lambda: build(changed(global_scale=(0.5, 1)), images, 1, False, **scalar)),
         ("local_crops", lambda: build(PLAIN, images, 1, True, **scalar)),
         ("band_dropout", lambda: build(changed(band_dropout=0.1), stamps(bands=1))),
@@ -276,5 +276,5 @@ def test_options_that_do_not_fit_the_data_are_user_errors():
         ("bands", lambda: build(PLAIN, images)(stamps(bands=2), rows, seed=0, step=0)),
         ("crop", lambda: eval_views(stamps(side=(20, 46)), PLAIN, unit())),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             mistake()

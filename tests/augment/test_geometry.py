@@ -72,8 +72,8 @@ def test_a_point_lands_where_the_map_says(x, y, rotation, flip, size, seed):
     border = max(crop[0].max(), crop[-1].max(), crop[:, 0].max(), crop[:, -1].max())
     assume(crop.max() >= 0.5 and border <= 1e-3)  # inside this crop, and not cut by its edge
     row, column = ndimage.center_of_mass(crop)
-    found = maps[0, 0] @ torch.tensor([column, row, 1.0], dtype=torch.float64)
-    np.testing.assert_allclose(found, [x, y], atol=0.1)
+    result = maps[0, 0] @ torch.tensor([column, row, 1.0], dtype=torch.float64)
+    np.testing.assert_allclose(result, [x, y], atol=0.1)
 
 
 @pytest.mark.parametrize("rotation", ROTATIONS)

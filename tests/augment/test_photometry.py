@@ -40,8 +40,8 @@ def test_blur_is_a_round_gaussian_of_its_own_width_for_each_crop():
     for crop, sigma, out in zip(crops, sigmas, photometry.widen_psf(crops, torch.tensor(sigmas)), strict=True):
         blur = partial(ndimage.gaussian_filter, sigma=(0, sigma, sigma), mode="constant", truncate=8)
         np.testing.assert_allclose(out, blur(crop.double().numpy()) / blur(np.ones(crop.shape)), atol=1e-5)
-        theirs = kornia.filters.gaussian_blur2d(crop[None], (17, 17), (sigma, sigma), border_type="reflect")[0]
-        np.testing.assert_allclose(out[:, 9:-9, 9:-9], theirs[:, 9:-9, 9:-9], atol=2e-4)
+        reference = kornia.filters.gaussian_blur2d(crop[None], (17, 17), (sigma, sigma), border_type="reflect")[0]
+        np.testing.assert_allclose(out[:, 9:-9, 9:-9], reference[:, 9:-9, 9:-9], atol=2e-4)
 
 
 def test_blur_beside_holes_takes_only_what_is_known():

@@ -26,10 +26,10 @@ CARTESIAN = [name for name in BACKBONES if name not in ("resnet18", "polar_vit")
 def test_features_have_the_promised_shapes(name, bands, make):
     backbone = make(name, bands)
     for size in (16, 32, 48):
-        found = backbone(torch.randn(2, bands, size, size))
-        assert found.pooled.shape == (2, backbone.dim)
-        assert found.patch_tokens.shape == (2, *backbone.grid(size), backbone.dim)
-        assert torch.isfinite(found.pooled).all()
+        result = backbone(torch.randn(2, bands, size, size))
+        assert result.pooled.shape == (2, backbone.dim)
+        assert result.patch_tokens.shape == (2, *backbone.grid(size), backbone.dim)
+        assert torch.isfinite(result.pooled).all()
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -68,7 +68,7 @@ def test_either_kind_of_features_reaches_every_parameter(name, part, make):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"),
+    ("name", "options", "message"),
     [
         ("vit_huge", {}, "vit_tiny"),
         ("vit_tiny", {"widht": 3}, "widht"),
@@ -85,8 +85,8 @@ def test_either_kind_of_features_reaches_every_parameter(name, part, make):
         ("d4_swin", {"heads": [1]}, "one of each"),
     ],
 )
-def test_a_wrong_backbone_is_one_line(name, options, words):
-    with pytest.raises(UserError, match=words) as caught:
+def test_a_wrong_backbone_is_one_line(name, options, message):
+    with pytest.raises(UserError, match=message) as caught:
         backbones.create(name, **{"bands": 3, "image_size": 32, **options})
     assert "\n" not in str(caught.value)
 
@@ -143,8 +143,8 @@ def test_a_linear_head_computes_in_float32(make):
     backbone = make("vit_tiny")
     head, images = backbone.prediction_head(3).eval(), torch.randn(2, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
-        found, pooled = backbone.predict(head, images), backbone(images, patch_tokens=False).pooled
-    assert torch.equal(found, head.norm(pooled.float()) @ head.weight.T + head.bias)
+        result, pooled = backbone.predict(head, images), backbone(images, patch_tokens=False).pooled
+    assert torch.equal(result, head.norm(pooled.float()) @ head.weight.T + head.bias)
 
 
 def test_a_linear_head_standardises_features():
@@ -200,11 +200,11 @@ def test_masked_cells_are_hidden_and_only_those(name, make):
     hidden[:, :, 8:16, 16:24] += 5
     shown[:, :, 0:8, 0:8] += 5
     with torch.no_grad():
-        known = backbone(images, mask).patch_tokens
-        assert torch.equal(backbone(hidden, mask).patch_tokens, known)
-        assert not torch.allclose(backbone(shown, mask).patch_tokens, known, atol=1e-3)
+        masked = backbone(images, mask).patch_tokens
+        assert torch.equal(backbone(hidden, mask).patch_tokens, masked)
+        assert not torch.allclose(backbone(shown, mask).patch_tokens, masked, atol=1e-3)
         assert torch.equal(backbone(images, torch.zeros_like(mask)).patch_tokens, backbone(images).patch_tokens)
-        assert not torch.allclose(known, backbone(images).patch_tokens, atol=1e-3)
+        assert not torch.allclose(masked, backbone(images).patch_tokens, atol=1e-3)
 
 
 def test_only_a_masking_method_trains_the_mask_token(make):

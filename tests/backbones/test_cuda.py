@@ -32,8 +32,8 @@ def test_fused_attention_is_the_product_of_the_cpu(with_bias):
     bias = torch.randn(3, 5, 7).masked_fill(torch.rand(3, 5, 7) < 0.3, -torch.inf) if with_bias else None
     if bias is not None:
         bias[..., 0] = 0  # each query may attend to something
-    found = attend(q.cuda(), k.cuda(), v.cuda(), None if bias is None else bias.cuda())
-    torch.testing.assert_close(found.cpu(), attend(q, k, v, bias), atol=1e-5, rtol=1e-5)
+    result = attend(q.cuda(), k.cuda(), v.cuda(), None if bias is None else bias.cuda())
+    torch.testing.assert_close(result.cpu(), attend(q, k, v, bias), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -61,7 +61,7 @@ def test_bfloat16_is_near_float32(name, small_backbone, filled):
     with torch.no_grad():
         exact = net(images)
         with torch.autocast("cuda", torch.bfloat16):
-            found = net(images)
+            result = net(images)
     for part in ("pooled", "patch_tokens"):
-        expected, near = getattr(exact, part), getattr(found, part).float()
+        expected, near = getattr(exact, part), getattr(result, part).float()
         assert 0 < (near - expected).norm() < 0.05 * expected.norm()

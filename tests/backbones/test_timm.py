@@ -44,10 +44,10 @@ def gradients(backbone, pooled):
 def test_vit_values_and_gradients_are_timms(vit, size):
     vit.set_trainable()
     images = torch.randn(4, 3, size, size)
-    tokens, found, short = timm_tokens(vit, images), vit(images), vit(images, patch_tokens=False)
+    tokens, result, short = timm_tokens(vit, images), vit(images), vit(images, patch_tokens=False)
     expected = tokens[:, 0] if vit.pool == "cls" else tokens[:, 1:].mean(1)
-    assert torch.allclose(found.patch_tokens.flatten(1, 2), tokens[:, 1:], atol=1e-5)
-    assert torch.allclose(found.pooled, expected, atol=1e-5)
+    assert torch.allclose(result.patch_tokens.flatten(1, 2), tokens[:, 1:], atol=1e-5)
+    assert torch.allclose(result.pooled, expected, atol=1e-5)
     assert torch.allclose(short.pooled, expected, atol=1e-5)
     assert short.patch_tokens.shape[1] == (0 if vit.pool == "cls" else size // 8)
     gradient = gradients(vit, expected)
@@ -60,10 +60,10 @@ def test_bfloat16_errs_no_more_than_timm_does(filled):
     exact = timm_tokens(vit, images)[:, 0]
     exact_gradient = gradients(vit, exact)
     with torch.autocast("cpu", torch.bfloat16):
-        theirs, ours = timm_tokens(vit, images)[:, 0], vit(images, patch_tokens=False).pooled
+        reference, ours = timm_tokens(vit, images)[:, 0], vit(images, patch_tokens=False).pooled
     assert ours.dtype == torch.float32
-    assert 0 < (ours - exact).norm() < 1.5 * (theirs - exact).norm()
-    error, allowed = (gradients(vit, pooled) - exact_gradient for pooled in (ours, theirs))
+    assert 0 < (ours - exact).norm() < 1.5 * (reference - exact).norm()
+    error, allowed = (gradients(vit, pooled) - exact_gradient for pooled in (ours, reference))
     assert 0 < error.norm() < 1.5 * allowed.norm()
 
 
@@ -82,34 +82,34 @@ def test_vit_attention_is_the_softmax_token_by_token(vit, size):
                 scores = [math.exp(float(q[image, query, part] @ key[part]) / 4) for key in k[image]]
                 expected[image, head] += torch.tensor(scores[1:]) / sum(scores)
     expected /= expected.sum(-1, keepdim=True)
-    found = vit.attention(images)
-    assert torch.allclose(found.flatten(2), expected, atol=1e-5)
+    result = vit.attention(images)
+    assert torch.allclose(result.flatten(2), expected, atol=1e-5)
     assert expected.std() > 0.005
 
 
 @torch.no_grad()
 def test_beit_values_are_timms(beit):
     images = torch.randn(3, 3, 32, 32)
-    found, net = beit(images), beit.net
-    assert torch.allclose(found.pooled, net(images), atol=1e-5)
+    result, net = beit(images), beit.net
+    assert torch.allclose(result.pooled, net(images), atol=1e-5)
     norm = net.fc_norm if beit.pool == "mean" else torch.nn.Identity()
-    assert torch.allclose(found.patch_tokens.flatten(1, 2), norm(net.forward_features(images)[:, 1:]), atol=1e-5)
-    assert torch.allclose(beit(images, patch_tokens=False).pooled, found.pooled, atol=1e-5)
+    assert torch.allclose(result.patch_tokens.flatten(1, 2), norm(net.forward_features(images)[:, 1:]), atol=1e-5)
+    assert torch.allclose(beit(images, patch_tokens=False).pooled, result.pooled, atol=1e-5)
     assert torch.equal(index_with_cls(4, 4), net.blocks[0].attn.relative_position_index)
     assert torch.allclose(beit.attention(torch.randn(2, 3, 16, 16)).sum((2, 3)), torch.ones(2, 4), atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7])
 def test_relative_positions_on_any_grid_are_those_of_a_loop(side):
-    found = index_with_cls(4, side)
-    expected = torch.full_like(found, 49)
+    result = index_with_cls(4, side)
+    expected = torch.full_like(result, 49)
     expected[:, 0], expected[0, 0] = 50, 51
     for here in range(side**2):
         for there in range(side**2):
             steps = [here // side - there // side, here % side - there % side]
             dy, dx = (max(-3, min(3, step)) + 3 for step in steps)
             expected[1 + here, 1 + there] = 7 * dy + dx
-    assert torch.equal(found, expected)
+    assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_swin_values_are_timms(size, patch, window, depths, small_backbone, fill
     net = SwinTransformer(img_size=size, window_size=window, embed_dim=16, num_heads=heads, num_classes=0, **sizes)
     net.load_state_dict(backbone.net.state_dict())
     images = torch.randn(2, 3, size, size)
-    found = backbone(images)
-    assert torch.allclose(found.patch_tokens, net.eval().forward_features(images), atol=1e-5)
-    assert torch.allclose(found.pooled, net(images), atol=1e-5)
+    result = backbone(images)
+    assert torch.allclose(result.patch_tokens, net.eval().forward_features(images), atol=1e-5)
+    assert torch.allclose(result.pooled, net(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])

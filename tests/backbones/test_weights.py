@@ -78,11 +78,11 @@ def test_positions_and_bands_are_adapted(tmp_path, name, bands):
     net = published()
     path = write(net, tmp_path / name)
     backbone = backbones.create("vit_tiny", bands=bands, image_size=48, patch_size=16, pretrained=path, **TINY)
-    theirs, ours = net.state_dict(), backbone.net.state_dict()
-    assert torch.equal(theirs["blocks.1.attn.qkv.weight"], ours["blocks.1.attn.qkv.weight"])
-    position = resample_abs_pos_embed(theirs["pos_embed"], [3, 3], num_prefix_tokens=1)
+    reference, ours = net.state_dict(), backbone.net.state_dict()
+    assert torch.equal(reference["blocks.1.attn.qkv.weight"], ours["blocks.1.attn.qkv.weight"])
+    position = resample_abs_pos_embed(reference["pos_embed"], [3, 3], num_prefix_tokens=1)
     assert torch.allclose(ours["pos_embed"], position, atol=1e-6)
-    rgb = theirs["patch_embed.proj.weight"]
+    rgb = reference["patch_embed.proj.weight"]
     expected = {1: rgb.sum(1, keepdim=True), 3: rgb, 5: torch.cat([rgb, rgb[:, :2]], 1) * 3 / 5}[bands]
     assert torch.allclose(ours["patch_embed.proj.weight"], expected, atol=1e-6)
 
@@ -105,8 +105,8 @@ def test_weights_of_a_zwicky_network(tmp_path, name):
     save_file({**state, "head.weight": torch.zeros(2, source.dim)}, tmp_path / "network.safetensors")
     path = str(tmp_path / "network.safetensors")
     backbone = backbones.create(name, bands=4, image_size=32, pretrained=path, **options)
-    theirs, ours = source.net.state_dict(), backbone.net.state_dict()
-    assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
+    reference, ours = source.net.state_dict(), backbone.net.state_dict()
+    assert all(torch.equal(reference[key], ours[key]) for key in reference)
 
 
 @pytest.mark.parametrize("source", ["vit_tiny_patch16_224", "timm/vit_tiny_patch16_224"])

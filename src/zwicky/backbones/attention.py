@@ -87,7 +87,11 @@ def shifted_window_mask(side: int, window: int, shift: int) -> Tensor:
     return region[:, :, None] != region[:, None]
 
 
-def window_and_shift(window: int, side: int, shifted: bool) -> tuple[int, int]:
-    """Return window and shift in cells on a map of side × side; a map no larger than the window is one window."""
+def window_layout(window: int, side: int, shifted: bool) -> tuple[int, int, Tensor, Tensor | None]:
+    """Return size and shift of the windows of a map of side × side, in cells, their index and, if shifted, their mask.
+
+    A map no larger than the window is one window. See `relative_position_index` and `shifted_window_mask`.
+    """
     size = min(window, side)
-    return size, size // 2 if shifted and side > size else 0
+    shift = size // 2 if shifted and side > size else 0
+    return size, shift, relative_position_index(window, size), shifted_window_mask(side, size, shift) if shift else None

@@ -13,13 +13,7 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
-from zwicky.backbones.attention import (
-    attend,
-    attention_weights,
-    relative_position_index,
-    shifted_window_mask,
-    window_and_shift,
-)
+from zwicky.backbones.attention import attend, attention_weights, window_layout
 from zwicky.backbones.base import Features, StageGrids, TimmBackbone, check_heads
 from zwicky.errors import UserError
 
@@ -119,7 +113,7 @@ def attention_received(block: Any, tokens: Tensor) -> Tensor:
 def _project(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Return queries, keys, values [B, windows, heads, N, d], bias [1 or windows, heads, N, N] and shift in cells."""
     attn, side, window = block.attn, tokens.shape[1], int(block.window_size[0])
-    size, shift = window_and_shift(window, side, any(block.target_shift_size))
+    size, shift, index, mask = window_layout(window, side, any(block.target_shift_size))
     along = side // size
     if shift:
         tokens = tokens.roll((-shift, -shift), (1, 2))
@@ -127,9 +121,9 @@ def _project(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
     # [B, wy, y, wx, x, 3, heads, d]: one copy cuts the windows and lays out the heads.
     qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, tokens.shape[0], along**2, attn.num_heads, size**2, -1)
     table = attn.relative_position_bias_table.float()
-    bias = table[relative_position_index(window, size).to(table.device)].permute(2, 0, 1)[None]
-    if shift:
-        bias = bias.masked_fill(shifted_window_mask(side, size, shift).to(table.device)[:, None], -torch.inf)
+    bias = table[index.to(table.device)].permute(2, 0, 1)[None]
+    if mask is not None:
+        bias = bias.masked_fill(mask.to(table.device)[:, None], -torch.inf)
     return (*qkv.unbind(0), bias, shift)
 
 

@@ -45,11 +45,11 @@ def errors():
         with torch.no_grad():
             upright, rows = net(images, mask), []
             for g, transformed in enumerate(d4.apply(images)):
-                found = net(transformed, None if mask is None else d4.apply(mask)[g])
+                result = net(transformed, None if mask is None else d4.apply(mask)[g])
                 group_features = _act(g, upright.group_features.permute(3, 4, 0, 1, 2)).permute(2, 3, 4, 0, 1)
                 patches = d4.apply(upright.patch_tokens.permute(0, 3, 1, 2))[g].permute(0, 2, 3, 1)
-                pairs = [(found.pooled, upright.pooled), (found.patch_tokens, patches)]
-                pairs += [(found.group_features, group_features)]
+                pairs = [(result.pooled, upright.pooled), (result.patch_tokens, patches)]
+                pairs += [(result.group_features, group_features)]
                 rows.append([float((a - b).abs().max() / b.std()) for a, b in pairs])
         return torch.tensor(rows)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from zwicky import d4
+from zwicky.backbones import attention
 from zwicky.backbones.base import Features
 from zwicky.backbones.d4 import irreps as algebra
 from zwicky.backbones.d4.heads import D4PixelDecoder
@@ -60,9 +61,9 @@ def test_linear_is_the_sum_over_the_group_in_both_bases(features, fill):
     for irreps in (True, False):
         x = features.clone().requires_grad_()
         layer.zero_grad()
-        found = regular(layer, x, irreps)
-        assert torch.allclose(found, expected, atol=1e-10)
-        found.square().sum().backward()
+        result = regular(layer, x, irreps)
+        assert torch.allclose(result, expected, atol=1e-10)
+        result.square().sum().backward()
         gradients.append((x.grad, layer.weight.grad, layer.bias.grad))
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
@@ -90,9 +91,9 @@ def test_gradients_written_by_hand_are_those_of_differences():
 def test_lift_is_a_convolution_with_eight_kernels(irreps, fill):
     layer, images = fill(Lift(2, 3, 4)), torch.randn(2, 2, 12, 12, dtype=torch.float64)
     expected = torch.stack([F.conv2d(images, kernel, layer.bias, stride=4) for kernel in d4.apply(layer.kernel)])
-    found = layer(images, irreps)
-    found = algebra.to_regular(found) if irreps else found
-    assert torch.allclose(found.transpose(1, 2), expected, atol=1e-10)
+    result = layer(images, irreps)
+    result = algebra.to_regular(result) if irreps else result
+    assert torch.allclose(result.transpose(1, 2), expected, atol=1e-10)
 
 
 @in_both_bases
@@ -103,8 +104,8 @@ def test_layers_are_equivariant(kind, sizes, irreps, features, fill, act):
     upright = regular(layer, features, irreps)
     assert upright.std() > 0.1
     for g in range(8):
-        found = regular(layer, act(g, features), irreps)
-        assert torch.allclose(found, act(g, upright), atol=1e-10 * float(upright.abs().max())), g
+        result = regular(layer, act(g, features), irreps)
+        assert torch.allclose(result, act(g, upright), atol=1e-10 * float(upright.abs().max())), g
 
 
 @in_both_bases
@@ -121,9 +122,9 @@ def test_embedding_is_equivariant_in_image_and_mask_at_any_size(irreps, side, fi
 
     cls, patches = embed(images, mask)
     for g in range(8):
-        found_cls, found = embed(d4.apply(images)[g], d4.apply(mask)[g])
+        found_cls, result = embed(d4.apply(images)[g], d4.apply(mask)[g])
         assert torch.allclose(found_cls, cls, atol=1e-12)
-        assert torch.allclose(found, act(g, patches), atol=1e-10)
+        assert torch.allclose(result, act(g, patches), atol=1e-10)
 
 
 @in_both_bases
@@ -241,7 +242,8 @@ def test_what_a_plain_swin_does_is_not_equivariant(monkeypatch, fill, error):
     """Odd window, another shift, one bias for the whole group, plain merging: each fails clearly."""
     assert error(fill(WindowBlock(4, 2, 3, True, 0.0)), 9) > 0.02
     with monkeypatch.context() as patch:
-        patch.setattr("zwicky.backbones.d4.swin.window_and_shift", lambda *_: (4, 1))
+        layout = (4, 1, attention.relative_position_index(4, 4), attention.shifted_window_mask(8, 4, 1))
+        patch.setattr("zwicky.backbones.d4.swin.window_layout", lambda *_: layout)
         assert error(fill(WindowBlock(4, 2, 4, True, 0.0)), 8) > 0.02
     monkeypatch.setattr("zwicky.backbones.d4.swin.orbit", lambda maps: maps.expand(8, *maps.shape))
     assert error(fill(WindowBlock(4, 2, 4, False, 0.0)), 8) > 0.02

@@ -22,9 +22,9 @@ def test_exact_for_all_eight_elements(name, size, masked, network, errors):
     for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
         net = network(name, dtype=dtype)
         mask = torch.rand(2, *net.grid(size)) < 0.4 if masked else None
-        found = errors(net, torch.randn(2, 2, size, size, dtype=dtype), mask)
-        assert found[:, 0].max() < bound  # pooled
-        assert found.max() < 3 * bound  # every vector of every patch and group element
+        result = errors(net, torch.randn(2, 2, size, size, dtype=dtype), mask)
+        assert result[:, 0].max() < bound  # pooled
+        assert result.max() < 3 * bound  # every vector of every patch and group element
 
 
 @both
@@ -49,8 +49,8 @@ def test_exact_after_training_and_in_bfloat16_near(name, network, errors):
     for _ in range(2):
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            found = net(images)
-        (found.pooled.float()[:, ::2].square().sum() + found.patch_tokens[..., 1::3].float().sum()).backward()
+            result = net(images)
+        (result.pooled.float()[:, ::2].square().sum() + result.patch_tokens[..., 1::3].float().sum()).backward()
         assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.requires_grad)
         optimizer.step()
     net.eval()

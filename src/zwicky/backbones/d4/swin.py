@@ -12,13 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zwicky.backbones.attention import (
-    attend,
-    attention_weights,
-    relative_position_index,
-    shifted_window_mask,
-    window_and_shift,
-)
+from zwicky.backbones.attention import attend, attention_weights, window_layout
 from zwicky.backbones.base import Features, StageGrids
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.d4.heads import D4Backbone
@@ -52,13 +46,11 @@ class WindowBlock(Block):
 
     def _windows(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
         """Return q, k, v [8, heads, B, windows, M², d], the bias of their cells, and the shift in cells."""
-        side, device = qkv.shape[-1], qkv.device
-        size, shift = window_and_shift(self.window, side, self.shifted)
+        size, shift, index, mask = window_layout(self.window, qkv.shape[-1], self.shifted)
         q, k, v = split_windows(qkv, size, shift).unbind(0)
-        index = relative_position_index(self.window, size).to(device)
-        bias = orbit(self.bias).flatten(2)[:, :, index][:, :, None, None]  # [8, heads, 1, 1, M², M²]
-        if shift:
-            bias = bias.masked_fill(shifted_window_mask(side, size, shift).to(device), -torch.inf)
+        bias = orbit(self.bias).flatten(2)[:, :, index.to(qkv.device)][:, :, None, None]  # [8, heads, 1, 1, M², M²]
+        if mask is not None:
+            bias = bias.masked_fill(mask.to(qkv.device), -torch.inf)
         return q, k, v, bias, shift
 
 
