@@ -1,4 +1,4 @@
-"""BEiT: tokens made from the cutouts, and a network that names the hidden ones."""
+"""BEiT: tokens made from the cutouts, and a network that predicts the masked ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zwicky import backbones, methods
+from zwicky import methods
 from zwicky.errors import UserError
 from zwicky.methods.beit import Tokenizer
 from zwicky.methods.masked import patchify
@@ -28,7 +28,7 @@ def ready(tiny_vit, make_views):
 
 
 def slow_loss(logits, tokens, mask, valid):
-    """−Σ log softmax(logits)_token over hidden regions at least half valid, divided by their number; in doubles."""
+    """−Σ log softmax(logits)_token over masked patches at least half valid, divided by their number; in doubles."""
     total, count, right, named = 0.0, 0, 0, []
     for b, i, j in torch.cartesian_prod(*(torch.arange(n) for n in mask.shape)).tolist():
         part = valid[b, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8]
@@ -75,8 +75,8 @@ def test_sky_does_not_take_the_tokens():
     """Nine cells in ten are noise alone; most tokens go to the shapes in the tenth."""
     generator = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
-    place, width = 8 * torch.rand(2, 400, 1, 1, generator=generator), 1 + torch.rand(400, 1, 1, generator=generator)
-    blobs = 10 * torch.exp(-((x - place[0]) ** 2 + (y - place[1]) ** 2) / 2 / width**2).flatten(1)
+    centre, width = 8 * torch.rand(2, 400, 1, 1, generator=generator), 1 + torch.rand(400, 1, 1, generator=generator)
+    blobs = 10 * torch.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / 2 / width**2).flatten(1)
     sky = torch.zeros(3600, 64)
     images = torch.cat([blobs, sky]) + 0.3 * torch.randn(4000, 64, generator=generator)
     tokenizer = Tokenizer(64, 32, 8)
@@ -103,10 +103,6 @@ def test_a_batch_without_valid_patches_has_loss_zero(ready):
 
 
 def test_refusals_are_one_line(tiny_vit, make_views):
-    with pytest.raises(UserError, match="resnet18"):
-        methods.create("beit", backbones.create("resnet18", bands=3, image_size=32))
-    with pytest.raises(UserError, match="mask_ratio"):
-        methods.create("beit", tiny_vit(), mask_ratio=0.01)
     method = methods.create("beit", tiny_vit())
     with pytest.raises(UserError, match="lower tokens"):
         method.prepare(make_views(batch=2))

@@ -1,4 +1,4 @@
-"""EsViT: its loss from the networks one crop and one region at a time, on every kind of backbone."""
+"""EsViT: its loss from the networks one crop and one region at a time, on transformers and a ResNet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from zwicky import methods
 from zwicky.errors import UserError
+
+from .oracles import slow_regions, slow_view_loss
 
 SMALL = {"prototypes": 24, "hidden": 32, "bottleneck": 16}
 TAU_S, TAU_T = 0.2, 0.05
@@ -22,7 +23,7 @@ def made(backbone, batch_norm=False, **options):
 
 
 def by_hand(method, views):
-    """(L_V, L_R, mean region logits), regions in loops; networks run once a crop, heads on one crop at a time."""
+    """(L_V, L_R, mean region logits), in loops; networks run once a size of crops, heads on one crop at a time."""
     student, teacher = copy.deepcopy(method.student), copy.deepcopy(method.teacher)
     out_t = [teacher["backbone"](torch.cat(views.crops[:2]))]  # batch statistics of ResNet are those of a size
     sizes = [views.crops[:2], *([views.crops[2:]] if views.crops[2:] else [])]
@@ -32,34 +33,22 @@ def by_hand(method, views):
     r_t, r_s = ([r.flatten(1, 2) for f in each for r in f.patch_tokens.split(batch)] for each in (out_t, out_s))
 
     p = [((teacher["head"](z) - method.center.value) / TAU_T).softmax(-1) for z in z_t]
-    q = [(student["head"](z) / TAU_S).log_softmax(-1) for z in z_s]
-    pairs = [(g, v) for g in range(2) for v in range(len(z_s)) if v != g]
-    view = sum(-(p[g] * q[v]).sum(-1).mean() for g, v in pairs) / len(pairs)
-
+    view = slow_view_loss([student["head"](z) for z in z_s], p, TAU_S)
     logits_t = [teacher["region_head"](r) for r in r_t]
-    log_s = [(student["region_head"](r) / TAU_S).log_softmax(-1) for r in r_s]
+    targets = [((logits - method.region_center.value) / TAU_T).softmax(-1) for logits in logits_t]
+    logits_s = [student["region_head"](r) for r in r_s]
     sides = [round(r.shape[1] ** 0.5) for r in r_s]
     good = [views.patch_valid(v, (n, n)).flatten(1) for v, n in enumerate(sides)]
-    region = 0.0
-    for g, v in pairs:
-        terms = []
-        for b in range(batch):
-            for i in range(r_s[v].shape[1]):
-                if not good[v][b, i] or not good[g][b].any():
-                    continue
-                allowed = good[g][b].nonzero()[:, 0]
-                j = allowed[F.cosine_similarity(r_s[v][b, i][None], r_t[g][b, allowed], dim=-1).argmax()]
-                target = ((logits_t[g][b, j] - method.region_center.value) / TAU_T).softmax(-1)
-                terms.append(-float((target * log_s[v][b, i]).sum()))
-        region += sum(terms) / max(len(terms), 1) / len(pairs)
+    pairs = (list(zip(*each, strict=True)) for each in ((r_s, logits_s), (r_t, targets)))
+    region = slow_regions(*pairs, good, TAU_S)
     valid_logits = torch.cat([logits[each] for logits, each in zip(logits_t, good[:2], strict=True)])
-    return float(view), region, valid_logits.mean(0)
+    return view, region, valid_logits.mean(0)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny", "swin_tiny", "resnet18"])
 @pytest.mark.parametrize(("local", "weight"), [(0, 0.5), (2, 0.5), (2, 0.1)])
 def test_loss_is_the_papers_in_loops(name, local, weight, small_backbone, make_views):
-    method = made(small_backbone(name)) if weight == 0.5 else made(small_backbone(name), region_weight=weight)
+    method = made(small_backbone(name), **({} if weight == 0.5 else {"region_weight": weight}))
     method.center.value.normal_(0, 0.1)
     method.region_center.value.normal_(0, 0.1)
     views = make_views(batch=3, local=local)
@@ -73,7 +62,7 @@ def test_loss_is_the_papers_in_loops(name, local, weight, small_backbone, make_v
 
 
 @pytest.mark.parametrize("name", ["vit_tiny", "resnet18"])
-def test_regions_that_are_not_valid_neither_learn_nor_teach(name, small_backbone, make_views):
+def test_invalid_regions_are_neither_students_nor_targets(name, small_backbone, make_views):
     method = made(small_backbone(name))
     views = make_views(batch=4, local=2)
     views.valid = [valid.clone() for valid in views.valid]

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from scipy import integrate
 
 from zwicky import methods
@@ -85,11 +84,7 @@ def test_loss_is_the_sum_written_out(tiny_vit, make_views):
     with torch.no_grad():
         features = torch.cat([method.encoder(crop).pooled for crop in views.crops])
         z = method.projector(features).double().unflatten(0, (5, 6))
-        total = 0.0
-        for v in range(5):
-            for b in range(6):
-                for d in range(4):
-                    total += float(z[v, b, d] - (z[0, b, d] + z[1, b, d]) / 2) ** 2 / (5 * 6 * 4)
+        total = sum(float(((view - (z[0] + z[1]) / 2) ** 2).sum()) for view in z) / (5 * 6 * 4)
         metrics = method(views)
     assert float(metrics["prediction"]) == pytest.approx(total, rel=1e-4, abs=1e-6)
     assert float(metrics["loss"]) == pytest.approx(0.9 * total + 0.1 * float(metrics["sigreg"]), rel=1e-4)
@@ -115,27 +110,3 @@ def test_the_mean_of_the_views_is_not_detached(tiny_vit, make_views):
     method(make_views(local=3))["loss"].backward()
     last = method.projector[-1]
     assert float(last.bias.grad.abs().max()) < 1e-3 * float(last.weight.grad.abs().max())
-
-
-def rank(index, file, z, directions, answers):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=index, world_size=2)
-    mine = z[:, 3 * index : 3 * index + 3].clone().requires_grad_()
-    value = sigreg(mine, directions)
-    value.backward()
-    torch.save((value.detach(), mine.grad), f"{answers}/{index}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_processes_are_one(tmp_path):
-    """Value and gradient (which DDP averages over processes) of the whole batch."""
-    z, directions = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1)), unit(4, 8)
-    mp.spawn(rank, args=(tmp_path / "meet", z, directions, tmp_path), nprocs=2)
-    whole = z.clone().requires_grad_()
-    value = sigreg(whole, directions)
-    value.backward()
-    answers = [torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in range(2)]
-    for answer, _ in answers:
-        assert torch.allclose(answer, value.detach(), atol=1e-6)
-    # The parameters' gradient is the mean over processes of Σ dL/dz · dz/dθ, so each dL/dz is twice the whole's.
-    assert torch.allclose(torch.cat([grad for _, grad in answers], 1) / 2, whole.grad, atol=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,42 +30,31 @@ def make_run(folder: Path, classes=("nonlens", "lens"), columns=(), draws=2, obj
     rng, rows = np.random.default_rng(0), []
     ids = [f"field/{k:03d}.png" for k in range(objects)]
     truth = rng.normal(size=(objects, len(columns))) if columns else rng.integers(len(classes), size=objects)
-    for name, title, kind, backbone, protocol, signal in ARMS:
-        for labels in LABELS:
-            for draw in range(draws):
-                strength, noise = (
-                    signal * (1 + (labels == 400) / 2),
-                    rng.normal(size=(objects, len(columns or classes))),
-                )
-                table = pd.DataFrame({"id": ids, "group": ids})
-                if columns:
-                    predicted = truth + noise / strength
-                    scores = regression_scores(truth, predicted, columns)
-                    table[[f"true_{c}" for c in columns]], table[[f"predicted_{c}" for c in columns]] = truth, predicted
-                else:
-                    logits = noise + strength * np.eye(len(classes))[truth]
-                    predicted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-                    scores = classification_scores(truth, predicted)
-                    table["label"] = np.array(classes, object)[truth]
-                    table[[f"p_{c}" for c in classes]] = predicted
-                cell = folder / "cells" / cell_key(name, labels, draw)
-                cell.mkdir(parents=True)
-                table.to_parquet(cell / "predictions.parquet")
-                if protocol != "baseline":
-                    loss = np.exp(-np.arange(9) / 3)
-                    log = {"epoch": range(9), "loss": loss, "select_loss": loss + 0.1}
-                    pd.DataFrame(log).to_csv(cell / "metrics.csv", index=False)
-                rows.append(
-                    {"arm": name, "title": title, "kind": kind, "backbone": backbone, "protocol": protocol, "tta": True}
-                    | {
-                        "labels": labels,
-                        "draw": draw,
-                        "unit": f"draw {draw}",
-                        "pretrain_seed": 0 if kind == "ssl" else None,
-                    }
-                    | {"seed": draw, "test_objects": objects, **scores, "used_probe": kind == "ssl" and draw == 1}
-                    | {"parameters": 5e6, "steps": 90, "images_seen": 2880, "pflops": 0.01, "seconds": 75.0}
-                )
+    for (name, title, kind, backbone, protocol, signal), labels, draw in product(ARMS, LABELS, range(draws)):
+        strength, noise = signal * (1 + (labels == 400) / 2), rng.normal(size=(objects, len(columns or classes)))
+        table = pd.DataFrame({"id": ids, "group": ids})
+        if columns:
+            predicted = truth + noise / strength
+            scores = regression_scores(truth, predicted, columns)
+            table[[f"true_{c}" for c in columns]], table[[f"predicted_{c}" for c in columns]] = truth, predicted
+        else:
+            logits = noise + strength * np.eye(len(classes))[truth]
+            predicted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            scores = classification_scores(truth, predicted)
+            table["label"] = np.array(classes, object)[truth]
+            table[[f"p_{c}" for c in classes]] = predicted
+        cell = folder / "cells" / cell_key(name, labels, draw)
+        cell.mkdir(parents=True)
+        table.to_parquet(cell / "predictions.parquet")
+        if protocol != "baseline":
+            loss = np.exp(-np.arange(9) / 3)
+            log = {"epoch": range(9), "loss": loss, "select_loss": loss + 0.1}
+            pd.DataFrame(log).to_csv(cell / "metrics.csv", index=False)
+        row = {"arm": name, "title": title, "kind": kind, "backbone": backbone, "protocol": protocol, "tta": True}
+        row |= {"labels": labels, "draw": draw, "unit": f"draw {draw}", "seed": draw, "test_objects": objects}
+        row |= {"pretrain_seed": 0 if kind == "ssl" else None, "used_probe": kind == "ssl" and draw == 1}
+        row |= {"parameters": 5e6, "steps": 90, "images_seen": 2880, "pflops": 0.01, "seconds": 75.0}
+        rows.append(row | scores)
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
     config = {"seed": 0, "replicates": 600, "correspondence": 0 if columns else 3, "views": {"rotation": "any"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -84,10 +74,9 @@ def make_run(folder: Path, classes=("nonlens", "lens"), columns=(), draws=2, obj
     write_json(folder / "run.json", run | {"versions": {"torch": "2.8.0"}, "machine": {"processor": "x86_64"}})
     pretraining = folder / "pretrain" / "dino-vit-s0"
     pretraining.mkdir(parents=True)
-    log = {"step": range(1, 31), "images": range(64, 1921 + 63, 64), "loss": np.linspace(5, 3, 30), "rankme": np.nan}
-    log = pd.DataFrame(log)
-    log.loc[::10, "rankme"] = [20.0, 40.0, 60.0]
-    log.to_csv(pretraining / "metrics.csv", index=False)
+    rankme = np.where(np.arange(30) % 10, np.nan, 20 + 2 * np.arange(30))
+    log = {"step": range(1, 31), "images": range(64, 1921 + 63, 64), "loss": np.linspace(5, 3, 30), "rankme": rankme}
+    pd.DataFrame(log).to_csv(pretraining / "metrics.csv", index=False)
     write_json(pretraining / "run.json", {"warnings": ["the loss stopped falling"], "steps": 30, "parameters": 5e6})
     if not columns:
         _correspondence(folder, ids, rng)

@@ -43,15 +43,13 @@ def test_roc_bands_and_summary_intervals_agree(run):
     data = load_results(run)
     data.__dict__["fpr"] = np.linspace(0, 1, 2001)  # fine enough to integrate
     for labels, replicates in data.roc_replicates.items():
-        areas = [
-            {arm: np.trapezoid(curves, data.fpr, axis=-1) for arm, curves in of.items()}
-            for of in (replicates.values, replicates.samples)
-        ]
+        both = (replicates.values, replicates.samples)
+        areas = ({arm: np.trapezoid(curve, data.fpr, axis=-1) for arm, curve in of.items()} for of in both)
         area = Replicates(replicates.bootstrap, *areas)
         for arm in data.roc[labels]:
             summary, interval = data.estimate(arm, labels, "auc"), area.interval(arm.name)
-            for end in ("value", "low", "high"):
-                assert getattr(interval, end) == pytest.approx(getattr(summary, end), abs=1e-3)
+            ends = [(i.value, i.low, i.high) for i in (interval, summary)]
+            assert ends[0] == pytest.approx(ends[1], abs=1e-3)
 
 
 def test_purity_follows_from_the_band(tmp_path):
@@ -59,10 +57,8 @@ def test_purity_follows_from_the_band(tmp_path):
     table = tables.purity_table(data).reset_index()
     rate = RATES[0]
     curve = data.roc[400][data.primary]
-    expected = [
-        100 * r * 1e-3 / (r * 1e-3 + rate * (1 - 1e-3))
-        for r in (band[np.searchsorted(data.fpr, rate)] for band in (curve.value, curve.low, curve.high))
-    ]
+    recall = np.array([band[np.searchsorted(data.fpr, rate)] for band in (curve.value, curve.low, curve.high)])
+    expected = 100 * recall * 1e-3 / (recall * 1e-3 + rate * (1 - 1e-3))
     numbers = [float(text) for text in re.findall(r"[\d.]+", table.filter(like="1\u2009000").iloc[0, 0])]
     np.testing.assert_allclose(numbers, expected, rtol=0.05)
     assert table.iloc[0]["False-positive rate"].startswith("0.1\n")
