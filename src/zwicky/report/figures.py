@@ -7,10 +7,9 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,8 +43,7 @@ WAVELENGTHS = {"u": 0.36, "b": 0.44, "g": 0.48, "v": 0.55, "r": 0.62, "vis": 0.7
 WAVELENGTHS |= {"y": 1.0, "j": 1.25, "h": 1.63, "k": 2.2}
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One drawing: its SVG, a description of what it shows, and a title above it."""
 
     svg: Markup
@@ -120,8 +118,7 @@ def roc(data: ReportData) -> list[Panel]:
             axes.minorticks_off()
         else:
             axes.plot([0, 1], [0, 1], **DIAGONAL)
-        low = ", low false-positive rates" if log else ""
-        panels.append(to_panel(figure, f"ROC curves at {labels} labels{low}."))
+        panels.append(to_panel(figure, f"ROC curves at {labels} labels" + ", low false-positive rates" * log))
     return panels
 
 
@@ -135,8 +132,7 @@ def calibration(data: ReportData) -> list[Panel]:
             truth, predicted = (np.concatenate([getattr(c, of) for c in arms[arm.name]]) for of in OUTPUTS)
             axes.plot(*reliability(truth, predicted)[:2], **look(data, arm))
         axes.set(title=plural(labels, "label"), xlabel=event, ylabel="observed frequency")
-        text = f"Reliability diagram at {labels} labels; the diagonal is perfect calibration."
-        panels.append(to_panel(figure, text))
+        panels.append(to_panel(figure, f"Reliability diagram at {labels} labels; the diagonal is perfect calibration."))
     return panels
 
 
@@ -151,8 +147,7 @@ def scatter(data: ReportData) -> list[Panel]:
             axes.plot(truth[rows], predicted[rows], **look(data, arm) | {"linestyle": "", "alpha": 0.4})
         axes.axline((truth[0], truth[0]), slope=1, **DIAGONAL)
         axes.set(title=name, xlabel="true", ylabel="predicted")
-        text = f"Predicted against true {name} of the test objects; the diagonal is perfect."
-        panels.append(to_panel(figure, text))
+        panels.append(to_panel(figure, f"Predicted against true {name} of the test objects; the diagonal is perfect."))
     return panels
 
 
@@ -250,8 +245,7 @@ def matches(arrays: dict[str, np.ndarray], grid: tuple[int, int], bands: Sequenc
             for axes, end, marker in zip(views[0], ends, ("o", "o" if correct else "x"), strict=True):
                 axes.plot(*end, marker, markersize=4, color=colour, path_effects=halo)
         n_correct = f"{np.sum((partner >= 0) & (match == partner))} of {np.sum(partner >= 0)} regions correct"
-        text = f"{title}, two views of {name}: {n_correct}."
-        panels.append(to_panel(figure, text, f"{short(name)}: {n_correct}"))
+        panels.append(to_panel(figure, f"{title}, two views of {name}: {n_correct}.", f"{short(name)}: {n_correct}"))
     return panels
 
 

@@ -10,7 +10,6 @@ import jinja2
 import numpy as np
 import pandas as pd
 import yaml
-from markupsafe import Markup
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.evaluation.results import read_table
@@ -57,7 +56,7 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
     environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
     sections: dict[str, Callable[[], Any]] = {
         "audit": lambda: read_json(data.require("audit.json")),
-        "networks": lambda: {"sentences": network_sentences(data), "rows": tables.network_differences(data)},
+        "networks": lambda: (network_sentences(data), tables.network_differences(data)),
         "differences": lambda: read_table(data.require("comparisons.csv")),
         "purity": lambda: tables.purity_table(data) if data.classes else None,
         "finetuning": lambda: figures.finetuning(data),
@@ -75,7 +74,6 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
         for name, log in data.pretraining().items()
     }
     metrics = list(dict.fromkeys(key[2] for key in data.estimates))
-    style = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         data=data,
         card=data.data,
@@ -84,7 +82,6 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
         pretraining=pretraining,
         efficiency=[figures.efficiency(data, name, data.arms) for name in data.main_metrics if name in metrics],
         metrics=metrics,
-        style=Markup(style),
         **contents,
     )
 
