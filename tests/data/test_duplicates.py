@@ -38,22 +38,12 @@ def literal_groups(cutouts: Cutouts, column: str | None = None) -> list[int]:
     return group
 
 
+declinations, names = st.sampled_from([-89.9, 0.0, 60.0]), st.sampled_from([None, "x", "y"])
 step = st.integers(0, 6).map(lambda k: k * 0.7 / 3600)  # so that neighbours are 0.7″ apart and next ones 1.4″
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 9),
-            st.one_of(st.none(), step),
-            st.sampled_from([-89.9, 0.0, 60.0]),
-            st.sampled_from([None, "x", "y"]),
-        ),
-        min_size=1,
-        max_size=9,
-    )
-)
+@given(st.lists(st.tuples(st.integers(0, 9), st.none() | step, declinations, names), min_size=1, max_size=9))
 def test_groups_follow_the_definition(rows):
     pixels, ra, dec, names = (list(values) for values in zip(*rows, strict=True))
     ra = [None if value is None else (value + 359.9995) % 360 for value in ra]  # across the meridian
@@ -65,7 +55,6 @@ def test_groups_follow_the_definition(rows):
 
 def test_many_objects_at_one_place_are_one_group_at_once():
     count = 20_000
-    cutouts = make_cutouts(
-        np.zeros((count, 1, 1, 1), np.uint8), ("g",), ra=[1.0] * count, dec=[2.0] * count, pixel_hash=[None] * count
-    )
+    columns = {"ra": [1.0] * count, "dec": [2.0] * count, "pixel_hash": [None] * count}
+    cutouts = make_cutouts(np.zeros((count, 1, 1, 1), np.uint8), ("g",), **columns)
     assert set(find_groups(cutouts).values()) == {"000000"}

@@ -35,9 +35,7 @@ def many(lens: int = 60, non: int = 40, unlabelled: int = 30) -> list[str | None
     return ["lens"] * lens + ["non"] * non + [None] * unlabelled
 
 
-many_classes = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=80).map(
-    lambda some: some + ["a", "b", "c"] * 10
-)
+many_classes = st.lists(st.sampled_from("abc"), min_size=1, max_size=80).map(lambda drawn: drawn + ["a", "b", "c"] * 10)
 
 
 @settings(max_examples=30, deadline=None)
@@ -69,12 +67,12 @@ def test_groups_are_never_parted(rows, seed):
     splits += fold_splits(cutouts, labels, folds=3, seed=seed, group_column="source")
     for split in splits:
         for source in set(names):
-            own = [i for i, name in zip(cutouts.ids, names, strict=True) if name == source]
-            roles = {split.roles.get(i, "dropped") for i in own}
+            ids = [i for i, name in zip(cutouts.ids, names, strict=True) if name == source]
+            roles = {split.roles.get(i, "dropped") for i in ids}
             held_out = roles & {"validation", "test"}
             assert len(held_out) <= 1
             assert not held_out or not roles & {"train", "unlabelled"}
-            assert len({split.groups[i] for i in own if i in split.groups}) <= 1
+            assert len({split.groups[i] for i in ids if i in split.groups}) <= 1
         for identifier, role in split.roles.items():
             assert (role == "unlabelled") == (identifier not in labels.values)
 
@@ -90,15 +88,6 @@ def test_duplicates_stay_together_and_unlabelled_twins_of_test_objects_are_dropp
         role = split.roles[twins.ids[row]]
         assert split.roles.get(twins.ids[100 + row]) == ("unlabelled" if role == "train" else None)
     assert any(split.roles[twins.ids[row]] != "train" for row in range(30))
-    hashes = dict(zip(twins.ids, twins.column("pixel_hash"), strict=True))
-    learnt, tested = split.ids("train", "unlabelled"), split.ids("test", "validation")
-    assert not {hashes[i] for i in learnt} & {hashes[i] for i in tested}
-
-
-def test_seeds_repeat_and_differ():
-    cutouts, labels = data(many())
-    draws = [holdout_split(cutouts, labels, seed=seed).roles for seed in (1, 1, 2)]
-    assert draws[0] == draws[1] != draws[2]
 
 
 def test_holdout_mistakes():
@@ -133,13 +122,8 @@ def test_folds_test_each_matching_object_once_and_train_on_matching_ones_only():
                 total = sum(labels.values[i] == label for i in candidates)
                 assert abs(sum(labels.values[i] == label for i in split.ids("test")) - total / 4) < 1
     assert splits[0].roles != splits[4].roles
-
-
-def test_labelled_objects_outside_the_test_set_train_by_default():
-    cutouts, labels = data(many(20, 20, 0), origin=["sw", "gallery"] * 20)
-    for split in fold_splits(cutouts, labels, folds=2, seed=0, test_where={"origin": "sw"}):
-        assert len(split.ids("test")) == 10
-        assert len(split.ids("train")) == 30
+    for split in fold_splits(cutouts, labels, folds=4, seed=3, test_where={"origin": "sw"}):  # all others train
+        assert len(split.ids("train")) == 100 - len(split.ids("test"))
 
 
 def test_fold_mistakes():
@@ -153,12 +137,7 @@ def test_fold_mistakes():
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    classes=many_classes,
-    seed=st.integers(0, 99),
-    counts=st.sets(st.integers(3, 30), max_size=5),
-    balanced=st.booleans(),
-)
+@given(many_classes, st.integers(0, 99), st.sets(st.integers(3, 30), max_size=5), st.booleans())
 def test_subsets_are_nested_stratified_and_of_the_training_role(classes, seed, counts, balanced):
     cutouts, labels = data(classes)
     roles = {i: "test" if number % 7 == 6 else "train" for number, i in enumerate(cutouts.ids)}
@@ -210,7 +189,9 @@ def test_fit_select_carves_60_out_of_300():
 
 def test_the_default_split_depends_on_the_data_alone():
     cutouts, labels = data(many())
-    assert default_split(cutouts, labels) == holdout_split(cutouts, labels, seed=0)
+    split, other = (holdout_split(cutouts, labels, seed=seed) for seed in (0, 1))
+    assert default_split(cutouts, labels) == split
+    assert split.roles != other.roles
     assert set(default_split(cutouts, Labels({})).roles.values()) == {"unlabelled"}
     theta = [float(row) if row < 100 else None for row in range(130)]
     cutouts, _ = data(many(), theta_E=theta)
@@ -224,8 +205,8 @@ def test_a_split_is_a_table_that_people_can_write(tmp_path):
     split = Split("mine", {"a,1": "train", "nan": "test", "c": "unlabelled"}, {"a,1": "g", "nan": "NA"})
     write_split(tmp_path / "splits", split)
     assert read_split(tmp_path / "splits" / "mine.csv") == split
-    (tmp_path / "own.csv").write_text("role,id\ntrain,1\ntest,2\n")
-    assert read_split(tmp_path / "own.csv") == Split("own", {"1": "train", "2": "test"})
-    (tmp_path / "own.csv").write_text("role,id\nboth,1\n")
+    (tmp_path / "new.csv").write_text("role,id\ntrain,1\ntest,2\n")
+    assert read_split(tmp_path / "new.csv") == Split("new", {"1": "train", "2": "test"})
+    (tmp_path / "new.csv").write_text("role,id\nboth,1\n")
     with pytest.raises(UserError, match="unknown role 'both'"):
-        read_split(tmp_path / "own.csv")
+        read_split(tmp_path / "new.csv")

@@ -23,19 +23,12 @@ def store(request, tmp_path):
     images = np.random.default_rng(0).integers(0, 200, (len(IDS), bands, 7, 8)).astype(dtype)
     if dtype == "float32":
         images[2, 1] = np.nan
-    columns = {
-        "ra": [1.5, None, *range(1, 6)],
-        "dec": [-1.5, None, *range(5)],
-        "mass": [0.1 * row for row in range(7)],
-        "survey": ["x"] * 7,
-        "note": ["a", None, "b,c", "d", "e", "f", "g"],
-        "pixel_scale": [0.2] * 7,
-    }
+    columns = {"ra": [1.5, None, *range(1, 6)], "dec": [-1.5, None, *range(5)], "mass": np.arange(7) / 10}
+    columns |= {"survey": ["x"] * 7, "note": ["a", None, "b,c", "d", "e", "f", "g"], "pixel_scale": [0.2] * 7}
     with StoreWriter(tmp_path / "store", "gri"[:bands], (7, 8), dtype) as writer:
         writer.append(images, make_table(IDS, columns))
-    write_labels(
-        tmp_path / "store", Labels(dict(zip(IDS[:5], ["lens", "lens", "non", "non", "lens"], strict=True)), "me")
-    )
+    classes = ["lens", "lens", "non", "non", "lens"]
+    write_labels(tmp_path / "store", Labels(dict(zip(IDS[:5], classes, strict=True)), "me"))
     return tmp_path / "store"
 
 
@@ -73,14 +66,11 @@ def test_the_forms_are_what_others_read(tmp_path, store):
         assert list(file["images"].attrs["bands"]) == list(cutouts.bands)
 
 
-def test_mistakes_are_said_in_one_line(tmp_path, store, monkeypatch):
+def test_mistakes_are_one_line(tmp_path, store):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    for out, form, message in [
-        ("full", "fits", "not empty"),
-        ("new", "png", "no format"),
-        ("full/x/y", "fits", "cannot write"),
-    ]:
+    mistakes = [("full", "fits", "not empty"), ("new", "png", "no format"), ("full/x/y", "fits", "cannot write")]
+    for out, form, message in mistakes:
         with pytest.raises(UserError, match=message) as raised:
             write_folder(store, tmp_path / out, form)
         assert "\n" not in str(raised.value)

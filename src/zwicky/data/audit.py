@@ -70,8 +70,9 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
     }
     if len(names) >= 2:
         features = {name: values[labelled] for name, values in trivial_features(cutouts, statistics).items()}
-        result["shortcuts"] = _shortcuts(features, classes[labelled], names, group[labelled], seed)
-        result["properties"] = _properties(cutouts, labelled, classes[labelled], names, seed)
+        is_class = {name: classes[labelled] == name for name in names}
+        result["shortcuts"] = _shortcuts(features, is_class, group[labelled], seed)
+        result["properties"] = _properties(cutouts, labelled, is_class, seed)
     result["warnings"], result["information"] = _remarks(result, statistics)
     return result
 
@@ -124,12 +125,8 @@ def separation(positive: np.ndarray, score: np.ndarray, directed: bool = False) 
     """Return how well a score separates two classes: {"auc", "low", "high"} with DeLong's 95 % interval.
 
     DeLong, DeLong & Clarke-Pearson (1988, https://doi.org/10.2307/2531595): var = var(V10)/m + var(V01)/n over the
-    placement values V.
-
-    Args:
-        positive: [N] bool.
-        score: [N]; NaN is left out. None is returned if the rest is constant or has fewer than two of either class.
-        directed: report the AUC, not max(AUC, 1 − AUC).
+    placement values V. NaN scores are left out; None if the rest is constant or has fewer than two of either class.
+    The AUC is max(AUC, 1 − AUC) unless `directed`.
     """
     valid = np.isfinite(score)
     ones, zeros = score[valid & positive], score[valid & ~positive]
@@ -149,14 +146,8 @@ def separation(positive: np.ndarray, score: np.ndarray, directed: bool = False) 
 def boosted_scores(features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray | None:
     """Return out-of-fold probabilities of gradient boosting, in folds that are stratified and separate no group.
 
-    Args:
-        features: [N, F].
-        classes: [N] class names.
-        groups: [N].
-        seed: of the folds, the boosting, and the MAX_BOOSTED objects that are used; the others are NaN.
-
-    Returns:
-        [N, classes in alphabetical order]; None where a class has fewer than two groups.
+    They are [N, classes in alphabetical order], NaN beyond MAX_BOOSTED objects, which are drawn at random; None where
+    a class has fewer than two groups.
     """
     names = np.unique(classes.astype(str))
     rows = np.sort(numpy_rng(seed).permutation(len(classes))[:MAX_BOOSTED])
@@ -210,45 +201,46 @@ def _values(cutouts: Cutouts, statistics: dict[str, np.ndarray], seed: int) -> d
     return values
 
 
-def _compared(names: list[str]) -> list[str]:
+def _compared(is_class: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The classes that are each compared with the rest: of two only the positive one."""
-    return names[1:] if len(names) == 2 else names
+    return dict([*is_class.items()][len(is_class) == 2 :])
 
 
 def _shortcuts(
-    features: dict[str, np.ndarray], classes: np.ndarray, names: list[str], groups: np.ndarray, seed: int
+    features: dict[str, np.ndarray], is_class: dict[str, np.ndarray], groups: np.ndarray, seed: int
 ) -> dict[str, dict[str, Separation]]:
     features = {name: values for name, values in features.items() if len(np.unique(values[np.isfinite(values)])) > 1}
+    classes = np.select([*is_class.values()], [*is_class], "")
     together = boosted_scores(np.stack([*features.values()], axis=1), classes, groups, seed) if features else None
     shortcuts: dict[str, dict[str, Separation]] = {}
-    for name in _compared(names):
-        results = {feature: separation(classes == name, values) for feature, values in features.items()}
+    for name, positive in _compared(is_class).items():
+        results = {feature: separation(positive, values) for feature, values in features.items()}
         if together is not None:
-            results[ALL_TOGETHER] = separation(classes == name, together[:, sorted(names).index(name)], directed=True)
+            results[ALL_TOGETHER] = separation(positive, together[:, sorted(is_class).index(name)], directed=True)
         shortcuts[name] = {feature: result for feature, result in results.items() if result is not None}
     return shortcuts
 
 
 def _properties(
-    cutouts: Cutouts, labelled: np.ndarray, classes: np.ndarray, names: list[str], seed: int
+    cutouts: Cutouts, labelled: np.ndarray, is_class: dict[str, np.ndarray], seed: int
 ) -> dict[str, dict[str, Any]]:
     """Per column: how well it separates each class from the rest, and the classes that have one value of it alone."""
     properties: dict[str, dict[str, Any]] = {}
     others = [name for name in cutouts.table if name not in STANDARD_COLUMNS and name not in cutouts.truth]
     for column in [*others, "survey", "simulated"]:
         values = cutouts.column(column)[labelled]
-        numeric = is_numeric(cutouts.table[column])
-        if not numeric and any(isinstance(value, list) for value in values):
-            continue
-        if not numeric and not 2 <= len(set(values)) <= len(values) / 2:
-            continue  # constant, or an identifier
+        numeric, one_value = is_numeric(cutouts.table[column]), {}
+        if not numeric:
+            if any(isinstance(value, list) for value in values) or not 2 <= len(set(values)) <= len(values) / 2:
+                continue  # lists, constant, or an identifier
+            for name, mask in is_class.items():
+                if len(of_class := set(values[mask])) == 1:
+                    one_value[name] = str(of_class.pop())
         separations = {}
-        for name in _compared(names):
-            scores = values if numeric else category_scores(values, classes == name, seed)
-            if scores is not None and (result := separation(classes == name, scores, directed=not numeric)):
+        for name, mask in _compared(is_class).items():
+            scores = values if numeric else category_scores(values, mask, seed)
+            if scores is not None and (result := separation(mask, scores, directed=not numeric)):
                 separations[name] = result
-        of_class = {} if numeric else {name: set(values[classes == name]) for name in names}
-        one_value = {name: str(value) for name, (value, *more) in of_class.items() if not more}
         label_like = any(word in column.lower() for word in LABEL_LIKE)
         properties[column] = {"classes": separations, "one_value": one_value, "label_like": label_like}
     return properties
@@ -276,24 +268,22 @@ def _remarks(result: dict[str, Any], statistics: dict[str, np.ndarray]) -> tuple
             if _suspicious(auc):
                 lines.append(f"the column {column!r} separates {name!r} from the rest with {_auc(auc)}")
     pixels, position, contradictory = result["duplicates"].values()
-    if pixels or position:
-        repeats = f"{pixels} objects repeat the pixels of another and {position} lie within 1 arcsec of another"
-        warned.append(f"{repeats}; splits keep them together")
-    if contradictory:
-        warned.append(f"{contradictory} groups of equal objects have contradictory labels")
-    if len(result["pixel_scale"]) > 1:
-        scales = ", ".join(f"{scale} ({count})" for scale, count in result["pixel_scale"].items())
-        warned.append(f"pixel scales differ, in arcsec: {scales[:200]}; the same lens has another size in each")
     simulated, observed, _ = result["origin"].values()
-    if simulated and observed:
-        mixed = f"{simulated} simulated and {observed} observed objects are mixed"
-        warned.append(f"{mixed}; a network may separate them instead of the classes")
+    scales = ", ".join(f"{scale} ({count})" for scale, count in result["pixel_scale"].items())
     nan_share = statistics["nan_share"].mean(axis=1)
+    constant = np.fmin.reduce(statistics["min"], axis=1) == np.fmax.reduce(statistics["max"], axis=1)
+    repeats = f"{pixels} objects repeat the pixels of another and {position} lie within 1 arcsec of another"
+    mixed = f"{simulated} simulated and {observed} observed objects are mixed"
+    conditions = {
+        f"{repeats}; splits keep them together": pixels or position,
+        f"{contradictory} groups of equal objects have contradictory labels": contradictory,
+        f"pixel scales differ, in arcsec: {scales[:200]}; the same lens has another size in each": ", " in scales,
+        f"{mixed}; a network may separate them instead of the classes": simulated and observed,
+        f"{constant.sum()} images have the same value in every pixel": constant.any(),
+    }
+    warned += [message for message, holds in conditions.items() if holds]
     if (nan_share > 0).any():
         information.append(f"{(nan_share > 0).sum()} images have invalid pixels, at most {nan_share.max():.0%} of one")
-    constant = np.fmin.reduce(statistics["min"], axis=1) == np.fmax.reduce(statistics["max"], axis=1)
-    if constant.any():
-        warned.append(f"{constant.sum()} images have the same value in every pixel")
     if len(result["labels"]["classes"]) < 2:
         information.append("fewer than two classes are labelled, so shortcuts were not searched")
     return warned, information

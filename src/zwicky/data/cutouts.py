@@ -88,21 +88,13 @@ def batches(count: int, size: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Cutouts:
-    """N cutouts: pixels that never change, and a table of their properties.
+    """N cutouts: pixels that never change, and a table of their properties."""
 
-    Args:
-        images: [N, bands, H, W] in one of PIXEL_TYPES, NaN where invalid; `images[rows]` is an array.
-        table: N rows in the order of `images`: the columns of STANDARD_COLUMNS and any properties.
-        bands: the name of each channel, e.g. ("g", "r", "i"); ("gray",) where it is unknown.
-        truth: the columns that are simulation truth rather than observables.
-        metadata: further facts about the data set, kept in `store.json`.
-    """
-
-    images: Images
-    table: pd.DataFrame
-    bands: tuple[str, ...]
-    truth: tuple[str, ...] = ()
-    metadata: dict[str, Any] = field(default_factory=dict)
+    images: Images  # [N, bands, H, W] in one of PIXEL_TYPES, NaN where invalid; `images[rows]` is an array
+    table: pd.DataFrame  # N rows in the order of `images`: STANDARD_COLUMNS and any properties
+    bands: tuple[str, ...]  # the name of each channel, e.g. ("g", "r", "i"); ("gray",) where it is unknown
+    truth: tuple[str, ...] = ()  # the columns that are simulation truth rather than observables
+    metadata: dict[str, Any] = field(default_factory=dict)  # further facts, kept in `store.json`
 
     def __post_init__(self) -> None:
         shape, expected = tuple(self.images.shape), (len(self.table), len(self.bands))
@@ -141,8 +133,7 @@ class Cutouts:
             return values.to_numpy(np.float64, na_value=np.nan)
         column = np.empty(len(values), object)
         column[:] = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
-        column[values.isna().to_numpy()] = None
-        return column
+        return np.where(values.isna(), None, column)
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
         """Return numeric columns, [N, len(names)] float64 with NaN for null."""

@@ -98,8 +98,7 @@ def holdout_split(
         labels: their labels.
         fractions: of train, validation and test, summing to 1.
         seed: random seed.
-        group_column: objects with equal values of this column stay together, as duplicates and simulated images of one
-            galaxy (`SHARED`) always do.
+        group_column: objects with equal values of this column stay together, as duplicates and `SHARED` always do.
         name: of the split.
 
     Raises:
@@ -140,15 +139,8 @@ def fold_splits(
     test object and is not itself tested has no role in that fold. There is no validation role: `fit_select` draws the
     objects that select from the training labels.
 
-    Args:
-        cutouts: all objects.
-        labels: their labels.
-        folds: number of folds.
-        repeats: number of repetitions.
-        seed: random seed.
-        group_column: see `holdout_split`.
-        test_where: column → value, e.g. {"origin": "sw"}.
-        train_where: likewise; labelled objects that do not match are `unlabelled`, for pretraining alone.
+    Labelled objects that do not match `train_where` are `unlabelled`, for pretraining alone. Both conditions map
+    columns to values, e.g. {"origin": "sw"}; `group_column` is that of `holdout_split`.
 
     Raises:
         UserError: No labelled object matches, or a class has fewer groups than folds.
@@ -183,12 +175,7 @@ def label_subsets(
 ) -> dict[int, np.ndarray]:
     """Draw nested subsets of the labelled training objects, each class within one object of its share: ids by count.
 
-    Args:
-        split: gives the training objects.
-        labels: class labels.
-        counts: numbers of labels; 0 means all.
-        seed: random seed.
-        balanced: equal numbers of each class instead of the natural shares.
+    A count of 0 means all labels; `balanced` draws equal numbers of each class instead of the natural shares.
 
     Raises:
         UserError: There are fewer labels than asked for, or fewer asked for than classes.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class ShardedImages(LazyImages):
         return images
 
 
+@dataclass
 class StoreWriter:
     """Write a store in pieces with flat memory; it appears at `path` only when it is complete.
 
@@ -68,35 +70,24 @@ class StoreWriter:
     The work is done in `folder`, a hidden directory beside `path`; labels and splits written there arrive with the
     pixels. After an error nothing is left.
 
-    Args:
-        path: a new directory, or an empty one.
-        bands: channel names.
-        size: (H, W) in pixels.
-        dtype: one of PIXEL_TYPES.
-        truth: the columns that are simulation truth.
-        metadata: further facts, JSON-able, that `open_store` returns.
-
     Raises:
         UserError: `path` exists and is not empty, or cannot be written.
     """
 
-    folder: Path
+    path: Path | str  # a new directory, or an empty one
+    bands: Sequence[str]
+    size: tuple[int, int]  # (H, W) in pixels
+    dtype: str | np.dtype  # one of PIXEL_TYPES
+    _: KW_ONLY
+    truth: Sequence[str] = ()  # the columns that are simulation truth
+    metadata: dict[str, Any] = field(default_factory=dict)  # further facts, JSON-able, that `open_store` returns
+    folder: Path = field(init=False)
 
-    def __init__(
-        self,
-        path: Path | str,
-        bands: Sequence[str],
-        size: tuple[int, int],
-        dtype: str | np.dtype,
-        *,
-        truth: Sequence[str] = (),
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        self.path, self.dtype = Path(path), np.dtype(dtype)
-        self.bands, self.truth, self.metadata = tuple(bands), tuple(truth), metadata or {}
+    def __post_init__(self) -> None:
+        self.dtype = np.dtype(self.dtype)
         if self.dtype.name not in PIXEL_TYPES:
             raise ValueError(f"pixels must be one of {PIXEL_TYPES}, not {self.dtype.name}")
-        self.image_shape = (len(self.bands), int(size[0]), int(size[1]))
+        self.image_shape = (len(self.bands), int(self.size[0]), int(self.size[1]))
         self._shard_rows = max(1, SHARD_BYTES // (self.dtype.itemsize * int(np.prod(self.image_shape))))
         self._rows = 0
         self._tables: list[pa.Table] = []
@@ -162,7 +153,7 @@ class StoreWriter:
             "objects": len(self),
             "bands": list(self.bands),
             "size": list(self.image_shape[1:]),
-            "dtype": self.dtype.name,
+            "dtype": str(self.dtype),
             "truth": list(self.truth),
             "metadata": self.metadata,
         }
@@ -179,18 +170,15 @@ def write_store(
     labels: Labels | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> None:
-    """Write a store from images and a table, whatever format they came in; options as for `StoreWriter`.
+    """Write a store from images and a table, whatever format they came in.
 
     Args:
-        images: [N, bands, H, W], an array or anything that gives arrays for slices of rows, in one of PIXEL_TYPES.
+        images: [N, bands, H, W], an array or anything that gives arrays for slices of rows.
         table: N rows with at least the column `id`; see `StoreWriter.append`.
-        path: a new directory, or an empty one.
-        bands: channel names.
-        truth: the columns that are simulation truth.
-        labels: class labels by id.
-        metadata: further facts, JSON-able.
+        path, bands, truth, metadata: see `StoreWriter`.
+        labels: class labels.
     """
-    with StoreWriter(path, bands, images.shape[2:], images.dtype, truth=truth, metadata=metadata) as writer:
+    with StoreWriter(path, bands, images.shape[2:], images.dtype, truth=truth, metadata=metadata or {}) as writer:
         for rows in batches(len(images), BATCH):
             writer.append(images[rows], table.iloc[rows])
         if labels is not None:

@@ -92,8 +92,7 @@ def _write_hdf5(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> None:
     except ImportError as error:
         raise UserError("HDF5 needs h5py; install it by pip install 'zwicky[hdf5]'") from error
     images = cutouts.images
-    image_bytes = int(np.prod(images.shape[1:])) * images.dtype.itemsize
-    chunks = (max(1, min(len(cutouts), 2**20 // image_bytes)), *images.shape[1:])
+    chunks = (max(1, min(len(images), 2**20 * len(images) // max(1, images.nbytes))), *images.shape[1:])
     compression = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     with h5py.File(folder / "cutouts.hdf5", "w") as file:
         pixels = file.create_dataset("images", images.shape, images.dtype, chunks=chunks, **compression)
