@@ -82,7 +82,8 @@ class _LensEstimator(BaseEstimator):
         cutouts, seed = make_cutouts(pixels, start.bands), self.random_state
         strata = np.zeros(len(pixels), int) if task.is_regression else task.truth
         labels = Labels(dict(zip(cutouts.ids, map(str, strata), strict=True)))
-        split = Split("all", dict.fromkeys(cutouts.ids, "train"), find_groups(cutouts))
+        groups = dict(zip(cutouts.ids, find_groups(cutouts), strict=True))
+        split = Split("all", dict.fromkeys(cutouts.ids, "train"), groups)
         rows = map(cutouts.rows_of, divide_labels(cutouts.ids, labels, config, seed, split))
         with TemporaryDirectory() as folder:
             options = {"seed": seed, "folder": Path(folder), "title": "fit", "quiet": self.quiet}

@@ -45,8 +45,7 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
     labelled = np.array([label is not None for label in classes], dtype=bool)
     counts = Counter(classes[labelled])
     names = [name for name in labels.classes if name in counts]
-    groups = find_groups(cutouts)
-    group = np.array([groups[identifier] for identifier in cutouts.ids], dtype=object)
+    group = find_groups(cutouts)
     statistics = image_statistics(cutouts)
     simulated = Counter(cutouts.column("simulated").tolist())
     result: dict[str, Any] = {
@@ -110,10 +109,9 @@ def trivial_features(cutouts: Cutouts, statistics: dict[str, np.ndarray]) -> dic
     A colour is (A − B) / (|A| + |B|) of the mean fluxes of neighbouring bands.
     """
     mean, ra, dec = statistics["mean"], cutouts.column("ra"), cutouts.column("dec")
-    features: dict[str, np.ndarray] = {}
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
-        features |= {"total_flux": np.nanmean(mean, axis=1), "peak": np.nanmax(statistics["max"], axis=1)}
+        features = {"total_flux": np.nanmean(mean, axis=1), "peak": np.nanmax(statistics["max"], axis=1)}
         for first, second, a, b in zip(cutouts.bands, cutouts.bands[1:], mean.T, mean.T[1:], strict=False):
             features[f"colour_{first}_{second}"] = (a - b) / (abs(a) + abs(b))
     features |= {name: statistics[name] for name in ("border_mean", "border_noise")}

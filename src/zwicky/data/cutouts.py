@@ -133,7 +133,8 @@ class Cutouts:
             return values.to_numpy(np.float64, na_value=np.nan)
         column = np.empty(len(values), object)
         column[:] = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
-        return np.where(values.isna(), None, column)
+        column[values.isna().to_numpy()] = None
+        return column
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
         """Return numeric columns, [N, len(names)] float64 with NaN for null."""

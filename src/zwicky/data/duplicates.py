@@ -14,20 +14,18 @@ from zwicky.data.cutouts import Cutouts
 SAME_POSITION = 1.0  # arcsec
 
 
-def find_groups(cutouts: Cutouts, *columns: str) -> dict[str, str]:
+def find_groups(cutouts: Cutouts, *columns: str) -> np.ndarray:
     """Group objects by equal pixel hashes, positions at most 1″ apart, or equal values of one of `columns`.
 
-    Returns the id of the first object of its group for each id; a chain of equalities makes one group.
+    A chain of equalities makes one group. Returns the id of the first object of each object's group, [N] objects.
     """
     ids = cutouts.ids
-    for column in columns:
-        cutouts.column(column)  # raises UserError where there is none
-    links = [position_pairs(cutouts), *(_equal_values(cutouts.table[name]) for name in ("pixel_hash", *columns))]
-    pairs = np.concatenate(links)
+    values = [pd.Series(cutouts.column(name)) for name in ("pixel_hash", *columns)]
+    pairs = np.concatenate([position_pairs(cutouts), *map(_equal_values, values)])
     graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(ids), len(ids)))
     _, component = connected_components(graph, directed=False)
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return dict(zip(ids, ids[first[inverse]], strict=True))
+    return ids[first[inverse]]
 
 
 def position_pairs(cutouts: Cutouts) -> np.ndarray:

@@ -42,8 +42,7 @@ class Split:
 
     def check_roles(self, ids: np.ndarray, purpose: str, allowed: tuple[str, ...]) -> None:
         """Raise UserError unless the role of every id is among `allowed`: no test object in training."""
-        wrong = [identifier for identifier in ids if self.roles.get(identifier) not in allowed]
-        if wrong:
+        if wrong := [identifier for identifier in ids if self.roles.get(identifier) not in allowed]:
             role = self.roles.get(wrong[0], "no role at all")
             raise UserError(
                 f"leak: {len(wrong)} objects given to {purpose} may not be there (first: {wrong[0]!r}, role {role!r}; "
@@ -93,13 +92,8 @@ def holdout_split(
 
     Unlabelled objects get the role `unlabelled`, except one grouped with a validation or test object, which gets none.
 
-    Args:
-        cutouts: all objects.
-        labels: their labels.
-        fractions: of train, validation and test, summing to 1.
-        seed: random seed.
-        group_column: objects with equal values of this column stay together, as duplicates and `SHARED` always do.
-        name: of the split.
+    `fractions` are those of train, validation and test, and sum to 1. Objects with equal values of `group_column` stay
+    together, as duplicates and simulated images of one galaxy (`SHARED`) always do.
 
     Raises:
         UserError: There are no labels, or a class is too small to be in train and test.
@@ -235,17 +229,17 @@ def fit_select(
 
 def _grouped(cutouts: Cutouts, labels: Labels, column: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The group of each object, its class or None, and whether it is labelled; each [N]."""
-    groups = find_groups(cutouts, *[name for name in SHARED if name in cutouts.table], *([column] if column else []))
+    group = find_groups(cutouts, *[name for name in SHARED if name in cutouts.table], *([column] if column else []))
     classes = labels.of(cutouts.ids)
-    labelled = np.not_equal(classes, None).astype(bool)
+    labelled = pd.notna(classes)
     if not labelled.any():
         raise UserError("the data has no labels; give the store class folders or a catalogue")
-    return np.array([groups[identifier] for identifier in cutouts.ids], dtype=object), classes, labelled
+    return group, classes, labelled
 
 
 def _make_split(name: str, ids: np.ndarray, role: np.ndarray, group: np.ndarray) -> Split:
     """The split of objects with these roles; None: no role."""
-    kept = np.not_equal(role, None).astype(bool)
+    kept = pd.notna(role)
     roles, groups = (dict(zip(ids[kept], values[kept], strict=True)) for values in (role, group))
     return Split(name, roles, groups)
 

@@ -139,7 +139,7 @@ class StoreWriter:
 
     def _write_header(self, shard: int, rows: int) -> None:
         """Write a shard's header; NumPy pads it so that the number of rows may grow."""
-        shape, dtype = (rows, *self.image_shape), np.lib.format.dtype_to_descr(self.dtype)
+        shape, dtype = (rows, *self.image_shape), np.lib.format.dtype_to_descr(np.dtype(self.dtype))
         with self._shard(shard).open("r+b" if rows else "wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
 
@@ -172,11 +172,8 @@ def write_store(
 ) -> None:
     """Write a store from images and a table, whatever format they came in.
 
-    Args:
-        images: [N, bands, H, W], an array or anything that gives arrays for slices of rows.
-        table: N rows with at least the column `id`; see `StoreWriter.append`.
-        path, bands, truth, metadata: see `StoreWriter`.
-        labels: class labels.
+    `images` [N, bands, H, W] are an array or anything that gives arrays for slices of rows; `table` has N rows with at
+    least the column `id`, see `StoreWriter.append`.
     """
     with StoreWriter(path, bands, images.shape[2:], images.dtype, truth=truth, metadata=metadata or {}) as writer:
         for rows in batches(len(images), BATCH):
@@ -214,7 +211,7 @@ def check_writable(path: Path | str) -> None:
         raise UserError(f"{path} exists already and is not empty; choose another name or remove it")
 
 
-def _fill(table: pd.DataFrame, images: np.ndarray, bands: tuple[str, ...]) -> pd.DataFrame:
+def _fill(table: pd.DataFrame, images: np.ndarray, bands: Sequence[str]) -> pd.DataFrame:
     """Fill in pixel hashes and the bands present where the table has none."""
     rows = zip(table["pixel_hash"], table["pixel_hash"].isna(), images, strict=True)
     hashes = [pixel_hash(image) if unknown else value for value, unknown, image in rows]
