@@ -177,5 +177,7 @@ def require_several_regions(method: str, backbone: Backbone) -> None:
     """Raise UserError if the backbone reduces its whole image to one patch token."""
     size = backbone.image_size
     if min(backbone.grid(size)) < 2:
-        network = f"{method}: {backbone.config['name']}"
-        raise UserError(f"{network} reduces {size} px to a single region; take a larger views.crop or smaller patches")
+        raise UserError(
+            f"{method}: {backbone.config['name']} reduces {size} px to a single region, so there is nothing to learn "
+            "between regions; take a larger views.crop or smaller patches"
+        )

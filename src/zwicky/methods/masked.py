@@ -30,7 +30,10 @@ class MaskedMethod(Method):
         self.grid = backbone.grid(backbone.image_size)
         count = self.grid[0] * self.grid[1]
         if not 0 < round(ratio * count) < count:
-            raise UserError(f"{name}: mask_ratio {ratio} hides none or all of {count} patches; change it or patch_size")
+            raise UserError(
+                f"{name}: mask_ratio {ratio} hides none or all of the {self.grid[0]} × {self.grid[1]} patches; "
+                "take a ratio between 0 and 1, larger crops or smaller patches"
+            )
         masking = Masking(grid=self.grid, ratio=(ratio, ratio), blocks=blocks)
         self.needs = ViewsNeeded(1, masking=masking, preview=preview)
         self.encoder = backbone
@@ -106,7 +109,9 @@ class MAE(MaskedMethod):
         decoder_heads: int = 4,
     ) -> None:
         if not hasattr(backbone, "visible"):
-            raise UserError(f"mae: {backbone.config['name']} cannot leave out patches; take a vit, or simmim")
+            raise UserError(
+                f"mae: {backbone.config['name']} cannot leave out masked patches; take a vit, or the method simmim"
+            )
         super().__init__("mae", backbone, mask_ratio, preview=256)
         self.register_buffer("sky_variance", torch.zeros(()))
         shape = backbone.patch_pixels, decoder_width, decoder_depth, decoder_heads
@@ -164,7 +169,9 @@ class Decoder(nn.Module):
 def require_masking(name: str, backbone: Backbone) -> None:
     """Raise UserError unless the backbone can replace patches by a mask token."""
     if not backbone.supports_masking:
-        raise UserError(f"{name}: {backbone.config['name']} has no tokens to mask; take a vit or a swin")
+        raise UserError(
+            f"{name}: {backbone.config['name']} has no tokens, so no patch can be masked; take a vit or a swin"
+        )
 
 
 def patchify(images: Tensor, grid: tuple[int, int]) -> Tensor:
