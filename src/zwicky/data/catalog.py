@@ -129,12 +129,7 @@ def _cells(lines: list[str], delimiter: str) -> list[list[str]]:
 
 
 class FileFinder:
-    """Finds the file that a catalogue means: by path, name, name without suffix or case, or bare number.
-
-    Args:
-        files: paths; several may stand for one object.
-        folder: of the catalogue, within that of the files.
-    """
+    """Finds the file that a catalogue in `folder` means: by path, name, name without suffix or case, or bare number."""
 
     def __init__(self, files: Sequence[str], folder: str = "") -> None:
         self.folder = folder

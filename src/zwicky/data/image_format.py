@@ -226,9 +226,7 @@ def _most_common(formats: Counter[ImageFormat], key: Callable[[ImageFormat], Any
 def check_uniform(formats: Counter[tuple[str, ImageFormat]], store: StoreFormat) -> list[str]:
     """Return the folders of which no image fits, as they hold something else (plots, thumbnails).
 
-    Args:
-        formats: (file type and folder, format) → number of images.
-        store: the format of the store.
+    `formats` counts images by (file type and folder, format).
 
     Raises:
         UserError: More than a tenth of the other images do not fit.

@@ -44,12 +44,8 @@ def describe(
 ) -> Description:
     """Combine what the catalogue, the files and the folders say; tables that are used leave `data.set_aside`.
 
-    Args:
-        data: the folder.
-        objects: what the files say, one row an image; columns that begin with `_` are of the ingest.
-        store: the format of the images.
-        config: what the user states.
-        catalog: path of the catalogue; None looks for some in the folder.
+    `objects` is what the files say, one row an image; its columns that begin with `_` are of the ingest. Without a
+    catalogue those in the folder are taken.
 
     Raises:
         UserError: A catalogue, column or class that the user names does not fit.

@@ -34,8 +34,8 @@ def read_arrays(
 
     Args:
         arrays: name → array; in HDF5 files the names are paths.
-        options: what the user states about the files.
-        bands: names of the bands, where the file gives them once for all images.
+        options: of reading.
+        bands: their names, where the file gives them once for all images.
         may_be_single: whether a three-dimensional array without columns may be one image [bands, H, W].
 
     Raises:
@@ -136,12 +136,12 @@ def _read_part(
     if len(shape) == 3 and not (may_be_single and not lengths) and shape[2] not in lengths:
         lengths.add(shape[0])
     given = (array for name, array in others.items() if name.lower() in _BANDS and array.ndim == 1)
-    bands = next((parse_bands(array[()]) for array in given if len(array) not in lengths), tuple(bands))
+    common = next((parse_bands(array[()]) for array in given if len(array) not in lengths), tuple(bands))
+    axes = find_axes(shape, replace(options, stacks=True), len(common) if len(names) == 1 else 0, lengths)
     if len(names) > 1:
-        bands = tuple(map(band_of_column, names))
-    axes = find_axes(shape, replace(options, stacks=True), len(bands) if len(names) == 1 else 0, lengths)
+        common = tuple(map(band_of_column, names))
     if "N" not in axes:
-        yield from to_records(first[()], axes, bands)
+        yield from to_records(first[()], axes, common)
         return
     count, step = shape[axes.index("N")], max(1, BLOCK_BYTES // (int(np.prod(shape[1:])) * first.dtype.itemsize))
     columns, per_band = _sort_columns(others, count, options)
@@ -154,7 +154,7 @@ def _read_part(
             blocks = [arrays[name][row : row + step] for name in names]
         facts = {name: values[row] for name, values in columns.items()}
         facts |= {key: tuple(np.ravel(v[row] if len(v) == count else v).tolist()) for key, v in per_band.items()}
-        named = parse_bands(facts.pop("bands")) if "bands" in facts else bands
+        named = parse_bands(facts.pop("bands")) if "bands" in facts else common
         planes = [block[row % step].reshape(shape[1:]) if side else block[row % step] for block in blocks]
         try:
             image = np.concatenate([to_image(plane, axes) for plane in planes])

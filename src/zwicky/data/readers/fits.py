@@ -78,13 +78,12 @@ def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record]:
     shape = hdu.shape
     while len(shape) > 3 and shape[0] == 1:  # radio images have axes for frequency and polarisation
         shape = shape[1:]
-    header, bands = hdu.header, ()
+    header = hdu.header
     if len(shape) == 2:
-        name = _text(header, "FILTER", "BAND")
-        bands = (name,) if re.fullmatch(r"[A-Za-z0-9_.+-]{1,24}", name) else ()
+        names = tuple(re.findall(r"^[A-Za-z0-9_.+-]{1,24}$", _text(header, "FILTER", "BAND")))
     else:
         names = _numbered(header, "BAND", "FILTER") or parse_bands(_text(header, "BANDS", "FILTERS", "BAND", "FILTER"))
-        bands = names if len(set(names)) == len(names) and len(names) in shape else ()
+    bands = names if len(shape) == 2 or (len(set(names)) == len(names) and len(names) in shape) else ()
     axes = find_axes(shape, options, len(bands))
     facts = {} if "N" in axes else _facts(header, shape[axes.index("H")], shape[axes.index("W")])
     by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section")
