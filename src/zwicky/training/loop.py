@@ -45,20 +45,9 @@ def fit(
 
     Every step is a function of (seed, step), so a resumed fit ends with the same numbers as an uninterrupted one.
 
-    Args:
-        method: what is trained.
-        data: what it is trained on.
-        augment: from raw pixels to views.
-        config: the settings.
-        seed: seed of order, augmentation and drop path.
-        folder: receives `metrics.csv` and `checkpoint/last.pt`.
-        title: name for the progress bar and messages.
-        evaluate: metrics to add to metrics.csv, `config.evaluations` times.
-        keep_lowest: the name of one of them; the fit ends with the weights of its lowest value.
-        quiet: show no progress.
-
-    Raises:
-        UserError: if the loss becomes infinite, or the batch does not divide among the processes.
+    `evaluate` gives metrics to add to metrics.csv, `config.evaluations` times; the fit ends with the weights of the
+    lowest value of the one named `keep_lowest`. UserError if the loss becomes infinite, or the batch does not divide
+    among the processes.
     """
     fabric = make_fabric()
     loader = BatchLoader(data, augment, config.batch_size, seed, fabric.device, fabric.global_rank, fabric.world_size)

@@ -43,14 +43,8 @@ def pretrain(
 ) -> Network:
     """Pretrain on `rows` of the cutouts (`zwicky pretrain`).
 
-    Args:
-        config: the settings.
-        cutouts: the data set.
-        rows: row numbers of the objects to train on.
-        out: the run directory; an interrupted run resumes, a finished one is read back.
-        labels: [len(rows)] class names or None, for the kNN accuracy in metrics.csv only.
-        title: name for the progress bar and messages.
-        quiet: show no progress.
+    An interrupted run in the directory `out` resumes, a finished one is read back. `labels`, [len(rows)] class names
+    or None, are for the kNN accuracy in metrics.csv only.
     """
     out, source = Path(out), config.backbone.pretrained
     run = Run(out, "pretrain", config, config.seed, fingerprint(cutouts, rows), {"backbone.pretrained": source})
