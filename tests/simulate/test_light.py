@@ -21,9 +21,9 @@ def test_sersic_flux_is_the_integral(n):
     assert float(light.sum()) * 0.02**2 == pytest.approx(float(sersic_flux(*parameters(0.5, n))), rel=1e-3)
 
 
-@pytest.mark.parametrize("n", [0.6, 1.0, 2.5, 5.5])
-def test_b_n_puts_half_the_light_within_R(n):
-    assert float(k_sersic(torch.tensor(n, dtype=torch.float64))) == pytest.approx(gammaincinv(2 * n, 0.5), abs=2e-4)
+def test_b_n_puts_half_the_light_within_R():
+    n = np.array([0.6, 1.0, 2.5, 5.5])
+    assert k_sersic(torch.from_numpy(n)).numpy() == pytest.approx(gammaincinv(2 * n, 0.5), abs=2e-4)
 
 
 def columns(**values: float) -> dict[str, torch.Tensor]:

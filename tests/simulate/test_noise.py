@@ -7,7 +7,6 @@ import pytest
 from scipy import ndimage
 
 from zwicky.simulate.instruments import (
-    add_deeplense_noise,
     add_noise,
     nanomaggies,
     signal_to_noise,
@@ -62,7 +61,7 @@ def test_noise_of_deeplense_model_1():
     """Shot noise twice over and a sky of 0.01 counts per second."""
     clean = np.full((2, 1, 400, 400), 0.2, np.float32)
     instrument = read_population("deeplense-legacy-1").instrument
-    noisy = add_deeplense_noise(clean, instrument, np.array([1000.0, 3000.0]), np.random.default_rng(1))
+    noisy = add_noise(clean, instrument, np.random.default_rng(1), np.array([1000.0, 3000.0]))
     assert noisy.mean((1, 2, 3)) == pytest.approx([0.2, 0.2], abs=3e-4)
     expected = np.sqrt([2 * 0.2 / 1000 + 1e-4, 2 * 0.2 / 3000 + 1e-4])
     assert noisy.std((1, 2, 3)) == pytest.approx(expected, rel=0.01)

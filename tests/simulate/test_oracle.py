@@ -196,9 +196,7 @@ def test_lensed_clumps(macro, source, clumps):
 
 
 @pytest.mark.parametrize("psf", ["gaussian", "given"])
-@pytest.mark.parametrize(
-    "deflectors", [("sie", "shear"), ("epl", "shear", "tnfw_subhalos", "mass_sheet")], ids="+".join
-)
+@pytest.mark.parametrize("deflectors", [COMBINATIONS[0], COMBINATIONS[4]], ids="+".join)
 def test_the_convolved_image(psf, deflectors):
     """A whole image as lenstronomy's ImageModel makes it; far from the edge, where light from beyond is missing."""
     fwhm, rim = 0.35, 8

@@ -27,11 +27,11 @@ def rendered(monkeypatch):
     """The numbers of the blocks rendered; block 2 is interrupted the first time."""
     render, blocks = Simulation.render, []
 
-    def record(simulation, block, drawn):
+    def record(simulation, block):
         blocks.append(block)
         if block == 2 and blocks.count(2) == 1:
             raise KeyboardInterrupt
-        return render(simulation, block, drawn)
+        return render(simulation, block)
 
     monkeypatch.setattr(Simulation, "render", record)
     return blocks

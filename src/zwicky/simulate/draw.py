@@ -13,29 +13,13 @@ from zlib import crc32
 import numpy as np
 
 from zwicky.errors import UserError
+from zwicky.io import read_settings
+from zwicky.simulate import FOLDER
 from zwicky.simulate.population import Population
 from zwicky.simulate.priors import Prior, Substructure
 
 BLOCK = 64  # images; changing it changes every simulated image
 _STREAMS = ("parameters", "noise", "substructure", "composite")
-_TRUTH = {  # unit and meaning of what substructure draws
-    "subhalo_x": ("arcsec", "position of each subhalo in the image, along the last axis"),
-    "subhalo_y": ("arcsec", "position of each subhalo in the image, along the rows"),
-    "subhalo_mass": ("Msun", "total mass of each subhalo"),
-    "subhalo_theta_E": ("arcsec", "Einstein radius of a point of each subhalo's mass"),
-    "subhalo_Rs": ("arcsec", "scale radius of each subhalo"),
-    "subhalo_tau": ("", "truncation radius of each subhalo over its scale radius"),
-    "sigma_sub": ("1/kpc²", "normalisation of the subhalo mass function at 1e10 Msun"),
-    "subhalo_slope": ("", "slope of the subhalo mass function, dn/dm"),
-    "subhalos": ("", "number of subhalos"),
-    "substructure_mass": ("Msun", "total mass of the substructure"),
-    "sheet_kappa": ("", "convergence of the mass sheet that compensates the subhalos"),
-    "log10_axion_mass": ("", "log10 of the axion's mass in eV"),
-    "vortex_theta_E": ("arcsec", "Einstein radius of a point of the vortex's mass"),
-    "vortex_angle": ("rad", "position angle of the vortex"),
-    "vortex_half_length": ("arcsec", "half the length of the vortex"),
-    "sis_theta_E": ("arcsec", "Einstein radius, negative, of the isothermal sphere that compensates the vortex"),
-}
 
 
 @dataclass(frozen=True)
@@ -106,7 +90,9 @@ def _merge(merged: np.ndarray | None, column: np.ndarray, rows: np.ndarray) -> n
 def truth_columns(population: Population) -> dict[str, tuple[str, str]]:
     """Return the (unit, meaning) of each truth column."""
     drawn, bands, classes = draw_block(population, 0, 0), population.instrument.bands, population.classes.values()
-    table = {name: _TRUTH[name] for name in (*drawn.values, *drawn.lists) if name in _TRUTH}
+    substructure = read_settings(FOLDER.parent / "truth.yaml")
+    names = [name for name in (*drawn.values, *drawn.lists) if name in substructure]
+    table = {name: (substructure[name]["unit"], substructure[name]["meaning"]) for name in names}
     for parameters in (*(one.parameters for one in classes), population.common):
         table |= {name: (prior.unit, prior.meaning) for name, prior in parameters.items() if name not in table}
     for name in population.galaxies:

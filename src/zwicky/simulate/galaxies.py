@@ -8,7 +8,7 @@ it, `source_zoom` scales its size on the sky. The same for `lens`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -90,33 +90,27 @@ def _isolate(image: np.ndarray) -> np.ndarray:
     return np.where(segments == np.bincount(labels).argmax(), image, 0) * np.clip((1 - r) / TAPER, 0, 1)
 
 
-def _picked(
-    galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray]
-) -> Iterator[tuple[str, GalaxyCatalog, np.ndarray]]:
-    """Yield the name, the catalogue and the row [n] that each image picks of it."""
-    for name, store in galaxies.items():
-        if f"{name}_pick" in values:
-            catalog = load_galaxies(store)
-            yield name, catalog, catalog.rows(values[f"{name}_pick"])
-
-
 def galaxy_tensors(
     galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray], device: torch.device
 ) -> dict[str, Tensor]:
     """Return `NAME_images` [n, H, W] and `NAME_scale` [1, 1, 1] of the galaxies that `values` [n] pick."""
     tensors: dict[str, Tensor] = {}
-    for name, catalog, rows in _picked(galaxies, values):
-        tensors[f"{name}_images"] = catalog.images[torch.from_numpy(rows)].to(device)
+    for name in (name for name in galaxies if f"{name}_pick" in values):
+        catalog = load_galaxies(galaxies[name])
+        tensors[f"{name}_images"] = catalog.images[torch.from_numpy(catalog.rows(values[f"{name}_pick"]))].to(device)
         tensors[f"{name}_scale"] = torch.full((1, 1, 1), catalog.scale, device=device)
     return tensors
 
 
 def galaxy_ids(galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return `NAME_id` of each image: the id of its real galaxy, None where it has none."""
-    return {
-        f"{name}_id": np.where(np.isfinite(values[f"{name}_pick"]), np.array(catalog.ids, object)[rows], np.array(None))
-        for name, catalog, rows in _picked(galaxies, values)
-    }
+    ids = {}
+    for name in (name for name in galaxies if f"{name}_pick" in values):
+        catalog, pick = load_galaxies(galaxies[name]), values[f"{name}_pick"]
+        ids[f"{name}_id"] = np.where(
+            np.isfinite(pick), np.array(catalog.ids, object)[catalog.rows(pick)], np.array(None)
+        )
+    return ids
 
 
 def sample_galaxy(name: str, x: Tensor, y: Tensor, p: Mapping[str, Tensor]) -> Tensor:

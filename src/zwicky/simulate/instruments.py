@@ -141,21 +141,18 @@ def signal_to_noise(light: np.ndarray, images: np.ndarray, instrument: Instrumen
     return np.sqrt((light**2 / variance(images, instrument)).sum((1, 2, 3), dtype=np.float64))
 
 
-def add_noise(images: np.ndarray, instrument: Instrument, rng: np.random.Generator) -> np.ndarray:
+def add_noise(
+    images: np.ndarray, instrument: Instrument, rng: np.random.Generator, exposure: np.ndarray | None = None
+) -> np.ndarray:
     """Return noisy, sky-subtracted images [n, bands, H, W] float32 from noiseless ones, in nanomaggies.
 
     Photon counts are Gaussian with Poisson variance: with thousands of sky electrons per pixel the two are the same.
+    With `exposure` [n], s, images are in counts per second and the noise is that of DeepLense's Model I: shot noise
+    √(|counts| / exposure) is added twice, as published, and constant sky noise once.
     """
-    return images + np.sqrt(variance(images, instrument)) * rng.standard_normal(images.shape, dtype=np.float32)
-
-
-def add_deeplense_noise(
-    images: np.ndarray, instrument: Instrument, exposure: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Return images, in counts per second, with the noise of DeepLense's Model I.
-
-    Shot noise √(|counts| / exposure), `exposure` [n] in s, is added twice, as published, and constant sky noise once.
-    """
-    shot = np.sqrt(2 * np.abs(images) / exposure.astype(np.float32)[:, None, None, None])
-    sky = sky_noise(instrument).astype(np.float32)[:, None, None]
-    return images + np.hypot(shot, sky) * rng.standard_normal(images.shape, dtype=np.float32)
+    if exposure is None:
+        sigma = np.sqrt(variance(images, instrument))
+    else:
+        shot = np.sqrt(2 * np.abs(images) / exposure.astype(np.float32)[:, None, None, None])
+        sigma = np.hypot(shot, sky_noise(instrument).astype(np.float32)[:, None, None])
+    return images + sigma * rng.standard_normal(images.shape, dtype=np.float32)

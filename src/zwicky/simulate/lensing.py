@@ -1,9 +1,8 @@
 """Deflectors by name, and ray tracing through those that a class of objects lists.
 
-Each takes positions x, y [1, H, W] of the grid that all images share and the parameters of a block, and returns the
-reduced deflection angle α [n, H, W], arcsec, at the redshifts of the lens and source. Parameters are [n, 1, 1], those
-of subhalos [n, S, 1, 1] with NaN where an image has fewer than S. Ellipticities are as in `zwicky.simulate.light`; the
-Einstein radius of an ellipsoid is circularised: κ = ½ θ_E / √(q x'² + y'²/q).
+Each takes positions x, y [1, H, W] of the grid that all images share and parameters [n, 1, 1], those of subhalos
+[n, S, 1, 1] with NaN where an image has fewer than S, and returns the reduced deflection angle α [n, H, W], arcsec.
+Ellipticities are as in `zwicky.simulate.light`; Einstein radii are circularised: κ = ½ θ_E / √(q x'² + y'²/q).
 """
 
 from __future__ import annotations
@@ -72,9 +71,8 @@ DEFLECTORS: dict[str, Deflector] = {
     "sie": sie,
     "epl": epl,
     "shear": partial(centred, func.reduced_deflection_angle_external_shear, "gamma1 gamma2"),
-    # κ (x, y), negative to compensate the mass of subhalos
+    # mass sheet and isothermal sphere are negative, to compensate the mass of subhalos and of a vortex
     "mass_sheet": partial(centred, func.reduced_deflection_angle_mass_sheet, "sheet_kappa"),
-    # negative to compensate the mass of a vortex
     "sis": partial(centred, partial(func.reduced_deflection_angle_sis, s=SOFTENING), "sis_theta_E"),
     "vortex": vortex,
     **{f"{profile}_subhalos": partial(subhalos, profile) for profile in ("point", "sis", "tnfw")},

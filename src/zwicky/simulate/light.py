@@ -120,24 +120,23 @@ def field_galaxies(x: Tensor, y: Tensor, p: Parameters, colour: str, n: float) -
     return _add_galaxy(first, x, y, p, f"{colour}2", p[f"{colour}2_weight"], (0, 0), n)
 
 
-def sersic_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
-    """Return a Sérsic ellipse at (source_dx, source_dy) from the lens."""
+def sersic_source(u: Tensor, v: Tensor, p: Parameters, clumps: int = 0) -> Tensor:
+    """Return a Sérsic ellipse at (source_dx, source_dy) from the lens, with round exponential clumps.
+
+    A clump's weight is its flux over the ellipse's.
+    """
     x0, y0 = p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]
-    return sersic(u, v, x0, y0, p["source_e1"], p["source_e2"], p["source_R"], p["source_n"])
-
-
-def clumpy_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
-    """Return `sersic_source` with round exponential clumps; a clump's weight is its flux over the ellipse's."""
-    light, flux = sersic_source(u, v, p), sersic_flux(p["source_R"], p["source_n"])
-    center, zero = (p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]), torch.zeros_like(flux)
-    for k in range(1, CLUMPS + 1):
-        light = _add_galaxy(light, u, v, p, f"clump{k}", p[f"clump{k}_weight"] * flux, center, 1.0, (zero, zero))
+    light = sersic(u, v, x0, y0, p["source_e1"], p["source_e2"], p["source_R"], p["source_n"])
+    flux = sersic_flux(p["source_R"], p["source_n"])
+    round_ = (torch.zeros_like(flux),) * 2
+    for prefix in (f"clump{k}" for k in range(1, clumps + 1)):
+        light = _add_galaxy(light, u, v, p, prefix, p[f"{prefix}_weight"] * flux, (x0, y0), 1.0, round_)
     return light
 
 
-def clumpy_source_flux(p: Parameters) -> Tensor:
-    """Return the integral of `clumpy_source`, arcsec²."""
-    return sersic_flux(p["source_R"], p["source_n"]) * (1 + sum(p[f"clump{k}_weight"] for k in range(1, CLUMPS + 1)))
+def source_flux(p: Parameters, clumps: int = 0) -> Tensor:
+    """Return the integral of `sersic_source`, arcsec²."""
+    return sersic_flux(p["source_R"], p["source_n"]) * (1 + sum(p[f"clump{k}_weight"] for k in range(1, clumps + 1)))
 
 
 def real_source(u: Tensor, v: Tensor, p: Parameters) -> Tensor:
@@ -158,7 +157,7 @@ LAYERS: dict[str, Shape] = {
 }
 
 SOURCES: dict[str, tuple[Shape, Callable[[Parameters], Tensor]]] = {
-    "sersic_source": (sersic_source, lambda p: sersic_flux(p["source_R"], p["source_n"])),
-    "clumpy_source": (clumpy_source, clumpy_source_flux),
+    "sersic_source": (sersic_source, source_flux),
+    "clumpy_source": (partial(sersic_source, clumps=CLUMPS), partial(source_flux, clumps=CLUMPS)),
     "real_source": (real_source, lambda p: torch.ones_like(p["source_zoom"])),
 }

@@ -59,23 +59,19 @@ def render_block(
             p = parameter_tensors(drawn, rows, device)
             values = {key: column[rows] for key, column in drawn.values.items()}
             p.update(galaxy_tensors(population.galaxies, values, device))
-            cells, factors = render_light(population, object_class, x, y, scale, p)
+            try:
+                cells, factors = render_light(population, object_class, x, y, scale, p)
+            except KeyError as error:
+                raise UserError(f"{population.name}: {name} needs the parameter {error}; declare it") from None
             magnification[rows] = factors.cpu().numpy()
             images[rows] = observe(population, cells, drawn, rows).cpu().numpy()
     return images, _lensing_truth(population, drawn, magnification)
 
 
-class _Parameters(dict[str, Tensor]):
-    """Parameters by name; a missing one is a mistake in the population."""
-
-    def __missing__(self, name: str) -> Tensor:
-        raise UserError(f"a shape or deflector needs the parameter {name!r}, which the population lacks; declare it")
-
-
 def parameter_tensors(drawn: ParameterBlock, rows: np.ndarray, device: torch.device = CPU) -> dict[str, Tensor]:
     """Return the parameters of these images, [n, 1, 1] each, and of their subhalos, [n, S, 1, 1]."""
     columns = drawn.values | drawn.lists
-    return _Parameters({name: _tensor(column[rows], device)[..., None, None] for name, column in columns.items()})
+    return {name: _tensor(column[rows], device)[..., None, None] for name, column in columns.items()}
 
 
 def render_light(
@@ -124,14 +120,11 @@ def _lensing_truth(population: Population, drawn: ParameterBlock, magnification:
     """Return the truth that follows from magnification: the source is fainter by 2.5 log10 of it."""
     if not any(shape in SOURCES for one in population.classes.values() for shape in one.layers.values()):
         return {}
-    truth = {"magnification": magnification[:, list(population.light).index("arc")]}
-    fainter = 2.5 * np.log10(truth["magnification"])
-    for band in population.instrument.bands:
-        if population.light["arc"].unlensed:
-            truth[f"arc_mag_{band}"] = drawn.values[f"source_mag_{band}"] - fainter
-        else:
-            truth[f"source_mag_{band}"] = drawn.values[f"arc_mag_{band}"] + fainter
-    return truth
+    magnification = magnification[:, list(population.light).index("arc")]
+    fainter = 2.5 * np.log10(magnification)
+    given, new, change = ("source", "arc", -fainter) if population.light["arc"].unlensed else ("arc", "source", fainter)
+    magnitudes = {f"{new}_mag_{b}": drawn.values[f"{given}_mag_{b}"] + change for b in population.instrument.bands}
+    return {"magnification": magnification} | magnitudes
 
 
 def _tensor(values: np.ndarray, device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from zwicky.io import read_json, write_json
 from zwicky.progress import StepProgress
 from zwicky.simulate.draw import BLOCK, ParameterBlock, block_rng, draw_block
 from zwicky.simulate.galaxies import galaxy_ids, load_galaxies
-from zwicky.simulate.instruments import PROFILES, add_deeplense_noise, add_noise, read_star, signal_to_noise, sky_noise
+from zwicky.simulate.instruments import PROFILES, add_noise, read_star, signal_to_noise, sky_noise
 from zwicky.simulate.lensing import DEFLECTORS
 from zwicky.simulate.light import LAYERS, SOURCES
 from zwicky.simulate.population import Population, read_population
@@ -46,10 +46,8 @@ class Simulation:
     def open(cls, population: str, count: int, seed: int = 0, device: str = "cpu") -> Simulation:
         """Return the simulation of a shipped population or a YAML file, and print the population's warning."""
         simulated = read_population(population)
-        if count < 1:
-            raise UserError(f"cannot simulate {count} images; ask for 1 or more")
-        if seed < 0:
-            raise UserError(f"the seed is {seed}; choose a whole number of 0 or more")
+        if count < 1 or seed < 0:
+            raise UserError(f"cannot simulate {count} images with seed {seed}; ask for 1 or more, and seed 0 or more")
         _check(population, simulated)
         if simulated.warning:
             print(f"warning: {population}: {simulated.warning.strip()}", file=sys.stderr)
@@ -84,22 +82,18 @@ class Simulation:
         """Return the metadata by which a store, and images rendered on access, are known to be the same simulation."""
         return {"simulation": _digest(repr(self.identity()).encode())}
 
-    def draw(self, block: int) -> ParameterBlock:
-        """Return the parameters of a block."""
-        return draw_block(self.population, self.seed, block)
-
-    def render(self, block: int, drawn: ParameterBlock) -> tuple[np.ndarray, ParameterBlock]:
-        """Return noisy images [BLOCK, bands, size, size], and `drawn` with the truth that only rendering gives."""
+    def render(self, block: int) -> tuple[np.ndarray, ParameterBlock]:
+        """Return noisy images [BLOCK, bands, size, size], and parameters with the truth that only rendering gives."""
         population, instrument = self.population, self.population.instrument
+        drawn = draw_block(population, self.seed, block)
         layers, truth = render_block(population, drawn, self.device)
         images = layers.sum(1)
         for index, name in enumerate(population.light):
             truth[f"{name}_snr"] = signal_to_noise(layers[:, index], images, instrument)
         rng = block_rng(population, self.seed, block, "noise")
-        if population.noise == "deeplense-1":
-            images = add_deeplense_noise(images, instrument, drawn.values["exposure"], rng)
-        elif population.noise == "instrument":
-            images = add_noise(images, instrument, rng)
+        if population.noise != "none":
+            exposure = drawn.values["exposure"] if population.noise == "deeplense-1" else None
+            images = add_noise(images, instrument, rng, exposure)
         if population.composite is not None:
             rng = block_rng(population, self.seed, block, "composite")
             images = make_composite(images, tuple(instrument.bands), population.composite, rng)
@@ -133,7 +127,7 @@ class Simulation:
     def blocks(self, first: int = 0, last: int | None = None) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
         """Yield the images and table of blocks `first` to `last`, without the images beyond `count`."""
         for block in range(self.n_blocks)[first:last]:
-            images, drawn = self.render(block, self.draw(block))
+            images, drawn = self.render(block)
             table = self.table(block, drawn, images)
             yield images[: len(table)], table
 

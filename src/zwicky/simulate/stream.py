@@ -16,7 +16,7 @@ from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.progress import StepProgress
 from zwicky.simulate import population_names
-from zwicky.simulate.draw import BLOCK
+from zwicky.simulate.draw import BLOCK, draw_block
 from zwicky.simulate.simulation import Simulation
 
 SIMULATION = "simulate:"
@@ -44,8 +44,7 @@ class SimulatedImages(LazyImages):
         quiet = self.quiet or len(missing) <= SHOWN_BLOCKS
         with StepProgress("simulate", len(missing), 0, BLOCK, quiet, "block") as progress:
             for block in missing:
-                images, _ = self.simulation.render(block, self.simulation.draw(block))
-                self._pixels[block * BLOCK : (block + 1) * BLOCK] = images
+                self._pixels[block * BLOCK : (block + 1) * BLOCK] = self.simulation.render(block)[0]
                 self._rendered[block] = True
                 progress.advance()
         return np.asarray(self._pixels[rows])
@@ -63,7 +62,7 @@ def open_simulation(
     tables = []
     with StepProgress("draw", simulation.n_blocks, 0, BLOCK, quiet, "block") as progress:
         for block in range(simulation.n_blocks):
-            drawn = simulation.draw(block)
+            drawn = draw_block(simulation.population, seed, block)
             drawn.lists.clear()
             tables.append(simulation.table(block, drawn))
             progress.advance()

@@ -100,12 +100,9 @@ def _power_law_loop(point: bool) -> Callable[..., None]:
 
     @_compiled
     def loop(x, y, x0, y0, b, alpha_x, alpha_y):
-        sum_x, sum_y = np.empty(RUN, np.float32), np.empty(RUN, np.float32)
         for image in range(len(b)):
             for run in range(len(x)):
-                u, v = x[run], y[run]
-                sum_x[:] = 0
-                sum_y[:] = 0
+                u, v, sum_x, sum_y = x[run], y[run], alpha_x[image, run], alpha_y[image, run]
                 for k in range(b.shape[1]):
                     cx, cy = x0[image, k], y0[image, k]
                     strength = b[image, k] ** 2 if point else b[image, k]
@@ -115,8 +112,6 @@ def _power_law_loop(point: bool) -> Callable[..., None]:
                         alpha_over_r = strength / (r2 if point else np.sqrt(r2))
                         sum_x[p] += alpha_over_r * dx
                         sum_y[p] += alpha_over_r * dy
-                alpha_x[image, run] = sum_x
-                alpha_y[image, run] = sum_y
 
     return loop
 
@@ -134,8 +129,6 @@ def _tnfw_loop(x, y, x0, y0, b, row, weights, scale, table, alpha_x, alpha_y):
     left, right = np.empty(RUN, np.float32), np.empty(RUN, np.float32)
     x_low, x_high, y_low, y_high = x.min(), x.max(), y.min(), y.max()
     for image in range(len(b)):
-        alpha_x[image] = 0
-        alpha_y[image] = 0
         for k in range(b.shape[1]):
             strength = b[image, k] ** 2
             if strength == 0:
@@ -212,7 +205,7 @@ def deflect_fused(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tup
         row, weights = _cubic_weights(np.where(values["b"] == 0, 1, values["tau"]))
         per_image += [row, weights, 1 / values["Rs"] ** 2]
     shared = [_mass_table()] if profile == "tnfw" else []
-    alpha = np.empty((2, n := len(values["b"]), *grid[0].shape), np.float32)
+    alpha = np.zeros((2, n := len(values["b"]), *grid[0].shape), np.float32)
 
     def sum_images(images: np.ndarray) -> None:
         part = slice(images[0], images[-1] + 1)
