@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -84,10 +85,10 @@ class _LensEstimator(BaseEstimator):
         labels = Labels(dict(zip(cutouts.ids, map(str, strata), strict=True)))
         groups = dict(zip(cutouts.ids, find_groups(cutouts), strict=True))
         split = Split("all", dict.fromkeys(cutouts.ids, "train"), groups)
-        rows = map(cutouts.rows_of, divide_labels(cutouts.ids, labels, config, seed, split))
+        fit, select = map(cutouts.rows_of, divide_labels(cutouts.ids, labels, config, seed, split))
         with TemporaryDirectory() as folder:
-            options = {"seed": seed, "folder": Path(folder), "title": "fit", "quiet": self.quiet}
-            self.network_, _ = fit_labels(start, cutouts, task, *rows, views, config, **options)
+            learn = partial(fit_labels, seed=seed, folder=Path(folder), title="fit", quiet=self.quiet)
+            self.network_, _ = learn(start, cutouts, task, fit, select, views, config)
         self.image_shape_ = pixels.shape[1:]
 
     def _predict(self, images: np.ndarray) -> np.ndarray:

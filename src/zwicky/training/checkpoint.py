@@ -49,7 +49,8 @@ class TrainerState:
         self, folder: Path, method: Method, optimizer: torch.optim.Optimizer, ema: Method | None, seconds: float = 30.0
     ) -> None:
         self.folder, self.path = folder, folder / "checkpoint" / "last.pt"
-        self.modules = {"method": method, "optimizer": optimizer} | ({} if ema is None else {"ema": ema})
+        self.modules: dict[str, Any] = {"method": method, "optimizer": optimizer}
+        self.modules |= {} if ema is None else {"ema": ema}
         self.evaluated = ema or method
         self.progress = FitResult()
         self._interval = seconds

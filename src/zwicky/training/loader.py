@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -92,8 +93,8 @@ class BatchLoader:
 
     def _augmented(self, rows: Tensor, step: int) -> Views:
         targets = None if self.data.targets is None else self.data.targets[rows].to(self.device)
-        draw = {"seed": self.seed, "step": step, "part": self.part, "global_batch": self.batch_size}
-        return self.augment(self.pixels(rows), rows.to(self.device), targets=targets, **draw)
+        draw = partial(self.augment, seed=self.seed, step=step, part=self.part, global_batch=self.batch_size)
+        return draw(self.pixels(rows), rows.to(self.device), targets=targets)
 
     def pixels(self, rows: Tensor) -> Tensor:
         """Return the raw pixels of `rows`, [n, bands, H, W], on the device."""

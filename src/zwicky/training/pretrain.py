@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,8 @@ def pretrain(
         return {"rankme": float(rankme(features))} | accuracy
 
     partners = find_partners(cutouts, rows) if needs.global_crops > 1 else None
-    data, options = TrainingSet(cutouts.images, rows, partners=partners), {"evaluate": evaluate, "quiet": quiet}
-    result = fit(method, data, augment, config.train, seed=config.seed, folder=out, title=title, **options)
+    data, run_fit = TrainingSet(cutouts.images, rows, partners=partners), partial(fit, evaluate=evaluate, quiet=quiet)
+    result = run_fit(method, data, augment, config.train, seed=config.seed, folder=out, title=title)
     objects = provenance.record(cutouts, {"pretrain": rows}, provenance.of_weights(source))
     add_warning(result.warnings, objects.warning)
     if rank() == 0:
@@ -91,8 +92,9 @@ def pretrain(
 
 def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -> Backbone:
     """Build a backbone for the views of these cutouts; `views` must be resolved."""
-    shape = {"bands": len(cutouts.bands), "image_size": views.image_size}
-    return backbones.create(config.name, **shape, pretrained=config.pretrained, **config.options)
+    assert views.image_size is not None, "views are resolved"
+    create = partial(backbones.create, bands=len(cutouts.bands), image_size=views.image_size)
+    return create(config.name, pretrained=config.pretrained, **config.options)
 
 
 def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:

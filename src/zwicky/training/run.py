@@ -139,7 +139,11 @@ def fingerprint(cutouts: Cutouts, rows: np.ndarray, truth: np.ndarray | None = N
 
 def to_plain(value: Any) -> Any:
     """Convert dataclasses, paths and tuples to the dicts, strings and lists of YAML."""
-    return json.loads(json.dumps(value, default=lambda item: asdict(item) if is_dataclass(item) else str(item)))
+    return json.loads(json.dumps(value, default=_encode))
+
+
+def _encode(item: Any) -> Any:
+    return asdict(item) if is_dataclass(item) and not isinstance(item, type) else str(item)
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
@@ -154,9 +158,10 @@ def _now() -> str:
 def _machine() -> dict[str, Any]:
     import torch
 
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor(),
+        "processor": capabilities.get("cpu_name") or platform.processor(),
         "processes": world_size(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
