@@ -17,7 +17,7 @@ import re, resource, sys
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from zwicky.augment.config import ViewsConfig
-from zwicky.backbones.config import BackboneConfig
+from zwicky.backbones import BackboneConfig
 from zwicky.data.audit import audit
 from zwicky.data.labels import Labels, read_labels, write_labels
 from zwicky.data.splits import default_split

@@ -38,12 +38,8 @@ def many(lens: int = 60, non: int = 40, unlabelled: int = 30) -> list[str | None
 many_classes = st.lists(st.sampled_from("abc"), min_size=1, max_size=80).map(lambda drawn: drawn + ["a", "b", "c"] * 10)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    classes=many_classes,
-    seed=st.integers(0, 99),
-    fractions=st.sampled_from([(0.7, 0.1, 0.2), (0.5, 0.0, 0.5), (0.34, 0.33, 0.33)]),
-)
+@settings(max_examples=30)
+@given(many_classes, st.integers(0, 99), st.sampled_from([(0.7, 0.1, 0.2), (0.5, 0.0, 0.5), (0.34, 0.33, 0.33)]))
 def test_holdout_is_stratified_within_one(classes, seed, fractions):
     cutouts, labels = data(classes)
     split = holdout_split(cutouts, labels, fractions=fractions, seed=seed)
@@ -54,11 +50,11 @@ def test_holdout_is_stratified_within_one(classes, seed, fractions):
             assert abs(count - share * total) < 1 + 1e-9
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 25)), min_size=1, max_size=60),
-    st.integers(0, 99),
-)
+grouped_objects = st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 25)), min_size=1, max_size=60)
+
+
+@settings(max_examples=30)
+@given(grouped_objects, st.integers(0, 99))
 def test_groups_are_never_parted(rows, seed):
     rows = rows + [(label, 100 + number) for number in range(8) for label in "ab"]
     classes, names = zip(*rows, strict=True)
@@ -104,12 +100,10 @@ def test_holdout_mistakes():
 
 
 def test_folds_test_each_matching_object_once_and_train_on_matching_ones_only():
-    classes = many(60, 40, 30)
     origin = [["sw", "gallery", "field"][row % 3] for row in range(130)]
-    cutouts, labels = data(classes, origin=origin)
-    splits = fold_splits(
-        cutouts, labels, folds=4, repeats=2, seed=3, test_where={"origin": "sw"}, train_where={"origin": "sw"}
-    )
+    cutouts, labels = data(many(), origin=origin)
+    where = {"origin": "sw"}
+    splits = fold_splits(cutouts, labels, folds=4, repeats=2, seed=3, test_where=where, train_where=where)
     assert [split.name for split in splits] == [f"r{r}f{f}" for r in range(2) for f in range(4)]
     candidates = [i for i, o in zip(cutouts.ids, origin, strict=True) if o == "sw" and i in labels.values]
     for repeat in range(2):
@@ -122,7 +116,7 @@ def test_folds_test_each_matching_object_once_and_train_on_matching_ones_only():
                 total = sum(labels.values[i] == label for i in candidates)
                 assert abs(sum(labels.values[i] == label for i in split.ids("test")) - total / 4) < 1
     assert splits[0].roles != splits[4].roles
-    for split in fold_splits(cutouts, labels, folds=4, seed=3, test_where={"origin": "sw"}):  # all others train
+    for split in fold_splits(cutouts, labels, folds=4, seed=3, test_where=where):  # all others train
         assert len(split.ids("train")) == 100 - len(split.ids("test"))
 
 
@@ -136,7 +130,7 @@ def test_fold_mistakes():
         fold_splits(cutouts, labels, folds=6, seed=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(many_classes, st.integers(0, 99), st.sets(st.integers(3, 30), max_size=5), st.booleans())
 def test_subsets_are_nested_stratified_and_of_the_training_role(classes, seed, counts, balanced):
     cutouts, labels = data(classes)
