@@ -2,10 +2,8 @@
 
 Positions x, y and results are [n, H, W], parameters [n, 1, 1]; lengths in arcsec, angles in radians, x along the last
 axis. An ellipticity (e1, e2) has length (1-q)/(1+q) and position angle φ = atan2(e2, e1) / 2. Radii are circularised:
-an ellipse of radius R has the semi-major axis R/√q.
-
-`LAYERS` are functions of image-plane positions. `SOURCES` are functions of source-plane positions, with their integral
-over the plane, from which magnifications follow. Either may have any normalisation: the renderer scales it.
+an ellipse of radius R has the semi-major axis R/√q. `LAYERS` are functions of image-plane positions, `SOURCES` of
+source-plane positions, with their integral over the plane. Any normalisation will do: the renderer scales it.
 """
 
 from __future__ import annotations
@@ -121,10 +119,7 @@ def field_galaxies(x: Tensor, y: Tensor, p: Parameters, colour: str, n: float) -
 
 
 def sersic_source(u: Tensor, v: Tensor, p: Parameters, clumps: int = 0) -> Tensor:
-    """Return a Sérsic ellipse at (source_dx, source_dy) from the lens, with round exponential clumps.
-
-    A clump's weight is its flux over the ellipse's.
-    """
+    """Return a Sérsic ellipse and round exponential clumps; a clump's weight is its flux over the ellipse's."""
     x0, y0 = p["lens_x"] + p["source_dx"], p["lens_y"] + p["source_dy"]
     light = sersic(u, v, x0, y0, p["source_e1"], p["source_e2"], p["source_R"], p["source_n"])
     flux = sersic_flux(p["source_R"], p["source_n"])

@@ -1,8 +1,4 @@
-"""Populations: which objects are simulated, with which instrument, and the prior of every parameter; read from YAML.
-
-A population file may have a `base`, another population whose settings it changes. A mistake is a UserError that names
-the file and the key.
-"""
+"""Populations: which objects are simulated, with which instrument, and the prior of every parameter; read from YAML."""
 
 from __future__ import annotations
 
@@ -24,7 +20,6 @@ from zwicky.simulate.priors import FAMILIES, SUBSTRUCTURES, Prior, Substructure,
 
 NOISE_MODELS = ("instrument", "none", "deeplense-1")
 CHANNELS = ("R", "G", "B")
-MAX_SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -121,12 +116,11 @@ class Population:
             instrument = replace(self.instrument, bands={name: available[name] for name in self.bands})
             object.__setattr__(self, "instrument", instrument)
         bands, common = self.instrument.bands, set(self.common)
-        require(8 <= self.size <= MAX_SIZE, f"size must be from 8 to {MAX_SIZE} pixels")
+        require(8 <= self.size <= 1024, "size must be from 8 to 1024 pixels")
         require(1 <= self.supersampling <= 16, "supersampling must be from 1 to 16 cells per pixel")
         require(self.noise in NOISE_MODELS, f"noise must be one of {', '.join(NOISE_MODELS)}")
-        require("seeing" in common, "common lacks seeing, the width of the point spread function over its median")
-        exposed = self.noise != "deeplense-1" or "exposure" in common
-        require(exposed, "noise deeplense-1 needs the parameter exposure (s) in common")
+        required = {"seeing", "exposure"} if self.noise == "deeplense-1" else {"seeing"}
+        require(required <= common, f"common lacks {', '.join(required - common)}, as in the shipped populations")
         require(len(self.light) > 0, "light needs at least one layer")
         require(sum(one.fraction for one in self.classes.values()) > 0, "classes needs one with a fraction above 0")
         require(set(self.galaxies) <= {"source", "lens"}, "galaxies takes source and lens")
@@ -152,8 +146,7 @@ class Population:
 def read_population(name: str) -> Population:
     """Return the shipped population `name`, or the one that a YAML file describes, named like the file.
 
-    Raises:
-        UserError: There is no such population, or its description has a mistake.
+    A file may have a `base`, another population whose settings it changes.
     """
     path = _path_of(name)
     settings = _resolve(path, ())

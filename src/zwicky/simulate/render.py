@@ -42,8 +42,7 @@ def render_block(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return noiseless layers of light [n, layers, bands, size, size] float32, nanomaggies, and truth only they give.
 
-    That is `magnification`, and the magnitudes that follow from it, `source_mag_BAND` (unlensed), or `arc_mag_BAND` if
-    the unlensed ones were drawn; NaN without a source.
+    That is `magnification` and the magnitudes that follow from it, NaN without a source.
     """
     n, layers, bands = len(drawn.object_class), len(population.light), population.instrument.bands
     images = np.empty((n, layers, len(bands), population.size, population.size), np.float32)

@@ -60,7 +60,7 @@ class Simulation:
 
     @property
     def dtype(self) -> np.dtype:
-        """Pixel type: float32 nanomaggies, or uint8 for colour pictures."""
+        """Pixel type, see `simulate_population`."""
         return np.dtype(np.uint8 if self.population.composite else np.float32)
 
     @property

@@ -55,8 +55,7 @@ def open_simulation(
 ) -> tuple[Cutouts, Labels]:
     """Return the images and labels of `simulate_population`, bit for bit, each image rendered when it is first used.
 
-    The table lacks what only rendering gives: pixel hashes, signal-to-noise ratios, magnifications, and lists of
-    subhalos. Unless `quiet`, progress is shown.
+    The table lacks what only rendering gives, as pixel hashes and magnifications, and lists of subhalos.
     """
     simulation = Simulation.open(population, count, seed, device)
     tables = []

@@ -3,14 +3,10 @@
 `deflect_plain` sums batches of caustics' formulas on any device; `deflect_fused` sums the same on a CPU in compiled
 loops, to 1e-5 of the peak, without ever holding [images, subhalos, pixels] in memory.
 
-Positions x, y are [1, H, W], the grid that all images share. `Subhalos` holds positions x0, y0 and strengths b, [n, S]
-each, arcsec, b = 0 where an image has fewer than S. Profiles:
-
-- `point`: α = b² / r; b is the Einstein radius.
-- `sis`: singular isothermal sphere, α = b.
-- `tnfw`: truncated NFW (Baltz, Marshall & Oguri 2009, arXiv:0705.0682, n = 1), α = b² m(r) / r with b the Einstein
-  radius of a point of the same total mass and m the share of the mass within the projected radius r; scale radius Rs
-  [n, S] arcsec and tau = r_t / Rs [n, S].
+Positions x, y are [1, H, W], the grid that all images share. `Subhalos` holds positions x0, y0 and Einstein radii b,
+[n, S] each, arcsec, b = 0 where an image has fewer than S. `point` has α = b² / r, `sis` (singular isothermal sphere)
+α = b, and `tnfw` (truncated NFW, Baltz, Marshall & Oguri 2009, arXiv:0705.0682, n = 1) α = b² m(r) / r with b that of a
+point of the same total mass, m the share of the mass within the projected radius r, scale radius Rs and tau = r_t / Rs.
 """
 
 from __future__ import annotations
