@@ -258,7 +258,9 @@ class TimmBackbone(Backbone):
 def check_heads(width: int, heads: int, suffix: str = "") -> None:
     """Raise UserError unless `heads` divide the width."""
     if width % heads:
-        raise UserError(f"backbone: width {width}{suffix} is not divisible by {heads} heads; take a multiple of it")
+        raise UserError(
+            f"backbone: width {width}{suffix} is not divisible by {heads} heads; take a multiple of {heads}"
+        )
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class ResNet18(TimmBackbone):
         """Return (h, w) of the patch grid."""
         if size < self.stride:
             raise UserError(
-                f"backbone: resnet18 needs images of at least {self.stride} px; take larger ones than {size}"
+                f"backbone: resnet18 needs images of at least {self.stride} px, not {size}; take larger crops"
             )
         return -(-size // self.stride), -(-size // self.stride)
 
