@@ -21,16 +21,14 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def clear(path: Path) -> None:  # until its last users take `replacing_directory`
-    """Remove what a killed process left under the temporary name of `path`."""
-    left = temporary_path(path)
-    if left.is_dir():
-        shutil.rmtree(left)
-    else:
-        left.unlink(missing_ok=True)
-
-
-beside = temporary_path
+@contextlib.contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Turn an OSError into a UserError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path}: {reason}; choose a writable folder with enough space") from error
 
 
 @contextlib.contextmanager
@@ -43,13 +41,13 @@ def replacing_directory(path: Path | str) -> Iterator[Path]:
     path = Path(path).absolute()
     folder = temporary_path(path)
     try:
-        clear(path)
-        folder.mkdir(parents=True)
-        yield folder
-        os.replace(folder, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; choose a writable folder with enough space") from error
+        with _reporting(path):
+            if folder.is_dir():  # left by a killed process
+                shutil.rmtree(folder)
+            folder.unlink(missing_ok=True)
+            folder.mkdir(parents=True)
+            yield folder
+            os.replace(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -64,12 +62,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; choose a writable folder with enough space") from error
+        with _reporting(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
