@@ -18,7 +18,8 @@ from zwicky.io import read_json
 from zwicky.training import checkpoint
 from zwicky.training.distributed import local_world_size, rank, world_size
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+# --standalone: a port that is free, since other tests and other users of the machine have theirs.
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 DISTILLED = {"prototypes": 16, "hidden": 16, "bottleneck": 8, "batch_norm": False}
 METHODS = {
     **dict.fromkeys(("dino", "ibot", "esvit"), DISTILLED),
@@ -132,7 +133,7 @@ def run_two(folder, store, *more, starter="torchrun", steps=40):
     command, starts = [*TORCHRUN, "-m", "zwicky", *arguments], [environment()]
     if starter == "srun":
         slurm = {"STEP_NUM_TASKS": 2, "NTASKS": 2, "STEP_NUM_NODES": 1, "NNODES": 1, "NTASKS_PER_NODE": 2}
-        slurm |= {"NODELIST": "localhost", "STEP_NODELIST": "localhost", "NODEID": 0, "JOB_ID": 7, "JOB_NAME": "fit"}
+        slurm |= {"NODELIST": "localhost", "STEP_NODELIST": "localhost", "NODEID": 0, "JOB_ID": os.getpid(), "JOB_NAME": "fit"}
         ranks = [{**slurm, "PROCID": number, "LOCALID": number} for number in range(2)]
         starts = [environment(**{f"SLURM_{name}": str(value) for name, value in one.items()}) for one in ranks]
         command = [sys.executable, "-m", "zwicky", *arguments]
