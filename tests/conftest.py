@@ -4,9 +4,20 @@ import pytest
 import torch
 from hypothesis import settings
 
+from zwicky.errors import UserError
+
 # A busy machine is no failure: examples are bounded by number, not by time.
 settings.register_profile("zwicky", deadline=None)
 settings.load_profile("zwicky")
+
+
+def _one_line(error, message):
+    """Every mistake that any test provokes is reported in one line."""
+    assert "\n" not in str(message), message
+    Exception.__init__(error, message)
+
+
+UserError.__init__ = _one_line
 
 SMALL_STAGES = {"patch_size": 4, "window": 2, "width": 16, "depths": (2, 2), "heads": (1, 2)}
 SMALL_VIT = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2}

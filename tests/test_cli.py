@@ -1,7 +1,5 @@
 """The command line: help without heavy imports, one line for each mistake, and the pipeline end to end."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

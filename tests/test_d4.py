@@ -1,7 +1,5 @@
 """The group D4 and its action on images, against 2 × 2 matrices."""
 
-from __future__ import annotations
-
 import torch
 
 from zwicky import d4

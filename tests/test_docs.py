@@ -1,7 +1,5 @@
 """What README and docs say can be done: commands parse, links lead somewhere, names exist, examples run."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -3,8 +3,6 @@
 `python tests/test_golden.py` records them anew; a commit that does so says why.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """What is imported when: the package, its settings and the help load no heavy library."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

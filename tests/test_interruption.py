@@ -5,8 +5,6 @@ A process that has imported everything forks one child per command, so a kill co
 child's processor seconds, which a busy machine does not stretch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Names and prose use the terms of the field: words of a private dialect may not come back."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

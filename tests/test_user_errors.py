@@ -1,7 +1,5 @@
 """What users get wrong: one line on standard error, exit code 2, nothing written, nothing unpickled."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

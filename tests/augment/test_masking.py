@@ -1,7 +1,5 @@
 """Masks: how many patches, and which shapes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

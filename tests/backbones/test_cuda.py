@@ -1,7 +1,5 @@
 """On a GPU: fused attention, bfloat16 and the whole matrices of the equivariant layers agree with the CPU."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

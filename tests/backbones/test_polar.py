@@ -1,7 +1,5 @@
 """The polar backbone: sampling against scipy, exact invariance, what is masked stays hidden, directed targets."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The transformers against timm's own forward passes and against attention written out in loops."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """A small store, and a benchmark of it that takes seconds."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

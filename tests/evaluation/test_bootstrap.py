@@ -1,7 +1,5 @@
 """The hierarchical bootstrap against one written as loops, against known variances, and its coverage."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

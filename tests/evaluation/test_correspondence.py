@@ -1,7 +1,5 @@
 """Region correspondence against networks with a known answer, and against the geometry written as loops."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Equivariance error of a network that is exact, of one that is not, and of one whose window is not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Metrics against scikit-learn, against loops, and weights against copies of objects."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Probes of frozen features and baselines on pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import r2_score

@@ -1,7 +1,5 @@
 """Synthetic views, and small methods of every name."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The losses of DINO, iBOT and EsViT as the papers' sums, in loops and in plain double precision."""
 
-from __future__ import annotations
-
 import math
 
 import torch.nn.functional as F

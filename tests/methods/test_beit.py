@@ -1,7 +1,5 @@
 """BEiT: tokens made from the cutouts, and a network that predicts the masked ones."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """What the metrics say of collapses made by hand, and of collapses that happen."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

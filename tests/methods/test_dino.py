@@ -1,7 +1,5 @@
 """The self-distillation family (DINO, iBOT, EsViT): what is trained, how teacher and centres move, and DINO's loss."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """EsViT: its loss from the networks one crop and one region at a time, on transformers and a ResNet."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 
@@ -98,8 +96,7 @@ def test_without_the_region_loss_it_is_dino(batch_norm, small_backbone, make_vie
 
 @pytest.mark.parametrize(("name", "size"), [("vit_tiny", 8), ("resnet18", 16)])
 def test_a_single_region_is_refused(name, size, small_backbone):
-    with pytest.raises(UserError, match="single region") as caught:
+    with pytest.raises(UserError, match="single region"):
         made(small_backbone(name, image_size=size))
-    assert "\n" not in str(caught.value)
     assert made(small_backbone(name, image_size=32)).region_loss
     assert not made(small_backbone(name, image_size=size), region_loss=False).region_loss

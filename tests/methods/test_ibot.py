@@ -1,7 +1,5 @@
 """iBOT: its loss from the networks one crop and one token at a time, and what the teacher sees."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 

@@ -8,8 +8,6 @@ BatchNorm in its head, healthy DINO is still near uniform after 1,000 steps. Sim
 its end here: that layer gives the projection its spread whatever happens before it, so that no collapse would show.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

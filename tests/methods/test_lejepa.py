@@ -1,7 +1,5 @@
 """LeJEPA: agreement, and normality against numerical integration."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

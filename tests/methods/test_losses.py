@@ -1,7 +1,5 @@
 """The losses against their formulas in loops, and against lightly's."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """SimMIM and MAE: masked, valid pixels alone make the loss; MAE's encoder receives only visible patches."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

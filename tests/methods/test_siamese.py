@@ -1,7 +1,5 @@
 """SimSiam and BYOL: where the gradient stops, and what the loss is."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

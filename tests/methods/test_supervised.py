@@ -1,7 +1,5 @@
 """Supervised losses against their formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

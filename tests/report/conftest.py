@@ -1,7 +1,5 @@
 """A small benchmark directory with every file the page reads; intervals come from `evaluation`."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 

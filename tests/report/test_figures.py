@@ -1,7 +1,5 @@
 """Curves agree with the tables and with scikit-learn; drawings and pictures show what the arrays hold."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -1,7 +1,5 @@
 """The page: complete, self-contained, accessible, and clear about what is missing."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from html.parser import HTMLParser

@@ -1,7 +1,5 @@
 """The sentences and tables say what the paired differences show, and no more."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

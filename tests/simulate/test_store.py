@@ -43,9 +43,8 @@ def test_an_interrupted_simulation_resumes_to_the_same_bytes(population, tmp_pat
     assert not (tmp_path / "killed").exists()
     for size, seed in ((8, 4), (9, 3)):
         write_population(TINY | {"size": size}, "tiny.yaml")
-        with pytest.raises(UserError, match="another simulation") as caught:
+        with pytest.raises(UserError, match="another simulation"):
             simulate_store(population, COUNT, seed, tmp_path / "killed")
-        assert "\n" not in str(caught.value)
     write_population(TINY, "tiny.yaml")
     simulate_store(population, COUNT, 3, tmp_path / "killed")
     assert rendered == [0, 1, 2, 2, 3]

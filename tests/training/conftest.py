@@ -1,7 +1,5 @@
 """Tiny cutouts with something to learn in them, and settings that train in a second."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

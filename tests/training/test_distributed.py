@@ -1,7 +1,5 @@
 """Several processes: two train as one would, a mistake is one line, and a lost process ends the others."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -133,7 +131,8 @@ def run_two(folder, store, *more, starter="torchrun", steps=40):
     command, starts = [*TORCHRUN, "-m", "zwicky", *arguments], [environment()]
     if starter == "srun":
         slurm = {"STEP_NUM_TASKS": 2, "NTASKS": 2, "STEP_NUM_NODES": 1, "NNODES": 1, "NTASKS_PER_NODE": 2}
-        slurm |= {"NODELIST": "localhost", "STEP_NODELIST": "localhost", "NODEID": 0, "JOB_ID": os.getpid(), "JOB_NAME": "fit"}
+        slurm |= {"NODELIST": "localhost", "STEP_NODELIST": "localhost", "NODEID": 0}
+        slurm |= {"JOB_ID": os.getpid(), "JOB_NAME": "fit"}
         ranks = [{**slurm, "PROCID": number, "LOCALID": number} for number in range(2)]
         starts = [environment(**{f"SLURM_{name}": str(value) for name, value in one.items()}) for one in ranks]
         command = [sys.executable, "-m", "zwicky", *arguments]

@@ -1,7 +1,5 @@
 """How batches are made: a full shuffle of each epoch, the same from arrays and stores, sliced by process, in pairs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +35,7 @@ class Shown:
     step: int = 0
     part: slice | None = None
     global_batch: int = 0
-    partner: Shown | None = None
+    partner: object = None
 
 
 def loader(images, rows, batch_size=8, augment=Shown, rank=0, world_size=1, **more):

@@ -1,7 +1,5 @@
 """The training loop: which weights it ends with, its budget, its schedules and its messages."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Training objects are recognised by pixels and position in any store, and by id within their own."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 
@@ -37,9 +35,8 @@ def test_pixels_and_positions_are_evidence_in_any_store(tmp_path):
         dec=[None, None, 0.9 / 3600, 60.0, -5.0, None],
     )
     assert find_leaked(other, np.arange(6), objects).tolist() == [False, True, True, False, True, False]
-    with pytest.raises(UserError, match="leakage: the network was trained on 3 objects for the test") as caught:
+    with pytest.raises(UserError, match="leakage: the network was trained on 3 objects for the test"):
         check_no_leakage(other, np.arange(6), objects, "the test")
-    assert "\n" not in str(caught.value)
     check_no_leakage(other, np.array([0, 3, 5]), objects, "the test")
     check_no_leakage(other, np.array([], dtype=int), objects, "the test")
 

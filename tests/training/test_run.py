@@ -1,7 +1,5 @@
 """A run directory resumes with the same settings and data, and refuses others."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -45,9 +43,8 @@ def test_all_settings_are_written(tmp_path):
 
 def test_other_settings_are_refused_by_name(tmp_path):
     trained(pretraining(tmp_path))
-    with pytest.raises(UserError, match=r"seed, train\.lr") as caught:
+    with pytest.raises(UserError, match=r"seed, train\.lr"):
         pretraining(tmp_path, 1, train=TrainConfig(lr=9.0, weight_decay_end=0.4))
-    assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="holds a pretrain run"):
         Run(tmp_path, "finetune", PretrainConfig(), 0, "data")
     with pytest.raises(UserError, match="other data"):

@@ -1,7 +1,5 @@
 """From the files of two surveys to the loss: missing bands and pixels are 0 in the crops, invalid, and ignored."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Networks with no parameter left at zero, and the action of D4 on features."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Irreps and layers against their formulas in loops, each with all eight elements; and what breaks the symmetry."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

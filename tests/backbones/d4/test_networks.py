@@ -1,7 +1,5 @@
 """Whole networks: exact for all eight elements, before and after training; heads and decoders transform too."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
