@@ -5,6 +5,7 @@ import math
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from zwicky.errors import UserError
@@ -14,8 +15,8 @@ from zwicky.io import (
     replacing,
     replacing_directory,
     temporary_path,
-    write_csv,
     write_json,
+    write_table,
     write_text,
 )
 
@@ -103,11 +104,12 @@ def test_damaged_json_is_one_line(tmp_path, content):
         read_json(path)
 
 
-def test_csv_has_the_union_of_columns_in_order(tmp_path):
-    write_csv(tmp_path / "x.csv", [{"a": 1}, {"b": "x,y", "a": 2.5}])
-    assert (tmp_path / "x.csv").read_text().splitlines() == ["a,b", "1,", '2.5,"x,y"']
-    write_csv(tmp_path / "x.csv", [], ["a", "b"])
-    assert (tmp_path / "x.csv").read_text().splitlines() == ["a,b"]
+def test_the_suffix_is_the_format_of_a_table(tmp_path):
+    table = pd.DataFrame([{"a": 0.1 + 0.2}, {"b": "x,y", "a": 2.5}])
+    write_table(tmp_path / "x.csv", table)
+    assert (tmp_path / "x.csv").read_text().splitlines() == ["a,b", "0.30000000000000004,", '2.5,"x,y"']
+    write_table(tmp_path / "x.parquet", table)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "x.parquet"), table)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "just text", "", "\xff\xfe"])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from zwicky.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def temporary_path(path: Path) -> Path:
@@ -54,11 +56,7 @@ def replacing_directory(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `path` on success, remove it on failure.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
+    """Yield a temporary path in the same folder; rename it to `path` on success, remove it on failure."""
     path = Path(path)
     temporary = temporary_path(path)
     try:
@@ -83,35 +81,15 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: if the file is missing or malformed.
-    """
+    """Read a JSON file; UserError if it is missing or malformed."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}; write it again with the command that made it") from error
 
 
-def read_object(path: Path | str) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        UserError: if the file is missing, malformed or holds anything else.
-    """
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"cannot read {path}: it holds no JSON object; write it again with the command that made it")
-    return value
-
-
 def read_settings(path: Path | str) -> dict[str, Any]:
-    """Read a YAML file of `name: value` settings.
-
-    Raises:
-        UserError: if the file is missing, malformed or holds anything else.
-    """
+    """Read a YAML file of `name: value` settings; UserError if it is missing, malformed or holds anything else."""
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -125,19 +103,10 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     return settings
 
 
-def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write `rows` atomically as CSV.
-
-    Args:
-        path: the file.
-        rows: one mapping a row; missing keys become empty cells.
-        columns: the header; default: all keys in order of first appearance.
-    """
-    columns = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+def write_table(path: Path | str, table: pd.DataFrame) -> None:
+    """Write a table atomically, as Parquet or CSV by the suffix of `path`; missing values are empty cells."""
+    with replacing(path) as temporary:
+        (table.to_parquet if Path(path).suffix == ".parquet" else table.to_csv)(temporary, index=False)
 
 
 def _nan_to_none(value: Any) -> Any:

@@ -28,7 +28,7 @@ from zwicky.data.source import ARCHIVES, STORE, Source, group_units, scan_folder
 from zwicky.data.splits import write_split
 from zwicky.data.store import StoreWriter, check_writable
 from zwicky.errors import UserError
-from zwicky.io import write_csv
+from zwicky.io import write_table
 from zwicky.progress import StepProgress
 
 SAMPLE = 500  # files read to choose the format of the store
@@ -126,8 +126,7 @@ def ingest(
                 write_labels(writer.folder, description.labels)
             for split in description.splits:
                 write_split(writer.folder / "splits", split)
-            rows = [{"file": file, "reason": reason} for file, reason in data.set_aside]
-            write_csv(writer.folder / "set_aside.csv", rows, ("file", "reason"))
+            write_table(writer.folder / "set_aside.csv", pd.DataFrame(data.set_aside, columns=["file", "reason"]))
     counts = Counter(description.labels.values.values())
     return IngestReport(
         store=str(out),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from zwicky.errors import UserError
-from zwicky.io import read_json, replacing
+from zwicky.io import read_json, write_table
 
 LABELS = "labels.csv"
 
@@ -75,12 +75,6 @@ def read_labels(store: Path | str) -> Labels:
     metadata = read_json(description)["metadata"] if description.exists() else {}
     values = dict(zip(table["id"], table["label"], strict=True))
     return Labels(values, source, time, metadata.get("positive", ""))
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV atomically."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False)
 
 
 def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:

@@ -14,8 +14,9 @@ import pandas as pd
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.duplicates import find_groups
-from zwicky.data.labels import Labels, order_classes, read_table, write_table
+from zwicky.data.labels import Labels, order_classes, read_table
 from zwicky.errors import UserError
+from zwicky.io import write_table
 from zwicky.rng import numpy_rng
 
 ROLES = ("train", "validation", "test", "unlabelled")

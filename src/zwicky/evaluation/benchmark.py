@@ -24,7 +24,7 @@ from zwicky.evaluation.label_draws import LabelDraw, make_label_draws, write_lab
 from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.probes import linear_probe
 from zwicky.evaluation.results import BenchmarkResult, summarise
-from zwicky.io import read_json, replacing, write_json
+from zwicky.io import read_json, write_json, write_table
 from zwicky.rng import numpy_rng
 from zwicky.simulate.stream import open_data
 from zwicky.training.run import Run, fingerprint
@@ -77,13 +77,13 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
             values = ", ".join(f"{name} {row[name]:.4f}" for name in ("accuracy", "auc", "mae", "r2") if row.get(name))
             cell = f"{arm.title}, {count} labels, draw {draw.index}"
             print(f"[{number}/{len(cells)}] {cell}: {values}, {row['seconds']:.0f} s", file=sys.stderr, flush=True)
-        _write(pd.DataFrame([rows[key] for key in sorted(rows)], dtype=object), out / "results.csv")
+        write_table(out / "results.csv", pd.DataFrame([rows[key] for key in sorted(rows)], dtype=object))
     if config.correspondence:
         write_correspondence(runner, draws, [arm for arm in arms if arm.kind == "ssl"])
     pairs = compared_arms(arms, config.compare_with)
     summary, comparisons = summarise(BenchmarkResult(out), pairs, config.replicates, config.seed)
-    _write(comparisons, out / "comparisons.csv")
-    _write(summary, out / "summary.csv")
+    write_table(out / "comparisons.csv", comparisons)
+    write_table(out / "summary.csv", summary)
     if not run.finished:
         run.finish(cells=len(cells))
     return BenchmarkResult(out)
@@ -137,9 +137,9 @@ def write_correspondence(runner: CellRunner, draws: Sequence[LabelDraw], arms: S
             row = {"network": arm.backbone, "method": arm.method, "run": folder.name, "split": draw.split.name}
             rows.append(row | {"seed": runner.pretrain_seed(draw), **read_json(folder / "correspondence.json")})
             counts.append(read_counts(folder / "correspondence.npz"))
-    _write(pd.DataFrame(rows), runner.folder / "correspondence.csv")
+    write_table(runner.folder / "correspondence.csv", pd.DataFrame(rows))
     pairs = correspondence_pairs(rows, counts, config.replicates, config.seed)
-    _write(pairs, runner.folder / "correspondence_pairs.csv")
+    write_table(runner.folder / "correspondence_pairs.csv", pairs)
 
 
 def dataset_card(
@@ -190,8 +190,3 @@ def _used(labels: Labels, draws: Sequence[LabelDraw]) -> Labels:
     """The labels used for training or testing; a shortcut among the others, which only pretrain, does no harm."""
     roles = draws[0].split.roles
     return replace(labels, values={i: name for i, name in labels.values.items() if roles.get(i) != "unlabelled"})
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False)

@@ -21,7 +21,7 @@ from zwicky.evaluation.label_draws import LabelDraw
 from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.probes import PROBES
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
-from zwicky.io import read_json, replacing, write_json
+from zwicky.io import read_json, replacing, write_json, write_table
 from zwicky.rng import seed_torch
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig
@@ -52,8 +52,7 @@ class CellRunner:
             predicted, costs = self._predict(arm, draw, labels, folder)
             ids, truth = self.cutouts.ids[test], self.task.truth[test]
             table = prediction_table(ids, draw.split.groups_of(ids), truth, predicted, self.task)
-            with replacing(folder / "predictions.parquet") as temporary:
-                table.to_parquet(temporary, index=False)
+            write_table(folder / "predictions.parquet", table)
             row = {"arm": arm.name, **vars(arm), "labels": labels, "draw": draw.index, "unit": draw.unit}
             row |= {"seed": self.config.seed + draw.index, "test_objects": len(test)}
             row |= {"seconds": time.monotonic() - start, **costs}

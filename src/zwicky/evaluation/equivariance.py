@@ -12,7 +12,7 @@ from zwicky import d4
 from zwicky.augment.views import transform_targets
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
-from zwicky.io import replacing
+from zwicky.io import write_table
 from zwicky.rng import numpy_rng
 from zwicky.training.network import Network, load_network
 
@@ -74,8 +74,7 @@ def verify(run: Path, cutouts: Cutouts, count: int = 64, seed: int = 0) -> pd.Da
     network.check(cutouts)
     rows = numpy_rng(seed).permutation(len(cutouts.images))[:count]
     table = equivariance_error(network, cutouts.images[np.sort(rows)])
-    with replacing(run / "equivariance.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(run / "equivariance.csv", table)
     return table
 
 

@@ -15,7 +15,7 @@ from zwicky.evaluation.bootstrap import Bootstrap, Cell
 from zwicky.evaluation.metrics import scores, statistics
 from zwicky.evaluation.probes import PROBES
 from zwicky.evaluation.results import prediction_table
-from zwicky.io import replacing
+from zwicky.io import write_table
 from zwicky.training import provenance
 from zwicky.training.network import Network, load_network
 from zwicky.training.task import Task
@@ -53,8 +53,7 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     groups = split.groups_of(ids)
     parts = []
     for name, predicted in _predictions(network, cutouts, split, task, test).items():
-        with replacing(run / f"predictions-{name}.parquet") as temporary:
-            prediction_table(ids, groups, truth, predicted, task).to_parquet(temporary, index=False)
+        write_table(run / f"predictions-{name}.parquet", prediction_table(ids, groups, truth, predicted, task))
         if task.is_regression:
             for number, column in enumerate(task.columns):
                 cell = Cell(0, 0, None, ids, groups, truth[:, [number]], predicted[:, [number]])
@@ -64,8 +63,7 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     table = pd.concat(parts, ignore_index=True).assign(test_objects=len(test))
     if task.classes:
         table = table.assign(negatives=int((truth != len(task.classes) - 1).sum()), positive=task.classes[-1])
-    with replacing(run / "results.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(run / "results.csv", table)
     return table
 
 

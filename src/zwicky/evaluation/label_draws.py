@@ -13,7 +13,7 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, fold_splits, holdout_split, label_subsets, write_split
 from zwicky.evaluation.config import BenchmarkConfig
-from zwicky.io import replacing
+from zwicky.io import write_table
 from zwicky.training.finetune import divide_labels
 
 PRETRAIN_ROLES = ("train", "unlabelled")
@@ -115,5 +115,4 @@ def write_label_draws(folder: Path, draws: Sequence[LabelDraw]) -> None:
         for count, subset in draw.subsets.items()
         for use, ids in zip(("fit", "select"), subset, strict=True)
     ]
-    with replacing(folder / "draws.parquet") as temporary:
-        pd.concat(parts, ignore_index=True).to_parquet(temporary, index=False)
+    write_table(folder / "draws.parquet", pd.concat(parts, ignore_index=True))

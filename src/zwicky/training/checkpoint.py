@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from zwicky.errors import UserError
-from zwicky.io import replacing, write_csv
+from zwicky.io import replacing, write_table
 from zwicky.methods.base import Method
 from zwicky.training.distributed import run_on_rank_zero
 
@@ -89,7 +90,7 @@ class TrainerState:
             return
         self.progress.seconds = time.monotonic() - self._started
         # The table first: after a kill in between, the resumed fit writes the same rows again.
-        write_csv(self.folder / "metrics.csv", self.progress.rows)
+        write_table(self.folder / "metrics.csv", pd.DataFrame(self.progress.rows))
         state = {name: module.state_dict() for name, module in self.modules.items()}
         state |= {"best": self._best, "lowest": self._lowest, "progress": vars(self.progress)}
         with replacing(self.path) as temporary:

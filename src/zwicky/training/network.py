@@ -22,7 +22,7 @@ from zwicky.augment.views import Target, transform_targets
 from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.errors import UserError
-from zwicky.io import read_object, replacing, write_json
+from zwicky.io import read_json, replacing, write_json
 from zwicky.methods.supervised import TargetScaler
 from zwicky.training import provenance
 from zwicky.training.checkpoint import save_weights
@@ -196,7 +196,7 @@ def load_network(folder: Path | str) -> Network:
         raise UserError(
             f"{folder} holds no network; give the --out of `zwicky pretrain` or `zwicky finetune`, finished"
         )
-    description = read_object(folder / "network.json")
+    description = read_json(folder / "network.json")
     if description.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{folder} was written by another version of zwicky; make the run again")
     try:

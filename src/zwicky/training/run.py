@@ -21,7 +21,7 @@ import yaml
 from zwicky import __version__
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
-from zwicky.io import read_object, read_settings, write_json, write_text
+from zwicky.io import read_json, read_settings, write_json, write_text
 from zwicky.training.distributed import rank, run_on_rank_zero, world_size
 from zwicky.training.provenance import file_digest
 
@@ -79,7 +79,7 @@ class Run:
         """Return `run.json`, new unless the run resumes."""
         is_run = (self.path / "run.json").exists()
         if is_run and self._resumes(kind, settings, data, files):
-            return read_object(self.path / "run.json")
+            return read_json(self.path / "run.json")
         if not is_run and self.path.exists() and (not self.path.is_dir() or any(self.path.glob("[!.]*"))):
             raise UserError(f"{self.path} exists and is not a zwicky run; choose another --out")
         from_command_line = Path(sys.argv[0]).name in ("zwicky", "__main__.py")
@@ -103,7 +103,7 @@ class Run:
 
     def _resumes(self, kind: str, settings: dict[str, Any], data: str, files: dict[str, str]) -> bool:
         """Whether the directory holds this run; False if it holds another that has not trained anything."""
-        info = read_object(self.path / "run.json")
+        info = read_json(self.path / "run.json")
         if info.get("schema_version") != SCHEMA_VERSION:
             raise UserError(f"{self.path} was written by another version of zwicky; choose another --out")
         if info["kind"] != kind:
