@@ -1,5 +1,6 @@
-"""Settings for all tests, and the small networks they share."""
+"""Settings for all tests, and the small galaxies, networks, methods and recipes they share."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -62,3 +63,33 @@ def small_method():
         return methods.create(name, backbone, **{**SMALL_METHODS.get(name, {}), **options})
 
     return make
+
+
+# Recipes of commands that take a second, for images of 16 px.
+LOOP = {"max_steps": 6, "min_steps": 0, "batch_size": 16, "precision": "float32", "evaluations": 3}
+VIT = {"name": "vit_tiny", "options": SMALL_VIT | {"depth": 1}}
+DINO = {"method": {"name": "dino", "options": DISTILLED}, "train": LOOP}
+DINO |= {"views": {"crop": 16, "local_crops": 1, "local_size": 8}}
+PRETRAIN = DINO | {"backbone": VIT}
+BENCHMARK = {
+    **{"labels": [20], "draws": 1, "backbones": {"vit": VIT}, "methods": {"dino": DINO}, "probes": ["knn"]},
+    **{"label_views": {"crop": 16, "global_scale": [1.0, 1.0], "blur": 0.0, "noise": 0.0}, "replicates": 20},
+    **{"finetune": {"train": LOOP}, "scratch": {"train": LOOP}, "baselines": ["pca_linear"]},
+}
+
+
+def galaxies(count=60, bands=2, size=16, seed=0):
+    """Images [count, bands, size, size] of broad (even rows) and narrow (odd rows) round galaxies in noise of 1."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    width = np.where(np.arange(count) % 2, 2.0, 4.0)[:, None, None]
+    light = 10 * np.exp(-(x**2 + y**2) / (2 * width**2))[:, None]
+    return (light + rng.normal(0, 1, (count, bands, size, size))).astype(np.float32)
+
+
+def write_class_folders(path, **options):
+    """Write the galaxies as .npy files into the folders lens (narrow) and nonlens (broad)."""
+    for row, image in enumerate(galaxies(**options)):
+        folder = path / ("lens" if row % 2 else "nonlens")
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f"{row:03d}.npy", image)

@@ -20,6 +20,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from .conftest import BENCHMARK, LOOP, PRETRAIN, write_class_folders
+
 pytestmark = pytest.mark.slow
 
 N_KILLS = 6
@@ -74,37 +76,12 @@ for line in sys.stdin:
     print(json.dumps([os.waitstatus_to_exitcode(status), seconds]), flush=True)
 """
 
-LOOP = {"max_steps": 6, "min_steps": 0, "batch_size": 16, "precision": "float32", "evaluations": 3}
-VIT = {"name": "vit_tiny", "options": {"patch_size": 8, "width": 32, "depth": 1, "heads": 2}}
-DINO = {"method": {"name": "dino", "options": {"prototypes": 16, "hidden": 16, "bottleneck": 8}}}
-VIEWS = {"views": {"crop": 16, "local_crops": 1, "local_size": 8}}
-PRETRAIN = {**DINO, **VIEWS, "backbone": VIT, "train": LOOP}
-BENCHMARK = {
-    "labels": [20],
-    "draws": 1,
-    "backbones": {"vit": VIT},
-    "methods": {"dino": {**DINO, **VIEWS, "train": LOOP}},
-    "label_views": {"crop": 16, "global_scale": [1.0, 1.0], "blur": 0.0, "noise": 0.0},
-    "finetune": {"train": LOOP},
-    "scratch": {"train": LOOP},
-    "probes": ["knn"],
-    "baselines": ["pca_linear"],
-    "replicates": 20,
-}
-
-
 @pytest.fixture(scope="module")
 def folder():
     """A folder that other users may enter, unlike pytest's own, with class folders of cutouts and recipes."""
     folder = Path(tempfile.mkdtemp(prefix="zwicky-test-"))
     folder.chmod(0o755)
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:16, :16] - 7.5
-    for name, width in (("lens", 2.0), ("nonlens", 4.0)):
-        (folder / "source" / name).mkdir(parents=True)
-        for row in range(60):
-            image = 10 * np.exp(-(x**2 + y**2) / (2 * width**2)) + rng.normal(0, 1, (2, 16, 16))
-            np.save(folder / "source" / name / f"{row:03d}.npy", image.astype(np.float32))
+    write_class_folders(folder / "source", count=120)
     (folder / "source" / "lens" / "broken.npy").write_text("no array")
     (folder / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (folder / "benchmark.yaml").write_text(yaml.safe_dump(BENCHMARK))
@@ -136,22 +113,12 @@ def zwicky(folder):
 @pytest.fixture(scope="module")
 def commands(folder, zwicky):
     """name -> out -> arguments; the runs that a command starts from are made first."""
-    store, loop = folder / "store", [f"--fit.train.{name}={value}" for name, value in LOOP.items()]
+    store, loop = folder / "store", ["--labels=40", *[f"--fit.train.{name}={value}" for name, value in LOOP.items()]]
     made = {
         "ingest": lambda out: ["ingest", folder / "source", "--out", out],
         "simulate": lambda out: ["simulate", "demo-lenses", "--n", 3, "--out", out],
         "pretrain": lambda out: ["pretrain", folder / "pretrain.yaml", "--data", store, "--out", out],
-        "finetune": lambda out: [
-            "finetune",
-            folder / "pretrained",
-            "--data",
-            store,
-            "--labels",
-            40,
-            "--out",
-            out,
-            *loop,
-        ],
+        "finetune": lambda out: ["finetune", folder / "pretrained", "--data", store, "--out", out, *loop],
         "benchmark": lambda out: ["benchmark", folder / "benchmark.yaml", "--data", store, "--out", out],
         "report": lambda out: ["report", folder / "compared", "--out", out / "page.html"],
         "export": lambda out: ["export", folder / "pretrained", "--out", out],

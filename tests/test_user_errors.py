@@ -12,25 +12,10 @@ import pytest
 import torch
 import yaml
 
-from zwicky import cli, make_cutouts, write_store
+from zwicky import cli, make_cutouts, open_store, write_store
 from zwicky.data.labels import Labels
 
-LOOP = {"max_steps": 2, "min_steps": 0, "batch_size": 16, "precision": "float32", "evaluations": 1}
-VIT = {"name": "vit_tiny", "options": {"patch_size": 8, "width": 32, "depth": 1, "heads": 2}}
-DINO = {"name": "dino", "options": {"prototypes": 16, "hidden": 16, "bottleneck": 8}}
-VIEWS = {"crop": 16, "local_crops": 1, "local_size": 8}
-PRETRAIN = {"method": DINO, "backbone": VIT, "views": VIEWS, "train": LOOP}
-BENCHMARK = {
-    "labels": [20],
-    "draws": 1,
-    "backbones": {"vit": VIT},
-    "methods": {"dino": {"method": DINO, "views": VIEWS, "train": LOOP}},
-    "label_views": {"crop": 16, "global_scale": [1.0, 1.0], "blur": 0.0, "noise": 0.0},
-    "finetune": {"train": LOOP},
-    "scratch": {"train": LOOP},
-    "probes": ["knn"],
-    "replicates": 20,
-}
+from .conftest import BENCHMARK, LOOP, PRETRAIN, galaxies
 
 
 class Payload:
@@ -41,18 +26,15 @@ class Payload:
 
 
 def make_store(path, n=60, bands="gr", size=16, value=None, labels=("nonlens", "lens"), scale=0.2):
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    width = np.where(np.arange(n) % 2, 2.0, 4.0)[:, None, None]
-    images = 10 * np.exp(-(x**2 + y**2) / (2 * width**2))[:, None] + rng.normal(0, 1, (n, len(bands), size, size))
-    images = images.astype(np.float32) if value is None else np.full(images.shape, value, np.float32)
+    images = galaxies(n, len(bands), size)
+    images = images if value is None else np.full_like(images, value)
     cutouts = make_cutouts(images, list(bands), pixel_scale=[scale] * n)
     classes = Labels({name: labels[row % len(labels)] for row, name in enumerate(cutouts.ids)}) if labels else None
     write_store(cutouts.images, cutouts.table, path, bands=cutouts.bands, labels=classes)
 
 
-def pretrain(*more, store="store", out="new"):
-    return ["pretrain", "pretrain.yaml", "--data", store, "--out", out, *more]
+def pretrain(*more, recipe="pretrain.yaml", store="store", out="new"):
+    return ["pretrain", recipe, "--data", store, "--out", out, *more]
 
 
 def finetune(*more, run="pretrained", store="store", out="new"):
@@ -60,8 +42,8 @@ def finetune(*more, run="pretrained", store="store", out="new"):
     return ["finetune", run, "--data", store, "--out", out, "--labels=20", *loop, *more]
 
 
-def benchmark(*more, store="store", out="new"):
-    return ["benchmark", "benchmark.yaml", "--data", store, "--out", out, *more]
+def benchmark(*more, recipe="benchmark.yaml", store="store", out="new"):
+    return ["benchmark", recipe, "--data", store, "--out", out, *more]
 
 
 def evaluate(*more, run="tuned", store="store"):
@@ -98,26 +80,48 @@ def folder(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
-def error_of(arguments, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["zwicky", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    error = capsys.readouterr().err
-    assert caught.value.code == 2, error
-    lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
-    assert len(lines) == 1, error
-    assert lines[0].startswith("zwicky: ")
-    assert len(lines[0]) < 500
-    return lines[0]
+@pytest.fixture
+def error_of(capsys, monkeypatch):
+    """A function that runs a command which has to fail, and returns its message."""
+
+    def run(arguments):
+        monkeypatch.setattr(sys, "argv", ["zwicky", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        error = capsys.readouterr().err
+        assert caught.value.code == 2, error
+        lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
+        assert len(lines) == 1, error
+        assert lines[0].startswith("zwicky: ")
+        assert len(lines[0]) < 500
+        return lines[0]
+
+    return run
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["fly"], "no command 'fly'"),
+        (["simulate", "galaxies", "--out", "new"], "galaxies"),
+        (["simulate", "demo-lenses", "--n", "0", "--out", "new"], "0"),
+        (["simulate", "demo-lenses", "--n", "2", "--out", "store"], "store"),
+        (["ingest", "nowhere", "--out", "new"], "nowhere"),
+        (["ingest", "pretrained", "--out", "new"], "pretrained"),
+        (["ingest", "x", "--out", "new", "--bands", "g,r"], "bands is 'g,r', which is no list; write '[g,r]'"),
+        (["ingest", "x", "--out", "new", "--pixel-scale", "1"], "no option --pixel-scale; did you mean --pixel_scale?"),
+        (["ingest", "x", "--out", "new", "--size", "9x9"], "size is '9x9'; it must be a whole number or null"),
+        (["audit", "nowhere"], "nowhere"),
         (["audit", "pretrained"], "pretrained"),
         (["audit", "pretrain.yaml"], "pretrain.yaml"),
         (["audit", "simulate:nothing:10"], "nothing"),
         (["audit", "simulate:demo-lenses:many"], "simulate:POPULATION:N"),
+        (["pretrain"], "recipe"),
+        (["pretrain", "dino", "--data", "store"], "out"),
+        (pretrain(recipe="dinosaur"), "dinosaur"),
+        (pretrain(recipe="demo"), "zwicky benchmark"),
+        (pretrain("--size=huge", recipe="dino"), "huge"),
+        (pretrain(store="nowhere"), "nowhere"),
         (pretrain(store="empty"), ""),
         (pretrain(store="single"), ""),
         (pretrain(store="nan"), ""),
@@ -132,35 +136,56 @@ def error_of(arguments, capsys, monkeypatch):
         (finetune(store="unlabelled"), "class"),
         (finetune(store="other_bands"), "bands g, r"),
         (finetune(store="other_scale"), '0.2"'),
+        (finetune("--labels=many"), "it must be a whole number"),
         (finetune("--labels=4000"), "4000"),
         (finetune("--labels=-5"), "-5"),
         (finetune("--labels=1"), "1 label"),
         (finetune("--targets=[theta_E]"), "theta_E"),
         (finetune("--targets=[tensor:a/b]"), "tensor:a/b"),
         (finetune("--targets=[survey]"), "survey"),
+        (finetune("--fit.train.speed=3"), "speed"),
+        (finetune("--fit.train.batch_size=0"), "batch_size"),
+        (finetune("--views.rotation=spin"), "rotation"),
+        (finetune("--config=nothing.yaml"), "nothing.yaml"),
         (finetune(run="store"), "store"),
+        (finetune(run="demo"), "zwicky benchmark"),
+        (finetune(run="mine.yaml"), "mine.yaml"),
+        (benchmark(recipe="dino"), "zwicky pretrain"),
         (benchmark(store="one_class"), "class"),
         (benchmark("--baselines=[svm]"), "svm"),
+        (benchmark("--design.kind=guess"), "design.kind"),
+        (benchmark("--finetune.train.lr=-1"), "lr"),
         (evaluate("--split=mine"), "mine"),
+        (evaluate(store="nowhere"), "nowhere"),
         (evaluate(store="other_bands"), "bands g, r"),
         (evaluate(run="store"), "store"),
         (["verify", "tuned", "--data", "other_scale"], '0.2"'),
         (["verify", "tuned", "--data", "store", "--n", "0"], "n"),
         (["report", "pretrained"], "pretrained"),
         (["export", "store", "--out", "new"], "store"),
-        (["ingest", "pretrained", "--out", "new"], "pretrained"),
-        (["simulate", "demo-lenses", "--n", "2", "--out", "store"], "store"),
+        (["export", "tuned", "--out", "new", "--format", "pickle"], "format"),
+        (["demo", "--size", "huge"], "huge"),
     ],
 )
-def test_a_mistake_is_one_line(finished, arguments, message, capsys, monkeypatch):
+def test_a_mistake_is_one_line(finished, arguments, message, error_of, monkeypatch):
     monkeypatch.chdir(finished)
     before = sorted(path.name for path in finished.iterdir())
-    assert message in error_of(arguments, capsys, monkeypatch)
+    assert message in error_of(arguments)
     made = set(os.listdir(finished)) - set(before)
     for name in made:  # a run that had begun to write its settings
         assert name == "new"
         assert not (finished / name / "network.safetensors").exists()
         shutil.rmtree(finished / name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["seed: [", "- a\n- b", "train: {speed: 3}", "seed: many", "train: {lr: -1}", "\x00", "sizes: {a: {seed: 1}}"],
+)
+def test_user_recipes_are_read_strictly(tmp_path, text, error_of):
+    (tmp_path / "mine.yaml").write_text(text)
+    error = error_of(pretrain(recipe=str(tmp_path / "mine.yaml"), store="nowhere"))
+    assert ("nowhere does not exist" in error) == text.startswith("sizes")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +200,7 @@ def test_a_mistake_is_one_line(finished, arguments, message, capsys, monkeypatch
     ],
 )
 @pytest.mark.parametrize("damage", ["missing", "truncated", "pickle"])
-def test_a_damaged_file_is_one_line(folder, path, arguments, damage, capsys, monkeypatch):
+def test_a_damaged_file_is_one_line(folder, path, arguments, damage, error_of):
     content = Path(path).read_bytes()
     Path(path).unlink()
     if damage == "truncated":
@@ -184,24 +209,22 @@ def test_a_damaged_file_is_one_line(folder, path, arguments, damage, capsys, mon
         Path(path).write_bytes(pickle.dumps(Payload()))
     if damage == "missing" and path.endswith("config.yaml"):
         return  # a run without settings is a new run
-    error_of(arguments, capsys, monkeypatch)
+    error_of(arguments)
     assert not Path("payload").exists()
 
 
-def test_a_checkpoint_with_a_payload_is_not_unpickled(folder, capsys, monkeypatch):
+def test_a_checkpoint_with_a_payload_is_not_unpickled(folder, error_of):
     run = json.loads(Path("pretrained/run.json").read_text())
     Path("pretrained/run.json").write_text(json.dumps(run | {"finished": None}))
     Path("pretrained/checkpoint").mkdir(exist_ok=True)
     torch.save(Payload(), "pretrained/checkpoint/last.pt")
-    error_of(pretrain(out="pretrained"), capsys, monkeypatch)
+    error_of(pretrain(out="pretrained"))
     assert not Path("payload").exists()
 
 
-def test_a_network_is_not_tested_on_its_training_objects(folder, capsys, monkeypatch):
+def test_a_network_is_not_tested_on_its_training_objects(folder, error_of):
     """The same pixels under other names, in another store whose test objects all were trained on."""
     shutil.rmtree("tuned/splits", ignore_errors=True)
-    from zwicky import open_store
-
     cutouts = open_store("store")
     table = cutouts.table.assign(id=[f"renamed-{row}" for row in range(len(cutouts))])
     labels = Labels({name: "lens" if row % 2 else "nonlens" for row, name in enumerate(table["id"])})
@@ -209,4 +232,4 @@ def test_a_network_is_not_tested_on_its_training_objects(folder, capsys, monkeyp
     (Path("renamed") / "splits").mkdir(exist_ok=True)
     roles = "".join(f"{name},test,\n" for name in table["id"])
     (Path("renamed") / "splits" / "holdout.csv").write_text(f"id,role,group\n{roles}")
-    assert "leak" in error_of(evaluate(store="renamed"), capsys, monkeypatch)
+    assert "leak" in error_of(evaluate(store="renamed"))
