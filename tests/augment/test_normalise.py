@@ -102,13 +102,34 @@ def test_a_sample_of_many_images_is_seeded_and_near_the_whole():
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1.0])
-def test_scale_is_the_noise_in_any_unit_and_the_source_on_an_empty_sky(factor):
+def test_scale_is_the_noise_in_any_unit_and_the_deviation_on_an_empty_sky(factor):
     images, _, sigma = sky_images(bands=1)
     made = Normalisation.fit(images * np.float32(factor), ("g",))
     assert made.scale[0] == pytest.approx(sigma[0] * factor, rel=0.05)
     empty = np.zeros((5, 1, 10, 10), np.float32)
     empty[:, :, 4, 4] = 50.0
-    assert Normalisation.fit(empty, ("g",)).scale[0] == pytest.approx(50, rel=0.1)
+    assert Normalisation.fit(empty, ("g",)).scale[0] == pytest.approx(empty.std())
+
+
+def test_faint_light_on_a_quantised_sky_is_stretched():
+    """Most pixels have one value, so the median absolute deviation is 0; the ring has a few counts, the peak 255."""
+    images = np.random.default_rng(0).choice([0, 1, 2], (50, 1, 20, 20), p=[0.2, 0.7, 0.1]).astype(np.uint8)
+    images[:, :, 5:7, 5:15], images[:, :, 9:11, 9:11] = 4, 255
+    made = Normalisation.fit(images, ("gray",))
+    assert (made.stretch, made.scale) == ("asinh", (1.0,))
+    assert "integers" in made.reason
+    spread = np.random.default_rng(0).choice([0, 1, 5], (50, 1, 20, 20), p=[0.2, 0.6, 0.2]).astype(np.uint8)
+    assert Normalisation.fit(spread, ("gray",), NormalisationConfig(scale="mad")).scale == (2.5,)
+
+
+def test_peaks_alone_are_warned_of():
+    images, _, _ = sky_images(bands=1)
+    made = Normalisation.fit(images, ("g",), NormalisationConfig(stretch="linear"))
+    out = made(torch.from_numpy(images))[0].double()
+    assert made.kurtosis == pytest.approx(((out - out.mean()) / out.std()).pow(4).mean().item(), rel=1e-3)
+    assert "kurtosis" in made.warning
+    images[:, :, 9:11, 9:11] -= 500
+    assert Normalisation.fit(images, ("g",)).warning is None
 
 
 def test_mistakes_are_one_line():

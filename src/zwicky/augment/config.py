@@ -92,8 +92,8 @@ class NormalisationConfig:
     """How pixel values are put on a common scale, from the training split alone.
 
     Args:
-        stretch: asinh or sqrt of the scaled flux, or linear; auto is asinh for float images and linear for 8- and
-            16-bit ones, which are stretched already.
+        stretch: asinh or sqrt of the scaled flux, or linear; auto is asinh, but linear for 8- and 16-bit images whose
+            bright pixels are within ten times the sky's noise.
         softening: scaled flux where asinh turns from linear to logarithmic.
         scale: unit of flux: mad (median absolute deviation of the sky) or percentile (the 99.8th); auto is
             percentile for linear and mad for the others.

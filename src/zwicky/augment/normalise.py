@@ -22,6 +22,9 @@ from zwicky.rng import numpy_rng
 MAX_IMAGES = 4096  # statistics use at most this many images ...
 MAX_VALUES = 2**22  # ... and this many pixels of each band, so that memory is bounded on any survey
 BLOCK_BYTES = 2**25
+LINEAR_PEAK = 10.0  # integers are stretched if their 99.8th percentile is further above the sky, in units of its noise
+PEAKED = 15.0  # kurtosis after normalisation above which the network sees little but peaks
+TINY = 1e-37  # its inverse must be a float32 too
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Normalisation:
     stretch: Literal["asinh", "sqrt", "linear"] = "asinh"
     softening: float = 3.0
     output_std: float = 1.0  # divides the stretched image, which then has a deviation of about 1 over all bands
+    kurtosis: float = 3.0  # of the fitted pixels after normalisation; 3 for a Gaussian
+    reason: str = ""  # why the stretch was chosen
 
     @classmethod
     def fit(
@@ -50,8 +55,8 @@ class Normalisation:
         """Fit to a seeded sample of the pixels of images [N, bands, H, W] of any type, in training `rows` (None: all).
 
         The centre is the median of the band; the scale is 1.4826 × the median absolute deviation (mad) or the 99.8th
-        percentile above the median (percentile). Where that is 0, it is the next of mad, percentile and standard
-        deviation that is not; a constant band has scale 1.
+        percentile above the median (percentile). On a quantised or empty sky, where the deviation is 0, mad is half
+        the 16–84 % range, of integers at least one count, or else the standard deviation; a constant band has scale 1.
         """
         config = config or NormalisationConfig()
         config.validate()
@@ -60,22 +65,40 @@ class Normalisation:
             raise UserError(f"images of shape {list(images.shape)} do not fit {len(bands)} bands; use [N, bands, H, W]")
         if not len(rows) or not all(images.shape):
             raise UserError("no training image to fit the normalisation to; check the split")
-        is_float = images.dtype.kind == "f"
-        stretch = ("asinh" if is_float else "linear") if config.stretch == "auto" else config.stretch
-        measure = ("percentile" if stretch == "linear" else "mad") if config.scale == "auto" else config.scale
-        values = _sample(images, rows, config.max_invalid, seed)
-        center, scale = [], []
+        values, count = _sample(images, rows, config.max_invalid, seed), float(images.dtype.kind != "f")
+        center, noise, bright = [], [], []
         for band, row in zip(bands, values, strict=True):
             row = row[np.isfinite(row)]
             if not len(row):
                 raise UserError(f"band {band!r} has no valid pixel in the training images; remove the band")
             center.append(float(np.median(row)))
-            scale.append(_scale(row - center[-1], measure))
+            noise.append(_noise(row - center[-1], count))
+            bright.append(float(np.percentile(row, 99.8)) - center[-1])
+        peak = max(b / n for b, n in zip(bright, noise, strict=True))
+        reason = f"the brightest pixels reach {peak:.3g} times the sky's noise"
+        stretch = config.stretch
+        if stretch == "auto":
+            stretch = "asinh" if not count or peak > LINEAR_PEAK else "linear"
+            reason = f"{stretch}, chosen for {'integers' if count else 'floats'}: {reason}"
+        measure = ("percentile" if stretch == "linear" else "mad") if config.scale == "auto" else config.scale
+        scale = noise if measure == "mad" else [b if b > TINY else n for b, n in zip(bright, noise, strict=True)]
         draft = cls(tuple(bands), tuple(center), tuple(scale), stretch, config.softening)
         stretched, valid = draft(torch.from_numpy(values)[None, :, None])
         output = stretched.numpy()[valid.numpy()]  # torch's own indexing by a mask takes 32 bytes a value
-        std = float(torch.from_numpy(output).double().std(correction=0))
-        return replace(draft, output_std=std or 1.0)
+        std = float(torch.from_numpy(output).double().std(correction=0)) or 1.0
+        residual = (output - output.mean(dtype=np.float64)) / std
+        kurtosis = float(np.mean(np.square(np.square(residual)), dtype=np.float64))
+        return replace(draft, output_std=std, kurtosis=kurtosis, reason=f"{reason}; kurtosis after it {kurtosis:.3g}")
+
+    @property
+    def warning(self) -> str | None:
+        """Return one line if a few peaks dominate the network's input."""
+        if self.kurtosis <= PEAKED:
+            return None
+        return (
+            f"peaked input: kurtosis {self.kurtosis:.0f} after the {self.stretch} stretch, so faint light is next to "
+            "nothing beside the peaks; lower normalisation.softening, or take the stretch asinh"
+        )
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalise raw [B, bands, H, W] of any type: float32 with 0 where invalid, and `valid` (bool)."""
@@ -141,9 +164,9 @@ def _sample(images: Images, rows: np.ndarray, max_invalid: float, seed: int) -> 
     return values
 
 
-def _scale(residuals: np.ndarray, measure: str) -> float:
+def _noise(residuals: np.ndarray, count: float) -> float:
+    """Robust deviation of residuals from the median, see `Normalisation.fit`; `count` is the step of quantised ones."""
+    low, high = np.percentile(residuals, [16, 84])
     mad = 1.4826 * float(np.median(np.abs(residuals)))
-    percentile = float(np.percentile(residuals, 99.8))
-    std = float(residuals.std(dtype=np.float64))
-    order = (mad, percentile, std) if measure == "mad" else (percentile, mad, std)
-    return next((value for value in order if value > 1e-37), 1.0)  # its inverse must be a float32 too
+    order = (mad, max(float(high - low) / 2, count), float(residuals.std(dtype=np.float64)))
+    return next((value for value in order if value > TINY), 1.0)

@@ -6,6 +6,7 @@ With `head: probe` this is LP-FT (Kumar et al. 2022, arXiv:2202.10054): linear p
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -254,6 +255,8 @@ def finetune(
     if run.finished:
         return load_network(out)
     pretrained = load_network(start) if start is not None else _published(config, cutouts, pool, from_scratch)
+    if not (start or quiet):
+        print(f"finetune: stretch {pretrained.normalisation.reason}", file=sys.stderr, flush=True)
     pretrained.check(cutouts)
     before = provenance.TrainingObjects() if from_scratch else provenance.of_weights(source)
     if start is not None and not from_scratch:
@@ -280,7 +283,8 @@ def finetune(
     )
     uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if len(pool) else {})
     objects = provenance.record(cutouts, uses, before)
-    add_warning(result.warnings, objects.warning)
+    for warning in (objects.warning, pretrained.normalisation.warning):
+        add_warning(result.warnings, warning)
     if rank() == 0:
         provenance.write(out, objects)
         save_network(out, network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def pretrain(
         raise UserError(f"{title}: {len(rows)} images to pretrain on; give a store with more")
     views = config.views.resolved(cutouts.size)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
+    if not quiet:
+        print(f"{title}: stretch {normalisation.reason}", file=sys.stderr, flush=True)
     seed_torch(config.seed)
     backbone = new_backbone(config.backbone, cutouts, views)
     method = methods.create(config.method.name, backbone, **config.method.options)
@@ -82,7 +85,8 @@ def pretrain(
     data, run_fit = TrainingSet(cutouts.images, rows, partners=partners), partial(fit, evaluate=evaluate, quiet=quiet)
     result = run_fit(method, data, augment, config.train, seed=config.seed, folder=out, title=title)
     objects = provenance.record(cutouts, {"pretrain": rows}, provenance.of_weights(source))
-    add_warning(result.warnings, objects.warning)
+    for warning in (objects.warning, normalisation.warning):
+        add_warning(result.warnings, warning)
     if rank() == 0:
         provenance.write(out, objects)
         save_network(out, network)
