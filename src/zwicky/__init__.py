@@ -52,6 +52,7 @@ _PUBLIC = {
     "benchmark": "evaluation.benchmark",
     "equivariance_error": "evaluation.equivariance",
     "write_report": "report.page",
+    "predict": "survey.predict",
 }
 
 __all__ = sorted(_PUBLIC)

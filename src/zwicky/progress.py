@@ -30,6 +30,7 @@ class StepProgress:
     ) -> None:
         self.title, self.steps, self.images_a_step, self.unit = title, steps, images_a_step, unit
         self._start, self._step, self._text = start, start, ""
+        self._images = 0
         self._began = time.monotonic()
         self._line_at = self._began + SECONDS_BETWEEN_LINES
         self._quiet = quiet
@@ -74,16 +75,18 @@ class StepProgress:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def advance(self) -> None:
-        """Count one step."""
+    def advance(self, images: int | None = None) -> None:
+        """Count one step, of `images` where steps differ."""
         self._step += 1
-        rate = (self._step - self._start) * self.images_a_step / max(time.monotonic() - self._began, 1e-9)
+        self._images += self.images_a_step if images is None else images
+        rate = self._images / max(time.monotonic() - self._began, 1e-9)
         text = f"{rate:.0f} images/s {self._text}"
         if self._bar:
             self._bar.update(self._task, completed=self._step, text=text)
         elif not self._quiet and time.monotonic() >= self._line_at:
             self._line_at = time.monotonic() + SECONDS_BETWEEN_LINES
-            left = (self.steps - self._step) * self.images_a_step / max(rate, 1e-9)
+            done = self._step - self._start
+            left = (self.steps - self._step) * (time.monotonic() - self._began) / done
             print(
                 f"{self.title}: {self.unit} {self._step}/{self.steps}, {text}, {left:.0f} s left",
                 file=sys.stderr,

@@ -17,6 +17,9 @@ from zwicky.simulate import population_names
 DATA_HELP = (
     "a store written by `zwicky ingest` or `zwicky simulate`, or simulate:POPULATION:N:SEED to render on the fly"
 )
+SURVEY_HELP = (
+    "a store, a folder of images in any format that `zwicky ingest` reads, or a file of many: HDF5, Parquet, HATS, ..."
+)
 RUN_HELP = "a run of `zwicky pretrain` or `zwicky finetune`"
 
 
@@ -129,6 +132,26 @@ def demo(parser: ArgumentParser) -> None:
     """Add the arguments of `zwicky demo`."""
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the simulated store and the run")
     parser.add_argument("--size", type=str, default="desk", help="desk (about 15 minutes on two cores) or smoke (1-2)")
+
+
+def predict(parser: ArgumentParser) -> None:
+    """Add the arguments of `zwicky predict`."""
+    parser.add_argument("run", type=Path, help=RUN_HELP)
+    parser.add_argument("data", type=Path, help=SURVEY_HELP)
+    parser.add_argument("--out", type=Path, required=True, help="CSV to write: id, file, ra, dec, p_CLASS or values")
+    parser.add_argument(
+        "--features", type=Path | None, default=None, help=".npy file for the pooled features [N, D], float32"
+    )
+    _views(parser)
+
+
+def _views(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--views",
+        type=Literal[1, 8],
+        default=8,
+        help="8: average over the rotations by 90° and reflections; 1: one view, up to 8 times as fast",
+    )
 
 
 def _size(parser: ArgumentParser) -> None:

@@ -143,6 +143,13 @@ def _demo(args: Namespace) -> None:
     print(f"{time.monotonic() - start:.0f} s; open {page}")
 
 
+def _predict(args: Namespace) -> None:
+    from zwicky.survey.predict import predict
+
+    count, listed = predict(args.run, args.data, args.out, args.features, args.views == 8)
+    print(f"{count} of {count + listed} cutouts in {args.out}" + f"; {listed} set aside" * bool(listed))
+
+
 def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     from zwicky.evaluation.results import BenchmarkResult
     from zwicky.report.page import write_report
@@ -212,5 +219,11 @@ COMMANDS = {
     ),
     "demo": Command(
         "Run the whole pipeline on simulated lenses.", "[--out FOLDER] [--size desk|smoke]", arguments.demo, _demo
+    ),
+    "predict": Command(
+        "Apply a network to new cutouts.",
+        "RUN DATA --out TABLE.csv [--features FILE.npy] [--views 1|8]",
+        arguments.predict,
+        _predict,
     ),
 }

@@ -24,7 +24,7 @@ from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, che
 from zwicky.data.labels import write_labels
 from zwicky.data.objects import describe
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of
-from zwicky.data.source import ARCHIVES, STORE, Source, group_units, scan_folder
+from zwicky.data.source import ARCHIVES, Source, group_units, scan_folder
 from zwicky.data.splits import write_split
 from zwicky.data.store import StoreWriter, check_writable
 from zwicky.errors import UserError
@@ -32,9 +32,7 @@ from zwicky.io import write_table
 from zwicky.progress import StepProgress
 
 SAMPLE = 500  # files read to choose the format of the store
-LARGE = 2**26  # bytes; larger files, and those of many images, are read in pieces
 BATCH = 64  # files or images read at a time
-_MANY = (".hdf5", ".h5", ".hdf", ".npz", ".parquet", ".pq", STORE)
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def ingest(
         arrays = [file for file in files if file.lower().endswith(".npy") or "fits" in format_of(file)]
         options = ReadOptions(config.bands, config.axes.upper(), config.hdu, stacks=len(arrays) == 1)
         data = Source(folder, units, options, set_aside)
-        store = _choose_format(data, config, pool)
+        store = choose_store_format(data, config, pool)
         with StoreWriter(out, store.bands, store.size, store.dtype, truth=tuple(sorted(options.truth))) as writer:
             objects = _read_all(data, store, config, pool, writer)
             description = describe(data, objects, store, config, catalog)
@@ -142,7 +140,7 @@ def ingest(
     )
 
 
-def _choose_format(data: Source, config: IngestConfig, pool: ThreadPoolExecutor) -> StoreFormat:
+def choose_store_format(data: Source, config: IngestConfig, pool: ThreadPoolExecutor) -> StoreFormat:
     """Choose the format of the store from files spread over all; of a file of many images the first counts for all."""
     names = list(data.units)
     sentinels: Counter[float] = Counter()
@@ -162,7 +160,7 @@ def _choose_format(data: Source, config: IngestConfig, pool: ThreadPoolExecutor)
     lengths = {item[1].shape[0] for item in samples if not item[1].bands}
     if len(lengths) > 1 and max(lengths) > 6 and not data.options.stacks and not config.bands:
         data.options.stacks = True  # of varying length: images, no bands
-        return _choose_format(data, config, pool)
+        return choose_store_format(data, config, pool)
     if not samples:
         data.set_aside += [(name, str(item)) for name in names[:100] for item in islice(data.read(name), 1)]
         raise _nothing_read(data)
@@ -251,12 +249,7 @@ def _batches(
     data: Source, conform: Callable[[str, Record | Unreadable], dict[str, Any]], pool: ThreadPoolExecutor
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield all images, some at a time, decoded by threads."""
-
-    def is_large(name: str) -> bool:
-        paths = [data.folder / file for file in data.units[name].values()]
-        return any(p.name.lower().endswith(_MANY) or p.is_dir() or p.stat().st_size > LARGE for p in paths)
-
-    large = [name for name in data.units if is_large(name)]
+    large = [name for name in data.units if data.is_large(name)]
     small = [name for name in data.units if name not in set(large)]
     starts = range(0, len(small), BATCH)
     with StepProgress("reading", len(starts) + len(large), 0, BATCH, unit="batch") as progress:

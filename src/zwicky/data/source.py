@@ -20,6 +20,8 @@ from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
 from zwicky.data.readers.numpy import SafeUnpickler, is_archive
 
 STORE = "store.json"
+MANY = (".hdf5", ".h5", ".hdf", ".npz", ".parquet", ".pq", STORE)
+LARGE = 2**26  # bytes; larger files, and those of many images, are read in pieces
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_ARRAYS = 20  # files of a folder that may be columns of one another
 _ROLE = "|".join(sorted(ROLES, key=len, reverse=True))
@@ -41,7 +43,7 @@ class Source:
 
     def read(self, name: str) -> Iterator[Record | Unreadable]:
         """Read the images of a unit; the last item is an error where the rest cannot be read."""
-        unit, row = self.units[name], 0
+        unit, row = self.units[name], self.options.first
         try:
             if "" in unit:
                 records = read(self.folder / unit[""], self.options)
@@ -56,6 +58,11 @@ class Source:
         except Unreadable as error:
             error.row = row or None
             yield error
+
+    def is_large(self, name: str) -> bool:
+        """Return whether a unit is read in pieces: it is large, or of a format that holds many images."""
+        paths = [self.folder / file for file in self.units[name].values()]
+        return any(p.name.lower().endswith(MANY) or p.is_dir() or p.stat().st_size > LARGE for p in paths)
 
     def folder_of(self, name: str) -> str:
         """Return "type:folder" of a unit, since files of one type in one folder belong together."""

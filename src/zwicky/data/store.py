@@ -193,13 +193,31 @@ def open_store(path: Path | str) -> Cutouts:
         raise UserError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; write the store again")
     try:
         table = pq.read_table(path / OBJECTS).to_pandas()
-        images = ShardedImages([np.load(shard, mmap_mode="r") for shard in sorted(path.glob("images-*.npy"))])
+        images = open_images(path)
         if not len(images) == len(table) == description["objects"]:
             raise ValueError(f"{len(images)} images, {len(table)} rows, {description['objects']} objects")
     except (OSError, ValueError, IndexError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise UserError(f"{path} is incomplete ({problem}); copy or write the store again") from error
     return Cutouts(images, table, tuple(description["bands"]), tuple(description["truth"]), description["metadata"])
+
+
+def open_images(path: Path) -> ShardedImages:
+    """Map the images of a store, [N, bands, H, W]."""
+    return ShardedImages([np.load(shard, mmap_mode="r") for shard in sorted(path.glob("images-*.npy"))])
+
+
+def read_rows(path: Path, first: int, last: int, columns: Sequence[str]) -> pd.DataFrame:
+    """Read some rows and columns of the table of a store, in memory independent of its length."""
+    tables, start = [], 0
+    with pq.ParquetFile(path / OBJECTS) as file:
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            if start < last and stop > first:
+                rows = file.read_row_group(group, columns=list(columns))
+                tables.append(rows.slice(max(first - start, 0), min(last, stop) - max(first, start)))
+            start = stop
+    return pa.concat_tables(tables).to_pandas()
 
 
 def check_writable(path: Path | str) -> None:

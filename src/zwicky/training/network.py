@@ -98,23 +98,35 @@ class Network:
 
     def outputs(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Compute logits [N, classes], not divided by the temperature, or values [N, columns]; see `features`."""
+        return self.features_and_outputs(images, batch_size, turns)[1]
+
+    def features_and_outputs(
+        self, images: Images, batch_size: int = 256, turns: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute what `features` and `outputs` return in one pass."""
         if self.head is None:
             raise UserError("this network has no head yet; run `zwicky finetune` on it first")
         head = self.head
 
-        def outputs(crops: Tensor, g: int) -> Tensor:
-            outputs = self.backbone.predict(head, crops).float()
-            if not self.targets:
-                return outputs
-            back = d4.to_source(int(d4.INVERSE[g])).to(outputs.device)
-            return transform_targets(self.scaler.inverse(outputs), self.targets, back.expand(len(outputs), 2, 3))
+        def both(crops: Tensor, g: int) -> Tensor:
+            features = self.backbone(crops, patch_tokens=head.uses_patch_tokens)
+            outputs = head(features).float()
+            if self.targets:
+                back = d4.to_source(int(d4.INVERSE[g])).to(outputs.device).expand(len(outputs), 2, 3)
+                outputs = transform_targets(self.scaler.inverse(outputs), self.targets, back)
+            return torch.cat([features.pooled.float(), outputs], 1)
 
-        return self._mean_over_d4(outputs, self.n_outputs, images, batch_size, turns)
+        width = self.backbone.dim + self.n_outputs
+        result = self._mean_over_d4(both, width, images, batch_size, turns)
+        return result[:, : self.backbone.dim], result[:, self.backbone.dim :]
 
     def probabilities(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Compute calibrated class probabilities [N, classes]; see `features`."""
-        logits = self.outputs(images, batch_size, turns).astype(np.float64)
-        return softmax(logits / self.temperature, axis=1)
+        return self.to_probabilities(self.outputs(images, batch_size, turns))
+
+    def to_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Turn logits [N, classes] into calibrated probabilities, float64."""
+        return softmax(logits.astype(np.float64) / self.temperature, axis=1)
 
     def predict(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Compute probabilities [N, classes] or, of a regression, values [N, columns]; see `features`."""
@@ -126,15 +138,19 @@ class Network:
         Raises:
             UserError: if they have other bands or another pixel scale.
         """
-        if cutouts.bands != self.bands:
-            raise UserError(
-                f"the network was made for bands {', '.join(self.bands)}; these cutouts have {', '.join(cutouts.bands)}"
-            )
+        self.check_bands(cutouts.bands)
         scale = cutouts.pixel_scale
         if self.pixel_scale and scale and abs(scale / self.pixel_scale - 1) > 0.02:
             raise UserError(
                 f'the network was made for {self.pixel_scale}" a pixel; these cutouts have {scale}"; '
                 "resample them or pretrain again"
+            )
+
+    def check_bands(self, bands: tuple[str, ...]) -> None:
+        """Raise UserError unless cutouts have the bands of the training."""
+        if bands != self.bands:
+            raise UserError(
+                f"the network was made for bands {', '.join(self.bands)}; these cutouts have {', '.join(bands)}"
             )
 
     @torch.inference_mode()

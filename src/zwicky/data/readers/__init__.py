@@ -57,6 +57,8 @@ class ReadOptions:
     axes: str = ""
     hdu: tuple[str, ...] = ()
     stacks: bool = False  # whether an axis of 7 to 64 entries counts images rather than bands
+    first: int = 0  # the row to begin with in a file that `spans` divides …
+    last: int | None = None  # … and the row before which to end
     truth: set[str] = field(default_factory=set)  # columns that readers know to be simulation truth
     notes: set[str] = field(default_factory=set)  # what readers left out
 
@@ -99,6 +101,40 @@ def read_image(path: Path, options: ReadOptions | None = None) -> Record:
     if isinstance(items[0], Unreadable):
         raise items[0]
     return items[0]
+
+
+def spans(path: Path, size: int) -> list[tuple[int, int | None]]:
+    """Divide a file of many images into ranges of about `size` rows, [(0, None)] where only reading would count them.
+
+    The last range is open, so that no row is lost where the number of images is guessed from the shapes.
+    """
+    ends: Sequence[int] = ()
+    try:
+        reader = format_of(path.name)
+        if reader.startswith("parquet"):
+            from pyarrow.parquet import ParquetFile
+
+            with ParquetFile(path) as file:
+                ends = np.cumsum([file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]).tolist()
+        elif reader == "numpy:read_hdf5":
+            import h5py
+
+            shapes: list[tuple[int, ...]] = [(0,)]
+            with h5py.File(path, "r") as file:
+                file.visititems(lambda _, item: shapes.append(item.shape) if getattr(item, "ndim", 0) > 2 else None)
+            ends = range(size, max(shape[0] for shape in shapes), size)
+        elif reader == "numpy:read_npy":
+            shape = np.load(path, mmap_mode="r").shape
+            ends = range(size, shape[0] if len(shape) > 3 or shape[0] > MANY else 0, size)
+    except Exception:  # a damaged file: reading it gives the reason
+        return [(0, None)]
+    starts = [0]
+    for end in ends:
+        if end >= starts[-1] + size:
+            starts.append(end)
+    if reader.startswith("parquet") and len(starts) > 1 and starts[-1] == ends[-1]:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], None], strict=True))
 
 
 def find_axes(shape: tuple[int, ...], options: ReadOptions, n_bands: int = 0, rows: Collection[int] = ()) -> str:
@@ -174,10 +210,12 @@ def to_image(array: Any, axes: str) -> np.ndarray:
     return np.ascontiguousarray(array, np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("="))
 
 
-def to_records(array: Any, axes: str, bands: Sequence[str] = (), columns: dict | None = None) -> Iterator[Record]:
-    """Yield the images of an array along its axis N, or its one image; an array on disk is read image by image."""
+def to_records(
+    array: Any, axes: str, bands: Sequence[str] = (), columns: dict | None = None, first: int = 0
+) -> Iterator[Record]:
+    """Yield the images of an array along its axis N, from row `first` on, or its one image; one is read at a time."""
     stack = [array] if "N" not in axes else array if axes[0] == "N" else np.moveaxis(array, axes.index("N"), 0)
-    for row, plane in enumerate(stack):
+    for row, plane in enumerate(stack[first:] if first else stack, first):
         image = to_image(plane, axes)
         names = tuple(bands) if len(bands) == len(image) else ()
         yield Record(image, names, columns or {}, row if "N" in axes else None)

@@ -55,7 +55,8 @@ def read_arrays(
         listed = ", ".join(f"{name} {list(a.shape)}" for name, a in list(arrays.items())[:4] if a.ndim) or "nothing"
         raise Unreadable(f"no array of images [N, H, W] or [N, bands, H, W]: it holds {listed}; call them `images`")
     shared = {name: array for part in parts if part not in images for name, array in parts[part].items()}
-    row = 0
+    options = options if len(images) == 1 else replace(options, first=0, last=None)
+    row = options.first
     for (role_name, group), names in images.items():
         members = shared | parts[role_name, group]
         facts = {"split": role_name} if role_name else {}
@@ -144,18 +145,20 @@ def _read_part(
         yield from to_records(first[()], axes, common)
         return
     count, step = shape[axes.index("N")], max(1, BLOCK_BYTES // (int(np.prod(shape[1:])) * first.dtype.itemsize))
+    begin, end = options.first, min(count, options.last or count)
     columns, per_band = _sort_columns(others, count, options)
     if axes[0] == "N":
         step = max(step, *(getattr(first, "chunks", None) or (1,))[:1])  # a chunk of HDF5 is decompressed whole
     else:
         arrays = {name: np.moveaxis(arrays[name][()], axes.index("N"), 0) for name in names}
-    for row in range(count):
-        if row % step == 0:
-            blocks = [arrays[name][row : row + step] for name in names]
-        facts = {name: values[row] for name, values in columns.items()}
+    for row in range(begin, end):
+        if row == begin or row % step == 0:
+            start, stop = row, min(row - row % step + step, end)
+            blocks = [arrays[name][start:stop] for name in names]
+        facts = {name: values[row - begin] for name, values in columns.items()}
         facts |= {key: tuple(np.ravel(v[row] if len(v) == count else v).tolist()) for key, v in per_band.items()}
         named = parse_bands(facts.pop("bands")) if "bands" in facts else common
-        planes = [block[row % step].reshape(shape[1:]) if side else block[row % step] for block in blocks]
+        planes = [block[row - start].reshape(shape[1:]) if side else block[row - start] for block in blocks]
         try:
             image = np.concatenate([to_image(plane, axes) for plane in planes])
             if named and len(named) != len(image):
@@ -175,9 +178,10 @@ def _sort_columns(arrays: Arrays, count: int, options: ReadOptions) -> tuple[dic
             if array.ndim == 2 or key not in _BANDS:
                 per_band[_PER_BAND[key]] = array[()]
             continue
+        rows = slice(options.first, options.last)
         if key in _LABELS and array.ndim == 2 and has_rows:  # one column, or one-hot
             array = array[:, 0] if array.shape[1] == 1 else np.argmax(array[()], axis=1)
-        values = to_plain(array[()]) if array.ndim == 1 and has_rows else None
+        values = to_plain(array[rows]) if array.ndim == 1 and has_rows else None
         if values is None:
             options.notes.add(f"{name} {list(array.shape)} is no column of plain values and was left out")
         else:

@@ -42,7 +42,7 @@ def read_npy(path: Path, options: ReadOptions) -> Iterator[Record]:
             raise
         yield _read_pair(path, options)
     else:
-        yield from to_records(array, find_axes(array.shape, options))
+        yield from to_records(array, find_axes(array.shape, options), first=options.first)
 
 
 def _read_pair(path: Path, options: ReadOptions) -> Record:

@@ -38,8 +38,10 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Record | Unreadab
         renamed = _hats_names(path)
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
         classes = {name: entry["names"] for name, entry in info.get("features", {}).items() if "names" in entry}
-        row = 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=[*images, *plain]):
+        row, groups = 0, list(range(file.num_row_groups))
+        while options.first > row:  # a range of `spans` begins with a row group
+            row += file.metadata.row_group(groups.pop(0)).num_rows
+        for batch in file.iter_batches(BATCH_ROWS, groups, columns=[*images, *plain]):
             cells = zip(*(_decode_column(batch.column(name), name) for name in images), strict=True)
             for cell, facts in zip(cells, batch.select(plain).to_pylist(), strict=True):
                 facts = {renamed.get(name, name): value for name, value in facts.items()}

@@ -1,0 +1,218 @@
+"""The cutouts that are scored, read part by part: a store, or files of any format without making a store first."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from zwicky.data.columns import as_text, find_column, find_position_columns, parse_positions, unit_of
+from zwicky.data.cutouts import batches
+from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat
+from zwicky.data.ingest import choose_store_format
+from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, spans
+from zwicky.data.source import STORE, Source, Unit, group_units, scan_folder
+from zwicky.data.store import open_images, read_rows
+from zwicky.errors import UserError
+from zwicky.io import read_json
+from zwicky.training.network import Network
+
+PART = 16384  # cutouts of a part, about
+BLOCK = 512  # cutouts read at a time
+MAX_INVALID = 0.5  # a larger share of invalid pixels is not scored
+HEALPIX = "_healpix_29"  # the pixel of order 29 (nested) in HATS catalogues
+
+Listed = list[tuple[str, str]]  # (file or id, reason) of cutouts that cannot be scored
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the cutouts: rows of a store or of one file of many images, or files of few."""
+
+    number: int
+    units: Mapping[str, Unit]  # {} for a store
+    first: int = 0
+    last: int | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cutouts of one part, read together.
+
+    Args:
+        images: [n, bands, H, W].
+        table: n rows of id, file (the path, with #row in a file of many; "" in a store), ra, dec and, where the file
+            has it, healpix.
+        listed: what cannot be scored, with the reason.
+    """
+
+    images: np.ndarray
+    table: pd.DataFrame
+    listed: Listed
+
+
+@dataclass(frozen=True)
+class SurveyData:
+    """Cutouts in parts, and the format they share."""
+
+    path: Path
+    form: StoreFormat
+    options: ReadOptions
+    pixel_scale: float | None  # of the network, arcsec
+    parts: tuple[Part, ...]
+    listed: Listed  # files without images
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the cutouts come from files rather than from a store."""
+        return bool(self.parts[0].units)
+
+    @classmethod
+    def open(cls, path: Path | str, network: Network, size: int = PART) -> SurveyData:
+        """Find the cutouts of a store, a folder or a file, in parts of about `size`.
+
+        Raises:
+            UserError: There are none, or they do not fit the network.
+        """
+        path = Path(path)
+        if (path / STORE).is_file():
+            store = read_json(path / STORE)
+            network.check_bands(tuple(store["bands"]))
+            form = StoreFormat(network.bands, (), tuple(store["size"]), store["dtype"])
+            ends = [*range(size, store["objects"], size), store["objects"]]
+            parts = [Part(number, {}, number * size, end) for number, end in enumerate(ends)]
+            return cls(path, form, ReadOptions(), network.pixel_scale, tuple(parts), [])
+        if not path.exists() or (path.is_file() and not format_of(path.name)):
+            problem = "is no file of images" if path.exists() else "does not exist"
+            raise UserError(f"{path} {problem}; give a store, a folder of images, or a file of many")
+        files, listed = scan_folder(path)
+        folder = path.parent if path.is_file() else path
+        arrays = [file for file in files if file.lower().endswith(".npy") or "fits" in format_of(file)]
+        options = ReadOptions(stacks=len(arrays) == 1)
+        source = Source(folder, group_units(folder, files, ()), options, listed)
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            warnings.simplefilter("ignore")  # decoders warn of odd headers
+            try:
+                form = choose_store_format(source, IngestConfig(bands=network.bands), pool)
+            except UserError as error:
+                needed = ", ".join(network.bands)
+                raise UserError(f"{path} does not fit the network, which takes {needed}: {error}") from error
+        return cls(folder, form, options, network.pixel_scale, tuple(_divide(source, size)), listed)
+
+    def blocks(self, part: Part) -> Iterator[Block]:
+        """Read a part, some cutouts at a time."""
+        for images, table, listed in self._store_blocks(part) if not part.units else self._file_blocks(part):
+            reasons = self._reasons(images, table)
+            good = reasons == ""
+            names = table["file"].where(table["file"] != "", table["id"])
+            listed = listed + [*zip(names[~good], reasons[~good], strict=True)]
+            table = table.drop(columns="pixel_scale")
+            yield Block(images if good.all() else images[good], table[good].reset_index(drop=True), listed)
+
+    def _reasons(self, images: np.ndarray, table: pd.DataFrame) -> np.ndarray:
+        """Why each cutout cannot be scored, "" if it can: bands, invalid pixels, pixel scale."""
+        reasons = np.full(len(images), "", object)
+        if self.pixel_scale:
+            scale = table["pixel_scale"].to_numpy(np.float64, na_value=np.nan)
+            for row in np.flatnonzero(np.abs(scale / self.pixel_scale - 1) > 0.02):
+                reasons[row] = f'has {scale[row]:g}" a pixel, and the network was made for {self.pixel_scale:g}"'
+        if images.dtype.kind == "f" and not np.isfinite(images.sum(dtype=np.float64)):
+            invalid = ~np.isfinite(images)
+            share, absent = invalid.mean((1, 2, 3)), invalid.all((2, 3))
+            for row in np.flatnonzero(share > MAX_INVALID):
+                reasons[row] = f"{share[row]:.0%} of its pixels are invalid"
+            for row in np.flatnonzero(absent.any(1)):
+                reasons[row] = f"lacks the bands {', '.join(np.array(self.form.bands)[absent[row]])}"
+        return reasons
+
+    def _store_blocks(self, part: Part) -> Iterator[tuple[np.ndarray, pd.DataFrame, Listed]]:
+        images, rows = open_images(self.path), slice(part.first, part.last)
+        table = read_rows(self.path, part.first, part.last or len(images), ["id", "ra", "dec", "pixel_scale"])
+        table.insert(1, "file", "")
+        for block in batches(len(table), BLOCK):
+            yield images.take(rows)[block], table[block].reset_index(drop=True), []
+
+    def _file_blocks(self, part: Part) -> Iterator[tuple[np.ndarray, pd.DataFrame, Listed]]:
+        options = replace(self.options, first=part.first, last=part.last)
+        source = Source(self.path, dict(part.units), options, [])
+        if len(part.units) > 1:  # files are decoded by threads
+            names = list(part.units)
+            groups = (names[first : first + BLOCK // 8] for first in range(0, len(names), BLOCK // 8))
+            with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+                warnings.simplefilter("ignore")
+                read = (pool.map(lambda name: [(name, item) for item in source.read(name)], group) for group in groups)
+                yield from self._collect(chain.from_iterable(chain.from_iterable(read)))
+            return
+        (name,) = part.units
+        first, last = part.first, part.last
+        of_part = (item for item in source.read(name) if item.row is None or first <= item.row)
+        yield from self._collect((name, item) for item in _until(of_part, last))
+
+    def _collect(
+        self, items: Iterator[tuple[str, Record | Unreadable]]
+    ) -> Iterator[tuple[np.ndarray, pd.DataFrame, Listed]]:
+        """Put items into the common format, some at a time."""
+        while chunk := list(islice(items, BLOCK)):
+            images, facts, listed = [], [], []
+            for unit, item in chunk:
+                name = unit if item.row is None else f"{unit}#{item.row}"
+                reason = str(item) if isinstance(item, Unreadable) else self.form.mismatch(ImageFormat.of(item))
+                if isinstance(item, Unreadable) or reason:
+                    listed.append((name, reason))
+                else:
+                    images.append(self.form.conform(item))
+                    facts.append({"_file": name, **item.columns})
+            shape = (len(images), len(self.form.bands), *self.form.size)
+            yield np.array(images, self.form.dtype).reshape(shape), _table(facts), listed
+
+
+def _until(items: Iterator[Any], last: int | None) -> Iterator[Any]:
+    for item in items:
+        if last is not None and item.row is not None and item.row >= last:
+            return
+        yield item
+
+
+def _divide(source: Source, size: int) -> Iterator[Part]:
+    """Yield ranges of rows of each large file, and groups of small ones."""
+    number, small = 0, {}
+    for name, unit in source.units.items():
+        if not source.is_large(name):
+            small[name] = unit
+            continue
+        ranges = spans(source.folder / unit[""], size) if "" in unit else [(0, None)]
+        for first, last in ranges:
+            yield Part(number, {name: unit}, first, last)
+            number += 1
+    names = list(small)
+    for first in range(0, len(names), size):
+        yield Part(number, {name: small[name] for name in names[first : first + size]})
+        number += 1
+
+
+def _table(facts: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return id, file, ra, dec (degrees), pixel_scale and, where the files have it, healpix."""
+    columns = pd.DataFrame(facts, columns=None if facts else ["_file"])
+    names = [str(name) for name in columns if name != "_file"]
+    table = pd.DataFrame({"id": columns["_file"], "file": columns["_file"]}, dtype=object)
+    if identifier := find_column(names, "id"):
+        ids = as_text(columns[identifier])
+        table["id"] = ids.where(ids != "", table["file"])
+    pair = find_position_columns(names)
+    table["ra"], table["dec"] = (np.full(len(table), np.nan) for _ in range(2))
+    if pair is not None:
+        ra, dec = pair
+        units = unit_of(columns, ra), unit_of(columns, dec)
+        table["ra"], table["dec"], _ = parse_positions(columns[ra], columns[dec], units)
+    scale = find_column(names, "pixel_scale")
+    table["pixel_scale"] = pd.to_numeric(columns[scale], errors="coerce") if scale else np.nan
+    if HEALPIX in names:
+        table["healpix"] = columns[HEALPIX]
+    return table

@@ -1,0 +1,72 @@
+"""`zwicky predict`: one network applied to new cutouts, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from zwicky.errors import UserError
+from zwicky.io import replacing, write_table
+from zwicky.progress import StepProgress
+from zwicky.survey.parts import SurveyData
+from zwicky.training.network import load_network
+from zwicky.training.task import columns_of
+
+
+def predict(
+    run: Path, data: Path, out: Path, features: Path | None = None, turns: bool = True, quiet: bool = False
+) -> tuple[int, int]:
+    """Write a CSV of id, file, ra, dec and `p_CLASS` for each class, or a column for each regressed value.
+
+    Args:
+        run: directory of a fine-tuned network, or of a pretrained one, which has features alone.
+        data: a store, a folder of images, or a file of many.
+        out: the CSV; what cannot be scored is listed in `NAME_set_aside.csv` beside it.
+        features: `.npy` file of the pooled features [N, D] float32, in the order of the CSV.
+        turns: average over the eight rotations and reflections.
+        quiet: show no progress.
+
+    Returns:
+        (number of cutouts in the CSV, number of those set aside).
+
+    Raises:
+        UserError: Nothing can be scored, or the run has neither a head nor `features` to write.
+    """
+    network = load_network(run)
+    if network.head is None and features is None:
+        raise UserError(f"{run} has no head yet; run `zwicky finetune` on it, or ask for its --features")
+    names = [f"p_{name}" for name in network.classes] or columns_of(network.targets)
+    survey = SurveyData.open(data, network)
+    vectors, listed, count = [], list(survey.listed), 0
+    with replacing(out) as temporary, StepProgress("predict", len(survey.parts), 0, 0, quiet, "part") as progress:
+        for part in survey.parts:
+            done = 0
+            for block in survey.blocks(part):
+                listed += block.listed
+                table = block.table[["id", *["file"] * survey.has_files, "ra", "dec"]]
+                if network.head is None:
+                    found = network.features(block.images, turns=turns)
+                else:
+                    found, outputs = network.features_and_outputs(block.images, turns=turns)
+                    values = network.to_probabilities(outputs) if network.classes else outputs
+                    table = pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
+                table.to_csv(temporary, mode="a" if count + done else "w", header=not count + done, index=False)
+                if features is not None:
+                    vectors.append(found)
+                done += len(table)
+            count += done
+            progress.advance(done)
+        if not count:
+            file, reason = listed[0] if listed else (data, "is empty")
+            raise UserError(f"nothing in {data} can be scored: {file} {reason}")
+        if features is not None:
+            with replacing(features) as array, array.open("wb") as stream:
+                np.save(stream, np.concatenate(vectors))
+    aside = out.with_name(f"{out.stem}_set_aside.csv")
+    if listed:
+        write_table(aside, pd.DataFrame(listed, columns=["file", "reason"]))
+    else:
+        aside.unlink(missing_ok=True)
+    return count, len(listed)

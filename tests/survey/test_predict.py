@@ -1,0 +1,112 @@
+"""Applying a network to new cutouts: every format, every part size, and nothing lost."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+
+from zwicky.data.readers import spans
+from zwicky.data.store import write_store
+from zwicky.errors import UserError
+from zwicky.survey.parts import SurveyData
+from zwicky.survey.predict import predict
+from zwicky.training.network import load_network
+
+
+def test_every_format_gives_the_networks_probabilities(cutouts, survey, make_run, tmp_path, read_csv):
+    name, path = survey
+    run, out = make_run(), tmp_path / "p.csv"
+    listed = name == "hats"  # its properties
+    assert predict(run, path, out, tmp_path / "f.npy", quiet=True) == (len(cutouts), listed)
+    table, network = read_csv(out), load_network(run)
+    if name == "npy":
+        assert table["file"].tolist() == [f"stack.npy#{row}" for row in range(len(cutouts))]
+    else:
+        assert table["id"].str.removesuffix(".fits").tolist() == cutouts.ids.tolist()
+        np.testing.assert_allclose(table[["ra", "dec"]], cutouts.table[["ra", "dec"]], rtol=1e-9)
+    assert ("file" in table) == (name != "store")
+    np.testing.assert_allclose(table[["p_nonlens", "p_lens"]], network.probabilities(cutouts.images), atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy"), network.features(cutouts.images), atol=1e-5)
+    assert (tmp_path / "p_set_aside.csv").exists() == (name == "hats")
+
+
+@pytest.mark.parametrize("size", [1, 20, 44, 1000])
+def test_parts_hold_each_cutout_once(cutouts, survey, make_run, size):
+    name, path = survey
+    data = SurveyData.open(path, load_network(make_run()), size)
+    assert [part.number for part in data.parts] == list(range(len(data.parts)))
+    parts = [[block.table for block in data.blocks(part)] for part in data.parts]
+    found = pd.concat([table for tables in parts for table in tables])
+    assert [int(re.findall(r"\d+", key)[-1]) for key in found["id"]] == list(range(len(cutouts)))
+    longest = max(sum(map(len, tables)) for tables in parts)
+    if name != "npy":  # a file below 64 MB
+        assert longest <= size + {"parquet": 7, "hats": 10}.get(name, 0)  # whole row groups
+    if name == "hats":
+        assert found["healpix"].tolist() == list(range(len(cutouts)))
+
+
+def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    header = fits.Header({"BAND0": "g", "BAND1": "r"})
+    damaged = {"nan": np.full((2, 16, 16), np.nan), "size": np.ones((2, 12, 12)), "good": cutouts.images[0]}
+    damaged["half"] = np.where(np.arange(16) < 9, np.nan, cutouts.images[1])
+    damaged["band"] = np.stack([np.full((16, 16), np.nan), cutouts.images[1, 1]])
+    for number in range(30):
+        damaged[f"z{number}"] = cutouts.images[number]
+    for name, image in damaged.items():
+        fits.PrimaryHDU(image.astype(np.float32), header).writeto(folder / f"{name}.fits")
+    (folder / "broken.fits").write_bytes(b"SIMPLE")
+    (folder / "notes.txt").write_text("clear night")
+    scored, listed = predict(make_run(), folder, tmp_path / "p.csv", quiet=True)
+    reasons = pd.read_csv(tmp_path / "p_set_aside.csv").set_index("file")["reason"]
+    assert scored + listed == len(list(folder.iterdir()))
+    assert scored == 31
+    assert len(reasons) == listed
+    expected = {"size": "12×12", "half": "56% of its pixels", "band": "lacks the bands g", "nan": "valid"}
+    for file, text in expected.items():
+        assert text in reasons[f"{file}.fits"]
+    assert reasons["notes.txt"] == "not an image"
+
+
+def test_a_store_with_other_scales_or_invalid_pixels_lists_them(cutouts, make_run, tmp_path):
+    images, table = cutouts.images.copy(), cutouts.table.copy()
+    images[3] = np.nan
+    table.loc[5, "pixel_scale"] = 0.4
+    write_store(images, table, tmp_path / "store", bands=cutouts.bands)
+    assert predict(make_run(), tmp_path / "store", tmp_path / "p.csv", quiet=True) == (43, 2)
+    reasons = pd.read_csv(tmp_path / "p_set_aside.csv").set_index("file")["reason"]
+    assert set(reasons.index) == {"obj003", "obj005"}
+    assert '0.4" a pixel' in reasons["obj005"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [("nowhere", "does not exist"), ("one.txt", "no file of images"), ("gray", "does not fit")]
+)
+def test_mistakes_are_one_line(data, message, make_run, tmp_path):
+    (tmp_path / "one.txt").write_text("x")
+    (tmp_path / "gray").mkdir()
+    np.save(tmp_path / "gray" / "a.npy", np.ones((20, 20)))
+    with pytest.raises(UserError, match=message) as caught:
+        predict(make_run(), tmp_path / data, tmp_path / "p.csv", quiet=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_a_network_without_a_head_gives_features_alone(cutouts, store, make_run, tmp_path, read_csv):
+    run = make_run(head=False)
+    with pytest.raises(UserError, match="finetune"):
+        predict(run, store, tmp_path / "p.csv", quiet=True)
+    predict(run, store, tmp_path / "p.csv", tmp_path / "f.npy", quiet=True)
+    assert read_csv(tmp_path / "p.csv").columns.tolist() == ["id", "ra", "dec"]
+    assert np.load(tmp_path / "f.npy").shape == (len(cutouts), 32)
+
+
+def test_a_damaged_file_is_one_part(tmp_path):
+    for name in ("a.parquet", "a.hdf5", "a.npy"):
+        (tmp_path / name).write_bytes(b"damaged")
+        assert spans(tmp_path / name, 10) == [(0, None)]
