@@ -12,6 +12,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from zwicky import recipes
 from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
+from zwicky.grading.config import SessionConfig
 from zwicky.simulate import population_names
 
 DATA_HELP = (
@@ -152,6 +153,32 @@ def _views(parser: ArgumentParser) -> None:
         default=8,
         help="8: average over the rotations by 90° and reflections; 1: one view, up to 8 times as fast",
     )
+
+
+def grade(parser: ArgumentParser) -> None:
+    """Add the arguments of `zwicky grade`."""
+    parser.add_argument(
+        "candidates",
+        type=Path | None,
+        nargs="?",
+        default=None,
+        help="store of the images to grade, as of `zwicky score`",
+    )
+    parser.add_argument("--grader", type=str | None, default=None, help="name of the person who grades")
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        default=None,
+        help="file of the judgements; default: CANDIDATES-grades/GRADER.db beside the store, resumed if it exists",
+    )
+    parser.add_argument(
+        "--keys", type=Path | None, default=None, help="YAML file of keys that differ, `group: {action: key}`"
+    )
+    parser.add_argument(
+        "--port", type=NonNegativeInt, default=0, help="port on 127.0.0.1; 0: that of last time, or a free one"
+    )
+    parser.add_argument("--browser", type=bool, default=True, help="open the page in the browser")
+    parser.add_class_arguments(SessionConfig, fail_untyped=False)
 
 
 def _size(parser: ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import time
@@ -14,7 +15,9 @@ from zwicky import recipes
 from zwicky.cli import arguments, parsing
 from zwicky.cli.parsing import Command
 from zwicky.data.image_format import IngestConfig
+from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
+from zwicky.grading.config import SessionConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.distributed import rank
 
@@ -150,6 +153,26 @@ def _predict(args: Namespace) -> None:
     print(f"{count} of {count + listed} cutouts in {args.out}" + f"; {listed} set aside" * bool(listed))
 
 
+def _grade(args: Namespace) -> None:
+    from zwicky.data.store import open_store
+
+    if args.candidates is None or not args.grader:
+        raise UserError("name the store to grade and the person: zwicky grade CANDIDATES --grader NAME")
+    if not re.fullmatch(r"[\w. @-]+", args.grader):
+        raise UserError(f"--grader {args.grader!r}: use letters, digits, blanks and any of . _ - @, it names a file")
+    try:
+        from zwicky.grading.app import read_keys, serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"zwicky grade needs {error.name}; install it with `pip install 'zwicky[grade]'`") from None
+    from zwicky.grading.session import Session
+
+    cutouts, keys = open_store(args.candidates), read_keys(args["keys"])
+    session = Session(cutouts, parsing.settings_of(SessionConfig, args))
+    store = args.candidates.resolve()
+    out = args.out or store.with_name(f"{store.name}-grades") / f"{args.grader}.db"
+    serve(session, out, args.grader, keys, args.port, args.browser)
+
+
 def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     from zwicky.evaluation.results import BenchmarkResult
     from zwicky.report.page import write_report
@@ -216,6 +239,12 @@ COMMANDS = {
     ),
     "report": Command(
         "Write the HTML page of a benchmark.", "RUN [--data STORE] [--out PAGE]", arguments.report, _report
+    ),
+    "grade": Command(
+        "Grade cutouts by eye in a local page.",
+        "CANDIDATES --grader NAME [options]",
+        arguments.grade,
+        _grade,
     ),
     "demo": Command(
         "Run the whole pipeline on simulated lenses.", "[--out FOLDER] [--size desk|smoke]", arguments.demo, _demo

@@ -1,0 +1,46 @@
+"""Pictures of cutouts for the page: stretch, limits, colour composite or one band."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from zwicky.report.figures import to_rgba
+
+# Curves from [0, 1] to [0, 1], with the constants of astropy.visualization.
+STRETCHES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda x: x,
+    "sqrt": np.sqrt,
+    "log": lambda x: np.log1p(1000 * x) / np.log(1001),
+    "asinh": lambda x: np.arcsinh(10 * x) / np.arcsinh(10),
+}
+AUTO = "auto"  # the stretch of `to_rgba`: asinh above the sky that keeps colours; 8-bit values as they are
+
+
+def render(
+    image: np.ndarray, bands: Sequence[str], stretch: str = AUTO, low: float = 0.5, high: float = 99.5, band: int = -1
+) -> bytes:
+    """Return a cutout as PNG.
+
+    Args:
+        image: [bands, H, W].
+        bands: their names.
+        stretch: AUTO or one of STRETCHES.
+        low: percentile of the pixels, over all shown bands, that becomes black; AUTO has limits of its own.
+        high: percentile that becomes white.
+        band: the band to show, −1 for the colour composite.
+    """
+    shown = slice(None) if band < 0 else slice(band, band + 1)
+    image, bands = image[shown], bands[shown]
+    if stretch != AUTO:
+        pixels = image.astype(np.float32)
+        finite = pixels[np.isfinite(pixels)]
+        black, white = np.percentile(finite, [low, high]) if len(finite) else (0.0, 1.0)
+        x = np.nan_to_num((pixels - black) / max(white - black, 1e-12), nan=0).clip(0, 1)
+        image = np.round(255 * STRETCHES[stretch](x)).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(to_rgba(image, bands), "RGBA").convert("RGB").save(stream, "PNG", compress_level=1)
+    return stream.getvalue()

@@ -1,0 +1,192 @@
+"""The server and the file of judgements, without a browser."""
+
+import sqlite3
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zwicky.data.store import write_store
+from zwicky.errors import UserError
+from zwicky.grading.config import SessionConfig
+from zwicky.grading.database import COLUMNS, Judgements, read_judgements
+from zwicky.grading.session import Session
+
+pytest.importorskip("starlette")
+
+
+def make_row(key, identifier="x", grade="A", time="2026-01-01T00:00:00.000Z", **values):
+    row = dict.fromkeys(COLUMNS) | {"grader": "ana", "subclass": "", "comment": "", "view": "single", "repeat": 0}
+    return row | {"key": key, "id": identifier, "grade": grade, "time": time} | values
+
+
+@pytest.fixture
+def judgements(tmp_path):
+    opened = Judgements(tmp_path / "ana.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def client(plain_session, judgements):
+    from starlette.testclient import TestClient
+
+    from zwicky.grading.app import KEYS, create_app
+
+    return TestClient(create_app(plain_session, judgements, "ana", "secret", KEYS), base_url="http://127.0.0.1:9000")
+
+
+def item(key, identifier="000000", grade="A", **values):
+    times = {"time": "2026-01-01T00:00:00.000Z", "seconds": 1.5, "view": "single"}
+    return {"key": key, "id": identifier, "repeat": 0, "grade": grade, "subclass": "", "comment": ""} | times | values
+
+
+def post(client, *items, since=0, **options):
+    return client.post("/secret/judgements", json={"judgements": items, "since": since}, **options)
+
+
+def test_the_token_and_the_origin_are_needed(client, judgements):
+    assert client.get("/secret/").status_code == 200
+    for path in ("/", "/state", "/wrong/state", "/secretx/state", "/secret", "/thumb/0.png", "/wrong/app.js"):
+        assert client.get(path).status_code == 403, path
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example:9000"}):
+        assert client.get("/secret/state", headers=headers).status_code == 403, headers
+        assert post(client, item("a"), headers=headers).status_code == 403
+    assert judgements.since(0) == []
+    assert post(client, item("a"), headers={"Origin": "http://127.0.0.1:9000"}).status_code == 200
+    assert len(judgements.since(0)) == 1
+    assert client.get("/secret/../../etc/passwd").status_code in (403, 404)
+    page = client.get("/secret/")
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assert page.headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_judgements_are_kept_once_with_their_object(client, judgements):
+    first = post(client, item("a"), item("b", "000001", "X", subclass="ring")).json()
+    assert [row["id"] for row in first["judgements"]] == ["000000", "000001"]
+    again = post(client, item("b", "000001", "X", subclass="ring"), item("c", grade=""), since=first["seq"]).json()
+    assert [(row["id"], row["grade"]) for row in again["judgements"]] == [("000000", "")]
+    row = judgements.since(0)[1]
+    assert (row["stratum"], row["inclusion_probability"], row["grader"], row["seconds"]) == ("top", 1.0, "ana", 1.5)
+    assert np.isfinite([row["ra"], row["dec"], row["score"]]).all()
+    assert post(client, item("d", "of another session")).status_code == 200
+    for wrong in (item("e", grade="D"), {"key": "f"}, item("g", seconds="soon")):
+        assert post(client, item("h"), wrong).status_code == 400
+    assert len(judgements.since(0)) == 4
+
+
+def test_a_file_that_cannot_be_written_is_507(client, judgements):
+    judgements._connection.execute("PRAGMA query_only = 1")
+    answer = post(client, item("a"))
+    assert answer.status_code == 507
+    assert "readonly" in answer.text
+
+
+def test_pictures(client):
+    import io
+
+    from PIL import Image
+
+    def picture(query):
+        answer = client.get(f"/secret/thumb/3.png?{query}")
+        return np.asarray(Image.open(io.BytesIO(answer.content))) if answer.status_code == 200 else answer.status_code
+
+    colour, linear = picture(""), picture("stretch=linear&low=1&high=99")
+    assert colour.shape == (16, 16, 3)
+    assert not (colour == linear).all()
+    one = picture("stretch=linear&low=0&high=100&band=1")
+    assert (one[..., 0] == one[..., 2]).all()
+    assert (one.min(), one.max()) == (0, 255)
+    assert picture("stretch=log&low=0&high=100&band=1").mean() > picture("stretch=sqrt&low=0&high=100&band=1").mean()
+    assert picture("stretch=asinh").shape == (16, 16, 3)
+    assert [picture(query) for query in ("band=3", "low=9&high=1", "stretch=cubic", "low=x")] == [404, 404, 404, 400]
+    assert client.get("/secret/thumb/120.png").status_code == 404
+
+
+def test_the_file_is_append_only_and_the_latest_row_counts(judgements, tmp_path):
+    judgements.append([make_row("a", grade="A"), make_row("b", grade="X", time="2026-01-02"), make_row("a", "lost")])
+    judgements.append([make_row("c", grade="B", time="2026-01-01T12"), make_row("d", grade="C", repeat=1)])
+    for statement in ("DELETE FROM judgements", "UPDATE judgements SET grade = 'A'"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            judgements._connection.execute(statement)
+    table = read_judgements(tmp_path / "ana.db")
+    assert sorted(zip(table["repeat"], table["grade"], strict=True)) == [(0, "X"), (1, "C")]
+    assert len(judgements.since(0)) == 4
+    (tmp_path / "text").write_text("no database")
+    for name in ("text", "absent"):
+        with pytest.raises(UserError, match=name):
+            read_judgements(tmp_path / name)
+
+
+@pytest.mark.parametrize("order", ["random", "top", "uncertain", "diverse"])
+def test_orders_keep_the_share_of_the_random_stratum(order, make_candidates):
+    cutouts = make_candidates(200)
+    session = Session(cutouts, SessionConfig(next=order, repeat_share=0, random_share=0.25))
+    slots = session.slots
+    assert sorted(slots["row"]) == list(range(200))
+    is_random = (slots["stratum"] == "random").to_numpy()
+    assert (np.add.reduceat(is_random, range(0, 160, 20))[:-1] == 5).all()
+    score = slots["score"].to_numpy()[~is_random]
+    if order == "top":
+        assert (np.diff(score) <= 0).all()
+    if order == "uncertain":
+        assert (np.diff(abs(score - 0.5)) >= 0).all()
+    if order == "random":
+        other = Session(cutouts, SessionConfig(next=order, repeat_share=0, random_share=0.25, seed=1)).slots
+        assert abs(np.corrcoef(score, np.arange(len(score)))[0, 1]) < 0.3
+        assert list(other["row"]) != list(slots["row"])
+    again = Session(cutouts, SessionConfig(next=order, repeat_share=0, random_share=0.25))
+    assert list(again.slots["id"]) == list(slots["id"])
+
+
+def test_diverse_shows_every_kind_of_image_first(make_candidates):
+    cutouts = make_candidates(90)
+    kinds = np.arange(90) % 3 == 0  # a third has a bright corner
+    cutouts.images[kinds, :, :8, :8] += 30
+    cutouts.table["stratum"] = "top"
+    cutouts.table["score"] = np.where(kinds, 0.9, 0.1)
+    order = {
+        name: Session(cutouts, SessionConfig(next=name, repeat_share=0)).slots["row"] for name in ("top", "diverse")
+    }
+    assert kinds[order["top"][:12]].all()
+    assert 0 < kinds[order["diverse"][:12]].sum() < 12
+
+
+def test_repeats_and_hidden_calibration_images(make_candidates, tmp_path):
+    hidden = make_candidates(30, [f"known-{row}" for row in range(30)])
+    write_store(hidden.images, hidden.table, tmp_path / "known", bands=hidden.bands)
+    rows = pd.DataFrame({"id": hidden.ids, "label": np.where(np.arange(30) % 2, "lens", "nonlens")}).iloc[:20]
+    rows.to_csv(tmp_path / "known" / "labels.csv", index=False)
+    config = SessionConfig(calibration=tmp_path / "known", calibration_share=0.1, repeat_share=0.1)
+    session = Session(make_candidates(), config)
+    slots = session.slots
+    known = slots[slots["truth"].notna() & (slots["repeat"] == 0)]
+    assert len(known) == 13  # a tenth of all
+    assert all(int(name.split("-")[1]) % 2 == truth for name, truth in zip(known["id"], known["truth"], strict=True))
+    assert known.index.max() > 60
+    row = known["row"].iloc[0]
+    assert (session.image(row) == hidden.images[int(known["id"].iloc[0].split("-")[1])]).all()
+    for _, again in slots[slots["repeat"] == 1].iterrows():
+        first = slots.index[(slots["id"] == again["id"]) & (slots["repeat"] == 0)][0]
+        assert again.name == len(slots) - 1 or again.name > first
+    assert 5 <= (slots["repeat"] == 1).sum() <= 25
+    assert not slots.duplicated(["id", "repeat"]).any()
+
+
+def test_mistakes(make_candidates, tmp_path):
+    from zwicky.grading.app import read_keys
+
+    cutouts = make_candidates(20)
+    with pytest.raises(UserError, match="score"):
+        Session(
+            cutouts.__class__(cutouts.images, cutouts.table.drop(columns="score"), cutouts.bands), SessionConfig("top")
+        )
+    with pytest.raises(UserError, match="random_share is 1"):
+        SessionConfig(random_share=1)
+    write_store(cutouts.images, cutouts.table, tmp_path / "same", bands=cutouts.bands)
+    with pytest.raises(UserError, match="two classes"):
+        Session(cutouts, SessionConfig(calibration=tmp_path / "same"))
+    for text, message in [("grades: {A: r}", "both on the key 'r'"), ("both: {fly: y}", "fly"), ("all: {}", "all")]:
+        (tmp_path / "keys.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_keys(tmp_path / "keys.yaml")
