@@ -17,7 +17,8 @@ from zwicky.evaluation.arms import compared_arms, make_arms
 from zwicky.evaluation.benchmark import benchmark
 from zwicky.evaluation.config import DesignConfig, SelfSupervision
 from zwicky.evaluation.label_draws import LabelDraw, make_label_draws
-from zwicky.evaluation.results import RESULT_COLUMNS, BenchmarkResult
+from zwicky.evaluation.metrics import CLASSIFICATION
+from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
 from zwicky.io import read_json
 from zwicky.methods import MethodConfig
 from zwicky.training import loop, provenance
@@ -51,7 +52,7 @@ def test_every_file_is_there_with_its_columns(done):
     table = result.results
     counts = sorted(set(table["labels"]))
     assert len(counts) == len(config.labels)
-    assert tuple(table) == RESULT_COLUMNS
+    assert tuple(table) == (*ARM_COLUMNS, *CLASSIFICATION, *COST_COLUMNS)
     assert table[["arm", "draw", "labels"]].to_numpy().tolist() == [
         [arm, draw, count] for arm in arms for draw in range(draws) for count in counts
     ]

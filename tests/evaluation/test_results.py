@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from zwicky.errors import UserError
 from zwicky.evaluation.results import BenchmarkResult, cell_key, summarise
+from zwicky.io import write_json
 
 CLASSES = ("nonlens", "lens")
 
@@ -23,6 +24,7 @@ def write_cell(path, arm, labels, draw, lens, truth, ids, groups=None, pretrain_
 
 def write_results(path, rows):
     pd.DataFrame(rows).to_csv(path / "results.csv", index=False)
+    write_json(path / "data.json", {"classes": CLASSES, "columns": []})
     return BenchmarkResult(path)
 
 

@@ -56,10 +56,12 @@ def make_run(folder: Path, classes=("nonlens", "lens"), columns=(), draws=2, obj
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
     config = {"seed": 0, "replicates": 600, "correspondence": 0 if columns else 3, "views": {"rotation": "any"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    description = {"classes": () if columns else classes, "columns": columns}
+    write_json(folder / "data.json", description)  # which `summarise` reads; the rest follows
     for table, name in zip(summarise(BenchmarkResult(folder), PAIRS, 600), ("summary", "comparisons"), strict=True):
         table.to_csv(folder / f"{name}.csv", index=False)
     counts = {name: int((truth == k).sum()) for k, name in enumerate(() if columns else classes)}
-    description = {"title": "A benchmark", "store": "stores/demo", "name": "demo", "objects": 900, "simulated": True}
+    description |= {"title": "A benchmark", "store": "stores/demo", "name": "demo", "objects": 900, "simulated": True}
     description |= {"bands": ["g", "r", "i"], "size": [44, 44], "pixel_scale": 0.2, "survey": "KiDS-like"}
     description |= {"class_counts": counts, "positive": None if columns else classes[-1], "pretrain_seeds": 1}
     description |= {"roles": {"train": counts, "test": counts}, "design": "holdout", "folds": None, "repeats": None}

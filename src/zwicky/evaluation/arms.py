@@ -4,69 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from typing import Literal
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig
 
-METHOD_TITLES = {
-    "dino": "DINO",
-    "ibot": "iBOT",
-    "esvit": "EsViT",
-    "simsiam": "SimSiam",
-    "byol": "BYOL",
-    "simmim": "SimMIM",
-    "beit": "BEiT",
-    "mae": "MAE",
-    "lejepa": "LeJEPA",
-}
+METHODS = "DINO iBOT EsViT SimSiam BYOL SimMIM BEiT MAE LeJEPA".split()
 CONVNET = "resnet18"
-
-
-class Protocol(StrEnum):
-    """How an arm learns from labels."""
-
-    FINETUNE = "finetune"
-    LINEAR = "linear"
-    KNN = "knn"
-    SCRATCH = "scratch"
-    BASELINE = "baseline"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training.
+    """One way of training."""
 
-    Args:
-        method: short name of the pretraining in the recipe, or of the baseline; empty for a network from scratch.
-        backbone: short name of the network in the recipe; empty for a baseline on pixels.
-        protocol: how it learns from labels.
-        kind: ssl, supervised or baseline.
-        title: name for people.
-        tta: whether it is tested with test-time augmentation, the mean over the eight views of D4.
-    """
-
-    method: str
-    backbone: str
-    protocol: Protocol
-    kind: str
+    method: str  # short name of the pretraining in the recipe, or of the baseline; empty for a network from scratch
+    backbone: str  # short name of the network in the recipe; empty for a baseline on pixels
+    protocol: Literal["finetune", "linear", "knn", "scratch", "baseline"]  # how it learns from labels
+    kind: Literal["ssl", "supervised", "baseline"]
     title: str
-    tta: bool = True
+    tta: bool = True  # whether it is tested with test-time augmentation, the mean over the eight views of D4
 
     @property
     def name(self) -> str:
         """Short unique name, e.g. `dino-vit-finetune`."""
-        if self.protocol is Protocol.BASELINE:
+        if self.protocol == "baseline":
             return self.method.replace("_", "-")
-        protocol = "supervised" if self.protocol is Protocol.SCRATCH else str(self.protocol)
+        protocol = "supervised" if self.protocol == "scratch" else self.protocol
         return "-".join(filter(None, [self.method, self.backbone, protocol, "" if self.tta else "no-tta"]))
 
     @property
     def trains_network(self) -> bool:
         """Whether a network is trained on the labels, rather than a classifier on top of its features."""
-        return self.protocol in (Protocol.FINETUNE, Protocol.SCRATCH)
+        return self.protocol in ("finetune", "scratch")
 
 
 def make_arms(config: BenchmarkConfig) -> list[Arm]:
@@ -76,24 +47,24 @@ def make_arms(config: BenchmarkConfig) -> list[Arm]:
         for method, options in config.methods.items():
             if options.networks and network not in options.networks:
                 continue
-            title = METHOD_TITLES.get(options.method.name, options.method.name)
+            title = next((title for title in METHODS if title.lower() == options.method.name), options.method.name)
             title += f"{'' if method == options.method.name else f' ({method})'} pretraining, {network}"
-            arms.append(Arm(method, network, Protocol.FINETUNE, "ssl", f"{title}, fine-tuned"))
-            arms += [Arm(method, network, Protocol(p), "ssl", f"{title}, frozen, {p} probe") for p in config.probes]
+            arms.append(Arm(method, network, "finetune", "ssl", f"{title}, fine-tuned"))
+            arms += [Arm(method, network, probe, "ssl", f"{title}, frozen, {probe} probe") for probe in config.probes]
         source = "its weights" if backbone.pretrained else "scratch"
-        arms.append(Arm("", network, Protocol.SCRATCH, "supervised", f"{network} from {source}"))
+        arms.append(Arm("", network, "scratch", "supervised", f"{network} from {source}"))
     if config.without_tta:
         single = {a: replace(a, tta=False, title=f"{a.title}, without TTA") for a in arms if a.trains_network}
         arms = [one for arm in arms for one in (arm, single.get(arm)) if one is not None]
     if config.convnet is not None:
-        arms.append(Arm("", CONVNET, Protocol.SCRATCH, "baseline", "ResNet-18 from scratch"))
+        arms.append(Arm("", CONVNET, "scratch", "baseline", "ResNet-18 from scratch"))
     model = "ridge" if config.targets else "logistic"
     titles = {
         "pca_linear": f"PCA + {model} regression",
         "pca_boosting": "PCA + boosted trees",
         "radial_colour": f"radial colours + {model} regression",
     }
-    return arms + [Arm(name, "", Protocol.BASELINE, "baseline", titles[name]) for name in config.baselines]
+    return arms + [Arm(name, "", "baseline", "baseline", titles[name]) for name in config.baselines]
 
 
 def compared_arms(arms: Sequence[Arm], compare_with: str = "") -> list[tuple[str, str]]:
@@ -115,11 +86,7 @@ def compared_arms(arms: Sequence[Arm], compare_with: str = "") -> list[tuple[str
 
 
 def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
-    """Check that the parts of a recipe fit together, for images of `size` (H, W).
-
-    Raises:
-        UserError: if they do not.
-    """
+    """Raise UserError unless the parts of a recipe fit together, for images of `size` (H, W)."""
     window = _window(config.label_views, size)
     for method, options in config.methods.items():
         if _window(options.views, size) != window:

@@ -19,12 +19,12 @@ from zwicky.data.splits import ROLES
 from zwicky.evaluation.arms import Arm, check_recipe, compared_arms, make_arms
 from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
-from zwicky.evaluation.correspondence import correspondence, correspondence_pairs, read_counts, save_arrays
+from zwicky.evaluation.correspondence import correspondence, correspondence_pairs
 from zwicky.evaluation.label_draws import LabelDraw, make_label_draws, write_label_draws
 from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.probes import linear_probe
 from zwicky.evaluation.results import BenchmarkResult, summarise
-from zwicky.io import read_json, write_json, write_table
+from zwicky.io import read_json, replacing, write_json, write_table
 from zwicky.rng import numpy_rng
 from zwicky.simulate.stream import open_data
 from zwicky.training.run import Run, fingerprint
@@ -32,16 +32,9 @@ from zwicky.training.task import Task
 
 
 def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False) -> BenchmarkResult:
-    """Run a benchmark into a directory, or resume it there.
+    """Run a benchmark of a store or of `simulate:POPULATION:N:SEED`, or resume it in the directory `out`.
 
-    Args:
-        config: the recipe.
-        store: the data set, or `simulate:POPULATION:N:SEED`.
-        out: the directory; `evaluation.results` lists what is written.
-        quiet: print no progress.
-
-    Raises:
-        UserError: if recipe, data and directory do not fit together.
+    `evaluation.results` lists what is written. UserError if recipe, data and directory do not fit together.
     """
     data = open_data(store)
     cutouts, labels = data.cutouts, data.labels
@@ -49,9 +42,8 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     task = Task.regression(cutouts, config.targets) if config.targets else Task.classification(cutouts, labels)
     if task.is_regression:
         labels = Labels(dict.fromkeys(cutouts.ids[task.known], "known"), source=labels.source)
-    everything = np.arange(len(cutouts))
-    known = task.truth if task.is_regression else labels.of(cutouts.ids)
-    run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, everything, known))
+    truth = task.truth if task.is_regression else labels.of(cutouts.ids)
+    run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), truth))
     draws = make_label_draws(config, cutouts, labels)
     runner = CellRunner(config, cutouts, task, out, quiet)
     arms = make_arms(config)
@@ -60,7 +52,10 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     write_label_draws(out, draws)
     write_json(out / "data.json", dataset_card(store, config, cutouts, labels, task, draws))
     if not (out / "audit.json").exists():
-        write_json(out / "audit.json", audit(cutouts, _used(data.labels, draws)))
+        # A shortcut among unlabelled objects, which only pretrain, does no harm.
+        roles = draws[0].split.roles
+        used = {i: name for i, name in data.labels.values.items() if roles.get(i) != "unlabelled"}
+        write_json(out / "audit.json", audit(cutouts, replace(data.labels, values=used)))
 
     arms = select_for_finetuning(runner, arms, draws)
     cells = [
@@ -70,7 +65,7 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
         for arm in arms
         if not arm.trains_network or count in draw.fit_counts
     ]
-    rows: dict[tuple[int, int, int], dict[str, Any]] = {}
+    rows = {}
     for number, (arm, draw, count) in enumerate(cells, start=1):
         row = rows[arms.index(arm), draw.index, count] = runner.run(arm, draw, count)
         if not quiet:
@@ -97,14 +92,13 @@ def select_for_finetuning(runner: CellRunner, arms: Sequence[Arm], draws: Sequen
     draws. Scores are kept in `chosen.json`.
     """
     networks = {f"{arm.method}-{arm.backbone}": arm for arm in arms if arm.kind == "ssl"}
-    n_best = runner.config.finetune_best
+    n_best, path = runner.config.finetune_best, runner.folder / "chosen.json"
     if not n_best or n_best >= len(networks):
         return list(arms)
-    path = runner.folder / "chosen.json"
     if not path.exists():
         write_json(path, {"score": {n: _selection_score(runner, arm, draws) for n, arm in networks.items()}})
-    found = read_json(path)["score"]
-    best = sorted(found, key=lambda name: -found[name])[:n_best]
+    score = read_json(path)["score"]
+    best = sorted(score, key=score.get, reverse=True)[:n_best]
     return [a for a in arms if a.kind != "ssl" or not a.trains_network or f"{a.method}-{a.backbone}" in best]
 
 
@@ -132,11 +126,12 @@ def write_correspondence(runner: CellRunner, draws: Sequence[LabelDraw], arms: S
                 test = numpy_rng(config.seed).permutation(draw.test_rows(cutouts))[: config.correspondence]
                 network = runner.pretrained(arm, draw)
                 measured = correspondence(network, cutouts, test, config.label_views, config.seed)
-                save_arrays(folder / "correspondence.npz", measured.arrays)
+                with replacing(folder / "correspondence.npz") as temporary, temporary.open("wb") as stream:
+                    np.savez_compressed(stream, allow_pickle=False, **measured.arrays)
                 write_json(folder / "correspondence.json", measured.row)
             row = {"network": arm.backbone, "method": arm.method, "run": folder.name, "split": draw.split.name}
             rows.append(row | {"seed": runner.pretrain_seed(draw), **read_json(folder / "correspondence.json")})
-            counts.append(read_counts(folder / "correspondence.npz"))
+            counts.append(dict(np.load(folder / "correspondence.npz", allow_pickle=False)))
     write_table(runner.folder / "correspondence.csv", pd.DataFrame(rows))
     pairs = correspondence_pairs(rows, counts, config.replicates, config.seed)
     write_table(runner.folder / "correspondence_pairs.csv", pairs)
@@ -150,8 +145,8 @@ def dataset_card(
     simulated, surveys = set(cutouts.column("simulated")), sorted({s for s in cutouts.column("survey") if s})
     folds = config.design.kind == "folds"
     views = config.label_views
-    augmentation = [f"rotation {views.rotation}", "mirror" if views.flip else "no mirror", f"shift ±{views.shift:g} px"]
-    augmentation += [f"brightness ±{views.brightness:.0%}", f"contrast ±{views.contrast:.0%}"]
+    augmentation = f"rotation {views.rotation}, {'mirror' if views.flip else 'no mirror'}, shift ±{views.shift:g} px, "
+    augmentation += f"brightness ±{views.brightness:.0%}, contrast ±{views.contrast:.0%}; the same for every network, "
     return {
         "title": config.title,
         "store": str(store),
@@ -179,14 +174,7 @@ def dataset_card(
         "select_counts": {count: len(select) for count, (_, select) in draws[0].subsets.items()},
         "balanced": config.balanced,
         "pretraining_images": len(draws[0].pretrain_rows(cutouts)),
-        "augmentation": ", ".join(augmentation)
-        + "; the same for every network, and the mean over eight turns and mirrors at test time",
+        "augmentation": augmentation + "and the mean over eight turns and mirrors at test time",
         "compare_with": config.compare_with or None,
         "size_note": config.size_note or None,
     }
-
-
-def _used(labels: Labels, draws: Sequence[LabelDraw]) -> Labels:
-    """The labels used for training or testing; a shortcut among the others, which only pretrain, does no harm."""
-    roles = draws[0].split.roles
-    return replace(labels, values={i: name for i, name in labels.values.items() if roles.get(i) != "unlabelled"})

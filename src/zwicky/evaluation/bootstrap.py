@@ -38,25 +38,15 @@ BLOCK = 2**21  # object weights in memory at once
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained network and its N test objects.
+    """One trained network and its N test objects."""
 
-    Args:
-        draw: name of the draw (or fold); the same draw has the same test objects in every arm.
-        unit: what is resampled as a whole, within one seed: the draw itself, or the repeat that a fold belongs to.
-        pretrain_seed: None where nothing was pretrained.
-        ids: [N].
-        groups: [N]; objects of one group are resampled together.
-        truth: [N] int or [N, columns]; whatever the statistic takes.
-        predicted: [N, classes] probabilities or [N, columns].
-    """
-
-    draw: Hashable
-    unit: Hashable
-    pretrain_seed: Hashable | None
-    ids: np.ndarray
-    groups: np.ndarray
-    truth: np.ndarray
-    predicted: np.ndarray
+    draw: Hashable  # the name of the draw or fold; the same draw has the same test objects in every arm
+    unit: Hashable  # what is resampled as a whole, within one seed: the draw, or the repeat that a fold belongs to
+    pretrain_seed: Hashable | None  # None where nothing was pretrained
+    ids: np.ndarray  # [N]
+    groups: np.ndarray  # [N]; objects of one group are resampled together
+    truth: np.ndarray  # [N] int or [N, columns]; whatever the statistic takes
+    predicted: np.ndarray  # [N, classes] probabilities or [N, columns]
 
 
 @dataclass(frozen=True)
@@ -73,16 +63,7 @@ class Interval:
 
 
 class Bootstrap:
-    """Replicates of the cells of several arms; the same seed gives the same numbers, whatever the order of arms.
-
-    Args:
-        arms: cells of each arm by its name.
-        replicates: number of replicates.
-        seed: seed of all levels.
-
-    Raises:
-        UserError: with fewer than two replicates.
-    """
+    """Replicates of the cells of each arm; the same seed gives the same numbers, whatever the order of arms."""
 
     def __init__(self, arms: Mapping[str, Sequence[Cell]], replicates: int = 1000, seed: int = 0) -> None:
         if replicates < 2:
@@ -129,11 +110,7 @@ class Replicates:
         return _interval(_mean(self.values[arm]), samples)
 
     def difference(self, arm: str, reference: str) -> Interval:
-        """Return the paired difference arm − reference over the draws that both have.
-
-        Raises:
-            UserError: if the arms share no draw.
-        """
+        """Return the paired difference arm − reference over the draws that both have; UserError if there is none."""
         arms = self.bootstrap.arms
         shared = {cell.draw for cell in arms[arm]} & {cell.draw for cell in arms[reference]}
         if not shared:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ import numpy as np
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts
-from zwicky.errors import UserError
-from zwicky.evaluation.arms import CONVNET, Arm, Protocol
+from zwicky.evaluation.arms import CONVNET, Arm
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.label_draws import LabelDraw
@@ -65,8 +65,8 @@ class CellRunner:
 
     def pretrain_seed(self, draw: LabelDraw) -> int:
         """Return the seed of a draw: draws of a holdout share pretrainings; each fold has its own."""
-        number = draw.index % self.config.pretrain_seeds if self.config.design.kind == "holdout" else 0
-        return self.config.seed + number
+        is_holdout = self.config.design.kind == "holdout"
+        return self.config.seed + (draw.index % self.config.pretrain_seeds if is_holdout else 0)
 
     def pretrain_folder(self, arm: Arm, draw: LabelDraw) -> Path:
         """Return the run directory of the pretraining of an arm."""
@@ -74,11 +74,7 @@ class CellRunner:
         return self.folder / "pretrain" / name
 
     def pretrained(self, arm: Arm, draw: LabelDraw) -> Network:
-        """Pretrain the network of an arm, resume it or read it back.
-
-        Raises:
-            UserError: if it was trained on a test object.
-        """
+        """Pretrain the network of an arm, resume it or read it back; UserError if it was trained on a test object."""
         options = self.config.methods[arm.method]
         config = PretrainConfig(
             method=options.method,
@@ -90,9 +86,8 @@ class CellRunner:
             seed=self.pretrain_seed(draw),
         )
         rows, folder = draw.pretrain_rows(self.cutouts), self.pretrain_folder(arm, draw)
-        labels = None
-        if self.task.classes:
-            labels = np.array([*self.task.classes, None], dtype=object)[self.task.truth[rows]]
+        names = np.array([*self.task.classes, None], dtype=object)
+        labels = names[self.task.truth[rows]] if self.task.classes else None
         network = pretrain(config, self.cutouts, rows, folder, labels=labels, title=folder.name, quiet=self.quiet)
         test = draw.test_rows(self.cutouts)
         provenance.check_no_leakage(self.cutouts, test, provenance.read(folder), "the test")
@@ -103,15 +98,10 @@ class CellRunner:
         path = self.pretrain_folder(arm, draw) / "features.npy"
         known = np.flatnonzero(self.task.known)
         if not path.exists():
-            network = self.pretrained(arm, draw)
-            _save(path, network.features(self.cutouts.take(known).images))
-        try:
-            stored = np.load(path, allow_pickle=False)
-            features = np.full((len(self.cutouts), stored.shape[1]), np.nan, np.float32)
-            features[known] = stored
-        except (OSError, ValueError, EOFError, IndexError) as error:
-            reason = type(error).__name__
-            raise UserError(f"{path} is damaged ({reason}); delete it and run the benchmark again") from error
+            _save(path, self.pretrained(arm, draw).features(self.cutouts.take(known).images))
+        stored = np.load(path, allow_pickle=False)
+        features = np.full((len(self.cutouts), stored.shape[1]), np.nan, np.float32)
+        features[known] = stored
         return features
 
     def _cell(self, arm: Arm, draw: LabelDraw, labels: int) -> Path:
@@ -119,28 +109,25 @@ class CellRunner:
 
     def _predict(self, arm: Arm, draw: LabelDraw, labels: int, folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
         """Predictions of the test objects, [M, classes] or [M, columns], and further columns of the row."""
-        seed = {"pretrain_seed": self.pretrain_seed(draw) if arm.kind == "ssl" else None}
+        costs = {"pretrain_seed": self.pretrain_seed(draw) if arm.kind == "ssl" else None}
         if not arm.tta:  # the cell of the same network with TTA comes first
             with_tta = self._cell(replace(arm, tta=True), draw, labels)
             row = read_json(with_tta / "result.json")
             same = {name: row[name] for name in ("pretrain_seed", *COST_COLUMNS) if name != "seconds"}
             return np.load(with_tta / NO_TTA, allow_pickle=False), same
-        if arm.protocol is Protocol.FINETUNE:
-            predicted, costs = self._fit(self.pretrained(arm, draw), self.config.finetune, draw, labels, folder)
-            return predicted, costs | seed
-        if arm.protocol is Protocol.SCRATCH:
-            fit = self.config.convnet if arm.kind == "baseline" else self.config.scratch
+        if arm.trains_network:
+            fit = {"ssl": self.config.finetune, "supervised": self.config.scratch}.get(arm.kind, self.config.convnet)
             assert fit is not None, "there is no such arm without its fit"
-            predicted, costs = self._fit(self._new_network(arm, draw), fit, draw, labels, folder)
-            return predicted, costs | seed
+            start = self.pretrained(arm, draw) if arm.kind == "ssl" else self._new_network(arm, draw)
+            predicted, fit_costs = self._fit(start, fit, draw, labels, folder)
+            return predicted, costs | fit_costs
         rows, test = np.concatenate(draw.rows(self.cutouts, labels)), draw.test_rows(self.cutouts)
         truth = self.task.truth[rows]
-        if arm.protocol is Protocol.BASELINE:
-            images = self.cutouts.images
-            baseline = BASELINES[arm.method]
-            return baseline(images[rows], truth, images[test], self.task, self.config.seed + draw.index), seed
+        if arm.protocol == "baseline":
+            images, seed = self.cutouts.images, self.config.seed + draw.index
+            return BASELINES[arm.method](images[rows], truth, images[test], self.task, seed), costs
         features = self.features(arm, draw)
-        return PROBES[arm.protocol](features[rows], truth, features[test], self.task), seed
+        return PROBES[arm.protocol](features[rows], truth, features[test], self.task), costs
 
     def _new_network(self, arm: Arm, draw: LabelDraw) -> Network:
         """Random weights, normalised by the images that the pretrained networks were normalised by."""
@@ -154,26 +141,18 @@ class CellRunner:
     def _fit(
         self, start: Network, fit: FitConfig, draw: LabelDraw, labels: int, folder: Path
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        start_time = time.monotonic()  # pretraining is shared by many cells and counted by itself
-        network, result = fit_labels(
-            start,
-            self.cutouts,
-            self.task,
-            *draw.rows(self.cutouts, labels),
-            replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size),
-            fit,
-            seed=self.config.seed + draw.index,
-            folder=folder,
-            title=folder.name,
-            quiet=self.quiet,
-        )
+        began = time.monotonic()  # pretraining is shared by many cells and counted by itself
+        views = replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
+        learn = partial(fit_labels, seed=self.config.seed + draw.index, folder=folder, quiet=self.quiet)
+        rows = draw.rows(self.cutouts, labels)
+        network, result = learn(start, self.cutouts, self.task, *rows, views, fit, title=folder.name)
         test = self.cutouts.take(draw.test_rows(self.cutouts)).images
         predict = network.outputs if self.task.is_regression else network.probabilities
         predicted = predict(test)
         if self.config.without_tta:
             _save(folder / NO_TTA, predict(test, turns=False))
         costs = {"used_probe": result.used_probe, "temperature": network.temperature}
-        costs |= {**cost(result, network.backbone), "seconds": time.monotonic() - start_time}
+        costs |= {**cost(result, network.backbone), "seconds": time.monotonic() - began}
         return predicted, costs
 
 

@@ -8,11 +8,11 @@ lies outside the second view is not counted, nor is one without valid pixels.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,8 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.evaluation.bootstrap import Bootstrap, Cell
 from zwicky.evaluation.metrics import weighted_share
-from zwicky.io import replacing
 from zwicky.rng import seed_torch
-from zwicky.training.network import Network
+from zwicky.training.network import Network, eval_mode
 
 SCALE = (0.5, 1.0)  # share of the window's area a view shows, for all networks, whatever their pretraining used
 MARGINS = {"exact": 0, "near": 1}  # regions by which a match may be off, along either axis
@@ -41,31 +40,21 @@ PICTURES = 3  # objects whose views are kept for the page
 PAIR_COLUMNS = ("network", "method", "other_network", "other_method", "measure", "difference", "low", "high", "objects")
 
 
-@dataclass(frozen=True)
-class ViewPair:
-    """Two views of each of B objects, T regions a view.
+class ViewPair(NamedTuple):
+    """Two views of each of B objects, T regions a view."""
 
-    Args:
-        crops: two [B, bands, s, s].
-        partner: [B, T], the region of the second view that holds the centre of each region of the first, −1 if none.
-        informative: [B, T] bool, regions of the first view that stand out of its sky.
-    """
-
-    crops: tuple[Tensor, Tensor]
-    partner: Tensor
-    informative: Tensor
+    crops: tuple[Tensor, Tensor]  # [B, bands, s, s] each
+    partner: Tensor  # [B, T], the region of the second view with the centre of each region of the first, −1 if none
+    informative: Tensor  # [B, T] bool, regions of the first view that stand out of its sky
 
 
-@dataclass(frozen=True)
-class Correspondence:
-    """The measurement of one network.
+class Correspondence(NamedTuple):
+    """The measurement of one network: its numbers for `correspondence.csv`, and what `correspondence.npz` keeps.
 
-    Args:
-        row: its numbers for `correspondence.csv`.
-        arrays: what `correspondence.npz` keeps. Of all N objects: objects (their ids) and the numbers of regions
-            counted, exact, near, those with the suffixes of CONTROLS, and the same after `informative_`. Of the first
-            few, S: ids, crops [S, 2, bands, s, s] uint8, match and partner [S, T] int32, informative [S, T] bool and,
-            if the backbone has any, attention [S, 2, h, w] float32, the mean over heads.
+    That is, of all N objects: objects (their ids) and the numbers of regions counted, exact, near, those with the
+    suffixes of CONTROLS, and the same after `informative_`. Of the first few, S: ids, crops [S, 2, bands, s, s] uint8,
+    match and partner [S, T] int32, informative [S, T] bool and, if the backbone has any, attention [S, 2, h, w]
+    float32, the mean over heads.
     """
 
     row: dict[str, Any]
@@ -124,7 +113,7 @@ def correspondence_pairs(
 
     Args:
         rows: of correspondence.csv, one per pretraining.
-        arrays: objects, counted, exact and near of each, see `read_counts`.
+        arrays: `Correspondence.arrays` of each.
         replicates: of the bootstrap.
         seed: its seed.
 
@@ -156,18 +145,6 @@ def correspondence_pairs(
     return pd.DataFrame(table, columns=PAIR_COLUMNS)
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write `correspondence.npz`."""
-    with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
-
-
-def read_counts(path: Path) -> dict[str, np.ndarray]:
-    """Read the regions counted and matched per object."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in ("objects", "counted", *MARGINS)}
-
-
 def _cell(ids: np.ndarray, counted: np.ndarray, hits: np.ndarray) -> Cell:
     return Cell(0, 0, None, ids, ids, counted.astype(np.float64), hits.astype(np.float64))
 
@@ -195,23 +172,16 @@ def view_pairs(
 def partners(to_source: Tensor, other_to_source: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """Return [B, T] int64: the region of the second view with the centre of each region of the first, −1 if none.
 
-    Args:
-        to_source: [B, 2, 3] map of the first view, as in `Views`.
-        other_to_source: [B, 2, 3] map of the second.
-        grid: (h, w) regions of a crop.
-        size: pixels of a crop.
+    `to_source` are the maps [B, 2, 3] of the views, as in `Views`; a crop of `size` pixels has h × w regions.
     """
-    device = to_source.device
-    region = torch.tensor(
-        [size / grid[1], size / grid[0]], dtype=torch.float64, device=device
-    )  # width, height in pixels
-    y, x = torch.meshgrid(*(torch.arange(count, device=device) for count in grid), indexing="ij")
-    centres = (torch.stack([x.flatten(), y.flatten()], 1) + 0.5) * region - 0.5  # pixel centres are at integers
     first, second = to_source.double(), other_to_source.double()
+    region = first.new_tensor([size / grid[1], size / grid[0]])  # width, height in pixels
+    y, x = torch.meshgrid(*(torch.arange(count, device=first.device) for count in grid), indexing="ij")
+    centres = (torch.stack([x.flatten(), y.flatten()], 1) + 0.5) * region - 0.5  # pixel centres are at integers
     sky = centres @ first[:, :, :2].transpose(1, 2) + first[:, None, :, 2]  # [B, T, 2]
     pixel = torch.linalg.solve(second[:, :, :2], (sky - second[:, None, :, 2]).transpose(1, 2)).transpose(1, 2)
     position = torch.floor((pixel + 0.5) / region)
-    inside = (position >= 0) & (position < torch.tensor([grid[1], grid[0]], device=device))
+    inside = (position >= 0) & (position < position.new_tensor([grid[1], grid[0]]))
     index = position[..., 1] * grid[1] + position[..., 0]
     return torch.where(inside.all(-1), index, -1.0).long()
 
@@ -219,10 +189,8 @@ def partners(to_source: Tensor, other_to_source: Tensor, grid: tuple[int, int], 
 @torch.inference_mode()
 def match_regions(backbone: Backbone, crops: tuple[Tensor, Tensor]) -> Tensor:
     """Return [B, T] int64: for each region of the first crops the most similar region of the second."""
-    training = backbone.training
-    backbone.eval()
-    first, second = (F.normalize(backbone(crop).patch_tokens.flatten(1, 2).float(), dim=-1) for crop in crops)
-    backbone.train(training)
+    with eval_mode(backbone):
+        first, second = (F.normalize(backbone(crop).patch_tokens.flatten(1, 2).float(), dim=-1) for crop in crops)
     return (first @ second.transpose(1, 2)).argmax(-1)
 
 
@@ -271,13 +239,6 @@ def _pictures(backbone: Backbone, pair: ViewPair, match: Tensor) -> dict[str, np
         "partner": pair.partner[:PICTURES].int(),
         "informative": pair.informative[:PICTURES],
     }
-    training = backbone.training
-    backbone.eval()
-    try:
-        with torch.inference_mode():
-            maps = backbone.attention(crops.flatten(0, 1)).float().mean(1)
-        arrays["attention"] = maps.unflatten(0, (-1, 2))
-    except UserError:  # a convolutional network
-        pass
-    backbone.train(training)
+    with contextlib.suppress(UserError), eval_mode(backbone), torch.inference_mode():  # a convolutional one has none
+        arrays["attention"] = backbone.attention(crops.flatten(0, 1)).float().mean(1).unflatten(0, (-1, 2))
     return {name: value.cpu().numpy() for name, value in arrays.items()}

@@ -20,11 +20,7 @@ EXACT = 1e-4  # float32 rounding of a deep network is well below, any real depen
 
 
 def equivariance_error(network: Network, images: np.ndarray) -> pd.DataFrame:
-    """Measure the equivariance error, one view at a time.
-
-    Args:
-        network: with or without a head.
-        images: raw [N, bands, S, S], N ≥ 2.
+    """Measure the equivariance error on raw square images [N, bands, S, S], N ≥ 2, one view at a time.
 
     Returns:
         One row per element of D4: element; features, the largest change of a feature in standard deviations; distance,
@@ -32,9 +28,6 @@ def equivariance_error(network: Network, images: np.ndarray) -> pd.DataFrame:
         after_cropping, as features where only the window the network sees is transformed. With a head: outputs, the
         largest change of a probability, or of a regressed value (transformed back) in standard deviations; for classes
         also changed, the share of cutouts that change class.
-
-    Raises:
-        UserError: if there is one cutout only or they are not square.
     """
     side = images.shape[3]
     if len(images) < 2 or images.shape[2] != side:

@@ -29,12 +29,9 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     A fine-tuned network is tested on its probabilities or regressed values. One without a head is tested with a linear
     and a kNN probe on its frozen features, fitted to the labels of the role train.
 
-    Returns:
-        One row per metric: of (network, probe or regressed column), metric, value, low, high, test_objects and, for
-        classes, negatives and the name of the positive class. NaN where the test objects do not define a metric.
-
-    Raises:
-        UserError: if there are no test objects, one has no known class, or the network was trained on one.
+    Returns one row per metric: of (network, probe or regressed column), metric, value, low, high, test_objects and, for
+    classes, negatives and the name of the positive class. NaN where the test objects do not define a metric. UserError
+    if there are no test objects, one has no known class, or the network was trained on one.
     """
     network = load_network(run)
     network.check(cutouts)
@@ -42,13 +39,17 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     if not len(test):
         raise UserError(f"split {split.name!r} has no test objects; give a store with labels")
     provenance.check_no_leakage(cutouts, test, provenance.read(run), f"the test of split {split.name!r}")
-    task = Task.regression(cutouts, network.targets) if network.targets else _classification(network, cutouts, labels)
+    task = _task(network, cutouts, labels)
     if task.is_regression:
         test = test[task.known[test]]
         if not len(test):
             raise UserError(f"no test object has a finite {', '.join(task.columns)}; give a store with these columns")
-    else:
-        _check_known(task, labels.of(cutouts.ids[test]))
+    elif unknown := [label for label in labels.of(cutouts.ids[test]) if label not in task.classes]:
+        name = "no label" if unknown[0] is None else f"the label {unknown[0]!r}"
+        raise UserError(
+            f"{len(unknown)} test objects cannot be scored (first: {name}; the classes are {', '.join(task.classes)}); "
+            "correct their labels, or take a split that tests others"
+        )
     ids, truth = cutouts.ids[test], task.truth[test]
     groups = split.groups_of(ids)
     parts = []
@@ -79,21 +80,13 @@ def evaluation_text(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _classification(network: Network, cutouts: Cutouts, labels: Labels) -> Task:
-    """The task of the network's classes or, before fine-tuning, of those of the labels."""
-    if not network.classes:
-        return Task.classification(cutouts, labels)
-    return Task(pd.Index(network.classes).get_indexer(labels.of(cutouts.ids)), classes=network.classes)
-
-
-def _check_known(task: Task, labels: np.ndarray) -> None:
-    unknown = [label for label in labels if label not in task.classes]
-    if unknown:
-        name = "no label" if unknown[0] is None else f"the label {unknown[0]!r}"
-        raise UserError(
-            f"{len(unknown)} test objects cannot be scored (first: {name}; the classes are {', '.join(task.classes)}); "
-            "correct their labels, or take a split that tests others"
-        )
+def _task(network: Network, cutouts: Cutouts, labels: Labels) -> Task:
+    """The task of the network or, before fine-tuning, that of telling the labels apart."""
+    if network.targets:
+        return Task.regression(cutouts, network.targets)
+    if network.classes:
+        return Task(pd.Index(network.classes).get_indexer(labels.of(cutouts.ids)), classes=network.classes)
+    return Task.classification(cutouts, labels)
 
 
 def _predictions(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +22,16 @@ PRETRAIN_ROLES = ("train", "unlabelled")
 
 @dataclass(frozen=True)
 class LabelDraw:
-    """One draw of labels.
-
-    Args:
-        index: its number.
-        unit: what the bootstrap resamples it with.
-        split: roles of the objects.
-        subsets: number of labels → (ids to train on, ids for selection).
-        fit_counts: the numbers of labels that networks are trained with.
-    """
+    """One draw of labels."""
 
     index: int
-    unit: str
+    unit: str  # what the bootstrap resamples it with
     split: Split
-    subsets: dict[int, tuple[np.ndarray, np.ndarray]]
-    fit_counts: tuple[int, ...]
+    subsets: dict[int, tuple[np.ndarray, np.ndarray]]  # number of labels → ids to train on, ids for selection
+    fit_counts: tuple[int, ...]  # the numbers of labels that networks are trained with
 
     def rows(self, cutouts: Cutouts, labels: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return row numbers to train on and for selection.
-
-        Raises:
-            UserError: if one has another role than train.
-        """
+        """Return row numbers to train on and for selection; UserError if one has another role than train."""
         fit, select = self.subsets[labels]
         self.split.check_roles(np.concatenate([fit, select]), "learning from labels", ("train",))
         return cutouts.rows_of(fit), cutouts.rows_of(select)
@@ -60,18 +49,12 @@ def make_label_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) 
     """Return all draws of a benchmark, a function of the data and the seeds alone.
 
     The key of a subset is its number of labels with "all" (0) written out, so that it has a place on the axis. For
-    folds, whose training sets differ by an object or two, it is their rounded mean.
-
-    Args:
-        config: the recipe.
-        cutouts: the data set.
-        labels: classes; for a regression one class of all objects whose targets are known.
+    folds, whose training sets differ by an object or two, it is their rounded mean. For a regression `labels` give one
+    class to all objects whose targets are known.
     """
     design = config.design
     if design.kind == "holdout":
-        split = holdout_split(
-            cutouts, labels, fractions=design.fractions, seed=design.seed, group_column=design.group, name="holdout"
-        )
+        split = holdout_split(cutouts, labels, fractions=design.fractions, seed=design.seed, group_column=design.group)
         splits = [(split, f"draw {draw}") for draw in range(config.draws)]
     else:
         folds = fold_splits(
@@ -81,8 +64,8 @@ def make_label_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) 
             repeats=design.repeats,
             seed=design.seed,
             group_column=design.group,
-            test_where=design.test_where or None,
-            train_where=design.train_where or None,
+            test_where=design.test_where,
+            train_where=design.train_where,
         )
         splits = [(split, split.name.split("f")[0]) for split in folds]
     subsets = [
@@ -90,19 +73,13 @@ def make_label_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) 
         for draw, (split, _) in enumerate(splits)
     ]
     all_count = round(float(np.mean([len(subset[0]) for subset in subsets]))) if 0 in config.labels else 0
-    return [
-        LabelDraw(
-            index,
-            unit,
-            split,
-            {
-                count or all_count: divide_labels(ids, labels, config.finetune, config.seed + index, split)
-                for count, ids in subsets[index].items()
-            },
-            tuple(count or all_count for count in config.fit_labels or config.labels),
-        )
-        for index, (split, unit) in enumerate(splits)
-    ]
+    fit_counts = tuple(count or all_count for count in config.fit_labels or config.labels)
+    draws = []
+    for index, (split, unit) in enumerate(splits):
+        divide = partial(divide_labels, labels=labels, fit=config.finetune, seed=config.seed + index, split=split)
+        divided = {count or all_count: divide(ids) for count, ids in subsets[index].items()}
+        draws.append(LabelDraw(index, unit, split, divided, fit_counts))
+    return draws
 
 
 def write_label_draws(folder: Path, draws: Sequence[LabelDraw]) -> None:

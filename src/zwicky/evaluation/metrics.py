@@ -19,26 +19,17 @@ CLASSIFICATION = ("accuracy", "auc", "tpr0", "tpr10", "ece", "nll")
 
 
 def scores(truth: np.ndarray, predicted: np.ndarray, columns: Sequence[str] = ()) -> dict[str, float]:
-    """Score predicted numbers if there are regressed `columns`, else class probabilities.
-
-    Raises:
-        UserError: if a prediction is not finite.
-    """
+    """Score predicted numbers if there are regressed `columns`, else class probabilities; UserError if not finite."""
     if not np.isfinite(predicted).all():
         raise UserError("a prediction is NaN or infinite; look for a diverged training or bad pixels")
     return regression_scores(truth, predicted, columns) if columns else classification_scores(truth, predicted)
 
 
 def classification_scores(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Score class probabilities; the last class is the positive one.
+    """Score class probabilities [N, classes] given the true class [N]; the last class is the positive one.
 
-    Args:
-        truth: [N] int, index of the true class.
-        probabilities: [N, classes].
-
-    Returns:
-        accuracy; auc, macro one-vs-rest for more than two classes; tpr0 and tpr10, the recall at 0 and 10 false
-        positives; ece; nll in nats. NaN where the objects do not define a metric.
+    auc is macro one-vs-rest for more than two classes, tpr0 and tpr10 are the recall at 0 and 10 false positives, nll
+    is in nats. NaN where the objects do not define a metric.
     """
     n_classes = probabilities.shape[1]
     one_hot = np.eye(n_classes)[truth]
@@ -70,12 +61,8 @@ def regression_scores(truth: np.ndarray, predicted: np.ndarray, columns: Sequenc
 def statistics(columns: Sequence[str] = ()) -> dict[str, Statistic]:
     """Return the weighted metrics that get intervals: those of classes, or those of regressed columns."""
     if not columns:
-        return {
-            "accuracy": weighted_accuracy,
-            "auc": weighted_auc,
-            "tpr0": partial(weighted_tpr, k=0),
-            "tpr10": partial(weighted_tpr, k=10),
-        }
+        recall = {f"tpr{k}": partial(weighted_tpr, k=k) for k in (0, 10)}
+        return {"accuracy": weighted_accuracy, "auc": weighted_auc, **recall}
     return {
         f"{metric}{name}": partial(_of_columns, function=function, selected=selected)
         for name, selected in column_selections(columns).items()
@@ -95,10 +82,8 @@ def reliability(
     """Compute a reliability diagram with bins of equal mass.
 
     The event is "positive class" for two classes, "the most probable class is right" for more. Equal probabilities
-    share a bin, so there may be fewer bins than asked for.
-
-    Returns:
-        Mean probability, observed frequency and number of objects of each bin.
+    share a bin, so there may be fewer bins than asked for. Returns mean probability, observed frequency and number of
+    objects of each bin.
     """
     if probabilities.shape[1] == 2:
         probability, event = probabilities[:, 1], truth == 1
@@ -157,7 +142,8 @@ def weighted_tpr(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarr
     Recovered is what scores strictly above the (k+1)-th highest negative. NaN with k negatives or fewer.
     """
     score, positive = probabilities[:, -1], truth == probabilities.shape[1] - 1
-    positives, negatives = (rows[np.argsort(-score[rows], kind="stable")] for rows in _both(positive))
+    order = np.argsort(-score, kind="stable")
+    positives, negatives = order[positive[order]], order[~positive[order]]
     if not len(positives) or not len(negatives):
         return np.full(len(weights), np.nan)
     too_many = _cumulative(weights[:, negatives])[:, 1:] > k
@@ -173,12 +159,9 @@ def roc_curve(fpr: np.ndarray, positive: int = -1) -> Statistic:
     def recall(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
         score = probabilities[:, positive]
         order = np.argsort(-score, kind="stable")
-        ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1) + 1  # tied scores are one step
+        steps = [0, *np.flatnonzero(np.diff(score[order])) + 1, len(order)]  # tied scores are one step
         is_positive = truth[order] == positive % probabilities.shape[1]
-        hits, alarms = (
-            np.pad(_cumulative(weights[:, order] * member)[:, ends], ((0, 0), (1, 0)))
-            for member in (is_positive, ~is_positive)
-        )
+        hits, alarms = (_cumulative(weights[:, order] * side)[:, steps] for side in (is_positive, ~is_positive))
         curves = zip(_ratio(hits, hits[:, -1:]), _ratio(alarms, alarms[:, -1:]), strict=True)
         return np.stack([np.interp(fpr, x, y) if np.isfinite(x + y).all() else fpr * np.nan for y, x in curves])
 
@@ -209,10 +192,6 @@ def _of_columns(
     truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray, function: Statistic, selected: list[int]
 ) -> np.ndarray:
     return function(truth[:, selected], predicted[:, selected], weights).mean(axis=1)
-
-
-def _both(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.flatnonzero(mask), np.flatnonzero(~mask)
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:

@@ -16,14 +16,8 @@ Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, Task], np.ndarray]
 def knn_probe(features: np.ndarray, truth: np.ndarray, query: np.ndarray, task: Task) -> np.ndarray:
     """Predict by the 20 nearest neighbours in cosine similarity, see `methods.collapse.knn_predict`.
 
-    Args:
-        features: [n, D] of the labelled objects.
-        truth: their classes [n] int or values [n, columns].
-        query: [M, D].
-        task: classes or columns to predict.
-
-    Returns:
-        Probabilities [M, classes] or values [M, columns].
+    `features` [n, D] are those of labelled objects, `truth` their classes [n] int or values [n, columns]. Returns
+    probabilities [M, classes] or values [M, columns] of the features `query` [M, D].
     """
     classes = task.n_outputs
     values = truth if task.is_regression else np.eye(classes)[check_labels(truth, len(features), classes)]

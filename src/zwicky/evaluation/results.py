@@ -37,7 +37,7 @@ import yaml
 
 from zwicky.errors import UserError
 from zwicky.evaluation.bootstrap import Bootstrap, Cell, holm
-from zwicky.evaluation.metrics import CLASSIFICATION, statistics
+from zwicky.evaluation.metrics import statistics
 from zwicky.io import read_json
 from zwicky.training.task import Task
 
@@ -65,8 +65,9 @@ COST_COLUMNS = (
     "pflops",  # 10^15 floating-point operations of training this cell, pretraining not included
     "seconds",
 )
-# Between them the metrics: those of classes, or mae and r2 (and mae_COLUMN, r2_COLUMN where there are several).
-RESULT_COLUMNS = (*ARM_COLUMNS, *CLASSIFICATION, *COST_COLUMNS)
+# Between ARM_COLUMNS and COST_COLUMNS are the metrics, see `evaluation.metrics.scores`.
+SUMMARY_COLUMNS = "arm labels metric value low high draws pretrain_seeds test_objects".split()
+COMPARISON_COLUMNS = "labels metric arm reference difference low high p".split()  # then p_holm and significant
 ALPHA = 0.05
 # A bootstrap p is never below 2 / (R + 1). With m comparisons Holm multiplies the smallest by m, so R must be well
 # above 2 m / ALPHA = 40 m or nothing could ever be significant.
@@ -75,11 +76,7 @@ REPLICATES_PER_COMPARISON = 100
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """A benchmark's directory, read on demand.
-
-    Raises:
-        UserError: if there is no results.csv.
-    """
+    """A benchmark's directory, read on demand; UserError if there is no results.csv."""
 
     path: Path
 
@@ -110,18 +107,12 @@ class BenchmarkResult:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Class names, the positive one last; () for a regression."""
-        return self._outputs[0]
+        return tuple(self.data["classes"])
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of the regressed columns; () for a classification."""
-        return self._outputs[1]
-
-    @cached_property
-    def _outputs(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        first = self.results.iloc[0]
-        truth, _, names = arrays(self.predictions(first["arm"], first["labels"], first["draw"]))
-        return ((), names) if truth.ndim == 2 else (names, ())
+        return tuple(self.data["columns"])
 
     @cached_property
     def run(self) -> dict[str, Any]:
@@ -143,11 +134,7 @@ class BenchmarkResult:
         return self.path / "cells" / cell_key(arm, labels, draw)
 
     def predictions(self, arm: str, labels: int, draw: int) -> pd.DataFrame:
-        """Read the predictions of a cell on its test objects; see the top of this module for the columns.
-
-        Raises:
-            UserError: if the file is missing or damaged.
-        """
+        """Read the predictions of a cell on its test objects; see the top of this module for the columns."""
         path = self.cell(arm, labels, draw) / "predictions.parquet"
         try:
             table = pd.read_parquet(path)
@@ -168,45 +155,26 @@ class BenchmarkResult:
         """Read the cells at one number of labels by arm, of all arms unless given."""
         cells: dict[str, list[Cell]] = {}
         for row in self.results[self.results["labels"] == labels].to_dict("records"):
-            if arms is not None and row["arm"] not in arms:
-                continue
-            table = self.predictions(row["arm"], labels, row["draw"])
-            truth, predicted, _ = arrays(table)
-            seed = row.get("pretrain_seed")
-            cells.setdefault(row["arm"], []).append(
-                Cell(
-                    row["draw"],
-                    row.get("unit", row["draw"]),
-                    None if pd.isna(seed) else int(seed),
-                    table["id"].to_numpy(object),
-                    table["group"].to_numpy(object),
-                    truth,
-                    predicted,
-                )
-            )
+            if arms is None or row["arm"] in arms:
+                table, seed = self.predictions(row["arm"], labels, row["draw"]), row["pretrain_seed"]
+                identity = (row["draw"], row["unit"], None if pd.isna(seed) else int(seed))
+                ids, groups = (table[name].to_numpy(object) for name in ("id", "group"))
+                cells.setdefault(row["arm"], []).append(Cell(*identity, ids, groups, *self._arrays(table)))
         return cells
 
-
-def arrays(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Split a table of predictions into truth, predictions and their names.
-
-    Returns:
-        Truth [N] int with probabilities [N, classes] and class names; or true and predicted numbers [N, columns] with
-        column names.
-    """
-    names = tuple(name[2:] for name in predictions if name.startswith("p_"))
-    if not names:
-        names = tuple(name.removeprefix("true_") for name in predictions if name.startswith("true_"))
-        truth, predicted = (predictions[[f"{kind}_{n}" for n in names]].to_numpy() for kind in ("true", "predicted"))
-        return truth.astype(np.float64), predicted.astype(np.float64), names
-    truth = pd.Index(names).get_indexer(predictions["label"])
-    return truth, predictions[[f"p_{name}" for name in names]].to_numpy(np.float64), names
+    def _arrays(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Truth [N] int and probabilities [N, classes], or true and predicted numbers [N, columns], of predictions."""
+        names, prefix = self.columns or self.classes, "predicted" if self.columns else "p"
+        predicted = table[[f"{prefix}_{name}" for name in names]].to_numpy(np.float64)
+        if self.columns:
+            return table[[f"true_{name}" for name in names]].to_numpy(np.float64), predicted
+        return pd.Index(names).get_indexer(table["label"]), predicted
 
 
 def prediction_table(
     ids: np.ndarray, groups: np.ndarray, truth: np.ndarray, predicted: np.ndarray, task: Task
 ) -> pd.DataFrame:
-    """Build the table of predictions that `arrays` splits."""
+    """Build the table of the predictions of a cell."""
     table = {"id": ids, "group": groups}
     if task.is_regression:
         table |= {f"true_{name}": truth[:, column] for column, name in enumerate(task.columns)}
@@ -235,36 +203,24 @@ def summarise(
         labels: [pair for pair in dict.fromkeys(pairs) if ran[labels].issuperset(pair)] for labels in sorted(ran)
     }
     replicates = max(replicates, REPLICATES_PER_COMPARISON * sum(map(len, compared.values())))
-    summary: list[dict[str, Any]] = []
-    comparisons: list[dict[str, Any]] = []
+    summary, comparisons = [], []
     for labels, arms in compared.items():
         bootstrap = Bootstrap(result.cells(labels), replicates, seed)
-        metrics = statistics(result.columns)
-        estimates = {metric: bootstrap.apply(statistic) for metric, statistic in metrics.items()}
+        estimates = {metric: bootstrap.apply(statistic) for metric, statistic in statistics(result.columns).items()}
         for arm, cells in bootstrap.arms.items():
-            counts = {
-                "draws": len({cell.draw for cell in cells}),
-                "pretrain_seeds": len({cell.pretrain_seed for cell in cells} - {None}),
-                "test_objects": len({identifier for cell in cells for identifier in cell.ids}),
-            }
+            draws, seeds = {cell.draw for cell in cells}, {cell.pretrain_seed for cell in cells} - {None}
+            counts = len(draws), len(seeds), len({identifier for cell in cells for identifier in cell.ids})
             for metric, estimate in estimates.items():
-                interval = estimate.interval(arm)
-                summary.append(
-                    {"arm": arm, "labels": labels, "metric": metric, "value": interval.value}
-                    | {"low": interval.low, "high": interval.high, **counts}
-                )
+                value = estimate.interval(arm)
+                summary.append((arm, labels, metric, value.value, value.low, value.high, *counts))
         for metric, estimate in estimates.items():
             for arm, reference in arms:
                 gap = estimate.difference(arm, reference)
-                comparisons.append(
-                    {"labels": labels, "metric": metric, "arm": arm, "reference": reference}
-                    | {"difference": gap.value, "low": gap.low, "high": gap.high, "p": gap.p}
-                )
-    names = ["labels", "metric", "arm", "reference", "difference", "low", "high", "p"]
-    table = pd.DataFrame(comparisons, columns=names)
+                comparisons.append((labels, metric, arm, reference, gap.value, gap.low, gap.high, gap.p))
+    table = pd.DataFrame(comparisons, columns=COMPARISON_COLUMNS)
     table["p_holm"] = table.groupby("metric")["p"].transform(holm)
     table["significant"] = (table["p_holm"] < ALPHA) & ((table["low"] > 0) | (table["high"] < 0))
-    return pd.DataFrame(summary), table
+    return pd.DataFrame(summary, columns=SUMMARY_COLUMNS), table
 
 
 def cell_key(arm: str, labels: int, draw: int) -> str:
