@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from zwicky import cli, make_cutouts, open_store, write_store
+from zwicky import cli, make_cutouts, write_store
 from zwicky.data.labels import Labels
 
 from .conftest import BENCHMARK, LOOP, PRETRAIN, galaxies
@@ -220,16 +220,3 @@ def test_a_checkpoint_with_a_payload_is_not_unpickled(folder, error_of):
     torch.save(Payload(), "pretrained/checkpoint/last.pt")
     error_of(pretrain(out="pretrained"))
     assert not Path("payload").exists()
-
-
-def test_a_network_is_not_tested_on_its_training_objects(folder, error_of):
-    """The same pixels under other names, in another store whose test objects all were trained on."""
-    shutil.rmtree("tuned/splits", ignore_errors=True)
-    cutouts = open_store("store")
-    table = cutouts.table.assign(id=[f"renamed-{row}" for row in range(len(cutouts))])
-    labels = Labels({name: "lens" if row % 2 else "nonlens" for row, name in enumerate(table["id"])})
-    write_store(cutouts.images[:], table, "renamed", bands=cutouts.bands, labels=labels)
-    (Path("renamed") / "splits").mkdir(exist_ok=True)
-    roles = "".join(f"{name},test,\n" for name in table["id"])
-    (Path("renamed") / "splits" / "holdout.csv").write_text(f"id,role,group\n{roles}")
-    assert "leak" in error_of(evaluate(store="renamed"))

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from zwicky import backbones, methods
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
@@ -17,8 +16,11 @@ from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, Tr
 from zwicky.training.loader import TrainingSet
 from zwicky.training.loop import fit
 
-DISTILLED = {"prototypes": 16, "hidden": 16, "bottleneck": 8}
-METHODS = {"dino": DISTILLED, "ibot": DISTILLED, "simmim": {}, "supervised": {"classes": 2}}
+from ..conftest import DISTILLED, SMALL_VIT
+
+STILL = ViewsConfig(rotation="none", flip=False, shift=0.0, global_scale=(1.0, 1.0), brightness=0.0, contrast=0.0,
+                    blur=0.0, noise=0.0, local_crops=0)  # fmt: skip
+LOOP = {"batch_size": 16, "precision": "float32", "evaluations": 3, "lr": 1e-2}
 
 
 def blobs(count, seed=0, bands=2, size=16):
@@ -27,27 +29,17 @@ def blobs(count, seed=0, bands=2, size=16):
     y, x = np.mgrid[:size, :size] - (size - 1) / 2.0
     lens = np.arange(count) % 2 == 1
     dx, dy = rng.uniform(-3, 3, (2, count))
-    angle = rng.uniform(0, np.pi, count)
+    angle, flux = rng.uniform(0, np.pi, count), rng.uniform(1, 3, count)
     ratio = np.where(lens, 0.4, 1.0)
-    flux = rng.uniform(1, 3, count)
-    u = (x - dx[:, None, None]) * np.cos(angle)[:, None, None] + (y - dy[:, None, None]) * np.sin(angle)[:, None, None]
-    v = -(x - dx[:, None, None]) * np.sin(angle)[:, None, None] + (y - dy[:, None, None]) * np.cos(angle)[:, None, None]
-    image = 10 * flux[:, None, None] * np.exp(-(u**2 + (v / ratio[:, None, None]) ** 2) / 12)
-    images = image[:, None] + rng.normal(0, 0.3, (count, bands, size, size))
-    shape = (1 - ratio) / (1 + ratio)
-    cutouts = make_cutouts(
-        images.astype(np.float32),
-        [f"b{band}" for band in range(bands)],
-        ids=[f"s{seed}-{row:04d}" for row in range(count)],
-        pixel_scale=[0.2] * count,
-        flux=flux,
-        dx=dx,
-        dy=dy,
-        e1=shape * np.cos(2 * angle),
-        e2=shape * np.sin(2 * angle),
-    )
-    labels = Labels({i: "lens" if a else "nonlens" for i, a in zip(cutouts.ids, lens, strict=True)}, "made")
-    return cutouts, labels
+    turn, flux_, ratio_ = (np.exp(1j * angle)[:, None, None], flux[:, None, None], ratio[:, None, None])
+    z = ((x - dx[:, None, None]) + 1j * (y - dy[:, None, None])) / turn  # along and across the blob
+    images = 10 * flux_ * np.exp(-(z.real**2 + (z.imag / ratio_) ** 2) / 12)
+    images = images[:, None] + rng.normal(0, 0.3, (count, bands, size, size))
+    shape, ids = (1 - ratio) / (1 + ratio), [f"s{seed}-{row:04d}" for row in range(count)]
+    columns = {"flux": flux, "dx": dx, "dy": dy, "e1": shape * np.cos(2 * angle), "e2": shape * np.sin(2 * angle)}
+    bands, columns["pixel_scale"] = [f"b{band}" for band in range(bands)], [0.2] * count
+    cutouts = make_cutouts(images.astype(np.float32), bands, ids=ids, **columns)
+    return cutouts, Labels({i: "lens" if a else "nonlens" for i, a in zip(ids, lens, strict=True)}, "made")
 
 
 @pytest.fixture(scope="session")
@@ -67,13 +59,9 @@ def pretrain_config():
     def make(steps=6, drop_path=0.2, **train):
         return PretrainConfig(
             method=MethodConfig("dino", dict(DISTILLED)),
-            backbone=BackboneConfig(
-                "vit_tiny", {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "drop_path": drop_path}
-            ),
+            backbone=BackboneConfig("vit_tiny", SMALL_VIT | {"drop_path": drop_path}),
             views=ViewsConfig(local_crops=2, local_size=8),
-            train=TrainConfig(
-                **{"max_steps": steps, "batch_size": 16, "precision": "float32", "evaluations": 3, "lr": 1e-2} | train
-            ),
+            train=TrainConfig(**LOOP | {"max_steps": steps} | train),
         )
 
     return make
@@ -82,31 +70,30 @@ def pretrain_config():
 @pytest.fixture(scope="session")
 def finetune_config():
     def make(steps=8, targets=(), labels=40, **train):
-        loop = {"epochs": 1, "min_steps": steps, "max_steps": steps, "batch_size": 16, "precision": "float32"}
-        loop |= {"evaluations": 4, "weight_ema": 0.9, "layer_decay": 0.8, "lr": 1e-2}
+        loop = LOOP | {"epochs": 1, "min_steps": steps, "max_steps": steps, "evaluations": 4}
+        loop |= {"weight_ema": 0.9, "layer_decay": 0.8}
         return FinetuneConfig(fit=FitConfig(train=TrainConfig(**loop | train)), labels=labels, targets=list(targets))
 
     return make
 
 
 @pytest.fixture
-def trial(make_blobs, tmp_path):
+def trial(small_backbone, small_method, tmp_path):
     """trial(folder, method name, …) → (method, FitResult) of a small fit."""
-    cutouts, _ = make_blobs(50)
+    cutouts, _ = blobs(50)
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
 
     def run(folder, name="dino", rows=50, after_step=None, evaluate=None, keep_lowest=None, noise=0.3, **train):
         torch.manual_seed(3)
-        options = {"patch_size": 8, "width": 32, "depth": 2, "heads": 2, "drop_path": 0.3 if noise else 0.0}
-        method = methods.create(name, backbones.create("vit_tiny", bands=2, image_size=16, **options), **METHODS[name])
+        backbone = small_backbone(bands=2, image_size=16, drop_path=0.3 if noise else 0.0)
+        method = small_method(name, backbone, **({"classes": 2} if name == "supervised" else {}))
         if after_step is not None:
             method.after_step = lambda progress: (after_step(method), type(method).after_step(method, progress))
         views = ViewsConfig(local_crops=2, local_size=8, noise=noise)
         augment = Augment.for_method(method.needs, views, normalisation, cutouts.size, cutouts.bands)
-        loop = {"max_steps": 9, "batch_size": 16, "precision": "float32", "lr": 1e-2, "evaluations": 3}
         data = TrainingSet(cutouts.images, np.arange(rows), torch.arange(50) % 2 if method.needs.targets else None)
         options = {"seed": 5, "folder": tmp_path / folder, "title": "trial", "quiet": True}
         options |= {"evaluate": evaluate, "keep_lowest": keep_lowest}
-        return method, fit(method, data, augment, TrainConfig(**loop | train), **options)
+        return method, fit(method, data, augment, TrainConfig(**LOOP | {"max_steps": 9} | train), **options)
 
     return run

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -10,17 +11,18 @@ import pytest
 import torch
 
 from zwicky import cli
-from zwicky.data.labels import write_labels
-from zwicky.data.store import StoreWriter
+from zwicky.data.store import write_store
 from zwicky.io import read_json
 from zwicky.training import checkpoint
 from zwicky.training.distributed import local_world_size, rank, world_size
 
+from ..conftest import DISTILLED
+
 # --standalone: a port that is free, since other tests and other users of the machine have theirs.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-DISTILLED = {"prototypes": 16, "hidden": 16, "bottleneck": 8, "batch_norm": False}
+HEAD = DISTILLED | {"batch_norm": False}
 METHODS = {
-    **dict.fromkeys(("dino", "ibot", "esvit"), DISTILLED),
+    **dict.fromkeys(("dino", "ibot", "esvit"), HEAD),
     "simmim": {},
     "mae": {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2},
     "lejepa": {"hidden": 16},
@@ -39,8 +41,7 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 
 torch.set_num_threads(1)
-rng = np.random.default_rng(0)
-images = rng.normal(size=(40, 2, 16, 16)).astype(np.float32)
+images = np.random.default_rng(0).normal(size=(40, 2, 16, 16)).astype(np.float32)
 images[::3, 1] = np.nan  # a missing band: images count for different numbers of pixels
 images[1::4, :, :5] = np.nan
 bands, views = ("g", "r"), ViewsConfig(local_crops=2, local_size=8)
@@ -53,15 +54,14 @@ for name, options in {METHODS!r}.items():
         method.projector[1] = method.projector[4] = torch.nn.Identity()
     if name == "supervised":
         method.head.norm = torch.nn.Identity()
-    start = Path(sys.argv[1], name + ".pt")
-    start.parent.mkdir(exist_ok=True)
-    torch.save(method.state_dict(), start)
+    folder = Path(sys.argv[1]) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(method.state_dict(), folder / "start.pt")
     augment = Augment.for_method(method.needs, views, normalisation, (16, 16), bands)
     source = TrainingSet(images, np.arange(40), torch.arange(40) % 2 if method.needs.targets else None)
     config = TrainConfig(max_steps=5, batch_size=12, precision="float32", lr=1e-2, warmup=0.0)
-    fit(method, source, augment, config, seed=5, folder=Path(sys.argv[1]) / name, title=name, quiet=True)
+    fit(method, source, augment, config, seed=5, folder=folder, title=name, quiet=True)
 """
-TORCHRUN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ TORCHRUN_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP
     ],
 )
 def test_torchrun_and_srun_are_recognised(monkeypatch, variables, expected):
-    for name in TORCHRUN_NAMES:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
@@ -101,13 +101,12 @@ def fits(tmp_path_factory):
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_equal_one(fits, name):
     """Losses and weights after five steps; drop path is off, since each process draws its own."""
-    saved = [checkpoint.load(fits / side / name / "checkpoint" / "last.pt") for side in ("one", "two")]
-    losses = [[row["loss"] for row in state["progress"]["rows"]] for state in saved]
-    weights = [state["method"] for state in saved]
+    one, two = (checkpoint.load(fits / side / name / "checkpoint" / "last.pt") for side in ("one", "two"))
+    losses = [[row["loss"] for row in state["progress"]["rows"]] for state in (one, two)]
     assert len(losses[0]) == 5
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    start = torch.load(fits / "one" / f"{name}.pt", weights_only=True)
-    start, one, two = (torch.cat([value.double().flatten() for value in w.values()]) for w in (start, *weights))
+    weights = torch.load(fits / "one" / name / "start.pt", weights_only=True), one["method"], two["method"]
+    start, one, two = (torch.cat([value.double().flatten() for value in each.values()]) for each in weights)
     assert (one - two).norm() < 1e-5 * one.norm()
     assert (one - two).norm() < 1e-4 * (one - start).norm()  # of what was learned
 
@@ -116,25 +115,26 @@ def test_two_processes_equal_one(fits, name):
 def store(tmp_path_factory, make_blobs):
     cutouts, labels = make_blobs(60)
     path = tmp_path_factory.mktemp("data") / "store"
-    with StoreWriter(path, cutouts.bands, cutouts.size, "float32") as writer:
-        writer.append(cutouts.images, cutouts.table)
-        write_labels(writer.folder, labels)
+    write_store(cutouts.images, cutouts.table, path, bands=cutouts.bands, labels=labels)
     return path
 
 
-def run_two(folder, store, *more, starter="torchrun", steps=40):
+def run_two(folder, store, *more, starter="torchrun"):
     """Run `zwicky pretrain` on two processes as torchrun or srun would; return (arguments, exit codes, output)."""
     arguments = ["pretrain", "dino", "--size", "smoke", "--data", str(store), "--out", str(folder / "two")]
-    arguments += ["--train.batch_size=12", f"--train.max_steps={steps}", "--train.epochs=99"]
-    arguments += ["--train.precision=float32", "--views.crop=16", "--views.local_size=8", *more]
-    arguments += [f"--method.options={json.dumps(METHODS['dino'])}", "--backbone.options.drop_path=0"]
+    arguments += ["--train.batch_size=12", "--train.max_steps=5", "--train.precision=float32", "--views.crop=16"]
+    arguments += [f"--method.options={json.dumps(HEAD)}"]
+    arguments += ["--views.local_size=8", "--backbone.options.drop_path=0", *more]
     command, starts = [*TORCHRUN, "-m", "zwicky", *arguments], [environment()]
     if starter == "srun":
-        slurm = {"STEP_NUM_TASKS": 2, "NTASKS": 2, "STEP_NUM_NODES": 1, "NNODES": 1, "NTASKS_PER_NODE": 2}
-        slurm |= {"NODELIST": "localhost", "STEP_NODELIST": "localhost", "NODEID": 0}
-        slurm |= {"JOB_ID": os.getpid(), "JOB_NAME": "fit"}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        slurm = {"STEP_NUM_TASKS": 2, "NTASKS": 2, "STEP_NUM_NODES": 1, "NNODES": 1, "NTASKS_PER_NODE": 2, "NODEID": 0}
+        slurm |= {"NODELIST": "localhost", "STEP_NODELIST": "localhost", "JOB_ID": 1, "JOB_NAME": "fit"}
         ranks = [{**slurm, "PROCID": number, "LOCALID": number} for number in range(2)]
-        starts = [environment(**{f"SLURM_{name}": str(value) for name, value in one.items()}) for one in ranks]
+        ranks = [{f"SLURM_{name}": str(value) for name, value in one.items()} for one in ranks]
+        starts = [environment(MASTER_PORT=port, **one) for one in ranks]
         command = [sys.executable, "-m", "zwicky", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     processes = [subprocess.Popen(command, env=variables, **pipes) for variables in starts]
@@ -168,7 +168,7 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path, store):
 @pytest.mark.slow
 @pytest.mark.parametrize("starter", ["torchrun", "srun"])
 def test_two_processes_write_one_run_that_equals_that_of_one(tmp_path, store, starter):
-    arguments, codes, output = run_two(tmp_path, store, starter=starter, steps=5)
+    arguments, codes, output = run_two(tmp_path, store, starter=starter)
     assert set(codes) == {0}, output
     assert output.count("pretrained on") == 1
     one, two = tmp_path / "one", tmp_path / "two"

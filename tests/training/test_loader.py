@@ -13,13 +13,13 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.data import store as store_module
 from zwicky.data.store import open_store, write_store
-from zwicky.evaluation.evaluate import evaluate
 from zwicky.methods import MethodConfig
 from zwicky.rng import torch_rng
 from zwicky.simulate.simulation import simulate_population
-from zwicky.training.finetune import finetune
 from zwicky.training.loader import BatchLoader, TrainingSet, find_partners
 from zwicky.training.pretrain import pretrain
+
+from ..conftest import SMALL_METHODS
 
 CPU = torch.device("cpu")
 
@@ -89,20 +89,6 @@ def test_processes_share_the_global_batch():
             assert torch.equal(torch.cat([getattr(view, name) for view in views]), getattr(whole, name))
 
 
-def test_runs_on_a_store_equal_those_in_memory(data, stored, pretrain_config, finetune_config, tmp_path):
-    """Pretrained, fine-tuned and tested: every number of the runs, bit for bit."""
-    cutouts, labels, split = data
-    for name, opened in (("memory", cutouts), ("stored", stored(cutouts))):
-        out, ids = tmp_path / f"{name}-50", split.ids("train")
-        pretrain(pretrain_config(), opened, opened.rows_of(ids), tmp_path / name, labels=labels.of(ids), quiet=True)
-        start = tmp_path / "memory"  # the path is one of the settings
-        finetune(finetune_config(labels=50), start, opened, labels, split, out, quiet=True)
-        evaluate(out, opened, labels, split, replicates=20)
-    for file in ("{}/metrics.csv", "{}/network.safetensors", "{}-50/network.safetensors", "{}-50/results.csv"):
-        first, second = ((tmp_path / file.format(name)).read_bytes() for name in ("memory", "stored"))
-        assert first == second, file
-
-
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """64 images of 32 lenses."""
@@ -148,18 +134,10 @@ def test_crops_alternate_between_the_two_images(pairs):
         assert images[0].interleave_partner() is images[0]
 
 
-DISTILLED = {"prototypes": 16, "hidden": 16, "bottleneck": 8}
-OPTIONS = {
-    **dict.fromkeys(("dino", "ibot", "esvit"), DISTILLED),
-    "simsiam": {"width": 16, "bottleneck": 8},
-    "byol": {"width": 16, "hidden": 16},
-}
-
-
 @pytest.mark.parametrize("name", ["dino", "ibot", "esvit", "simsiam", "byol", "lejepa", "simmim"])
 def test_methods_learn_from_pairs(pairs, name, pretrain_config, tmp_path):
     """The loss is that of the mixed crops; masked image modelling uses no second image."""
-    losses, config = [], replace(pretrain_config(steps=2), method=MethodConfig(name, OPTIONS.get(name, {})))
+    losses, config = [], replace(pretrain_config(steps=2), method=MethodConfig(name, SMALL_METHODS.get(name, {})))
     for cutouts in (pairs, replace(pairs, table=pairs.table.drop(columns="pair_id"))):
         pretrain(config, cutouts, np.arange(64), tmp_path / str(len(losses)), quiet=True)
         losses.append(pd.read_csv(tmp_path / str(len(losses)) / "metrics.csv")["loss"][0])

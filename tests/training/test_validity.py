@@ -1,21 +1,17 @@
-"""From the files of two surveys to the loss: missing bands and pixels are 0 in the crops, invalid, and ignored."""
+"""From the files of two surveys to the views: missing bands and pixels are 0 in the crops, and invalid."""
 
 import numpy as np
 import pytest
 import torch
 from astropy.io import fits
 
-from zwicky import backbones, methods
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.data.ingest import ingest
 from zwicky.data.store import open_store
 
-PLAIN = ViewsConfig(
-    rotation="none", flip=False, shift=0.0, global_scale=(1.0, 1.0), local_crops=0, brightness=0.0, contrast=0.0,
-    blur=0.0, noise=0.0,
-)  # fmt: skip
+from .conftest import STILL
 
 
 @pytest.fixture
@@ -36,16 +32,16 @@ def survey(tmp_path):
     return open_store(tmp_path / "store"), truth
 
 
-def augmented(cutouts, views, *counts, **options):
+def augmented(cutouts, views, *counts):
     normalisation = Normalisation.fit(cutouts.images[:], cutouts.bands)
-    augment = Augment(views, normalisation, cutouts.size, cutouts.bands, *counts, **options)
+    augment = Augment(views, normalisation, cutouts.size, cutouts.bands, *counts)
     return augment(torch.from_numpy(cutouts.images[:]), torch.arange(12), seed=0, step=0)
 
 
 def test_missing_bands_and_pixels_are_invalid_in_the_views(survey):
     cutouts, truth = survey
     assert sorted(cutouts.bands) == ["g", "i", "r"]
-    views = augmented(cutouts, PLAIN, 1)
+    views = augmented(cutouts, STILL, 1)
     absent = torch.tensor([[(i, band) not in truth for band in cutouts.bands] for i in cutouts.ids])
     for row, index in np.ndindex(12, 3):
         crop, valid = (values[0][row, index].numpy() for values in (views.crops, views.valid))
@@ -61,28 +57,3 @@ def test_missing_bands_and_pixels_are_invalid_in_the_views(survey):
     for crop, valid in zip(views.crops, views.valid, strict=True):
         assert torch.equal(~valid.any(-1).any(-1), absent)
         assert not crop[~valid].any()
-
-
-@pytest.mark.parametrize("name", ["simmim", "mae"])
-def test_pixel_losses_ignore_invalid_pixels(survey, name):
-    """The gradient on the reconstruction is 0 where the file had no pixel, and not elsewhere behind the mask."""
-    cutouts, truth = survey
-    torch.manual_seed(0)
-    options = {"patch_size": 4, "width": 16, "depth": 1, "heads": 2}
-    method = methods.create(name, backbones.create("vit_tiny", bands=3, image_size=16, **options))
-    views = augmented(cutouts, PLAIN, 1, masking=method.needs.masking)
-    outputs = []
-
-    def keep(_module, _inputs, output):
-        output.retain_grad()
-        outputs.append(output)
-
-    method.decoder.register_forward_hook(keep)
-    method(views)["loss"].backward()
-    gradient = outputs[0].grad  # [B, bands, 16, 16], or [B, 4, 4, bands · 16] of MAE
-    if name == "mae":
-        gradient = gradient.unflatten(3, (3, 4, 4)).permute(0, 3, 1, 4, 2, 5).reshape(12, 3, 16, 16)
-    blank = np.full((16, 16), np.nan)
-    there = np.isfinite([[truth.get((i, band), blank) for band in cutouts.bands] for i in cutouts.ids])
-    hidden = views.masks[0].numpy().repeat(4, 1).repeat(4, 2)[:, None]
-    assert np.array_equal(gradient.numpy() != 0, hidden & there)
