@@ -9,7 +9,7 @@ import pytest
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones import BackboneConfig
-from zwicky.data.labels import Labels, read_labels, write_labels
+from zwicky.data.labels import Labels, read_labels
 from zwicky.data.splits import read_split
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
@@ -21,9 +21,9 @@ from zwicky.evaluation.metrics import CLASSIFICATION
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
 from zwicky.io import read_json
 from zwicky.methods import MethodConfig
-from zwicky.training import loop, provenance
+from zwicky.training import provenance
 
-from .conftest import make_blobs, small_config, small_vit, write_blobs
+from .conftest import make_blobs, small_config, small_vit
 
 
 def folds(**changes):
@@ -114,29 +114,6 @@ def test_a_finished_benchmark_is_read_back_and_a_lost_cell_run_again(done, store
     pd.testing.assert_frame_equal(without_time(out), table)
 
 
-def test_interrupted_is_uninterrupted(store, tmp_path, monkeypatch):
-    config = small_config(labels=[20], draws=1)
-    benchmark(config, store, tmp_path / "whole", quiet=True)
-    advance, left = loop.StepProgress.advance, []
-
-    def count(self):
-        advance(self)
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop.StepProgress, "advance", count)
-    for steps in (2, 3, 10**6):  # in the pretraining, in a fit, to the end
-        left[:] = [steps]
-        try:
-            benchmark(config, store, tmp_path / "run", quiet=True)
-        except KeyboardInterrupt:
-            assert steps < 10**6
-    pd.testing.assert_frame_equal(without_time(tmp_path / "run"), without_time(tmp_path / "whole"))
-    for name in ("summary.csv", "comparisons.csv"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
 def test_numbers_are_benchmarked_like_classes(store, tmp_path):
     targets, columns = ["width", "spin2:e1/e2"], ["width", "e1", "e2"]
     baselines = ["pca_linear", "pca_boosting", "radial_colour"]
@@ -221,18 +198,6 @@ def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
     (tmp_path / "run" / "summary.csv").unlink()
     benchmark(config, store, tmp_path / "run", quiet=True)
     assert read_json(tmp_path / "run" / "chosen.json")["score"] == scores
-
-
-def test_other_settings_and_other_data_are_refused(done, store, tmp_path):
-    config, out = done
-    with pytest.raises(UserError, match="replicates"):
-        benchmark(replace(config, replicates=51), store, out)
-    with pytest.raises(UserError, match="other data"):
-        benchmark(config, write_blobs(tmp_path / "other", seed=1), out)
-    relabelled = shutil.copytree(store, tmp_path / "relabelled")
-    write_labels(relabelled, Labels({f"o{row:03d}": "lens" if row % 2 else "nonlens" for row in range(79)}, "made"))
-    with pytest.raises(UserError, match="other data"):
-        benchmark(config, relabelled, out)
 
 
 @pytest.mark.parametrize(

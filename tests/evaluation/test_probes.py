@@ -9,7 +9,7 @@ from zwicky.errors import UserError
 from zwicky.evaluation import baselines
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.metrics import classification_scores
-from zwicky.evaluation.probes import PROBES, knn_probe
+from zwicky.evaluation.probes import PROBES
 from zwicky.training.task import Task
 
 
@@ -55,20 +55,6 @@ def test_a_probe_predicts_numbers(name):
     predicted = PROBES[name](x[:200], y[:200], x[200:], regression(y))
     assert predicted.shape == (100, 1)
     assert r2_score(y[200:] * 1e23, predicted * 1e23) > 0.7
-
-
-def test_knn_is_a_weighted_vote_of_cosine_neighbours():
-    random = np.random.default_rng(0)
-    x, y, query = random.normal(size=(60, 5)), random.integers(0, 3, 60), random.normal(size=(10, 5))
-    found = knn_probe(x, y, query, task_of(y, 3))
-    centre, scale = x.mean(axis=0), x.std(axis=0)
-    x, query = (x - centre) / scale, (query - centre) / scale
-    for row, point in enumerate(query):
-        cosine = [a @ point / np.linalg.norm(a) / np.linalg.norm(point) for a in x]
-        votes = np.zeros(3)
-        for neighbour in np.argsort(cosine)[::-1][:20]:
-            votes[y[neighbour]] += np.exp(cosine[neighbour] / 0.07)
-        np.testing.assert_allclose(found[row], votes / votes.sum(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", PROBES)

@@ -16,11 +16,11 @@ def tiny_vit(small_backbone):
 
 @pytest.fixture
 def make_views():
-    """Two global crops of 32 px and local ones of 16 px, all noise; masked and labelled on request."""
+    """Two global crops of `size` px and local ones of half of it, all noise; masked and labelled on request."""
 
-    def make(batch=6, local=2, seed=0, bands=3, targets=None, masking=None):
+    def make(batch=6, local=2, seed=0, bands=3, size=32, targets=None, masking=None):
         generator = torch.Generator().manual_seed(seed)
-        sizes = [32, 32] + [16] * local
+        sizes = [size, size] + [size // 2] * local
         crops = [torch.randn(batch, bands, size, size, generator=generator) for size in sizes]
         maps = [torch.eye(2, 3).expand(batch, 2, 3)] * len(crops)
         valid = [torch.ones((), dtype=torch.bool).expand_as(crop) for crop in crops]

@@ -12,29 +12,17 @@ from zwicky.methods import losses
 from .oracles import slow_mim, slow_regions, slow_view_loss
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("prototypes", [2, 17])
-@pytest.mark.parametrize("local", [0, 1, 4])
-@pytest.mark.parametrize(("tau_s", "tau_t"), [(0.1, 0.04), (1.0, 0.5)])
-def test_view_loss_is_the_double_sum(batch, prototypes, local, tau_s, tau_t):
-    generator = torch.Generator().manual_seed(batch + prototypes + local)
-    student = torch.rand(2 + local, batch, prototypes, generator=generator) * 2 - 1
-    teacher = ((torch.rand(2, batch, prototypes, generator=generator) * 2 - 1) / tau_t).softmax(-1)
-    expected = slow_view_loss(student, teacher, tau_s)
-    assert float(losses.view_loss(student.flatten(0, 1), teacher.flatten(0, 1), batch, tau_s)) == pytest.approx(
-        expected, rel=1e-6, abs=1e-6
-    )
-
-
+@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("local", [0, 3])
-def test_view_loss_is_lightlys(local):
+def test_view_loss_is_the_double_sum_and_lightlys(batch, local):
     lightly = pytest.importorskip("lightly.loss")
     generator = torch.Generator().manual_seed(local)
-    student, logits = (torch.rand(n, 4, 16, generator=generator) for n in (2 + local, 2))
+    student, logits = (torch.rand(n, batch, 16, generator=generator) for n in (2 + local, 2))
+    teacher = (logits / 0.04).softmax(-1)
+    loss = float(losses.view_loss(student.flatten(0, 1), teacher.flatten(0, 1), batch, 0.1))
+    assert loss == pytest.approx(slow_view_loss(student, teacher, 0.1), rel=1e-6, abs=1e-6)
     oracle = lightly.DINOLoss(output_dim=16, warmup_teacher_temp=0.04, teacher_temp=0.04, warmup_teacher_temp_epochs=1)
-    expected = oracle(list(logits), list(student), epoch=5)
-    loss = losses.view_loss(student.flatten(0, 1), (logits / 0.04).softmax(-1).flatten(0, 1), 4, 0.1)
-    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+    assert loss == pytest.approx(float(oracle(list(logits), list(student), epoch=5)), abs=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -67,28 +55,19 @@ def made_regions(batch, grid, local, seed, share_valid=1.0, prototypes=6, dim=5)
     return student, [(z, logits.softmax(-1)) for z, logits in teacher], valid
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("grid", [1, 2, 4])
-@pytest.mark.parametrize("local", [0, 1, 3])
-@pytest.mark.parametrize("share_valid", [1.0, 0.6, 0.0])
-def test_region_loss_is_the_double_sum(batch, grid, local, share_valid):
-    student, teacher, valid = made_regions(batch, grid, local, batch + grid + local, share_valid)
-    loss, _ = losses.region_loss(student, teacher, valid, 0.1)
-    assert float(loss) == pytest.approx(slow_regions(student, teacher, valid, 0.1), rel=1e-6)
-
-
 @settings(max_examples=30)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2), st.integers(0, 10**6))
-def test_position_plays_no_part_in_the_region_loss(batch, grid, local, seed):
-    student, teacher, valid = made_regions(batch, grid, local, seed)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2), st.sampled_from([1.0, 0.6, 0.0]), st.integers(0, 10**6))
+def test_region_loss_is_the_double_sum_in_which_position_plays_no_part(batch, grid, local, share_valid, seed):
+    student, teacher, valid = made_regions(batch, grid, local, seed, share_valid)
     loss, entropy = losses.region_loss(student, teacher, valid, 0.1)
-    generator = torch.Generator().manual_seed(seed)
-    order = [torch.randperm(grid**2, generator=generator) for _ in teacher]
-    moved = [(z[:, o], p[:, o]) for (z, p), o in zip(teacher, order, strict=True)]
-    scaled = [(3.0 * z, logits) for z, logits in student]  # nor does the length of a feature
-    again, _ = losses.region_loss(scaled, moved, valid, 0.1)
-    assert torch.allclose(loss, again, rtol=1e-5)
+    assert float(loss) == pytest.approx(slow_regions(student, teacher, valid, 0.1), rel=1e-5)
     assert loss >= entropy - 1e-5
+    if share_valid == 1:
+        generator = torch.Generator().manual_seed(seed)
+        order = [torch.randperm(grid**2, generator=generator) for _ in teacher]
+        moved = [(z[:, o], p[:, o]) for (z, p), o in zip(teacher, order, strict=True)]
+        scaled = [(3.0 * z, logits) for z, logits in student]  # nor does the length of a feature
+        assert torch.allclose(loss, losses.region_loss(scaled, moved, valid, 0.1)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
@@ -108,11 +87,3 @@ def test_negative_cosine_is_the_formula_and_lightlys(batch, width):
 def test_entropy_of_known_distributions():
     assert float(losses.entropy(torch.full((3, 8), 1 / 8))) == pytest.approx(math.log(8), rel=1e-6)
     assert float(losses.entropy(torch.eye(8))) == 0
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5)])
-def test_masked_mean_is_over_the_masks_dimensions(shape):
-    values, mask = torch.randn(shape), torch.rand(4, 3) > 0.5
-    expected = values[mask].mean(0)
-    assert torch.allclose(losses.masked_mean(values, mask), expected, atol=1e-6)
-    assert not losses.masked_mean(values, torch.zeros_like(mask)).any()

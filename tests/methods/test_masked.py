@@ -113,13 +113,6 @@ def test_pixels_reach_the_loss_as_input_or_as_target_and_never_both(tiny_vit, ma
     assert not (target & ~views.masks[0]).any()
 
 
-def test_the_mask_token_of_the_encoder_is_not_trained(tiny_vit, make_views):
-    method = methods.create("mae", tiny_vit(), **DECODER)
-    assert not method.encoder.mask_token.requires_grad
-    method(make_views(local=0, masking=method.needs.masking))["loss"].backward()
-    assert method.decoder.mask_token.grad.any()
-
-
 def test_the_noise_of_empty_sky_is_not_blown_up(tiny_vit, make_views):
     """Half the patches are sky of σ 0.05: the target of the galaxies has variance 1 as in the paper, theirs a half."""
     method = methods.create("mae", tiny_vit(), **DECODER)
