@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,11 +27,11 @@ TEXT = "file,label\n" + ROWS
 
 def pair(path: Path) -> tuple[list[str], list[str]]:
     table = read_catalog(path)
-    return list(table[catalog.find_column(list(table), "file")]), list(table[catalog.likely_labels(table)[0]])
+    return list(table[catalog.find_column(list(table), "file")]), catalog.find_labels(table)[0].tolist()
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|", " ", "   ", " | ", ", "])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", "   ", " | ", ", "])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_separators_and_encodings(tmp_path, separator, encoding):
     (tmp_path / "c.csv").write_bytes(TEXT.replace(",", separator).encode(encoding))
     assert pair(tmp_path / "c.csv") == (FILES, LABELS)
@@ -43,6 +45,7 @@ DIALECTS = [
     "".join(f"{file},150.1,{label}\n" for file, label in PAIRS),
     TEXT.replace(",", "    "),
     "\n\n" + TEXT.replace("\n", "\r\n"),
+    TEXT.replace("\n", "\r"),
     "| file | label |\n|---|---|\n" + "".join(f"| {file} | {label} |\n" for file, label in PAIRS),
     '"file","label"\n' + "".join(f'"{file}","{label}"\n' for file, label in PAIRS),
 ]
@@ -56,23 +59,60 @@ def test_dialects(tmp_path, content):
 
 def test_latin1_and_quoted_commas(tmp_path):
     (tmp_path / "c.csv").write_bytes('file;label;note\na.npy;nön;"x;y"\nb.npy;lens;\n'.encode("latin-1"))
-    assert read_catalog(tmp_path / "c.csv").to_numpy().tolist() == [["a.npy", "nön", "x;y"], ["b.npy", "lens", ""]]
+    table = read_catalog(tmp_path / "c.csv")
+    assert table.to_numpy().tolist() == [["a.npy", "nön", "x;y"], ["b.npy", "lens", ""]]
+    assert table.attrs["encoding"] == "cp1252"
+
+
+def test_a_list_without_a_header(tmp_path):
+    (tmp_path / "c.csv").write_text(ROWS.replace(".npy", ""))
+    assert pair(tmp_path / "c.csv") == ([file.removesuffix(".npy") for file in FILES], LABELS)
+    (tmp_path / "labels.txt").write_text("1\n0\n1\n")
+    assert read_catalog(tmp_path / "labels.txt").to_dict("list") == {"labels": ["1", "0", "1"]}
 
 
 ASTROPY = "c.ecsv=ascii.ecsv c.vot=votable c.xml=votable c.fits=fits c.tbl=ascii.ipac c.mrt=ascii.mrt"
-ASTROPY += " c.txt=ascii.fixed_width c.dat=ascii.commented_header c.csv=csv"
-PANDAS = "c.parquet=parquet c.feather=feather c.json=json c.csv.gz=csv c.tsv=csv"
+ASTROPY += " c.txt=ascii.fixed_width c.dat=ascii.commented_header c.csv=csv c.tex=ascii.latex"
+ASTROPY += " c.rst=ascii.rst c.rdb=ascii.rdb"
+PANDAS = "c.parquet=parquet c.feather=feather c.json=json c.csv.gz=csv c.tsv=csv c.csv.bz2=csv c.csv.xz=csv "
+PANDAS += "c.csv.zip=csv c.dta=stata c.html=html"
 
 
 @pytest.mark.parametrize("case", [*ASTROPY.split(), *PANDAS.split()])
 def test_formats(tmp_path, case):
     name, form = case.split("=")
-    if case in ASTROPY.split():
+    if form == "html":
+        rows = "".join(f"<tr><td>{file}</td><td><b>{label}</b></td></tr>" for file, label in PAIRS)
+        (tmp_path / name).write_text(f"<TABLE><tr><th>file</th><th>label</th></tr>{rows}</TABLE>")
+    elif case in ASTROPY.split():
         TABLE.write(tmp_path / name, format=form)
     else:
         options = {"index": False, "sep": "\t" if "tsv" in name else ","} if form == "csv" else {}
+        options |= {"write_index": False} if form == "stata" else {}
         getattr(TABLE.to_pandas(), f"to_{form}")(tmp_path / name, **options)
     assert pair(tmp_path / name) == (FILES, LABELS)
+
+
+PAIRED = dict(PAIRS)
+RECORDS = [{"file": file, "label": label} for file, label in PAIRS]
+BY_LABEL = {name: [file for file, label in PAIRS if label == name] for name in ("lens", "non")}
+JSON = [RECORDS, {"images": RECORDS}, {"file": FILES, "label": LABELS}, PAIRED, BY_LABEL]
+JSON += [{file: {"label": label} for file, label in PAIRS}, {"columns": ["file", "label"], "data": PAIRS}]
+
+
+@pytest.mark.parametrize("data", JSON)
+def test_json(tmp_path, data):
+    (tmp_path / "c.json").write_text(json.dumps(data))
+    files, labels = pair(tmp_path / "c.json")
+    assert dict(zip(files, labels, strict=True)) == PAIRED
+
+
+def test_units_and_coordinates_of_a_table(tmp_path):
+    Table({"file": FILES, "pos": SkyCoord([1] * 6, [2] * 6, unit="deg"), "q": [0.5] * 6 * u.hourangle}).write(
+        tmp_path / "c.ecsv"
+    )
+    table = read_catalog(tmp_path / "c.ecsv")
+    assert (list(table), table["ra"][0], table.attrs["units"]) == (["file", "q", "ra", "dec"], 1, {"q": "hourangle"})
 
 
 UNUSABLE = {"": "no rows", "file,label\n": "no rows", "file,file\na.png,b.png\n": "two columns"}
@@ -109,6 +149,7 @@ def test_a_named_column_must_exist():
 
 POSITIONS = "ra|dec RA|DEC RAJ2000|DEJ2000 ra_deg|dec_deg raMean|decMean coord_ra|coord_dec ALPHA_J2000|DELTA_J2000"
 POSITIONS += " right_ascension|declination RA_ICRS|DE_ICRS TARGET_RA|TARGET_DEC X_WORLD|Y_WORLD _RAJ2000|_DEJ2000"
+POSITIONS += " R.A.|Decl. ra_hours|dec_deg RA[deg]|Dec[deg] RAh|RAm|RAs|DE-|DEd|DEm|DEs GLON|GLAT RADEC coords"
 
 
 @pytest.mark.parametrize("columns", POSITIONS.split())
@@ -118,17 +159,47 @@ def test_columns_of_positions(columns):
 
 
 def test_columns_that_are_no_positions():
-    assert find_position_columns(["grade", "gdece", "ra", "decl"]) in (None, ("grade", "gdece"))
-    assert find_position_columns(["ra", "z"]) is None
+    assert find_position_columns(["grade", "gdece", "ra", "decl"]) == ("ra", "decl")
+    assert find_position_columns(["RA_1", "DEC_1", "RA_2", "DEC_2"]) == ("RA_1", "DEC_1")
+    assert find_position_columns(["ra", "z"]) == ()
     assert find_position_columns(["lon", "lat"], "lon", "LAT") == ("lon", "lat")
     with pytest.raises(UserError, match="both columns"):
         find_position_columns(["lon", "lat"], "lon")
 
 
+ONE_HOT = """lens,nonlens 01,10,10 nonlens,lens,lens lens, nonlens
+lens,nonlens 00,10,01 None,lens,nonlens lens, nonlens
+is_lens,is_star,is_spiral 100,010,001 lens,star,spiral is_lens, is_star, is_spiral
+class_0,class_1 01,10,10 1,0,0 class_0, class_1
+is_lens,is_bad 10,00,01 1,0,0 is_lens
+is_lens,is_train 10,01,01 1,0,0 is_lens
+label,flag 10,01,01 1,0,0 label
+true_label,z 10,01,01 1,0,0 true_label
+a,b 10,01,01 None b, a""".splitlines()
+
+
+@pytest.mark.parametrize("case", ONE_HOT)
+@pytest.mark.parametrize("zero_and_one", [("0", "1"), ("0.0", "1.0"), ("False", "True"), (0, 1), (0.0, 1.0)])
+def test_columns_of_labels(case, zero_and_one):
+    header, cells, expected, columns = case.split(" ", 3)
+    rows = [[zero_and_one[int(cell)] for cell in row] for row in cells.split(",")]
+    labels, column, _, others = catalog.find_labels(pd.DataFrame(rows, columns=header.split(",")))
+    if labels is None:
+        assert (expected, set(others)) == ("None", set(columns.split(", ")))
+        return
+    assert column == columns
+    assert [str(label).lower().replace("true", "1").replace("false", "0") for label in labels] == [
+        label.lower() for label in expected.split(",")
+    ]
+
+
 # ---------------------------------------------------------------------------------------------------- values
 
 
-@pytest.mark.parametrize("unknown", ["", None, *"nan NaN null None NA n/a -- - ? <NA> unknown".split()])
+UNKNOWN = r"nan NaN null None NA n/a N.A. #N/A -- - – ? * <NA> (null) #NULL! [] \N nil unknown unk INDEF TBD masked"
+
+
+@pytest.mark.parametrize("unknown", ["", None, *UNKNOWN.split(), "not labelled", "no data"])
 @pytest.mark.parametrize("pair", [("0", "1"), ("lens", "non"), (0.0, 1.0)])
 def test_unknown_labels(unknown, pair):
     labels, spellings = clean_labels(pd.Series([pair[0], unknown, pair[1]], dtype=object))
@@ -138,7 +209,10 @@ def test_unknown_labels(unknown, pair):
 
 CODES = [
     ([0, 1, -1], ["0", "1", None]),
-    (["0", "1", "-99"], ["0", "1", None]),
+    *((["0", "1", code], ["0", "1", None]) for code in ("-99", "-99.0", "99", "-9999", "1e20", str(-(2**63)))),
+    (["1", "33", "99"], ["1", "33", "99"]),
+    (["透镜", "非"], ["透镜", "非"]),
+    (["+", "-1"], ["+", "-1"]),
     ([0.0, np.nan, 1.0], ["0", None, "1"]),
     (["0.0", "1.0", ""], ["0", "1", None]),
     ([-1, 1, 1], ["-1", "1", "1"]),  # the two classes of a support vector machine
@@ -161,16 +235,26 @@ ANGLES += [("10 00 42.48", "+02 12 20.88"), ("10h00m42.48s", "2d12m20.88s"), ("1
 
 @pytest.mark.parametrize(("ra", "dec"), ANGLES)
 def test_positions(ra, dec):
-    a, d, unknown = parse_positions(pd.Series([ra]), pd.Series([dec]))
+    a, d, unknown = parse_positions(pd.DataFrame({"ra": [ra], "dec": [dec]}), ["ra", "dec"])
     assert (a[0], d[0], unknown) == (pytest.approx(150.177, abs=1e-6), pytest.approx(2.2058, abs=1e-6), 0)
 
 
-def test_positions_by_unit():
-    assert parse_positions(pd.Series([-100]), pd.Series([0]))[0] == [260]
-    sky = SkyCoord(150.177, -2.2, unit="deg")
-    for unit, ra in (("rad", sky.ra.rad), ("hourangle", sky.ra.hour)):
-        a, _, _ = parse_positions(pd.Series([ra]), pd.Series([sky.dec.rad]), (unit, "rad"))
-        assert a[0] == pytest.approx(150.177)
+ROW = {"rah": "10", "ram": "0", "ras": "42.48", "de-": "-", "ded": "2", "dem": "12", "des": "20.88"}
+FORMS = [{"coords": text} for text in ("10:00:42.48 -02:12:20.88", "10 00 42.48 -02 12 20.88", "(150.177; −2.2058)")]
+FORMS += [ROW, {"ra_rad": np.radians(150.177), "dec_rad": np.radians(-2.2058)}, {"RA [h]": "10.0118", "dec": -2.2058}]
+GALACTIC = SkyCoord(150.177, -2.2058, unit="deg").galactic
+FORMS += [{"GLON": GALACTIC.l.deg, "GLAT": GALACTIC.b.deg}]
+
+
+@pytest.mark.parametrize("row", FORMS)
+def test_positions_in_other_forms(row):
+    table = pd.DataFrame([row])
+    a, d, _ = parse_positions(table, find_position_columns(list(table)))
+    assert (a[0], d[0]) == (pytest.approx(150.177, abs=1e-5), pytest.approx(-2.2058, abs=1e-5))
+
+
+def test_units_of_positions():
+    assert parse_positions(pd.DataFrame({"ra": [-100], "dec": [0]}), ["ra", "dec"])[0] == [260]
     table = pd.DataFrame({"ra_hours": [1.0], "RA [rad]": [1.0], "ra": [1.0]})
     table.attrs["units"] = {"ra": "deg"}
     assert [catalog.unit_of(table, name) for name in table] == ["hours", "rad", "deg"]
@@ -182,7 +266,8 @@ EMPTY = [("", ""), (np.nan, np.nan), (None, "--"), ("null", "")]
 
 @pytest.mark.parametrize(("ra", "dec"), INVALID + EMPTY)
 def test_unknown_positions(ra, dec):
-    a, d, unknown = parse_positions(pd.Series([ra, 0], dtype=object), pd.Series([dec, 5], dtype=object))
+    table = pd.DataFrame({"ra": [ra, 0], "dec": [dec, 5]}, dtype=object)
+    a, d, unknown = parse_positions(table, ["ra", "dec"])
     np.testing.assert_array_equal([a, d], [[np.nan, 0], [np.nan, 5]])
     assert unknown == ((ra, dec) in INVALID)
 
@@ -196,6 +281,10 @@ PROPERTIES = [
     (["0.5", "-99", "-99", "0.7"], [0.5, np.nan, np.nan, 0.7]),
     ([0.5, -999.0, -999.0, 0.7], [0.5, np.nan, np.nan, 0.7]),
     ([-99.0, -120.0, -99.0], [-99, -120, -99]),
+    ([20.0, 99.0, 25.0, 99.0], [20, np.nan, 25, np.nan]),
+    ([1e20, 1e20, 11.2], [np.nan, np.nan, 11.2]),
+    ([5, -32768, 7, -32768], [5, np.nan, 7, np.nan]),
+    ([97, 99, 98, 99], [97, 99, 98, 99]),
     ([1, 2, 3], [1, 2, 3]),
 ]
 
@@ -210,33 +299,38 @@ def test_properties(cells, values):
 
 NAMES = r"""a/img1.npy=a/img1.npy ./a/img1.npy=a/img1.npy a\img1.npy=a/img1.npy C:\data\a\img1.npy=a/img1.npy
 /data/someone/A/IMG1.PNG=a/img1.npy https://example.org/x/img2.fits.gz=b/img2.npy img2=b/img2.npy
+https://x.org/a%2Fimg2.npy?raw=1=b/img2.npy file:///x/img2.npy=b/img2.npy
 elsewhere/img2.npy=b/img2.npy img1=a/img1.npy+b/img1.npy img3= ="""
 
 
 @pytest.mark.parametrize("case", NAMES.split())
 def test_names_as_other_machines_write_them(case):
-    cell, files = case.split("=")
+    cell, _, files = case.rpartition("=")
     assert FileFinder(["a/img1.npy", "b/img1.npy", "b/img2.npy"])(cell) == set(filter(None, files.split("+")))
 
 
 def test_bare_numbers_and_a_catalogue_within_a_folder():
     assert FileFinder(["img007.npy", "img010.npy"])("7", numbers=True) == {"img007.npy"}
     assert FileFinder(["COSMOS_7_F814W.fits", "COSMOS_8_F814W.fits"])("7", numbers=True) == {"COSMOS_7_F814W.fits"}
+    assert FileFinder(["o_1_64x64.npy", "o_64_64x64.npy"])("64.0", numbers=True) == {"o_64_64x64.npy"}
     assert FileFinder(["img007.npy"])("7") == set()
     assert FileFinder(["train/0.npy", "test/0.npy"], folder="test")("0.npy") == {"test/0.npy"}
 
 
 def test_the_column_that_finds_most_files_is_taken():
     table = pd.DataFrame({"id": ["9", "8"], "label": ["x", "y"], "where": ["a.npy", "b.npy"]})
-    assert match_rows(table, ["b.npy", "a.npy", "c.npy"]) == ({"a.npy": 0, "b.npy": 1}, {}, "where")
-    table = pd.DataFrame({"file": ["a.npy", "a.npy", "d.npy", "e"]})
-    rows, orphans, _ = match_rows(table, ["a.npy", "x/e.npy", "y/e.npy"])
+    assert match_rows(table, ["b.npy", "a.npy", "c.npy"]) == ({"a.npy": 0, "b.npy": 1}, [], "where")
+    table = pd.DataFrame({"dir": ["a", "b"], "name": ["1.npy", "1.npy"]})
+    assert match_rows(table, ["a/1.npy", "b/1.npy"]) == ({"a/1.npy": 0, "b/1.npy": 1}, [], "dir/name")
+    rows, orphans, _ = match_rows(
+        pd.DataFrame({"file": ["a.npy", "a.npy", "d.npy", "e"]}), ["a.npy", "x/e.npy", "y/e.npy"]
+    )
     assert rows == {"a.npy": 0}
-    assert orphans == {
-        1: "the catalogue names this file twice; its first row was taken",
-        2: "in the catalogue, but no such file",
-        3: "in the catalogue, but fits 2 files",
-    }
+    assert orphans == [
+        ("a.npy", "the catalogue names this file twice; its first row was taken"),
+        ("d.npy", "in the catalogue, but no such file"),
+        ("e", "in the catalogue, but fits 2 files"),
+    ]
     for table in (pd.DataFrame({"a": [1]}), pd.DataFrame({"file": ["other.png"]})):
         with pytest.raises(UserError, match="--file_column"):
             match_rows(table, ["a.npy"])

@@ -222,10 +222,9 @@ def test_columns_by_option(tmp_path):
     lines = ["which,kind,label,obj,l,b,file", "img000.npy,ring,0,x1,10,20,q", "img001.npy,arc,1,x2,11,21,q"]
     (tmp_path / "c.csv").write_text("\n".join(lines))
     options = {"file_column": "which", "label_column": "kind", "id_column": "obj", "ra_column": "l", "dec_column": "b"}
-    cutouts, report = read(tmp_path, tmp_path / "c.csv", **options)
+    cutouts, _ = read(tmp_path, tmp_path / "c.csv", **options)
     assert (list(cutouts.ids), cutouts.column("dec").tolist()) == (["x1", "x2"], [20, 21])
     assert read_labels(tmp_path / "s").values == {"x1": "ring", "x2": "arc"}
-    assert "column label may hold labels too" in report.text()
     with pytest.raises(UserError, match="no column 'sort'"):
         ingest(tmp_path / "in", tmp_path / "t", tmp_path / "c.csv", IngestConfig(label_column="sort"))
 
@@ -258,6 +257,37 @@ def test_unique_catalogue_ids_name_the_objects_and_repeated_ones_do_not(tmp_path
         cutouts, _ = read(tmp_path, tmp_path / "c.csv")
         assert list(cutouts.ids) == ids
     assert cutouts.column("catalog_id").tolist() == [7, 7]
+
+
+def test_a_catalogue_of_positions_alone(tmp_path):
+    for number in range(4):
+        write(tmp_path / "in" / f"{number}.fits", plane(number), RA=150.0 + number, DEC=-2.5)
+        write(tmp_path / "names" / f"cut_{150 + number}.0000_-2.5000.npy", plane(number))
+    rows = [f"{150.0001 + number},-2.5,{'ab'[number % 2]}" for number in range(5)]
+    for folder in ("in", "names"):
+        (tmp_path / folder / "c.csv").write_text("\n".join(["RAJ2000,DEJ2000,class", *rows]))
+    for folder in ("in", "names"):
+        shutil.rmtree(tmp_path / "s", ignore_errors=True)
+        report = ingest(tmp_path / folder, tmp_path / "s")
+        assert report.classes == {"a": 2, "b": 2}
+        assert report.set_aside == (("c.csv row 5", "in the catalogue, but no image is there"),)
+        assert "4 were matched by their positions on the sky" in report.text()
+
+
+@pytest.mark.parametrize("name", ["consensus", "lens_flag", "GRADE_FINAL"])
+def test_columns_that_may_hold_labels_are_named(tmp_path, name):
+    planes(tmp_path / "in", 4)
+    lines = [f"file,{name},z", *(f"img{n:03d}.npy,{'AB'[n % 2]},0.{n}5" for n in range(4))]
+    (tmp_path / "in" / "c.csv").write_text("\n".join(lines))
+    assert f"if one of {name} does: --label_column" in read(tmp_path)[1].text()
+    assert read(tmp_path, label_column=name)[1].classes == {"A": 2, "B": 2}
+
+
+def test_labels_of_a_stack_in_a_list(tmp_path):
+    stack(tmp_path / "in")
+    (tmp_path / "in" / "labels.txt").write_text("0\n1\n" * 3)
+    _, report = read(tmp_path)
+    assert report.classes == {"0": 3, "1": 3}
 
 
 # ---------------------------------------------------------------------------------------------------- files of many

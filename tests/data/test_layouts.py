@@ -51,6 +51,12 @@ lens/a lens/b = - - =
 train/lens/a train/non/b test/lens/c = lens non lens = train train test
 train/a val/b test/c = - - - = train validation test
 train_L/a train_N/b test_L/c test_N/d = L N L N = train train test test
+ringTrain/a otherTrain/b ringTest/c otherTest/d = ring other ring other = train train test test
+L_train_v2/a N_train_v2/b L_test_v2/c N_test_v2/d = L_v2 N_v2 L_v2 N_v2 = train train test test
+train_set/L/a trainval/N/b test-data/L/c eval/N/d = L N L N = train train test test
+train_1 train_2 test_1 = - - - = train train test
+train-00000-of-00001 val-00000-of-00001 = - - = train validation
+train_1 b_2 test_1 = - - - =
 L-test/a L-train/b N-train/c = L L N = test train train
 Model_I/no_sub/a Model_I/cdm/b Model_I_test/no_sub/c = no_sub cdm no_sub = train train test
 lens/train/a non/train/b lens/test/c non/test/d = lens non lens non = train train test test

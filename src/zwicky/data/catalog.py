@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
+import html
 import io
+import json
+import lzma
 import re
+import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
-from astropy.table import Table
+from astropy.coordinates import SkyCoord
+from astropy.table import Column, Table
 
 from zwicky.data.columns import as_text, find_column, has_usual_name, usual_columns
 from zwicky.data.readers import format_of
 from zwicky.errors import UserError
 
-SUFFIXES = (
-    *(".csv", ".tsv", ".txt", ".dat", ".cat", ".tbl", ".ecsv", ".vot", ".votable", ".xml", ".mrt", ".list", ".lst"),
-    *(".csv.gz", ".tsv.gz", ".txt.gz", ".json", ".jsonl", ".feather", ".xlsx", ".xls"),
-)
+_PANDAS = {".parquet": "parquet", ".pq": "parquet", ".feather": "feather", ".orc": "orc", ".xlsx": "excel"}
+_PANDAS |= {".xls": "excel", ".ods": "excel", ".dta": "stata", ".sas7bdat": "sas", ".sav": "spss"}
+_TEXTS = tuple(".csv .tsv .tab .cat .tbl .ecsv .vot .votable .mrt .jsonl .ndjson .htm .html".split())
+_MAYBE = tuple(".txt .dat .asc .xml .list .lst .json .md .rst .tex .rdb".split())  # may be anything
+SUFFIXES = (*_PANDAS, *_TEXTS, *_MAYBE)
+_PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress}
+
+
+def is_catalog_name(name: str, sure: bool = False) -> bool:
+    """Return whether a file of this name may be, or is `sure` to be, a table."""
+    name = re.sub(r"\.(gz|bz2|xz|zip)$", "", name.lower())
+    return name.endswith((*_PANDAS, *_TEXTS) if sure else SUFFIXES)
 
 
 def read_catalog(path: Path) -> pd.DataFrame:
     """Read a table: CSV and its dialects, ECSV, VOTable, FITS, Parquet and what else pandas and astropy read.
 
-    Columns are as in the file; text tables hold strings. `attrs["units"]` has the units of columns that have one.
+    Columns are as in the file; text tables hold strings. `attrs["units"]` has the units of columns that have one, and
+    `attrs["encoding"]` that of a text which is not Unicode.
 
     Raises:
         UserError: It cannot be read or holds no rows.
     """
     name = path.name.lower()
-    readers = {".parquet": "parquet", ".pq": "parquet", ".feather": "feather", ".xlsx": "excel", ".xls": "excel"}
-    readers |= {".json": "json", ".jsonl": "json"}
     try:
-        if path.suffix.lower() in readers:
-            options = {"lines": True} if name.endswith(".jsonl") else {}
-            table = getattr(pd, f"read_{readers[path.suffix.lower()]}")(path, **options)
-        elif name.endswith((".fits", ".fit", ".fts", ".fits.gz", ".hdf5", ".h5")):
-            table = _from_astropy(Table.read(path, **({"unit_parse_strict": "silent"} if ".f" in name else {})))
+        if path.suffix.lower() in _PANDAS:
+            table = getattr(pd, f"read_{_PANDAS[path.suffix.lower()]}")(path)
+        elif "fits" in format_of(name):
+            table = _from_astropy(Table.read(path, unit_parse_strict="silent"))
+        elif name.endswith((".hdf5", ".h5", ".hdf")):
+            table = _from_astropy(Table.read(path))
         else:
-            data = path.read_bytes()
-            table = _read_text(_decode(gzip.decompress(data) if name.endswith(".gz") else data), path)
+            table = _read_text(_unpack(path.read_bytes()), path)
     except UserError:
         raise
     except Exception as error:  # pandas and astropy raise many kinds
@@ -56,37 +71,95 @@ def read_catalog(path: Path) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def _unpack(data: bytes) -> bytes:
+    if data.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.read(archive.namelist()[0])
+    return next((unpack(data) for mark, unpack in _PACKED.items() if data.startswith(mark)), data)
+
+
 def _from_astropy(table: Table) -> pd.DataFrame:
-    flat = table[[name for name in table.colnames if table[name].ndim == 1]]
+    """Return the columns of one value a row, a SkyCoord as `ra` and `dec`, and their units."""
+    for name in [name for name in table.colnames if isinstance(table[name], SkyCoord)]:
+        sky = table[name].icrs
+        table["ra"], table["dec"] = sky.ra.deg, sky.dec.deg
+    names = [name for name in table.colnames if getattr(table[name], "ndim", 0) == 1 and hasattr(table[name], "dtype")]
+    flat = Table({name: table[name] for name in names if isinstance(table[name], Column)})
     flat.convert_bytestring_to_unicode()
     result = flat.to_pandas(use_nullable_int=True)
     result.attrs["units"] = {name: str(flat[name].unit) for name in flat.colnames if flat[name].unit is not None}
     return result
 
 
-def _decode(data: bytes) -> str:
-    """Return text in UTF-8, UTF-16 or, failing these, Latin-1."""
-    has_mark = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+def _decode(data: bytes) -> tuple[str, str]:
+    """Return text, and its encoding where that is not Unicode but a guess."""
+    marked = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     unmarked = "utf-16-le" if not any(data[1:20:2]) else "utf-16-be" if not any(data[:20:2]) else "utf-8-sig"
-    for encoding in ("utf-16" if has_mark else unmarked, "cp1252"):
+    unicode = next((encoding for mark, encoding in marked.items() if data.startswith(mark)), unmarked)
+    for encoding in (unicode, "cp1252", "latin-1"):
         try:
-            return data.decode(encoding)
+            return data.decode(encoding), "" if encoding == unicode else encoding
         except UnicodeDecodeError:
             continue
-    return data.decode("latin-1")
+    raise AssertionError("latin-1 reads anything")
 
 
-def _read_text(text: str, path: Path) -> pd.DataFrame:
+def _read_text(data: bytes, path: Path) -> pd.DataFrame:
+    text, encoding = _decode(data)
     is_boxed = text.startswith("|") and not text.rstrip().rpartition("\n")[2].startswith("|")
+    start = text[:5000]
     formats = {
-        "ascii.ecsv": text.startswith("# %ECSV"),
-        "votable": "<VOTABLE" in text[:5000],
-        "ascii.mrt": "Byte-by-byte" in text[:5000],
-        "ascii.ipac": text.startswith("\\") or is_boxed,
-        "ascii.sextractor": re.match(r"#\s*1\s+[A-Za-z]\w*", text),
+        "ascii.ecsv": start.startswith("# %ECSV"),
+        "votable": "<VOTABLE" in start,
+        "ascii.latex": "\\begin{tab" in start,
+        "ascii.rst": re.match(r"=+ +=", start),
+        "ascii.mrt": "Byte-by-byte" in start,
+        "ascii.ipac": start.startswith("\\") or is_boxed,
+        "ascii.sextractor": re.match(r"#\s*1\s+[A-Za-z]\w*", start),
+        "ascii.daophot": start.startswith("#N "),
+        "ascii.rdb": re.search(r"^(\d*[SN]\t)+\d*[SN]\s*$", start, re.MULTILINE),
     }
     if form := next((form for form, fits in formats.items() if fits), ""):
-        return _from_astropy(Table.read(io.BytesIO(text.encode()) if form == "votable" else text, format=form))
+        table = _from_astropy(Table.read(io.BytesIO(data) if form == "votable" else text, format=form))
+    elif text.lstrip()[:1] in ("{", "["):
+        table = _from_json(text)
+    elif "<table" in text[:5000].lower():
+        rows = [re.findall(r"(?is)<t[hd].*?>(.*?)</t[hd]>", row) for row in re.findall(r"(?is)<tr.*?</tr>", text)]
+        header, *rows = [[html.unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in row] for row in rows]
+        table = pd.DataFrame(rows, columns=header)
+    else:
+        table = _read_cells(text, path)
+    table.attrs["encoding"] = encoding
+    return table
+
+
+def _from_json(text: str) -> pd.DataFrame:
+    """Return a table of records, of columns, of records by name, of labels by name or of names by label."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError:
+        data = [json.loads(line) for line in text.splitlines() if line.strip()]
+    while isinstance(data, dict) and "columns" not in data:  # records in a wrapper: {"images": [{…}, …]}
+        lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        if not lists:
+            break
+        data = max(lists, key=len)
+    lists_files = isinstance(data, dict) and all(
+        isinstance(files, list) and all(format_of(str(file)) for file in files) for files in data.values()
+    )
+    if not isinstance(data, dict) or (has_usual_name(list(data)) and not (lists_files and len(data) > 1)):
+        return pd.DataFrame(data)
+    if {"columns", "data"} <= set(data):
+        return pd.DataFrame(data["data"], columns=data["columns"])
+    if all(isinstance(value, dict) for value in data.values()):
+        return pd.DataFrame.from_dict(data, orient="index").rename_axis("file").reset_index()
+    pairs: list[tuple[Any, Any]] = []
+    for key, value in data.items():
+        pairs += [(item, key) for item in value] if isinstance(value, list) else [(key, value)]
+    return pd.DataFrame(pairs, columns=["file", "label"])
+
+
+def _read_cells(text: str, path: Path) -> pd.DataFrame:
     lines = [line for line in text.splitlines() if line.strip() and not re.fullmatch(r"[\s|+:=-]+", line)]
     comments = [line.lstrip("#%! ") for line in lines if line[0] in "#%!"]
     lines = [line for line in lines if line[0] not in "#%!"]
@@ -95,14 +168,10 @@ def _read_text(text: str, path: Path) -> pd.DataFrame:
     delimiter = _delimiter(lines)
     header, *rows = _cells(lines, delimiter)
     named = _cells(comments[-1:], delimiter) or _cells(comments[-1:], " ")
-    if any(map(format_of, header)):  # no header at all
-        rows = [header, *rows]
-        texts = [cell for cell in header if not format_of(cell) and not re.fullmatch(r"[-+.,\d]*", cell)]
-        label = texts[0] if len(texts) == 1 else header[1] if len(header) == 2 else None
-        names = {cell: "file" for cell in header if format_of(cell)} | {label: "label"}
-        header = [names.get(cell, f"column{number}") for number, cell in enumerate(header, 1)]
-    elif named and len(named[0]) == len(header) and has_usual_name(named[0]) and not has_usual_name(header):
+    if named and len(named[0]) == len(header) and has_usual_name(named[0]) and not has_usual_name(header):
         header, rows = named[0], [header, *rows]  # "# file label": the header is a comment
+    elif _is_data(header, rows):
+        header, rows = _name_columns(header, path), [header, *rows]
     if repeated := {name for name in header if header.count(name) > 1 and name}:
         raise UserError(f"the catalogue {path} has two columns {min(repeated)!r}; rename one")
     for number, row in enumerate(rows, 1):
@@ -110,6 +179,25 @@ def _read_text(text: str, path: Path) -> pd.DataFrame:
             advice = f"put quotes around text with {delimiter!r}"
             raise UserError(f"the catalogue {path} has more cells than columns in its row {number}; {advice}")
     return pd.DataFrame([(row + [""] * len(header))[: len(header)] for row in rows], columns=header, dtype=object)
+
+
+def _is_data(header: list[str], rows: list[list[str]]) -> bool:
+    """Return whether the first row is no header: it names a file, or is like the next but for digits."""
+    pairs = zip(header, rows[0] if rows else [], strict=False)
+    is_alike = any(re.search(r"\d", a) and re.sub(r"\d+", "0", a) == re.sub(r"\d+", "0", b) for a, b in pairs)
+    is_list = len(header) == 1 and header[0] in [row[0] for row in rows]  # of labels
+    return any(map(format_of, header)) or (not has_usual_name(header) and (is_alike or is_list))
+
+
+def _name_columns(cells: list[str], path: Path) -> list[str]:
+    """Return names of the columns of a table without a header: the file, the label, and numbers for others."""
+    if len(cells) == 1:
+        return ["file" if format_of(cells[0]) else path.name.partition(".")[0]]
+    file = next((number for number, cell in enumerate(cells) if format_of(cell)), 0)
+    others = [number for number in range(len(cells)) if number != file]
+    texts = [number for number in others if not re.fullmatch(r"[-+.,\d]*", cells[number])]
+    label = others[0] if len(others) == 1 else texts[0] if len(texts) == 1 else None
+    return [{file: "file", label: "label"}.get(number, f"column{number + 1}") for number in range(len(cells))]
 
 
 def _delimiter(lines: list[str]) -> str:
@@ -135,9 +223,11 @@ class FileFinder:
         self.folder = folder
         self.paths = set(files)
         self.files_by: defaultdict[tuple[int, str], set[str]] = defaultdict(set)  # (how it is named, name) → files
+        numbers = {file: re.findall(r"\d+", self._keys(file)[2]) for file in files}
+        constant = [len(set(values)) == 1 < len(numbers) for values in zip_longest(*numbers.values())]  # 64x64
         for file in files:
-            *_, stem = keys = self._keys(file)
-            for key in (*enumerate(keys), *((3, str(int(number))) for number in re.findall(r"\d+", stem))):
+            varying = [number for number, same in zip(numbers[file], constant, strict=False) if not same]
+            for key in (*enumerate(self._keys(file)), *((3, str(int(number))) for number in varying)):
                 self.files_by[key].add(file)
 
     @staticmethod
@@ -147,12 +237,14 @@ class FileFinder:
 
     def __call__(self, text: str, numbers: bool = False) -> set[str]:
         """Return the files that may be meant: one if it is clear, none or several if not."""
+        if "://" in text:
+            text = unquote(urlsplit(text).path)
         parts = [part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in ("/", ".", "..")]
         path = "/".join(parts)
         for exact in (f"{self.folder}/{path}", path):
             if exact in self.paths:
                 return {exact}
-        number = str(int(path)) if numbers and path.isdecimal() else ""
+        number = str(int(path.split(".")[0])) if numbers and re.fullmatch(r"\d+(\.0*)?", path) else ""
         for key in enumerate((*self._keys(path), number)):
             if candidates := self.files_by.get(key) if path else None:
                 folders = [part.lower() for part in parts[-2::-1]]
@@ -164,10 +256,11 @@ class FileFinder:
 
 def match_rows(
     table: pd.DataFrame, files: Sequence[str], wanted: str = "", folder: str = ""
-) -> tuple[dict[str, int], dict[int, str], str]:
-    """Find the row of each file: (file → row, row → why it has no file, the column).
+) -> tuple[dict[str, int], list[tuple[str, str]], str]:
+    """Find the row of each file: (file → row, (name, why it has no file) of other rows, the column).
 
-    Of the columns with usual names of files and ids, then of all other texts, the one that finds most files is taken.
+    Of the columns with usual names of files and ids, then of all other texts, the one that finds most files is taken;
+    where names fit several files, one with the folder in another column.
 
     Args:
         table: the catalogue.
@@ -181,25 +274,34 @@ def match_rows(
     finder = FileFinder(files, folder)
     usual = usual_columns(list(table), "file") + usual_columns(list(table), "id")
     texts = [c for c in table if c not in usual and not pd.api.types.is_numeric_dtype(table[c])]
-    columns = [find_column(list(table), "file", wanted)] if wanted else usual + texts
-    sample = table.iloc[np.unique(np.linspace(0, len(table) - 1, 200).astype(int))]
-    counts = {name: [len(finder(cell, name in usual)) for cell in as_text(sample[name])] for name in columns}
-    column = max(columns, key=lambda name: counts[name].count(1), default="")
-    if not column or 1 not in counts[column]:
+    cells = {c: as_text(table[c]) for c in ([find_column(list(table), "file", wanted)] if wanted else usual + texts)}
+    sample = np.unique(np.linspace(0, len(table) - 1, 200).astype(int))
+
+    def counts(column: str) -> list[int]:
+        return [len(finder(cell, column in usual)) for cell in cells[column].iloc[sample]]
+
+    fits = {column: counts(column) for column in cells}
+    column = max(fits, key=lambda column: fits[column].count(1), default="")
+    if column and 1 not in fits[column] and max(fits[column]):  # a column with the folder may tell
+        cells |= {f"{c}/{column}": cells[c] + "/" + cells[column] for c in cells if c != column}
+        fits |= {c: counts(c) for c in cells if c not in fits}
+        column = max(fits, key=lambda column: fits[column].count(1))
+    if not column or 1 not in fits[column]:
         if not usual and not wanted:
             listed = ", ".join(table)[:200]
             raise UserError(f"it names no files: it has the columns {listed}; name one by --file_column")
         column = column if wanted else usual[0]
-        cell, most = as_text(table[column])[0], max(counts[column])
+        most = max(fits[column])
         problem = f"which fits {most} files; add folders" if most else f"the folder with {(files or ['nothing'])[0]!r}"
-        raise UserError(f"no row fits a file: its column {column!r} begins with {cell!r}, {problem} (--file_column)")
+        first = cells[column].iloc[0]
+        raise UserError(f"no row fits a file: its column {column!r} begins with {first!r}, {problem} (--file_column)")
     rows: dict[str, int] = {}
-    orphans: dict[int, str] = {}
-    for row, cell in enumerate(as_text(table[column])):
+    orphans = []
+    for row, cell in enumerate(cells[column]):
         candidates = finder(cell, column in usual or bool(wanted))
         if len(candidates) != 1:
             problem = f"fits {len(candidates)} files" if candidates else "no such file"
-            orphans[row] = f"in the catalogue, but {problem}"
+            orphans.append((cell or f"row {row + 1}", f"in the catalogue, but {problem}"))
         elif rows.setdefault(next(iter(candidates)), row) != row:
-            orphans[row] = "the catalogue names this file twice; its first row was taken"
+            orphans.append((cell, "the catalogue names this file twice; its first row was taken"))
     return rows, orphans, column

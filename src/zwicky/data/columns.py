@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from astropy.coordinates import Angle
+from astropy.coordinates import Angle, SkyCoord
 
 from zwicky.errors import UserError
 
@@ -25,20 +25,25 @@ USUAL = {
 }
 _IDS = set("id objectid objid sourceid targetid objectname objname uid candidateid".split())  # that name objects
 _PAIRS = [("ra", "dec"), ("ra", "de"), ("rightascension", "declination"), ("right_ascension", "declination")]
-_PAIRS += [("alpha", "delta"), ("x_world", "y_world"), ("xworld", "yworld")]
+_PAIRS += [("alpha", "delta"), ("x_world", "y_world"), ("xworld", "yworld"), ("glon", "glat")]
+_PARTS = ("rah", "ram", "ras", "de-", "ded", "dem", "des")  # a column each, as CDS writes them
+_BOTH = set("radec coord coords coordinate coordinates position positions skycoord radecj2000".split())
 _NO_POSITION = re.compile(r"err|sigma|^e_|^pm|_pm|unc|std|rms|^s_|^u_")
+_UNIT = re.compile(r"[_ (\[]*(deg|degree|rad|radian|h|hr|hour)s?[)\]]?$")
 UNKNOWN = set(
-    "nan null none n/a na <na> nat - -- --- . .. ... ? ?? unknown unlabelled unlabeled masked missing undefined "
-    "unclassified undetermined".split()
-) | {"", "not labelled", "not labeled", "no label", "not available"}
+    "nan null none na nat nil unk unknown unlabelled unlabeled masked missing undefined undef indef unclassified "
+    "undetermined unspecified notlabelled notlabeled nolabel notavailable notclassified nodata tbd tobechecked".split()
+) | {""}
 ROLES = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "trainval", "train_val"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+    **dict.fromkeys(("test", "testing", "holdout", "heldout", "eval", "evaluation"), "test"),
     **dict.fromkeys(("unlabelled", "unlabeled"), "unlabelled"),
 }
-_NINES = r"-9{2,}(\.[09]*)?"  # -99, -999.0, -9999
+_CODE = r"9{2,}(\.9*)?|1e\+\d\d|32768|2147483648|9\.223372037e\+18"  # as numbers are written where there is none
 _NO_NUMBER = r"[+-]?(0\d.*|\d{16,})"  # codes such as 007, and whole numbers too long for a float
+_BINARY = set("0 1 0.0 1.0 true false".split())
+_LABEL_WORD = re.compile(r"(?<![a-z])(label|class)(e?s)?(?![a-z])")
 MAX_CLASSES = 50
 
 
@@ -77,41 +82,7 @@ def is_id(column: str) -> bool:
     return plain_name(column) in _IDS
 
 
-def likely_labels(table: pd.DataFrame) -> list[str]:
-    """Return the columns with a usual name of labels whose values may be classes, the likeliest first."""
-
-    def may_be_classes(name: str) -> bool:
-        texts = as_text(table[name])
-        distinct = texts[~texts.str.lower().isin(UNKNOWN)].drop_duplicates()
-        numbers = pd.to_numeric(distinct, errors="coerce")
-        is_whole = numbers.isna().any() or (numbers == numbers.round()).all()
-        return (
-            len(distinct) > 0 and is_whole and (plain_name(name) in ("label", "class") or len(distinct) <= MAX_CLASSES)
-        )
-
-    return [column for column in usual_columns(list(table), "label") if may_be_classes(column)]
-
-
-def find_position_columns(columns: Sequence[str], ra: str = "", dec: str = "") -> tuple[str, str] | None:
-    """Return the columns of right ascension and declination: those the user names, else a pair named alike.
-
-    `ra` and `dec`, RAJ2000 and DEJ2000, coord_ra and coord_dec, ALPHA_J2000 and DELTA_J2000, …
-
-    Raises:
-        UserError: A column the user names does not exist, or one of the two is not named.
-    """
-    if ra or dec:
-        if not (ra and dec):
-            raise UserError("name both columns of the position: --ra_column and --dec_column")
-        return find_column(columns, "id", ra), find_column(columns, "id", dec)
-    names = {column.lower(): column for column in reversed(columns)}
-    pairs = [
-        (names[name], names[other])
-        for name in names
-        for first, second in _PAIRS
-        if first in name and not _NO_POSITION.search(name) and (other := name.replace(first, second, 1)) in names
-    ]
-    return min(pairs, key=lambda pair: len(pair[0]), default=None)
+# ------------------------------------------------------------------------------------------------- cells
 
 
 def to_text(value: Any) -> str:
@@ -129,45 +100,191 @@ def as_text(values: pd.Series) -> pd.Series:
     return values.astype(object).map(to_text).astype(object)
 
 
+def is_unknown(text: str) -> bool:
+    """Return whether a text means that there is no value: "", --, N/A, <NA>, #NULL!, unknown, not labelled."""
+    return text == "\\N" or ("+" not in text and re.sub(r"[\W_]", "", text.lower()) in UNKNOWN)
+
+
+def sentinels(values: np.ndarray) -> np.ndarray:
+    """Return [N] bool: numbers that stand for "unknown", such as -99, -999.0, 99, 1e20 and the least integers.
+
+    They occur twice or more; negative ones are less than all other values, positive ones far larger.
+    """
+    numbers, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+    is_code = np.array([bool(re.fullmatch(_CODE, f"{abs(number):.10g}")) for number in numbers], bool)
+    rest = numbers[~is_code]
+    if not rest.size or not is_code.any():
+        return np.zeros(len(values), bool)
+    is_far = np.where(numbers < 0, numbers < rest.min(), numbers > 3 * np.abs(rest).max())
+    return np.isin(values, numbers[is_code & is_far & (counts > 1)])
+
+
+def clean_property(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
+    """Return a column as numbers if all its cells are numbers, else as text, and how often -99 and the like occur.
+
+    Codes (007), and whole numbers too long for a float, stay text.
+    """
+    if pd.api.types.is_bool_dtype(values):
+        return values, {}
+    if not pd.api.types.is_numeric_dtype(values):
+        text = as_text(values)
+        filled = text[~text.map(is_unknown)]
+        numbers = pd.to_numeric(filled.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True), errors="coerce")
+        if not len(filled) or not np.isfinite(numbers).all() or filled.str.fullmatch(_NO_NUMBER).any():
+            return text.where(text != "", None), {}
+        values = numbers.reindex(values.index)
+    is_code = sentinels(values.to_numpy(np.float64, na_value=np.nan))
+    if not is_code.any():
+        return values, {}
+    return values.astype(np.float64).where(~is_code), as_text(values[is_code]).value_counts().to_dict()
+
+
+# ------------------------------------------------------------------------------------------------- labels
+
+
+def find_labels(table: pd.DataFrame, wanted: str = "") -> tuple[pd.Series | None, str, dict[str, int], list[str]]:
+    """Return class names (None where unknown), their column, spellings of unknown, other columns that may hold labels.
+
+    Without a column `wanted` one with a usual name is taken, else one whose name holds `label` or `class`, else several
+    of 0 and 1 that are a class each.
+    """
+    if wanted:
+        return *_with_spellings(table, wanted), []
+    usual = usual_columns(list(table), "label")
+    few = [name for name in table if name and as_text(table[name].head(1000)).nunique() <= MAX_CLASSES + 1]
+    texts = {name: as_text(table[name]) for name in dict.fromkeys(usual + few)}
+    distinct = {name: {text for text in set(column) if not is_unknown(text)} for name, column in texts.items()}
+    names = [name for name in usual if _may_be_classes(distinct[name], plain_name(name) in ("label", "class"))]
+    few = [name for name in few if len(distinct[name]) > 1 and _may_be_classes(distinct[name])]
+    if not names or "lens" in plain_name(names[0]):
+        labels, columns = _one_hot([name for name in few if {t.lower() for t in distinct[name]} <= _BINARY], texts)
+        if columns:
+            return labels, columns, {}, []
+    names += [name for name in few if _LABEL_WORD.search(name.lower()) and name not in names]
+    if not names:
+        return None, "", {}, [name for name in few if len(distinct[name]) <= 10][:5]
+    return *_with_spellings(table, names[0]), names[1:]
+
+
+def _with_spellings(table: pd.DataFrame, name: str) -> tuple[pd.Series, str, dict[str, int]]:
+    labels, spellings = clean_labels(table[name])
+    return labels, name, spellings
+
+
+def _may_be_classes(distinct: set[str], is_sure: bool = False) -> bool:
+    """Return whether distinct texts may be classes: not too many, and no broken numbers."""
+    numbers = pd.to_numeric(pd.Series(sorted(distinct), dtype=object), errors="coerce")
+    is_whole = numbers.isna().any() or (numbers == numbers.round()).all()
+    return bool(distinct) and is_whole and (is_sure or len(distinct) <= MAX_CLASSES)
+
+
+def _one_hot(binary: Sequence[str], texts: dict[str, pd.Series]) -> tuple[pd.Series | None, str]:
+    """Return the classes of columns of 0 and 1 of which nearly each row has one, and their names; "" without such.
+
+    The names begin alike (is_lens, is_star; class_0, class_1), or speak of lenses (lens, nonlens: rows may have none).
+    """
+    words = {name: re.split(r"[\W_]", name.lower()) for name in binary}
+    words = {name: parts for name, parts in words.items() if not set(parts) & set(ROLES)}
+    prefixes = {name: parts[0] if parts[1:] else "" for name, parts in words.items()}
+    for prefix in (*dict.fromkeys(prefixes.values()), None):
+        names = [name for name in words if prefix in (prefixes[name], None)]
+        about_lenses = ["lens" in name.lower() for name in names]
+        values = np.stack([texts[name].str.lower().isin(["1", "1.0", "true"]) for name in names] or [[]], axis=1)
+        share = 0.1 if all(about_lenses) else 0.9  # of rows with a class
+        is_named = prefix in ("is", "class", "label", "type") or any(about_lenses)
+        if (
+            is_named
+            and len(names) > 1
+            and values.any(0).all()
+            and values.any(1).mean() > share > values.sum(1).max() - 1
+        ):
+            start = len(prefix) + 1 if prefix else 0
+            classes = np.array([name[start:] for name in names], dtype=object)
+            labels = np.where(values.any(1), classes[values.argmax(1)], None)
+            return pd.Series(labels, texts[names[0]].index, dtype=object), ", ".join(names)
+    return None, ""
+
+
 def clean_labels(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
     """Return class names, None where unknown, and how often each spelling of unknown occurs.
 
-    Negative numbers are unknown where all other labels are numbers from 0; 0.0 and 1.0 are the classes 0 and 1.
+    Where all labels are numbers, negative ones beside others from 0, and codes such as 99 or 1e20 far above, are
+    unknown; 0.0 and 1.0 are the classes 0 and 1.
     """
     text = as_text(values)
-    unknown = text.str.lower().isin(UNKNOWN)
+    unknown = text.map(is_unknown).astype(bool)
     numbers = pd.to_numeric(text.where(~unknown), errors="coerce")
     if numbers[~unknown].notna().all():
         if numbers[numbers >= 0].nunique() > 1:
             unknown |= numbers < 0
-        whole = (numbers == numbers.round()) & text.str.contains(r"[.eE]")
+        unknown |= sentinels(np.tile(numbers.to_numpy(float), 2))[: len(numbers)]
+        whole = (numbers == numbers.round()) & text.str.contains(r"[.eE]") & ~unknown
         text = text.where(~whole, numbers.where(whole, 0).astype(np.int64).astype(str))
     spellings = text[unknown & (text != "")].value_counts().to_dict()
     return text.where(~unknown, None), spellings
 
 
-def parse_positions(
-    ra: pd.Series, dec: pd.Series, units: Sequence[str] = ("", "")
-) -> tuple[np.ndarray, np.ndarray, int]:
+# ------------------------------------------------------------------------------------------------- positions
+
+
+def find_position_columns(columns: Sequence[str], ra: str = "", dec: str = "") -> tuple[str, ...]:
+    """Return the columns of positions: those the user names, else a pair named alike, seven parts or one for both.
+
+    `ra` and `dec`, RAJ2000 and DEJ2000, coord_ra and coord_dec, ALPHA_J2000 and DELTA_J2000; RAh … DEs; `radec`, …
+
+    Raises:
+        UserError: A column the user names does not exist, or one of the two is not named.
+    """
+    if ra or dec:
+        if not (ra and dec):
+            raise UserError("name both columns of the position: --ra_column and --dec_column")
+        return find_column(columns, "id", ra), find_column(columns, "id", dec)
+    names = {column.lower().replace(".", ""): column for column in reversed(columns)}
+    if set(_PARTS) <= set(names):
+        return tuple(names[part] for part in _PARTS)
+    names = {_UNIT.sub("", column.lower().replace(".", "")) or column: column for column in reversed(columns)}
+    pairs = [
+        (names[name], names[other])
+        for name in reversed(names)
+        for first, second in [*_PAIRS, ("ra", "decl")]
+        if first in name and not _NO_POSITION.search(name) and (other := name.replace(first, second, 1)) in names
+    ]
+    both = [(column,) for column in columns if plain_name(column) in _BOTH]
+    return min(pairs, key=lambda pair: len(pair[0]), default=next(iter(both), ()))
+
+
+def parse_positions(table: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
     """Return right ascension and declination in degrees, NaN where unknown, and how many filled cells are unknown.
 
-    Decimal degrees (with point or comma, from -180 or 0), sexagesimal text, hours and radians by unit. (0, 0), -99
-    and what is no angle are unknown.
+    Decimal degrees (with point or comma, from -180 or 0), sexagesimal text, hours and radians by unit, galactic
+    coordinates by name. (0, 0), -99 and what is no angle are unknown.
     """
-    texts = [as_text(values).str.lower() for values in (ra, dec)]
+    texts = [as_text(table[name]).str.lower().str.replace("−", "-") for name in names]
+    units = [unit_of(table, name) for name in names]
+    if len(names) == len(_PARTS):
+        h, m, s, sign, *rest = texts
+        texts, units = [h + ":" + m + ":" + s, sign + rest[0] + ":" + rest[1] + ":" + rest[2]], ["", ""]
+    elif len(names) == 1:  # "10:00:42 +02:12:21", "(150.1, 2.2)"
+        words = texts[0].str.strip("()[] ").str.replace(r"[,;]", " ", regex=True).str.split()
+        texts = [words.map(lambda w: " ".join(w[: len(w) // 2])), words.map(lambda w: " ".join(w[len(w) // 2 :]))]
+        units *= 2
     a, d = _parse_angles(texts[0], units[0], "hourangle"), _parse_angles(texts[1], units[1], "deg")
     is_known = (a >= -180) & (a <= 360) & (np.abs(d) <= 90) & ~((a == d) & np.isin(a, (0, -1)))
     for text in texts:
-        is_known &= ~text.str.fullmatch(_NINES).to_numpy(bool)
-    filled = ~np.all([text.isin(UNKNOWN).to_numpy(bool) for text in texts], axis=0)
-    return np.where(is_known, a % 360, np.nan), np.where(is_known, d, np.nan), int((filled & ~is_known).sum())
+        is_known &= ~text.str.fullmatch(r"-9{2,}(\.[09]*)?").to_numpy(bool)
+    filled = ~np.all([text.map(is_unknown).to_numpy(bool) for text in texts], axis=0)
+    a, d = np.where(is_known, a % 360, np.nan), np.where(is_known, d, np.nan)
+    if "glon" in names[0].lower() and is_known.any():
+        sky = SkyCoord(a[is_known], d[is_known], unit="deg", frame="galactic").icrs
+        a[is_known], d[is_known] = sky.ra.deg, sky.dec.deg
+    return a, d, int((filled & ~is_known).sum())
 
 
 def _parse_angles(text: pd.Series, unit: str, sexagesimal: str) -> np.ndarray:
     text = text.str.replace(r"(\d),(\d)", r"\1.\2", regex=True)
     degrees = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan, copy=True)
     degrees *= 180 / np.pi if unit.lower().startswith("rad") else 15 if unit.lower().startswith("h") else 1
-    for row in np.flatnonzero(np.isnan(degrees) & ~text.isin(UNKNOWN).to_numpy(bool)):
+    for row in np.flatnonzero(np.isnan(degrees) & ~text.map(is_unknown).to_numpy(bool)):
         try:
             degrees[row] = Angle(text.iloc[row], "deg" if "d" in text.iloc[row] else sexagesimal).deg
         except Exception:  # astropy raises many kinds here, all meaning "not an angle"
@@ -179,24 +296,3 @@ def unit_of(table: pd.DataFrame, column: str) -> str:
     """Return the unit of a column, from the table or from its name: ra_hours, RA [rad]."""
     named = re.search(r"[_ (\[](rad|h|hr|hours?)(?:ians)?[)\]]?$", column.lower())
     return table.attrs.get("units", {}).get(column, "") or (named[1] if named else "")
-
-
-def clean_property(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
-    """Return a column as numbers if all its cells are numbers, else as text, and how often -99 and the like occur.
-
-    Codes (007), and whole numbers too long for a float, stay text. Nines below all other values are unknown.
-    """
-    if pd.api.types.is_bool_dtype(values):
-        return values, {}
-    text = as_text(values)
-    if not pd.api.types.is_numeric_dtype(values):
-        filled = text[~text.str.lower().isin(UNKNOWN)]
-        numbers = pd.to_numeric(filled.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True), errors="coerce")
-        if not len(filled) or not np.isfinite(numbers).all() or filled.str.fullmatch(_NO_NUMBER).any():
-            return text.where(text != "", None), {}
-        values = numbers.reindex(values.index)
-        text = as_text(values)
-    nines = text.str.fullmatch(_NINES).to_numpy(bool) & (values < values[values > -99].min()).fillna(False)
-    if nines.sum() < 2:
-        return values, {}
-    return values.astype(np.float64).where(~nines), text[nines].value_counts().to_dict()

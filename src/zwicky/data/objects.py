@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from astropy import units
+from astropy.coordinates import SkyCoord
 
 from zwicky.data import columns as meanings
-from zwicky.data.catalog import SUFFIXES, match_rows, read_catalog
-from zwicky.data.columns import ROLES, UNKNOWN, as_text, find_column
+from zwicky.data.catalog import is_catalog_name, match_rows, read_catalog
+from zwicky.data.columns import ROLES, as_text, find_column, is_unknown, plain_name
 from zwicky.data.cutouts import STANDARD_COLUMNS
+from zwicky.data.duplicates import SAME_POSITION
 from zwicky.data.image_format import IngestConfig, StoreFormat
 from zwicky.data.labels import Labels
 from zwicky.data.readers import Unreadable, format_of
@@ -25,7 +28,8 @@ from zwicky.errors import UserError
 
 _PER_BAND = ["bands_present", "psf_fwhm", "noise"]
 _STANDARD = ("id", "label", "ra", "dec", "split", "pixel_scale", "survey")
-_USUAL_CLASS = re.compile(r"(no|non|not|un)([\W_]|lens)|.*(lens|anomal|einstein)", re.IGNORECASE)
+_USUAL_CLASS = re.compile(r"(no|non|not|un)([\W_]|lens)|.*(lens|anomal|einstein|grade)|\d$", re.IGNORECASE)
+_POSITION = re.compile(r"(?<![\d.])(\d{1,3}\.\d{4,})[_, ]*([-+_ ,]\d{1,2}\.\d{4,})")  # cutout_150.1234_2.1234
 
 
 @dataclass
@@ -50,25 +54,33 @@ def describe(
     Raises:
         UserError: A catalogue, column or class that the user names does not fit.
     """
-    tables, catalogs = _join_catalogs(data, objects, config, catalog)
     from_files = objects[[name for name in objects if name[0] != "_" and name not in _PER_BAND]]
-    tables.append(from_files)
+    if not meanings.find_position_columns(list(from_files)):
+        positions = objects["_name"].map(os.path.basename).str.extract(_POSITION)
+        if positions[0].notna().any():
+            from_files = from_files.assign(ra=positions[0], dec=positions[1].str.replace(r"[_ ,]", "", regex=True))
+            data.warnings.append(f"{positions[0].notna().sum()} positions were taken from the file names")
+    tables = [*_join_catalogs(data, objects, from_files, config, catalog), from_files]
     for name in (config.label_column, config.id_column, config.ra_column, config.dec_column):
         find_column([column for table in tables for column in table], "label", name)  # it must exist
-    facts, *others = [_interpret(table, config, data, table is not from_files) for table in tables]
-    sources = dict(facts.attrs)
+    catalogs = [table.attrs["path"] for table in tables[:-1]]
+    facts, *others = [_interpret(table, config, data) for table in tables]
+    sources = [facts.attrs, *(other.attrs for other in others)]
     for other in others:
-        sources = other.attrs | sources
         facts = facts.combine_first(other)[list(dict.fromkeys([*facts, *other]))]
+
+    def sources_of(role: str) -> str:
+        return " and ".join(dict.fromkeys(source[role] for source in sources if role in source))
 
     paths = [_path(data, name, row) for name, row in zip(objects["_unit"], objects["_row"], strict=True)]
     class_of, role_of = read_folders(paths)
     label, source = pd.Series([class_of.get(path) for path in paths], dtype=object), "class folders"
     if "label" in facts and facts["label"].notna().any():
-        label = facts["label"].astype(object).where(facts["label"].notna(), None)
-        source = f"column {sources['label']} of {os.path.basename(catalogs) or 'the files'}"
+        label, source = facts["label"].astype(object).where(facts["label"].notna(), None), sources_of("label")
         if class_of:
             data.warnings.append(f"folders {', '.join(sorted(set(class_of.values()))[:4])} were not used as classes")
+    elif not class_of and (hints := sources_of("hints")):
+        data.warnings.append(f"no column is known to hold labels; if one of {hints} does: --label_column")
     ids = _ids(objects["_name"], facts.get("id"))
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     values = dict(zip(ids[label.notna()], label.dropna(), strict=True))
@@ -85,8 +97,8 @@ def describe(
     columns |= {"ra": facts.get("ra"), "dec": facts.get("dec")}
     columns |= {name: getattr(config, name) or facts.get(name) for name in ("pixel_scale", "survey")}
     columns |= {name: facts[name] for name in facts if name not in _STANDARD}
-    description = Description(pd.DataFrame(columns), labels, splits, catalogs)
-    description.explanation = _explain(data, store, config, description, sources.get("positions", ""))
+    description = Description(pd.DataFrame(columns), labels, splits, ", ".join(catalogs))
+    description.explanation = _explain(data, store, config, description, sources_of("positions"))
     _warn(data, objects, store, description)
     return description
 
@@ -100,28 +112,26 @@ def _path(data: Source, name: str, row: object) -> str:
 
 
 def _join_catalogs(
-    data: Source, objects: pd.DataFrame, config: IngestConfig, given: Path | str | None
-) -> tuple[list[pd.DataFrame], str]:
-    """Return tables with one row an image and their paths: the one given, or those in the folder."""
+    data: Source, objects: pd.DataFrame, from_files: pd.DataFrame, config: IngestConfig, given: Path | str | None
+) -> list[pd.DataFrame]:
+    """Return tables with one row an image: the one given, or those in the folder; `attrs` has their names."""
     matches = []
     for file in [os.path.relpath(given, data.folder)] if given else _catalog_files(data):
         table = pd.DataFrame()
         try:
             table = read_catalog(Path(given) if given else data.folder / file)
-            matches.append((file, table, *_match(table, data, objects, config, file)))
+            matches.append((file, table, *_match(table, data, objects, from_files, config, file)))
         except UserError as error:
             if given:
                 raise UserError(f"the catalogue {given} was not used: {error}") from error
-            is_catalog = not file.lower().endswith((".txt", ".dat", ".xml", ".list", ".lst", ".json"))
-            if is_catalog or meanings.has_usual_name(list(table)):  # the others may be anything
+            if is_catalog_name(file, sure=True) or meanings.has_usual_name(list(table)):  # the others may be anything
                 data.warnings.append(f"{file} was not used: {error}")
-    matches.sort(key=lambda match: (-(match[2] >= 0).sum(), not meanings.likely_labels(match[1])))
+    matches.sort(key=lambda match: (-(match[2] >= 0).sum(), meanings.find_labels(match[1])[0] is None))
     tables: list[pd.DataFrame] = []
-    used: list[str] = []
     masks = [np.zeros(len(objects), bool)]  # the images that a table has a row for
     for file, table, rows, orphans, column in matches:
         has_row = rows >= 0
-        if column and not meanings.is_id(column):
+        if column in table and not meanings.is_id(column):
             table = table.drop(columns=column)
         overlap = any((has_row & mask).any() and set(table) & set(t) for t, mask in zip(tables, masks[1:], strict=True))
         if overlap or "submission" in file:
@@ -130,26 +140,31 @@ def _join_catalogs(
         role = split_role(re.split(r"[._-]", os.path.basename(file))[0])[0]
         if role and not given and not find_column(list(table), "split"):
             table = table.assign(split=role)
+        if encoding := table.attrs.get("encoding"):
+            data.warnings.append(
+                f"{file} is not in UTF-8 and was read as {encoding}; save it as UTF-8 if text is wrong"
+            )
+        name = os.path.basename(file) + (f" by its column {column}" if column else "")
+        attrs = table.attrs | {"path": os.path.normpath(data.folder / file), "name": name}
         aligned = table.convert_dtypes(convert_floating=False).reindex(rows).reset_index(drop=True)
-        aligned.attrs = table.attrs
+        aligned.attrs = attrs
         tables.append(aligned)
-        used.append(os.path.normpath(data.folder / file))
         masks.append(has_row)
         data.set_aside[:] = [entry for entry in data.set_aside if entry[0] != file] + orphans
     if tables and (missing := int((~np.any(masks, axis=0)).sum())):
         data.warnings.append(f"{missing} images are not in the catalogue: kept, unlabelled")
-    return tables, ", ".join(used)
+    return tables
 
 
 def _catalog_files(data: Source) -> list[str]:
     """Return files that may be a catalogue: texts that are no images, and tables without images."""
     no_images = ("has no image HDU", "no array of images", "no column is recognised")
-    texts = [file for file, reason in data.set_aside if reason == "not an image" and file.lower().endswith(SUFFIXES)]
-    return (texts + [file for file, reason in data.set_aside if reason.startswith(no_images)])[:20]
+    files = [file for file, reason in data.set_aside if reason == "not an image" and is_catalog_name(file)]
+    return (files + [file for file, reason in data.set_aside if reason.startswith(no_images)])[:20]
 
 
 def _match(
-    table: pd.DataFrame, data: Source, objects: pd.DataFrame, config: IngestConfig, file: str
+    table: pd.DataFrame, data: Source, objects: pd.DataFrame, from_files: pd.DataFrame, config: IngestConfig, file: str
 ) -> tuple[np.ndarray, list[tuple[str, str]], str]:
     """Return the row of each image, (what a row names, why it has no image), and the column that names images."""
     index_of = {name: index for index, name in enumerate(objects["_name"])}
@@ -162,60 +177,86 @@ def _match(
         folder = "" if file.startswith("..") else os.path.dirname(file)
         row_of, orphans, column = match_rows(table, list(index_of), config.file_column, folder)
     except UserError:
-        if not is_stacked.all() or len(table) != len(objects) or config.file_column:
+        if config.file_column:
+            raise
+        rows = _match_positions(table, from_files)
+        if (rows >= 0).any():
+            data.warnings.append(
+                f"{file} names no images: {(rows >= 0).sum()} were matched by their positions on the sky"
+            )
+            left = np.setdiff1d(np.arange(len(table)), rows)
+            return rows, [(f"{file} row {row + 1}", "in the catalogue, but no image is there") for row in left], ""
+        if not is_stacked.all() or len(table) != len(objects):
             raise
         data.warnings.append(f"{file} names no images: its rows were taken in their order")
         return np.arange(len(table)), [], ""
     rows = np.full(len(objects), -1)
     for name, row in reversed(row_of.items()):
         rows[index_of[name]] = row
-    cells = as_text(table[column])
-    return rows, [(cells[row] or f"{file} row {row + 1}", reason) for row, reason in orphans.items()], column
+    return rows, [(f"{file} {name}" if name.startswith("row ") else name, reason) for name, reason in orphans], column
 
 
-def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source, is_catalog: bool) -> pd.DataFrame:
+def _match_positions(table: pd.DataFrame, from_files: pd.DataFrame) -> np.ndarray:
+    """Return the row of a catalogue within 1″ of each image, -1 where there is none."""
+    skies = []
+    for columns in (table, from_files):
+        names = meanings.find_position_columns(list(columns))
+        ra, dec, _ = meanings.parse_positions(columns, names) if names else (np.empty(0), np.empty(0), 0)
+        skies.append((np.flatnonzero(np.isfinite(ra)), ra, dec))
+    (known, *there), (located, *here) = skies
+    rows = np.full(len(from_files), -1)
+    if len(known) and len(located):
+        catalog, position = (SkyCoord(*(x[i] for x in sky), unit="deg") for i, sky in ((known, there), (located, here)))
+        index, separation, _ = position.match_to_catalog_sky(catalog)
+        rows[located] = np.where(separation < SAME_POSITION * units.arcsec, known[index], -1)
+    return rows
+
+
+def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.DataFrame:
     """Return a table with one row an image in our terms: the columns of _STANDARD that it has, then properties.
 
-    `attrs` has the columns that labels and positions were taken from.
+    `attrs` has where labels and positions come from, and `hints`: columns that may hold labels.
     """
-    names = list(table)
-    present = {"", *map(meanings.plain_name, names)}
-    facts, used, sources = pd.DataFrame(index=table.index), set(), {}
+    names = [name for name in table if name]
+    facts, used, sources = pd.DataFrame(index=table.index), set[str](), dict[str, str]()
+    catalog, hints = table.attrs.get("name", ""), list[str]()
 
-    def column_of(role: str, wanted: str) -> str:
-        return find_column(names, role, wanted) if meanings.plain_name(wanted) in present else ""
+    def named(option: str) -> str:
+        """The user's column, if this table has it."""
+        return find_column(names, "id", option) if option and plain_name(option) in map(plain_name, names) else ""
 
     def warn(unknown: dict[str, int], column: str, meaning: str) -> None:
         if unknown:
             listed = ", ".join(f"{count} × {text!r}" for text, count in list(unknown.items())[:3])
             data.warnings.append(f"{listed} in column {column!r} taken as {meaning}")
 
-    likely = meanings.likely_labels(table)
-    if label := column_of("label", config.label_column) if config.label_column else next(iter(likely), ""):
-        facts["label"], unknown = meanings.clean_labels(table[label])
-        sources["label"] = label
-        warn(unknown, label, "unlabelled")
-        if others := [name for name in likely if name != label]:
-            data.warnings.append(f"column {', '.join(others)} may hold labels too and was not used (--label_column)")
-    identifier = column_of("id", config.id_column)
+    if named(config.label_column) or not config.label_column:
+        labels, column, unknown, others = meanings.find_labels(table, named(config.label_column))
+        hints = others if labels is None else []
+        if labels is not None:
+            facts["label"], sources["label"] = labels, f"column {column} of {catalog or 'the files'}"
+            used |= {column, *column.split(", ")}
+            warn(unknown, column, "unlabelled")
+            if others:
+                advice = "may hold labels too and was not used (--label_column)"
+                data.warnings.append(f"column {', '.join(others)} {advice}")
+    identifier = named(config.id_column) if config.id_column else find_column(names, "id")
     if identifier and (config.id_column or meanings.is_id(identifier)):
         values = as_text(table[identifier])
-        if not is_catalog or values[values != ""].is_unique:
+        if not catalog or values[values != ""].is_unique:
             facts["id"] = values.where(values != "", None)
             used.add(identifier)
-    options = (config.ra_column, config.dec_column)
-    has_both = {meanings.plain_name(name) for name in options} <= present
-    if pair := meanings.find_position_columns(names, *options) if has_both else None:
-        units = [meanings.unit_of(table, name) for name in pair]
-        facts["ra"], facts["dec"], count = meanings.parse_positions(table[pair[0]], table[pair[1]], units)
-        sources["positions"] = ", ".join(pair)
-        if count:
+    if pair := meanings.find_position_columns(names, named(config.ra_column), named(config.dec_column)):
+        ra, dec, count = meanings.parse_positions(table, pair)
+        if len(pair) > 1 or np.isfinite(ra).any():
+            facts["ra"], facts["dec"], sources["positions"] = ra, dec, ", ".join(pair)
+            used |= set(pair)
+        if count and "ra" in facts:
             reason = "no angle, out of range, (0, 0) or -99"
             data.warnings.append(f"{count} positions in {', '.join(pair)} taken as unknown: {reason}")
     elif alone := [name for name in names if name.lower() in ("ra", "dec")]:
         advice = "positions are unknown (--ra_column, --dec_column)"
         data.warnings.append(f"column {alone[0]!r} has no other half; {advice}")
-    used |= {label, *(pair or ())}
     for role in ("split", "pixel_scale", "survey"):
         name = find_column(names, role)
         if not name or name in used:
@@ -226,16 +267,18 @@ def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source, is_catal
             facts[role] = scale.where((scale > 0) & (scale < np.inf)).map(lambda value: float(f"{value:.6g}"))
         elif role == "survey":
             facts[role] = values.where(values != "", None)
-        elif set(values.str.lower()) <= set(ROLES) | UNKNOWN:
+        elif (values.str.lower().isin(list(ROLES)) | values.map(is_unknown)).all():
             facts[role] = values.str.lower().map(ROLES)
         used |= {name} if role in facts else set()
     properties = {}
     for name in names:
-        if name and name not in used:
+        if name not in used:
             key = f"catalog_{name}" if name in (*STANDARD_COLUMNS, "image", *_STANDARD) else name
             properties[key], unknown = meanings.clean_property(table[name])
             warn(unknown, name, "unknown")
     result = pd.concat([facts, pd.DataFrame(properties, index=table.index)], axis=1)
+    if hints := [name for name in hints if name not in used]:
+        sources["hints"] = ", ".join(hints)
     result.attrs = sources
     return result
 

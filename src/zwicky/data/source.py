@@ -15,7 +15,7 @@ import numpy as np
 
 from zwicky.data.bands import by_wavelength, group_files
 from zwicky.data.catalog import FileFinder
-from zwicky.data.columns import MAX_CLASSES, ROLES, UNKNOWN
+from zwicky.data.columns import MAX_CLASSES, ROLES, is_unknown
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
 from zwicky.data.readers.numpy import SafeUnpickler, is_archive
 
@@ -24,8 +24,10 @@ MANY = (".hdf5", ".h5", ".hdf", ".npz", ".parquet", ".pq", STORE)
 LARGE = 2**26  # bytes; larger files, and those of many images, are read in pieces
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_ARRAYS = 20  # files of a folder that may be columns of one another
-_ROLE = "|".join(sorted(ROLES, key=len, reverse=True))
-_WITH_ROLE = re.compile(rf"(?:({_ROLE})[_\-. ]+(.+)|(.+?)[_\-. ]+({_ROLE}))", re.IGNORECASE)
+_ROLES = "|".join(sorted(ROLES, key=len, reverse=True)).replace("_", "[_-]?")
+# A role in any case between separators, or with a capital after a small letter: lensesTrain.
+_ROLE = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))((?i:{_ROLES}))\d*(?![a-z0-9])")
+_NO_CLASS = re.compile(r"(set|data|dataset|split|images?|imgs?|files?|cutouts?|samples?|part)?[_\-. ]?(v?\d+)?", re.I)
 _PARTITION = re.compile(r"(Norder|Dir|Npix)=")  # folders of a HATS catalogue
 
 Unit = dict[str, str]  # the file of an image or of many ("" → file), or the files of one object by band
@@ -160,20 +162,26 @@ def group_units(folder: Path, files: Sequence[str], bands: Sequence[str]) -> dic
     return {name: units[name] for name in sorted(units)}
 
 
-def split_role(folder: str) -> tuple[str, str]:
-    """Return the role a folder's name speaks of and the rest: `train_lenses` is ("train", "lenses")."""
-    if folder.lower() in ROLES:
-        return ROLES[folder.lower()], ""
-    match = _WITH_ROLE.fullmatch(folder)
-    return (ROLES[(match[1] or match[4]).lower()], match[2] or match[3]) if match else ("", folder)
+def split_role(name: str) -> tuple[str, str]:
+    """Return the role that a name speaks of and the rest: train_lenses is ("train", "lenses"), lensesTest2 ("test", …).
+
+    What describes the part alone (set, data, images, a number) is no rest.
+    """
+    for match in _ROLE.finditer(name):
+        rest = "_".join(
+            part for part in (name[: match.start()].strip("_-. "), name[match.end() :].strip("_-. ")) if part
+        )
+        return ROLES[match[1].lower().replace("-", "_")], "" if _NO_CLASS.fullmatch(rest) else rest
+    return "", name
 
 
 def read_folders(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return class and role of files by the folders they are in: (file → class, file → role).
 
     Classes are the folders of the first level that has two or more; or of a deeper one whose names recur in the
-    folders above. A role is given by folders such as train/, test_lenses/ and Model_X_test/; where some have one, the
-    others are training images. Folders called `unlabelled` give no class.
+    folders above. A role is given by folders such as train/, test_lenses/ and Model_X_test/, where some have one, the
+    others are training images; or by all file names (train_1.png, test-00000-of-00002.parquet). Folders called
+    `unlabelled` give no class.
     """
     folders = {file: [name for name in file.split("/")[:-1] if not _PARTITION.match(name)] for file in files}
     pairs = {file: [split_role(name) for name in names] for file, names in folders.items()}
@@ -181,7 +189,8 @@ def read_folders(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     if {"validation", "test"} & set(roles.values()) or any(role == "train" for p in pairs.values() for role, _ in p):
         folders = {file: [name for _, name in pairs[file] if name] for file in files}
     else:
-        roles = {}
+        roles = {file: split_role(os.path.basename(file))[0] for file in files}
+        roles = roles if "" not in roles.values() and {"validation", "test"} & set(roles.values()) else {}
     classes: dict[str, str] = {}
     for depth in range(max(map(len, folders.values()), default=0)):
         level = {file: names[depth] for file, names in folders.items() if len(names) > depth}
@@ -192,7 +201,7 @@ def read_folders(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
         if classes and (min(parents.values()) == 1 or len(level) < 2 * len(distinct)):
             break
         classes = level
-    return {file: name for file, name in classes.items() if name.lower() not in UNKNOWN}, roles
+    return {file: name for file, name in classes.items() if not is_unknown(name)}, roles
 
 
 def read_index(path: Path, name: str, files: Sequence[str]) -> tuple[dict[str, str], list[str]]:
