@@ -125,7 +125,7 @@ def error_of(capsys, monkeypatch):
         (pretrain(store="empty"), ""),
         (pretrain(store="single"), ""),
         (pretrain(store="nan"), ""),
-        (pretrain(store="small"), "crop"),
+        (pretrain("--views.crop=0"), "0 px"),
         (pretrain("--views.local_size=7"), "7"),
         (pretrain("--backbone.name=vgg"), "vgg"),
         (pretrain("--method.name=moco"), "moco"),

@@ -8,10 +8,12 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
 from zwicky import recipes
+from zwicky.augment.config import ViewsConfig
 from zwicky.cli import arguments, parsing
 from zwicky.cli.parsing import Command
 from zwicky.data.image_format import IngestConfig
@@ -20,6 +22,9 @@ from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.grading.config import SessionConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.distributed import rank
+
+if TYPE_CHECKING:
+    from zwicky.simulate.stream import Data
 
 
 def _simulate(args: Namespace) -> None:
@@ -60,6 +65,7 @@ def _pretrain(args: Namespace) -> None:
 
     config = parsing.settings_of(PretrainConfig, args)
     data = open_data(args.data, quiet=rank() > 0)
+    config.views = _fitting(config.views, data)
     split = data.split(config.split, runs=[args.out])
     ids = split.ids("train", "unlabelled")
     pretrain(config, data.cutouts, data.cutouts.rows_of(ids), args.out, labels=data.labels.of(ids))
@@ -78,11 +84,22 @@ def _finetune(args: Namespace) -> None:
     config = parsing.settings_of(FinetuneConfig, args)
     data = open_data(args.data, quiet=rank() > 0)
     start = None if _names_recipe(str(args.run)) else args.run
+    config.views = _fitting(config.views, data)
     split = data.split(config.split, columns_of(parse_targets(config.targets)), runs=[args.out, start])
     finetune(config, start, data.cutouts, data.labels, split, args.out, from_scratch=args.from_scratch)
     if rank() == 0:
         write_split(args.out / "splits", split)
         print(f"fine-tuned; next: zwicky evaluate {args.out} --data {args.data}")
+
+
+def _fitting(views: ViewsConfig, data: Data, quiet: bool = False) -> ViewsConfig:
+    """Views whose crop fits the images; what was changed is printed."""
+    from zwicky.training.settings import fit_views
+
+    views, note = fit_views(views, data.cutouts.size)
+    if note and not quiet and rank() == 0:
+        print(f"warning: {note}", file=sys.stderr, flush=True)
+    return views
 
 
 def _names_recipe(argument: str) -> bool:
@@ -101,8 +118,13 @@ def _evaluate(args: Namespace) -> None:
 
 def _benchmark(args: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
+    from zwicky.simulate.stream import open_data
 
-    benchmark(parsing.settings_of(BenchmarkConfig, args), args.data, args.out)
+    config, data = parsing.settings_of(BenchmarkConfig, args), open_data(args.data)
+    config.label_views = _fitting(config.label_views, data)
+    for options in config.methods.values():
+        options.views = _fitting(options.views, data, quiet=True)
+    benchmark(config, args.data, args.out)
     _write_page(args.out, args.data)
 
 

@@ -26,7 +26,7 @@ from zwicky.rng import seed_torch
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import fit_labels
-from zwicky.training.network import Network
+from zwicky.training.network import Network, save_network
 from zwicky.training.pretrain import cost, new_backbone, pretrain
 from zwicky.training.task import Task
 
@@ -118,8 +118,7 @@ class CellRunner:
         if arm.trains_network:
             fit = {"ssl": self.config.finetune, "supervised": self.config.scratch}.get(arm.kind, self.config.convnet)
             assert fit is not None, "there is no such arm without its fit"
-            start = self.pretrained(arm, draw) if arm.kind == "ssl" else self._new_network(arm, draw)
-            predicted, fit_costs = self._fit(start, fit, draw, labels, folder)
+            predicted, fit_costs = self._fit(arm, fit, draw, labels, folder)
             return predicted, costs | fit_costs
         rows, test = np.concatenate(draw.rows(self.cutouts, labels)), draw.test_rows(self.cutouts)
         truth = self.task.truth[rows]
@@ -139,13 +138,19 @@ class CellRunner:
         return Network(new_backbone(backbone, self.cutouts, views), normalisation, views, bands)
 
     def _fit(
-        self, start: Network, fit: FitConfig, draw: LabelDraw, labels: int, folder: Path
+        self, arm: Arm, fit: FitConfig, draw: LabelDraw, labels: int, folder: Path
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        start = self.pretrained(arm, draw) if arm.kind == "ssl" else self._new_network(arm, draw)
         began = time.monotonic()  # pretraining is shared by many cells and counted by itself
         views = replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
         learn = partial(fit_labels, seed=self.config.seed + draw.index, folder=folder, quiet=self.quiet)
         rows = draw.rows(self.cutouts, labels)
         network, result = learn(start, self.cutouts, self.task, *rows, views, fit, title=folder.name)
+        if self.config.keep_networks:
+            before = provenance.read(self.pretrain_folder(arm, draw)) if arm.kind == "ssl" else None
+            uses = {"fit": rows[0], "select": rows[1], "normalise": draw.pretrain_rows(self.cutouts)}
+            provenance.write(folder, provenance.record(self.cutouts, uses, before))
+            save_network(folder, network)
         test = self.cutouts.take(draw.test_rows(self.cutouts)).images
         predict = network.outputs if self.task.is_regression else network.probabilities
         predicted = predict(test)

@@ -97,6 +97,7 @@ class BenchmarkConfig:
         baselines: pca_linear, pca_boosting, radial_colour.
         correspondence: number of test objects for region correspondence of each pretrained network; 0 leaves it out.
         replicates: bootstrap replicates of the intervals.
+        keep_networks: write the network of each fit into its cell, for `zwicky evaluate` and `zwicky export`.
         seed: random seed of networks and draws.
     """
 
@@ -123,6 +124,7 @@ class BenchmarkConfig:
     baselines: list[str] = field(default_factory=lambda: ["pca_linear"])
     correspondence: int = 0
     replicates: int = 1000
+    keep_networks: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

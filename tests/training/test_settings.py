@@ -1,0 +1,169 @@
+"""Settings from the data: every combination builds, takes a step and fits in memory; crops fit any image."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from zwicky import backbones, cli, methods, recipes
+from zwicky.augment.augment import Augment
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.normalise import Normalisation
+from zwicky.cli.parsing import parse, settings_of
+from zwicky.evaluation.config import BenchmarkConfig
+from zwicky.training.config import TrainConfig
+from zwicky.training.loop import make_optimizer
+from zwicky.training.settings import Facts, as_settings, choose, fit_views, largest_crop
+
+SIZES, BANDS, OBJECTS, LABELS = (32, 64, 101, 150), range(1, 7), (100, 10**4, 10**6), (10, 100, 1000, 10**4)
+GRID = [case for case in itertools.product(SIZES, BANDS, OBJECTS, LABELS) if case[3] <= case[2]]
+MEMORY = 8e9
+
+
+def recipe(size, bands, objects, labels, pixel_scale=None):
+    table = choose(Facts((size, size), bands, pixel_scale, objects, labels))
+    settings = recipes.merge(recipes.read("start"), as_settings(table))
+    given = parse(cli.COMMANDS["benchmark"], "benchmark", settings, ["start", "--data", "x", "--out", "y"])
+    return settings_of(BenchmarkConfig, given)
+
+
+def step_memory(name, backbone, views, train, size, bands, options, batch=8):
+    """Take a step of a method; return the bytes that backward keeps, and of weights, their gradients and copies."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch, bands, size, size)).astype(np.float32)
+    names = [str(band) for band in range(bands)]
+    method = methods.create(name, backbone, **options)
+    augment = Augment.for_method(method.needs, views, Normalisation.fit(images, names), (size, size), names)
+    targets = torch.arange(batch) % 2 if method.needs.targets else None
+    drawn = augment(torch.from_numpy(images), torch.arange(batch), seed=0, step=0, targets=targets)
+    kept = 0
+
+    def pack(tensor):
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    optimizer = make_optimizer(method, train)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = method(drawn)["loss"]
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    weights = sum(parameter.nbytes for parameter in method.parameters())
+    return kept + images.nbytes, 5 * weights  # and gradients, AdamW's two moments, the average of the weights
+
+
+def check_steps(size, bands, config, batches):
+    """Take steps of 8 images; memory is that of the batches."""
+    network, simmim = config.backbones["polar"], config.methods["simmim"]
+    for name, views, train, options, batch in (
+        ("simmim", simmim.views, simmim.train, simmim.method.options, batches[0]),
+        ("supervised", config.label_views, config.scratch.train, {"classes": 2}, batches[1]),
+    ):
+        side = views.resolved((size, size)).image_size
+        backbone = backbones.create(network.name, bands=bands, image_size=side, **network.options)
+        kept, weights = step_memory(name, backbone, views, train, size, bands, options)
+        assert kept * batch / 8 + weights < MEMORY
+
+
+@pytest.mark.parametrize(("size", "bands", "objects", "labels"), [(32, 1, 100, 10), (64, 3, 10**4, 100)])
+def test_a_few_combinations_take_a_step(size, bands, objects, labels):
+    check_steps(size, bands, recipe(size, bands, objects, labels), (64, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_every_combination_takes_a_step_and_fits_in_memory(size):
+    """Combinations that give the same network are run once, at the largest batches."""
+    networks = {}
+    for _, bands, objects, labels in (case for case in GRID if case[0] == size):
+        config = recipe(size, bands, objects, labels)
+        batches = config.methods["simmim"].train.batch_size, config.scratch.train.batch_size
+        key = bands, repr(config.backbones), repr(config.label_views), repr(config.methods["simmim"].views)
+        networks[key] = config, max(batches, networks.get(key, (None, (0, 0)))[1])
+    for (bands, *_), (config, batches) in networks.items():
+        check_steps(size, bands, config, batches)
+
+
+def test_the_table_is_sane_everywhere():
+    for size, bands, objects, labels in GRID:
+        table = {choice.name: choice for choice in choose(Facts((size, size), bands, None, objects, labels))}
+        assert all(choice.reason for choice in table.values())
+        crop = table["crop"].value
+        assert crop <= size
+        assert (size - crop) % 2 == 0
+        assert crop == size or crop * 2**0.5 <= size
+        assert table["radii"].value <= max(8, crop / 2)
+        learn = (1 - table["test share"].value) * labels
+        assert all(count <= learn for count in table["labels"].value)
+        assert 200 <= table["fit steps"].value <= 4000
+        assert 300 <= table["pretraining steps"].value <= 20_000
+
+
+def test_more_labels_give_no_fewer_steps():
+    steps = [
+        {c.name: c.value for c in choose(Facts((64, 64), 1, None, 10**5, labels))}["fit steps"] for labels in LABELS
+    ]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "crop"),
+    [(41, None, 41), (45, None, 45), (64, None, 44), (64, 0.187, 44), (150, None, 106), (300, 0.1, 120)],
+)
+def test_the_window_is_centred_and_covers_the_lens(size, scale, crop):
+    assert largest_crop((size, size + 8), scale)[0] == crop
+
+
+@pytest.mark.parametrize("side", [32, 41, 45, 64])
+@pytest.mark.parametrize("name", recipes.names())
+def test_the_views_of_every_recipe_fit_small_images(name, side):
+    settings = recipes.read(name)
+    given = [
+        settings.get("views"),
+        settings.get("label_views"),
+        *(m["views"] for m in settings.get("methods", {}).values()),
+    ]
+    for options in filter(None, given):
+        views, note = fit_views(ViewsConfig(**options), (side, side))
+        views.validate((side, side), ("g",), views.local_crops)
+        assert bool(note) == ((options.get("crop") or 0) > side)
+        if note:
+            assert views.image_size == options.get("image_size", options["crop"])
+
+
+@pytest.mark.parametrize("recipe_name", ["dino", "esvit"])
+def test_shipped_recipes_train_on_images_smaller_than_their_crop(recipe_name, tmp_path, capsys, make_blobs):
+    from zwicky.data.store import write_store
+
+    cutouts, labels = make_blobs(24, size=31)
+    write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands, labels=labels)
+    cli.run(
+        [
+            *(
+                "pretrain",
+                recipe_name,
+                "--size",
+                "smoke",
+                "--data",
+                str(tmp_path / "store"),
+                "--out",
+                str(tmp_path / "run"),
+            ),
+            *("--train.max_steps=1", "--train.batch_size=8", "--train.precision=32", "--views.local_crops=1"),
+        ]
+    )
+    assert "crop 32 px does not fit images of 31 × 31 px; taking 31 px" in capsys.readouterr().err
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "precision: float32" in config
+    assert "crop: 31" in config
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [("fp16", "bf16"), ("16-mixed", "bf16"), ("bf16-mixed", "bf16"), ("32", "float32")]
+)
+def test_names_of_precision_of_other_programs(alias, name):
+    assert TrainConfig(precision=alias).precision == name
