@@ -127,20 +127,6 @@ def test_a_difference_is_paired_by_object_and_draw():
     assert mirrored.p == gap.p
 
 
-def test_neither_the_order_of_arms_and_cells_nor_the_block_size_matters(monkeypatch):
-    random = np.random.default_rng(0)
-    arms = {"a": make_cells(random, seeds=(0, 1, 2))}
-    arms["b"] = [replace(cell, pretrain_seed=None, predicted=cell.predicted[::-1]) for cell in arms["a"]]
-    first = applied(arms, seed=3)
-    again = applied({"b": arms["b"][::-1], "a": arms["a"][::-1]}, seed=3)
-    monkeypatch.setattr(b, "BLOCK", 60 * 7)
-    interval = first.interval("a")
-    assert vars(again.interval("a")) == pytest.approx(vars(interval), nan_ok=True)
-    assert applied(arms, seed=3).interval("a") == interval
-    assert applied(arms, seed=4).interval("a") != interval
-    assert again.difference("a", "b").p == first.difference("a", "b").p
-
-
 def test_groups_are_resampled_whole():
     """Copies of an object in one group add nothing; the same rows as separate objects narrow the interval."""
     cell = make_cells(np.random.default_rng(0), draws=1, objects=50)[0]

@@ -123,28 +123,3 @@ def test_a_baseline_with_few_labels_or_blank_images(name, monkeypatch):
     monkeypatch.setattr(baselines, "BLOCK", 5 * train[0].size)  # several blocks, the last one short
     blocks = BASELINES[name](train, 2 * (np.arange(12) % 2), train, task_of(None, 3), 0)
     np.testing.assert_allclose(blocks, found, atol=1e-3)
-
-
-def test_radial_profiles_of_a_map_of_the_radius():
-    """The mean in ring k lies between its edges; colours are differences of bands; rotation changes nothing."""
-    y, x = np.mgrid[:64, :64] - 31.5
-    radius = (np.hypot(x, y) / 32).astype(np.float32)
-    image = np.stack([radius, 3 * radius])[None]
-    profiles = baselines._radial_profiles(image).reshape(6, baselines.ANNULI)
-    edges = np.arange(9) / 8
-    assert ((profiles[0] > edges[:-1]) & (profiles[0] < edges[1:])).all()
-    np.testing.assert_allclose(profiles[2], 2 * profiles[0], rtol=1e-4)
-    assert profiles[3, 4] == pytest.approx(radius[(radius >= 0.5) & (radius < 0.625)].std(), rel=1e-3)
-    rotated = baselines._radial_profiles(np.rot90(image, axes=(2, 3)))
-    np.testing.assert_allclose(rotated, baselines._radial_profiles(image), rtol=1e-3, atol=1e-4)
-
-
-def test_bins_are_means_of_valid_pixels():
-    images = np.random.default_rng(0).normal(size=(2, 1, 150, 150)).astype(np.float32)
-    images[0, 0, 0, 0] = np.nan
-    images[1, 0, 2:4, 2:4] = np.nan
-    binned = baselines._binned(images)
-    assert binned.shape == (2, 1, 75, 75)
-    assert binned[0, 0, 0, 0] == pytest.approx(np.nanmean(images[0, 0, :2, :2]))
-    assert binned[1, 0, 1, 1] == 0
-    assert binned[1, 0, 5, 7] == pytest.approx(images[1, 0, 10:12, 14:16].mean(), abs=1e-6)

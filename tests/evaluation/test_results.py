@@ -93,21 +93,6 @@ def test_many_comparisons_can_still_be_significant(tmp_path):
     assert comparisons[comparisons["metric"] == "auc"]["significant"].sum() > 30
 
 
-def test_folds_are_resampled_by_repeat(tmp_path):
-    random = np.random.default_rng(0)
-    truth, rows = random.integers(0, 2, 60), []
-    for repeat in range(2):
-        for position, fold in enumerate(np.array_split(random.permutation(60), 3)):
-            draw = 3 * repeat + position
-            ids = [f"o{n}" for n in fold]
-            rows.append(write_cell(tmp_path, "a", 40, draw, random.random(20), truth[fold], ids, unit=f"r{repeat}"))
-    by_repeat, _ = summarise(write_results(tmp_path, rows), [], replicates=200)
-    by_fold, _ = summarise(write_results(tmp_path, [row | {"unit": row["draw"]} for row in rows]), [], replicates=200)
-    one, other = (pick(table, metric="auc") for table in (by_repeat, by_fold))
-    assert (one["draws"], one["test_objects"], one["value"]) == (6, 60, other["value"])
-    assert (one["low"], one["high"]) != (other["low"], other["high"])
-
-
 def test_objects_without_a_group_are_their_own(tmp_path):
     random = np.random.default_rng(0)
     truth, ids, lens = np.arange(80) % 2, [f"o{n}" for n in range(80)], random.random(80)

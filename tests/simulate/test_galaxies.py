@@ -111,16 +111,6 @@ def test_without_a_lens_the_image_is_the_interpolated_original(write, described)
         assert magnification[row, 1] == pytest.approx(1, abs=0.02)  # of all its flux, what lies on the grid
 
 
-def test_a_lens_without_mass_conserves_flux(write, described):
-    values = {"theta_E": 0.0, "gamma1": 0.0, "gamma2": 0.0, "source_dx": 0.1, "source_dy": 0.1}
-    parameters = REAL | {name: {"value": value} for name, value in values.items()}
-    store = write(discs([0.2, 0.3]))
-    cells, magnification, _ = render(described(store, parameters=parameters))
-    np.testing.assert_allclose(magnification[:, 1], 1, atol=0.02)
-    free, _, _ = render(described(store, parameters=parameters, deflectors=None))
-    np.testing.assert_allclose(cells[:, 1], free[:, 1], atol=1e-6)
-
-
 def test_two_parts_of_a_store_share_no_galaxy_and_leave_none_out(write, described):
     images = discs(np.random.default_rng(0).uniform(0.1, 0.3, 40))
     images[7] = images[21]  # the same galaxy twice

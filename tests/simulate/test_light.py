@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from caustics.light.func import k_sersic
-from scipy.special import gammaincinv
 
 from zwicky.simulate.light import ring, sersic, sersic_flux, spiral_arms
 from zwicky.simulate.render import grid
@@ -19,11 +17,6 @@ def test_sersic_flux_is_the_integral(n):
     x, y = grid(1200, 0.02)
     light = sersic(x.double(), y.double(), *parameters(0.0, 0.0, 0.2, -0.1, 0.5, n))
     assert float(light.sum()) * 0.02**2 == pytest.approx(float(sersic_flux(*parameters(0.5, n))), rel=1e-3)
-
-
-def test_b_n_puts_half_the_light_within_R():
-    n = np.array([0.6, 1.0, 2.5, 5.5])
-    assert k_sersic(torch.from_numpy(n)).numpy() == pytest.approx(gammaincinv(2 * n, 0.5), abs=2e-4)
 
 
 def columns(**values: float) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.data.splits import holdout_split
@@ -11,7 +12,7 @@ from zwicky.simulate.draw import BLOCK, draw_block, truth_columns
 from zwicky.simulate.instruments import nanomaggies
 from zwicky.simulate.population import read_population
 from zwicky.simulate.render import render_block
-from zwicky.simulate.simulation import simulate_population, simulate_store
+from zwicky.simulate.simulation import simulate_population
 
 SOURCE = {"source_dx", "source_dy", "source_R", "source_n", "source_e1", "source_e2", "arc_redness"}
 SOURCE |= {"magnification", *(f"{light}_mag_{band}" for light in ("arc", "source") for band in "gri")}
@@ -104,13 +105,17 @@ def test_legacy_populations_warn_of_their_shortcuts(small, capsys):
     assert "mass is not compensated" in line
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(("no-such", 3, 0), "demo-lenses"), (("demo-lenses", 0, 0), "1 or more"), (("demo-lenses", 3, -1), "seed")],
-)
-def test_a_mistake_is_one_line(arguments, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        simulate_population(*arguments)
-    with pytest.raises(UserError):
-        simulate_store(*arguments, tmp_path / "store")
-    assert not (tmp_path / "store").exists()
+def test_a_missing_device_is_one_line():
+    for name in ("cuda:99", "toaster", "meta"):
+        with pytest.raises(UserError, match=name):
+            simulate_population("demo-lenses", 1, device=name)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", population_names())
+def test_a_gpu_renders_what_the_cpu_renders(name, small):
+    """To 1e-4 of the peak; 8-bit pictures to 2 levels, which noise and clipping may differ by."""
+    cpu, gpu = (simulate_population(small(name), 16, device=one)[0].images.astype(float) for one in ("cpu", "cuda"))
+    tolerance = 2 if read_population(name).composite else 1e-4 * np.abs(cpu).max()
+    assert np.abs(cpu - gpu).max() <= tolerance

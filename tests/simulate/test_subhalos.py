@@ -6,9 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zwicky.simulate import subhalos
 from zwicky.simulate.render import grid
-from zwicky.simulate.subhalos import PROFILES, deflect_fused, deflect_plain, mass_share, sum_deflections
+from zwicky.simulate.subhalos import PROFILES, deflect_fused, deflect_plain, mass_share
 
 
 def some(images, count, seed):
@@ -49,15 +48,6 @@ def test_the_number_of_threads_and_of_images_changes_no_bit(profile, monkeypatch
     alone = deflect_fused(profile, x, y, {name: values[2:3] for name, values in drawn.items()})
     assert torch.equal(*results)
     assert torch.equal(results[0][:, 2:3], torch.stack(alone))
-
-
-def test_without_a_compiler_the_plain_path_does_it(monkeypatch):
-    x, y = grid(16, 0.1)
-    drawn = some(2, 3, 2)
-    assert subhalos.numba is not None
-    monkeypatch.setattr(subhalos, "numba", None)
-    sums = (torch.stack(deflect("point", x, y, drawn)) for deflect in (sum_deflections, deflect_plain))
-    assert torch.equal(*sums)
 
 
 def test_the_mass_share_is_the_integral_of_the_density():
