@@ -76,6 +76,7 @@ for line in sys.stdin:
     print(json.dumps([os.waitstatus_to_exitcode(status), seconds]), flush=True)
 """
 
+
 @pytest.fixture(scope="module")
 def folder():
     """A folder that other users may enter, unlike pytest's own, with class folders of cutouts and recipes."""

@@ -89,9 +89,9 @@ def test_mosaic_by_keys_mouse_and_touch(plain_session, serve, open_page, wait_un
         press(page, "x")  # the rest of the page is no lens; the next page
         assert page.locator(".cell").count() == 20
         assert page.inner_text("#count") == "100 of 120 graded"
-        press(page, "f")
-        assert page.inner_text("#position") == "page 1 / 2"
         press(page, "d")
+        assert page.inner_text("#position") == "page 1 / 2"
+        press(page, "f")
         page.locator(".cell").nth(0).tap()
         press(page, ["Enter"])
         assert page.is_visible("#single")

@@ -169,7 +169,15 @@ def grade(parser: ArgumentParser) -> None:
         "--out",
         type=Path | None,
         default=None,
-        help="file of the judgements; default: CANDIDATES-grades/GRADER.db beside the store, resumed if it exists",
+        help="file of the judgements; default: CANDIDATES-grades/GRADER.db beside the store, resumed if it exists; "
+        "with --merge the catalogue, .csv, .fits or .vot; default: catalogue.csv",
+    )
+    parser.add_argument(
+        "--merge",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="merge these files of judgements, CSVs of other tools or Zooniverse exports into a catalogue",
     )
     parser.add_argument(
         "--keys", type=Path | None, default=None, help="YAML file of keys that differ, `group: {action: key}`"

@@ -178,6 +178,12 @@ def _predict(args: Namespace) -> None:
 def _grade(args: Namespace) -> None:
     from zwicky.data.store import open_store
 
+    if args.merge:
+        from zwicky.grading.merge import merge
+
+        cutouts = None if args.candidates is None else open_store(args.candidates)
+        print(merge(args.merge, args.out or Path("catalogue.csv"), cutouts))
+        return
     if args.candidates is None or not args.grader:
         raise UserError("name the store to grade and the person: zwicky grade CANDIDATES --grader NAME")
     if not re.fullmatch(r"[\w. @-]+", args.grader):
@@ -264,7 +270,7 @@ COMMANDS = {
     ),
     "grade": Command(
         "Grade cutouts by eye in a local page.",
-        "CANDIDATES --grader NAME [options]",
+        "CANDIDATES --grader NAME [options] | [CANDIDATES] --merge FILE ... --out CATALOGUE",
         arguments.grade,
         _grade,
     ),

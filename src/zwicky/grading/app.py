@@ -33,7 +33,7 @@ FILES = {"": "index.html", "app.js": "app.js", "style.css": "style.css"}
 KEYS: dict[str, dict[str, str]] = {
     "grades": {"A": "q", "B": "w", "C": "e", "X": "r"},
     "subclasses": {"merger": "a", "spiral": "s", "ring": "d", "elliptical": "f", "disc": "g", "edge-on": "h"},
-    "mosaic": {"next page": "d", "previous page": "f", "rest X": "x"},
+    "mosaic": {"next page": "f", "previous page": "d", "rest X": "x"},
     "both": {
         **{"undo": "z", "comment": "c", "next ungraded": "n", "view": "m", "score": "o", "context": "k", "help": "?"},
         **{"stretch": "t", "bands": "b", "zoom in": "+", "zoom out": "-", "flip": "v"},

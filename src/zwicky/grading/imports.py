@@ -1,0 +1,120 @@
+"""Grades of other tools: their CSV files and exports of Zooniverse, as rows of this package's grades."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zwicky.data.catalog import FileFinder, read_catalog
+from zwicky.data.columns import as_text, find_position_columns, parse_positions, usual_columns
+from zwicky.errors import UserError
+from zwicky.grading.database import COLUMNS, read_judgements
+
+SPELLINGS = {
+    "A": "a 3 l sl lens yes certain definite certainly",
+    "B": "b 2 ml maybe maybelens probable probably",
+    "C": "c 1 fl possible possibly",
+    "X": "x d 0 nl no nonlens notlens nolens not",
+}
+GRADE_OF = {spelling: grade for grade, spellings in SPELLINGS.items() for spelling in spellings.split()}
+MOSAIC = {"0": "X", "1": "A", "2": "B"}  # not marked, lens candidate, interesting
+UNGRADED = ("", "none", "nan", "null", "unclassified")
+
+
+def read_grades(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read the grades of one file, whatever tool wrote it.
+
+    SQLite files of `zwicky grade`; its `grades.csv`; CSVs with a file name or id and a grade (a mosaic with `grid_pos`,
+    a single view with `subclassification`, `ra, dec, filename` with any grade column); classification exports of
+    Zooniverse. Without a column `grader` the name of the file is that of the grader.
+
+    Returns:
+        (rows of COLUMNS, what was not understood).
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is no file; name files of judgements, as candidates-grades/NAME.db")
+    with path.open("rb") as file:
+        if file.read(15) == b"SQLite format 3":
+            return read_judgements(path), []
+    table = read_catalog(path)
+    columns = {str(name).lower(): name for name in table.columns}
+    if {"annotations", "subject_data"} <= set(columns):
+        rows = _zooniverse(table.rename(columns={name: lower for lower, name in columns.items()}))
+    else:
+        rows = _from_csv(table, columns, path)
+    kept = rows["grade"].str.lower().isin(UNGRADED)
+    plain = rows["grade"].str.lower().str.replace(r"\.0+$|[^a-z0-9]", "", regex=True)
+    grades = plain.map(GRADE_OF).where(~kept, "")
+    strange = rows["grade"][grades.isna()]
+    notes = [f"{path.name}: {n} rows with the grade {value!r} left out" for value, n in strange.value_counts().items()]
+    rows = rows.assign(grade=grades)[grades.notna()].reset_index(drop=True)
+    rows["key"] = [f"{path.name}:{number}" for number in range(len(rows))]
+    return rows.reindex(columns=list(COLUMNS)).assign(repeat=0), notes
+
+
+def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.DataFrame:
+    names = list(table.columns)
+    identity = [columns["id"]] if "id" in columns else usual_columns(names, "file") + usual_columns(names, "id")
+    labels = [columns["grade"]] if "grade" in columns else usual_columns(names, "label")
+    if not identity or not labels:
+        raise UserError(f"{path} has no column of {'grades' if identity else 'file names'}; it has {', '.join(names)}")
+    rows = pd.DataFrame({"id": as_text(table[identity[0]]), "grade": as_text(table[labels[0]])})
+    if "grid_pos" in columns:
+        rows["grade"] = rows["grade"].str.replace(r"\.0$", "", regex=True).map(MOSAIC).fillna(rows["grade"])
+        rows.loc[pd.to_numeric(table[columns["grid_pos"]]).to_numpy() == 0, "grade"] = ""  # on a page never shown
+    for name, others in {
+        "subclass": ["subclassification"],
+        "comment": ["comments"],
+        "grader": ["user"],
+        "time": [],
+    }.items():
+        column = next((columns[other] for other in (name, *others) if other in columns), None)
+        default = path.stem if name == "grader" else ""
+        rows[name] = default if column is None else as_text(table[column])
+    for name in ("score", "seconds", "inclusion_probability"):
+        rows[name] = pd.to_numeric(table[columns[name]], errors="coerce") if name in columns else None
+    for name in ("view", "stratum"):
+        rows[name] = as_text(table[columns[name]]) if name in columns else ""
+    if position := find_position_columns(names):
+        rows["ra"], rows["dec"], _ = parse_positions(table, position)
+    rows["subclass"] = rows["subclass"].where(~rows["subclass"].str.lower().isin(UNGRADED), "")
+    return rows
+
+
+def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a classification: a yes, or a mark on the image, is A; a no, or no mark, is X."""
+
+    def answer(text: str) -> str:
+        values = [task.get("value") for task in json.loads(text)]
+        value: Any = next((value for value in values if value is not None), None)
+        if isinstance(value, list):
+            return "A" if value else "X"
+        word = str(value or "").strip().lower()
+        if word in GRADE_OF or word in UNGRADED:
+            return word
+        return "X" if word.startswith(("no", "nothing")) else "A" if word.startswith("yes") else str(value)
+
+    def subject(text: str) -> str:
+        number, facts = next(iter(json.loads(text).items()))
+        names = usual_columns([name for name in facts if facts[name]], "file")
+        return str(facts[names[0]]) if names else str(number)
+
+    users = as_text(table["user_name"]) if "user_name" in table else pd.Series("volunteer", index=table.index)
+    rows = {"id": [subject(text) for text in table["subject_data"]], "grader": users}
+    rows |= {"grade": [answer(text) for text in table["annotations"]], "time": as_text(table.get("created_at", users))}
+    return pd.DataFrame(rows).assign(subclass="", comment="", view="zooniverse", stratum="")
+
+
+def match_ids(ids: pd.Series, known: Sequence[str]) -> pd.Series:
+    """Return ids as the store spells them, where a file name (any folder, suffix or case) means one of `known`."""
+    find, exact = FileFinder(known), set(known)
+
+    def match(text: str) -> str:
+        found = set() if text in exact else find(text)
+        return next(iter(found)) if len(found) == 1 else text
+
+    return ids.map({text: match(text) for text in ids.unique()})

@@ -1,0 +1,194 @@
+"""Team catalogues: the grades of several people, with agreement, reliability and known lenses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from astropy import units
+from astropy.coordinates import SkyCoord
+from astropy.table import Table
+
+from zwicky.data.cutouts import Cutouts
+from zwicky.errors import UserError
+from zwicky.grading.agreement import Reliability, krippendorff_alpha
+from zwicky.grading.database import GRADES
+from zwicky.grading.imports import match_ids, read_grades
+from zwicky.io import replacing, write_table
+
+TEAM = {"A": 2.5, "B": 1.5, "C": 0.5, "X": -np.inf}  # smallest mean of the graders
+LENS = 1.5  # a grade above this is a vote for a lens
+GRADES_COLUMNS = "id ra dec score grader grade subclass comment seconds time view".split()
+PROPERTIES = ("ra", "dec", "score", "stratum", "inclusion_probability")
+FORMATS = {".csv": "csv", ".fits": "fits", ".vot": "votable", ".xml": "votable"}
+KNOWN_RADIUS = 5.0  # arcsec
+
+
+def merge(paths: Sequence[Path], out: Path, cutouts: Cutouts | None = None) -> str:
+    """Merge the grades of several people into a catalogue, with `grades.csv` and `graders.csv` beside it.
+
+    Args:
+        paths: what `read_grades` reads.
+        out: catalogue to write, .csv, .fits or .vot: one row an object.
+        cutouts: store of the objects; gives ids and positions to the grades of other tools.
+
+    Returns:
+        A summary in a few lines.
+
+    Raises:
+        UserError: if a file cannot be read or written, or none has a grade.
+    """
+    if out.suffix not in FORMATS:
+        raise UserError(f"the catalogue {out} must end in one of {', '.join(FORMATS)}")
+    rows, notes = read_all(paths, cutouts)
+    is_known = rows["truth"].notna()
+    calibration, repeats = rows[is_known], rows[~is_known & (rows["repeat"] == 1)]
+    rows = rows[~is_known & (rows["repeat"] == 0)]
+    values = _matrix(rows)
+    table = catalogue(rows, values, reliability(calibration, values.columns))
+    graders = grader_table(rows, calibration, repeats)
+    alpha = krippendorff_alpha(values.to_numpy())
+    write_table(out.with_name("grades.csv"), rows.sort_values(["id", "grader"])[GRADES_COLUMNS])
+    write_table(out.with_name("graders.csv"), graders)
+    _write(table, out)
+    counts = table["team_grade"].value_counts()
+    lines = [f"{len(table)} objects by {len(graders)} graders: {', '.join(f'{counts.get(g, 0)} {g}' for g in GRADES)}"]
+    if np.isfinite(alpha.value):
+        shared = int((values.notna().sum(axis=1) > 1).sum())
+        interval = f"{alpha.value:.2f} [{alpha.low:.2f}, {alpha.high:.2f}]"
+        lines.append(f"Krippendorff's alpha {interval}, on {shared} objects of several graders")
+    if table["known"].notna().any():
+        lines.append(f"known lenses within {KNOWN_RADIUS:.0f}″: {(table['known'] != '').sum()}")
+    lines.append(graders.to_string(index=False, float_format="{:.2f}".format))
+    return "\n".join([*lines, *notes, f"written: {out}, grades.csv, graders.csv"])
+
+
+def read_all(paths: Sequence[Path], cutouts: Cutouts | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Return the graded rows of all files, the latest of each grader, object and repeat, and notes."""
+    tables, notes = [], []
+    for path in paths:
+        table, unclear = read_grades(path)
+        tables.append(table)
+        notes += unclear
+    rows = pd.concat([table.astype(object) for table in tables], ignore_index=True)
+    own = [] if cutouts is None else list(cutouts.ids)
+    known = own or [name for table in tables for name in table["id"][table["view"].isin(("single", "mosaic", "undo"))]]
+    rows["id"] = match_ids(rows["id"], list(dict.fromkeys(known)))
+    rows = rows.sort_values("time", kind="stable").drop_duplicates(["grader", "id", "repeat"], keep="last")
+    rows = rows[(rows["grade"] != "") | (rows["comment"] != "")]
+    if not (rows["grade"] != "").any():
+        raise UserError(f"no grades in {', '.join(map(str, paths))}; grade first with `zwicky grade`")
+    if cutouts is not None:
+        table = cutouts.table.set_index("id")
+        for name in set(PROPERTIES) & set(table.columns):
+            rows[name] = rows[name].where(rows[name].notna(), rows["id"].map(table[name]))
+    numeric = ["ra", "dec", "score", "inclusion_probability", "seconds", "truth"]
+    rows[numeric] = rows[numeric].apply(pd.to_numeric)
+    return rows, notes
+
+
+def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return grades as numbers, objects × graders, NaN where not graded."""
+    numbers = rows.assign(grade=rows["grade"].map(GRADES).astype(float)).dropna(subset="grade")
+    return numbers.pivot(index="id", columns="grader", values="grade")
+
+
+def _votes(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(values), np.nan, values > LENS)
+
+
+def reliability(calibration: pd.DataFrame, graders: pd.Index) -> Reliability | None:
+    """Return how reliable graders are on the hidden images of known class, None if there were none."""
+    if calibration.empty:
+        return None
+    values = _matrix(calibration[calibration["repeat"] == 0]).reindex(columns=graders)
+    truth = calibration.drop_duplicates("id").set_index("id")["truth"].reindex(values.index)
+    return Reliability.measure(_votes(values.to_numpy()), truth.to_numpy() == 1)
+
+
+def catalogue(rows: pd.DataFrame, values: pd.DataFrame, reliable: Reliability | None) -> pd.DataFrame:
+    """Return one row an object, the best first.
+
+    Args:
+        rows: judgements.
+        values: their grades as numbers, objects × graders.
+        reliable: of the graders; without it `p_lens` is empty.
+    """
+    table = pd.DataFrame({"id": values.index, "grade_mean": values.mean(axis=1).to_numpy()})
+    table["n_graders"] = values.notna().sum(axis=1).to_numpy()
+    limits = list(TEAM.values())[-1::-1]
+    table["team_grade"] = pd.cut(table["grade_mean"], [*limits, np.inf], right=False, labels=list(TEAM)[::-1]).astype(
+        str
+    )
+    table["p_lens"] = np.nan if reliable is None else reliable.probability(_votes(values.to_numpy()))
+    grouped = rows.groupby("id", sort=True)
+    for name in PROPERTIES:
+        table[name] = table["id"].map(grouped[name].first())
+    table["known"] = known_lenses(table["ra"].to_numpy(float), table["dec"].to_numpy(float))
+    for name in ("subclass", "comment"):
+        table[name] = table["id"].map(grouped[name].agg(lambda texts: " | ".join(dict.fromkeys(filter(None, texts)))))
+    order = ["id", "ra", "dec", "grade_mean", "n_graders", "team_grade", "p_lens", "known"]
+    order += ["score", "stratum", "inclusion_probability", "subclass", "comment"]
+    return table.sort_values(["grade_mean", "p_lens", "id"], ascending=[False, False, True])[order].reset_index(
+        drop=True
+    )
+
+
+def known_lenses(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Return the name of the known lens at each position in degrees, "" for none; None without `lenscat`.
+
+    Only the catalogue of the package is read, which is not imported: it needs much that is not needed here.
+    """
+    names = np.full(len(ra), None, object)
+    spec = find_spec("lenscat")
+    if spec is None or spec.origin is None:
+        return names
+    known = pd.read_csv(Path(spec.origin).parent / "data" / "catalog.csv")
+    names[:] = ""
+    rows = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
+    if len(rows):
+        position = SkyCoord(ra[rows], dec[rows], unit="deg")
+        nearest, separation, _ = position.match_to_catalog_sky(
+            SkyCoord(known["RA [deg]"], known["DEC [deg]"], unit="deg")
+        )
+        is_near = separation < KNOWN_RADIUS * units.arcsec
+        names[rows[is_near]] = known["name"].astype(str).to_numpy()[nearest[is_near]]
+    return names
+
+
+def grader_table(rows: pd.DataFrame, calibration: pd.DataFrame, repeats: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a grader: how many, how fast, how reliable on known images and how consistent on repeats."""
+    first = rows.set_index(["grader", "id"])["grade"]
+    keys = pd.MultiIndex.from_frame(repeats[["grader", "id"]])
+    same = pd.Series(
+        repeats["grade"].to_numpy() == first.reindex(keys).to_numpy(), index=keys.get_level_values(0), dtype=float
+    )
+    known = calibration[(calibration["grade"] != "") & (calibration["repeat"] == 0)]
+    right = (known["grade"].map(GRADES).astype(float) > LENS) == (known["truth"] == 1)
+    graded = rows[rows["grade"] != ""].groupby("grader")
+    table = pd.DataFrame({"graded": graded.size(), "median_seconds": graded["seconds"].median()})
+    for name, truth in (("right_on_lenses", 1), ("right_on_others", 0)):
+        table[name] = right[known["truth"] == truth].astype(float).groupby(known["grader"]).mean()
+    table["known_images"] = known.groupby("grader").size()
+    table["repeats"], table["same_grade"] = same.groupby(level=0).size(), same.groupby(level=0).mean()
+    table[["known_images", "repeats"]] = table[["known_images", "repeats"]].fillna(0).astype(int)
+    return table.reset_index()
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    if out.suffix == ".csv":
+        write_table(out, table)
+        return
+    columns = {}
+    for name, values in table.items():
+        is_text = not pd.api.types.is_numeric_dtype(values)
+        columns[name] = (
+            [str(text).encode("ascii", "backslashreplace").decode() for text in values.fillna("")]
+            if is_text
+            else values
+        )
+    with replacing(out) as temporary:
+        Table(columns).write(temporary, format=FORMATS[out.suffix], overwrite=True)

@@ -1,0 +1,178 @@
+"""Merging: files of judgements, CSVs of other tools, Zooniverse exports; catalogues in three formats."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.table import Table
+
+from zwicky import cli
+from zwicky.data.store import write_store
+from zwicky.errors import UserError
+from zwicky.grading.database import COLUMNS, GRADES, Judgements
+from zwicky.grading.imports import read_grades
+from zwicky.grading.merge import known_lenses, merge
+from zwicky.rng import numpy_rng
+
+
+def write_grader(path, name, grades, truth=None, repeat=0, **columns):
+    """Write a file of judgements of objects by id, with a comment and a subclass on the first."""
+    judgements = Judgements(path)
+    rows = []
+    for number, (identifier, grade) in enumerate(grades.items()):
+        row = dict.fromkeys(COLUMNS) | {"id": identifier, "repeat": repeat, "grade": grade, "grader": name}
+        row |= {
+            "key": f"{name}{repeat}{identifier}",
+            "view": "single",
+            "seconds": 2.0,
+            "time": f"2026-01-01T{number:06d}",
+        }
+        row |= {"subclass": "ring" if number == 0 else "", "comment": f"by {name}" if number == 0 else ""}
+        row |= {"truth": None if truth is None else truth[identifier]} | {k: v[identifier] for k, v in columns.items()}
+        rows.append(row)
+    judgements.append(rows)
+    judgements.close()
+    return path
+
+
+def test_team_grades_by_hand(tmp_path):
+    ids = [f"o{k}" for k in range(5)]
+    stratum = {name: "random" if name == "o4" else "top" for name in ids}
+    inclusion = {name: 0.01 if name == "o4" else 1.0 for name in ids}
+    for name, grades in {"ana": "AABXX", "bob": "ABCXC", "cleo": "BAX  "}.items():
+        values = {name: grade for name, grade in zip(ids, grades, strict=True) if grade != " "}
+        write_grader(tmp_path / f"{name}.db", name, values, stratum=stratum, inclusion_probability=inclusion)
+    write_grader(tmp_path / "ana.db", "ana", {"o0": "A", "o1": "X"}, repeat=1)
+    text = merge([tmp_path / f"{name}.db" for name in ("ana", "bob", "cleo")], tmp_path / "catalogue.csv")
+    table = pd.read_csv(tmp_path / "catalogue.csv", keep_default_na=False).set_index("id")
+    assert table["team_grade"].to_dict() == {"o0": "A", "o1": "A", "o2": "C", "o3": "X", "o4": "C"}
+    assert table["grade_mean"].astype(float).round(3).to_dict() == {
+        "o0": 2.667,
+        "o1": 2.667,
+        "o2": 1.0,
+        "o3": 0,
+        "o4": 0.5,
+    }
+    assert table["n_graders"].to_dict() == {"o0": 3, "o1": 3, "o2": 3, "o3": 2, "o4": 2}
+    assert table.loc["o0", ["subclass", "comment"]].tolist() == ["ring", "by ana | by bob | by cleo"]
+    assert table.loc["o4", ["stratum", "inclusion_probability"]].tolist() == ["random", 0.01]
+    assert "5 objects by 3 graders: 2 A, 0 B, 2 C, 1 X" in text
+    assert "Krippendorff's alpha 0." in text
+    grades = pd.read_csv(tmp_path / "grades.csv")
+    assert list(grades) == "id ra dec score grader grade subclass comment seconds time view".split()
+    assert len(grades) == 13
+    graders = pd.read_csv(tmp_path / "graders.csv").set_index("grader")
+    assert graders.loc["ana", ["graded", "repeats", "same_grade"]].tolist() == [5, 2, 0.5]
+
+
+def test_reliable_graders_decide(tmp_path):
+    rng, ids = numpy_rng(0), [f"o{k}" for k in range(200)]
+    known = {f"k{k}": k % 2 for k in range(300)}
+    is_lens = {name: rng.random() < 0.2 for name in ids}
+    for name, right in {"good": 0.97, "coin": 0.5}.items():
+        grade = lambda truth, right=right: "AX"[int((rng.random() < right) != truth)]  # noqa: E731
+        path = write_grader(tmp_path / f"{name}.db", name, {i: grade(truth) for i, truth in is_lens.items()})
+        write_grader(path, name, {i: grade(truth) for i, truth in known.items()}, truth=known)
+    merge([tmp_path / "good.db", tmp_path / "coin.db"], tmp_path / "catalogue.fits")
+    table = Table.read(tmp_path / "catalogue.fits")
+    table.convert_bytestring_to_unicode()
+    assert len(table) == 200  # no calibration image
+    truth = [is_lens[name] for name in table["id"]]
+    assert ((table["p_lens"] > 0.5) == truth).mean() > 0.93
+    graders = pd.read_csv(tmp_path / "graders.csv").set_index("grader")
+    assert graders.loc["good", "right_on_lenses"] > 0.9
+    assert graders.loc["coin", "known_images"] == 300
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".fits", ".vot"])
+def test_catalogue_formats_agree(suffix, tmp_path):
+    write_grader(tmp_path / "ana.db", "ana", {"a": "A", "b": "X", "é": "C"}, ra={"a": 1.5, "b": 2, "é": None})
+    merge([tmp_path / "ana.db"], tmp_path / f"out{suffix}")
+    table = (
+        Table.read(tmp_path / f"out{suffix}") if suffix != ".fits" else Table.read(tmp_path / "out.fits", format="fits")
+    )
+    assert [str(name) for name in table["id"]][::2] == ["a", "b"]
+    assert list(table["grade_mean"]) == [3, 1, 0]
+    assert float(table["ra"][0]) == 1.5
+
+
+def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
+    cutouts = make_candidates(6, [f"images/{name}.png" for name in "abcdef"])
+    write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands)
+    (tmp_path / "mosaic.csv").write_text(
+        "file_name,classification,grid_pos,page,time\na.png,1.0,1,0,3\nb.png,0.0,2,0,0\nc.png,2,3,0,1\nd.png,0,0,0,0\n"
+    )
+    (tmp_path / "single.csv").write_text(
+        "file_name,classification,subclassification,ra,dec,comment,image_dim,time\n"
+        "a.png,B,None,10,20,faint,64,5\nb.png,X,Spiral,,,,64,5\nc.png,None,None,,,,64,0\nd.png,I,None,,,,64,1\n"
+    )
+    (tmp_path / "stamps.csv").write_text("ra,dec,filename,grade,mag\n1,2,a.png,3,20\n1,3,b.png,0,21\n1,4,zz.png,2,21\n")
+    answers = [("u1", "a", "Yes, a lens"), ("u1", "b", "No"), ("u2", "a", [{"x": 3, "y": 4}]), ("u2", "b", [])]
+    rows = [
+        {
+            "classification_id": number,
+            "user_name": user,
+            "annotations": json.dumps([{"task": "T0", "value": value}]),
+            "subject_data": json.dumps({str(number): {"retired": None, "Filename": f"{name}.png"}}),
+            "subject_ids": number,
+        }
+        for number, (user, name, value) in enumerate(answers)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "zoo.csv", index=False)
+    files = [tmp_path / f"{name}.csv" for name in ("mosaic", "single", "stamps", "zoo")]
+    text = merge(files, tmp_path / "catalogue.csv", cutouts)
+    assert "single.csv: 1 rows with the grade 'I' left out" in text
+    table = pd.read_csv(tmp_path / "catalogue.csv").set_index("id")
+    assert table["n_graders"].to_dict() == {"images/a.png": 5, "images/b.png": 5, "images/c.png": 1, "zz.png": 1}
+    assert table.loc["images/a.png", "grade_mean"] == pytest.approx((3 + 2 + 3 + 3 + 3) / 5)
+    assert table.loc["images/b.png", ["team_grade", "subclass"]].tolist() == ["X", "Spiral"]
+    assert np.isfinite(table.loc["images/a.png", ["ra", "score"]].astype(float)).all()
+    assert set(pd.read_csv(tmp_path / "grades.csv")["grader"]) == {"mosaic", "single", "stamps", "u1", "u2"}
+    again = merge([tmp_path / "grades.csv"], tmp_path / "again.csv")  # its own grades.csv is a source, too
+    assert again.splitlines()[0] == text.splitlines()[0]
+
+
+def test_known_lenses_are_named(tmp_path, monkeypatch):
+    assert "lenscat" in sys.modules or all(name is None for name in known_lenses(np.array([1.0]), np.array([1.0])))
+    (tmp_path / "lenscat" / "data").mkdir(parents=True)
+    (tmp_path / "lenscat" / "__init__.py").write_text("raise ImportError('never imported')")
+    (tmp_path / "lenscat" / "data" / "catalog.csv").write_text(
+        "name,RA [deg],DEC [deg],type\nJ1,10,-5,galaxy\n2,20,5,cluster\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    ra, dec = np.array([10 + 3 / 3600, 20, np.nan, 30]), np.array([-5, 5 + 6 / 3600, 1, 1])
+    assert list(known_lenses(ra, dec)) == ["J1", "", "", ""]
+
+
+def test_mistakes_are_user_errors(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("mag,flux\n1,2\n")
+    (tmp_path / "b.csv").write_text("file_name,classification\na.png,None\n")
+    for files, out, message in [
+        (["absent.db"], "c.csv", "absent.db"),
+        (["a.csv"], "c.csv", "no column of file names"),
+        (["b.csv"], "c.csv", "no grades"),
+        (["b.csv"], "c.xlsx", "must end in"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            cli.run(["grade", "--merge", *files, "--out", out])
+    for words, message in [(["grade"], "--grader"), (["grade", "x", "--grader", "../a"], "letters")]:
+        with pytest.raises(UserError, match=message):
+            cli.run(words)
+
+
+def test_every_spelling_has_one_grade(tmp_path):
+    spellings = {
+        "A": ["3", "SL", "lens", "3.0"],
+        "B": ["ML", "maybe lens", "2"],
+        "C": ["possible"],
+        "X": ["Non-lens", "D", "NL"],
+    }
+    lines = [f"{grade}{k}.png,{text}" for grade, texts in spellings.items() for k, text in enumerate(texts)]
+    (tmp_path / "a.csv").write_text("\n".join(["file_name,classification", *lines]) + "\n")
+    table, notes = read_grades(tmp_path / "a.csv")
+    assert notes == []
+    assert (table["grade"] == table["id"].str[0]).all()
+    assert set(table["grade"]) == set(GRADES)
