@@ -29,6 +29,8 @@ def small_options(name):
     """Options that make the backbone `name` small; 16, 32 and 48 px fit all of them."""
     if name == "resnet18":
         return {}
+    if name == "hybrid_vit":
+        return SMALL_VIT | {"stem": (8, 8, 16)}
     return dict(SMALL_STAGES if "swin" in name else SMALL_POLAR if "polar" in name else SMALL_VIT)
 
 

@@ -190,3 +190,17 @@ def test_category_scores_are_out_of_fold():
     assert roc_auc_score(positive, category_scores(np.where(positive, "a", "b"), positive)) == 1
     noise = category_scores(rng.integers(0, 4, 200), positive)
     assert abs(roc_auc_score(positive, noise) - 0.5) < 0.15
+
+
+def test_the_modes_of_a_ring_are_listed_but_no_warning():
+    """A dipole on a ring: neither flux nor peak tells it, the first azimuthal mode does."""
+    y, x = np.mgrid[:16, :16] - 7.5
+    ring, angle = np.exp(-((np.hypot(x, y) - 5) ** 2)), np.arctan2(y, x)
+    images, turns = sky(bands=1), np.random.default_rng(1).uniform(0, 2 * np.pi, COUNT)
+    modes = np.where(np.arange(COUNT) % 2, 1, 2)
+    images[:, 0] += 5 * ring * (1 + np.cos(modes[:, None, None] * angle + turns[:, None, None]))
+    cutouts = make_cutouts(images, ("g",))
+    result = audit(cutouts, halves(cutouts))
+    assert result["warnings"] == []
+    assert result["modes"]["lens"]["low"] > 0.95
+    assert "azimuthal modes" in audit_text(result)

@@ -116,7 +116,7 @@ def test_a_finished_benchmark_is_read_back_and_a_lost_cell_run_again(done, store
 
 def test_numbers_are_benchmarked_like_classes(store, tmp_path):
     targets, columns = ["width", "spin2:e1/e2"], ["width", "e1", "e2"]
-    baselines = ["pca_linear", "pca_boosting", "radial_colour"]
+    baselines = ["pca_linear", "pca_boosting", "radial_colour", "modes"]
     result = benchmark(small_config(targets=targets, baselines=baselines, draws=1), store, tmp_path / "run", quiet=True)
     table, cutouts = result.results, open_store(store)
     assert result.columns == tuple(columns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -215,6 +216,12 @@ class PatchProjection(nn.Conv2d):
         return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
+def conv_stem(convolutions: Sequence[nn.Conv2d], width: int) -> nn.Sequential:
+    """Return convolutions, each with BatchNorm and GELU, and a projection to `width` (arXiv:2106.14881)."""
+    layers = [(conv, nn.BatchNorm2d(conv.out_channels), nn.GELU()) for conv in convolutions]
+    return nn.Sequential(*chain(*layers), nn.Conv2d(convolutions[-1].out_channels, width, 1))
+
+
 class TimmBackbone(Backbone):
     """A network of timm's in `net`, whose weights keep timm's names.
 
@@ -228,16 +235,43 @@ class TimmBackbone(Backbone):
     model_args: dict[str, Any] | None = None
 
     def _build(
-        self, net: Any, bands: int, image_size: int, patch_size: int, width: int, drop_path: float, **options: Any
+        self,
+        net: Any,
+        bands: int,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        drop_path: float,
+        stem: Sequence[int] = (),
+        **options: Any,
     ) -> None:
         """Build timm's transformer, replace its patch embedding, accept any image size, and add a mask token."""
         sizes = {"in_chans": bands, "img_size": image_size, "patch_size": patch_size, "embed_dim": width}
-        self.model_args = {**sizes, **options}
-        self.net = net(num_classes=0, drop_path_rate=drop_path, **self.model_args)
-        self.net.patch_embed.proj = PatchProjection(bands, width, patch_size, patch_size)
+        args = {**sizes, **options}
+        self.net = net(num_classes=0, drop_path_rate=drop_path, **args)
+        self.stem_patch = 2 ** len(stem) if stem else 0
+        if not stem:
+            self.model_args = args
+            self.net.patch_embed.proj = PatchProjection(bands, width, patch_size, patch_size)
+        elif self.stem_patch != patch_size:
+            raise UserError(
+                f"backbone: a stem of {len(stem)} convolutions makes patches of {self.stem_patch} px; "
+                f"take patch_size {self.stem_patch}"
+            )
+        else:
+            channels = zip((bands, *stem), stem, strict=False)
+            convolutions = [nn.Conv2d(one, other, 3, 2, 1, bias=False) for one, other in channels]
+            self.net.patch_embed.proj = conv_stem(convolutions, width)
         self.net.patch_embed.strict_img_size = False
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.set_trainable()
+
+    def _hide(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Return images with the masked patches [B, h, w] set to 0 if the patches overlap, as those of a stem do."""
+        if mask is None or not self.stem_patch:
+            return images
+        hidden = mask.repeat_interleave(self.stem_patch, 1).repeat_interleave(self.stem_patch, 2)
+        return images.masked_fill(hidden[:, None], 0.0)
 
     def timm_config(self) -> dict[str, Any] | None:
         """Return architecture, classifier and model_args for timm; None if it has no such network."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zwicky.augment.views import Target
 from zwicky.backbones.attention import attention_weights, forward_block, project_qkv
-from zwicky.backbones.base import Backbone, Features, PixelDecoder, check_heads, unpatchify
+from zwicky.backbones.base import Backbone, Features, PixelDecoder, check_heads, conv_stem, unpatchify
 from zwicky.errors import UserError
 
 OVERSAMPLING = 2  # samples per polar pixel and axis, which are averaged
@@ -121,16 +121,6 @@ class PolarConv2d(nn.Conv2d):
         return F.conv2d(padded, weight, None, self.stride, (self.kernel_size[0] // 2, 0), 1, self.groups)
 
 
-def conv_stem(bands: int, channels: Sequence[int], strides: Sequence[tuple[int, int]], width: int, **conv: Any) -> Any:
-    """Return a stem of convolutions, each with BatchNorm and GELU, and a projection to `width` (arXiv:2106.14881)."""
-    layers: list[nn.Module] = []
-    for out, stride in zip(channels, strides, strict=True):
-        kernel = (3, 4 if stride[1] == 2 else 3)
-        layers += [PolarConv2d(bands, out, kernel, stride=stride, **conv), nn.BatchNorm2d(out), nn.GELU()]
-        bands = out
-    return nn.Sequential(*layers, nn.Conv2d(bands, width, 1))
-
-
 class PolarTargetHead(nn.Module):
     """Regression targets that transform with the image.
 
@@ -198,7 +188,6 @@ class PolarViT(Backbone):
         drop_path: largest rate of stochastic depth.
     """
 
-    prefers_bf16_on_cpu = False  # the stem's convolutions
     invariant = True
 
     def __init__(
@@ -236,7 +225,8 @@ class PolarViT(Backbone):
         self.dim, self.radii, self.angles = width, radii, angles
         self.radius, self.spacing, self.centre, self.invariant = radius, spacing, centre, mirror
         self.net = nn.Module()
-        self.net.stem = conv_stem(bands, stem, strides, width, mirror=mirror)
+        sizes = zip((bands, *stem), stem, strides, strict=False)
+        self.net.stem = conv_stem([PolarConv2d(a, b, (3, 4), mirror=mirror, stride=s) for a, b, s in sizes], width)
         self.net.pos_embed = nn.Parameter(torch.zeros(radii // self.patch[0], 1, width))
         nn.init.trunc_normal_(self.net.pos_embed, std=0.02)
         self.net.pos_conv = PolarConv2d(width, width, (3, 3), mirror=mirror, groups=width)

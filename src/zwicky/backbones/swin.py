@@ -47,6 +47,7 @@ class Swin(TimmBackbone):
         heads: Sequence[int] = (3, 6, 12, 24),
         stages: int = 0,
         drop_path: float = 0.0,
+        stem: Sequence[int] = (),
     ) -> None:
         super().__init__()
         depths, heads = cut_stages(depths, heads, stages)
@@ -60,7 +61,7 @@ class Swin(TimmBackbone):
                 f"take {self.grids.nearest(image_size, least=2)} px, a smaller patch_size or fewer stages"
             )
         options = {"depths": depths, "num_heads": heads, "window_size": window}
-        self._build(SwinTransformer, bands, image_size, patch_size, width, drop_path, **options)
+        self._build(SwinTransformer, bands, image_size, patch_size, width, drop_path, stem, **options)
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; see `Backbone.forward`."""
@@ -74,10 +75,10 @@ class Swin(TimmBackbone):
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
         self.grid(images.shape[-1])
-        tokens = self.net.patch_embed(images)  # [B, h, w, width]
-        if mask is not None:
-            fine = self.grids.refine(mask)[..., None]
-            tokens = torch.where(fine, self.mask_token.to(tokens.dtype), tokens)
+        fine = None if mask is None else self.grids.refine(mask)
+        tokens = self.net.patch_embed(self._hide(images, fine))  # [B, h, w, width]
+        if fine is not None:
+            tokens = torch.where(fine[..., None], self.mask_token.to(tokens.dtype), tokens)
         return tokens
 
     def _blocks(self, tokens: Tensor, skip_last: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -87,13 +88,16 @@ class ViT(PlainTransformer):
 
     architecture, net_class = "vit_base_patch16_224", VisionTransformer
 
-    def __init__(self, *, layer_scale: float = 0.0, registers: int = 0, **options: Any) -> None:
+    def __init__(
+        self, *, layer_scale: float = 0.0, registers: int = 0, stem: Sequence[int] = (), **options: Any
+    ) -> None:
         # Registers take no position, as in timm's own networks; "avg" pools without a norm of its own.
         timm_options = {"init_values": layer_scale or None, "reg_tokens": registers, "no_embed_class": registers > 0}
+        timm_options |= {"stem": stem}
         super().__init__({**timm_options, "fc_norm": False, "dynamic_img_size": True}, **options)
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        patches = self.net.patch_embed(images)  # [B, h, w, D]
+        patches = self.net.patch_embed(self._hide(images, mask))  # [B, h, w, D]
         if mask is not None:
             patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
         return self.net._pos_embed(patches)
@@ -108,7 +112,13 @@ class ViT(PlainTransformer):
 
         It is the encoder of MAE (arXiv:2111.06377); the tokens are normed.
         """
-        prefix, patches = self._embed(images, None).tensor_split([self.net.num_prefix_tokens], dim=1)
+        mask = None
+        if self.stem_patch:  # its patches overlap, so that the others must be hidden before it
+            mask = torch.ones(
+                len(images), images[0, 0].numel() // self.stem_patch**2, dtype=torch.bool, device=kept.device
+            )
+            mask = mask.scatter(1, kept, False).unflatten(1, self.grid(images.shape[-1]))
+        prefix, patches = self._embed(images, mask).tensor_split([self.net.num_prefix_tokens], dim=1)
         tokens = torch.cat([prefix, patches.gather(1, kept[..., None].expand(-1, -1, self.dim))], 1)
         for block in self.net.blocks:
             tokens = forward_block(block, tokens)

@@ -14,18 +14,22 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-from sklearn.preprocessing import TargetEncoder
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, TargetEncoder
 
 from zwicky.data.cutouts import STANDARD_COLUMNS, Cutouts, batches, is_numeric
 from zwicky.data.duplicates import find_groups, position_pairs
 from zwicky.data.labels import Labels
+from zwicky.data.rings import ring_modes, robust_scale
 from zwicky.rng import numpy_rng
 
 SUSPICIOUS = 0.7  # an AUC of something trivial above this is a warning
 ALL_TOGETHER = "all together"
 FOLDS = 5
 MAX_BOOSTED = 20_000  # objects the boosting is fitted to
+MAX_MODES = 3_000  # objects the logistic regression on azimuthal modes is fitted to
 PERCENTILE_IMAGES = 500
 BATCH = 256  # images converted to float32 at a time
 LABEL_LIKE = ("label", "class", "grade", "score", "vote", "confidence", "probability", "rank")
@@ -39,6 +43,7 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
     `warnings` and `information` hold one line each. `shortcuts[class][feature]` is {"auc", "low", "high"}: how well a
     trivial number separates that class from the rest, as max(AUC, 1 − AUC) with its 95 % interval; "all together" is
     gradient boosting on all of them, out of fold. With two classes only the positive one is listed.
+    `modes[class]` is the same for a logistic regression on `data.rings.ring_modes`, which a network has to beat.
     `properties[column]` is the same for the other columns of the table, except truth columns of simulations.
     """
     classes = labels.of(cutouts.ids)
@@ -65,12 +70,14 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
         "duplicates": _duplicates(cutouts, group, classes),
         "values": _values(cutouts, statistics, seed),
         "shortcuts": {},
+        "modes": {},
         "properties": {},
     }
     if len(names) >= 2:
         features = {name: values[labelled] for name, values in trivial_features(cutouts, statistics).items()}
         is_class = {name: classes[labelled] == name for name in names}
         result["shortcuts"] = _shortcuts(features, is_class, group[labelled], seed)
+        result["modes"] = _modes(cutouts, np.flatnonzero(labelled), is_class, group[labelled], seed)
         result["properties"] = _properties(cutouts, labelled, is_class, seed)
     result["warnings"], result["information"] = _remarks(result, statistics)
     return result
@@ -141,23 +148,19 @@ def separation(positive: np.ndarray, score: np.ndarray, directed: bool = False) 
     return {"auc": auc, "low": max(0.0, auc - half), "high": min(1.0, auc + half)}
 
 
-def boosted_scores(features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray | None:
-    """Return out-of-fold probabilities of gradient boosting, in folds that are stratified and separate no group.
+def out_of_fold(
+    model: Any, features: np.ndarray, classes: np.ndarray, groups: np.ndarray, seed: int = 0
+) -> np.ndarray | float:
+    """Return out-of-fold probabilities [N, classes in alphabetical order], in folds that separate no group.
 
-    They are [N, classes in alphabetical order], NaN beyond MAX_BOOSTED objects, which are drawn at random; None where
-    a class has fewer than two groups.
+    Folds are stratified. NaN where a class has fewer than two groups.
     """
-    names = np.unique(classes.astype(str))
-    rows = np.sort(numpy_rng(seed).permutation(len(classes))[:MAX_BOOSTED])
-    y, group = classes[rows].astype(str), pd.factorize(groups[rows])[0]
-    folds = min(FOLDS, *(len(np.unique(group[y == name])) for name in names))
+    y, group = classes.astype(str), pd.factorize(groups)[0]
+    folds = min(FOLDS, *(len(np.unique(group[y == name])) for name in np.unique(y)))
     if folds < 2:
-        return None
-    model = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
+        return np.nan
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    scores = np.full((len(classes), len(names)), np.nan)
-    scores[rows] = cross_val_predict(model, features[rows], y, groups=group, cv=splitter, method="predict_proba")
-    return scores
+    return cross_val_predict(model, features, y, groups=group, cv=splitter, method="predict_proba")
 
 
 def category_scores(values: np.ndarray, positive: np.ndarray, seed: int = 0) -> np.ndarray | None:
@@ -209,14 +212,33 @@ def _shortcuts(
 ) -> dict[str, dict[str, Separation]]:
     features = {name: values for name, values in features.items() if len(np.unique(values[np.isfinite(values)])) > 1}
     classes = np.select([*is_class.values()], [*is_class], "")
-    together = boosted_scores(np.stack([*features.values()], axis=1), classes, groups, seed) if features else None
+    together = np.full((len(classes), len(is_class)), np.nan)
+    if features:
+        rows = np.sort(numpy_rng(seed).permutation(len(classes))[:MAX_BOOSTED])
+        model = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
+        x = np.stack([values[rows] for values in features.values()], axis=1)
+        together[rows] = out_of_fold(model, x, classes[rows], groups[rows], seed)
     shortcuts: dict[str, dict[str, Separation]] = {}
     for name, positive in _compared(is_class).items():
         results = {feature: separation(positive, values) for feature, values in features.items()}
-        if together is not None:
-            results[ALL_TOGETHER] = separation(positive, together[:, sorted(is_class).index(name)], directed=True)
+        results[ALL_TOGETHER] = separation(positive, together[:, sorted(is_class).index(name)], directed=True)
         shortcuts[name] = {feature: result for feature, result in results.items() if result is not None}
     return shortcuts
+
+
+def _modes(
+    cutouts: Cutouts, labelled: np.ndarray, is_class: dict[str, np.ndarray], groups: np.ndarray, seed: int
+) -> dict[str, Separation]:
+    """How well a logistic regression on azimuthal modes separates each class, out of fold, on at most MAX_MODES."""
+    rows = np.sort(numpy_rng(seed).permutation(len(labelled))[:MAX_MODES])
+    images = cutouts.images[labelled[rows]]
+    centre, scale = robust_scale(images, seed)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
+    classes = np.select([*is_class.values()], [*is_class], "")[rows]
+    scores = np.empty((len(rows), len(is_class)))
+    scores[:] = out_of_fold(model, ring_modes(images, centre, scale), classes, groups[rows], seed)
+    of = {n: separation(m[rows], scores[:, sorted(is_class).index(n)], True) for n, m in _compared(is_class).items()}
+    return {name: result for name, result in of.items() if result is not None}
 
 
 def _properties(
@@ -258,6 +280,11 @@ def _remarks(result: dict[str, Any], statistics: dict[str, np.ndarray]) -> tuple
             if _suspicious(auc):
                 what = "all trivial numbers together separate" if feature == ALL_TOGETHER else f"{feature} separates"
                 warned.append(f"shortcut: {what} {name!r} from the rest with {_auc(auc)}")
+    for name, auc in result["modes"].items():
+        information.append(
+            f"a logistic regression on azimuthal modes by radius separates {name!r} from the rest with {_auc(auc)}: a "
+            "network has to beat that"
+        )
     for column, entry in result["properties"].items():
         lines = information if entry["label_like"] else warned
         for name, value in entry["one_value"].items():

@@ -63,6 +63,7 @@ def make_arms(config: BenchmarkConfig) -> list[Arm]:
         "pca_linear": f"PCA + {model} regression",
         "pca_boosting": "PCA + boosted trees",
         "radial_colour": f"radial colours + {model} regression",
+        "modes": f"radial × azimuthal modes + {model} regression",
     }
     return arms + [Arm(name, "", "baseline", "baseline", titles[name]) for name in config.baselines]
 

@@ -7,20 +7,19 @@ training labels. Images are read in blocks, so memory grows by some hundred numb
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from zwicky.data.rings import asinh_scaled, binned, ring_modes, robust_scale
 from zwicky.rng import numpy_rng
 from zwicky.training.linear_probe import LinearProbe, check_labels
 from zwicky.training.task import Task
 
 Baseline = Callable[[np.ndarray, np.ndarray, np.ndarray, Task, int], np.ndarray]
 BLOCK = 2**24  # pixels converted at once: 64 MB
-SCALING_IMAGES = 500  # images from which centre and scale of the pixels are measured
 PCA_IMAGES = 3000  # images to which the components are fitted
 PCA_SIDE = 64  # images are binned by the largest whole number that keeps at least this side
 COMPONENTS = (10, 30, 100)  # tried by cross-validation
@@ -52,11 +51,25 @@ def pca_boosting(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: T
 
 def radial_colour(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: Task, seed: int) -> np.ndarray:
     """Logistic or ridge regression on mean and scatter, in rings about the centre, of each band and each colour."""
-    centre, scale = _robust_scale(train, seed)
-    x, query = (
-        _in_blocks(images, lambda block: _radial_profiles(_asinh_scaled(block, centre, scale)))
-        for images in (train, test)
-    )
+    return _linear_on(_radial_profiles, train, truth, test, task, seed)
+
+
+def modes(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: Task, seed: int) -> np.ndarray:
+    """Logistic or ridge regression on the log power of azimuthal modes by radius, see `data.rings.ring_modes`."""
+    return _linear_on(ring_modes, train, truth, test, task, seed)
+
+
+def _linear_on(
+    features: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    train: np.ndarray,
+    truth: np.ndarray,
+    test: np.ndarray,
+    task: Task,
+    seed: int,
+) -> np.ndarray:
+    """Fit a linear probe to `features` of images and their robust centre and scale, and predict."""
+    centre, scale = robust_scale(train, seed)
+    x, query = (_in_blocks(images, lambda block: features(block, centre, scale)) for images in (train, test))
     return LinearProbe.fit(x, truth, task, seed=seed).predict(query)
 
 
@@ -64,15 +77,16 @@ BASELINES: dict[str, Baseline] = {
     "pca_linear": pca_linear,
     "pca_boosting": pca_boosting,
     "radial_colour": radial_colour,
+    "modes": modes,
 }
 
 
 def _principal_components(train: np.ndarray, test: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `count` components of training and test images, fitted to training images alone."""
-    centre, scale = _robust_scale(train, seed)
+    centre, scale = robust_scale(train, seed)
 
     def pixels(block: np.ndarray) -> np.ndarray:
-        return _binned(_asinh_scaled(block, centre, scale)).reshape(len(block), -1)
+        return binned(asinh_scaled(block, centre, scale), PCA_SIDE).reshape(len(block), -1)
 
     sample = train
     if len(train) > PCA_IMAGES:
@@ -90,39 +104,9 @@ def _in_blocks(images: np.ndarray, function: Callable[[np.ndarray], np.ndarray])
     return np.concatenate([function(images[start : start + step]) for start in range(0, len(images), step)])
 
 
-def _robust_scale(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Median and half the 16–84 % range of each band [bands, 1, 1], over some images, invalid pixels left out."""
-    rows = numpy_rng(seed).permutation(len(images))[:SCALING_IMAGES]
-    sample = np.moveaxis(images[np.sort(rows)], 1, 0).reshape(images.shape[1], -1).astype(np.float32)
-    sample[~np.isfinite(sample)] = np.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a band with no valid pixel: 0 and 1 below
-        low, centre, high, deviation = *np.nanpercentile(sample, [16, 50, 84], axis=1), np.nanstd(sample, axis=1)
-    scale = np.where(high > low, (high - low) / 2, deviation)
-    scale = np.where(scale > 0, scale, 1.0)  # neither 0 nor NaN
-    return np.nan_to_num(centre)[:, None, None].astype(np.float32), scale[:, None, None].astype(np.float32)
-
-
-def _asinh_scaled(images: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Asinh of the scaled pixels, float32: linear near the sky, logarithmic in bright cores. NaN where invalid."""
-    values = np.arcsinh((images.astype(np.float32) - centre) / scale)
-    values[~np.isfinite(values)] = np.nan
-    return values
-
-
-def _binned(images: np.ndarray) -> np.ndarray:
-    """Means over square bins that leave a side of PCA_SIDE or more; 0, the median, where a bin has no valid pixel."""
-    factor = max(1, min(images.shape[2:]) // PCA_SIDE)
-    count, bands, height, width = images.shape[0], images.shape[1], images.shape[2] // factor, images.shape[3] // factor
-    bins = images[:, :, : height * factor, : width * factor].reshape(count, bands, height, factor, width, factor)
-    valid = np.isfinite(bins)
-    if valid.all():
-        return bins.mean(axis=(3, 5))
-    return np.where(valid, bins, 0).sum(axis=(3, 5)) / np.maximum(valid.sum(axis=(3, 5)), 1)
-
-
-def _radial_profiles(images: np.ndarray) -> np.ndarray:
+def _radial_profiles(images: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """[N, 2·ANNULI·(2·bands − 1)]: mean and scatter by ring, of each band and of neighbouring bands' difference."""
+    images = asinh_scaled(images, centre, scale)
     maps = np.concatenate([images, images[:, 1:] - images[:, :-1]], axis=1)
     height, width = images.shape[2:]
     y, x = np.mgrid[:height, :width]

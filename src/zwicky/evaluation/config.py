@@ -94,7 +94,7 @@ class BenchmarkConfig:
         finetune: fine-tuning of pretrained networks.
         scratch: training of the same networks from random weights.
         convnet: training of a ResNet-18 from random weights; null leaves it out.
-        baselines: pca_linear, pca_boosting, radial_colour.
+        baselines: pca_linear, pca_boosting, radial_colour, modes.
         correspondence: number of test objects for region correspondence of each pretrained network; 0 leaves it out.
         replicates: bootstrap replicates of the intervals.
         keep_networks: write the network of each fit into its cell, for `zwicky evaluate` and `zwicky export`.
@@ -121,7 +121,7 @@ class BenchmarkConfig:
     finetune: FitConfig = field(default_factory=fit_from_pretrained)
     scratch: FitConfig = field(default_factory=fit_from_scratch)
     convnet: FitConfig | None = None
-    baselines: list[str] = field(default_factory=lambda: ["pca_linear"])
+    baselines: list[str] = field(default_factory=lambda: ["pca_linear", "modes"])
     correspondence: int = 0
     replicates: int = 1000
     keep_networks: bool = False

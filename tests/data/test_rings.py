@@ -1,0 +1,45 @@
+"""Azimuthal modes: against a direct sum, and what they must not see."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from zwicky.data.rings import ANGLES, FLOOR, MODES, RADII, SIDE, SOFTENING, binned, ring_modes, robust_scale
+
+
+@pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
+def test_modes_are_the_power_of_a_fourier_sum_on_circles(side):
+    images = np.random.default_rng(0).normal(5, 1, (3, 2, side, side)).astype(np.float32)
+    centre, scale = robust_scale(images, seed=0)
+    small = np.arcsinh((images - centre) / scale / SOFTENING).reshape(3, 2, SIDE, side // SIDE, SIDE, -1).mean((3, 5))
+    angle = 2 * np.pi * np.arange(ANGLES) / ANGLES
+    radius = (np.arange(RADII)[:, None] + 0.5) / RADII * (SIDE - 1) / 2
+    points = (SIDE - 1) / 2 + radius * np.sin(angle), (SIDE - 1) / 2 + radius * np.cos(angle)
+    m = np.arange(MODES)
+    expected = np.empty((3, 2, RADII, MODES))
+    for image in range(3):
+        for band in range(2):
+            polar = map_coordinates(small[image, band], points, order=1)
+            power = np.abs((polar[..., None] * np.exp(1j * m * angle[:, None])).mean(1)) ** 2
+            expected[image, band] = np.log(power + FLOOR)
+    got = ring_modes(images, centre, scale).reshape(expected.shape)
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+def test_modes_do_not_change_under_quarter_turns_and_reflections():
+    images = np.random.default_rng(1).integers(0, 255, (2, 1, 31, 31)).astype(np.uint8)
+    centre, scale = robust_scale(images, seed=0)
+    modes = ring_modes(images, centre, scale)
+    for turned in (np.rot90(images, axes=(2, 3)), images[..., ::-1]):
+        np.testing.assert_allclose(ring_modes(np.ascontiguousarray(turned), centre, scale), modes, atol=2e-2)
+    assert np.isfinite(ring_modes(images[:, :, :24], centre, scale)).all()  # not square
+
+
+def test_bins_are_centred_and_leave_out_invalid_pixels():
+    images = np.zeros((1, 1, 51, 51), np.float32)
+    images[0, 0, 25, 25] = 4
+    assert binned(images, 25)[0, 0].shape == (25, 25)
+    images[0, 0, :2] = np.nan
+    assert np.isfinite(binned(images, 17)).all()
+    middle = binned(np.pad(np.ones((1, 1, 2, 2)), ((0, 0), (0, 0), (24, 24), (24, 24))), 12)[0, 0]
+    assert np.array_equal(middle, middle[::-1, ::-1])
