@@ -178,3 +178,22 @@ def test_only_a_masking_method_trains_the_mask_token(small_backbone):
     backbone.set_trainable(masked=True)
     assert backbone.mask_token.requires_grad
     assert all(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize(("name", "stem"), [("hybrid_vit", (8, 8, 16)), ("swin_tiny", (8, 16))])
+def test_a_stem_sees_nothing_of_masked_patches(name, stem, make):
+    """Its convolutions overlap, so pixels are hidden before them; neighbours still see each other."""
+    backbone = make(name, stem=stem).eval()
+    images, mask = torch.randn(1, 3, 32, 32), torch.zeros(1, *backbone.grid(32), dtype=torch.bool)
+    mask[0, 1, 1] = True
+    side = 32 // mask.shape[1]
+    changed = images.clone()
+    changed[..., side : 2 * side, side : 2 * side] += 1
+    with torch.no_grad():
+        assert torch.equal(backbone(images, mask=mask).pooled, backbone(changed, mask=mask).pooled)
+        assert not torch.allclose(backbone(images).pooled, backbone(changed).pooled, atol=1e-4)
+        if hasattr(backbone, "visible"):
+            kept = (~mask).flatten().nonzero().T
+            assert torch.equal(backbone.visible(images, kept), backbone.visible(changed, kept))
+    with pytest.raises(UserError, match="patch_size"):
+        make(name, stem=(8,))

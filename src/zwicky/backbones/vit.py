@@ -42,7 +42,11 @@ class PlainTransformer(TimmBackbone):
             raise UserError(f"backbone: pool is {pool!r}; choose cls or mean")
         self.dim, self.pool, self.grids = width, pool, StageGrids(patch_size)
         self.grid(image_size)
-        options = {"depth": depth, "num_heads": heads, "global_pool": "avg" if pool == "mean" else "token"}
+        options: dict[str, Any] = {
+            "depth": depth,
+            "num_heads": heads,
+            "global_pool": "avg" if pool == "mean" else "token",
+        }
         self._build(self.net_class, bands, image_size, patch_size, width, drop_path, **options, **timm_options)
 
     @abstractmethod
@@ -93,8 +97,7 @@ class ViT(PlainTransformer):
     ) -> None:
         # Registers take no position, as in timm's own networks; "avg" pools without a norm of its own.
         timm_options = {"init_values": layer_scale or None, "reg_tokens": registers, "no_embed_class": registers > 0}
-        timm_options |= {"stem": stem}
-        super().__init__({**timm_options, "fc_norm": False, "dynamic_img_size": True}, **options)
+        super().__init__({**timm_options, "fc_norm": False, "dynamic_img_size": True, "stem": stem}, **options)
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
         patches = self.net.patch_embed(self._hide(images, mask))  # [B, h, w, D]
