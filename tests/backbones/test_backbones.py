@@ -181,9 +181,9 @@ def test_only_a_masking_method_trains_the_mask_token(small_backbone):
 
 
 @pytest.mark.parametrize(("name", "stem"), [("hybrid_vit", (8, 8, 16)), ("swin_tiny", (8, 16))])
-def test_a_stem_sees_nothing_of_masked_patches(name, stem, make):
+def test_a_stem_sees_nothing_of_masked_patches(name, stem, small_backbone):
     """Its convolutions overlap, so pixels are hidden before them; neighbours still see each other."""
-    backbone = make(name, stem=stem).eval()
+    backbone = small_backbone(name, stem=stem).eval()
     images, mask = torch.randn(1, 3, 32, 32), torch.zeros(1, *backbone.grid(32), dtype=torch.bool)
     mask[0, 1, 1] = True
     side = 32 // mask.shape[1]
@@ -196,4 +196,4 @@ def test_a_stem_sees_nothing_of_masked_patches(name, stem, make):
             kept = (~mask).flatten().nonzero().T
             assert torch.equal(backbone.visible(images, kept), backbone.visible(changed, kept))
     with pytest.raises(UserError, match="patch_size"):
-        make(name, stem=(8,))
+        small_backbone(name, stem=(8,))

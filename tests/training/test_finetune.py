@@ -34,6 +34,8 @@ from ..conftest import SMALL_VIT
 from .conftest import STILL
 
 DIRECTED = ["flux", "vector:dx/dy", "spin2:e1/e2"]
+
+
 @pytest.fixture(scope="module")
 def started(tmp_path_factory, data, pretrain_config):
     """The directory of a finished pretraining on the roles train and unlabelled of `data`."""
