@@ -4,8 +4,6 @@ Element g = 4m + k mirrors left and right m times, then rotates by k quarter tur
 (g·f)(x) = f(g⁻¹x), with x measured from the centre of the image, x to the right and y downwards.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

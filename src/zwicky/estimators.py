@@ -1,7 +1,5 @@
 """scikit-learn estimators over arrays of images, for notebooks."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from functools import partial

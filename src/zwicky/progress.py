@@ -1,28 +1,21 @@
 """Progress: a bar on a terminal, plain lines in a log."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 15.0
+SHOWN = ("loss", "accuracy", "teacher_kl", "rankme", "knn_accuracy", "select_loss")  # of the metrics
 
 
 class StepProgress:
     """Progress of a loop: steps, images/s, loss and metrics; a bar on a terminal, occasional lines in a log.
 
-    Args:
-        title: what runs.
-        steps: number of steps.
-        start: steps that are done already.
-        images_a_step: images per step, for the rate.
-        quiet: show nothing.
-        unit: what a step is called.
+    `start` steps are done already; `images_a_step` is for the rate.
     """
 
     def __init__(
@@ -48,25 +41,20 @@ class StepProgress:
             )
             self._task = self._bar.add_task(title, total=steps, completed=start, text="")
 
-    def __enter__(self) -> StepProgress:
+    def __enter__(self) -> Self:
         """Start the bar."""
         if self._bar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop the bar."""
         if self._bar:
             self._bar.stop()
 
     def metrics(self, row: Mapping[str, float]) -> None:
         """Show these metrics from now on."""
-        shown = [
-            name for name in ("loss", "accuracy", "teacher_kl", "rankme", "knn_accuracy", "select_loss") if name in row
-        ]
-        self._text = " ".join(f"{name} {row[name]:.3f}" for name in shown)
+        self._text = " ".join(f"{name} {row[name]:.3f}" for name in SHOWN if name in row)
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -87,8 +75,5 @@ class StepProgress:
             self._line_at = time.monotonic() + SECONDS_BETWEEN_LINES
             done = self._step - self._start
             left = (self.steps - self._step) * (time.monotonic() - self._began) / done
-            print(
-                f"{self.title}: {self.unit} {self._step}/{self.steps}, {text}, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self.title}: {self.unit} {self._step}/{self.steps}, {text}, {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)

@@ -4,10 +4,8 @@ Random numbers are drawn for the global batch from (seed, step) and then sliced,
 the views of one. The table of numbers has the same shape whatever the options: turning blur off moves no crop.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -54,7 +52,7 @@ class Augment:
         self.extinction = photometry.extinction(self.bands) if config.reddening > 0 else None
 
     @classmethod
-    def for_method(cls, needs: Any, *data: Any) -> Augment:
+    def for_method(cls, needs: Any, *data: Any) -> Self:
         """Build what a method asks for by its `ViewsNeeded`; data: config, normalisation, source_size and bands."""
         crops = {"n_global": needs.global_crops, "local": needs.local_crops, "masking": needs.masking}
         return cls(*data, **crops)

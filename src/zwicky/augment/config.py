@@ -1,10 +1,8 @@
 """Options of views and normalisation: plain data, so that the command line describes them without importing torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from zwicky.errors import UserError
 
@@ -52,7 +50,7 @@ class ViewsConfig:
     reddening: float = 0.0
     band_dropout: float = 0.0
 
-    def resolved(self, source: tuple[int, int]) -> ViewsConfig:
+    def resolved(self, source: tuple[int, int]) -> Self:
         """Return a copy with `crop` and `image_size` set, for images of `source` = (H, W) pixels."""
         crop = min(source) if self.crop is None else self.crop
         return replace(self, crop=crop, image_size=crop if self.image_size is None else self.image_size)

@@ -5,8 +5,6 @@ mirrored. The crop shows a sub-window of side crop·√s, anywhere inside the ba
 crop never leaves the image where the rotated base window does not.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

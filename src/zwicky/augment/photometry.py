@@ -4,10 +4,9 @@ Every parameter is drawn per crop and shared by its bands (dust alone differs by
 bands works, and nothing is clamped.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ class Photometry:
     dropped_band: Tensor  # int64 index of the blanked band, -1 for none
 
     @classmethod
-    def draw(cls, u: Tensor, config: ViewsConfig, n_bands: int) -> Photometry:
+    def draw(cls, u: Tensor, config: ViewsConfig, n_bands: int) -> Self:
         """Map uniform numbers [..., N_UNIFORMS] to the parameters of each crop, [...] each."""
         brightness, contrast, blur, sigma, noise, level, dust, drop, band = u.unbind(-1)
         return cls(

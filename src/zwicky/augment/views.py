@@ -1,11 +1,9 @@
 """`Views`, the crops a method is given, their masks, and how regression targets transform with their image."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +48,7 @@ class Views:
     global_count: int = 1
     targets: list[Tensor] | None = None
     masks: list[Tensor] | None = None
-    partner: Views | None = None
+    partner: "Views | None" = None
 
     def __len__(self) -> int:
         """Return B."""
@@ -63,7 +61,7 @@ class Views:
         bands = canvas(self.valid[crop].sum(1, keepdim=True).float())
         return F.adaptive_avg_pool2d(bands, grid)[:, 0] >= self.valid[crop].shape[1] / 2
 
-    def interleave_partner(self) -> Views:
+    def interleave_partner(self) -> Self:
         """Return views with every second crop taken from the partner, so that a method compares the two images."""
         if self.partner is None:
             return self

@@ -1,7 +1,5 @@
 """The command line: parses arguments and calls the packages, which load torch only when a command runs."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

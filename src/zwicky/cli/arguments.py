@@ -1,7 +1,5 @@
 """The arguments of each command, beside the settings that its recipe fills."""
 
-from __future__ import annotations
-
 from argparse import Action
 from pathlib import Path
 from typing import Any, Literal

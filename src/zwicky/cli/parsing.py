@@ -1,7 +1,5 @@
 """From command-line arguments and a recipe to settings."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass

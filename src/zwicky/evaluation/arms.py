@@ -1,7 +1,5 @@
 """The arms of a benchmark: ways of training that are compared with each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal

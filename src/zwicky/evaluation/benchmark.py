@@ -1,7 +1,5 @@
 """`zwicky benchmark`: every arm × number of labels × draw; an interrupted benchmark resumes cell by cell."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Sequence

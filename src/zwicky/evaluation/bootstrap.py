@@ -18,8 +18,6 @@ conditional on it. Where the scatter of few draws outweighs that of the test obj
 percentiles of three numbers must be: on synthetic data, 0.90 instead of 0.95 with three draws.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +71,7 @@ class Bootstrap:
         cells = [cell for own in self.arms.values() for cell in own]
         self._names = pd.Index(np.unique(np.concatenate([cell.groups.astype(str) for cell in cells])))
 
-    def apply(self, statistic: Statistic) -> Replicates:
+    def apply(self, statistic: Statistic) -> "Replicates":
         """Compute a statistic of every cell, on all its objects and on those of each replicate."""
         groups = {arm: [self._names.get_indexer(c.groups.astype(str)) for c in self.arms[arm]] for arm in self.arms}
 

@@ -1,7 +1,5 @@
 """The cells of a benchmark: train one arm on the labels of one draw and predict the test objects."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from dataclasses import dataclass, replace

@@ -6,8 +6,6 @@ if that region holds the point of the sky at the first one's centre, known from 
 lies outside the second view is not counted, nor is one without valid pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

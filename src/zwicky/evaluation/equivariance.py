@@ -1,7 +1,5 @@
 """Equivariance error: how much the output of a network changes when a cutout is rotated or mirrored."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`zwicky evaluate`: metrics of one network on the test objects of a store."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

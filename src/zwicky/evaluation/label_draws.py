@@ -1,7 +1,5 @@
 """The draws of a benchmark: which labels each cell may use and which objects test it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial

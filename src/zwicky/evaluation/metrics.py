@@ -4,8 +4,6 @@ A statistic takes truth, predictions and weights [R, N], which say how often eac
 replicates; it sorts once and returns [R], or [R, points] for a curve. NaN where a replicate does not define it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Probes of frozen features: k nearest neighbours and a linear model, trained on the labelled features alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -22,8 +22,6 @@
 A cell is (arm, labels, draw). KEY is `ARM-nLABELS-dDRAW`; LABELS is a number, "all" written out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

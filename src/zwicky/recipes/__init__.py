@@ -3,8 +3,6 @@
 A recipe may hold `sizes`, named sets of changes to the rest, e.g. smoke, desk and full.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

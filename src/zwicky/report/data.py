@@ -3,8 +3,6 @@
 A file that a finished benchmark lacks is a `UserError`; in an unfinished one the section says that it was not run yet.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The figures: matplotlib drawings as inline SVG that takes its colours from the page, and cutouts as PNG."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

@@ -1,7 +1,5 @@
 """The report: one self-contained HTML page about a benchmark. Layout and prose are in `templates/page.html`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The tables of the page as data frames of text. In a cell, what follows a newline is printed smaller below."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

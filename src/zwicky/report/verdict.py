@@ -1,7 +1,5 @@
 """The verdict in sentences. It claims no more than the paired differences show."""
 
-from __future__ import annotations
-
 from itertools import groupby
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Images are drawn and rendered in blocks of a constant size. The random streams o
 population, the seed and the block's number, so that image i is the same however many are simulated.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32

@@ -5,8 +5,6 @@ The parameter `source_pick`, from 0 to 1, chooses the galaxy, `source_rotation` 
 it, `source_zoom` scales its size on the sky. The same for `lens`.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -94,7 +92,7 @@ def galaxy_tensors(
     galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray], device: torch.device
 ) -> dict[str, Tensor]:
     """Return `NAME_images` [n, H, W] and `NAME_scale` [1, 1, 1] of the galaxies that `values` [n] pick."""
-    tensors: dict[str, Tensor] = {}
+    tensors = {}
     for name in (name for name in galaxies if f"{name}_pick" in values):
         catalog = load_galaxies(galaxies[name])
         tensors[f"{name}_images"] = catalog.images[torch.from_numpy(catalog.rows(values[f"{name}_pick"]))].to(device)
@@ -107,9 +105,7 @@ def galaxy_ids(galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndar
     ids = {}
     for name in (name for name in galaxies if f"{name}_pick" in values):
         catalog, pick = load_galaxies(galaxies[name]), values[f"{name}_pick"]
-        ids[f"{name}_id"] = np.where(
-            np.isfinite(pick), np.array(catalog.ids, object)[catalog.rows(pick)], np.array(None)
-        )
+        ids[f"{name}_id"] = np.where(np.isfinite(pick), np.array(catalog.ids, object)[catalog.rows(pick)], None)
     return ids
 
 

@@ -6,8 +6,6 @@ are transfer functions, applied in Fourier space on the fine grid. A Moffat prof
 may have its own width at no cost.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache

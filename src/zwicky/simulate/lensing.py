@@ -5,8 +5,6 @@ Each takes positions x, y [1, H, W] of the grid that all images share and parame
 Ellipticities are as in `zwicky.simulate.light`; Einstein radii are circularised: κ = ½ θ_E / √(q x'² + y'²/q).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

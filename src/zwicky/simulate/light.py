@@ -6,8 +6,6 @@ an ellipse of radius R has the semi-major axis R/√q. `LAYERS` are functions of
 source-plane positions, with their integral over the plane. Any normalisation will do: the renderer scales it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 

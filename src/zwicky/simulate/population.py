@@ -1,7 +1,5 @@
 """Populations: which objects are simulated, with which instrument, and the prior of every parameter; read from YAML."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace

@@ -5,8 +5,6 @@ A mass m has the Einstein radius √(m / 1e12 Msun) times `theta_E_1e12` (arcsec
 the lens and the source.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

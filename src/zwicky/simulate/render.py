@@ -5,8 +5,6 @@ there with each band's point spread function, and only then summed into pixels. 
 that its working set stays in the cache.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

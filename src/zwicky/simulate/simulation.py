@@ -1,7 +1,5 @@
 """A simulation: images of a population with noise, and the table of their truth, made block by block."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import sys
@@ -9,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -43,7 +41,7 @@ class Simulation:
     device: torch.device
 
     @classmethod
-    def open(cls, population: str, count: int, seed: int = 0, device: str = "cpu") -> Simulation:
+    def open(cls, population: str, count: int, seed: int = 0, device: str = "cpu") -> Self:
         """Return the simulation of a shipped population or a YAML file, and print the population's warning."""
         simulated = read_population(population)
         if count < 1 or seed < 0:
@@ -145,17 +143,11 @@ class Simulation:
 
 
 def simulate_population(population: str, count: int, seed: int = 0, device: str = "cpu") -> tuple[Cutouts, Labels]:
-    """Simulate `count` images of a population in memory.
+    """Simulate `count` images of a shipped population, or of a YAML file, in memory; return cutouts and class labels.
 
-    Args:
-        population: the name of a shipped population, or a YAML file.
-        count: number of images.
-        seed: random seed; image i depends only on (population, seed, i), bit for bit on one type of device.
-        device: where to render, "cpu" or "cuda".
-
-    Returns:
-        The cutouts, float32 nanomaggies with noise or uint8 colour pictures, and their class labels. Truth columns are
-        NaN where a class has no such parameter; `zwicky.simulate.draw.truth_columns` gives unit and meaning of each.
+    Image i depends only on (population, seed, i), bit for bit on one type of `device`, "cpu" or "cuda". Images are
+    float32 nanomaggies with noise or uint8 colour pictures. Truth columns are NaN where a class has no such parameter;
+    `zwicky.simulate.draw.truth_columns` gives unit and meaning of each.
     """
     simulation = Simulation.open(population, count, seed, device)
     images, tables = zip(*simulation.blocks(), strict=True)

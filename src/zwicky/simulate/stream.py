@@ -1,7 +1,5 @@
 """What a command's `--data` names: a store, or a simulation whose images are rendered when they are first used."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,9 +80,6 @@ class Data:
         It is that of the first of `runs` whose `splits/NAME.csv` has training objects, all in these cutouts, else the
         store's own `splits/NAME.csv`, else the default split, a function of the data and of the regression targets
         `columns` alone.
-
-        Raises:
-            UserError: There is no split of this name and it is not the default one.
         """
         for path in (run / "splits" / f"{name}.csv" for run in runs if run is not None):
             if path.exists():
@@ -95,8 +90,7 @@ class Data:
         if name in stored:
             return read_split(stored[name])
         if name != DEFAULT:
-            names = ", ".join(sorted({DEFAULT, *stored}))
-            raise UserError(f"there is no split {name!r}; choose one of {names}")
+            raise UserError(f"there is no split {name!r}; choose one of {', '.join(sorted({DEFAULT, *stored}))}")
         return default_split(self.cutouts, self.labels, columns)
 
 

@@ -9,22 +9,16 @@ Positions x, y are [1, H, W], the grid that all images share. `Subhalos` holds p
 point of the same total mass, m the share of the mass within the projected radius r, scale radius Rs and tau = r_t / Rs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from caustics.lenses import func
 from torch import Tensor
-
-try:
-    import numba
-except ImportError:  # no numba for this Python or processor: the plain path serves
-    numba = None  # type: ignore[assignment]
 
 Subhalos = dict[str, Tensor]  # "x0", "y0", "b", for tnfw also "Rs" and "tau"
 
@@ -46,9 +40,8 @@ _SOFTENING = np.float32(SOFTENING)
 
 
 def sum_deflections(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tuple[Tensor, Tensor]:
-    """Return α [n, H, W], arcsec, of all subhalos: fused on a CPU where numba is available, else plain."""
-    deflect = deflect_fused if x.device.type == "cpu" and numba is not None else deflect_plain
-    return deflect(profile, x, y, subhalos)
+    """Return α [n, H, W], arcsec, of all subhalos: fused on a CPU, else plain."""
+    return (deflect_fused if x.device.type == "cpu" else deflect_plain)(profile, x, y, subhalos)
 
 
 def mass_share(r: Tensor, Rs: Tensor, tau: Tensor) -> Tensor:
@@ -88,7 +81,7 @@ def deflect_plain(profile: str, x: Tensor, y: Tensor, subhalos: Subhalos) -> tup
     return alpha_x, alpha_y
 
 
-_compiled = numba.njit(fastmath=True, nogil=True, error_model="numpy") if numba else lambda loop: loop
+_compiled = numba.njit(fastmath=True, nogil=True, error_model="numpy")
 
 
 def _power_law_loop(point: bool) -> Callable[..., None]:

@@ -1,7 +1,5 @@
 """Temperature scaling: calibrated probabilities (arXiv:1706.04599)."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax

@@ -1,7 +1,5 @@
 """Checkpoints: everything a fit needs to resume to the same numbers, saved together and atomically."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time

@@ -1,7 +1,5 @@
 """Options of pretraining and fine-tuning: plain data, so that the command line shows them without importing torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Literal

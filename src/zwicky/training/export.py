@@ -3,8 +3,6 @@
 Each file is read back and run before it is put in place; one that does not reproduce the network is not written.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """How a batch is made: shuffled row numbers → pixels → augmented views, a function of (seed, step) alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 

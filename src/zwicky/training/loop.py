@@ -1,7 +1,5 @@
 """The training loop, for every method, with its optimiser and schedules."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A trained network with what it needs to be applied: normalisation, window, bands and, if it has one, its head."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field

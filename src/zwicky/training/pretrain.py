@@ -1,7 +1,5 @@
 """Pretraining: a backbone is trained on cutouts without labels."""
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path

@@ -4,8 +4,6 @@
 from. The metadata of the weights file refer to it, so that weights without their list have an unknown history.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A run: the directory each command writes, with its settings, versions, machine and results."""
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 import json

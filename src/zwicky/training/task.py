@@ -1,9 +1,8 @@
 """What is learned from labels: classes, or numbers with the way they transform under rotations and reflections."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,7 @@ class Task:
     targets: tuple[Target, ...] = ()
 
     @classmethod
-    def classification(cls, cutouts: Cutouts, labels: Labels) -> Task:
+    def classification(cls, cutouts: Cutouts, labels: Labels) -> Self:
         """Return the task of telling the classes of `labels` apart; UserError if there are fewer than two."""
         count = len(labels.classes)
         if count < 2:
@@ -39,7 +38,7 @@ class Task:
         return cls(pd.Index(labels.classes).get_indexer(labels.of(cutouts.ids)).astype(np.int64), labels.classes)
 
     @classmethod
-    def regression(cls, cutouts: Cutouts, targets: Sequence[str | Target]) -> Task:
+    def regression(cls, cutouts: Cutouts, targets: Sequence[str | Target]) -> Self:
         """Return the task of regressing columns of the table, e.g. `["theta_E", "spin2:e1/e2"]`."""
         parsed = parse_targets(targets)
         return cls(cutouts.numbers(columns_of(parsed)).astype(np.float32), targets=parsed)
