@@ -1,5 +1,7 @@
 """The commands: each function takes the parsed arguments and calls the package that does the work."""
 
+from __future__ import annotations
+
 import re
 import shutil
 import sys

@@ -105,7 +105,8 @@ def galaxy_ids(galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndar
     ids = {}
     for name in (name for name in galaxies if f"{name}_pick" in values):
         catalog, pick = load_galaxies(galaxies[name]), values[f"{name}_pick"]
-        ids[f"{name}_id"] = np.where(np.isfinite(pick), np.array(catalog.ids, object)[catalog.rows(pick)], None)
+        ids[f"{name}_id"] = np.array(catalog.ids, object)[catalog.rows(pick)]
+        ids[f"{name}_id"][np.isnan(pick)] = None
     return ids
 
 
