@@ -116,7 +116,7 @@ def test_the_positive_class(tmp_path, case):
 PAIRS = "random|lens non_lens|lens not_lens|lens no-lens|lens other|lens spiral|lens unlensed|lensed normal|anomaly"
 
 
-@pytest.mark.parametrize("pair", [*PAIRS.split(), "no_sub|sub", "non-merger|merger", "C|A", "0|1"])
+@pytest.mark.parametrize("pair", [*PAIRS.split(), "no_sub|sub", "non-merger|merger", "C|A", "grade_B|grade_A", "0|1"])
 def test_the_positive_class_by_name(pair):
     assert order_classes(set(pair.split("|"))) == tuple(pair.split("|"))
 

@@ -155,6 +155,13 @@ def test_bands_that_do_not_belong_together_are_listed(tmp_path, side, bands, rea
     assert reason in why
 
 
+def test_pictures_of_fits_files_are_set_aside(tmp_path):
+    for name in ("{}.fits", "{}.png"):
+        write(tmp_path / "in" / name, 3)
+    _, report = read(tmp_path)
+    assert (report.read, report.set_aside[0]) == (3, ("0.png", "a picture of 0.fits"))
+
+
 def test_folders_and_names_that_may_be_bands_or_classes_are_reported(tmp_path):
     for folder in ("chanA", "chanB"):
         write(tmp_path / "in" / folder / "{}.fits", 6)
@@ -162,6 +169,9 @@ def test_folders_and_names_that_may_be_bands_or_classes_are_reported(tmp_path):
     for name in ("lens_{}.npy", "nonlens_{}.npy"):
         write(tmp_path / "names" / name, 3)
     assert "file names begin with lens 3, nonlens 3" in ingest(tmp_path / "names", tmp_path / "t").text()
+    for end in "abc":
+        write(tmp_path / "ends" / ("o{}_" + f"{end}.npy"), 3)
+    assert "they are bands: --bands '[a, b, c]'" in ingest(tmp_path / "ends", tmp_path / "u").text()
 
 
 # ---------------------------------------------------------------------------------------------------- files of many
@@ -196,6 +206,8 @@ def test_arrays_of_parts_classes_and_bands(tmp_path):
     save(tmp_path / "classes", **arrays)
     report = ingest(tmp_path / "classes", tmp_path / "t")
     assert (report.classes, report.splits) == ({"nonlens": 19, "lens": 18}, ("holdout",))
+    save(tmp_path / "few", lens=STACK, nonlens=STACK[:8] + 1)
+    assert ingest(tmp_path / "few", tmp_path / "v").classes == {"nonlens": 8, "lens": 10}
     save(tmp_path / "bands", g=STACK, r=STACK + 1)
     ingest(tmp_path / "bands", tmp_path / "u")
     assert open_store(tmp_path / "u").bands == ("g", "r")

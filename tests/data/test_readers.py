@@ -110,6 +110,9 @@ a_F814W.fits a_f606w.fits => a: F814W f606w
 a.VIS.fits.gz a.NIR_H.fits => a: VIS NIR_H
 a_red.png a_blue.png => a: red blue
 a_1.fits a_2.fits given 1 2 => a: 1 2
+a_1_1.fits a_1_2.fits a_2_1.fits a_2_2.fits given 1 2 => a_1: 1 2; a_2: 1 2
+o1-w1.fits o1-w2.fits => o1: w1 w2
+o1_g-band.fits o1_i-band.fits => o1: g-band i-band
 a_g.fits a_g.fits.gz a_r.fits => a: g r; a_g.fits.gz: g
 a.fits a_g.fits a_r.fits => a: g r
 a_VIS.fits b_VIS.fits =>
@@ -130,6 +133,7 @@ def test_names_of_bands():
     assert parse_bands("grz") == parse_bands(b"g, r, z") == parse_bands(["g", "r", "z"]) == ("g", "r", "z")
     assert parse_bands("VIS") == ("VIS",)
     assert by_wavelength(("HSC-Y", "HSC-G", "HSC-I")) == ("HSC-G", "HSC-I", "HSC-Y")
+    assert by_wavelength(("i-band", "g-band")) == ("g-band", "i-band")
     assert by_wavelength(("F160W", "F814W", "F475W")) == ("F475W", "F814W", "F160W")
 
 
@@ -272,6 +276,10 @@ ARCHIVES = [
     ({"x": X, "y": np.array([[1], [0], [1]])}, X[:, None], {"y": [1, 0, 1]}),  # as Keras writes them
     ({"x": X, "y": np.eye(3)[[2, 0, 1]]}, X[:, None], {"y": [2, 0, 1]}),  # one-hot
     ({"g": STACK, "r": STACK + 1, "id": RA}, np.stack([STACK, STACK + 1], 1), {}),
+    ({f"{b}_flux": NINE.reshape(9, 64) + n for n, b in enumerate("gr")} | {"z": RA}, np.stack([NINE, NINE + 1], 1), {}),
+    ({"image": CUBES[0], "label": "lens", "z": 0.5}, CUBES[:1], {"label": ["lens"], "z": [0.5]}),
+    ({"image": FLOAT, "label": np.int64(1)}, FLOAT[None, None], {"label": [1]}),
+    ({"lens": STACK, "nonlens": X}, np.concatenate([STACK, X])[:, None], {"label": ["lens"] * 9 + ["nonlens"] * 3}),
     ({"images": np.moveaxis(CUBES, 0, 3), "ids": np.arange(N)}, CUBES, {"ids": [0, 1, 2]}),
     (
         {"x_train": STACK[:6], "y_train": np.arange(6) % 2, "x_test": STACK[6:], "y_test": [1, 1, 0]},
@@ -289,7 +297,23 @@ def test_npz(tmp_path, arrays, expected, columns):
         assert column(tmp_path / "a.npz", name)[: len(values)] == values
 
 
+def test_a_dictionary_of_arrays(tmp_path):
+    np.save(tmp_path / "a.npy", {"images": X, "labels": [1, 0, 1]}, allow_pickle=True)
+    assert_array_equal(images(tmp_path / "a.npy"), X[:, None])
+    assert column(tmp_path / "a.npy", "labels") == [1, 0, 1]
+
+
 # ---------------------------------------------------------------------------------------------------- HDF5
+
+
+@pytest.mark.parametrize("image", [FLOAT, CUBES[0]])
+def test_hdf5_of_one_image_with_attributes(tmp_path, image):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"], file.attrs["label"] = image, "lens"
+        file["image"].attrs["ra"] = 10.5
+    record = read_image(tmp_path / "a.h5")
+    assert_array_equal(record.image, image.reshape(-1, *image.shape[-2:]))
+    assert record.columns == {"label": "lens", "ra": 10.5}
 
 
 @pytest.mark.parametrize("options", [{}, {"chunks": (2, 1, 8, 10), "compression": "gzip"}])
@@ -372,6 +396,8 @@ def test_fits_position_from_keywords(tmp_path, cards, expected):
     position = (columns.get("ra"), columns.get("dec"))
     assert position == (expected if expected[0] is None else pytest.approx(expected))
     assert "pixel_scale" not in columns
+    fits.PrimaryHDU(FLOAT, fits.Header(cards | {"PIXSCALE": 0.2, "LABEL": 1})).writeto(tmp_path / "b.fits")
+    assert read_image(tmp_path / "b.fits").columns == columns | {"pixel_scale": 0.2, "label": "1"}
 
 
 def test_fits_kinds_of_pixels(tmp_path):
@@ -411,6 +437,8 @@ def test_fits_extensions_that_are_masks_objects_or_bands(tmp_path):
     held = records(hdus(tmp_path / "b.fits", *((f"OBJ{n}", FLOAT + n) for n in range(3)), ("BIG", STACK[0])))
     assert [record.row for record in held] == [0, 1, 2, 3]
     assert_array_equal(held[2].image[0], FLOAT + 2)
+    record = read_image(hdus(tmp_path / "d.fits", ("SCI_G", FLOAT), ("ERR_G", FLOAT), ("SCI_R", FLOAT + 1)))
+    assert (record.bands, record.image.shape) == (("G", "R"), (2, 5, 7))
     path = hdus(tmp_path / "c.fits", ("", FLOAT), ("", FLOAT + 1))
     assert read_image(path, ReadOptions(bands=("g", "r"))).bands == ("g", "r")
 

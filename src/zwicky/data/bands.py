@@ -12,7 +12,7 @@ import numpy as np
 # By wavelength. A name may have a survey before it (HSC-G, DECam_r) or `band` before or after it.
 _LETTERS = "u U B blue g G V green r R red i I VIS z Z y Y NIR_Y J NIR_J H NIR_H K Ks KS".split()
 _FILTER = (
-    r"(?:(?i:NIR[-_]?[YJH]|[FN]UV|VIS|KS)|W[1-4]|[Ff]\d{3,4}(?:[WMNXwmnx]|LP|lp)?\d?|"
+    r"(?:(?i:NIR[-_]?[YJH]|[FN]UV|VIS|KS)|[Ww][1-4]|[Ff]\d{3,4}(?:[WMNXwmnx]|LP|lp)?\d?|"
     r"[ugrizyjhkUGRIZYBVJHK]|red|green|blue)"
 )
 _SURVEY = (
@@ -20,8 +20,8 @@ _SURVEY = (
     "WFC3|JWST|NIRCam|MIRI|PS1?|PanSTARRS|CFHTLS|CFHT|MegaCam|Subaru|WISE|unWISE|GALEX|Roman|ZTF|SkyMapper|SPLUS|JPAS"
 )
 _NUMBERED = rf"(?i:band|filter|channel|chan|ch)[-_]?(?:\d\d?|{_FILTER})"
-_BAND = rf"(?:(?i:{_SURVEY})[-_.]?)?{_FILTER}|{_NUMBERED}|{_FILTER}[-_]?(?i:band)"
-_IMAGES = r"(?:image|img|flux|band|cutout|stamp)s?"
+_BAND = rf"{_FILTER}[-_]?(?i:band)|(?:(?i:{_SURVEY})[-_.]?)?{_FILTER}|{_NUMBERED}"
+_IMAGES = r"(?:image|img|flux|band|cutout|stamp|sci|science|coadd)s?"
 _MARKED = re.compile(rf"{_IMAGES}[-_.]?(\w+)|(\w+?)[-_.]{_IMAGES}", re.IGNORECASE)
 _EXTENSION = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 
@@ -52,6 +52,7 @@ def by_wavelength(bands: Sequence[str]) -> tuple[str, ...]:
     def position(band: str) -> float:
         if numbered := re.search(r"[Ff](\d{3,4})", band):
             return int(numbered[1]) * (10 if int(numbered[1]) < 200 else 1)  # F160W is 1.6 µm
+        band = re.sub(r"(?i)[-_]?band$", "", band)
         name = band if band in _LETTERS else re.split(r"[-_.]", band)[-1]
         return _LETTERS.index(name) if name in _LETTERS else len(_LETTERS)
 
@@ -62,8 +63,8 @@ def group_files(files: Sequence[str], given: Sequence[str] = ()) -> dict[str, di
     """Return object → its files by band, for files whose paths differ in nothing but the names of bands.
 
     The band may be anywhere in the path: obj_g.fits, g_obj.fits, HSC-G/obj.fits, Band1/image_R-1.fits. Where objects
-    of a folder come in several files, those of one file are objects that lack the other bands. Only the bands that are
-    given count, if any are.
+    of a folder come in several files, those of one file are objects that lack the other bands. Where several parts of
+    a path vary, the last is the band, with those that vary along with it. Only the bands given count, if any are.
     """
     bands = "|".join(map(re.escape, sorted(given, key=len, reverse=True))) or _BAND
     pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{bands})(?![A-Za-z0-9])")
@@ -72,12 +73,12 @@ def group_files(files: Sequence[str], given: Sequence[str] = ()) -> dict[str, di
         stem = _EXTENSION.sub("", file)
         if slots := pattern.findall(stem):
             templates[pattern.sub("\0", stem)].append((slots, file))
-    varying: defaultdict[tuple[int, int], set[int]] = defaultdict(set)  # (depth, slots) → the slots that differ
+    varying: defaultdict[tuple[int, int], set[int]] = defaultdict(set)  # (depth, slots) → the slots of the band
     for template, members in templates.items():
-        columns = zip(*(slots for slots, _ in members), strict=True)
-        varying[template.count("/"), template.count("\0")] |= {
-            n for n, names in enumerate(columns) if len(set(names)) > 1
-        }
+        columns = list(zip(*(slots for slots, _ in members), strict=True))
+        vary = [n for n, names in enumerate(columns) if len(set(names)) > 1]
+        along = [n for n in vary if len(set(zip(columns[n], columns[vary[-1]], strict=True))) == len(set(columns[n]))]
+        varying[template.count("/"), template.count("\0")] |= set(along)
     groups: dict[str, dict[str, str]] = {}
     for template, members in templates.items():
         differing = varying[template.count("/"), template.count("\0")]

@@ -24,7 +24,7 @@ from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, che
 from zwicky.data.labels import write_labels
 from zwicky.data.objects import describe
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of
-from zwicky.data.source import ARCHIVES, Source, group_units, scan_folder
+from zwicky.data.source import ARCHIVES, Source
 from zwicky.data.splits import write_split
 from zwicky.data.store import StoreWriter, check_writable
 from zwicky.errors import UserError
@@ -107,13 +107,9 @@ def ingest(
     started = time.perf_counter()
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=max(1, config.workers)) as pool:
         warnings.simplefilter("ignore")  # decoders warn of odd headers; what matters comes as an error
-        files, set_aside = scan_folder(source)
-        folder = source.parent if source.is_file() else source
-        units = group_units(folder, files, config.bands)
-        units.pop("" if catalog is None else os.path.relpath(catalog, folder), None)
-        arrays = [file for file in files if file.lower().endswith(".npy") or "fits" in format_of(file)]
-        options = ReadOptions(config.bands, config.axes.upper(), config.hdu, stacks=len(arrays) == 1)
-        data = Source(folder, units, options, set_aside)
+        options = ReadOptions(config.bands, config.axes.upper(), config.hdu)
+        data = Source.open(source, options)
+        data.units.pop("" if catalog is None else os.path.relpath(catalog, data.folder), None)
         store = choose_store_format(data, config, pool)
         with StoreWriter(out, store.bands, store.size, store.dtype, truth=tuple(sorted(options.truth))) as writer:
             objects = _read_all(data, store, config, pool, writer)

@@ -44,18 +44,30 @@ def order_classes(names: set[str], positive: str = "") -> tuple[str, ...]:
 
     Negative names come first, lens-like ones last, `positive` after them; of the grades A to F, A is last.
     """
-    are_grades = all(re.fullmatch(r"[A-F][+-]?", name) for name in names)
+    parts = {name: re.fullmatch(r"(?s)(.*[\W_])?(.+)", name) for name in names}  # grade_A, grade_B: by A and B
+    alike = len({match and match[1] for match in parts.values()}) == 1
+    short = {name: match[2] if match and alike else name for name, match in parts.items()}
+    are_grades = all(re.fullmatch(r"[A-F][+-]?", name) for name in short.values())
     plain = {re.sub(r"[\W_]", "", name.lower()) for name in names}
 
     def rank(name: str) -> int:
-        denied = re.fullmatch(r"(?:non|not|no|un)([\W_]*)(.+)", name.lower())
         if name == positive:
             return 3
+        name = short[name]
+        denied = re.fullmatch(r"(?:non|not|no|un)([\W_]*)(.+)", name.lower())
         if denied and (denied[1] or denied[2].startswith("lens") or denied[2] in plain):
             return 0
         return 0 if name.lower() in NEGATIVE_NAMES else 1 + bool(POSITIVE.fullmatch(name))
 
     return tuple(sorted(sorted(names, reverse=are_grades), key=rank))
+
+
+def is_usual_class(name: str) -> bool:
+    """Return whether a name speaks of a class: lenses, non_lens, grade_A, axion, 0."""
+    usual = re.fullmatch(
+        r"(non|not|no|un)([\W_].*|lens.*|sub)|.*grade.*|(class_?)?\d|sub|cdm|axion", name, re.IGNORECASE
+    )
+    return bool(usual or POSITIVE.fullmatch(name)) or name.lower() in NEGATIVE_NAMES
 
 
 def write_labels(store: Path | str, labels: Labels) -> None:

@@ -20,15 +20,15 @@ from zwicky.data.columns import ROLES, as_text, find_column, is_unknown, plain_n
 from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.data.duplicates import SAME_POSITION
 from zwicky.data.image_format import IngestConfig, StoreFormat
-from zwicky.data.labels import Labels
+from zwicky.data.labels import Labels, is_usual_class
 from zwicky.data.readers import Unreadable, format_of
 from zwicky.data.source import STORE, Source, read_folders, read_index, split_role
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
 
+MAX_ENDS = 12  # of file names, that may be bands
 _PER_BAND = ["bands_present", "psf_fwhm", "noise"]
 _STANDARD = ("id", "label", "ra", "dec", "split", "pixel_scale", "survey")
-_USUAL_CLASS = re.compile(r"(no|non|not|un)([\W_]|lens)|.*(lens|anomal|einstein|grade)|\d$", re.IGNORECASE)
 _POSITION = re.compile(r"(?<![\d.])(\d{1,3}\.\d{4,})[_, ]*([-+_ ,]\d{1,2}\.\d{4,})")  # cutout_150.1234_2.1234
 
 
@@ -361,17 +361,16 @@ def _warn(data: Source, objects: pd.DataFrame, store: StoreFormat, description: 
     first, *others = files.values()
     is_picture = format_of(objects["_unit"][0]).startswith("pictures")
     may_be_bands = labels.source == "class folders" and len(store.bands) == 1 and not is_picture and len(first) > 4
-    may_be_bands &= not any(map(_USUAL_CLASS.match, labels.classes))
+    may_be_bands &= not any(map(is_usual_class, labels.classes))
     if may_be_bands and others and all(names == first for names in others):
         folders = ", ".join(map(str, files))
         data.warnings.append(f"the class folders hold the same file names; if they are bands: --bands '[{folders}]'")
-    stems = (
-        objects["_name"]
-        .map(os.path.basename)
-        .str.extract(r"^([A-Za-z_ -]*)")[0]
-        .str.strip("_ -")
-        .value_counts(sort=False)
-    )
+    names = objects["_name"].map(os.path.basename)
+    ends = names.str.extract(r"^(.*\d.*)[_-]([A-Za-z]+|\d\d?)\.\w+$").groupby(0)[1].agg(frozenset)
+    if len(store.bands) == 1 and len(ends) > 1 and len(set(ends)) == 1 < len(ends.iloc[0]) <= MAX_ENDS:
+        listed = ", ".join(sorted(ends.iloc[0]))
+        data.warnings.append(f"names differ in {listed} at their end alone; if they are bands: --bands '[{listed}]'")
+    stems = names.str.extract(r"^([A-Za-z_ -]*)")[0].str.strip("_ -").value_counts(sort=False)
     if not labels.classes and 1 < len(stems) <= 5 and stems.min() > 1 and all(stems.index):
         listed = ", ".join(f"{stem} {count}" for stem, count in stems.items())
         advice = "if these are classes, make them folders or a catalogue"

@@ -16,18 +16,20 @@ import numpy as np
 from zwicky.data.bands import by_wavelength, group_files
 from zwicky.data.catalog import FileFinder
 from zwicky.data.columns import MAX_CLASSES, ROLES, is_unknown
+from zwicky.data.labels import is_usual_class
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
 from zwicky.data.readers.numpy import SafeUnpickler, is_archive
 
 STORE = "store.json"
 MANY = (".hdf5", ".h5", ".hdf", ".npz", ".parquet", ".pq", STORE)
 LARGE = 2**26  # bytes; larger files, and those of many images, are read in pieces
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # that shutil unpacks
 MAX_ARRAYS = 20  # files of a folder that may be columns of one another
 _ROLES = "|".join(sorted(ROLES, key=len, reverse=True)).replace("_", "[_-]?")
 # A role in any case between separators, or with a capital after a small letter: lensesTrain.
 _ROLE = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))((?i:{_ROLES}))\d*(?![a-z0-9])")
 _NO_CLASS = re.compile(r"(set|data|dataset|split|images?|imgs?|files?|cutouts?|samples?|part)?[_\-. ]?(v?\d+)?", re.I)
+_STEM = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 _PARTITION = re.compile(r"(Norder|Dir|Npix)=")  # folders of a HATS catalogue
 
 Unit = dict[str, str]  # the file of an image or of many ("" → file), or the files of one object by band
@@ -42,6 +44,22 @@ class Source:
     options: ReadOptions
     set_aside: list[tuple[str, str]]
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: Path, options: ReadOptions) -> Source:
+        """Find the files of a folder, or one file, and what they are of; pictures of FITS and arrays are set aside."""
+        files, set_aside = scan_folder(path)
+        folder = path.parent if path.is_file() else path
+        stems = {_STEM.sub("", file): file for file in files if not format_of(file).startswith("pictures")}
+        previews = {file: stems[_STEM.sub("", file)] for file in files if _STEM.sub("", file) in stems}
+        previews = {file: original for file, original in previews.items() if format_of(file).startswith("pictures")}
+        set_aside += [(file, f"a picture of {original}") for file, original in previews.items()]
+        files = [file for file in files if file not in previews]
+        arrays = [file for file in files if not format_of(file).startswith(("pictures", "parquet"))]
+        names = [name for name in (_STEM.sub("", file) for file in arrays) if not re.search(r"\d", name)]
+        are_classes = len(arrays) <= MAX_ARRAYS and any(map(is_usual_class, names))
+        options.stacks |= len(arrays) == 1 or are_classes
+        return cls(folder, group_units(folder, files, options.bands), options, set_aside)
 
     def read(self, name: str) -> Iterator[Record | Unreadable]:
         """Read the images of a unit; the last item is an error where the rest cannot be read."""
@@ -114,6 +132,8 @@ def scan_folder(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
             return "broken link" if entry.is_symlink() else "not a regular file"
         if entry.name.lower().endswith(ARCHIVES):
             return f"an archive; unpack it, or ingest it alone: zwicky ingest {entry.name}"
+        if entry.name.lower().endswith((".7z", ".rar", ".zst")):
+            return "an archive; unpack it"
         is_image = format_of(entry.name) and entry.name != "data_thumbnail.parquet"  # of a HATS catalogue
         return "" if is_image else "not an image"
 

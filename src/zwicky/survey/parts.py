@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zwicky.data.columns import as_text, find_column, find_position_columns, parse_positions, unit_of
+from zwicky.data.columns import as_text, find_column, find_position_columns, parse_positions
 from zwicky.data.cutouts import batches
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat
 from zwicky.data.ingest import choose_store_format
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, spans
-from zwicky.data.source import STORE, Source, Unit, group_units, scan_folder
+from zwicky.data.source import STORE, Source, Unit
 from zwicky.data.store import open_images, read_rows
 from zwicky.errors import UserError
 from zwicky.io import read_json
@@ -92,11 +92,7 @@ class SurveyData:
         if not path.exists() or (path.is_file() and not format_of(path.name)):
             problem = "is no file of images" if path.exists() else "does not exist"
             raise UserError(f"{path} {problem}; give a store, a folder of images, or a file of many")
-        files, listed = scan_folder(path)
-        folder = path.parent if path.is_file() else path
-        arrays = [file for file in files if file.lower().endswith(".npy") or "fits" in format_of(file)]
-        options = ReadOptions(stacks=len(arrays) == 1)
-        source = Source(folder, group_units(folder, files, ()), options, listed)
+        source = Source.open(path, ReadOptions())
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
             warnings.simplefilter("ignore")  # decoders warn of odd headers
             try:
@@ -104,7 +100,8 @@ class SurveyData:
             except UserError as error:
                 needed = ", ".join(network.bands)
                 raise UserError(f"{path} does not fit the network, which takes {needed}: {error}") from error
-        return cls(folder, form, options, network.pixel_scale, tuple(_divide(source, size)), listed)
+        divided = tuple(_divide(source, size))
+        return cls(source.folder, form, source.options, network.pixel_scale, divided, source.set_aside)
 
     def blocks(self, part: Part) -> Iterator[Block]:
         """Read a part, some cutouts at a time."""
@@ -205,12 +202,9 @@ def _table(facts: list[dict[str, Any]]) -> pd.DataFrame:
     if identifier := find_column(names, "id"):
         ids = as_text(columns[identifier])
         table["id"] = ids.where(ids != "", table["file"])
-    pair = find_position_columns(names)
     table["ra"], table["dec"] = (np.full(len(table), np.nan) for _ in range(2))
-    if pair is not None:
-        ra, dec = pair
-        units = unit_of(columns, ra), unit_of(columns, dec)
-        table["ra"], table["dec"], _ = parse_positions(columns[ra], columns[dec], units)
+    if pair := find_position_columns(names):
+        table["ra"], table["dec"], _ = parse_positions(columns, pair)
     scale = find_column(names, "pixel_scale")
     table["pixel_scale"] = pd.to_numeric(columns[scale], errors="coerce") if scale else np.nan
     if HEALPIX in names:

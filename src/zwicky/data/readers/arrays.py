@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from zwicky.data.bands import band_of_column, by_wavelength, is_band, parse_bands
+from zwicky.data.labels import is_usual_class
 from zwicky.data.readers import FEW, ReadOptions, Record, Unreadable, find_axes, to_image, to_records
 
 BLOCK_BYTES = 8 * 2**20  # of pixels read at a time
 _IMAGES = "images image image_array cutouts cutout stamps stamp x data img imgs arr_0".split()
 _AUXILIARY = re.compile(r"(^|_)(mask|ivar|invvar|err|error|var|variance|weight|wht|psf|noise|dq|rms|model|bkg)s?($|_)")
-_BANDS = ("bands", "band", "filters", "filter", "image_band")
+BANDS = ("bands", "band", "filters", "filter", "image_band")
 _PER_BAND = {"psf_fwhm": "psf_fwhm", "image_psf_fwhm": "psf_fwhm", "noise": "noise", "image_scale": "pixel_scale"}
-_PER_BAND |= dict.fromkeys(_BANDS, "bands")
+_PER_BAND |= dict.fromkeys(BANDS, "bands")
 _LABELS = ("label", "labels", "y", "target", "targets", "class")
 _ROLE = re.compile(r"(?:^|(?<=[_/.-]))(train|training|valid|validation|val|test|testing)(?:$|[_/.-])", re.IGNORECASE)
 
@@ -50,11 +52,15 @@ def read_arrays(
         role = _ROLE.search(name)
         group, _, short = (_ROLE.sub("", name).strip("_/.-") if role else name).rpartition("/")
         parts.setdefault((role[1].lower() if role else "", group), {})[short or "images"] = array
+    for (part, group), members in [*parts.items()]:
+        classes = _class_arrays(members)
+        parts |= {(part, f"{group}/{name}"): {"images": members.pop(name)} for name in classes}
     images = {part: names for part, members in parts.items() if (names := _find_images(members, may_be_single))}
     if not images:
         listed = ", ".join(f"{name} {list(a.shape)}" for name, a in list(arrays.items())[:4] if a.ndim) or "nothing"
         raise Unreadable(f"no array of images [N, H, W] or [N, bands, H, W]: it holds {listed}; call them `images`")
     shared = {name: array for part in parts if part not in images for name, array in parts[part].items()}
+    may_be_single &= len(images) == 1
     options = options if len(images) == 1 else replace(options, first=0, last=None)
     row = options.first
     for (role_name, group), names in images.items():
@@ -73,21 +79,25 @@ def read_arrays(
 def _are_objects(arrays: Arrays, shape: tuple[int, ...]) -> bool:
     """Return whether arrays of one shape are an image each, rather than stacks in classes or bands."""
     columns = {len(array) for array in arrays.values() if array.ndim == 1}
-    are_bands = all(is_band(name.rpartition("/")[2]) for name, array in arrays.items() if array.ndim > 1)
-    return len(shape) == 2 or (len(shape) == 3 and shape[0] <= FEW and shape[0] not in columns and not are_bands)
+    names = [name.rpartition("/")[2] for name, array in arrays.items() if array.ndim > 1]
+    are_bands = all(is_band(band_of_column(name)) for name in names)
+    return (len(shape) == 2 and not are_bands) or (
+        len(shape) == 3 and shape[0] <= FEW and shape[0] not in columns and not are_bands
+    )
 
 
 def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) -> Iterator[Record | Unreadable]:
     """Read a file with an array or a group for each object, whose name is its id and whose scalars are columns."""
     groups: dict[str, dict[str, Any]] = {}
+    in_group = Counter(name.rpartition("/")[0] for name, array in arrays.items() if array.ndim > 1)
     for name, array in arrays.items():
         group, _, short = name.rpartition("/")
+        group, short = (name, "image") if in_group[group] > 1 and array.ndim > 1 else (group, short)
         groups.setdefault(group, {})[short] = array
-    if len(groups) == 1:
-        groups = {name: {"image": array} for name, array in next(iter(groups.values())).items() if array.ndim > 1}
+    groups = {group: members for group, members in groups.items() if any(array.ndim > 1 for array in members.values())}
     for row, (group, members) in enumerate(groups.items()):
         scalars = {name: to_plain([array[()]]) for name, array in members.items() if not array.ndim}
-        columns = {"id": group} | {name: values[0] for name, values in scalars.items() if values}
+        columns = {"id": group.rpartition("/")[2]} | {name: values[0] for name, values in scalars.items() if values}
         try:
             image = next((array for array in members.values() if array.ndim in (2, 3)), None)
             if image is None:
@@ -96,6 +106,13 @@ def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) ->
             yield Record(pixels, tuple(bands) if len(bands) == len(pixels) else (), columns, row)
         except Unreadable as error:
             yield Unreadable(str(error), row)
+
+
+def _class_arrays(arrays: Arrays) -> list[str]:
+    """Return stacks of images, of one size, whose names are classes: lens and nonlens."""
+    stacks = [name for name, array in arrays.items() if array.ndim > 2 and not _AUXILIARY.search(name.lower())]
+    alike = len({arrays[name].shape[1:] for name in stacks}) == 1 < len(stacks)
+    return stacks if alike and any(map(is_usual_class, stacks)) else []
 
 
 def _find_images(arrays: Arrays, may_be_single: bool) -> list[str]:
@@ -130,19 +147,20 @@ def _read_part(
     lengths = {
         len(array)
         for name, array in others.items()
-        if (array.ndim == 1 and name.lower() not in _BANDS) or (array.ndim == 2 and name.lower() in _LABELS)
+        if (array.ndim == 1 and name.lower() not in BANDS) or (array.ndim == 2 and name.lower() in _LABELS)
     }
     side = _flat_side(first) if not may_be_single or len(first) in lengths else 0
     shape = (len(first), side, side) if side else first.shape
     if len(shape) == 3 and not (may_be_single and not lengths) and shape[2] not in lengths:
         lengths.add(shape[0])
-    given = (array for name, array in others.items() if name.lower() in _BANDS and array.ndim == 1)
+    given = (array for name, array in others.items() if name.lower() in BANDS and array.ndim == 1)
     common = next((parse_bands(array[()]) for array in given if len(array) not in lengths), tuple(bands))
     axes = find_axes(shape, replace(options, stacks=True), len(common) if len(names) == 1 else 0, lengths)
     if len(names) > 1:
         common = tuple(map(band_of_column, names))
     if "N" not in axes:
-        yield from to_records(first[()], axes, common)
+        scalars = {name: to_plain([array[()]]) for name, array in others.items() if not array.ndim}
+        yield from to_records(first[()], axes, common, {name: values[0] for name, values in scalars.items() if values})
         return
     count, step = shape[axes.index("N")], max(1, BLOCK_BYTES // (int(np.prod(shape[1:])) * first.dtype.itemsize))
     begin, end = options.first, min(count, options.last or count)
@@ -175,16 +193,16 @@ def _sort_columns(arrays: Arrays, count: int, options: ReadOptions) -> tuple[dic
     for name, array in arrays.items():
         key, has_rows = name.lower(), array.ndim > 0 and len(array) == count
         if key in _PER_BAND and (array.ndim, has_rows) in ((1, False), (2, True)):
-            if array.ndim == 2 or key not in _BANDS:
+            if array.ndim == 2 or key not in BANDS:
                 per_band[_PER_BAND[key]] = array[()]
             continue
         rows = slice(options.first, options.last)
         if key in _LABELS and array.ndim == 2 and has_rows:  # one column, or one-hot
             array = array[:, 0] if array.shape[1] == 1 else np.argmax(array[()], axis=1)
         values = to_plain(array[rows]) if array.ndim == 1 and has_rows else None
-        if values is None:
+        if values is None and array.ndim:
             options.notes.add(f"{name} {list(array.shape)} is no column of plain values and was left out")
-        else:
+        elif values is not None:
             columns[name] = values
     return columns, per_band
 

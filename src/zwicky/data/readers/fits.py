@@ -14,7 +14,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from zwicky.data.bands import is_band, parse_bands
+from zwicky.data.bands import band_of_column, is_band, parse_bands
 from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records
 from zwicky.data.readers.arrays import read_arrays
 
@@ -67,7 +67,7 @@ def _band_names(images: list[Any], options: ReadOptions) -> tuple[str, ...]:
         return ()
     given = {name.upper(): name for name in options.bands}
     for keys in (("EXTNAME",), ("FILTER", "BAND")):
-        names = [_text(hdu.header, *keys) for hdu in images]
+        names = [band_of_column(name) or name for name in (_text(hdu.header, *keys) for hdu in images)]
         if len(set(names)) == len(names) and all(is_band(name) or name.upper() in given for name in names):
             return tuple(given.get(name.upper(), name) for name in names)
     return options.bands if len(options.bands) == len(images) else ()
@@ -92,7 +92,7 @@ def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record]:
 
 def _text(header: fits.Header, *keys: str) -> str:
     values = [header.get(key) for key in keys]
-    return next((value.strip() for value in values if isinstance(value, str) and value.strip()), "")
+    return next((str(value).strip() for value in values if isinstance(value, str | int) and str(value).strip()), "")
 
 
 def _numbered(header: fits.Header, *keys: str) -> tuple[str, ...]:
@@ -100,8 +100,11 @@ def _numbered(header: fits.Header, *keys: str) -> tuple[str, ...]:
 
 
 def _facts(header: fits.Header, height: int, width: int) -> dict[str, Any]:
-    """Return position (degrees), pixel scale (arcsec) and survey of an image, as far as the header says."""
-    facts: dict[str, Any] = {"survey": survey} if (survey := _text(header, "SURVEY")) else {}
+    """Return position (degrees), pixel scale (arcsec), survey and label of an image, as far as the header says."""
+    texts = {"survey": ("SURVEY",), "label": ("LABEL", "CLASS", "ISLENS")}
+    facts: dict[str, Any] = {name: text for name, keys in texts.items() if (text := _text(header, *keys))}
+    for key in ("PIXSCALE", "SECPIX"):
+        facts |= {"pixel_scale": header[key]} if isinstance(header.get(key), int | float) else {}
     if "CTYPE1" in header:
         try:
             wcs = WCS(header).celestial

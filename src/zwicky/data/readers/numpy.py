@@ -11,8 +11,8 @@ import numpy as np
 
 from zwicky.data.bands import parse_bands
 from zwicky.data.labels import read_labels
-from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records
-from zwicky.data.readers.arrays import read_arrays
+from zwicky.data.readers import FEW, ReadOptions, Record, Unreadable, find_axes, to_image, to_records
+from zwicky.data.readers.arrays import BANDS, read_arrays
 from zwicky.data.store import open_store
 
 AXION_MASS = "axion_mass"  # the second entry of DeepLense's `axion` files
@@ -33,30 +33,35 @@ class SafeUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_npy(path: Path, options: ReadOptions) -> Iterator[Record]:
+def read_npy(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
     """Read one image, or a stack [N, …]; an object array [image, mass] also gives the truth column `axion_mass`."""
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r" if path.stat().st_size > 2**26 else None)
     except ValueError as error:
         if "Object arrays" not in str(error):
             raise
-        yield _read_pair(path, options)
+        yield from _read_objects(path, options)
     else:
         yield from to_records(array, find_axes(array.shape, options), first=options.first)
 
 
-def _read_pair(path: Path, options: ReadOptions) -> Record:
+def _read_objects(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    """Read a pickled array: the pair [image, mass], or one dictionary of arrays."""
     with path.open("rb") as stream:
         version = np.lib.format.read_magic(stream)
         getattr(np.lib.format, f"read_array_header_{1 if version == (1, 0) else 2}_0")(stream)
         array = SafeUnpickler(stream).load()
+    if array.shape == () and isinstance(array.item(), dict):
+        arrays = {str(name): np.asarray(values) for name, values in array.item().items()}
+        yield from read_arrays(arrays, options, may_be_single=True)
+        return
     try:
         image, mass = array
         record = Record(to_image(image, find_axes(image.shape, options)), columns={AXION_MASS: float(np.squeeze(mass))})
     except (TypeError, ValueError, AttributeError) as error:
         raise Unreadable("holds Python objects other than [image, mass]; save a plain array") from error
     options.truth.add(AXION_MASS)
-    return record
+    yield record
 
 
 def read_folder(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
@@ -84,7 +89,7 @@ def read_npz(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
                 arrays[name] = archive[name]
             except ValueError:  # an array of objects
                 options.notes.add(f"{name} holds objects and was left out")
-    yield from read_arrays(arrays, options, may_be_single=True)
+    yield from read_arrays(arrays, options, may_be_single=not options.stacks)
 
 
 def read_hdf5(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
@@ -95,18 +100,22 @@ def read_hdf5(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
         raise Unreadable("is HDF5, which needs h5py: pip install 'zwicky[hdf5]'") from error
     with h5py.File(path, "r") as file:
         arrays: dict[str, Any] = {}
-        attributes = [file.attrs]
+        attributes: list[Any] = []
 
         def visit(name: str, item: Any) -> None:
             attributes.append(item.attrs)
+            facts = {key: np.asarray(value) for key, value in item.attrs.items() if np.ndim(value) == 0}
+            arrays.update({f"{name}/{key}".lstrip("/"): value for key, value in facts.items() if key not in BANDS})
             if isinstance(item, h5py.Dataset) and item.shape is not None:
                 is_text = h5py.check_string_dtype(item.dtype) is not None
                 arrays[name] = np.asarray(item.asstr()[()] if is_text else item[()]) if item.ndim < 2 else item
 
+        visit("", file)
         file.visititems(visit)
-        named = (attrs.get(key) for attrs in attributes for key in ("bands", "band", "filters"))
-        bands = next((parse_bands(value) for value in named if value is not None), ())
-        yield from read_arrays(arrays, options, bands)
+        bands = next((parse_bands(attrs[key]) for attrs in attributes for key in BANDS if key in attrs), ())
+        images = [array for array in arrays.values() if array.ndim > 1]
+        is_single = not options.stacks and len(images) == 1 and (images[0].ndim == 2 or len(images[0]) <= FEW)
+        yield from read_arrays(arrays, options, bands, is_single)
 
 
 def read_store(path: Path, options: ReadOptions) -> Iterator[Record]:
