@@ -165,20 +165,6 @@ def test_zooming_out_averages_and_does_not_alias():
     torch.testing.assert_close(sample(image, maps, geometry)[0], blocks, atol=1e-5, rtol=0)
 
 
-def test_explicit_rotation_beyond_the_image_leaves_zero_not_reflection():
-    geometry = Geometry((20, 20), 20, 20, rotation="any")
-    u = torch.full((1, 1, N_UNIFORMS), 0.5)
-    u[..., 5] = 0.125  # 45 degrees
-    maps = geometry.draw(u)
-    crops, valid = sample(torch.ones(1, 2, 20, 20), maps, geometry)
-    torch.testing.assert_close(crops, valid.float())
-    points = [torch.arange(20.0).repeat(20), torch.arange(20.0).repeat_interleave(20), torch.ones(400)]
-    where = maps[0, 0] @ torch.stack(points).double()
-    inside = ((where > -0.5) & (where < 19.5)).all(0).view(20, 20)
-    assert torch.equal(valid[0, 0], inside)
-    assert 0 < inside.sum() < 400
-
-
 @pytest.mark.parametrize(
     ("crop", "size", "rotation"), [(24, 24, "any"), (24, 20, "any"), (30, 10, "none"), (24, 24, "quarter")]
 )

@@ -172,14 +172,6 @@ def test_masked_cells_are_hidden_and_only_those(name, small_backbone):
         assert not torch.allclose(masked, backbone(images).patch_tokens, atol=1e-3)
 
 
-def test_only_a_masking_method_trains_the_mask_token(small_backbone):
-    backbone = small_backbone("vit_tiny")
-    assert not backbone.mask_token.requires_grad
-    backbone.set_trainable(masked=True)
-    assert backbone.mask_token.requires_grad
-    assert all(p.requires_grad for p in backbone.parameters())
-
-
 @pytest.mark.parametrize(("name", "stem"), [("hybrid_vit", (8, 8, 16)), ("swin_tiny", (8, 16))])
 def test_a_stem_sees_nothing_of_masked_patches(name, stem, small_backbone):
     """Its convolutions overlap, so pixels are hidden before them; neighbours still see each other."""

@@ -98,21 +98,6 @@ def test_variance_of_few_draws_is_that_of_their_mean():
         assert means.var() == pytest.approx(values.var(ddof=1) / count, rel=0.02)
 
 
-def test_the_difference_of_an_arm_to_itself_is_zero():
-    cells = make_cells(np.random.default_rng(0))
-    order = np.random.default_rng(1).permutation(60)
-    shuffled = [
-        replace(cell, **{name: getattr(cell, name)[order] for name in ("ids", "groups", "truth", "predicted")})
-        for cell in cells
-    ]
-    for metric in STATISTICS:
-        replicates = applied({"a": cells, "b": list(cells), "c": shuffled[::-1]}, metric)
-        gap = replicates.difference("a", "b")
-        assert (gap.value, gap.low, gap.high, gap.p) == (0, 0, 0, 1)
-        gap = replicates.difference("a", "c")
-        assert (gap.value, gap.low, gap.high) == pytest.approx((0, 0, 0), abs=1e-12)
-
-
 def test_a_difference_is_paired_by_object_and_draw():
     """Two arms that share most of their noise differ much more surely than two that do not."""
     cells = make_cells(np.random.default_rng(0), objects=200)

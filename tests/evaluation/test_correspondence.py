@@ -18,7 +18,7 @@ from zwicky.data.cutouts import make_cutouts
 from zwicky.data.splits import read_split
 from zwicky.evaluation import correspondence as module
 from zwicky.evaluation.benchmark import benchmark
-from zwicky.evaluation.correspondence import chance, correspondence, informative, partners, view_pairs, within
+from zwicky.evaluation.correspondence import chance, correspondence, informative, partners, within
 from zwicky.training.network import Network
 
 from .conftest import small_config
@@ -93,24 +93,6 @@ def test_known_networks(sky):
     assert position["exact"] < 0.3  # any-angle rotation: the index says little
     assert right["exact_untrained"] == random["exact_untrained"]  # a function of the seed
     assert right["exact_untrained"] not in (right["exact"], random["exact"])
-
-
-def test_without_rotation_reflection_and_zoom_the_position_is_enough(sky, monkeypatch):
-    monkeypatch.setattr(module, "SCALE", (1.0, 1.0))
-    still = ViewsConfig(crop=CROP, image_size=CROP, rotation="none", flip=False, shift=0.0)
-    row = correspondence(network(position_code), sky, np.arange(OBJECTS), still).row
-    assert row["exact"] == row["exact_position"] == 1
-    assert row["counted"] == OBJECTS * SIDE**2
-
-
-def test_every_network_is_given_the_same_views_and_no_generator_is_moved(sky):
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    first, second = (next(view_pairs(network(c), sky, np.arange(8), VIEWS, 3)) for c in (sky_code, random_code))
-    measured(sky_code, sky)
-    assert torch.equal(first.partner, second.partner)
-    assert all(torch.equal(a, b) for a, b in zip(first.crops, second.crops, strict=True))
-    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def literal_partner(first, second, grid, size):

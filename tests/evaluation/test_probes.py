@@ -5,7 +5,6 @@ import pytest
 from sklearn.metrics import r2_score
 
 from zwicky.augment.views import Target
-from zwicky.errors import UserError
 from zwicky.evaluation import baselines
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.metrics import classification_scores
@@ -55,19 +54,6 @@ def test_a_probe_predicts_numbers(name):
     predicted = PROBES[name](x[:200], y[:200], x[200:], regression(y))
     assert predicted.shape == (100, 1)
     assert r2_score(y[200:] * 1e23, predicted * 1e23) > 0.7
-
-
-@pytest.mark.parametrize("name", PROBES)
-def test_few_labels_and_bad_features(name):
-    (x, _), (query, _) = clouds(4), clouds(10, seed=1)
-    probabilities = PROBES[name](x, np.array([0, 2, 2, 2]), query, task_of(None, 4))
-    assert (probabilities[:, [1, 3]] == 0).all()
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    with pytest.raises(UserError, match="1 class"):
-        PROBES[name](x, np.zeros(4, int), query, task_of(None))
-    query[0, 0] = np.nan
-    with pytest.raises(UserError, match="NaN"):
-        PROBES[name](x, np.array([0, 0, 1, 1]), query, task_of(None))
 
 
 def rings(count, bands=3, size=33, seed=0):

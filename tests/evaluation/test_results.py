@@ -93,19 +93,6 @@ def test_many_comparisons_can_still_be_significant(tmp_path):
     assert comparisons[comparisons["metric"] == "auc"]["significant"].sum() > 30
 
 
-def test_objects_without_a_group_are_their_own(tmp_path):
-    random = np.random.default_rng(0)
-    truth, ids, lens = np.arange(80) % 2, [f"o{n}" for n in range(80)], random.random(80)
-    tables = []
-    for name, groups in (("own", ids), ("blank", [""] * 80), ("none", [None] * 80)):
-        (tmp_path / name).mkdir()
-        rows = [write_cell(tmp_path / name, "a", 10, 0, lens, truth, ids, groups)]
-        tables.append(summarise(write_results(tmp_path / name, rows), [], replicates=100)[0])
-    assert tables[0].equals(tables[1])
-    assert tables[0].equals(tables[2])
-    assert pick(tables[0], metric="auc")["high"] > pick(tables[0], metric="auc")["low"]
-
-
 def test_a_pair_is_compared_only_where_both_ran(benchmark):
     table = benchmark.results
     result = write_results(benchmark.path, table[(table["arm"] != "weak") | (table["labels"] != 40)])

@@ -7,7 +7,6 @@ from zwicky import methods
 from zwicky.backbones import BACKBONES
 from zwicky.errors import UserError
 from zwicky.methods import METHODS
-from zwicky.methods.ema import cosine, ema_update
 
 HEADS = {"head", "projector", "predictor", "decoder"}
 every = pytest.mark.parametrize("method_name", METHODS)
@@ -145,23 +144,3 @@ def test_a_masked_method_no_better_than_a_trivial_prediction_is_reported(name, m
     assert "not finite" in method.diagnose(metrics | {"loss": float("nan")})
     if name == "beit":
         assert "one token covers 97%" in method.diagnose(metrics | {"majority_share": 0.97})
-
-
-@pytest.mark.parametrize(
-    ("progress", "value"), [(0, 0.996), (0.5, 0.998), (1, 1.0), (1 / 3, 1 - 0.004 * 0.75), (-1, 0.996), (2, 1.0)]
-)
-def test_momentum_follows_half_a_cosine(progress, value):
-    assert cosine(0.996, 1.0, progress) == pytest.approx(value, abs=1e-12)
-
-
-def test_a_weight_average_averages_batchnorm_statistics_and_a_teacher_does_not():
-    source, teacher, average = (torch.nn.BatchNorm1d(3) for _ in range(3))
-    source(5 + torch.randn(8, 3))
-    with torch.no_grad():
-        source.weight.fill_(3.0)
-    ema_update(teacher, source, 0.75)
-    ema_update(average, source, 0.75, buffers=True)
-    assert torch.allclose(teacher.weight, torch.full((3,), 1.5))
-    assert not teacher.running_mean.any()
-    assert torch.allclose(average.running_mean, 0.25 * source.running_mean)
-    assert int(average.num_batches_tracked) == 1

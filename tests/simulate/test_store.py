@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from zwicky import cli
-from zwicky.data.labels import read_labels
-from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.simulate import simulation
 from zwicky.simulate.draw import BLOCK
@@ -54,17 +52,6 @@ def test_an_interrupted_simulation_resumes_to_the_same_bytes(population, tmp_pat
     )
     assert killed == whole
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-def test_a_store_has_what_memory_has(population, tmp_path):
-    simulate_store(population, COUNT, 3, tmp_path / "store")
-    cutouts, labels = simulate_population(population, COUNT, 3)
-    stored = open_store(tmp_path / "store")
-    assert np.array_equal(np.asarray(stored.images), cutouts.images)
-    assert (stored.truth, stored.metadata) == (cutouts.truth, cutouts.metadata)
-    assert np.array_equal(stored.ids, cutouts.ids)
-    assert np.array_equal(stored.column("theta_E"), cutouts.column("theta_E"), equal_nan=True)
-    assert read_labels(tmp_path / "store") == labels
 
 
 def test_folders_as_deeplense_has_them(population, tmp_path):

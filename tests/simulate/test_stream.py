@@ -13,7 +13,7 @@ from zwicky.data.splits import default_split, write_split
 from zwicky.errors import UserError
 from zwicky.simulate.draw import BLOCK
 from zwicky.simulate.simulation import Simulation, simulate_population, simulate_store
-from zwicky.simulate.stream import SimulatedImages, data_exists, open_data, open_simulation
+from zwicky.simulate.stream import SimulatedImages, open_data, open_simulation
 from zwicky.training.run import fingerprint
 
 TINY = {"base": "demo-lenses", "description": "small demo", "size": 16, "bands": ["r", "i"]}
@@ -120,25 +120,3 @@ def test_a_changed_population_is_other_data():
     before = fingerprint(open_data(SIMULATION).cutouts, np.arange(COUNT))
     Path("tiny.yaml").write_text(yaml.safe_dump(TINY | {"supersampling": 1}))
     assert fingerprint(open_data(SIMULATION).cutouts, np.arange(COUNT)) != before
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("simulate:tiny.yaml", "write simulate:POPULATION:N"),
-        ("simulate::5", "write simulate:POPULATION:N"),
-        ("simulate:tiny.yaml:-5", "write simulate:POPULATION:N"),
-        ("simulate:tiny.yaml:0", "ask for 1 or more"),
-        ("simulate:none.yaml:5", "none.yaml"),
-        ("nowhere", "does not exist"),
-    ],
-)
-def test_a_mistake_is_one_line(name, message):
-    with pytest.raises(UserError, match=message):
-        open_data(name)
-
-
-def test_data_exists():
-    Path("store").mkdir()
-    names = ("store", "simulate:tiny.yaml:5", "simulate:demo-lenses:5:1", "", "nowhere", "simulate:nothing:5")
-    assert [data_exists(name) for name in names] == [True] * 3 + [False] * 3

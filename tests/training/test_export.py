@@ -210,11 +210,6 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
     save_network(tmp_path / "run", network_of("vit", head=False))
     (tmp_path / "taken").write_text("")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    for arguments, message in (
-        ((tmp_path / "nowhere", tmp_path / "out"), "holds no network"),
-        ((tmp_path / "run", tmp_path / "out", "pickle"), "safetensors or onnx"),
-        ((tmp_path / "run", tmp_path / "taken"), "cannot write"),
-        ((tmp_path / "run", tmp_path / "out", "onnx"), r"zwicky\[onnx\]"),
-    ):
+    for arguments, message in ((("taken",), "cannot write"), (("out", "onnx"), r"zwicky\[onnx\]")):
         with pytest.raises(UserError, match=message):
-            export(*arguments)
+            export(tmp_path / "run", tmp_path / arguments[0], *arguments[1:])

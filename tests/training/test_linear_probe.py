@@ -10,8 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from zwicky.augment.views import Target
 from zwicky.errors import UserError
-from zwicky.training import linear_probe
-from zwicky.training.linear_probe import LinearProbe, fit_logistic, fold_count
+from zwicky.training.linear_probe import LinearProbe, fit_logistic
 from zwicky.training.task import Task
 
 
@@ -107,11 +106,6 @@ def test_one_object_is_predicted_as_its_value():
     weight, bias = probe.to_linear()
     assert not weight.any()
     assert bias == 2.5
-
-
-def test_the_rarest_class_limits_the_folds():
-    assert fold_count(np.repeat([0, 1], [50, 3])) == 3
-    assert fold_count(np.repeat([0, 1], [50, 30])) == linear_probe.FOLDS
 
 
 def test_bad_labels_and_features_are_refused():

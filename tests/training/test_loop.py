@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,7 +9,7 @@ from zwicky import backbones, methods
 from zwicky.errors import UserError
 from zwicky.methods.ema import cosine
 from zwicky.training.config import TrainConfig
-from zwicky.training.loop import MetricsLog, add_warning, make_optimizer, set_schedules, warmup_cosine
+from zwicky.training.loop import MetricsLog, make_optimizer, set_schedules, warmup_cosine
 
 
 def test_keep_lowest_gives_back_those_weights(trial):
@@ -78,15 +77,6 @@ def test_mistakes_are_one_line(trial, tmp_path):
     assert "\n" not in f"{infinite.value}{truncated.value}"
 
 
-def test_a_warning_of_each_kind_is_given_once():
-    warnings = []
-    assert add_warning(warnings, "collapse: 2 prototypes")
-    assert not add_warning(warnings, "collapse: 3 prototypes")
-    assert not add_warning(warnings, None)
-    assert add_warning(warnings, "constant embeddings: 0.01")
-    assert warnings == ["collapse: 2 prototypes", "constant embeddings: 0.01"]
-
-
 @pytest.mark.parametrize(("n_steps", "evaluations"), [(9, 3), (250, 20), (1000, 7), (1, 5), (40, 0)])
 def test_rows_and_evaluations_are_evenly_spread(n_steps, evaluations):
     log = MetricsLog(n_steps, evaluations)
@@ -138,13 +128,3 @@ def test_layer_decay_and_weight_decay_groups():
     }
     for name, group in group_of.items():
         assert group["weight_decay"] == pytest.approx(decay if name in matrices else 0.0), name
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"batch_size": 0}, {"epochs": -1}, {"epochs": np.nan}, {"lr": -1.0}, {"warmup": 2.0}, {"layer_decay": 0.0}]
-    + [{"weight_ema": 1.0}, {"min_steps": -1}, {"clip": -1.0}, {"pflops": -1.0}, {"evaluations": -2}],
-)
-def test_settings_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(UserError, match=f"train.{next(iter(wrong))}"):
-        TrainConfig(**wrong)

@@ -4,7 +4,6 @@ import pytest
 from zwicky.augment.views import Target
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels
-from zwicky.errors import UserError
 from zwicky.training.task import Task
 
 
@@ -29,13 +28,3 @@ def test_numbers_are_columns_of_the_table(cutouts):
     assert (task.n_outputs, task.columns) == (3, ("theta_E", "e1", "e2"))
     assert task.truth.dtype == np.float32
     assert task.known.tolist() == [True, False, True]
-
-
-def test_mistakes_are_one_line(cutouts):
-    with pytest.raises(UserError, match="1 class"):
-        Task.classification(cutouts, Labels({"a": "lens"}))
-    for text in ("spin2:e1", "vector:e1/e2/theta_E", "tensor:e1/e2", "e1/e2"):
-        with pytest.raises(UserError, match="write a column name"):
-            Task.regression(cutouts, [text])
-    with pytest.raises(UserError, match="no column"):
-        Task.regression(cutouts, ["mass"])
