@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+import zwicky
 from zwicky import cli
 from zwicky.cli.parsing import make_parser
 from zwicky.data.store import open_store
@@ -14,6 +16,11 @@ from zwicky.errors import UserError
 from .conftest import BENCHMARK, write_class_folders
 
 HEAVY = ("torch", "sklearn", "astropy", "matplotlib", "timm", "caustics", "pandas")
+ROOT, HELP = Path(zwicky.__file__).parent, [["--help"], ["benchmark", "--help"]]
+SETTINGS = sorted(
+    ".".join(("zwicky", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    for path in [*ROOT.rglob("config.py"), *ROOT.rglob("__init__.py")]
+)
 FAST = ["--train.max_steps=3", "--train.batch_size=16", "--train.precision=float32"]
 
 
@@ -21,12 +28,17 @@ def python(code, *words):
     return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["benchmark", "--help"]])
-def test_help_loads_nothing_heavy(arguments):
-    code = f"import sys; from zwicky.cli import run\ntry: run({arguments})\nexcept SystemExit: pass\n"
-    out = python(code + f"print('loaded:', [name for name in {HEAVY} if name in sys.modules])").stdout
-    assert "loaded: []" in out
-    assert arguments[0] in out or all(name in out for name in cli.COMMANDS)
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(f"from zwicky.cli import run\ntry: run({words})\nexcept SystemExit: pass" for words in HELP),
+        f"import importlib\nfor name in {SETTINGS}: importlib.import_module(name)",
+    ],
+)
+def test_help_packages_and_settings_load_nothing_heavy(code):
+    done = python(f"{code}\nimport sys; print('loaded:', [name for name in {HEAVY} if name in sys.modules])")
+    assert "loaded: []" in done.stdout, done.stderr
+    assert "benchmark" in done.stdout or "importlib" in code
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -116,3 +128,10 @@ def test_pipeline_end_to_end(tmp_path, capsys, monkeypatch):
     assert "<html" in (tmp_path / "bench" / "report.html").read_text(encoding="utf-8")
     out("report", "bench", "--out", "again.html")
     assert (tmp_path / "again.html").stat().st_size > 1000
+
+
+def test_every_public_name_can_be_loaded():
+    assert set(zwicky.__all__) <= set(dir(zwicky))
+    assert all(callable(getattr(zwicky, name)) for name in zwicky.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = zwicky.no_such_name

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import r2_score
+from sklearn.metrics import log_loss, r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from zwicky.augment.views import Target
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels
 from zwicky.errors import UserError
+from zwicky.training.calibration import TEMPERATURES, cross_entropy, fit_temperature
 from zwicky.training.linear_probe import LinearProbe, fit_logistic
 from zwicky.training.task import Task
 
@@ -122,3 +125,54 @@ def test_bad_labels_and_features_are_refused():
             LinearProbe.fit(x, np.array(y), classification())
     with pytest.raises(UserError, match="test features hold NaN"):
         LinearProbe.fit(np.eye(6), labels, classification()).predict(bad)
+
+
+def calibrated_logits(count, classes=3, seed=0):
+    """Logits, and classes drawn from their softmax."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (count, classes))
+    return logits, (random.random((count, 1)) > np.cumsum(softmax(logits, axis=1), axis=1)).sum(axis=1)
+
+
+def test_cross_entropy_is_scikit_learns_log_loss():
+    logits, truth = calibrated_logits(300)
+    assert cross_entropy(logits, truth) == pytest.approx(log_loss(truth, softmax(logits, axis=1)))
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
+def test_temperature_is_recovered(temperature):
+    logits, truth = calibrated_logits(20000)
+    assert fit_temperature(logits * temperature, truth) == pytest.approx(temperature, rel=0.05)
+    grid = np.geomspace(0.05, 20, 2000)
+    losses = [cross_entropy(logits[:500] * temperature / t, truth[:500]) for t in grid]
+    best = fit_temperature(logits[:500] * temperature, truth[:500])
+    assert best == pytest.approx(grid[np.argmin(losses)], rel=0.01)
+
+
+def test_temperature_stays_bounded_on_separated_data():
+    logits = np.array([[5.0, -5.0], [-5.0, 5.0]])
+    assert TEMPERATURES[0] <= fit_temperature(logits, np.array([0, 1])) <= TEMPERATURES[1]
+    assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(TEMPERATURES[1], rel=1e-3)
+
+
+@pytest.fixture
+def cutouts():
+    columns = {"theta_E": [1.0, np.nan, 2.0], "e1": [0.1, 0.2, 0.3], "e2": [0.0, 0.1, 0.2]}
+    return make_cutouts(np.zeros((3, 1, 4, 4), np.float32), ["g"], ids=["a", "b", "c"], **columns)
+
+
+def test_classes_are_indices_and_unlabelled_objects_are_not_known(cutouts):
+    task = Task.classification(cutouts, Labels({"a": "lens", "c": "galaxy"}))
+    assert not task.is_regression
+    assert (task.n_outputs, task.columns) == (2, ())
+    assert [task.classes[k] for k in task.truth[[0, 2]]] == ["lens", "galaxy"]
+    assert task.known.tolist() == [True, False, True]
+
+
+def test_numbers_are_columns_of_the_table(cutouts):
+    task = Task.regression(cutouts, ["theta_E", "spin2:e1/e2"])
+    assert task.is_regression
+    assert task.targets == (Target(("theta_E",), "scalar"), Target(("e1", "e2"), "spin2"))
+    assert (task.n_outputs, task.columns) == (3, ("theta_E", "e1", "e2"))
+    assert task.truth.dtype == np.float32
+    assert task.known.tolist() == [True, False, True]

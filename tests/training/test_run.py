@@ -1,6 +1,8 @@
 """A run directory resumes with the same settings and data, and refuses others."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ import yaml
 
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
+from zwicky.training import provenance
+from zwicky.training.checkpoint import save_weights
 from zwicky.training.config import PretrainConfig, TrainConfig
+from zwicky.training.provenance import TrainingObjects, check_no_leakage, find_leaked, record
 from zwicky.training.run import Run, fingerprint
 
 
@@ -104,3 +109,76 @@ def test_the_fingerprint_is_of_the_rows_that_are_used(make_blobs):
     assert len(set(fingerprints)) == 6
     assert fingerprint(make_blobs(10)[0], rows, truth) == fingerprints[0]
     assert fingerprint(changed, np.arange(5), truth[:5]) == fingerprints[1]  # other rows may change
+
+
+def store(ids, seed, images=None, **columns):
+    if images is None:
+        images = np.random.default_rng(seed).normal(size=(len(ids), 1, 4, 4)).astype(np.float32)
+    return make_cutouts(images, ("g",), ids=ids, **columns)
+
+
+def test_pixels_and_positions_are_evidence_in_any_store(tmp_path):
+    first = store(["a", "b", "c", "d"], 0, ra=[10.0, 20.0, 359.9999, None], dec=[0.0, 60.0, -5.0, None])
+    provenance.write(tmp_path, record(first, {"pretrain": np.array([0, 1]), "fit": np.array([2])}))
+    objects = provenance.read(tmp_path)
+    assert objects.table["use"].tolist() == ["pretrain", "pretrain", "fit"]
+    images = np.random.default_rng(1).normal(size=(6, 1, 4, 4)).astype(np.float32)
+    images[1] = first.images[1]
+    other = store(
+        ["a", "x1", "x2", "x3", "x4", "d"],
+        1,
+        images,
+        # x2: 0.9″ from a; x3: 1.2″ from b (a small step in ra at dec 60°); x4: 0.7″ from c, across 0°
+        ra=[None, None, 10.0, 20.0 + 2.4 / 3600, 0.0001 - 0.00005, None],
+        dec=[None, None, 0.9 / 3600, 60.0, -5.0, None],
+    )
+    assert find_leaked(other, np.arange(6), objects).tolist() == [False, True, True, False, True, False]
+    with pytest.raises(UserError, match="leakage: the network was trained on 3 objects for the test"):
+        check_no_leakage(other, np.arange(6), objects, "the test")
+    check_no_leakage(other, np.array([0, 3, 5]), objects, "the test")
+    check_no_leakage(other, np.array([], dtype=int), objects, "the test")
+
+
+def test_ids_are_evidence_within_one_store_only():
+    """Files of two folders often have the same names; a simulation has no pixel hashes before it is rendered."""
+    train, test = store(["0.npy", "1.npy"], 0), store(["0.npy", "1.npy"], 1)
+    assert not find_leaked(test, np.arange(2), record(train, {"fit": np.arange(2)})).any()
+    first, second = (
+        replace(store([f"sim-{k}" for k in range(n)], 0, pixel_hash=[None] * n), metadata={"simulation": "pop, seed 3"})
+        for n in (3, 5)
+    )
+    assert (
+        find_leaked(second, np.arange(5), record(first, {"pretrain": np.arange(3)})).tolist()
+        == [True] * 3 + [False] * 2
+    )
+    other = replace(second, metadata={"simulation": "pop, seed 4"})
+    assert not find_leaked(other, np.arange(5), record(first, {"pretrain": np.arange(3)})).any()
+
+
+def test_the_record_continues_that_of_the_network_it_started_from(tmp_path):
+    first, second = store(["a", "b"], 0), store(["c", "d"], 1)
+    before = TrainingObjects(record(first, {"pretrain": np.arange(2)}).table, unknown=("timm/some",))
+    objects = record(second, {"fit": np.array([0]), "select": np.array([1])}, before)
+    provenance.write(tmp_path, objects)
+    again = provenance.read(tmp_path)
+    assert again.table["id"].tolist() == ["a", "b", "c", "d"]
+    assert again.table["use"].tolist() == ["pretrain", "pretrain", "fit", "select"]
+    assert again.unknown == ("timm/some",)
+    assert "timm/some" in again.warning
+
+
+def test_a_weights_file_refers_to_its_record(tmp_path):
+    """Copied with its record it has a history; without it, or with that of another, the history is unknown."""
+    run, there = tmp_path / "run", tmp_path / "there"
+    run.mkdir()
+    provenance.write(run, record(store(["a"], 0), {"pretrain": np.arange(1)}))
+    save_weights(run / "network.safetensors", {}, provenance.reference(run))
+    assert provenance.of_weights(str(run / "network.safetensors")).table["id"].tolist() == ["a"]
+    assert provenance.of_weights(None).warning is None
+    there.mkdir()
+    shutil.copy(run / "network.safetensors", there)
+    for source in (str(there / "network.safetensors"), "timm/vit_small", str(tmp_path / "weights.pt")):
+        assert provenance.of_weights(source).unknown == (source,)
+    provenance.write(there, record(store(["b"], 1), {"pretrain": np.arange(1)}))
+    assert provenance.of_weights(str(there / "network.safetensors")).unknown
+    assert provenance.read(tmp_path).unknown  # a run without a record
