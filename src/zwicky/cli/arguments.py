@@ -75,6 +75,7 @@ def train(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", type=str, help=f"a shipped recipe ({', '.join(recipes.names())}) or a YAML file")
     _size(parser)
     _data(parser)
+    _minutes(parser)
     _run(parser)
 
 
@@ -83,6 +84,7 @@ def finetune(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="pretrained run to start from, or a recipe that names a backbone")
     _size(parser)
     _data(parser)
+    _minutes(parser)
     _run(parser)
     parser.add_argument(
         "--from_scratch", type=bool, default=False, help="train the same network from random weights, for comparison"
@@ -193,6 +195,16 @@ def _size(parser: ArgumentParser) -> None:
 
 def _data(parser: ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help=DATA_HELP)
+
+
+def _minutes(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--minutes",
+        type=float | None,
+        default=None,
+        help="time budget: a few steps are timed on this machine and the numbers of steps set to fit; config.yaml "
+        "keeps them; default: the recipe's steps",
+    )
 
 
 def _run(parser: ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ def _audit(args: Namespace) -> None:
 def _pretrain(args: Namespace) -> None:
     from zwicky.data.splits import write_split
     from zwicky.simulate.stream import open_data
+    from zwicky.training.budget import Fits, spend, timed
     from zwicky.training.pretrain import pretrain
 
     config = parsing.settings_of(PretrainConfig, args)
@@ -68,7 +70,11 @@ def _pretrain(args: Namespace) -> None:
     config.views = _fitting(config.views, data)
     split = data.split(config.split, runs=[args.out])
     ids = split.ids("train", "unlabelled")
-    pretrain(config, data.cutouts, data.cutouts.rows_of(ids), args.out, labels=data.labels.of(ids))
+    rows = data.cutouts.rows_of(ids)
+    if args.minutes is not None:
+        trial = partial(pretrain, config, data.cutouts, rows, labels=data.labels.of(ids), quiet=True)
+        spend(args.minutes, config, args.out, lambda _: [Fits(config.train, len(rows), [(1, timed(trial))])])
+    pretrain(config, data.cutouts, rows, args.out, labels=data.labels.of(ids))
     if rank() == 0:
         write_split(args.out / "splits", split)
         command = f"zwicky finetune {args.out} --data {args.data} --labels 300 --out RUN"
@@ -78,6 +84,7 @@ def _pretrain(args: Namespace) -> None:
 def _finetune(args: Namespace) -> None:
     from zwicky.data.splits import write_split
     from zwicky.simulate.stream import open_data
+    from zwicky.training.budget import Fits, spend, timed
     from zwicky.training.finetune import finetune
     from zwicky.training.task import columns_of, parse_targets
 
@@ -86,7 +93,13 @@ def _finetune(args: Namespace) -> None:
     start = None if _names_recipe(str(args.run)) else args.run
     config.views = _fitting(config.views, data)
     split = data.split(config.split, columns_of(parse_targets(config.targets)), runs=[args.out, start])
-    finetune(config, start, data.cutouts, data.labels, split, args.out, from_scratch=args.from_scratch)
+    fit = partial(
+        finetune, config, start, data.cutouts, data.labels, split, from_scratch=args.from_scratch, quiet=rank() > 0
+    )
+    if args.minutes is not None:
+        images = config.labels or len(split.ids("train"))
+        spend(args.minutes, config, args.out, lambda _: [Fits(config.fit.train, images, [(1, timed(fit))])])
+    fit(args.out)
     if rank() == 0:
         write_split(args.out / "splits", split)
         print(f"fine-tuned; next: zwicky evaluate {args.out} --data {args.data}")
@@ -118,12 +131,15 @@ def _evaluate(args: Namespace) -> None:
 
 def _benchmark(args: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
+    from zwicky.evaluation.budget import spend_on_benchmark
     from zwicky.simulate.stream import open_data
 
     config, data = parsing.settings_of(BenchmarkConfig, args), open_data(args.data)
     config.label_views = _fitting(config.label_views, data)
     for options in config.methods.values():
         options.views = _fitting(options.views, data, quiet=True)
+    if args.minutes is not None:
+        spend_on_benchmark(args.minutes, config, data.cutouts, data.labels, args.out)
     benchmark(config, args.data, args.out)
     _write_page(args.out, args.data)
 

@@ -116,7 +116,7 @@ class CellRunner:
         if arm.trains_network:
             fit = {"ssl": self.config.finetune, "supervised": self.config.scratch}.get(arm.kind, self.config.convnet)
             assert fit is not None, "there is no such arm without its fit"
-            predicted, fit_costs = self._fit(arm, fit, draw, labels, folder)
+            predicted, fit_costs = self.fit(arm, fit, draw, labels, folder)
             return predicted, costs | fit_costs
         rows, test = np.concatenate(draw.rows(self.cutouts, labels)), draw.test_rows(self.cutouts)
         truth = self.task.truth[rows]
@@ -135,9 +135,10 @@ class CellRunner:
         backbone = BackboneConfig(CONVNET) if arm.kind == "baseline" else self.config.backbones[arm.backbone]
         return Network(new_backbone(backbone, self.cutouts, views), normalisation, views, bands)
 
-    def _fit(
+    def fit(
         self, arm: Arm, fit: FitConfig, draw: LabelDraw, labels: int, folder: Path
     ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Train the network of an arm in `folder`; return its predictions of the test objects and its costs."""
         start = self.pretrained(arm, draw) if arm.kind == "ssl" else self._new_network(arm, draw)
         began = time.monotonic()  # pretraining is shared by many cells and counted by itself
         views = replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size)

@@ -97,6 +97,7 @@ class BenchmarkConfig:
         replicates: bootstrap replicates of the intervals.
         keep_networks: write the network of each fit into its cell, for `zwicky evaluate` and `zwicky export`.
         seed: random seed of networks and draws.
+        budget_minutes: the --minutes that the steps were chosen for; a note that changes nothing.
     """
 
     title: str = "Label efficiency"
@@ -124,6 +125,7 @@ class BenchmarkConfig:
     replicates: int = 1000
     keep_networks: bool = False
     seed: int = 0
+    budget_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("draws", "pretrain_seeds", "replicates"):

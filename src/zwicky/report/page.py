@@ -15,6 +15,7 @@ from zwicky.io import read_json, write_text
 from zwicky.report import figures, tables
 from zwicky.report.data import NotRun, ReportData, load_results
 from zwicky.report.verdict import network_sentences, verdict
+from zwicky.training.budget import budget_text
 
 EXAMPLES = 8  # pictures in a row
 GALLERY = 24  # pictures in the gallery, shared among the classes
@@ -48,7 +49,7 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
     """Return the page as text."""
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=jinja2.PackageLoader("zwicky.report"), **options)  # type: ignore[arg-type]
-    environment.globals |= {"markers": data.markers, "figures": figures, "tables": tables}
+    environment.globals |= {"markers": data.markers, "figures": figures, "tables": tables, "budget_text": budget_text}
     environment.tests["missing"] = lambda content: isinstance(content, NotRun)
     environment.filters |= {name: getattr(tables, name) for name in ("count", "plural", "duration")}
     environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

@@ -24,6 +24,7 @@ class FitResult:
 
     Args:
         flops: floating-point operations of all steps, forward and backward.
+        step_seconds: mean time of a step of this process, its first left out, without evaluations.
         used_probe: whether the linear probe was better on the selection labels than the fine-tuned network.
     """
 
@@ -32,6 +33,7 @@ class FitResult:
     images_seen: int = 0
     flops: float = 0.0
     seconds: float = 0.0
+    step_seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
     used_probe: bool = False
 

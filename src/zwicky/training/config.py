@@ -99,6 +99,7 @@ class PretrainConfig:
         train: training loop.
         split: name of the split; its roles train and unlabelled are used.
         seed: random seed of weights, order and augmentation.
+        budget_minutes: the --minutes that the steps were chosen for; a note that changes nothing.
     """
 
     method: MethodConfig = field(default_factory=MethodConfig)
@@ -108,6 +109,7 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=lambda: TrainConfig(weight_decay_end=0.4))
     split: str = "holdout"
     seed: int = 0
+    budget_minutes: float = 0.0
 
 
 @dataclass
@@ -165,6 +167,7 @@ class FinetuneConfig:
         split: name of the split.
         draw: number of the random draw of the labels.
         seed: random seed of the head, order and augmentation.
+        budget_minutes: the --minutes that the steps were chosen for; a note that changes nothing.
     """
 
     backbone: BackboneConfig | None = None
@@ -177,3 +180,4 @@ class FinetuneConfig:
     split: str = "holdout"
     draw: int = 0
     seed: int = 0
+    budget_minutes: float = 0.0

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -68,8 +69,9 @@ def fit(
     log = MetricsLog(n_steps, config.evaluations)
     method.train()
     quiet = quiet or not fabric.is_global_zero
+    first_step, first_end, evaluating = progress.steps, 0.0, 0.0
     with StepProgress(title, n_steps, progress.steps, loader.batch_size, quiet) as bar:
-        for step in range(progress.steps, n_steps):
+        for step in range(first_step, n_steps):
             views = loader.views(step)  # a function of (seed, step) only
             lr = set_schedules(optimizer, config, loader.batch_size, step / n_steps)
             seed_torch(seed, step, fabric.global_rank)  # drop path
@@ -96,12 +98,14 @@ def fit(
                         "lower train.lr or look for extreme pixels with zwicky audit"
                     )
                 if evaluate is not None and log.evaluation_is_due(step + 1):
+                    began = time.monotonic()
                     # Compiled backbones run eagerly: the shapes of an evaluation would be compiled anew.
                     with torch.compiler.set_stance("force_eager" if config.compile else "default"):
                         row |= run_on_rank_zero(partial(evaluate, state.evaluated))
                     method.train()
                     if keep_lowest is not None:
                         state.keep_lowest(row[keep_lowest])
+                    evaluating += time.monotonic() - began
                 progress.rows.append(row)
                 bar.metrics(row)
                 warning = method.diagnose(row) if step + 1 > n_steps * DIAGNOSE_AFTER else None
@@ -110,6 +114,10 @@ def fit(
                 if fabric.is_global_zero:
                     state.save(now=step + 1 == n_steps)
             bar.advance()
+            if step == first_step:
+                first_end, evaluating = time.monotonic(), 0.0
+    if n_steps > first_step + 1:
+        progress.step_seconds = (time.monotonic() - first_end - evaluating) / (n_steps - first_step - 1)
     fabric.barrier()
     method.load_state_dict(state.best_weights)
     progress.flops = step_flops * progress.steps

@@ -103,6 +103,7 @@ def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:
     """Return what a fit cost, for `run.json` and result tables; pflops are 10^15 operations."""
     return {
         "steps": result.steps,
+        "step_seconds": result.step_seconds,
         "images_seen": result.images_seen,
         "pflops": result.flops / 1e15,
         "parameters": sum(p.numel() for p in backbone.parameters()),

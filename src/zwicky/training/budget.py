@@ -1,0 +1,125 @@
+"""Time budgets: a few steps are timed on this machine, and the number of steps follows."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zwicky.errors import UserError
+from zwicky.io import read_json, read_settings
+from zwicky.training.config import TrainConfig
+from zwicky.training.distributed import world_size
+from zwicky.training.run import to_plain
+
+TRIAL_STEPS = 6
+LEAST_STEPS = 10
+RESERVE = 0.1  # share of the budget that is not spent on steps
+
+
+@dataclass
+class Fits:
+    """Fits that share a `TrainConfig`.
+
+    Args:
+        train: their settings, of which the steps are set.
+        images: number of images they train on.
+        trials: (number of such fits, a function that trains one in a folder and returns the seconds per step).
+    """
+
+    train: TrainConfig
+    images: int
+    trials: list[tuple[int, Callable[[Path], float]]]
+
+
+def spend(minutes: float, config: Any, out: Path, fits: Callable[[Path], list[Fits]], other: float = 0.0) -> None:
+    """Set the steps of `config` so that its fits take `minutes`, and its `budget_minutes`.
+
+    All numbers of steps are multiplied by one factor. A run in `out` with the same budget keeps its steps, so that it
+    resumes, whatever the machine.
+
+    Args:
+        minutes: the budget, the time that the trials take included.
+        config: settings of pretraining, fine-tuning or a benchmark; changed in place.
+        out: the run directory.
+        fits: given a folder for their trials, what will be trained with the `TrainConfig`s of `config`.
+        other: seconds needed for other work.
+    """
+    if world_size() > 1:
+        raise UserError("--minutes times one process; with several give train.min_steps and train.max_steps")
+    if not minutes > 0:
+        raise UserError(f"minutes is {minutes}; choose a number above 0")
+    if _restore(minutes, config, out):
+        return
+    began, overhead, cost, wanted = time.monotonic(), other, 0.0, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for fit in (used := fits(Path(folder))):
+            fit.train.pflops = 0.0
+            wanted[id(fit)] = fit.train.steps(fit.images)
+            fit.train.min_steps = fit.train.max_steps = TRIAL_STEPS
+            for number, (count, trial) in enumerate(fit.trials):
+                start = time.monotonic()
+                seconds = trial(Path(folder) / f"trial-{id(fit)}-{number}")
+                overhead += count * (time.monotonic() - start - TRIAL_STEPS * seconds)
+                cost += count * wanted[id(fit)] * seconds
+    left = 60 * minutes * (1 - RESERVE) - (time.monotonic() - began) - overhead
+    for fit in used:
+        steps = max(round(wanted[id(fit)] * left / cost), LEAST_STEPS)
+        fit.train.min_steps = fit.train.max_steps = steps
+    config.budget_minutes = minutes
+    warning = f"; {minutes:g} minutes are too few, expect more" if left < 0 else ""
+    print(f"{budget_text(to_plain(config))}{warning}", file=sys.stderr, flush=True)
+
+
+def timed(train: Callable[[Path], Any]) -> Callable[[Path], float]:
+    """Return a trial of a function that trains a run in a folder."""
+
+    def trial(folder: Path) -> float:
+        train(folder)
+        return read_json(folder / "run.json")["step_seconds"]
+
+    return trial
+
+
+def budget_text(settings: Mapping[str, Any]) -> str:
+    """Say how many steps the budget of a resolved configuration (`config.yaml`) bought; "" without one."""
+    if not settings.get("budget_minutes"):
+        return ""
+    loops = pd.json_normalize(dict(settings)).to_dict("records")[0]
+    bought = {name.removesuffix(".max_steps"): steps for name, steps in loops.items() if name.endswith(".max_steps")}
+    text = ", ".join(f"{name} {steps}" for name, steps in bought.items())
+    return f"steps within {settings['budget_minutes']:g} minutes: {text}"
+
+
+def _restore(minutes: float, config: Any, out: Path) -> bool:
+    """Take over the steps of a run with the same budget in `out`; return whether there is one."""
+    path = Path(out) / "config.yaml"
+    settings = read_settings(path) if path.exists() else {}
+    if settings.get("budget_minutes") != minutes:
+        return False
+    for name, train in _loops(config):
+        recorded: Any = settings
+        for key in name.split("."):
+            recorded = recorded.get(key) or {}
+        for option in ("min_steps", "max_steps", "pflops"):
+            setattr(train, option, recorded.get(option, getattr(train, option)))
+    config.budget_minutes = minutes
+    return True
+
+
+def _loops(config: Any, prefix: str = "") -> Iterator[tuple[str, TrainConfig]]:
+    """Yield every `TrainConfig` in a configuration with its dotted name."""
+    if isinstance(config, TrainConfig):
+        yield prefix.removesuffix("."), config
+    elif isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from _loops(value, f"{prefix}{key}.")
+    elif is_dataclass(config):
+        for item in fields(config):
+            yield from _loops(getattr(config, item.name), f"{prefix}{item.name}.")

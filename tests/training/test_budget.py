@@ -1,0 +1,94 @@
+"""Time budgets: steps follow from measured times, and a run with the same budget keeps its steps."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import yaml
+
+from zwicky import cli
+from zwicky.data.store import write_store
+from zwicky.errors import UserError
+from zwicky.training import budget
+from zwicky.training.budget import LEAST_STEPS, RESERVE, TRIAL_STEPS, Fits, spend
+from zwicky.training.config import FinetuneConfig, PretrainConfig, TrainConfig
+from zwicky.training.run import to_plain
+
+
+def trial_of(train, seconds, overhead, clock):
+    def trial(folder):
+        assert train.min_steps == train.max_steps == TRIAL_STEPS
+        clock[0] += overhead + TRIAL_STEPS * seconds
+        return seconds
+
+    return trial
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("minutes", [1, 5, 30])
+def test_what_is_bought_takes_the_budget(tmp_path, clock, minutes):
+    """The time of all fits, overheads and trials is the budget without the reserve; ratios of steps are kept."""
+    config = PretrainConfig(train=TrainConfig(min_steps=1000, max_steps=1000))
+    fast, slow = config.train, TrainConfig(min_steps=200, max_steps=200)
+    trials = [(3, trial_of(slow, 0.2, 0.5, clock)), (1, trial_of(slow, 0.4, 1.0, clock))]
+    used = [Fits(fast, 500, [(1, trial_of(fast, 0.05, 2.0, clock))]), Fits(slow, 500, trials)]
+    spend(minutes, config, tmp_path, lambda folder: used, other=3.0)
+    assert config.budget_minutes == minutes
+    total = clock[0] + 3.0 + (2.0 + 3 * 0.5 + 1.0) + fast.max_steps * 0.05 + slow.max_steps * (3 * 0.2 + 0.4)
+    assert total == pytest.approx(60 * minutes * (1 - RESERVE), abs=1.1)
+    assert fast.max_steps / slow.max_steps == pytest.approx(5, rel=0.05)
+
+
+def test_too_small_a_budget_is_said_and_steps_remain(tmp_path, clock, capsys):
+    config = PretrainConfig()
+    used = [Fits(config.train, 64, [(1, trial_of(config.train, 9.0, 1.0, clock))])]
+    spend(0.1, config, tmp_path, lambda folder: used)
+    assert config.train.min_steps == config.train.max_steps == LEAST_STEPS
+    assert "too few" in capsys.readouterr().err
+
+
+def test_the_same_budget_in_the_same_run_measures_nothing(tmp_path):
+    bought = FinetuneConfig(budget_minutes=3)
+    bought.fit.train.min_steps = bought.fit.train.max_steps = 77
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_plain(bought)))
+    config = FinetuneConfig()
+    spend(3, config, tmp_path, lambda folder: pytest.fail("measured again"))
+    assert (config.fit.train.min_steps, config.fit.train.max_steps, config.budget_minutes) == (77, 77, 3)
+
+
+def test_a_budget_needs_one_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(budget, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="one process"):
+        spend(1, PretrainConfig(), tmp_path, lambda folder: [])
+
+
+def test_commands_keep_the_steps_they_bought(tmp_path, make_blobs, capsys):
+    cutouts, labels = make_blobs(48)
+    write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands, labels=labels)
+    small = ["--data", str(tmp_path / "store"), "--minutes", "0.02"]
+    polar = ["polar-finetune", "--size", "smoke", "--views.crop", "16", "--fit.train.evaluations=1", *small]
+    cli.run(["finetune", *polar, "--out", str(tmp_path / "fit")])
+    config = yaml.safe_load((tmp_path / "fit" / "config.yaml").read_text())
+    steps = config["fit"]["train"]["max_steps"]
+    assert steps == config["fit"]["train"]["min_steps"] >= LEAST_STEPS
+    assert config["budget_minutes"] == 0.02
+    assert f"fit.train {steps}" in capsys.readouterr().err
+    written = (tmp_path / "fit" / "network.safetensors").stat().st_mtime
+    cli.run(["finetune", *polar, "--out", str(tmp_path / "fit")])  # finished: read back
+    assert (tmp_path / "fit" / "network.safetensors").stat().st_mtime == written
+    repeated = [str(tmp_path / "fit" / "config.yaml"), "--data", str(tmp_path / "store")]
+    settings = yaml.safe_load((tmp_path / "fit" / "config.yaml").read_text())
+    (tmp_path / "again.yaml").write_text(
+        yaml.safe_dump({k: v for k, v in settings.items() if k not in ("start", "from_scratch")})
+    )
+    repeated[0] = str(tmp_path / "again.yaml")
+    cli.run(["finetune", *repeated, "--out", str(tmp_path / "again")])
+    again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert again["fit"]["train"]["max_steps"] == steps
