@@ -53,6 +53,8 @@ _PUBLIC = {
     "equivariance_error": "evaluation.equivariance",
     "write_report": "report.page",
     "predict": "survey.predict",
+    "score": "survey.score",
+    "ScoreConfig": "survey.config",
 }
 
 __all__ = sorted(_PUBLIC)

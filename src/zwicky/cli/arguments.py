@@ -12,6 +12,7 @@ from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
 from zwicky.grading.config import SessionConfig
 from zwicky.simulate import population_names
+from zwicky.survey.config import ScoreConfig
 
 DATA_HELP = (
     "a store written by `zwicky ingest` or `zwicky simulate`, or simulate:POPULATION:N:SEED to render on the fly"
@@ -144,6 +145,31 @@ def predict(parser: ArgumentParser) -> None:
         "--features", type=Path | None, default=None, help=".npy file for the pooled features [N, D], float32"
     )
     _views(parser)
+
+
+def score(parser: ArgumentParser) -> None:
+    """Add the arguments of `zwicky score`."""
+    parser.add_argument("runs", type=Path, nargs="+", help=f"{RUN_HELP}; several are an ensemble")
+    parser.add_argument("--data", type=Path, required=True, help=SURVEY_HELP)
+    parser.add_argument("--out", type=Path, required=True, help="folder of score tables; resumes if interrupted")
+    parser.add_class_arguments(ScoreConfig, fail_untyped=False)
+    parser.add_argument(
+        "--training",
+        type=Path | None,
+        default=None,
+        help="store the first run was trained on, to write the distance of each cutout to the training set",
+    )
+    _parallel(parser)
+    parser.add_argument(
+        "--part", type=str, default="", help="k/n: the k-th of n shares of the work, as the task of a job array"
+    )
+
+
+def _parallel(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=NonNegativeInt, default=0, help="local processes; 0: one a core, or one with a GPU"
+    )
+    parser.add_argument("--ray", type=str, default="", help="auto, or the address of a Ray cluster, to work there")
 
 
 def _views(parser: ArgumentParser) -> None:

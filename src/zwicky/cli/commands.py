@@ -21,6 +21,7 @@ from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.grading.config import SessionConfig
+from zwicky.survey.config import ScoreConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.distributed import rank
 
@@ -217,6 +218,20 @@ def _grade(args: Namespace) -> None:
     serve(session, out, args.grader, keys, args.port, args.browser)
 
 
+def _score(args: Namespace) -> None:
+    from zwicky.survey.score import score
+
+    config = parsing.settings_of(ScoreConfig, args)
+    options = {name: args[name] for name in ("training", "part", "workers", "ray")}
+    done = score(args.runs, args.data, args.out, config, **options)
+    if done["left"]:
+        print(f"{done['left']} parts are left; when all are scored, repeat the command without --part")
+        return
+    print(f"{done['scored']} of {done['found']} cutouts scored in {args.out}, {done['listed']} set aside")
+    if done["candidates"]:
+        print(f"{done['candidates']} candidates in {args.out / 'candidates'}")
+
+
 def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     from zwicky.evaluation.results import BenchmarkResult
     from zwicky.report.page import write_report
@@ -292,6 +307,12 @@ COMMANDS = {
     ),
     "demo": Command(
         "Run the whole pipeline on simulated lenses.", "[--out FOLDER] [--size desk|smoke]", arguments.demo, _demo
+    ),
+    "score": Command(
+        "Score a survey part by part, with one run or an ensemble.",
+        "RUN [RUN ...] --data DATA --out SCORES [--prevalence P] [--features true] [options]",
+        arguments.score,
+        _score,
     ),
     "predict": Command(
         "Apply a network to new cutouts.",

@@ -22,9 +22,9 @@ from zwicky.data.source import STORE, Source, Unit
 from zwicky.data.store import open_images, read_rows
 from zwicky.errors import UserError
 from zwicky.io import read_json
+from zwicky.survey.config import ScoreConfig
 from zwicky.training.network import Network
 
-PART = 16384  # cutouts of a part, about
 BLOCK = 512  # cutouts read at a time
 MAX_INVALID = 0.5  # a larger share of invalid pixels is not scored
 HEALPIX = "_healpix_29"  # the pixel of order 29 (nested) in HATS catalogues
@@ -75,7 +75,7 @@ class SurveyData:
         return bool(self.parts[0].units)
 
     @classmethod
-    def open(cls, path: Path | str, network: Network, size: int = PART) -> SurveyData:
+    def open(cls, path: Path | str, network: Network, size: int = ScoreConfig.part_size) -> SurveyData:
         """Find the cutouts of a store, a folder or a file, in parts of about `size`.
 
         Raises:
@@ -156,7 +156,8 @@ class SurveyData:
         self, items: Iterator[tuple[str, Record | Unreadable]]
     ) -> Iterator[tuple[np.ndarray, pd.DataFrame, Listed]]:
         """Put items into the common format, some at a time."""
-        while chunk := list(islice(items, BLOCK)):
+        chunk = list(islice(items, BLOCK))
+        while True:  # an empty part has one empty block
             images, facts, listed = [], [], []
             for unit, item in chunk:
                 name = unit if item.row is None else f"{unit}#{item.row}"
@@ -168,6 +169,8 @@ class SurveyData:
                     facts.append({"_file": name, **item.columns})
             shape = (len(images), len(self.form.bands), *self.form.size)
             yield np.array(images, self.form.dtype).reshape(shape), _table(facts), listed
+            if not (chunk := list(islice(items, BLOCK))):
+                return
 
 
 def _until(items: Iterator[Any], last: int | None) -> Iterator[Any]:
@@ -198,7 +201,7 @@ def _table(facts: list[dict[str, Any]]) -> pd.DataFrame:
     """Return id, file, ra, dec (degrees), pixel_scale and, where the files have it, healpix."""
     columns = pd.DataFrame(facts, columns=None if facts else ["_file"])
     names = [str(name) for name in columns if name != "_file"]
-    table = pd.DataFrame({"id": columns["_file"], "file": columns["_file"]}, dtype=object)
+    table = pd.DataFrame({"id": columns["_file"], "file": columns["_file"]}).astype(str)
     if identifier := find_column(names, "id"):
         ids = as_text(columns[identifier])
         table["id"] = ids.where(ids != "", table["file"])

@@ -291,6 +291,7 @@ def finetune(
     run.finish(
         **cost(result, network.backbone),
         labels=len(ids),
+        class_counts={name: int((task.truth[rows] == k).sum()) for k, name in enumerate(task.classes)} or None,
         temperature=network.temperature,
         used_probe=result.used_probe,
         warnings=result.warnings,

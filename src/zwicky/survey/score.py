@@ -1,0 +1,212 @@
+"""`zwicky score`: a survey scored part by part, by one run or an ensemble, on one machine or a cluster.
+
+OUT/part-00000.parquet      id, file, ra, dec, score, spread, distance; one file a part, written once
+OUT/features-00000.npy      [n, D] float16, on request, in the order of the part
+OUT/set_aside/00000.csv     file, reason of what cannot be scored
+OUT/selection/              what may be candidates, until all parts are scored
+OUT/score.json              the settings
+OUT/set_aside.csv, OUT/candidates/, OUT/summary.json    written when all parts are scored
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from zwicky.errors import UserError
+from zwicky.io import read_json, replacing, write_json, write_table
+from zwicky.parallel import map_parts, part_of
+from zwicky.progress import StepProgress
+from zwicky.survey.candidates import Selection, save_selection, write_candidates
+from zwicky.survey.config import ScoreConfig
+from zwicky.survey.ensemble import Ensemble, Training, training_features
+from zwicky.survey.parts import Listed, Part, SurveyData
+from zwicky.training.distributed import device
+from zwicky.training.network import WEIGHTS
+from zwicky.training.provenance import file_digest
+
+TRAINING = "training_features.npy"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every part needs to know."""
+
+    runs: tuple[Path, ...]
+    survey: SurveyData  # without its parts
+    out: Path
+    config: ScoreConfig
+
+
+def score(
+    runs: Sequence[Path],
+    data: Path,
+    out: Path,
+    config: ScoreConfig | None = None,
+    *,
+    training: Path | None = None,
+    part: str = "",
+    workers: int = 0,
+    ray: str = "",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score all cutouts of a survey, with memory independent of their number; repeating the call resumes.
+
+    Args:
+        runs: directories of networks; several are an ensemble.
+        data: a store, a folder of images in any format that ingest reads, or a file of many.
+        out: directory of the score tables.
+        config: what is written.
+        training: the store the first run was trained on; gives each cutout its distance to the training set.
+        part: k/n scores the k-th of n shares of the parts, as a task of a job array; a call without it, when all are
+            done, writes the candidates.
+        workers: local processes, of one thread each, so that results do not depend on their number; 0 takes one a
+            core, or one with a GPU.
+        ray: "auto" or the address of a Ray cluster that scores instead.
+        quiet: show no progress.
+
+    Returns:
+        The number of cutouts scored and listed, of parts that are left, and of candidates.
+
+    Raises:
+        UserError: Networks and data do not fit, or `out` holds other scores.
+    """
+    config, runs, started = config or ScoreConfig(), tuple(Path(run).absolute() for run in runs), time.perf_counter()
+    _SELECTIONS.clear()
+    _load.cache_clear()
+    ensemble = Ensemble.load(runs, config.prevalence, config.views == 8)
+    survey = SurveyData.open(data, ensemble.networks[0], config.part_size)
+    _write_settings(out, runs, survey, config)
+    if training is not None and not (out / TRAINING).exists():
+        features = training_features(runs[0], ensemble.networks[0], training, ensemble.turns)
+        with replacing(out / TRAINING) as temporary, temporary.open("wb") as stream:
+            np.save(stream, features)
+    job = _Job(runs, replace(survey, parts=(), listed=[]), out.absolute(), config)
+    parts = part_of(survey.parts, part)
+    missing = [one for one in parts if not _table_path(out, one.number).exists()]
+    on_gpu = device().type == "cuda"
+    workers = workers or on_gpu
+    with StepProgress("score", len(parts), len(parts) - len(missing), 0, quiet, "part") as progress:
+        for count in map_parts(partial(_score_part, job), missing, workers=workers, ray=ray, gpus=float(on_gpu)):
+            progress.advance(count)
+    left = sum(not _table_path(out, one.number).exists() for one in survey.parts)
+    if left:
+        return {"left": left, "seconds": time.perf_counter() - started}
+    if not (out / "summary.json").exists():
+        _finish(out, survey, config, bool(ensemble.networks[0].classes))
+    return {"left": 0, "seconds": time.perf_counter() - started, **read_json(out / "summary.json")}
+
+
+def _table_path(out: Path, number: int) -> Path:
+    return out / f"part-{number:05d}.parquet"
+
+
+def _write_settings(out: Path, runs: Sequence[Path], survey: SurveyData, config: ScoreConfig) -> None:
+    """Write `score.json`, or check that the scores in `out` are those of the same networks, data and settings."""
+    plan = repr([(sorted(part.units), part.first, part.last) for part in survey.parts])
+    settings = {
+        "schema_version": 1,
+        "networks": [file_digest(run / WEIGHTS) for run in runs],
+        "parts": len(survey.parts),
+        "plan": hashlib.blake2b(plan.encode(), digest_size=16).hexdigest(),
+        **asdict(config),
+    }
+    path = out / "score.json"
+    if path.exists():
+        if different := [name for name, value in settings.items() if read_json(path).get(name) != value]:
+            raise UserError(f"{out} holds scores with other {', '.join(different)}; choose another --out")
+    elif out.exists() and (not out.is_dir() or any(out.glob("[!.]*"))):
+        raise UserError(f"{out} exists and holds no scores; choose another --out")
+    else:
+        own = out / f".{uuid.uuid4().hex}.json"  # the tasks of a job array may start together
+        write_json(own, settings)
+        os.replace(own, path)
+
+
+_SELECTIONS: dict[Path, Selection] = {}  # of this process: what earlier parts selected, to keep fewer pixels of later
+
+
+@lru_cache(1)
+def _load(runs: tuple[Path, ...], prevalence: float | None, turns: bool, training: Path) -> Ensemble:
+    ensemble = Ensemble.load(runs, prevalence, turns)
+    return replace(ensemble, training=Training.of(np.load(training))) if training.exists() else ensemble
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: sums do not depend on the number of cores, and processes do not compete for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _score_part(job: _Job, part: Part) -> int:
+    """Score a part, write its files, the table last, and return the number of cutouts."""
+    config, out = job.config, job.out
+    with _one_thread():
+        ensemble = _load(job.runs, config.prevalence, config.views == 8, out / TRAINING)
+        selects = bool(ensemble.networks[0].classes) and config.top + config.random > 0
+        if out not in _SELECTIONS:
+            _SELECTIONS.clear()
+            _SELECTIONS[out] = Selection(config.top, config.random, config.seed)
+        selection, tables, features, listed, count = _SELECTIONS[out], [], [], [], 0
+        for block in job.survey.blocks(part):
+            scores, found = ensemble(block.images)
+            table = pd.concat([block.table, scores], axis=1)
+            good = np.isfinite(table[ensemble.columns]).all(axis=1).to_numpy()
+            names = table["file"].where(table["file"] != "", table["id"])[~good]
+            listed += block.listed + [(name, "the network gives no finite number") for name in names]
+            table = table[good]
+            if selects:
+                selection.add(table, block.images[good], part.number, count)
+            tables.append(table)
+            features.append(found[good].astype(np.float16))
+            count += len(table)
+    if config.features:
+        with replacing(out / f"features-{part.number:05d}.npy") as temporary, temporary.open("wb") as stream:
+            np.save(stream, np.concatenate(features))
+    if selects:
+        save_selection(out / "selection" / f"{part.number:05d}.parquet", *selection.pop_part(part.number))
+    if listed:
+        write_table(out / "set_aside" / f"{part.number:05d}.csv", _listing(listed))
+    scored = pd.concat(tables, ignore_index=True)
+    write_table(_table_path(out, part.number), scored if part.units else scored.drop(columns="file"))
+    return count
+
+
+def _listing(listed: Listed) -> pd.DataFrame:
+    return pd.DataFrame(listed, columns=["file", "reason"])
+
+
+def _finish(out: Path, survey: SurveyData, config: ScoreConfig, selects: bool) -> None:
+    """Write what needs all parts: `set_aside.csv`, the candidates and `summary.json`."""
+    import pyarrow.parquet as pq
+
+    scored = sum(pq.read_metadata(_table_path(out, part.number)).num_rows for part in survey.parts)
+    parts = [pd.read_csv(path, dtype=str) for path in sorted((out / "set_aside").glob("*.csv"))]
+    listed = pd.concat([_listing(survey.listed), *parts])
+    write_table(out / "set_aside.csv", listed)
+    count = 0
+    if selects and scored and config.top + config.random:
+        shutil.rmtree(out / "candidates", ignore_errors=True)
+        selection = Selection(config.top, config.random, config.seed)
+        count = write_candidates(out / "selection", out / "candidates", selection, scored, survey.form.bands)
+    summary = {"found": scored + len(listed), "scored": scored, "listed": len(listed), "candidates": count}
+    write_json(out / "summary.json", summary)
+    shutil.rmtree(out / "selection", ignore_errors=True)

@@ -1,0 +1,174 @@
+"""Scoring a survey: equal whatever the parts, workers and interruptions; calibrated; nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit
+
+from zwicky.data.store import open_store, write_store
+from zwicky.errors import UserError
+from zwicky.survey.config import ScoreConfig
+from zwicky.survey.ensemble import Ensemble, Training
+from zwicky.survey.score import score
+from zwicky.training import provenance
+from zwicky.training.network import load_network
+
+SMALL = {"top": 6, "random": 5, "part_size": 8}
+
+
+def tables(out):
+    return pd.concat([pd.read_parquet(path) for path in sorted(out.glob("part-*.parquet"))], ignore_index=True)
+
+
+def files(out):
+    """Content of all files by name, but the settings that say how the parts were cut."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_scores_of_every_format(cutouts, survey, make_run, tmp_path):
+    name, path = survey
+    run, out = make_run(), tmp_path / "scores"
+    done = score([run], path, out, ScoreConfig(**SMALL, features=True), workers=1, quiet=True)
+    assert done["scored"] == len(cutouts)
+    assert done["found"] == done["scored"] + done["listed"] == len(cutouts) + (name == "hats")
+    table, network = tables(out), load_network(run)
+    probability = network.probabilities(cutouts.images)[:, 1]
+    np.testing.assert_allclose(table["score"], probability, atol=1e-6)
+    features = np.concatenate([np.load(part) for part in sorted(out.glob("features-*.npy"))])
+    assert features.dtype == np.float16
+    np.testing.assert_allclose(features, network.features(cutouts.images), atol=5e-3)
+    candidates = open_store(out / "candidates")
+    assert candidates.table["stratum"].tolist() == ["top"] * 6 + ["random"] * 5
+    assert candidates.table["inclusion_probability"].tolist() == [1.0] * 6 + [5 / 39] * 5
+    np.testing.assert_array_equal(candidates.table["score"][:6], np.sort(table["score"])[::-1][:6])
+    number = candidates.table["id"].str.extract(r"(\d+)(?:\.fits)?$")[0].astype(int)
+    np.testing.assert_array_equal(candidates.images[:], cutouts.images[number])
+    assert not (out / "selection").exists()
+
+
+@pytest.mark.slow
+def test_parts_and_workers_change_nothing(store, make_run, tmp_path):
+    run, outs = make_run(), {}
+    for name, size, options in (("a", 8, {"workers": 1}), ("b", 100, {"workers": 1}), ("c", 8, {"workers": 2})):
+        outs[name] = tmp_path / name
+        score([run], store, outs[name], ScoreConfig(top=6, random=5, part_size=size), quiet=True, **options)
+    assert files(outs["a"]) == files(outs["c"])
+    pd.testing.assert_frame_equal(tables(outs["a"]).round(6), tables(outs["b"]).round(6))
+    ids = [open_store(out / "candidates").ids.tolist() for out in outs.values()]
+    assert ids[0] == ids[1] == ids[2]
+
+
+def test_a_job_array_scores_all_parts(store, make_run, tmp_path):
+    run, whole, out = make_run(), tmp_path / "whole", tmp_path / "array"
+    score([run], store, whole, ScoreConfig(**SMALL), workers=1, quiet=True)
+    for task, left in (("3/3", 4), ("1/3", 2), ("2/3", 0)):
+        assert score([run], store, out, ScoreConfig(**SMALL), part=task, workers=1, quiet=True)["left"] == left
+    assert files(whole) == files(out)
+
+
+def test_other_settings_are_refused(store, make_run, tmp_path):
+    run, out = make_run(), tmp_path / "scores"
+    score([run], store, out, ScoreConfig(**SMALL), workers=1, quiet=True)
+    with pytest.raises(UserError, match="other views, seed; choose another --out"):
+        score([run], store, out, ScoreConfig(**SMALL, views=1, seed=4), workers=1, quiet=True)
+    with pytest.raises(UserError, match="holds no scores"):
+        score([run], store, run, ScoreConfig(**SMALL), workers=1, quiet=True)
+
+
+def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
+    images = cutouts.images.copy()
+    images[::5] = np.nan
+    write_store(images, cutouts.table, tmp_path / "store", bands=cutouts.bands)
+    done = score([make_run()], tmp_path / "store", tmp_path / "s", ScoreConfig(**SMALL), workers=1, quiet=True)
+    assert (done["scored"], done["listed"], done["found"]) == (36, 9, 45)
+    listed = pd.read_csv(tmp_path / "s" / "set_aside.csv")
+    assert set(listed["file"]) | set(tables(tmp_path / "s")["id"]) == set(cutouts.ids)
+
+
+def test_an_ensemble_averages_log_odds_and_moves_the_prevalence(cutouts, make_run):
+    runs = [make_run(seed) for seed in range(3)]
+    (runs[0] / "run.json").write_text(json.dumps({"class_counts": {"nonlens": 30, "lens": 10}}))
+    odds = np.array([logit(load_network(run).probabilities(cutouts.images)[:, 1]) for run in runs])
+    table, _ = Ensemble.load(runs, None, True)(cutouts.images)
+    np.testing.assert_allclose(table["score"], expit(odds.mean(0)), atol=1e-6)
+    np.testing.assert_allclose(table["spread"], odds.std(0, ddof=1), atol=1e-4)
+    shifted, _ = Ensemble.load(runs, 1e-4, True)(cutouts.images)
+    moved = odds + logit(1e-4) - np.array([[logit(0.25)], [0], [0]])
+    np.testing.assert_allclose(logit(shifted["score"]), moved.mean(0), atol=1e-4)
+    np.testing.assert_allclose(shifted["spread"], moved.std(0, ddof=1), atol=1e-4)
+    np.testing.assert_array_equal(np.argsort(shifted["score"]), np.argsort(table["score"]))
+    assert np.isnan(Ensemble.load(runs[:1], None, True)(cutouts.images)[0]["spread"]).all()
+
+
+@pytest.mark.parametrize("prevalence", [1e-5, 1e-4, 1e-3])
+def test_scores_are_calibrated_at_the_prevalence_of_a_survey(prevalence, make_run):
+    """Gaussian log-odds of lenses and others, balanced in training: by Bayes' theorem, exact in a survey."""
+    rng = np.random.default_rng(0)
+    ensemble = Ensemble.load([make_run()], prevalence, True)
+    count, lenses = 2_000_000, rng.poisson(2_000_000 * prevalence)
+    truth = np.arange(count) < lenses
+    z = rng.normal(np.where(truth, 4.0, -4.0), np.sqrt(8.0))  # z = ln p(x | lens) / p(x | other)
+    network = ensemble.networks[0]
+    logits = np.stack([np.zeros(count), z * network.temperature], 1)
+    probability = expit(ensemble._log_odds(logits, network, 0.5))[:, 0]
+    for low, high in ((0.0, 0.1), (0.1, 0.5), (0.5, 1.0)):
+        inside = (probability >= low) & (probability < high)
+        expected, variance = probability[inside].sum(), (probability * (1 - probability))[inside].sum()
+        assert abs(truth[inside].sum() - expected) < 4.5 * np.sqrt(variance + 1)
+
+
+@pytest.mark.parametrize("name", ["bands", "head"])
+def test_networks_of_other_tasks_are_refused(name, make_run):
+    runs = [make_run(), make_run()]
+    if name == "head":
+        runs[1] = make_run(head=False)
+    else:
+        path = runs[1] / "network.json"
+        path.write_text(path.read_text().replace('"g"', '"i"'))
+    with pytest.raises(UserError, match="bands" if name == "bands" else "classes"):
+        Ensemble.load(runs, None, True)
+
+
+def test_distance_to_the_training_set(cutouts, store, make_run, tmp_path):
+    """Training objects are within the unit, noise of another kind is far outside."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(5, [1] * 8, (500, 8))
+    training = Training.of(features)
+    new, odd = training.distance(rng.normal(5, 1, (500, 8))), training.distance(rng.normal(12, 1, (50, 8)))
+    assert 0.9 < (new < 1).mean() <= 1
+    assert (odd > 2).all()
+    np.testing.assert_allclose(training.distance(features), 0, atol=2e-3)
+    run = make_run(3)
+    provenance.write(run, provenance.record(open_store(store), {"fit": np.arange(20)}))
+    score([run], store, tmp_path / "s", ScoreConfig(**SMALL), training=store, workers=1, quiet=True)
+    distance = tables(tmp_path / "s")["distance"]
+    assert distance[:20].max() < 0.05 < distance[20:].min()
+    with pytest.raises(UserError, match="not trained on"):
+        score([make_run()], store, tmp_path / "t", ScoreConfig(**SMALL), training=store, workers=1, quiet=True)
+
+
+@pytest.mark.slow
+def test_killed_runs_resume_to_the_same_files(store, make_run, tmp_path):
+    run, whole, out = make_run(), tmp_path / "whole", tmp_path / "killed"
+    score([run], store, whole, ScoreConfig(top=6, random=5, part_size=1), workers=1, quiet=True)
+    options = ["--data", str(store), "--out", str(out), "--top=6", "--random=5", "--part_size=1", "--workers=1"]
+    command = [sys.executable, "-m", "zwicky", "score", str(run), *options]
+    for parts in (3, 20):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while len(list(out.glob("part-*.parquet"))) < parts and process.poll() is None:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert len(list(out.glob("part-*.parquet"))) < 45
+    score([run], store, out, ScoreConfig(top=6, random=5, part_size=1), workers=1, quiet=True)
+    left = {name for name in files(out) if name.rpartition("/")[2].startswith(".")}
+    assert {name: data for name, data in files(out).items() if name not in left} == files(whole)
