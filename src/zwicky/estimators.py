@@ -108,9 +108,8 @@ class _LensEstimator(BaseEstimator):
         seed_torch(self.random_state)
         bands, (crop, _) = _bands(pixels), self._window(pixels)
         backbone = backbones.create(self.backbone, bands=len(bands), image_size=crop, **(self.options or {}))
-        return Network(
-            backbone, Normalisation.fit(pixels, bands), ViewsConfig(crop=crop, image_size=crop), bands
-        ), False
+        views = ViewsConfig(crop=crop, image_size=crop)
+        return Network(backbone, Normalisation.fit(pixels, bands), views, bands), False
 
     def _window(self, pixels: np.ndarray) -> tuple[int, int]:
         """Sides of the window and, about half of it, of the local crops: multiples of the patch size."""

@@ -82,7 +82,7 @@ class ViewsConfig:
             ("global_scale", not targets or tuple(self.global_scale) == (1, 1), "[1, 1]: a zoom changes theta_E"),
             ("local_crops", not targets or not n_local, "0 for regression: a local crop zooms, which changes theta_E"),
         ]
-        _check("views", filled, rules)
+        check("views", filled, *rules)
 
 
 @dataclass
@@ -111,10 +111,11 @@ class NormalisationConfig:
             ("softening", 0 < self.softening < math.inf, "a number above 0"),
             ("max_invalid", 0 <= self.max_invalid <= 1, "a fraction from 0 to 1"),
         ]
-        _check("normalisation", self, rules)
+        check("normalisation", self, *rules)
 
 
-def _check(section: str, config: object, rules: list[tuple[str, bool, str]]) -> None:
+def check(section: str, config: object, *rules: tuple[str, bool, str]) -> None:
+    """Raise UserError for the first rule (option, whether it holds, what to choose instead) that does not hold."""
     for name, fits, choices in rules:
         if not fits:
             raise UserError(f"{section}.{name} is {getattr(config, name)!r}; choose {choices}")

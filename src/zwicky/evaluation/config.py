@@ -3,16 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.config import NormalisationConfig, ViewsConfig, check
 from zwicky.backbones import BackboneConfig
 from zwicky.methods import MethodConfig
-from zwicky.training.config import (
-    FitConfig,
-    TrainConfig,
-    augmentation_for_labels,
-    fit_from_pretrained,
-    validate,
-)
+from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels, fit_from_pretrained
 
 
 @dataclass
@@ -128,8 +122,6 @@ class BenchmarkConfig:
     budget_minutes: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("draws", "pretrain_seeds", "replicates"):
-            validate("benchmark", self, name, getattr(self, name) >= 1, "1 or more")
-        for name in ("finetune_best", "correspondence"):
-            validate("benchmark", self, name, getattr(self, name) >= 0, "0 or more")
-        validate("benchmark", self, "labels", len(self.labels) > 0, "one number of labels or more")
+        least = {"draws": 1, "pretrain_seeds": 1, "replicates": 1, "finetune_best": 0, "correspondence": 0}
+        rules = [(name, getattr(self, name) >= number, f"{number} or more") for name, number in least.items()]
+        check("benchmark", self, *rules, ("labels", len(self.labels) > 0, "one number of labels or more"))

@@ -20,38 +20,30 @@ from zwicky.training.distributed import run_on_rank_zero
 
 @dataclass
 class FitResult:
-    """What a fit did: rows of metrics.csv, its cost over all resumptions, and messages to the user.
-
-    Args:
-        flops: floating-point operations of all steps, forward and backward.
-        step_seconds: mean time of a step of this process, its first left out, without evaluations.
-        used_probe: whether the linear probe was better on the selection labels than the fine-tuned network.
-    """
+    """What a fit did: rows of metrics.csv, its cost over all resumptions, and messages to the user."""
 
     rows: list[dict[str, float]] = field(default_factory=list)
     steps: int = 0
     images_seen: int = 0
-    flops: float = 0.0
+    flops: float = 0.0  # floating-point operations of all steps, forward and backward
     seconds: float = 0.0
-    step_seconds: float = 0.0
+    step_seconds: float = 0.0  # mean time of a step of this process, its first left out, without evaluations
     warnings: list[str] = field(default_factory=list)
-    used_probe: bool = False
+    used_probe: bool = False  # whether the linear probe was better on the selection labels than the fine-tuned network
 
 
 class TrainerState:
     """Method, optimiser, averaged weights `ema`, the best weights so far, and the progress.
 
-    Args:
-        folder: receives `metrics.csv` and `checkpoint/last.pt`.
-        seconds: time between checkpoints.
+    `folder` receives `metrics.csv` and, every so many `seconds`, `checkpoint/last.pt`.
     """
 
     def __init__(
         self, folder: Path, method: Method, optimizer: torch.optim.Optimizer, ema: Method | None, seconds: float = 30.0
     ) -> None:
         self.folder, self.path = folder, folder / "checkpoint" / "last.pt"
-        self.modules: dict[str, Any] = {"method": method, "optimizer": optimizer}
-        self.modules |= {} if ema is None else {"ema": ema}
+        modules: dict[str, Any] = {"method": method, "optimizer": optimizer, "ema": ema}
+        self.modules = {name: module for name, module in modules.items() if module is not None}
         self.evaluated = ema or method
         self.progress = FitResult()
         self._interval = seconds

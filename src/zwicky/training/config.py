@@ -4,18 +4,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zwicky.augment.config import NormalisationConfig, ViewsConfig
+from zwicky.augment.config import NormalisationConfig, ViewsConfig, check
 from zwicky.backbones import BackboneConfig
-from zwicky.errors import UserError
 from zwicky.methods import MethodConfig
 
 PRECISIONS = {"fp16": "bf16", "16-mixed": "bf16", "bf16-mixed": "bf16", "32": "float32"}  # names of other programs
-
-
-def validate(section: str, config: object, name: str, holds: bool, instead: str) -> None:
-    """Raise UserError about a setting unless `holds`; `instead` is what to choose."""
-    if not holds:
-        raise UserError(f"{section}.{name} is {getattr(config, name)}; choose {instead}")
 
 
 @dataclass
@@ -68,15 +61,17 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self.precision = PRECISIONS.get(self.precision, self.precision)  # type: ignore[assignment]
-        validate("train", self, "batch_size", self.batch_size >= 1, "1 or more")
-        validate("train", self, "epochs", 0 < self.epochs < math.inf, "a number above 0")
-        rates = ("lr", "min_lr", "weight_decay", "clip", "pflops", "checkpoint_seconds")
-        for name in (*rates, "min_steps", "max_steps", "evaluations"):
-            validate("train", self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        validate("train", self, "warmup", 0 <= self.warmup <= 1, "a fraction from 0 to 1")
-        validate("train", self, "beta2", 0 <= self.beta2 < 1, "a decay from 0 to below 1")
-        validate("train", self, "layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1")
-        validate("train", self, "weight_ema", 0 <= self.weight_ema < 1, "a decay from 0 to below 1")
+        positive = "lr min_lr weight_decay clip pflops checkpoint_seconds min_steps max_steps evaluations".split()
+        rules = [(name, 0 <= getattr(self, name) < math.inf, "0 or more") for name in positive]
+        rules += [
+            ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("epochs", 0 < self.epochs < math.inf, "a number above 0"),
+            ("warmup", 0 <= self.warmup <= 1, "a fraction from 0 to 1"),
+            ("beta2", 0 <= self.beta2 < 1, "a decay from 0 to below 1"),
+            ("layer_decay", 0 < self.layer_decay <= 1, "a factor above 0 and up to 1"),
+            ("weight_ema", 0 <= self.weight_ema < 1, "a decay from 0 to below 1"),
+        ]
+        check("train", self, *rules)
 
     def steps(self, images: int, step_flops: float = 0.0) -> int:
         """Return the number of optimiser steps for this many images; `step_flops` is the compute of one."""
@@ -137,9 +132,9 @@ class FitConfig:
     head: Literal["random", "probe"] = "random"
 
     def __post_init__(self) -> None:
-        validate("fit", self, "select", 0 <= self.select < 1, "a fraction from 0 to below 1")
-        validate("fit", self, "select_most", self.select_most >= 1, "1 or more")
-        validate("fit", self, "label_smoothing", 0 <= self.label_smoothing < 1, "a fraction from 0 to below 1")
+        fractions = ("select", "label_smoothing")
+        rules = [(name, 0 <= getattr(self, name) < 1, "a fraction from 0 to below 1") for name in fractions]
+        check("fit", self, *rules, ("select_most", self.select_most >= 1, "1 or more"))
 
 
 def augmentation_for_labels() -> ViewsConfig:

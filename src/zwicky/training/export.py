@@ -48,18 +48,12 @@ class ExportedNetwork(nn.Module):
 
 
 def export(run: Path | str, out: Path | str, form: Literal["safetensors", "onnx"] = "safetensors") -> list[Path]:
-    """Write the network of a run for other programs (`zwicky export`) and return the files.
+    """Write the network of a run into a folder, for other programs (`zwicky export`), and return the files.
 
-    Args:
-        run: the run directory.
-        out: the folder to write into.
-        form: safetensors writes `model.safetensors` and `config.json`, which timm reads without zwicky, head
-            included; or, if the architecture is not timm's, `network.safetensors` and `network.json`, which
-            `load_network` reads. onnx writes `model.onnx`, for batches of any size. The metadata `zwicky` of both hold
-            the contents of `network.json`: how crops are made from raw images, and what the outputs mean.
-
-    Raises:
-        UserError: if onnx is not installed, or a file does not reproduce the network.
+    safetensors writes `model.safetensors` and `config.json`, which timm reads without zwicky, head included; or, if the
+    architecture is not timm's, `network.safetensors` and `network.json`, which `load_network` reads. onnx writes
+    `model.onnx`, for batches of any size. The metadata `zwicky` of both hold the contents of `network.json`: how crops
+    are made from raw images, and what the outputs mean. UserError if a file does not reproduce the network.
     """
     run, out = Path(run), Path(out)
     if form not in ("safetensors", "onnx"):
@@ -103,12 +97,11 @@ def _write_timm(network: Network, exported: ExportedNetwork, description: dict[s
         "mean": [0.0] * bands,
         "std": [1.0] * bands,
         "crop_pct": 1.0,
-        "pool_size": None,
         "classifier": config["classifier"],
         "first_conv": "conv1" if is_resnet else "patch_embed.proj",
     }
     if network.classes:
-        pretrained["label_names"] = list(network.classes)
+        pretrained["label_names"] = network.classes
     model = {
         "architecture": config["architecture"],
         "num_classes": network.n_outputs,
@@ -127,8 +120,8 @@ def _write_timm(network: Network, exported: ExportedNetwork, description: dict[s
             pooled, *outputs = exported(crops)
             _check_equal(pooled, features(crops))
             for output in outputs:
-                timm_output = whole(crops)
-                _check_equal(output, network.scaler.inverse(timm_output) if network.targets else timm_output)
+                predicted = whole(crops)
+                _check_equal(output, network.scaler.inverse(predicted) if network.targets else predicted)
 
 
 def _write_onnx(network: Network, exported: ExportedNetwork, description: dict[str, Any], path: Path) -> None:

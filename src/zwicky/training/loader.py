@@ -15,19 +15,12 @@ from zwicky.rng import torch_rng
 
 @dataclass
 class TrainingSet:
-    """What a fit learns from.
+    """What a fit learns from."""
 
-    Args:
-        images: [N, bands, H, W]; an array, or `LazyImages` that may be larger than memory.
-        rows: [n] the row numbers that are used.
-        targets: [N] class numbers or [N, columns] regression targets.
-        partners: [N] for each row the row shown beside it, see `find_partners`.
-    """
-
-    images: Images
-    rows: np.ndarray
-    targets: Tensor | None = None
-    partners: np.ndarray | None = None
+    images: Images  # [N, bands, H, W]; an array, or `LazyImages` that may be larger than memory
+    rows: np.ndarray  # [n] the row numbers that are used
+    targets: Tensor | None = None  # [N] class numbers or [N, columns] regression targets
+    partners: np.ndarray | None = None  # [N] for each row the row shown beside it, see `find_partners`
 
 
 def find_partners(cutouts: Cutouts, rows: np.ndarray) -> np.ndarray | None:

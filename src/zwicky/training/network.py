@@ -29,6 +29,7 @@ from zwicky.training.task import columns_of
 
 SCHEMA_VERSION = 2
 WEIGHTS = "network.safetensors"
+PLAIN = ("bands", "pixel_scale", "classes", "temperature")  # attributes that JSON holds as they are
 
 
 @contextlib.contextmanager
@@ -78,15 +79,9 @@ class Network:
         return len(self.classes or columns_of(self.targets))
 
     def features(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
-        """Compute pooled features.
+        """Compute pooled features [N, D] float32 of raw images [N, bands, H, W].
 
-        Args:
-            images: raw [N, bands, H, W].
-            batch_size: images per forward pass.
-            turns: average over the eight rotations and reflections.
-
-        Returns:
-            [N, D] float32.
+        With `turns` they are averaged over the eight rotations and reflections.
         """
 
         def pooled(crops: Tensor, _: int) -> Tensor:
@@ -131,11 +126,7 @@ class Network:
         return (self.outputs if self.targets else self.probabilities)(images, batch_size, turns)
 
     def check(self, cutouts: Cutouts) -> None:
-        """Check that cutouts are like those of the training.
-
-        Raises:
-            UserError: if they have other bands or another pixel scale.
-        """
+        """Raise UserError if cutouts have other bands or another pixel scale than those of the training."""
         self.check_bands(cutouts.bands)
         scale = cutouts.pixel_scale
         if self.pixel_scale and scale and abs(scale / self.pixel_scale - 1) > 0.02:
@@ -162,15 +153,13 @@ class Network:
         result = np.empty((len(images), width), np.float32)
         with eval_mode(self.backbone, self.head), torch.autocast(on.type, torch.bfloat16, enabled=bf16):
             for rows in batches(len(images), batch_size):
-                crops, _ = eval_views(_to_tensor(images[rows]).to(on), self.views, self.normalisation)
+                raw = images[rows]
+                native = torch.from_numpy(raw.astype(raw.dtype.newbyteorder("="), copy=False)).to(on)
+                crops, _ = eval_views(native, self.views, self.normalisation)
                 views = d4.apply(crops) if turns and not self.backbone.invariant else [crops]
                 outputs = [function(view, g).float() for g, view in enumerate(views)]
                 result[rows] = torch.stack(outputs).mean(0).cpu().numpy()
         return result
-
-
-def _to_tensor(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(images if images.dtype.isnative else images.astype(images.dtype.newbyteorder("=")))
 
 
 def save_network(folder: Path | str, network: Network) -> None:
@@ -192,7 +181,7 @@ def save_network(folder: Path | str, network: Network) -> None:
             "normalisation": asdict(network.normalisation),
             "views": asdict(network.views),
             "head": network.head is not None,
-            **{name: getattr(network, name) for name in ("bands", "pixel_scale", "classes", "temperature")},
+            **{name: getattr(network, name) for name in PLAIN},
             "targets": [asdict(target) for target in network.targets],
             "scaler": asdict(network.scaler),
         },
@@ -200,11 +189,7 @@ def save_network(folder: Path | str, network: Network) -> None:
 
 
 def load_network(folder: Path | str) -> Network:
-    """Read what `save_network` wrote.
-
-    Raises:
-        UserError: if there is no network, or not one that this version can read.
-    """
+    """Read what `save_network` wrote; UserError if there is no network, or not one that this version can read."""
     folder = Path(folder)
     if not (folder / "network.json").exists():
         raise UserError(
@@ -241,5 +226,5 @@ def _restore(description: dict[str, Any], state: dict[str, Tensor]) -> Network:
         head=head,
         targets=targets,
         scaler=TargetScaler(*(tuple(numbers) for numbers in description["scaler"].values())),
-        **{name: description[name] for name in ("bands", "pixel_scale", "classes", "temperature")},
+        **{name: description[name] for name in PLAIN},
     )

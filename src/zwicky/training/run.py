@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,9 @@ PACKAGES = ("torch", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarr
 class Run:
     """A run directory: `config.yaml`, `run.json`, `checkpoint/`, `metrics.csv` and results. Writes are atomic.
 
-    A directory with the same settings and data resumes. With others it is refused with UserError, unless nothing was
-    trained yet. Rank 0 reads and writes for all processes.
-
-    Args:
-        path: the directory.
-        kind: pretrain, finetune or benchmark.
-        config: the settings.
-        seed: the random seed.
-        data: `fingerprint` of the data.
-        files: settings, by dotted name, that are files the run starts from; they are compared by content.
+    A directory with the same kind, settings `config` and `fingerprint` of the data resumes. With others it is refused
+    with UserError, unless nothing was trained yet. Rank 0 reads and writes for all processes. `files` are those the
+    run starts from, by the dotted name of their setting; they are compared by content.
     """
 
     def __init__(
@@ -117,10 +110,8 @@ class Run:
         if not info["finished"] and not any(self.path.rglob("last.pt")) and not any(self.path.rglob("result.json")):
             return False
         if changed:
-            raise UserError(
-                f"{self.path} was started with other settings ({', '.join(changed[:3])}); "
-                "choose another --out or the same settings"
-            )
+            names = ", ".join(changed[:3])
+            raise UserError(f"{self.path} was started with other settings ({names}); take these or another --out")
         raise UserError(f"{self.path} was started with other data; choose another --out or the same store")
 
 
@@ -137,11 +128,7 @@ def fingerprint(cutouts: Cutouts, rows: np.ndarray, truth: np.ndarray | None = N
 
 def to_plain(value: Any) -> Any:
     """Convert dataclasses, paths and tuples to the dicts, strings and lists of YAML."""
-    return json.loads(json.dumps(value, default=_encode))
-
-
-def _encode(item: Any) -> Any:
-    return asdict(item) if is_dataclass(item) and not isinstance(item, type) else str(item)
+    return json.loads(json.dumps(value, default=lambda item: vars(item) if is_dataclass(item) else str(item)))
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

@@ -17,17 +17,11 @@ TARGET_COLUMNS = {"scalar": 1, "vector": 2, "spin2": 2}
 
 @dataclass(frozen=True)
 class Task:
-    """Classification or regression of N cutouts; give `classes` or `targets`.
+    """Classification or regression of N cutouts; give `classes` or `targets`."""
 
-    Args:
-        truth: [N] int64 index into `classes`, −1 where unknown; or [N, columns] float32, NaN where unknown.
-        classes: class names in the order of the outputs; the last one is the positive class.
-        targets: what is regressed.
-    """
-
-    truth: np.ndarray
-    classes: tuple[str, ...] = ()
-    targets: tuple[Target, ...] = ()
+    truth: np.ndarray  # [N] int64 index into `classes`, −1 where unknown; or [N, columns] float32, NaN where unknown
+    classes: tuple[str, ...] = ()  # names in the order of the outputs; the last one is the positive class
+    targets: tuple[Target, ...] = ()  # what is regressed
 
     @classmethod
     def classification(cls, cutouts: Cutouts, labels: Labels) -> Self:
