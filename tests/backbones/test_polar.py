@@ -130,3 +130,18 @@ def test_the_centre_is_found():
 def test_wrong_options_are_one_line(options, message, small_backbone):
     with pytest.raises(UserError, match=message):
         small_backbone("polar_vit", **options)
+
+
+@pytest.mark.parametrize("spacing", ["linear", "log"])
+def test_patches_lie_where_their_pixels_do(spacing, small_backbone):
+    """A pixel changes the canvas of the patch that `patch_at` names, and no patch but it and its neighbours."""
+    backbone = small_backbone("polar_vit", bands=1, spacing=spacing)
+    height, width = backbone.grid(32)
+    centres = backbone.patch_centres(32)
+    assert torch.equal(backbone.patch_at(centres, 32), torch.arange(height * width).unflatten(0, (height, width)))
+    assert backbone.patch_at(torch.tensor([[0.0, 0.0], [15.5, -0.6]]).double(), 32).tolist() == [-1, -1]
+    for x, y in ((20, 9), (3, 17), (25, 25)):
+        image = torch.zeros(1, 1, 32, 32)
+        image[..., y - 1 : y + 2, x - 1 : x + 2] = 1
+        light = torch.nn.functional.adaptive_avg_pool2d(backbone.canvas(image), (height, width)).flatten()
+        assert light.argmax() == backbone.patch_at(torch.tensor([x, y]).double(), 32)

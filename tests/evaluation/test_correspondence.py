@@ -116,7 +116,9 @@ def literal_partner(first, second, grid, size):
 def test_partners_are_those_of_the_loop(grid, size):
     geometry = Geometry((70, 70), 48, size, (0.5, 1.0), "any", True, 3.0)
     maps = geometry.draw(torch.rand(2, 12, N_UNIFORMS, generator=torch.Generator().manual_seed(grid[0])))
-    found = partners(maps[0], maps[1], grid, size)
+    stub = Stub(sky_code)
+    stub.grid = lambda _: grid
+    found = partners(maps[0], maps[1], stub, size)
     assert found.tolist() == [literal_partner(maps[0, i].tolist(), maps[1, i].tolist(), grid, size) for i in range(12)]
     assert (found == -1).any()
     assert (found >= 0).any()
@@ -124,13 +126,18 @@ def test_partners_are_those_of_the_loop(grid, size):
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 2), (3, 5)])
 @pytest.mark.parametrize("margin", [0, 1])
-def test_chance_is_the_mean_over_all_matches(grid, margin):
+@pytest.mark.parametrize("circular", [False, True])
+def test_chance_is_the_mean_over_all_matches(grid, margin, circular):
     partner = torch.arange(grid[0] * grid[1])[None]
-    hits = torch.stack([within(torch.full_like(partner, match), partner, grid, margin) for match in partner[0]])
-    assert torch.allclose(chance(partner, grid, margin), hits.double().mean(0).float())
+    hits = torch.stack(
+        [within(torch.full_like(partner, match), partner, grid, margin, circular) for match in partner[0]]
+    )
+    assert torch.allclose(chance(partner, grid, margin, circular), hits.double().mean(0).float())
     for match in partner[0].tolist():
         for other in partner[0].tolist():
-            apart = max(abs(match // grid[1] - other // grid[1]), abs(match % grid[1] - other % grid[1]))
+            columns = abs(match % grid[1] - other % grid[1])
+            columns = min(columns, grid[1] - columns) if circular else columns
+            apart = max(abs(match // grid[1] - other // grid[1]), columns)
             assert bool(hits[match, 0, other]) == (apart <= margin)
 
 

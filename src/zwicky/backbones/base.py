@@ -113,6 +113,7 @@ class Backbone(nn.Module, ABC):
         prefers_bf16_on_cpu: whether bfloat16 is faster on CPUs that have it.
         invariant: whether rotations by 90° and reflections leave the pooled features unchanged.
         supports_masking: whether patches can be replaced by a mask token.
+        circular: whether the columns of the patch grid are angles, so that the first follows the last.
     """
 
     dim: int
@@ -122,6 +123,7 @@ class Backbone(nn.Module, ABC):
     prefers_bf16_on_cpu = True
     invariant = False
     supports_masking = True
+    circular = False
     decoder_class: type[nn.Module] = PixelDecoder
 
     @abstractmethod
@@ -142,6 +144,19 @@ class Backbone(nn.Module, ABC):
     def canvas(self, images: Tensor) -> Tensor:
         """Return the images [B, bands, H', W'] whose h × w cells the patch tokens stand for; here the same."""
         return images
+
+    def patch_centres(self, size: int) -> Tensor:
+        """Return the centres of the patches in pixels of an image of `size`, [h, w, 2] float64 (x, y)."""
+        height, width = self.grid(size)
+        y, x = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
+        return (torch.stack([x, y], -1) + 0.5) * torch.tensor([size / width, size / height]).double() - 0.5
+
+    def patch_at(self, points: Tensor, size: int) -> Tensor:
+        """Return the index of the patch that holds each point [..., 2] (x, y) in pixels, int64; −1 outside of all."""
+        height, width = self.grid(size)
+        column, row = torch.floor((points + 0.5) * points.new_tensor([width / size, height / size])).unbind(-1)
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        return torch.where(inside, row * width + column, -1.0).long()
 
     @property
     def image_size(self) -> int:

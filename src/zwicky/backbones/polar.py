@@ -188,7 +188,7 @@ class PolarViT(Backbone):
         drop_path: largest rate of stochastic depth.
     """
 
-    invariant = True
+    invariant = circular = True
 
     def __init__(
         self,
@@ -251,9 +251,19 @@ class PolarViT(Backbone):
             return F.avg_pool2d(fine, OVERSAMPLING)
 
     def patch_centres(self, size: int) -> Tensor:
-        """Return the centres of the patches in pixels of an image of `size`, [h, w, 2] float64 (x, y)."""
+        """Return the centres of the patches about the middle of the image; see `Backbone.patch_centres`."""
         points = polar_points(*self.grid(size), self.spacing)
         return points * self.radius * size / 2 + (size - 1) / 2
+
+    def patch_at(self, points: Tensor, size: int) -> Tensor:
+        """Return the indices of patches about the middle of the image; see `Backbone.patch_at`."""
+        n_radii, n_angles = self.grid(size)
+        x, y = ((points - (size - 1) / 2) / (self.radius * size / 2)).unbind(-1)
+        radius = torch.hypot(x, y)
+        if self.spacing == "log":
+            radius = torch.log1p(radius / 0.05) / math.log(21.0)
+        row, column = torch.floor(radius * n_radii), torch.floor(torch.atan2(y, x) / (2 * math.pi) % 1 * n_angles)
+        return torch.where(radius < 1, row * n_angles + column.clamp(max=n_angles - 1), -1.0).long()
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; masked patches are hidden before the stem. See `Backbone.forward`."""

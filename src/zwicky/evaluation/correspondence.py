@@ -72,7 +72,7 @@ def correspondence(
         seed: seed of views, untrained weights and bootstrap.
     """
     untrained = untrained_like(network.backbone, seed)
-    grid = network.backbone.grid(network.backbone.image_size)
+    grid, circular = network.backbone.grid(network.backbone.image_size), network.backbone.circular
     counts: dict[str, list[Tensor]] = {}
     pictures: dict[str, np.ndarray] = {}
     for pair in view_pairs(network, cutouts, rows, views, seed):
@@ -83,8 +83,8 @@ def correspondence(
             hits = {"counted": counted}
             for measure, margin in MARGINS.items():
                 for name, match in matches.items():
-                    hits[measure + name] = counted & within(match, pair.partner, grid, margin)
-                hits[f"{measure}_chance"] = counted * chance(pair.partner, grid, margin)
+                    hits[measure + name] = counted & within(match, pair.partner, grid, margin, circular)
+                hits[f"{measure}_chance"] = counted * chance(pair.partner, grid, margin, circular)
             for name, values in hits.items():
                 counts.setdefault(subset + name, []).append(values.sum(1).cpu())
     arrays = {name: torch.cat(parts).numpy() for name, parts in counts.items()}
@@ -161,27 +161,27 @@ def view_pairs(
         made = augment(raw, torch.from_numpy(batch), seed=seed, step=step)
         first, second = made.crops
         grid = network.backbone.grid(first.shape[-1])
-        partner = partners(made.to_source[0], made.to_source[1], grid, first.shape[-1])
-        valid, other_valid = (made.patch_valid(number, grid).flatten(1) for number in (0, 1))
+        partner = partners(made.to_source[0], made.to_source[1], network.backbone, first.shape[-1])
+        canvas = network.backbone.canvas
+        valid, other_valid = (made.patch_valid(number, grid, canvas).flatten(1) for number in (0, 1))
         invalid = ~valid | ~other_valid.gather(1, partner.clamp(min=0))
-        yield ViewPair((first, second), partner.masked_fill(invalid, -1), informative(first, grid))
+        yield ViewPair((first, second), partner.masked_fill(invalid, -1), informative(canvas(first), grid))
 
 
-def partners(to_source: Tensor, other_to_source: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+def partners(to_source: Tensor, other_to_source: Tensor, backbone: Backbone, size: int) -> Tensor:
     """Return [B, T] int64: the region of the second view with the centre of each region of the first, −1 if none.
 
-    `to_source` are the maps [B, 2, 3] of the views, as in `Views`; a crop of `size` pixels has h × w regions.
+    Args:
+        to_source: [B, 2, 3] map of the first view, as in `Views`.
+        other_to_source: [B, 2, 3] map of the second.
+        backbone: knows where its regions lie.
+        size: pixels of a crop.
     """
+    centres = backbone.patch_centres(size).flatten(0, 1).to(to_source.device)
     first, second = to_source.double(), other_to_source.double()
-    region = first.new_tensor([size / grid[1], size / grid[0]])  # width, height in pixels
-    y, x = torch.meshgrid(*(torch.arange(count, device=first.device) for count in grid), indexing="ij")
-    centres = (torch.stack([x.flatten(), y.flatten()], 1) + 0.5) * region - 0.5  # pixel centres are at integers
     sky = centres @ first[:, :, :2].transpose(1, 2) + first[:, None, :, 2]  # [B, T, 2]
     pixel = torch.linalg.solve(second[:, :, :2], (sky - second[:, None, :, 2]).transpose(1, 2)).transpose(1, 2)
-    position = torch.floor((pixel + 0.5) / region)
-    inside = (position >= 0) & (position < position.new_tensor([grid[1], grid[0]]))
-    index = position[..., 1] * grid[1] + position[..., 0]
-    return torch.where(inside.all(-1), index, -1.0).long()
+    return backbone.patch_at(pixel, size)
 
 
 @torch.inference_mode()
@@ -192,20 +192,22 @@ def match_regions(backbone: Backbone, crops: tuple[Tensor, Tensor]) -> Tensor:
     return (first @ second.transpose(1, 2)).argmax(-1)
 
 
-def within(match: Tensor, partner: Tensor, grid: tuple[int, int], margin: int) -> Tensor:
+def within(match: Tensor, partner: Tensor, grid: tuple[int, int], margin: int, circular: bool = False) -> Tensor:
     """Return [B, T] bool: whether each match lies at most `margin` regions from the partner along either axis."""
     rows = (match // grid[1] - partner // grid[1]).abs()
     columns = (match % grid[1] - partner % grid[1]).abs()
+    columns = torch.minimum(columns, grid[1] - columns) if circular else columns
     return torch.maximum(rows, columns) <= margin
 
 
-def chance(partner: Tensor, grid: tuple[int, int], margin: int) -> Tensor:
+def chance(partner: Tensor, grid: tuple[int, int], margin: int, circular: bool = False) -> Tensor:
     """Return [B, T]: the probability that a random match lies at most `margin` regions from the partner."""
 
     def near(position: Tensor, count: int) -> Tensor:
         return (position + margin).clamp(max=count - 1) - (position - margin).clamp(min=0) + 1
 
-    return near(partner // grid[1], grid[0]) * near(partner % grid[1], grid[1]) / (grid[0] * grid[1])
+    columns = min(2 * margin + 1, grid[1]) if circular else near(partner % grid[1], grid[1])
+    return near(partner // grid[1], grid[0]) * columns / (grid[0] * grid[1])
 
 
 def informative(crops: Tensor, grid: tuple[int, int]) -> Tensor:
