@@ -95,3 +95,26 @@ def write_class_folders(path, **options):
         folder = path / ("lens" if row % 2 else "nonlens")
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{row:03d}.npy", image)
+
+
+@pytest.fixture
+def small_network(small_backbone):
+    """A function that wraps a small backbone for these images, with a head for two classes, for targets, or none."""
+    from zwicky.augment.config import ViewsConfig
+    from zwicky.augment.normalise import Normalisation
+    from zwicky.methods.supervised import TargetScaler
+    from zwicky.training.network import Network
+
+    def make(images, head="classes", name="vit_tiny", bands=("g", "r"), size=16, **options):
+        backbone = small_backbone(name, bands=len(bands), image_size=size, **options)
+        views = ViewsConfig(crop=size, image_size=size)
+        network = Network(backbone, Normalisation.fit(images, bands), views, tuple(bands), 0.2)
+        if head == "classes":
+            network.head, network.classes, network.temperature = backbone.prediction_head(2), ("nonlens", "lens"), 1.7
+        elif head:
+            outputs = sum(len(target.columns) for target in head)
+            network.head, network.targets = backbone.prediction_head(outputs, head), head
+            network.scaler = TargetScaler((3.0,) + (0.0,) * (outputs - 1), (2.0,) + (0.5,) * (outputs - 1))
+        return network
+
+    return make

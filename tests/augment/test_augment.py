@@ -218,20 +218,18 @@ def test_a_patch_is_valid_where_half_of_its_pixels_are(grid):
                 assert views.patch_valid(0, grid)[image, y, x] == (share >= 0.5)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({"crop": value} for value in (47, 0)),
-        *({"shift": value} for value in (-1, float("nan"), float("inf"))),
-        *({"global_scale": value} for value in ((0.0, 1.0), (0.8, 0.5))),
-        {"image_size": 0}, {"rotation": "all"}, {"local_scale": (0.5, 1.5)}, {"local_size": 33}, {"local_crops": -1},
-        {"brightness": 1.0}, {"contrast": -0.1}, {"blur": 1.1}, {"blur_sigma": (0.0, 1.0)}, {"noise_sigma": (0.2, 0.1)},
-        {"noise": float("nan")}, {"band_dropout": 2}, {"reddening": -1},
-    ],
-)  # fmt: skip
-def test_options_out_of_range_are_one_line(change):
-    with pytest.raises(UserError, match=f"views.{next(iter(change))} "):
-        build(dataclasses.replace(PLAIN, **change), stamps())
+OUT_OF_RANGE = {
+    **{"crop": (47, 0), "shift": (-1, float("nan"), float("inf")), "global_scale": ((0.0, 1.0), (0.8, 0.5))},
+    **{"image_size": (0,), "rotation": ("all",), "local_scale": ((0.5, 1.5),), "local_size": (33,), "blur": (1.1,)},
+    **{"local_crops": (-1,), "brightness": (1.0,), "contrast": (-0.1,), "blur_sigma": ((0.0, 1.0),)},
+    **{"reddening": (-1,), "noise_sigma": ((0.2, 0.1),), "noise": (float("nan"),), "band_dropout": (2,)},
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in OUT_OF_RANGE for value in OUT_OF_RANGE[name]])
+def test_options_out_of_range_are_one_line(name, value):
+    with pytest.raises(UserError, match=f"views.{name} "):
+        build(dataclasses.replace(PLAIN, **{name: value}), stamps())
 
 
 def test_options_that_do_not_fit_the_data_are_user_errors():

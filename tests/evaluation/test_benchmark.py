@@ -20,7 +20,6 @@ from zwicky.evaluation.label_draws import LabelDraw, make_label_draws
 from zwicky.evaluation.metrics import CLASSIFICATION
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
 from zwicky.io import read_json
-from zwicky.methods import MethodConfig
 from zwicky.training import provenance
 
 from .conftest import make_blobs, small_config, small_vit
@@ -203,10 +202,7 @@ def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labels": [20, 4000]}, "4000"),
         ({"labels": [1]}, "2 classes"),
-        ({"baselines": ["tea_leaves"]}, "pca_linear"),
-        ({"methods": {"dino": SelfSupervision(MethodConfig("dinosaur"))}}, "dinosaur"),
         ({"methods": {"dino": SelfSupervision(networks=["C"])}}, "'C'"),
         ({"methods": {"dino": SelfSupervision(views=ViewsConfig(crop=8))}}, "label_views"),
         ({"compare_with": "C"}, "choose of vit"),

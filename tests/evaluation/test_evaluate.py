@@ -3,58 +3,42 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.metrics import r2_score, roc_auc_score
 
-from zwicky import backbones
-from zwicky.augment.config import NormalisationConfig, ViewsConfig
-from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, holdout_split
 from zwicky.errors import UserError
 from zwicky.evaluation.evaluate import evaluate, evaluation_text
-from zwicky.methods.supervised import TargetScaler
-from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.network import load_network, save_network
+
+from ..conftest import galaxies
+
+FLUX = (Target(("flux",)),)
 
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:16, :16] - 7.5
-    lens = np.arange(100) % 2 == 1
-    width = np.where(lens, 1.0, 2.5)[:, None, None]
-    images = 10 * np.exp(-(x**2 + y**2) / (2 * width**2))[:, None] + rng.normal(0, 1.0, (100, 1, 16, 16))
-    cutouts = make_cutouts(images.astype(np.float32), ("g",), flux=images.sum((1, 2, 3)), pixel_scale=[0.2] * 100)
-    labels = Labels({i: "lens" if a else "nonlens" for i, a in zip(cutouts.ids, lens, strict=True)})
+    images = galaxies(100, bands=1)
+    cutouts = make_cutouts(images, ("g",), flux=images.sum((1, 2, 3)), pixel_scale=[0.2] * 100)
+    labels = Labels({i: "lens" if row % 2 else "nonlens" for row, i in enumerate(cutouts.ids)})
     return cutouts, labels, holdout_split(cutouts, labels, fractions=(0.6, 0.0, 0.4), seed=0)
 
 
 @pytest.fixture
-def network(data, tmp_path):
-    """network(kind) → directory with a network that never learnt: no head, a head of classes, or of flux."""
-    cutouts, _, _ = data
+def network(data, tmp_path, small_network):
+    """network(head) → directory with a network that never learnt."""
 
-    def make(kind):
-        torch.manual_seed(0)
-        options = {"patch_size": 8, "width": 32, "depth": 1, "heads": 2}
-        backbone = backbones.create("vit_tiny", bands=1, image_size=16, **options)
-        normalisation = Normalisation.fit(cutouts.images, cutouts.bands, NormalisationConfig())
-        made = Network(backbone, normalisation, ViewsConfig(crop=16, image_size=16), cutouts.bands, 0.2)
-        if kind == "classes":
-            made.head, made.classes = backbone.prediction_head(2), ("nonlens", "lens")
-        elif kind == "flux":
-            made.head, made.targets = backbone.prediction_head(1), (Target(("flux",)),)
-            made.scaler = TargetScaler((100.0,), (10.0,))
-        save_network(tmp_path, made)
+    def make(head):
+        save_network(tmp_path, small_network(data[0].images, head, bands=("g",)))
         return tmp_path
 
     return make
 
 
 def test_a_network_without_a_head_is_probed(data, network):
-    run = network("none")
+    run = network(None)
     table = evaluate(run, *data, replicates=50)
     value = table.set_index(["of", "metric"])["value"]
     assert set(table["of"]) == {"linear", "knn"}
@@ -99,7 +83,7 @@ def test_a_metric_that_is_not_defined_says_why(data, network):
 
 def test_regression_is_scored_in_its_own_units(data, network):
     cutouts, _, split = data
-    run = network("flux")
+    run = network(FLUX)
     table = evaluate(run, *data).set_index("metric")
     assert (table["low"] < table["value"]).all()
     assert (table["value"] < table["high"]).all()
@@ -127,4 +111,4 @@ def test_what_cannot_be_scored_is_one_line(data, network):
         with pytest.raises(UserError, match=words):
             evaluate(run, *arguments)
     with pytest.raises(UserError, match="flux"):
-        evaluate(network("flux"), make_cutouts(cutouts.images, ("g",), cutouts.ids), labels, split)
+        evaluate(network(FLUX), make_cutouts(cutouts.images, ("g",), cutouts.ids), labels, split)

@@ -4,52 +4,38 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import softmax
 
-from zwicky import backbones
-from zwicky.augment.config import ViewsConfig
-from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
-from zwicky.methods.supervised import TargetScaler
-from zwicky.training.network import Network, eval_mode, load_network, save_network
+from zwicky.training.network import eval_mode, load_network, save_network
+
+TARGETS = (Target(("flux",)), Target(("dx", "dy"), "vector"))
 
 
 @pytest.fixture
-def make_network(make_blobs):
-    def make(name="vit_tiny", kind="classes"):
+def make_network(make_blobs, small_network):
+    def make(name="vit_tiny", head="classes"):
         cutouts, _ = make_blobs(20)
-        torch.manual_seed(0)
-        options = {"patch_size": 8, "width": 32, "depth": 1, "heads": 2} if name == "vit_tiny" else {}
-        backbone = backbones.create(name, bands=2, image_size=16, **options)
-        normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
-        network = Network(backbone, normalisation, ViewsConfig(crop=16, image_size=16), cutouts.bands, 0.2)
-        if kind == "classes":
-            network.head, network.classes, network.temperature = backbone.prediction_head(2), ("nonlens", "lens"), 1.7
-        elif kind == "targets":
-            network.head = backbone.prediction_head(3)
-            network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
-            network.scaler = TargetScaler((2.0, 0.5, -0.5), (0.5, 2.0, 3.0))
-        return network, cutouts
+        return small_network(cutouts.images, head, name, cutouts.bands), cutouts
 
     return make
 
 
 @pytest.mark.parametrize("name", ["vit_tiny", "resnet18"])
-@pytest.mark.parametrize("kind", ["classes", "targets", "none"])
-def test_a_saved_network_gives_the_same_outputs(tmp_path, make_network, name, kind):
-    network, cutouts = make_network(name, kind)
+@pytest.mark.parametrize("head", ["classes", TARGETS, None])
+def test_a_saved_network_gives_the_same_outputs(tmp_path, make_network, name, head):
+    network, cutouts = make_network(name, head)
     save_network(tmp_path, network)
     again = load_network(tmp_path)
     assert np.array_equal(network.features(cutouts.images), again.features(cutouts.images))
     for field in ("bands", "pixel_scale", "classes", "targets", "scaler", "temperature", "views"):
         assert getattr(network, field) == getattr(again, field), field
     assert network.normalisation == again.normalisation
-    if kind != "none":
+    if head:
         assert np.array_equal(network.outputs(cutouts.images), again.outputs(cutouts.images))
-    if kind == "classes":
+    if head == "classes":
         expected = softmax(again.outputs(cutouts.images) / 1.7, axis=1)
         assert np.allclose(again.predict(cutouts.images), expected, atol=1e-6)
 
@@ -68,7 +54,7 @@ def test_outputs_do_not_depend_on_the_batch_the_mode_or_the_byte_order(make_netw
 
 
 def test_features_are_invariant_and_vectors_rotate_with_the_image(make_network):
-    network, cutouts = make_network(kind="targets")
+    network, cutouts = make_network(head=TARGETS)
     rotated = np.ascontiguousarray(np.rot90(cutouts.images, axes=(2, 3)))
     expected = network.features(cutouts.images)
     assert np.allclose(network.features(rotated[..., ::-1].copy()), expected, atol=0.02 * np.abs(expected).max())
@@ -92,4 +78,4 @@ def test_other_bands_and_scales_are_refused(make_network):
         with nullcontext() if message is None else pytest.raises(UserError, match=message):
             network.check(other)
     with pytest.raises(UserError, match="finetune"):
-        make_network(kind="none")[0].probabilities(cutouts.images)
+        make_network(head=None)[0].probabilities(cutouts.images)
