@@ -1,6 +1,5 @@
 """Where crops look: the map against rendered points, the sampling against scipy and kornia, bounds, exact copies."""
 
-import dataclasses
 import math
 
 import kornia
@@ -135,21 +134,6 @@ def test_area_angle_and_mirror_are_spread_as_declared():
     # One area for both axes: a resize of the height alone would squash.
     lengths = maps[:, :, :2].norm(dim=1)
     torch.testing.assert_close(lengths[:, 0], lengths[:, 1])
-
-
-@pytest.mark.parametrize("rotation", ROTATIONS)
-def test_sub_windows_fill_the_base_window_and_no_more(rotation):
-    u = draws(2000)
-    base = Geometry((70, 64), 40, 40, (1.0, 1.0), rotation, True, 2.0)
-    part = dataclasses.replace(base, size=20, scale=(0.1, 0.3))
-    u[..., 3:5] = 0.5  # exact crops move by whole pixels, others do not
-    last = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64).expand(2000, 1, 3)
-    inverse = torch.linalg.inv(torch.cat([base.draw(u), last], 1))
-    points = torch.cat([corners(part.draw(u), 20), torch.ones(2000, 4, 1)], -1)
-    inside = (inverse[:, None, :2] @ points[..., None])[..., 0]
-    assert -1e-9 < inside.min() < inside.max() < 39 + 1e-9
-    assert inside.amin((0, 1)).max() < 0.5
-    assert inside.amax((0, 1)).min() > 38.5
 
 
 def test_zooming_out_averages_and_does_not_alias():

@@ -82,16 +82,6 @@ def test_statistics_ignore_nan_and_leave_out_bad_images():
     np.testing.assert_allclose(strict.center, np.median(clean, axis=(0, 2, 3)), rtol=1e-6)
 
 
-def test_a_sample_of_many_images_is_seeded_and_near_the_whole():
-    images, level, sigma = sky_images(count=4500, bands=1, side=4)
-    images[:, :, :] -= 500 * (images > 400)  # no spots: they would be all there is
-    one, again = (Normalisation.fit(images, ("g",), seed=3) for _ in range(2))
-    assert one == again
-    assert one != Normalisation.fit(images, ("g",), seed=4)
-    np.testing.assert_allclose(one.center, level, atol=0.1)
-    np.testing.assert_allclose(one.scale, sigma, rtol=0.1)
-
-
 @pytest.mark.parametrize("factor", [1e-30, 1.0])
 def test_scale_is_the_noise_in_any_unit_and_the_deviation_on_an_empty_sky(factor):
     images, _, sigma = sky_images(bands=1)

@@ -174,15 +174,6 @@ def test_a_curve_has_the_interval_of_its_points():
     assert (band.low <= band.high).all()
 
 
-def test_arms_are_compared_on_the_draws_both_have():
-    cells = make_cells(np.random.default_rng(0))
-    moved = [replace(cell, draw=cell.draw + 10) for cell in cells]
-    replicates = applied({"a": cells, "moved": moved, "two": cells[:2]}, replicates=20)
-    assert replicates.difference("a", "two").value == 0
-    with pytest.raises(UserError, match="share no draw"):
-        replicates.difference("a", "moved")
-
-
 def test_holm_by_hand():
     """Sorted p times the number of hypotheses not yet rejected, never decreasing: Holm's own recipe."""
     np.testing.assert_allclose(b.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])

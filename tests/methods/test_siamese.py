@@ -49,17 +49,6 @@ def test_loss_and_gradient_are_those_of_the_paper_with_z_detached(tiny_vit, make
     assert all(p.grad.any() for p in method.predictor.parameters())
 
 
-def test_constant_embeddings_are_reported(tiny_vit, make_views):
-    method = methods.create("simsiam", tiny_vit(), **SMALL)
-    healthy = {name: float(value.detach()) for name, value in method(make_views(batch=32, local=0)).items()}
-    assert healthy["embedding_std"] == pytest.approx(1 / math.sqrt(24), rel=0.2)
-    assert method.diagnose(healthy) is None
-    with torch.no_grad():  # identical images would do too, but three BatchNorms blow up the rounding between their rows
-        method.projector[-2].weight.zero_()
-    collapsed = {name: float(value.detach()) for name, value in method(make_views(local=0)).items()}
-    assert "constant embeddings" in method.diagnose(collapsed)
-
-
 def test_a_batch_of_one_image_is_refused():
     with pytest.raises(UserError, match="batch_size"):
         MLP([4, 4, 2])(torch.randn(1, 4))

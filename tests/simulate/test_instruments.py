@@ -20,7 +20,7 @@ from zwicky.simulate.instruments import (
     signal_to_noise,
     sky_noise,
 )
-from zwicky.simulate.light import ring, sersic, sersic_flux, spiral_arms
+from zwicky.simulate.light import sersic, sersic_flux, spiral_arms
 from zwicky.simulate.population import Composite, load_instruments, read_population
 from zwicky.simulate.render import MARGIN, grid, make_composite, resample
 from zwicky.simulate.simulation import Simulation, simulate_population
@@ -246,11 +246,3 @@ def test_the_spiral_has_its_arms_where_the_formula_says():
     half_turn = spiral_arms(-r * torch.cos(angles), -r * torch.sin(angles), p)
     torch.testing.assert_close(half_turn, light, rtol=1e-3, atol=1e-6)
     assert r.flatten()[light.amax(1).flatten().argmax()] == pytest.approx(R, abs=0.15)
-
-
-def test_the_ring_is_brightest_at_its_radius_and_its_angle():
-    x, y = grid(200, 0.03)
-    p = columns(**CENTRED, radius=1.5, ring_width=0.2, ring_knots=1.0, ring_angle=2.0)
-    peak = int(ring(x, y, p).argmax())
-    assert float(torch.hypot(x, y).flatten()[peak]) == pytest.approx(1.5, abs=0.03)
-    assert float(torch.atan2(y, x).flatten()[peak]) == pytest.approx(2.0, abs=0.03)

@@ -130,13 +130,6 @@ def test_einstein_radius_is_that_of_angular_diameter_distances():
     assert einstein_radius(1e12, 0.5, 1.0) == pytest.approx(1.66, abs=0.01)
 
 
-def test_other_settings_can_be_declared(write_population):
-    vortex = {"mass": 1e10, "compensated": False, "log10_axion_mass": {"uniform": [-23, -22]}}
-    classes = {"axion": {"substructure": {"axion_vortex": vortex}}}
-    population = read_population(write_population({"base": "deeplense-repaired-1", "classes": classes}))
-    assert population.classes["axion"].substructure == AxionVortex(1e10, Prior("uniform", (-23.0, -22.0)), False)
-
-
 def some(images, count, seed):
     """Random subhalos; one lies exactly on a pixel, and an image has fewer than `count`."""
     rng = np.random.default_rng(seed)

@@ -104,13 +104,6 @@ def test_a_class_without_a_label_is_unlikely():
         np.testing.assert_allclose(few.sum(1), 1)
 
 
-def test_one_object_is_predicted_as_its_value():
-    probe = LinearProbe.fit(np.ones((3, 4)), np.full((3, 1), 2.5), regression(1), groups=np.zeros(3))
-    weight, bias = probe.to_linear()
-    assert not weight.any()
-    assert bias == 2.5
-
-
 def test_bad_labels_and_features_are_refused():
     bad, labels = np.eye(6), np.arange(6) % 2
     bad[2, 3] = np.nan

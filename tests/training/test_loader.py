@@ -108,16 +108,6 @@ def test_partners_are_images_of_the_same_lens(pairs, make_blobs):
     assert partners[[1, 3]].tolist() == [1, 3]  # unknown pairs are no pair
 
 
-def test_partners_come_with_each_step(pairs, stored):
-    cutouts, rows = stored(pairs), np.arange(2, 50)
-    batches = loader(cutouts.images, rows, partners=find_partners(cutouts, rows), rank=1, world_size=2)
-    for step in (0, 1, 7):
-        views = batches.views(step)
-        assert torch.equal(views.partner.rows, views.rows ^ 1)  # 2k and 2k + 1
-        assert np.array_equal(views.partner.images.numpy(), pairs.images[views.partner.rows])
-        assert (views.partner.step, views.partner.part) == (step, slice(4, 8))
-
-
 def test_crops_alternate_between_the_two_images(pairs):
     views = ViewsConfig(crop=16, local_crops=2, local_size=8, noise=0.0)
     augment = Augment(views, Normalisation.fit(pairs.images, pairs.bands), pairs.size, pairs.bands, 2, True)
