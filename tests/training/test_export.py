@@ -12,7 +12,6 @@ from zwicky import backbones
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
-from zwicky.backbones import BACKBONES
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
 from zwicky.methods.supervised import TargetScaler
@@ -20,38 +19,36 @@ from zwicky.training.export import export
 from zwicky.training.network import Network, load_network, save_network
 
 DEEP = {"patch_size": 8, "width": 32, "depth": 2, "heads": 4}
+STAGES = {"patch_size": 2, "width": 32, "depths": [2, 2], "heads": [2, 4], "window": 4}
+EQUIVARIANT = {"d4_vit": ("d4_vit", DEEP), "d4_swin": ("d4_swin", STAGES | {"depths": [1, 2]})}
 CASES = {
     "vit": ("vit_tiny", DEEP),
     "vit-mean": ("vit_tiny", {**DEEP, "pool": "mean"}),
     "dinov2": ("vit_tiny", {**DEEP, "layer_scale": 1e-5, "registers": 4}),
     "beit": ("beit_base", DEEP),
     "beit-cls": ("beit_base", {**DEEP, "pool": "cls"}),
-    "swin": ("swin_tiny", {"patch_size": 2, "width": 32, "depths": [2, 2], "heads": [2, 4], "window": 4}),
+    "swin": ("swin_tiny", STAGES),
     "resnet": ("resnet18", {}),
 }
 
 
-@torch.no_grad()
-def perturb(backbone):
-    for parameter in backbone.parameters():
-        parameter += 0.05 * torch.randn_like(parameter)
-
-
 def network_of(case, head=True, regression=False):
     torch.manual_seed(0)
-    name, options = CASES[case]
+    name, options = (CASES | EQUIVARIANT)[case]
     size = 48 if name == "resnet18" else 32
     backbone = backbones.create(name, bands=2, image_size=size, **options)
-    perturb(backbone)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
     bands, views = ("g", "r"), ViewsConfig(crop=size, image_size=size)
     network = Network(backbone, Normalisation(bands, (1.0, 2.0), (3.0, 4.0), "asinh", 3.0, 1.5), views, bands, 0.2)
-    if head:
+    if regression:
+        network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
+        network.head = backbone.prediction_head(3, network.targets)
+        network.scaler = TargetScaler((1.0, 0.0, 0.0), (2.0, 0.5, 0.5))  # a vector has one unit
+    elif head:
         network.head = backbone.prediction_head(3)
-        if regression:
-            network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
-            network.scaler = TargetScaler((1.0, 2.0, 3.0), (2.0, 0.5, 10.0))
-        else:
-            network.classes, network.temperature = ("a", "b", "c"), 1.7
+        network.classes, network.temperature = ("a", "b", "c"), 1.7
     return network
 
 
@@ -128,67 +125,43 @@ def test_a_network_that_timm_lacks_is_exported_as_ours(tmp_path):
     assert np.allclose(load_network(tmp_path / "out").outputs(images), network.outputs(images), atol=1e-6)
 
 
-def export_onnx(network, folder):
-    """Export a network; return images, and a function from these to outputs of ONNX Runtime by name and metadata."""
+# Each takes seconds to export, so the quick tests have one and the slow ones the others.
+ONNX = [(case, False) for case in CASES] + [("vit", True), ("d4_vit", True), ("d4_swin", True)]
+
+
+@pytest.mark.parametrize(
+    ("case", "regression"), [ONNX[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in ONNX[1:])]
+)
+def test_onnx_gives_the_same_outputs_for_any_batch(tmp_path, case, regression):
+    """Those of an equivariant network are as exact: features of rotated images are equal, vectors rotate."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    save_network(folder / "run", network)
-    (path,) = export(folder / "run", folder / "out", "onnx")
-    assert list(folder.joinpath("out").iterdir()) == [path]
+    network = network_of(case, regression=regression)
+    save_network(tmp_path / "run", network)
+    (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
+    assert list(tmp_path.joinpath("out").iterdir()) == [path]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["zwicky"])
 
     def run(images):
         crops = network.normalisation(torch.from_numpy(np.ascontiguousarray(images)))[0]
-        return dict(zip(names, session.run(None, {"crops": crops.numpy()}), strict=True))
+        return session.run(None, {"crops": crops.numpy()})
 
-    return raw(network), run, json.loads(session.get_modelmeta().custom_metadata_map["zwicky"])
-
-
-# Each takes seconds to export, so the quick tests have one and the slow ones the others.
-SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "vit"]
-
-
-@pytest.mark.parametrize("case", ["vit", *SLOW])
-def test_onnx_gives_the_same_outputs_for_any_batch(tmp_path, case):
-    network = network_of(case)
-    images, run, metadata = export_onnx(network, tmp_path)
+    images, kind = raw(network), "predictions" if regression else "logits"
+    assert [output.name for output in session.get_outputs()] == ["pooled", kind]
     for count in (1, 3):
-        outputs = run(images[:count])
-        assert np.allclose(outputs["pooled"], network.features(images[:count], turns=False), atol=1e-4)
-        assert np.allclose(outputs["logits"], network.outputs(images[:count], turns=False), atol=1e-4)
-    assert metadata["classes"] == ["a", "b", "c"]
-
-
-@pytest.mark.slow
-def test_onnx_of_a_regression_is_in_the_units_of_its_targets(tmp_path):
-    network = network_of("vit", regression=True)
-    images, run, metadata = export_onnx(network, tmp_path)
-    outputs = run(images)
-    assert list(outputs) == ["pooled", "predictions"]
-    assert np.allclose(outputs["predictions"], network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
-    assert metadata["targets"][1] == {"columns": ["dx", "dy"], "kind": "vector"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name.startswith("d4")])
-def test_onnx_of_the_equivariant_backbones(tmp_path, name):
-    """Outputs are those of the network, and as exact: features of rotated images are equal, vectors rotate."""
-    network = network_of("vit", regression=True)
-    network.backbone = backbones.create(
-        name, bands=2, image_size=32, **(CASES["swin"][1] if name == "d4_swin" else DEEP)
-    )
-    perturb(network.backbone)
-    network.head = network.backbone.prediction_head(3, network.targets)
-    network.scaler = TargetScaler((1.0, 0.0, 0.0), (2.0, 0.5, 0.5))  # a vector has one unit
-    images, run, _ = export_onnx(network, tmp_path)
-    outputs, rotated = run(images), run(np.rot90(images, axes=(2, 3)))
-    assert np.allclose(outputs["pooled"], network.features(images, turns=False), atol=1e-4)
-    predictions = outputs["predictions"]
-    assert np.allclose(predictions, network.outputs(images, turns=False), atol=1e-4, rtol=1e-4)
-    assert predictions.std(0).min() > 1e-3
-    assert np.abs(rotated["pooled"] - outputs["pooled"]).max() < 1e-5 * outputs["pooled"].std()
-    expected = predictions[:, [0, 2, 1]] * [1, 1, -1]  # rot90 takes (x, y) to (y, −x)
-    assert np.abs(rotated["predictions"] - expected).max() < 1e-4 * predictions.std(0).max()
+        pooled, outputs = run(images[:count])
+        assert np.allclose(pooled, network.features(images[:count], turns=False), atol=1e-4)
+        assert np.allclose(outputs, network.outputs(images[:count], turns=False), atol=1e-4, rtol=1e-4)
+    if regression:
+        assert metadata["targets"][1] == {"columns": ["dx", "dy"], "kind": "vector"}
+    else:
+        assert metadata["classes"] == ["a", "b", "c"]
+    if case.startswith("d4"):
+        rotated, turned = run(np.rot90(images, axes=(2, 3)))
+        assert outputs.std(0).min() > 1e-3
+        assert np.abs(rotated - pooled).max() < 1e-5 * pooled.std()
+        expected = outputs[:, [0, 2, 1]] * [1, 1, -1]  # rot90 takes (x, y) to (y, −x)
+        assert np.abs(turned - expected).max() < 1e-4 * outputs.std(0).max()
 
 
 def test_a_file_that_does_not_reproduce_the_network_is_not_written(tmp_path, monkeypatch):
