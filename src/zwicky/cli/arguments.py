@@ -90,6 +90,12 @@ def finetune(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--from_scratch", type=bool, default=False, help="train the same network from random weights, for comparison"
     )
+    parser.add_argument(
+        "--grades",
+        type=Path | None,
+        default=None,
+        help="catalogue of `zwicky grade --merge`: learn its grades too; the random stratum stays out",
+    )
 
 
 def evaluate(parser: ArgumentParser) -> None:

@@ -94,8 +94,13 @@ def _finetune(args: Namespace) -> None:
     start = None if _names_recipe(str(args.run)) else args.run
     config.views = _fitting(config.views, data)
     split = data.split(config.split, columns_of(parse_targets(config.targets)), runs=[args.out, start])
+    labels = data.labels
+    if args.grades is not None:
+        from zwicky.grading.labels import learn_from_grades
+
+        labels, split = learn_from_grades(args.grades, data.cutouts, labels, split)
     fit = partial(
-        finetune, config, start, data.cutouts, data.labels, split, from_scratch=args.from_scratch, quiet=rank() > 0
+        finetune, config, start, data.cutouts, labels, split, from_scratch=args.from_scratch, quiet=rank() > 0
     )
     if args.minutes is not None:
         images = config.labels or len(split.ids("train"))

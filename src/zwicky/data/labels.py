@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ class Labels:
     source: str = ""  # where the labels come from, e.g. a catalogue or a person
     time: str = ""  # when they were given, ISO 8601
     positive: str = ""  # the positive class, "" for the usual one
+    soft: dict[str, float] = field(default_factory=dict)  # probability of the positive class, where graders differ
 
     @property
     def classes(self) -> tuple[str, ...]:

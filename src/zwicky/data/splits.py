@@ -22,6 +22,7 @@ from zwicky.rng import numpy_rng
 ROLES = ("train", "validation", "test", "unlabelled")
 UNLABELLED = 3  # of ROLES
 DEFAULT = "holdout"
+RANDOM_STRATUM = "random"  # `stratum` of candidates that are for estimates alone
 SHARED = ("source_id", "lens_id", "pair_id")  # columns of simulations: the same galaxy in several images
 
 

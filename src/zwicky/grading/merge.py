@@ -47,7 +47,7 @@ def merge(paths: Sequence[Path], out: Path, cutouts: Cutouts | None = None) -> s
     is_known = rows["truth"].notna()
     calibration, repeats = rows[is_known], rows[~is_known & (rows["repeat"] == 1)]
     rows = rows[~is_known & (rows["repeat"] == 0)]
-    values = _matrix(rows)
+    values = grade_matrix(rows)
     table = catalogue(rows, values, reliability(calibration, values.columns))
     graders = grader_table(rows, calibration, repeats)
     alpha = krippendorff_alpha(values.to_numpy())
@@ -90,7 +90,7 @@ def read_all(paths: Sequence[Path], cutouts: Cutouts | None = None) -> tuple[pd.
     return rows, notes
 
 
-def _matrix(rows: pd.DataFrame) -> pd.DataFrame:
+def grade_matrix(rows: pd.DataFrame) -> pd.DataFrame:
     """Return grades as numbers, objects × graders, NaN where not graded."""
     numbers = rows.assign(grade=rows["grade"].map(GRADES).astype(float)).dropna(subset="grade")
     return numbers.pivot(index="id", columns="grader", values="grade")
@@ -104,7 +104,7 @@ def reliability(calibration: pd.DataFrame, graders: pd.Index) -> Reliability | N
     """Return how reliable graders are on the hidden images of known class, None if there were none."""
     if calibration.empty:
         return None
-    values = _matrix(calibration[calibration["repeat"] == 0]).reindex(columns=graders)
+    values = grade_matrix(calibration[calibration["repeat"] == 0]).reindex(columns=graders)
     truth = calibration.drop_duplicates("id").set_index("id")["truth"].reindex(values.index)
     return Reliability.measure(_votes(values.to_numpy()), truth.to_numpy() == 1)
 

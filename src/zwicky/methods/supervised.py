@@ -97,4 +97,5 @@ class Supervised(Method):
             loss = F.smooth_l1_loss(outputs, self.scaler.transform(targets))
             return {"loss": loss, "mae": (self.scaler.inverse(outputs.detach()) - targets).abs().mean()}
         loss = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
-        return {"loss": loss, "accuracy": (outputs.detach().argmax(1) == targets).float().mean()}
+        classes = targets if targets.ndim == 1 else targets.argmax(1)  # class numbers or probabilities
+        return {"loss": loss, "accuracy": (outputs.detach().argmax(1) == classes).float().mean()}

@@ -21,7 +21,7 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.base import Backbone, LinearHead
 from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.data.labels import Labels
-from zwicky.data.splits import Split, fit_select, label_subsets
+from zwicky.data.splits import RANDOM_STRATUM, Split, fit_select, label_subsets
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
 from zwicky.methods.supervised import Supervised, TargetScaler
@@ -101,7 +101,7 @@ def fit_labels(
 
     result = fit(
         method,
-        TrainingSet(cutouts.images, fit_rows, torch.from_numpy(task.truth)),
+        TrainingSet(cutouts.images, fit_rows, torch.from_numpy(task.learned)),
         augment,
         config.train,
         seed=seed,
@@ -244,13 +244,15 @@ def finetune(
     task = Task.regression(cutouts, config.targets) if config.targets else Task.classification(cutouts, labels)
     ids = _draw_labels(config, cutouts, labels, split, task)
     split.check_roles(ids, "learning from labels", ("train",))
+    if "stratum" in cutouts.table and (cutouts.table["stratum"][cutouts.rows_of(ids)] == RANDOM_STRATUM).any():
+        raise UserError("leak: some labels are of the random stratum, which is for estimates; --grades leaves it out")
     out, start = Path(out), None if start is None else Path(start)
     source = config.backbone.pretrained if config.backbone and not from_scratch else None
     files = {"start": start and start / WEIGHTS, "backbone.pretrained": source}
     settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
     pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None else rows[:0]
-    data = fingerprint(cutouts, np.concatenate([rows, pool]), task.truth[rows])
+    data = fingerprint(cutouts, np.concatenate([rows, pool]), task.learned[rows])
     run = Run(out, "finetune", settings, config.seed, data, files)
     if run.finished:
         return load_network(out)

@@ -22,6 +22,7 @@ class Task:
     truth: np.ndarray  # [N] int64 index into `classes`, −1 where unknown; or [N, columns] float32, NaN where unknown
     classes: tuple[str, ...] = ()  # names in the order of the outputs; the last one is the positive class
     targets: tuple[Target, ...] = ()  # what is regressed
+    soft: np.ndarray | None = None  # [N, classes] float32 probabilities to learn instead of `truth`, if graders differ
 
     @classmethod
     def classification(cls, cutouts: Cutouts, labels: Labels) -> Self:
@@ -29,13 +30,25 @@ class Task:
         count = len(labels.classes)
         if count < 2:
             raise UserError(f"the labels hold {count} class; give at least two, or name columns with --targets")
-        return cls(pd.Index(labels.classes).get_indexer(labels.of(cutouts.ids)).astype(np.int64), labels.classes)
+        truth = pd.Index(labels.classes).get_indexer(labels.of(cutouts.ids)).astype(np.int64)
+        if not labels.soft:
+            return cls(truth, labels.classes)
+        soft = np.eye(count, dtype=np.float32)[truth]
+        for row in np.flatnonzero([name in labels.soft for name in cutouts.ids]):
+            soft[row] = 0
+            soft[row, [0, -1]] = 1 - labels.soft[cutouts.ids[row]], labels.soft[cutouts.ids[row]]
+        return cls(truth, labels.classes, soft=soft)
 
     @classmethod
     def regression(cls, cutouts: Cutouts, targets: Sequence[str | Target]) -> Self:
         """Return the task of regressing columns of the table, e.g. `["theta_E", "spin2:e1/e2"]`."""
         parsed = parse_targets(targets)
         return cls(cutouts.numbers(columns_of(parsed)).astype(np.float32), targets=parsed)
+
+    @property
+    def learned(self) -> np.ndarray:
+        """What the loss compares with: `soft` where given, else `truth`."""
+        return self.truth if self.soft is None else self.soft
 
     @property
     def is_regression(self) -> bool:

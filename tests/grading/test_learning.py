@@ -1,0 +1,132 @@
+"""The loop: simulated graders judge candidates, their grades are merged, and a network learns from them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from zwicky import cli
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split, default_split
+from zwicky.data.store import write_store
+from zwicky.errors import UserError
+from zwicky.grading.config import SessionConfig
+from zwicky.grading.labels import learn_from_grades
+from zwicky.grading.merge import merge
+from zwicky.grading.session import Session
+from zwicky.grading.simulated import SimulatedGrader
+from zwicky.training.finetune import finetune
+from zwicky.training.network import load_network
+from zwicky.training.task import Task
+
+FAST = [
+    "--fit.train.max_steps=20",
+    "--fit.train.min_steps=0",
+    "--fit.train.batch_size=16",
+    "--fit.train.precision=float32",
+]
+
+
+@pytest.fixture
+def rings(make_candidates):
+    """Candidates of which every third is a bright ring, a `lens`; and the truth."""
+    cutouts = make_candidates(160)
+    is_lens = np.arange(160) % 3 == 0
+    y, x = np.mgrid[:16, :16] - 7.5
+    cutouts.images[is_lens] += 4 * np.exp(-((np.hypot(x, y) - 5) ** 2))
+    return cutouts, dict(zip(cutouts.ids, is_lens.tolist(), strict=True))
+
+
+def test_the_simulated_grader_errs_at_its_rates(make_candidates, tmp_path):
+    cutouts = make_candidates(2000)
+    truth = dict(zip(cutouts.ids, (np.arange(2000) % 4 == 0).tolist(), strict=True))
+    slots = Session(cutouts, SessionConfig(repeat_share=0)).slots
+    grader = SimulatedGrader("sim", completeness=0.8, false_positives=0.1)
+    for part in (slots[:1200], slots[1200:]):
+        grader.grade(part, truth, tmp_path / "sim.db")
+    merge([tmp_path / "sim.db"], tmp_path / "catalogue.csv")
+    table = pd.read_csv(tmp_path / "catalogue.csv", dtype={"id": str})
+    votes, lens = table["grade_mean"] > 1.5, table["id"].map(truth)
+    assert len(table) == 2000
+    assert votes[lens].mean() == pytest.approx(0.8, abs=0.06)
+    assert votes[~lens].mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_grades_become_soft_labels_without_the_random_stratum(rings, tmp_path):
+    cutouts, truth = rings
+    slots = Session(cutouts, SessionConfig(repeat_share=0)).slots
+    for name, seed in (("ana", 1), ("bob", 2), ("cleo", 3)):
+        SimulatedGrader(name, 0.8, 0.2, seed).grade(slots[:100], truth, tmp_path / f"{name}.db")
+    merge([tmp_path / f"{name}.db" for name in ("ana", "bob", "cleo")], tmp_path / "catalogue.fits")
+    labels, split = learn_from_grades(
+        tmp_path / "catalogue.fits", cutouts, Labels({}), default_split(cutouts, Labels({}))
+    )
+    stratum = dict(zip(cutouts.ids, cutouts.table["stratum"], strict=True))
+    trained = split.ids("train")
+    assert set(trained) == {name for name in slots["id"][:100] if stratum[name] == "top"}
+    assert not any(stratum[name] == "random" for name in split.roles)
+    task = Task.classification(cutouts, labels)
+    assert task.classes == ("nonlens", "lens")
+    rows = cutouts.rows_of(trained)
+    np.testing.assert_allclose(task.learned[rows].sum(1), 1, atol=1e-6)
+    assert len(np.unique(task.learned[rows, 1])) > 4
+    grades = pd.read_csv(tmp_path / "grades.csv", dtype={"id": str}).replace(
+        {"grade": {"A": 3, "B": 2, "C": 1, "X": 0}}
+    )
+    mean = grades.groupby("id")["grade"].mean()
+    np.testing.assert_allclose(task.learned[rows, 1], [mean[name] / 3 for name in trained], atol=1e-6)
+
+
+def test_labels_and_roles_of_the_store_stay(rings, tmp_path):
+    cutouts, _ = rings
+    ids = cutouts.ids[cutouts.table["stratum"] == "top"]
+    table = pd.DataFrame({"id": ids[:6], "grade_mean": [3, 0, 3, 0, 1, 2]})
+    table.to_csv(tmp_path / "catalogue.csv", index=False)
+    roles = dict.fromkeys(cutouts.ids, "unlabelled") | {ids[0]: "test", ids[7]: "train"}
+    own = Labels({ids[0]: "no", ids[7]: "arc"}, positive="arc")
+    labels, split = learn_from_grades(tmp_path / "catalogue.csv", cutouts, own, Split("holdout", roles))
+    assert [labels.values[name] for name in ids[[0, 1, 4, 5, 7]]] == ["arc", "no", "no", "arc", "arc"]
+    assert split.roles[ids[0]] == "test"
+    assert set(split.ids("train")) == set(ids[[1, 2, 3, 4, 5, 7]])
+    for text, message in [("id,grade\na,1\n", "grade_mean"), ("id,grade_mean\nelsewhere,1\n", "no graded object")]:
+        (tmp_path / "wrong.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            learn_from_grades(tmp_path / "wrong.csv", cutouts, own, Split("holdout", roles))
+
+
+def test_grade_learn_look_again(rings, tmp_path, capsys):
+    cutouts, truth = rings
+    store = tmp_path / "candidates"
+    write_store(cutouts.images, cutouts.table, store, bands=cutouts.bands)
+    slots = Session(cutouts, SessionConfig(repeat_share=0)).slots
+    SimulatedGrader("ana", 0.95, 0.02).grade(slots[:110], truth, tmp_path / "ana.db")
+    cli.run(["grade", "--merge", str(tmp_path / "ana.db"), "--out", str(tmp_path / "catalogue.csv")])
+    assert "110 objects by 1 graders" in capsys.readouterr().out
+    (tmp_path / "small.yaml").write_text(
+        "backbone: {name: vit_tiny, options: {patch_size: 4, width: 32, depth: 2, heads: 2}}\nnormalisation: {}\n"
+        "fit: {head: random, train: {lr: 0.01}}\n"
+    )
+    words = [
+        "finetune",
+        str(tmp_path / "small.yaml"),
+        "--data",
+        str(store),
+        "--grades",
+        str(tmp_path / "catalogue.csv"),
+    ]
+    cli.run([*words, "--out", str(tmp_path / "run"), *FAST])
+    trained = pd.read_parquet(tmp_path / "run" / "training_objects.parquet")
+    stratum = dict(zip(cutouts.ids, cutouts.table["stratum"], strict=True))
+    assert {stratum[name] for name in trained["id"]} == {"top"}
+    probability = load_network(tmp_path / "run").probabilities(cutouts.images, turns=False)[:, 1]
+    is_lens = np.array(list(truth.values()))
+    unused = ~np.isin(cutouts.ids, trained["id"])
+    assert probability[is_lens & unused].mean() > probability[~is_lens & unused].mean()
+
+
+def test_training_refuses_the_random_stratum(rings, tmp_path):
+    from zwicky.training.config import FinetuneConfig
+
+    cutouts, truth = rings
+    labels = Labels({name: "lens" if lens else "nonlens" for name, lens in truth.items()})
+    with pytest.raises(UserError, match="random stratum"):
+        finetune(FinetuneConfig(), None, cutouts, labels, default_split(cutouts, labels), tmp_path / "run", quiet=True)
