@@ -37,8 +37,7 @@ def _reporting(path: Path) -> Iterator[None]:
 def replacing_directory(path: Path | str) -> Iterator[Path]:
     """Yield a fresh hidden directory beside `path`; rename it to `path` on success, remove it on failure.
 
-    Raises:
-        UserError: if the directory cannot be written, or `path` exists and is not an empty directory.
+    UserError if it cannot be written, or `path` exists and is not an empty directory.
     """
     path = Path(path).absolute()
     folder = temporary_path(path)

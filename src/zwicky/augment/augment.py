@@ -22,24 +22,16 @@ from zwicky.rng import torch_rng
 
 @dataclass
 class Augment:
-    """Augmentation of batches, without state; raises UserError if the options do not fit the images.
-
-    Attributes:
-        normalisation: fitted to the training rows.
-        source_size: (H, W) of the images.
-        local: whether to cut local crops too, as many as `config` has.
-        targets: the regression targets, in the order of their columns; none for classes.
-        masking: of the global crops; None for methods without masks.
-    """
+    """Augmentation of batches, without state; raises UserError if the options do not fit the images."""
 
     config: ViewsConfig
-    normalisation: Normalisation
-    source_size: tuple[int, int]
+    normalisation: Normalisation  # fitted to the training rows
+    source_size: tuple[int, int]  # (H, W) of the images
     bands: tuple[str, ...]
     n_global: int
-    local: bool = False
-    targets: tuple[Target, ...] = ()
-    masking: Masking | None = None
+    local: bool = False  # whether to cut local crops too, as many as `config` has
+    targets: tuple[Target, ...] = ()  # of a regression, in the order of their columns; none for classes
+    masking: Masking | None = None  # of the global crops; None for methods without masks
 
     def __post_init__(self) -> None:
         config = self.config
@@ -68,16 +60,11 @@ class Augment:
         global_batch: int | None = None,
         targets: Tensor | None = None,
     ) -> Views:
-        """Make the views of one step; raises UserError if the images are of another size.
+        """Make the views of one step of raw images [B, bands, H, W] of any type, on any device, and their rows [B].
 
-        Args:
-            images: raw [B, bands, H, W] of any type, on any device.
-            rows: [B] their row numbers.
-            seed: of the run.
-            step: of the optimiser.
-            part: which rows of the global batch these B are; None for all of it.
-            global_batch: number of images of the global batch; None for B.
-            targets: [B] int64 classes, or [B, columns] float regression targets in the images' axes.
+        These are `part` of a global batch of `global_batch` images (by default all of it). `targets` are [B] int64
+        classes, or [B, columns] float regression targets in the images' axes. UserError if the images have another
+        size.
         """
         size = list(images.shape[2:])
         if size != list(self.source_size):

@@ -26,29 +26,21 @@ class Target:
 
 @dataclass
 class Views:
-    """Several crops of each of B images.
+    """Several crops of each of B images; the global crops come first.
 
-    Attributes:
-        crops: each [B, bands, h, w] float32, normalised, 0 where invalid; global crops come first.
-        to_source: each [B, 2, 3], the affine map from (x, y, 1) in crop pixels to (x, y) in source pixels; pixel
-            centres are at integers, (0, 0) is the centre of the first pixel, x runs along the last axis.
-        valid: each [B, bands, h, w] bool, False where any contributing pixel was invalid, and in a band blanked by
-            band dropout. May be an expanded True: do not write into it.
-        rows: [B] int64 row numbers of the images in their `Cutouts`.
-        global_count: number of global crops.
-        targets: one per crop: [B] int64 classes, or [B, columns] float32 regression targets in the crop's axes.
-        masks: one per global crop: [B, h, w] bool on the patch grid, True where masked; None without masking.
-        partner: views of a second image of the same lens, where one exists, by the same random numbers.
+    `to_source` maps (x, y, 1) in crop pixels to (x, y) in source pixels; pixel centres are at integers, (0, 0) is the
+    centre of the first pixel, x runs along the last axis. `valid` is False where any contributing pixel was invalid,
+    and in a band blanked by band dropout; it may be an expanded True: do not write into it.
     """
 
-    crops: list[Tensor]
-    to_source: list[Tensor]
-    valid: list[Tensor]
-    rows: Tensor
+    crops: list[Tensor]  # each [B, bands, h, w] float32, normalised, 0 where invalid
+    to_source: list[Tensor]  # each [B, 2, 3]
+    valid: list[Tensor]  # each [B, bands, h, w] bool
+    rows: Tensor  # [B] int64 row numbers of the images in their `Cutouts`
     global_count: int = 1
-    targets: list[Tensor] | None = None
-    masks: list[Tensor] | None = None
-    partner: "Views | None" = None
+    targets: list[Tensor] | None = None  # one per crop: [B] int64, or [B, columns] float32 in the crop's axes
+    masks: list[Tensor] | None = None  # one per global crop: [B, h, w] bool on the patch grid, True where masked
+    partner: "Views | None" = None  # of a second image of the same lens, if any, by the same random numbers
 
     def __len__(self) -> int:
         """Return B."""

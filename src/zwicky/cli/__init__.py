@@ -15,14 +15,9 @@ MULTI_PROCESS = ("pretrain", "finetune")  # commands that torchrun or srun may s
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run one command.
+    """Run one command, given what follows `zwicky` on the command line.
 
-    Args:
-        arguments: what follows `zwicky` on the command line.
-
-    Raises:
-        UserError: for a mistake that the user can fix.
-        ArgumentError: for an option or value that the parser rejects.
+    Raises UserError for a mistake that the user can fix, ArgumentError for an option or value the parser rejects.
     """
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())

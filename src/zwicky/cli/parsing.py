@@ -1,5 +1,6 @@
 """From command-line arguments and a recipe to settings."""
 
+import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -18,23 +19,14 @@ _TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or fa
 
 @dataclass(frozen=True)
 class Command:
-    """One command of the command line.
+    """One command of the command line."""
 
-    Args:
-        help: one sentence for the list of commands.
-        usage: what follows `zwicky COMMAND` in the usage line.
-        arguments: adds the arguments to a parser.
-        run: does the work with the parsed arguments.
-        settings: the dataclass that a recipe fills, if any.
-        takes_recipe: tells whether the first argument names a recipe.
-    """
-
-    help: str
-    usage: str
-    arguments: Callable[[ArgumentParser], Any]
-    run: Callable[[Namespace], None]
-    settings: type | None = None
-    takes_recipe: Callable[[str], bool] = lambda argument: False
+    help: str  # one sentence for the list of commands
+    usage: str  # what follows `zwicky COMMAND` in the usage line
+    arguments: Callable[[ArgumentParser], Any]  # adds the arguments to a parser
+    run: Callable[[Namespace], None]  # does the work with the parsed arguments
+    settings: type | None = None  # the dataclass that a recipe fills, if any
+    takes_recipe: Callable[[str], bool] = lambda argument: False  # whether the first argument names a recipe
 
 
 def make_parser(name: str, command: Command) -> ArgumentParser:
@@ -51,9 +43,8 @@ def make_parser(name: str, command: Command) -> ArgumentParser:
 def parse(command: Command, name: str, settings: dict[str, Any] | None, arguments: Sequence[str]) -> Namespace:
     """Parse arguments, which override the settings of a recipe.
 
-    Raises:
-        ArgumentError: for an option or value that the parser rejects.
-        UserError: for a group of settings or a value that is null by mistake.
+    Raises ArgumentError for what the parser rejects, UserError for a group of settings or a value that is null by
+    mistake.
     """
     parser = make_parser(name, command)
     if settings is not None:
@@ -104,10 +95,11 @@ def settings_of(settings: type, namespace: Namespace) -> Any:
 def read_recipe(commands: Mapping[str, Command], name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the settings of the recipe named by the first argument, at the size that `--size` asks for.
 
-    Raises:
-        UserError: if there is no such recipe or size, or the recipe is for another command.
+    UserError if there is no such recipe or size, or the recipe is for another command.
     """
-    settings = recipes.read(arguments[0], _option(arguments, "--size"))
+    option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    option.add_argument("--size")
+    settings = recipes.read(arguments[0], option.parse_known_args(arguments)[0].size)
     settings.pop("simulate", None)
     accepting = [other for other, command in commands.items() if _accepts(command, settings)]
     if accepting and name not in accepting:
@@ -117,12 +109,3 @@ def read_recipe(commands: Mapping[str, Command], name: str, arguments: Sequence[
 
 def _accepts(command: Command, settings: dict[str, Any]) -> bool:
     return command.settings is not None and set(settings) <= {field.name for field in fields(command.settings)}
-
-
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    for index, argument in enumerate(arguments):
-        if argument == name and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"{name}="):
-            return argument.split("=", 1)[1]
-    return None

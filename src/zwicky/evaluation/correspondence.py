@@ -62,14 +62,10 @@ class Correspondence(NamedTuple):
 def correspondence(
     network: Network, cutouts: Cutouts, rows: np.ndarray, views: ViewsConfig, seed: int = 0
 ) -> Correspondence:
-    """Measure a network, and an untrained one of its architecture, on two views of each object.
+    """Measure a network, and an untrained one of its architecture, on two views of each object in `rows`.
 
-    Args:
-        network: the network.
-        cutouts: the data set.
-        rows: the objects.
-        views: window, rotation, reflection and shift of both views; its zoom and photometry are not used.
-        seed: seed of views, untrained weights and bootstrap.
+    Both views have window, rotation, reflection and shift of `views`, whose zoom and photometry are not used. `seed` is
+    that of views, untrained weights and bootstrap.
     """
     untrained = untrained_like(network.backbone, seed)
     grid, circular = network.backbone.grid(network.backbone.image_size), network.backbone.circular
@@ -109,14 +105,8 @@ def correspondence_pairs(
 ) -> pd.DataFrame:
     """Compare pretrained networks that share the grid, and the method or the architecture.
 
-    Args:
-        rows: of correspondence.csv, one per pretraining.
-        arrays: `Correspondence.arrays` of each.
-        replicates: of the bootstrap.
-        seed: its seed.
-
-    Returns:
-        `correspondence_pairs.csv`: paired differences, with intervals over pretrainings and objects.
+    `rows` and `arrays` are those of the `Correspondence` of each pretraining. Returns `correspondence_pairs.csv`:
+    paired differences, with intervals over pretrainings and objects.
     """
     cells: dict[str, dict[str, list[Cell]]] = {measure: {} for measure in MARGINS}
     networks: dict[str, dict[str, Any]] = {}

@@ -188,12 +188,8 @@ def summarise(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compute summary.csv and comparisons.csv from results.csv and the predictions of the cells.
 
-    Args:
-        result: the benchmark's directory.
-        pairs: (arm, reference) to compare at each number of labels where both ran. Holm's correction is over all
-            comparisons of one metric.
-        replicates: at least this many; more where the number of comparisons asks for it.
-        seed: seed of the bootstrap.
+    `pairs` of (arm, reference) are compared at each number of labels where both ran. Holm's correction is over all
+    comparisons of one metric; there are more `replicates` where the number of comparisons asks for it.
     """
     results = result.results
     ran = {labels: set(rows["arm"]) for labels, rows in results.groupby("labels")}

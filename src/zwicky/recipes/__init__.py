@@ -18,14 +18,9 @@ def names() -> list[str]:
 
 
 def read(name: str, size: str | None = None) -> dict[str, Any]:
-    """Return the settings of a shipped recipe or of a YAML file.
+    """Return the settings of a shipped recipe or of a YAML file, at one of its sizes (by default the first).
 
-    Args:
-        name: a shipped recipe or the path of a YAML file.
-        size: one of the recipe's sizes; default: the first.
-
-    Raises:
-        UserError: if there is no such recipe or size, or it is malformed.
+    UserError if there is no such recipe or size, or it is malformed.
     """
     path = FOLDER / f"{name}.yaml" if name in names() else Path(name)
     if not path.is_file():

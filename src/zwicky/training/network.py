@@ -47,31 +47,18 @@ def eval_mode(*modules: nn.Module | None) -> Iterator[None]:
 
 @dataclass
 class Network:
-    """A backbone, perhaps with a head, and how images are prepared for it.
-
-    Args:
-        backbone: the network.
-        normalisation: of the pixel values.
-        views: the window that is cut from each image.
-        bands: names of the channels.
-        pixel_scale: arcsec per pixel, None if unknown.
-        head: from pooled features to logits or standardised values; None before fine-tuning.
-        classes: class names in the order of the outputs; () for regression.
-        targets: what is regressed; () for classification.
-        scaler: from the head's outputs to the units of the targets.
-        temperature: divides the logits, so that probabilities are calibrated.
-    """
+    """A backbone, perhaps with a head, and how images are prepared for it."""
 
     backbone: Backbone
-    normalisation: Normalisation
-    views: ViewsConfig
-    bands: tuple[str, ...]
-    pixel_scale: float | None = None
-    head: nn.Module | None = None
-    classes: tuple[str, ...] = ()
-    targets: tuple[Target, ...] = ()
-    scaler: TargetScaler = field(default_factory=TargetScaler)
-    temperature: float = 1.0
+    normalisation: Normalisation  # of the pixel values
+    views: ViewsConfig  # the window that is cut from each image
+    bands: tuple[str, ...]  # names of the channels
+    pixel_scale: float | None = None  # arcsec per pixel, None if unknown
+    head: nn.Module | None = None  # from features to logits or standardised values; None before fine-tuning
+    classes: tuple[str, ...] = ()  # names in the order of the outputs; () for regression
+    targets: tuple[Target, ...] = ()  # what is regressed; () for classification
+    scaler: TargetScaler = field(default_factory=TargetScaler)  # from the head's outputs to the units of the targets
+    temperature: float = 1.0  # divides the logits, so that probabilities are calibrated
 
     @property
     def n_outputs(self) -> int:
