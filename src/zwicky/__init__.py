@@ -54,6 +54,7 @@ _PUBLIC = {
     "write_report": "report.page",
     "predict": "survey.predict",
     "score": "survey.score",
+    "similar": "survey.similar",
     "ScoreConfig": "survey.config",
 }
 

@@ -171,6 +171,18 @@ def score(parser: ArgumentParser) -> None:
     )
 
 
+def similar(parser: ArgumentParser) -> None:
+    """Add the arguments of `zwicky similar`."""
+    parser.add_argument("scores", type=Path, help="folder of `zwicky score --features true`")
+    examples = "an id, a position RA,DEC in degrees (write --like=-1.5,2 where it begins with a minus), or a file"
+    parser.add_argument("--like", type=str, action="append", required=True, help=f"example: {examples}; repeatable")
+    parser.add_argument("--unlike", type=str, action="append", default=[], help="negative example; repeatable")
+    parser.add_argument("--out", type=Path, default=Path("similar.csv"), help="table to write, best first")
+    parser.add_argument("--data", type=Path | None, default=None, help="the survey, for a page with pictures")
+    parser.add_argument("--run", type=Path | None, default=None, help="the first run of the scores, for files")
+    parser.add_argument("--n", type=PositiveInt, default=100, help="number of cutouts to find")
+
+
 def _parallel(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=NonNegativeInt, default=0, help="local processes; 0: one a core, or one with a GPU"

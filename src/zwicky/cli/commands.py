@@ -223,6 +223,14 @@ def _grade(args: Namespace) -> None:
     serve(session, out, args.grader, keys, args.port, args.browser)
 
 
+def _similar(args: Namespace) -> None:
+    from zwicky.survey.similar import write_similar
+
+    options = {"data": args.data, "run": args.run, "count": args.n}
+    found = write_similar(args.scores, args.like, args.unlike, args.out, **options)
+    print(f"{found} cutouts in {args.out}" + f", with pictures in {args.out.with_suffix('.html')}" * bool(args.data))
+
+
 def _score(args: Namespace) -> None:
     from zwicky.survey.score import score
 
@@ -318,6 +326,12 @@ COMMANDS = {
         "RUN [RUN ...] --data DATA --out SCORES [--prevalence P] [--features true] [options]",
         arguments.score,
         _score,
+    ),
+    "similar": Command(
+        "Find the cutouts of a scored survey that are most like some examples.",
+        "SCORES --like EXAMPLE [--unlike EXAMPLE] [--out TABLE.csv] [--data DATA] [--run RUN]",
+        arguments.similar,
+        _similar,
     ),
     "predict": Command(
         "Apply a network to new cutouts.",

@@ -19,7 +19,7 @@ from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat
 from zwicky.data.ingest import choose_store_format
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, spans
 from zwicky.data.source import STORE, Source, Unit
-from zwicky.data.store import open_images, read_rows
+from zwicky.data.store import open_images, open_store, read_rows
 from zwicky.errors import UserError
 from zwicky.io import read_json
 from zwicky.survey.config import ScoreConfig
@@ -171,6 +171,30 @@ class SurveyData:
             yield np.array(images, self.form.dtype).reshape(shape), _table(facts), listed
             if not (chunk := list(islice(items, BLOCK))):
                 return
+
+
+def read_images(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Read the images [bands, H, W] of some rows of score tables, from the survey they are of, and the names of bands.
+
+    Raises:
+        UserError: The survey lacks one of them.
+    """
+    if (path / STORE).is_file():
+        cutouts = open_store(path)
+        return list(cutouts.images[cutouts.rows_of(table["id"].to_numpy(object))]), cutouts.bands
+    source, images, bands = Source.open(path, ReadOptions()), [], tuple[str, ...]()
+    for file in table["file"]:
+        name, _, row = (file, "", "") if file in source.units else file.rpartition("#")
+        if name not in source.units:
+            raise UserError(f"{path} lacks {file}; give the --data that was scored")
+        first = int(row or 0)
+        one = replace(source, options=replace(source.options, first=first, last=first + 1))
+        record = next(item for item in one.read(name) if item.row is None or item.row >= first)
+        if isinstance(record, Unreadable):
+            raise UserError(f"{path}: {file} {record}")
+        images.append(record.image)
+        bands = record.bands or tuple(f"band{number}" for number in range(1, len(record.image) + 1))
+    return images, bands
 
 
 def _until(items: Iterator[Any], last: int | None) -> Iterator[Any]:

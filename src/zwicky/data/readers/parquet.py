@@ -39,8 +39,8 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Record | Unreadab
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
         classes = {name: entry["names"] for name, entry in info.get("features", {}).items() if "names" in entry}
         row, groups = 0, list(range(file.num_row_groups))
-        while options.first > row:  # a range of `spans` begins with a row group
-            row += file.metadata.row_group(groups.pop(0)).num_rows
+        while groups and row + (size := file.metadata.row_group(groups[0]).num_rows) <= options.first:
+            row, groups = row + size, groups[1:]
         for batch in file.iter_batches(BATCH_ROWS, groups, columns=[*images, *plain]):
             cells = zip(*(_decode_column(batch.column(name), name) for name in images), strict=True)
             for cell, facts in zip(cells, batch.select(plain).to_pylist(), strict=True):
