@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def test_command_parses(line, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_commands_and_targets_exist(page):
+    for example in fences(TEXTS[page], "python"):
+        compile(example, page, "exec")
     links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", TEXTS[page])
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
     assert set(re.findall(r"`zwicky ([a-z]+)", TEXTS[page])) <= set(cli.COMMANDS)
@@ -89,6 +92,18 @@ def test_figures_with_intervals_are_those_of_the_tables():
                 wrong.append(f"{page}: {match[0]}")
     assert wrong == []
     assert counted > 200
+
+
+def test_architecture_names_every_package_module_and_layer():
+    text, source = TEXTS["docs/architecture.md"], Path(zwicky.__file__).parent
+    packages = {path.parent.name for path in source.glob("*/__init__.py")} - {"cli", "recipes"}
+    assert set(re.findall(r"^\| `(\w+)` \|", text.split("## Contracts")[0], flags=re.M)) == packages
+    modules = [path.name for path in source.glob("*.py") if not path.name.startswith("__")]
+    assert [name for name in modules if f"`{name}`" not in text] == []
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = [name.removeprefix("zwicky.") for name in contracts[0]["layers"]]
+    (stated,) = re.findall(r"\*\*Imports go down only\*\*: (.*?) · the leaf modules", text, flags=re.S)
+    assert re.findall(r"`(\w+)`", stated) == layers[: layers.index("data") + 1]
 
 
 def test_recipes_of_the_docs_are_those_that_ship():

