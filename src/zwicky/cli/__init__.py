@@ -33,7 +33,9 @@ def run(arguments: Sequence[str]) -> None:
     command = COMMANDS[name]
     asks_help = not rest or any(argument in ("-h", "--help") for argument in rest)
     settings = read_recipe(COMMANDS, name, rest) if not asks_help and command.takes_recipe(rest[0]) else None
-    command.run(parse(command, name, settings, rest))
+    parsed = parse(command, name, settings, rest)
+    parsed["given"] = rest
+    command.run(parsed)
 
 
 def main() -> None:

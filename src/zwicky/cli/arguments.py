@@ -233,6 +233,17 @@ def grade(parser: ArgumentParser) -> None:
     parser.add_class_arguments(SessionConfig, fail_untyped=False)
 
 
+def start(parser: ArgumentParser) -> None:
+    """Add the arguments of `zwicky start`, beside the settings of a benchmark."""
+    parser.add_argument("path", type=Path, help="folder of cutouts, one file of many, or a store")
+    parser.add_argument(
+        "--catalog", type=Path | None, default=None, help="table of files, labels, ra and dec (degrees), properties"
+    )
+    parser.add_argument("--minutes", type=float, default=20.0, help="time budget for everything, in minutes")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; resumes if interrupted")
+    parser.add_class_arguments(IngestConfig, fail_untyped=False)
+
+
 def _size(parser: ArgumentParser) -> None:
     parser.add_argument("--size", type=str | None, default=None, help="a size of the recipe; default: its first")
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
@@ -190,6 +190,20 @@ def _demo(args: Namespace) -> None:
     print(f"{time.monotonic() - start:.0f} s; open {page}")
 
 
+def _start(args: Namespace) -> None:
+    from zwicky.start import start
+
+    def configure(settings: dict[str, Any]) -> BenchmarkConfig:
+        settings = recipes.merge(recipes.read("start"), settings)
+        return parsing.settings_of(BenchmarkConfig, parsing.parse(COMMANDS["start"], "start", settings, args.given))
+
+    learn = max(args.labels) if any(given.startswith("--labels") for given in args.given) else 0
+    options = IngestConfig(**{field.name: args[field.name] for field in fields(IngestConfig)})
+    began = time.monotonic()
+    page = start(args.path, args.out, args.minutes, configure, catalog=args.catalog, options=options, learn=learn)
+    print(f"{time.monotonic() - began:.0f} s; open {page}")
+
+
 def _predict(args: Namespace) -> None:
     from zwicky.survey.predict import predict
 
@@ -317,6 +331,13 @@ COMMANDS = {
         "CANDIDATES --grader NAME [options] | [CANDIDATES] --merge FILE ... --out CATALOGUE",
         arguments.grade,
         _grade,
+    ),
+    "start": Command(
+        "Go from a folder of cutouts to a page and a ranking, within a time budget.",
+        "FOLDER --out OUT [--catalog TABLE] [--minutes M] [--labels '[N]'] [settings]",
+        arguments.start,
+        _start,
+        BenchmarkConfig,
     ),
     "demo": Command(
         "Run the whole pipeline on simulated lenses.", "[--out FOLDER] [--size desk|smoke]", arguments.demo, _demo

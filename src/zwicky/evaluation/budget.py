@@ -17,7 +17,13 @@ from zwicky.training.task import Task
 
 
 def spend_on_benchmark(
-    minutes: float, config: BenchmarkConfig, cutouts: Cutouts, labels: Labels, out: Path, other: float = 0.0
+    minutes: float,
+    config: BenchmarkConfig,
+    cutouts: Cutouts,
+    labels: Labels,
+    out: Path,
+    other: float = 0.0,
+    images: int = 0,
 ) -> None:
     """Set the steps of all fits of a benchmark so that it takes `minutes`; see `training.budget.spend`."""
     task = Task.regression(cutouts, config.targets) if config.targets else Task.classification(cutouts, labels)
@@ -47,4 +53,4 @@ def spend_on_benchmark(
                 result.append(Fits(fit.train, len(first.rows(cutouts, most)[0]), trials))
         return result
 
-    spend(minutes, config, out, fits, other)
+    spend(minutes, config, out, fits, other, images)

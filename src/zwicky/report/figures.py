@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
@@ -35,6 +35,7 @@ OUTPUTS = ("truth", "predicted")  # of a cell
 DIAGNOSTICS_SHOWN = 8
 NOT_DIAGNOSTICS = {"step", "images", "epoch", "seconds", "lr", "progress", "momentum", "weight_decay"}
 MATCHES_SHOWN = 8  # lines between two views
+TILE = 48  # pixels on a side of a cutout in a mosaic
 LARGEST = 96  # pixels on a side of a picture; larger cutouts are averaged down
 # Approximate wavelengths in micrometres, only to put the longest into red.
 WAVELENGTHS = {"u": 0.36, "b": 0.44, "g": 0.48, "v": 0.55, "r": 0.62, "vis": 0.72, "i": 0.76, "z": 0.88}
@@ -298,6 +299,19 @@ def data_uri(image: np.ndarray, bands: Sequence[str]) -> str:
     picture.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
     if picture.getchannel("A").getextrema() == (255, 255):
         picture = picture.convert("L" if image.shape[0] == 1 else "RGB")
+    return _address(picture, "PNG", optimize=True)
+
+
+def mosaic(tiles: Mapping[tuple[int, int], np.ndarray], rows: int, columns: int, bands: Sequence[str]) -> str:
+    """Return cutouts [bands, H, W] by (row, column) as one WebP picture in a `data:` address."""
+    picture = Image.new("RGBA", (columns * TILE, rows * TILE), (0, 0, 0, 0))
+    for (row, column), image in tiles.items():
+        tile = Image.fromarray(to_rgba(image, bands), "RGBA").resize((TILE, TILE), Image.Resampling.BOX)
+        picture.paste(tile, (column * TILE, row * TILE))
+    return _address(picture, "WebP", quality=80)
+
+
+def _address(picture: Image.Image, form: str, **options: Any) -> str:
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    picture.save(stream, form, **options)
+    return f"data:image/{form.lower()};base64," + base64.b64encode(stream.getvalue()).decode()

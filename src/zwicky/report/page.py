@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page about a benchmark. Layout and prose are in `templates/page.html`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from zwicky.training.budget import budget_text
 
 EXAMPLES = 8  # pictures in a row
 GALLERY = 24  # pictures in the gallery, shared among the classes
+RANKED = 100  # pictures of the objects without a label
 SHOWN = 6  # networks with drawings of their matches
 
 
@@ -45,14 +47,21 @@ def write_report(run: Path | str, data: Cutouts | None = None, out: Path | str |
     return path
 
 
-def render(data: ReportData, cutouts: Cutouts | None) -> str:
-    """Return the page as text."""
+def make_environment() -> jinja2.Environment:
+    """Return the templates, with the filters and tests that they use."""
     options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=jinja2.PackageLoader("zwicky.report"), **options)  # type: ignore[arg-type]
-    environment.globals |= {"markers": data.markers, "figures": figures, "tables": tables, "budget_text": budget_text}
+    environment.globals |= {"figures": figures, "tables": tables, "markers": {}}
     environment.tests["missing"] = lambda content: isinstance(content, NotRun)
     environment.filters |= {name: getattr(tables, name) for name in ("count", "plural", "duration")}
     environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return environment
+
+
+def render(data: ReportData, cutouts: Cutouts | None) -> str:
+    """Return the page as text."""
+    environment = make_environment()
+    environment.globals |= {"markers": data.markers, "budget_text": budget_text}
     sections: dict[str, Callable[[], Any]] = {
         "audit": lambda: read_json(data.require("audit.json")),
         "networks": lambda: (network_sentences(data), tables.network_differences(data)),
@@ -61,6 +70,7 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
         "finetuning": lambda: figures.finetuning(data),
         "regions": lambda: regions(data),
         "pictures": lambda: pictures(data, cutouts),
+        "ranked": lambda: ranked(data, cutouts),
     }
     contents = {}
     for name, build in sections.items():
@@ -123,11 +133,34 @@ def pictures(data: ReportData, cutouts: Cutouts | None) -> dict[str, dict[str, l
         groups = {"Smallest error": ranked[::-1], "Largest error": ranked}
     n = max(2, min(EXAMPLES, GALLERY // table["label"].nunique()))
 
-    def show(sheet: pd.DataFrame) -> list[Picture]:
-        uris = (figures.data_uri(cutouts.images[int(rows[name])], cutouts.bands) for name in sheet["id"])
-        return [Picture(uri, *row) for uri, row in zip(uris, sheet.itertuples(index=False), strict=True)]
-
+    show = partial(_show, cutouts=cutouts, rows=rows)
     return {
         "examples": {title: show(group[:EXAMPLES]) for title, group in groups.items() if len(group)},
         "gallery": {label: show(group.iloc[figures.spread(len(group), n)]) for label, group in table.groupby("label")},
     }
+
+
+def ranked(data: ReportData, cutouts: Cutouts | None) -> dict[str, Any] | None:
+    """Return the top of `ranked.csv` as pictures, and how many of it are positive if that is known; None without it."""
+    if not (data.path / "ranked.csv").exists():
+        return None
+    if cutouts is None:
+        raise NotRun("No pictures: the cutouts were not found; give them with `zwicky report RUN --data STORE`.")
+    table = read_table(data.path / "ranked.csv")
+    top = table.head(RANKED)
+    known = top["label"].dropna() if "label" in top else top["id"][:0]
+    labels = top["label"].fillna("no label") if "label" in top else "no label"
+    sheet = pd.DataFrame({"id": top["id"].astype(str), "label": labels, "score": top["probability"]})
+    return {
+        "network": read_json(data.path / "ranking.json"),
+        "count": len(table),
+        "known": len(known),
+        "positive": int((known == data.classes[-1]).sum()),
+        "pictures": _show(sheet, cutouts, pd.Series(range(len(cutouts)), index=cutouts.ids.astype(str))),
+    }
+
+
+def _show(sheet: pd.DataFrame, cutouts: Cutouts, rows: pd.Series) -> list[Picture]:
+    """Return pictures of the objects of a table of id, label and score; `rows` are row numbers by id."""
+    uris = (figures.data_uri(cutouts.images[int(rows[name])], cutouts.bands) for name in sheet["id"])
+    return [Picture(uri, *row) for uri, row in zip(uris, sheet.itertuples(index=False), strict=True)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import tempfile
 import time
@@ -38,7 +40,14 @@ class Fits:
     trials: list[tuple[int, Callable[[Path], float]]]
 
 
-def spend(minutes: float, config: Any, out: Path, fits: Callable[[Path], list[Fits]], other: float = 0.0) -> None:
+def spend(
+    minutes: float,
+    config: Any,
+    out: Path,
+    fits: Callable[[Path], list[Fits]],
+    other: float = 0.0,
+    images: int = 0,
+) -> None:
     """Set the steps of `config` so that its fits take `minutes`, and its `budget_minutes`.
 
     All numbers of steps are multiplied by one factor. A run in `out` with the same budget keeps its steps, so that it
@@ -50,6 +59,7 @@ def spend(minutes: float, config: Any, out: Path, fits: Callable[[Path], list[Fi
         out: the run directory.
         fits: given a folder for their trials, what will be trained with the `TrainConfig`s of `config`.
         other: seconds needed for other work.
+        images: number of images to predict besides; a prediction costs a third of a step.
     """
     if world_size() > 1:
         raise UserError("--minutes times one process; with several give train.min_steps and train.max_steps")
@@ -65,9 +75,11 @@ def spend(minutes: float, config: Any, out: Path, fits: Callable[[Path], list[Fi
             fit.train.min_steps = fit.train.max_steps = TRIAL_STEPS
             for number, (count, trial) in enumerate(fit.trials):
                 start = time.monotonic()
-                seconds = trial(Path(folder) / f"trial-{id(fit)}-{number}")
+                with contextlib.redirect_stderr(io.StringIO()):  # a few steps learn nothing, which is no warning
+                    seconds = trial(Path(folder) / f"trial-{id(fit)}-{number}")
                 overhead += count * (time.monotonic() - start - TRIAL_STEPS * seconds)
                 cost += count * wanted[id(fit)] * seconds
+            overhead += images * seconds / (3 * min(fit.train.batch_size, fit.images)) if fit is used[-1] else 0.0
     left = 60 * minutes * (1 - RESERVE) - (time.monotonic() - began) - overhead
     for fit in used:
         steps = max(round(wanted[id(fit)] * left / cost), LEAST_STEPS)

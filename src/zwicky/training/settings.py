@@ -28,6 +28,7 @@ class Facts:
         objects: number of images.
         labels: number of labelled objects.
         learn: number of labels to learn from; 0 is all that are not tested.
+        minutes: time budget, infinite without one.
     """
 
     size: tuple[int, int]
@@ -36,11 +37,13 @@ class Facts:
     objects: int
     labels: int
     learn: int = 0
+    minutes: float = math.inf
 
     @classmethod
-    def of(cls, cutouts: Cutouts, labels: Labels, learn: int = 0) -> Facts:
+    def of(cls, cutouts: Cutouts, labels: Labels, learn: int = 0, minutes: float = math.inf) -> Facts:
         """Return the facts of a data set."""
-        return cls(cutouts.size, len(cutouts.bands), cutouts.pixel_scale, len(cutouts), len(labels.values), learn)
+        counts = len(cutouts), len(labels.values)
+        return cls(cutouts.size, len(cutouts.bands), cutouts.pixel_scale, *counts, learn, minutes)
 
 
 class Choice(NamedTuple):
@@ -77,6 +80,7 @@ def choose(facts: Facts) -> list[Choice]:
         ),
         ("fit steps", fit_steps, "200 up to 50 labels, then 400 or 5 epochs, at most 4,000", fits),
         ("test share", tested, "40 % below 300 labels, 25 % below 1,000, else 20 %", ["design.fractions"]),
+        ("label draws", 1 if facts.minutes < 30 else 3, "1 below 30 minutes, else 3", ["draws"]),
         ("labels", counts, f"{learn} to learn from, and a quarter of them if that is {FEW} or more", ["labels"]),
     ]
     return [Choice(*row) for row in rows]

@@ -1,0 +1,80 @@
+"""The page of `zwicky start` without labels: a map of the cutouts, clusters with their neighbours, and oddities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from zwicky.data.cutouts import Cutouts
+from zwicky.evaluation.explore import central, neighbours
+from zwicky.io import write_text
+from zwicky.report import figures
+from zwicky.report.page import RANKED, Picture, make_environment
+
+COLUMNS, ROWS = 20, 14  # tiles of the map
+ODDITIES = 24
+
+
+def write_explore_page(
+    out: Path, cutouts: Cutouts, x: np.ndarray, table: pd.DataFrame, sentences: Sequence[str], facts: dict[str, Any]
+) -> Path:
+    """Write the page.
+
+    Args:
+        out: the file.
+        cutouts: all cutouts.
+        x: [N, K] components, see `evaluation.explore`.
+        table: `explore(x)` with the columns id and, where there are labels to rank by, score.
+        sentences: what can be said and what not.
+        facts: terms and values for the bottom of the page.
+    """
+    centres = central(x, table["cluster"].to_numpy())
+    clusters = {}
+    for number, (row, near) in enumerate(zip(centres, neighbours(x, centres)[1], strict=True)):
+        size = int((table["cluster"] == number).sum())
+        clusters[f"Cluster {number + 1}"] = (f"{size} objects", _show(cutouts, table, [row, *near[:7]]))
+    oddest = table["oddity"].sort_values(ascending=False).index[:ODDITIES]
+    scored = table["score"].sort_values(ascending=False).index[:RANKED] if "score" in table else []
+    page = (
+        make_environment()
+        .get_template("explore.html")
+        .render(
+            title="A map of the cutouts",
+            sentences=sentences,
+            map=_map(cutouts, table),
+            clusters=clusters,
+            oddities=_show(cutouts, table, oddest, "oddity"),
+            ranked=_show(cutouts, table, scored, "score"),
+            facts=facts,
+        )
+    )
+    write_text(out, page)
+    return out
+
+
+def _show(cutouts: Cutouts, table: pd.DataFrame, rows: Any, column: str = "") -> list[Picture]:
+    return [
+        Picture(
+            figures.data_uri(cutouts.images[int(row)], cutouts.bands),
+            str(table["id"].iloc[row]),
+            "",
+            float(table[column].iloc[row]) if column else 0.0,
+        )
+        for row in rows
+    ]
+
+
+def _map(cutouts: Cutouts, table: pd.DataFrame) -> str:
+    """Return a picture whose tiles show the objects nearest to their places on the map."""
+    known = table[["x", "y"]].dropna()
+    scaled = (known - known.min()) / (known.max() - known.min()).clip(lower=1e-12)
+    place = (scaled * [COLUMNS, ROWS]).clip(upper=[COLUMNS - 1e-6, ROWS - 1e-6], axis=1)
+    cell = place.astype(int)
+    distance = ((place - cell - 0.5) ** 2).sum(axis=1)
+    chosen = distance.groupby([cell["y"], cell["x"]]).idxmin()
+    tiles = {place: cutouts.images[int(row)] for place, row in chosen.items()}
+    return figures.mosaic(tiles, ROWS, COLUMNS, cutouts.bands)

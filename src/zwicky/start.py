@@ -1,0 +1,177 @@
+"""`zwicky start`: from a folder of cutouts to a page, within a time budget."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from zwicky.data.cutouts import Cutouts
+from zwicky.data.image_format import IngestConfig
+from zwicky.data.ingest import ingest
+from zwicky.data.labels import Labels
+from zwicky.data.splits import read_split
+from zwicky.data.store import DESCRIPTION
+from zwicky.evaluation.benchmark import benchmark
+from zwicky.evaluation.budget import spend_on_benchmark
+from zwicky.evaluation.config import BenchmarkConfig
+from zwicky.evaluation.explore import components, explore
+from zwicky.evaluation.results import BenchmarkResult
+from zwicky.io import replacing, write_json, write_table
+from zwicky.report.explore import write_explore_page
+from zwicky.report.page import write_report
+from zwicky.simulate.stream import open_data
+from zwicky.training.budget import Fits, budget_text, spend, timed
+from zwicky.training.config import PretrainConfig
+from zwicky.training.linear_probe import LinearProbe
+from zwicky.training.network import load_network
+from zwicky.training.pretrain import pretrain
+from zwicky.training.run import to_plain
+from zwicky.training.settings import FEW, Facts, as_settings, choose
+from zwicky.training.task import Task
+
+FEW_OF_A_CLASS = 5
+
+
+def start(
+    source: Path,
+    out: Path,
+    minutes: float,
+    configure: Callable[[dict[str, Any]], BenchmarkConfig],
+    *,
+    catalog: Path | None = None,
+    options: IngestConfig | None = None,
+    learn: int = 0,
+) -> Path:
+    """Ingest, pretrain, fine-tune, evaluate and rank what has no label; return the page.
+
+    Everything is written into `out`; the same call goes on where an interrupted one ended.
+
+    Args:
+        source: a folder of cutouts, or a store.
+        out: the directory to write.
+        minutes: time budget; a resumed run keeps its numbers of steps.
+        configure: completes settings that follow from the data to those of a benchmark.
+        catalog: table of files, labels and positions.
+        options: what the files do not say.
+        learn: number of labels to learn from; 0 is all that are not tested.
+    """
+    began, run = time.monotonic(), out / "run"
+    store = source if (source / DESCRIPTION).exists() else out / "store"
+    if store != source and not store.exists():
+        _say(ingest(source, store, catalog, options).text())
+    data = open_data(store)
+    table = choose(Facts.of(data.cutouts, data.labels, learn, minutes))
+    for choice in table:
+        _say(f"  {choice.name}: {choice.value} ({choice.reason})")
+    config = configure(as_settings(table))
+    if not can_be_tested(data.labels):
+        return map_cutouts(out, data.cutouts, data.labels, config, minutes, time.monotonic() - began)
+    spend_on_benchmark(minutes, config, data.cutouts, data.labels, run, time.monotonic() - began, len(data.cutouts))
+    benchmark(config, store, run)
+    rank(run, data.cutouts, data.labels)
+    return write_report(run, data.cutouts, out / "report.html")
+
+
+def can_be_tested(labels: Labels) -> bool:
+    """Return whether there are labels enough to learn from some and test on others."""
+    counts = Counter(labels.values.values())
+    return len(labels.values) >= FEW and len(counts) > 1 and min(counts.values()) >= FEW_OF_A_CLASS
+
+
+def rank(run: Path, cutouts: Cutouts, labels: Labels) -> None:
+    """Write `ranked.csv`: the objects whose labels were neither used nor tested, by the probability of the last class.
+
+    The network is the one with the lowest loss on the selection labels, of the first draw at the most labels; no test
+    object chooses it. `ranking.json` names it.
+    """
+    if (run / "ranking.json").exists():
+        return
+    result = BenchmarkResult(run)
+    count = int(result.results["labels"].max())
+    rows = result.results.query("labels == @count and draw == 0 and protocol in ('finetune', 'scratch') and tta")
+    losses = {row.arm: result.curves(row.arm, count, 0)["select_loss"].min() for row in rows.itertuples()}
+    arm = min(losses, key=losses.__getitem__)
+    draws = pd.read_parquet(run / "draws.parquet").query("labels == @count and draw == 0")
+    tested = read_split(run / "splits" / "holdout.csv").ids("test")
+    free = np.flatnonzero(~np.isin(cutouts.ids.astype(str), [*draws["id"], *tested]))
+    network = load_network(result.cell(arm, count, 0))
+    ranked = _identity(cutouts, free)
+    ranked["probability"] = network.probabilities(cutouts.take(free).images)[:, -1] if len(free) else np.empty(0)
+    known = labels.of(ranked["id"].to_numpy(object))
+    if any(label is not None for label in known):
+        ranked["label"] = known
+    ranked = ranked.sort_values("probability", ascending=False, kind="stable")
+    write_table(run / "ranked.csv", ranked.round({"probability": 6}))
+    title = rows.set_index("arm").loc[arm, "title"]
+    write_json(
+        run / "ranking.json", {"arm": arm, "title": title, "labels": count, "folder": str(result.cell(arm, count, 0))}
+    )
+
+
+def map_cutouts(
+    out: Path, cutouts: Cutouts, labels: Labels, config: BenchmarkConfig, minutes: float, other: float
+) -> Path:
+    """Pretrain on all cutouts and show what the features know: what `start` does without labels to test on.
+
+    Writes `map.csv` (id, file, ra, dec, x, y, cluster, oddity), `features.npy`, and `ranked.csv` where the labels
+    there are can order the cutouts.
+    """
+    name, options = next(iter(config.methods.items()))
+    backbone = next(iter(config.backbones.values()))
+    settings = PretrainConfig(options.method, backbone, options.views, config.normalisation, options.train)
+    rows, run = np.arange(len(cutouts)), out / "run"
+    trial = timed(lambda folder: pretrain(settings, cutouts, rows, folder, quiet=True))
+    spend(minutes, settings, run, lambda _: [Fits(settings.train, len(rows), [(1, trial)])], other, 2 * len(rows))
+    network = pretrain(settings, cutouts, rows, run, title=name)
+    features = network.features(cutouts.images)
+    with replacing(out / "features.npy") as temporary, temporary.open("wb") as stream:
+        np.save(stream, features.astype(np.float16))
+    x = components(features)
+    table = pd.concat([_identity(cutouts, rows), explore(x)], axis=1)
+    write_table(out / "map.csv", table)
+    sentences = [_few_sentence(labels), "What can be said: which cutouts are alike, and which are unlike all others."]
+    known = labels.of(cutouts.ids)
+    if len(labels.classes) > 1:
+        task = Task.classification(cutouts, labels)
+        score = LinearProbe.fit(features[task.known], task.truth[task.known], task).predict(features)[:, -1]
+        table["score"] = np.where([label is None for label in known], score, np.nan)
+        write_table(out / "ranked.csv", table.dropna(subset="score").sort_values("score", ascending=False))
+        sentences += [f"The {len(labels.values)} labels order the others by a linear probe, to look at first."]
+    facts = {"Objects": len(cutouts), "Size": " × ".join(map(str, cutouts.size)), "Bands": ", ".join(cutouts.bands)}
+    facts |= {"Time budget": budget_text(to_plain(settings)), "Features": "features.npy", "Network": "run"}
+    return write_explore_page(out / "report.html", cutouts, x, table, sentences, facts)
+
+
+def _few_sentence(labels: Labels) -> str:
+    """Say why nothing can be tested."""
+    if not labels.values:
+        return "No cutout has a label: how well a network finds lenses cannot be said."
+    counts = ", ".join(f"{name} {count}" for name, count in Counter(labels.values.values()).items())
+    return (
+        f"{counts}: too few labels to learn from some and test on others, which takes {FEW} labels and "
+        f"{FEW_OF_A_CLASS} of each class; how well a network finds {labels.classes[-1]} cannot be said."
+    )
+
+
+def _identity(cutouts: Cutouts, rows: np.ndarray) -> pd.DataFrame:
+    """The id, file and position of these objects."""
+    table = cutouts.table.iloc[rows].reset_index(drop=True)
+    return pd.DataFrame(
+        {
+            "id": table["id"],
+            "file": table["file"] if "file" in table else table["id"],
+            "ra": table["ra"],
+            "dec": table["dec"],
+        }
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,139 @@
+"""`zwicky start`: a page and a ranking from a folder; a map without labels; it goes on after a kill."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from zwicky import cli
+from zwicky.data.splits import read_split
+from zwicky.evaluation.explore import central, components, explore, neighbours
+
+SIDE = 20
+SMALL = ["--backbones.polar.options", "{width: 16, depth: 1, heads: 2, radii: 8, angles: 32, stem: [8, 8, 8]}"]
+SMALL += ["--replicates=20", "--baselines=[radial_colour]", "--minutes=0.02"]
+
+
+def write_folder(folder, count=60, labelled=40):
+    """Rings and discs as PNG, and a catalogue that labels some."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    rows = []
+    folder.mkdir(parents=True)
+    for number in range(count):
+        is_lens = number % 2
+        image = 150 * np.exp(-((np.hypot(x, y) - 6 * is_lens) ** 2) / 8) + rng.normal(20, 5, (SIDE, SIDE))
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.png")
+        label = ("nonlens", "lens")[is_lens] if number < labelled else ""
+        rows.append({"file": f"{number:03d}.png", "label": label, "ra": 10 + number, "dec": -5.0})
+    pd.DataFrame(rows).to_csv(folder.parent / "catalog.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    write_folder(folder / "cutouts")
+    cli.run(
+        [
+            "start",
+            str(folder / "cutouts"),
+            "--catalog",
+            str(folder / "catalog.csv"),
+            "--out",
+            str(folder / "out"),
+            *SMALL,
+        ]
+    )
+    return folder / "out"
+
+
+@pytest.mark.slow
+def test_the_unlabelled_are_ranked_by_probability(out):
+    ranked = pd.read_csv(out / "run" / "ranked.csv")
+    assert list(ranked) == ["id", "file", "ra", "dec", "probability"]
+    assert set(ranked["id"]) == {f"{number:03d}.png" for number in range(40, 60)}
+    assert ranked["probability"].is_monotonic_decreasing
+    assert ranked["probability"].between(0, 1).all()
+    assert (ranked["ra"] - 10 == ranked["id"].str[:3].astype(int)).all()
+
+
+@pytest.mark.slow
+def test_no_test_object_is_learned_from_or_ranked(out):
+    tested = set(read_split(out / "run" / "splits" / "holdout.csv").ids("test"))
+    folders = [*(out / "run" / "cells").glob("*"), *(out / "run" / "pretrain").glob("*")]
+    objects = [
+        pd.read_parquet(f / "training_objects.parquet") for f in folders if (f / "training_objects.parquet").exists()
+    ]
+    assert len(objects) == 3  # pretraining, fine-tuned, from scratch
+    for table in objects:
+        assert tested.isdisjoint(table["id"])
+    assert tested.isdisjoint(pd.read_csv(out / "run" / "ranked.csv")["id"])
+
+
+@pytest.mark.slow
+def test_the_page_shows_verdict_ranking_and_budget(out):
+    page = (out / "report.html").read_text()
+    assert page.count("<h2>Ranked objects</h2>") == 1
+    assert "Ranked first of 20 objects without a label" in page
+    config = yaml.safe_load((out / "run" / "config.yaml").read_text())
+    assert config["label_views"]["crop"] == SIDE
+    assert f"finetune.train {config['finetune']['train']['max_steps']}" in page
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on(out, capsys):
+    """What a kill may leave out is made again; what is there stays."""
+    before = (out / "run" / "ranked.csv").read_bytes()
+    config = (out / "run" / "config.yaml").read_bytes()
+    for name in ("run/ranking.json", "run/ranked.csv", "run/summary.csv", "report.html"):
+        (out / name).unlink()
+    folder = out.parent
+    cli.run(["start", str(folder / "cutouts"), "--catalog", str(folder / "catalog.csv"), "--out", str(out), *SMALL])
+    assert (out / "run" / "ranked.csv").read_bytes() == before
+    assert (out / "run" / "config.yaml").read_bytes() == config
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize("labelled", [pytest.param(0, marks=pytest.mark.slow), 8])
+def test_a_map_where_nothing_can_be_tested(tmp_path, labelled):
+    write_folder(tmp_path / "cutouts", 40, labelled)
+    arguments = [str(tmp_path / "cutouts"), "--catalog", str(tmp_path / "catalog.csv"), "--out", str(tmp_path / "out")]
+    cli.run(["start", *arguments, *SMALL])
+    table = pd.read_csv(tmp_path / "out" / "map.csv")
+    assert len(table) == 40
+    assert {"id", "file", "ra", "dec", "x", "y", "cluster", "oddity"} <= set(table)
+    assert len(np.load(tmp_path / "out" / "features.npy")) == 40
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "cannot be said" in page
+    assert ("lens 4" in page) == bool(labelled)
+    assert (tmp_path / "out" / "ranked.csv").exists() == bool(labelled)
+    if labelled:
+        assert len(pd.read_csv(tmp_path / "out" / "ranked.csv")) == 32
+
+
+@pytest.mark.slow
+def test_settings_of_the_table_can_be_overridden(tmp_path):
+    write_folder(tmp_path / "cutouts", 40, 0)
+    cli.run(
+        ["start", str(tmp_path / "cutouts"), "--out", str(tmp_path / "out"), "--methods.simmim.views.crop=16", *SMALL]
+    )
+    assert yaml.safe_load((tmp_path / "out" / "run" / "config.yaml").read_text())["views"]["crop"] == 16
+
+
+def test_clusters_oddities_and_neighbours_of_known_groups():
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1, 2], [60, 40, 20])
+    features = rng.normal(0, 20, (3, 12))[group] + rng.normal(size=(120, 12))
+    features[7] += 60
+    x = components(features)
+    table = explore(x)
+    assert table["oddity"].idxmax() == 7
+    assert (np.diff(np.bincount(table["cluster"])) <= 0).all()  # the largest first
+    distance, near = neighbours(x, np.array([0, 70, 110]))
+    assert (np.diff(distance) >= 0).all()
+    assert (group[near] == group[[0, 70, 110]][:, None]).all()
+    assert not (near == np.array([0, 70, 110])[:, None]).any()
+    assert len(set(group[central(x, group)])) == 3
