@@ -7,6 +7,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer, roc_auc_score
 from sklearn.model_selection import cross_val_score
 
+from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.estimators import LensClassifier, LensRegressor
 
@@ -68,7 +69,8 @@ def test_fit_starts_from_pretrain_and_leaves_it_unchanged(tmp_path) -> None:
     classifier.set_params(min_steps=1, epochs=0.1).fit(images[:40], labels[:40])
     after = classifier.pretrained_.backbone.state_dict()
     assert all((after[name] == value).all() for name, value in before.items())
-    fresh = LensClassifier(**SMALL, pretrained=tmp_path / "run").set_params(min_steps=1, epochs=0.1)
+    assert clone(classifier).pretrained_ is classifier.pretrained_
+    fresh = LensClassifier(**SMALL, pretrained=str(tmp_path / "run")).set_params(min_steps=1, epochs=0.1)
     fresh.fit(images[:40], labels[:40])
     np.testing.assert_array_equal(fresh.predict_proba(images), classifier.predict_proba(images))
     # One step at the start of the warm-up moves next to nothing: the weights are still those of the pretraining.
@@ -94,7 +96,8 @@ ABAB = ["a", "b", "a", "b"]
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros((4, 16, 16)), ABAB, "N, bands, H, W"),
+        (np.zeros((16, 16, 3, 4, 1)), ABAB, "N, bands, H, W"),
+        (np.zeros((4, 16, 16, 3)), ABAB, "np.moveaxis"),
         (np.zeros((0, 1, 16, 16)), [], "N, bands, H, W"),
         (np.full((4, 1, 16, 16), "x"), ABAB, "N, bands, H, W"),
         (np.zeros((4, 1, 16, 16)), ["a", "b"], "one label per image"),
@@ -117,6 +120,8 @@ def test_arrays_of_fits_files_masked_ones_and_other_shapes(fitted) -> None:
     mask[:, :, 2:4, 2:4] = True
     masked, with_nan = np.ma.array(images, mask=mask), np.where(mask, np.nan, images)
     np.testing.assert_array_equal(fitted.predict_proba(masked), fitted.predict_proba(with_nan))
+    np.testing.assert_allclose(fitted.predict_proba(images[0]), probabilities[:1], atol=1e-6)
+    np.testing.assert_array_equal(fitted.predict_proba(make_cutouts(images, "gr")), probabilities)
     with pytest.raises(UserError, match="no valid pixel"):
         fitted.predict_proba(np.full_like(images, np.nan))
     for shape in ({"bands": 3}, {"size": 25}):
@@ -134,6 +139,8 @@ def test_a_regressor_learns_a_brightness() -> None:
     assert regressor.score(images[80:], flux[80:]) > 0.7
     two = LensRegressor(**SMALL).set_params(min_steps=1).fit(images[:20], np.stack([flux[:20], -flux[:20]], 1))
     assert two.predict(images[:3]).shape == (3, 2)
+    with pytest.raises(UserError, match="2 values such as -99"):
+        LensRegressor(**SMALL).fit(images[:80], np.where(np.arange(80) < 2, -99, flux[:80]))
     for values in (flux[:79], np.full(80, np.nan)):
         with pytest.raises(UserError, match="finite"):
             LensRegressor(**SMALL).fit(images[:80], values)

@@ -16,7 +16,8 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
 from zwicky.backbones import BackboneConfig
-from zwicky.data.cutouts import PIXEL_TYPES, make_cutouts
+from zwicky.data.columns import sentinels
+from zwicky.data.cutouts import Cutouts, as_pixels, make_cutouts
 from zwicky.data.duplicates import find_groups
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
@@ -53,6 +54,12 @@ class _LensEstimator(BaseEstimator):
         self.method, self.method_options, self.pretrain_epochs = method, method_options, pretrain_epochs
         self.batch_size, self.epochs, self.min_steps = batch_size, epochs, min_steps
         self.random_state, self.quiet = random_state, quiet
+
+    def __sklearn_clone__(self) -> Self:
+        clone = super().__sklearn_clone__()
+        if hasattr(self, "pretrained_"):
+            clone.pretrained_ = self.pretrained_
+        return clone
 
     def pretrain(self, images: np.ndarray, folder: Path | str | None = None) -> Self:
         """Pretrain on images [N, bands, H, W] without labels; a run directory `folder` resumes."""
@@ -91,7 +98,8 @@ class _LensEstimator(BaseEstimator):
 
     def _predict(self, images: np.ndarray) -> np.ndarray:
         check_is_fitted(self, "network_")
-        pixels, shape = _pixels(images), self.image_shape_
+        shape = self.image_shape_
+        pixels = _pixels(images, shape[0] if np.ndim(images) == 3 else None)
         if pixels.shape[1:] != shape:
             raise UserError(f"fitted to images {shape}, given {pixels.shape[1:]}; give images of that shape")
         return self.network_.predict(pixels)
@@ -121,8 +129,9 @@ class _LensEstimator(BaseEstimator):
 class LensClassifier(ClassifierMixin, _LensEstimator):
     """Pretrain on many images without labels (`pretrain`, optional) and fine-tune on few with labels (`fit`).
 
-    Images are arrays [N, bands, H, W], NaN where invalid. `fit` starts from the network of `pretrain`, else from the
-    run `pretrained`, else from random weights, and sets `network_` and the sorted `classes_`.
+    Images are arrays [N, bands, H, W], or [N, H, W] of one band, of any numbers, NaN or masked where invalid; `predict`
+    takes one [bands, H, W] too. `fit` starts from the network of `pretrain`, which clones keep (`cross_val_score`),
+    else from the run `pretrained`, else from random weights, and sets `network_` and the sorted `classes_`.
 
     Args:
         backbone: vit_tiny, vit_small, vit_base or resnet18.
@@ -169,6 +178,8 @@ class LensRegressor(RegressorMixin, _LensEstimator):
         if values.ndim not in (1, 2) or len(values) != len(pixels) or not np.isfinite(values).all():
             raise UserError(f"{len(pixels)} images, values of shape {list(values.shape)}; give finite ones per image")
         columns = values.reshape(len(values), -1)
+        if (is_code := np.stack([sentinels(column) for column in columns.T], axis=1)).any():
+            raise UserError(f"{is_code.sum()} values such as {columns[is_code][0]:g} may mean unknown; leave them out")
         self._fit(pixels, Task(columns, targets=tuple(Target((f"y{k}",)) for k in range(columns.shape[1]))))
         self.is_single_ = values.ndim == 1
         return self
@@ -179,17 +190,14 @@ class LensRegressor(RegressorMixin, _LensEstimator):
         return values[:, 0] if self.is_single_ else values
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
-    """[N, bands, H, W] in a native type of the data package; masked pixels become NaN."""
-    if isinstance(images, np.ma.MaskedArray):
-        images = np.ma.filled(images.astype(np.float32), np.nan)
-    pixels = np.asarray(images)
-    if pixels.ndim != 4 or not pixels.size or pixels.dtype.kind not in "buif":
-        raise UserError(f"the images are {pixels.dtype} {list(pixels.shape)}; give numbers [N, bands, H, W]")
+def _pixels(images: Any, n_bands: int | None = None) -> np.ndarray:
+    """[N, bands, H, W] in a type of the data package; UserError for images without a valid pixel."""
+    pixels = as_pixels(images.images if isinstance(images, Cutouts) else images, n_bands)
+    if not pixels.size:
+        raise UserError(f"there are no images in {list(pixels.shape)}; give numbers [N, bands, H, W]")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).any(axis=(1, 2, 3)).all():
         raise UserError("an image has no valid pixel; leave it out")
-    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)  # FITS is big-endian
-    return native if native.dtype.name in PIXEL_TYPES else native.astype(np.float32)
+    return pixels
 
 
 def _bands(pixels: np.ndarray) -> tuple[str, ...]:

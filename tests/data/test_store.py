@@ -71,6 +71,13 @@ def test_columns_come_back_with_their_types(tmp_path):
     assert back.numbers(["ra", "n_images"])[2].tolist() == [3.0, 3.0]
     with pytest.raises(UserError, match="no numbers"):
         back.numbers(["origin"])
+    table = pd.DataFrame({"id": range(4), "z": [-99.0, 0.5, -99.0, 0.7]})
+    images = np.ma.masked_less(ramp(4).astype(">f8"), 3)
+    write_store(images, table, tmp_path / "t", bands=("b0", "b1"))  # as astropy gives them
+    other = open_store(tmp_path / "t")
+    np.testing.assert_array_equal(other.images[:], images.filled(np.nan).astype(np.float32))
+    with pytest.warns(UserWarning, match="2 × -99 in 'z' taken as unknown"):
+        np.testing.assert_array_equal(other.numbers(["z"])[:, 0], [np.nan, 0.5, np.nan, 0.7])
     with pytest.raises(UserError, match="no column 'mass'"):
         back.column("mass")
 

@@ -11,6 +11,7 @@ from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, holdout_split
 from zwicky.errors import UserError
 from zwicky.evaluation.evaluate import evaluate, evaluation_text
+from zwicky.training import provenance
 from zwicky.training.network import load_network, save_network
 
 from ..conftest import galaxies
@@ -67,7 +68,10 @@ def test_the_table_and_its_text(data, network):
     assert (
         lines[0] == f"network    accuracy   {table['value'][0]:#.4g}  [{table['low'][0]:#.4g}, {table['high'][0]:#.4g}]"
     )
-    assert lines[-1].startswith("on 40 test objects")
+    assert lines[-2].startswith("on 40 test objects, positive class lens;")
+    assert lines[-1].startswith("warning: unknown history: what")  # there is no record beside the weights
+    provenance.write(run, provenance.record(cutouts, {"fit": cutouts.rows_of(split.ids("train"))}))
+    assert "history" not in evaluate(run, *data, replicates=50)
 
 
 def test_a_metric_that_is_not_defined_says_why(data, network):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from zwicky.data.columns import sentinels
 from zwicky.errors import UserError
 
 PIXEL_TYPES = ("uint8", "uint16", "float16", "float32")
@@ -137,11 +139,14 @@ class Cutouts:
         return column
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
-        """Return numeric columns, [N, len(names)] float64 with NaN for null."""
+        """Return numeric columns, [N, len(names)] float64; NaN for null and, with a warning, for -99 and the like."""
         columns = [self.column(name) for name in names]
-        for name, values in zip(names, columns, strict=True):
+        for index, (name, values) in enumerate(zip(names, columns, strict=True)):
             if values.dtype != np.float64:
                 raise UserError(f"the column {name!r} holds no numbers; name one that does")
+            if (is_code := sentinels(values)).any():
+                warnings.warn(f"{is_code.sum()} × {values[is_code][0]:g} in {name!r} taken as unknown", stacklevel=2)
+                columns[index] = np.where(is_code, np.nan, values)
         return np.stack(columns, axis=1)
 
     def take(self, rows: Any) -> Cutouts:
@@ -173,6 +178,29 @@ def pixel_hash(image: np.ndarray) -> str:
     return hashlib.blake2b(repr(image.shape).encode() + values.tobytes(), digest_size=16).hexdigest()
 
 
+def as_pixels(images: Any, n_bands: int | None = None) -> np.ndarray:
+    """Return images [N, bands, H, W] in a pixel type of this machine; masked pixels become NaN.
+
+    One image [bands, H, W] or [H, W], and images [N, H, W] of one band, get the axes that they lack.
+
+    Raises:
+        UserError: They are no numbers, or their axes do not fit.
+    """
+    if isinstance(images, np.ma.MaskedArray):
+        images = np.ma.filled(images.astype(np.float32), np.nan)
+    array = np.asarray(images)
+    is_one = array.ndim == 3 and len(array) == n_bands
+    shape = {2: (1, 1, *array.shape), 3: (1, *array.shape) if is_one else (len(array), 1, *array.shape[1:])}
+    full = shape.get(array.ndim, array.shape)
+    if array.dtype.kind not in "buif" or len(full) != 4 or full[1] != (n_bands or full[1]):
+        wanted = f"[N, {n_bands or 'bands'}, H, W]"
+        raise UserError(f"the images are {array.dtype} {list(array.shape)}; give numbers {wanted}")
+    if full[1] == full[2] > full[3] and n_bands is None and full[3] <= 4:
+        raise UserError(f"the images are {list(full)}, with the bands last; give np.moveaxis(images, -1, 1)")
+    native = array.reshape(full).astype(array.dtype.newbyteorder("="), copy=False)  # FITS is big-endian
+    return native if native.dtype.name in PIXEL_TYPES else native.astype(np.float32)
+
+
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with every standard column, in their order, before its other columns; null where absent."""
     columns: dict[str, Any] = {}
@@ -190,7 +218,8 @@ def make_table(ids: Sequence[str], columns: dict[str, Any] | None = None) -> pd.
 
 
 def make_cutouts(images: np.ndarray, bands: Sequence[str], ids: Sequence[str] | None = None, **columns: Any) -> Cutouts:
-    """Return `Cutouts` of an array [N, bands, H, W]; ids, hashes and `bands_present` are filled in where not given."""
+    """Return `Cutouts` of an array (see `as_pixels`); ids, hashes and `bands_present` are filled in where not given."""
+    images = images if isinstance(images, LazyImages) else as_pixels(images, len(bands))
     ids = [f"{row:06d}" for row in range(len(images))] if ids is None else ids
     columns.setdefault("pixel_hash", [pixel_hash(image) for image in images])
     columns.setdefault("bands_present", [list(bands)] * len(images))

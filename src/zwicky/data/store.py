@@ -27,6 +27,7 @@ from zwicky.data.cutouts import (
     Cutouts,
     Images,
     LazyImages,
+    as_pixels,
     batches,
     complete_table,
     is_numeric,
@@ -172,12 +173,15 @@ def write_store(
 ) -> None:
     """Write a store from images and a table, whatever format they came in.
 
-    `images` [N, bands, H, W] are an array or anything that gives arrays for slices of rows; `table` has N rows with at
+    `images` [N, bands, H, W] are an array or anything that gives arrays for slices of rows, of numbers of any kind;
+    `table` has N rows with at
     least the column `id`, see `StoreWriter.append`.
     """
-    with StoreWriter(path, bands, images.shape[2:], images.dtype, truth=truth, metadata=metadata or {}) as writer:
+    table = table.assign(id=[str(identifier) for identifier in table["id"]])
+    dtype = as_pixels(images[:1], len(bands)).dtype
+    with StoreWriter(path, bands, images.shape[2:], dtype, truth=truth, metadata=metadata or {}) as writer:
         for rows in batches(len(images), BATCH):
-            writer.append(images[rows], table.iloc[rows])
+            writer.append(as_pixels(images[rows], len(bands)), table.iloc[rows])
         if labels is not None:
             write_labels(writer.folder, labels)
 

@@ -57,6 +57,7 @@ class CellRunner:
             metrics = scores(truth, predicted, self.task.columns)
             row = {n: row.get(n) for n in ARM_COLUMNS} | metrics | {n: row.get(n) for n in COST_COLUMNS}
             row["seconds"] = round(row["seconds"], 2)
+            row |= {"history": warning} if (warning := self._history(arm, draw).warning) else {}
             write_json(folder / "result.json", row)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         return read_json(folder / "result.json")
@@ -102,6 +103,14 @@ class CellRunner:
         features[known] = stored
         return features
 
+    def _history(self, arm: Arm, draw: LabelDraw) -> provenance.TrainingObjects:
+        """The training objects of the weights that an arm starts from."""
+        if arm.kind == "ssl":
+            return provenance.read(self.pretrain_folder(arm, draw))
+        return provenance.of_weights(
+            self.config.backbones[arm.backbone].pretrained if arm.kind == "supervised" else None
+        )
+
     def _cell(self, arm: Arm, draw: LabelDraw, labels: int) -> Path:
         return self.folder / "cells" / cell_key(arm.name, labels, draw.index)
 
@@ -140,15 +149,16 @@ class CellRunner:
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Train the network of an arm in `folder`; return its predictions of the test objects and its costs."""
         start = self.pretrained(arm, draw) if arm.kind == "ssl" else self._new_network(arm, draw)
+        history = self._history(arm, draw)
+        provenance.check_no_leakage(self.cutouts, draw.test_rows(self.cutouts), history, "the test")
         began = time.monotonic()  # pretraining is shared by many cells and counted by itself
         views = replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
         learn = partial(fit_labels, seed=self.config.seed + draw.index, folder=folder, quiet=self.quiet)
         rows = draw.rows(self.cutouts, labels)
         network, result = learn(start, self.cutouts, self.task, *rows, views, fit, title=folder.name)
         if self.config.keep_networks:
-            before = provenance.read(self.pretrain_folder(arm, draw)) if arm.kind == "ssl" else None
             uses = {"fit": rows[0], "select": rows[1], "normalise": draw.pretrain_rows(self.cutouts)}
-            provenance.write(folder, provenance.record(self.cutouts, uses, before))
+            provenance.write(folder, provenance.record(self.cutouts, uses, history))
             save_network(folder, network)
         test = self.cutouts.take(draw.test_rows(self.cutouts)).images
         predict = network.outputs if self.task.is_regression else network.probabilities

@@ -27,16 +27,18 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     A fine-tuned network is tested on its probabilities or regressed values. One without a head is tested with a linear
     and a kNN probe on its frozen features, fitted to the labels of the role train.
 
-    Returns one row per metric: of (network, probe or regressed column), metric, value, low, high, test_objects and, for
-    classes, negatives and the name of the positive class. NaN where the test objects do not define a metric. UserError
-    if there are no test objects, one has no known class, or the network was trained on one.
+    Returns one row per metric: of (network, probe or regressed column), metric, value, low, high, test_objects; for
+    classes negatives and the name of the positive class; `history` where leakage cannot be excluded. NaN where the test
+    objects do not define a metric. UserError if there are no test objects, one has no known class, or the network was
+    trained on one.
     """
     network = load_network(run)
     network.check(cutouts)
     test = cutouts.rows_of(split.ids("test"))
     if not len(test):
         raise UserError(f"split {split.name!r} has no test objects; give a store with labels")
-    provenance.check_no_leakage(cutouts, test, provenance.read(run), f"the test of split {split.name!r}")
+    history = provenance.read(run)
+    provenance.check_no_leakage(cutouts, test, history, f"the test of split {split.name!r}")
     task = _task(network, cutouts, labels)
     if task.is_regression:
         test = test[task.known[test]]
@@ -60,6 +62,7 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
         else:
             parts.append(_measure(name, Cell(0, 0, None, ids, groups, truth, predicted), (), replicates))
     table = pd.concat(parts, ignore_index=True).assign(test_objects=len(test))
+    table = table.assign(history=history.warning) if history.warning else table
     if task.classes:
         table = table.assign(negatives=int((truth != len(task.classes) - 1).sum()), positive=task.classes[-1])
     write_table(run / "results.csv", table)
@@ -73,8 +76,11 @@ def evaluation_text(table: pd.DataFrame) -> str:
         number = f"{row['value']:#.4g}" if np.isfinite(row["value"]) else f"n/a{UNDEFINED.get(row['metric'], '')}"
         interval = f"  [{row['low']:#.4g}, {row['high']:#.4g}]" if np.isfinite(row["low"]) else ""
         lines.append(f"{row['of']:10s} {row['metric']:10s} {number}{interval}")
-    count = table["test_objects"].iloc[0]
-    lines.append(f"on {count} test objects; 95 % intervals over objects, conditional on this one network")
+    first = table.iloc[0]
+    positive = f", positive class {first['positive']}" if "positive" in table else ""
+    count = f"{first['test_objects']} test objects{positive}"
+    lines.append(f"on {count}; 95 % intervals over objects, conditional on this one network")
+    lines += [f"warning: {first['history']}"] if "history" in table else []
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target, transform_targets
 from zwicky.backbones.base import Backbone
-from zwicky.data.cutouts import Cutouts, Images, batches
+from zwicky.data.cutouts import Cutouts, Images, LazyImages, as_pixels, batches
 from zwicky.errors import UserError
 from zwicky.io import read_json, replacing, write_json
 from zwicky.methods.supervised import TargetScaler
@@ -66,7 +66,7 @@ class Network:
         return len(self.classes or columns_of(self.targets))
 
     def features(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
-        """Compute pooled features [N, D] float32 of raw images [N, bands, H, W].
+        """Compute pooled features [N, D] float32 of raw images [N, bands, H, W], or one [bands, H, W].
 
         With `turns` they are averaged over the eight rotations and reflections.
         """
@@ -137,12 +137,11 @@ class Network:
         on = next(self.backbone.parameters()).device
         # The mean of eight removes the rounding of bfloat16; the single view of an invariant network must be exact.
         bf16 = use_bf16("auto", self.backbone) and not self.backbone.invariant
+        images = images if isinstance(images, LazyImages) else as_pixels(images, len(self.bands))
         result = np.empty((len(images), width), np.float32)
         with eval_mode(self.backbone, self.head), torch.autocast(on.type, torch.bfloat16, enabled=bf16):
             for rows in batches(len(images), batch_size):
-                raw = images[rows]
-                native = torch.from_numpy(raw.astype(raw.dtype.newbyteorder("="), copy=False)).to(on)
-                crops, _ = eval_views(native, self.views, self.normalisation)
+                crops, _ = eval_views(torch.from_numpy(images[rows]).to(on), self.views, self.normalisation)
                 views = d4.apply(crops) if turns and not self.backbone.invariant else [crops]
                 outputs = [function(view, g).float() for g, view in enumerate(views)]
                 result[rows] = torch.stack(outputs).mean(0).cpu().numpy()
