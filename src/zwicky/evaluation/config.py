@@ -1,6 +1,6 @@
 """Settings of `zwicky benchmark`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from zwicky.augment.config import NormalisationConfig, ViewsConfig, check
@@ -50,13 +50,6 @@ class SelfSupervision:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(weight_decay_end=0.4))
     networks: list[str] = field(default_factory=list)
-
-
-def fit_from_scratch() -> FitConfig:
-    """Return a fit with one learning rate for all layers, as random weights need."""
-    fit = FitConfig()
-    fit.train.layer_decay = 1.0
-    return fit
 
 
 @dataclass
@@ -112,7 +105,7 @@ class BenchmarkConfig:
     normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
     label_views: ViewsConfig = field(default_factory=augmentation_for_labels)
     finetune: FitConfig = field(default_factory=fit_from_pretrained)
-    scratch: FitConfig = field(default_factory=fit_from_scratch)
+    scratch: FitConfig = field(default_factory=lambda: FitConfig(train=replace(FitConfig().train, layer_decay=1.0)))
     convnet: FitConfig | None = None
     baselines: list[str] = field(default_factory=lambda: ["pca_linear", "modes"])
     correspondence: int = 0

@@ -22,22 +22,23 @@
 A cell is (arm, labels, draw). KEY is `ARM-nLABELS-dDRAW`; LABELS is a number, "all" written out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 
 from zwicky.errors import UserError
 from zwicky.evaluation.bootstrap import Bootstrap, Cell, holm
 from zwicky.evaluation.metrics import statistics
-from zwicky.io import read_json
+from zwicky.io import read_json, read_settings
 from zwicky.training.task import Task
+
+T = TypeVar("T")
 
 ARM_COLUMNS = (
     "arm",  # short name, unique: e.g. dino-vit-finetune
@@ -72,35 +73,36 @@ ALPHA = 0.05
 REPLICATES_PER_COMPARISON = 100
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file; only empty fields and nan are missing values."""
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({type(error).__name__}); run the benchmark again") from error
+
+
+def _file(name: str, read: Callable[[Path], T]) -> cached_property[T]:
+    """An attribute of `BenchmarkResult`: a file, read when it is first used."""
+    return cached_property(lambda result: read(result.path / name))
+
+
 @dataclass(frozen=True)
 class BenchmarkResult:
     """A benchmark's directory, read on demand; UserError if there is no results.csv."""
 
     path: Path
 
+    results = _file("results.csv", read_table)  # one row per cell
+    summary = _file("summary.csv", read_table)  # one row per arm, number of labels and metric
+    comparisons = _file("comparisons.csv", read_table)  # one row per pair of arms, number of labels and metric
+    config = _file("config.yaml", read_settings)  # the resolved recipe
+    run = _file("run.json", read_json)
+    data = _file("data.json", read_json)
+    audit = _file("audit.json", read_json)
+
     def __post_init__(self) -> None:
         if not (self.path / "results.csv").exists():
             raise UserError(f"{self.path} holds no results.csv; give the directory `zwicky benchmark` wrote with --out")
-
-    @cached_property
-    def results(self) -> pd.DataFrame:
-        """results.csv, one row per cell."""
-        return read_table(self.path / "results.csv")
-
-    @cached_property
-    def summary(self) -> pd.DataFrame:
-        """summary.csv, one row per arm, number of labels and metric."""
-        return read_table(self.path / "summary.csv")
-
-    @cached_property
-    def comparisons(self) -> pd.DataFrame:
-        """comparisons.csv, one row per pair of arms, number of labels and metric."""
-        return read_table(self.path / "comparisons.csv")
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The resolved recipe."""
-        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -111,21 +113,6 @@ class BenchmarkResult:
     def columns(self) -> tuple[str, ...]:
         """Names of the regressed columns; () for a classification."""
         return tuple(self.data["columns"])
-
-    @cached_property
-    def run(self) -> dict[str, Any]:
-        """run.json."""
-        return read_json(self.path / "run.json")
-
-    @cached_property
-    def data(self) -> dict[str, Any]:
-        """data.json."""
-        return read_json(self.path / "data.json")
-
-    @cached_property
-    def audit(self) -> dict[str, Any]:
-        """audit.json."""
-        return read_json(self.path / "audit.json")
 
     def cell(self, arm: str, labels: int, draw: int) -> Path:
         """Return the folder of a cell."""
@@ -220,11 +207,3 @@ def summarise(
 def cell_key(arm: str, labels: int, draw: int) -> str:
     """Return the name of a cell's folder."""
     return f"{arm}-n{labels}-d{draw}"
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file; only empty fields and nan are missing values."""
-    try:
-        return pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({type(error).__name__}); run the benchmark again") from error
