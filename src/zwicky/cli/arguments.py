@@ -100,11 +100,18 @@ def finetune(parser: ArgumentParser) -> None:
 
 def evaluate(parser: ArgumentParser) -> None:
     """Add the arguments of `zwicky evaluate`."""
-    parser.add_argument("run", type=Path, help=RUN_HELP)
-    _data(parser)
+    parser.add_argument("run", type=Path, help=f"{RUN_HELP}; with --grades the folder of `zwicky score`")
+    parser.add_argument("--data", type=Path | None, default=None, help=DATA_HELP)
     parser.add_argument(
         "--split", type=str, default="holdout", help="split whose test objects are used: of the run, else of the store"
     )
+    parser.add_argument(
+        "--grades",
+        type=Path | None,
+        default=None,
+        help="grades of the candidates of a survey, for purity and completeness: catalogue.csv or grades.csv",
+    )
+    parser.add_argument("--known", type=Path | None, default=None, help="table of known lenses, with ids or positions")
 
 
 def export(parser: ArgumentParser) -> None:

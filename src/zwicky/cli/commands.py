@@ -131,6 +131,13 @@ def _evaluate(args: Namespace) -> None:
     from zwicky.evaluation.evaluate import evaluate, evaluation_text
     from zwicky.simulate.stream import open_data
 
+    if args.grades is not None:
+        from zwicky.survey.estimates import evaluate_grades
+
+        print(evaluate_grades(args.run, args.grades, args.known))
+        return
+    if args.data is None:
+        raise UserError("name the store to test on by --data, or the grades of a survey by --grades")
     data = open_data(args.data)
     print(evaluation_text(evaluate(args.run, data.cutouts, data.labels, data.split(args.split, runs=[args.run]))))
 
@@ -301,7 +308,10 @@ COMMANDS = {
         takes_recipe=_names_recipe,
     ),
     "evaluate": Command(
-        "Evaluate a network on test objects.", "RUN --data STORE [--split NAME]", arguments.evaluate, _evaluate
+        "Evaluate a network on test objects.",
+        "RUN --data STORE [--split NAME] | SCORES --grades TABLE [--known TABLE]",
+        arguments.evaluate,
+        _evaluate,
     ),
     "benchmark": Command(
         "Compare pretraining with training from scratch and with baselines.",

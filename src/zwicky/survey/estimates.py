@@ -1,0 +1,174 @@
+"""Purity and completeness of a ranked survey, from the grades of its candidates.
+
+The candidates are the top of the list and a random stratum of all the rest (`survey.candidates`). Each stratum is a
+finite population of which some members were graded: a graded object stands for the inverse of its inclusion
+probability. Numbers of lenses have exact binomial intervals (Clopper & Pearson 1934), which are right for the rare
+lenses of the rest, of which a sample often has none; a stratum that was graded completely is known exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from astropy import units
+from astropy.coordinates import SkyCoord
+from scipy.stats import beta
+
+from zwicky.data.catalog import read_catalog
+from zwicky.data.columns import as_text, find_column, find_position_columns, parse_positions
+from zwicky.data.store import open_store
+from zwicky.errors import UserError
+from zwicky.io import read_json, write_table
+from zwicky.survey.candidates import RANDOM, TOP
+
+GRADES = {"A": 3.0, "B": 2.0, "C": 1.0, "X": 0.0}
+LENS = 1.5  # the smallest mean grade of a lens: A and B
+RADIUS = 1.0  # arcsec within which a known lens is a cutout
+SIZES = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)  # of the tops that are reported
+
+
+def lens_interval(size: int, graded: int, lenses: int, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the estimated number of lenses among `size` objects, and its interval, from a random sample of them.
+
+    Args:
+        size: number of objects.
+        graded: number of them that were graded.
+        lenses: number of lenses among these.
+        level: of the interval.
+    """
+    if graded >= size:
+        return lenses, lenses, lenses
+    if graded == 0:
+        return np.nan, 0, size
+    tail = (1 - level) / 2
+    low = beta.ppf(tail, lenses, graded - lenses + 1) if lenses else 0.0
+    high = beta.ppf(1 - tail, lenses + 1, graded - lenses) if lenses < graded else 1.0
+    return size * lenses / graded, max(lenses, size * low), min(size * high, size - (graded - lenses))
+
+
+def estimate(
+    top: np.ndarray, rest: np.ndarray, n_rest: int, sizes: Sequence[int] = SIZES, level: float = 0.95
+) -> pd.DataFrame:
+    """Estimate purity and completeness of the first n objects of a ranked survey.
+
+    Args:
+        top: [T] of the top stratum in the order of the scores: 1 a lens, 0 none, NaN not graded.
+        rest: of the graded objects of the random stratum, 1 or 0.
+        n_rest: number of objects that are not in the top stratum.
+        sizes: the n that are reported, besides T.
+        level: of the intervals.
+
+    Returns:
+        One row for each n: `top`, `graded`, `lenses` (estimated), `purity` = lenses per inspected object,
+        `completeness` = lenses / all lenses of the survey, and `all_lenses`, each with `_low` and `_high`.
+    """
+    rows = []
+    for n in sorted({size for size in sizes if size < len(top)} | {len(top)}):
+        strata = [(len(part), part[~np.isnan(part)]) for part in (top[:n], top[n:])] + [(n_rest, rest)]
+        unknown = sum(len(graded) < size for size, graded in strata)
+        share = 1 - (1 - level) / max(unknown, 1)  # Bonferroni: all hold together with the level
+        found, beyond, below = (
+            np.array(lens_interval(size, len(graded), int(graded.sum()), share)) for size, graded in strata
+        )
+        others = beyond + below
+        alone = np.array(lens_interval(strata[0][0], len(strata[0][1]), int(strata[0][1].sum()), level))
+        row = {"top": n, "graded": len(strata[0][1])}
+        for name, values in (("lenses", alone), ("purity", alone / n), ("all_lenses", found + others)):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+        ends = [(found[0], others[0]), (found[1], others[2]), (found[2], others[1])]
+        complete = [a / (a + b) if a + b > 0 else np.nan for a, b in ends]
+        complete[1:] = [0.0 if np.isnan(complete[1]) else complete[1], 1.0 if np.isnan(complete[2]) else complete[2]]
+        rows.append(row | dict(zip(("completeness", "completeness_low", "completeness_high"), complete, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def evaluate_grades(scores: Path, grades: Path, known: Path | None = None, lens: float = LENS) -> str:
+    """Write `estimates.csv` into a directory of scores, and return what it says in a few lines.
+
+    Args:
+        scores: directory of `zwicky score`, complete.
+        grades: `catalogue.csv` (id, grade_mean) or `grades.csv` (id, grade A, B, C or X a row and grader).
+        known: table of known lenses, by id or position.
+        lens: smallest mean grade of a lens.
+
+    Raises:
+        UserError: No graded object is a candidate, or the scores are incomplete.
+    """
+    if not (scores / "candidates").exists():
+        raise UserError(f"{scores} has no candidates; finish `zwicky score` first")
+    candidates, scored = open_store(scores / "candidates").table, read_json(scores / "summary.json")["scored"]
+    mean = candidates["id"].map(_mean_grades(grades))
+    if mean.isna().all():
+        raise UserError(f"no object of {grades} is in {scores / 'candidates'}; grade these candidates")
+    verdict = (mean >= lens).astype(float).where(mean.notna()).to_numpy(float)
+    is_top = (candidates["stratum"] == TOP).to_numpy()
+    rest = verdict[(candidates["stratum"] == RANDOM).to_numpy() & ~np.isnan(verdict)]
+    table = estimate(verdict[is_top], rest, scored - int(is_top.sum()))
+    thresholds = candidates["score"].to_numpy()[table["top"] - 1]
+    table.insert(1, "score", thresholds)
+    lines = [f"lenses: mean grade of {lens:g} or more; {len(rest)} graded objects of the random stratum"]
+    if known is not None:
+        found = known_scores(scores, known)
+        for name, value in zip(("known", "known_found"), (len(found), 0), strict=True):
+            table[name] = value
+        table["known_found"] = [(found >= threshold).sum() for threshold in thresholds]
+        lines.append(f"{len(found)} known lenses are in the survey")
+    write_table(scores / "estimates.csv", table)
+    return "\n".join([*lines, _text(table)])
+
+
+def _mean_grades(path: Path) -> pd.Series:
+    """The mean grade of each object: id → 0 to 3."""
+    table = read_catalog(path)
+    if "id" not in table or not {"grade_mean", "grade"} & set(table):
+        raise UserError(f"{path} lacks the columns id and grade_mean or grade; write it with `zwicky grade --merge`")
+    if "grade_mean" in table:
+        values = pd.to_numeric(table["grade_mean"], errors="coerce")
+    else:
+        values = table["grade"].astype(str).str.strip().map(GRADES)
+    return values.groupby(as_text(table["id"])).mean()
+
+
+def known_scores(scores: Path, known: Path) -> np.ndarray:
+    """Return the scores of the cutouts that are known lenses, by id or within RADIUS, each lens once."""
+    table = read_catalog(known)
+    ids, pair = find_column(list(table), "id"), find_position_columns(list(table))
+    if not ids and not pair:
+        raise UserError(f"{known} has neither ids nor positions; name its columns id, or ra and dec")
+    best = np.full(len(table), np.nan)
+    sky = None
+    if pair:
+        ra, dec, _ = parse_positions(table, pair)
+        located = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
+        sky = SkyCoord(ra[located], dec[located], unit="deg") if len(located) else None
+    for path in sorted(scores.glob("part-*.parquet")):
+        part = pq.read_table(path, columns=["id", "ra", "dec", "score"]).to_pandas()
+        score_of = part.drop_duplicates("id").set_index("id")["score"]
+        if ids:
+            best = np.fmax(best, as_text(table[ids]).map(score_of).to_numpy(float))
+        part = part[np.isfinite(part["ra"]) & np.isfinite(part["dec"])]
+        if sky is not None and len(part):
+            row, separation, _ = sky.match_to_catalog_sky(SkyCoord(part["ra"], part["dec"], unit="deg"))
+            near = separation < RADIUS * units.arcsec
+            best[located[near]] = np.fmax(best[located[near]], part["score"].to_numpy()[row[near]])
+    return best[np.isfinite(best)]
+
+
+def _text(table: pd.DataFrame) -> str:
+    """The table for the terminal."""
+    lines = []
+    for row in table.to_dict("records"):
+        purity, complete = (
+            f"{row[name]:.1%} [{row[f'{name}_low']:.1%}, {row[f'{name}_high']:.1%}]"
+            for name in ("purity", "completeness")
+        )
+        per = f"1 lens in {1 / row['purity']:.1f} inspected" if row["purity"] > 0 else "no lens"
+        of_known = f"; {row['known_found']:.0f} of {row['known']:.0f} known" if "known" in row else ""
+        lines.append(f"top {row['top']:.0f}: purity {purity}, {per}; completeness {complete}{of_known}")
+    last = table.iloc[-1]
+    total = f"{last['all_lenses']:.0f} [{last['all_lenses_low']:.0f}, {last['all_lenses_high']:.0f}]"
+    return "\n".join([*lines, f"lenses in the survey: {total}; 95 % intervals, given that the grades are right"])
