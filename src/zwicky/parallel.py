@@ -4,8 +4,6 @@ A part is a small picklable description; what is done for it must be idempotent 
 that was lost with its process or its machine is done again.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

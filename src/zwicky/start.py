@@ -1,7 +1,5 @@
 """`zwicky start`: from a folder of cutouts to a page, within a time budget."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import Counter

@@ -5,8 +5,6 @@ product copies them again; on CPUs the softmax runs in float32, which they do fa
 attention, several times slower at the token counts of small images, is avoided.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

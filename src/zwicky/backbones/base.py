@@ -1,7 +1,5 @@
 """The interface of every backbone, its heads, and what the networks built on timm share."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +117,7 @@ class Backbone(nn.Module, ABC):
     dim: int
     config: dict
     net: Any
-    grids: StageGrids
+    grids: "StageGrids"
     prefers_bf16_on_cpu = True
     invariant = False
     supports_masking = True

@@ -5,8 +5,6 @@ grid of (radius, angle) patches. A quarter turn shifts that grid by a whole numb
 it; with mirror-symmetric kernels both leave the pooled features unchanged, and other angles do so up to interpolation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """ResNet-18 (arXiv:1512.03385) through timm: the small convolutional network everything is compared with."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

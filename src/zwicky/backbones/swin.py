@@ -4,8 +4,6 @@ Where a map is no larger than the window, the map is the window: nothing is padd
 bias is looked up by offset, so that two cells one step apart always share their entry.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Vision transformers (arXiv:2010.11929) and BEiTs (arXiv:2106.08254) through timm, at any size the patch divides."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache

@@ -4,8 +4,6 @@ A shortcut is something trivial that separates the classes: one number per image
 column of the table.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 """Names of bands in file names, folders, columns and headers, and the files that are bands of one object."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Catalogues: tables in any usual format, and which of their rows is about which file."""
 
-from __future__ import annotations
-
 import bz2
 import csv
 import gzip

@@ -1,7 +1,5 @@
 """The meaning of columns and cells: usual names, labels, positions, unknown values."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

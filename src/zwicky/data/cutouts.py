@@ -1,12 +1,10 @@
 """`Cutouts`: many small images of one shape, with one table row each."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -149,12 +147,12 @@ class Cutouts:
                 columns[index] = np.where(is_code, np.nan, values)
         return np.stack(columns, axis=1)
 
-    def take(self, rows: Any) -> Cutouts:
+    def take(self, rows: Any) -> Self:
         """Return the cutouts of these rows, in this order; lazy images stay unread."""
         rows = np.asarray(rows, dtype=np.int64)
         images = self.images[rows] if isinstance(self.images, np.ndarray) else self.images.take(rows)
         table = self.table.iloc[rows].reset_index(drop=True)
-        return Cutouts(images, table, self.bands, self.truth, self.metadata)
+        return replace(self, images=images, table=table)
 
     def rows_of(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         """Return the row numbers of `ids`, [len(ids)] int64, in their order; UserError for ids that are not here."""

@@ -1,7 +1,5 @@
 """Duplicates: objects with equal pixels, or within an arcsecond on the sky."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from astropy import units

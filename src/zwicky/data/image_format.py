@@ -1,12 +1,10 @@
 """The options of an ingest; what all images of a store share (bands, size, pixel type), and how one is made to fit."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -88,7 +86,7 @@ class ImageFormat:
     bands: tuple[str, ...]
 
     @classmethod
-    def of(cls, record: Record) -> ImageFormat:
+    def of(cls, record: Record) -> Self:
         """Return the format of a record."""
         return cls(record.image.shape, record.image.dtype.name, record.bands)
 

@@ -1,7 +1,5 @@
 """From a folder of images to a store: every file is read or listed with the reason, and what was assumed is printed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

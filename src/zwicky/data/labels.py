@@ -1,7 +1,5 @@
 """Class labels, kept apart from the pixels because they change: `labels.csv` with id, label, source and time."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The table of an ingest: what catalogue, files and folders say about each image, and what that assumed."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import re

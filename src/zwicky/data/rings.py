@@ -4,8 +4,6 @@ A lens is a ring about a centre. The power of each azimuthal mode m on each of 3
 and reflections; a logistic regression on its logarithm is a baseline that a network must beat.
 """
 
-from __future__ import annotations
-
 import warnings
 from functools import lru_cache
 

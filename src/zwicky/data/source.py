@@ -1,7 +1,5 @@
 """The files of a folder: found, grouped into objects and read; folders that are classes or parts of a split."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter, defaultdict
@@ -9,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -46,7 +44,7 @@ class Source:
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: Path, options: ReadOptions) -> Source:
+    def open(cls, path: Path, options: ReadOptions) -> Self:
         """Find the files of a folder, or one file, and what they are of; pictures of FITS and arrays are set aside."""
         files, set_aside = scan_folder(path)
         folder = path.parent if path.is_file() else path

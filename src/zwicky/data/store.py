@@ -8,13 +8,11 @@ STORE/set_aside.csv         file, reason: what `zwicky ingest` could not read
 STORE/store.json            schema version, bands, size, pixel type, truth columns, number of objects
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -95,7 +93,7 @@ class StoreWriter:
         self._ids: set[str] = set()
         self._exit = ExitStack()
 
-    def __enter__(self) -> StoreWriter:
+    def __enter__(self) -> Self:
         check_writable(self.path)
         self.folder = self._exit.enter_context(replacing_directory(self.path))
         self._exit.push(lambda kind, *_: None if kind else self._finish())

@@ -1,7 +1,5 @@
 """Export a store in formats that other programs read: DeepLense's class folders, FITS files, HDF5."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Literal

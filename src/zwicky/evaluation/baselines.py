@@ -5,8 +5,6 @@ Images are [N, bands, H, W] of any pixel type, NaN where invalid. All choices ar
 training labels. Images are read in blocks, so memory grows by some hundred numbers per image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The time budget of a benchmark: what it trains, and how long a step of each fit takes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

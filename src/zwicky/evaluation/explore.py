@@ -1,7 +1,5 @@
 """What frozen features show without labels: a map of the cutouts, clusters, oddities and neighbours."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans

@@ -1,8 +1,7 @@
 """How far graders agree, and what their votes mean: Krippendorff's alpha, and SWAP's probability of a lens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from scipy.special import expit, logit
@@ -62,7 +61,7 @@ class Reliability:
     on_others: np.ndarray
 
     @classmethod
-    def measure(cls, votes: np.ndarray, truth: np.ndarray) -> Reliability:
+    def measure(cls, votes: np.ndarray, truth: np.ndarray) -> Self:
         """Measure graders on calibration images.
 
         Args:

@@ -1,7 +1,5 @@
 """The grading page's server: static files, pictures and judgements, on 127.0.0.1 with a token in the address."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Options of a grading session: plain data, so that the command line shows them without importing pandas."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal

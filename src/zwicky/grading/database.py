@@ -4,8 +4,6 @@ A row holds all there is to know about the object after the judgement, so the la
 new row, and the file can be merged without the cutouts.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping

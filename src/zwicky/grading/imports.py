@@ -1,7 +1,5 @@
 """Grades of other tools: their CSV files and exports of Zooniverse, as rows of this package's grades."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

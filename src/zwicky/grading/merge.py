@@ -1,7 +1,5 @@
 """Team catalogues: the grades of several people, with agreement, reliability and known lenses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pictures of cutouts for the page: stretch, limits, colour composite or one band."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 

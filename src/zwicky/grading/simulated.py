@@ -1,7 +1,5 @@
 """A simulated grader with stated error rates, to test the loop of grading and learning and to measure it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """The interface between methods and the training loop."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

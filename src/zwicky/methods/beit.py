@@ -1,7 +1,5 @@
 """BEiT (Bao et al. 2022, arXiv:2106.08254): classify masked patches into the tokens of a frozen tokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

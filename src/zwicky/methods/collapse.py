@@ -1,7 +1,5 @@
 """Diagnostics of representations: is a flat loss a collapse?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """DINO (Caron et al. 2021, arXiv:2104.14294), and what iBOT and EsViT share with it."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import groupby
 

@@ -1,7 +1,5 @@
 """Momentum teachers: the exponential moving average of a student, and its schedule."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import TypeVar, cast

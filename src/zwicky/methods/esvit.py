@@ -1,7 +1,5 @@
 """EsViT (Li et al. 2022, arXiv:2106.09785): DINO with a region-level loss, for multi-stage transformers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """iBOT (Zhou et al. 2021, arXiv:2111.07832): DINO plus masked patch prediction."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """LeJEPA (Balestriero & LeCun 2025, arXiv:2511.08544): agreement of views, and isotropic Gaussian embeddings."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The losses the methods are made of, in float32 under any autocast, and means over all processes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Masked image modelling: MaskedMethod, and the methods that reconstruct pixels, SimMIM and MAE."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, cast
 

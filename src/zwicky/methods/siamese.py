@@ -1,7 +1,5 @@
 """SimSiam (Chen & He 2021, arXiv:2011.10566) and BYOL (Grill et al. 2020, arXiv:2006.07733): no negative pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

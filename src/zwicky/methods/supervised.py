@@ -1,10 +1,8 @@
 """Supervised learning: a linear head on the pooled features, for classes or regression; fine-tuning is this method."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ class TargetScaler:
     std: tuple[float, ...] = ()
 
     @classmethod
-    def fit(cls, values: np.ndarray, targets: Sequence[Target], equivariant: bool = False) -> TargetScaler:
+    def fit(cls, values: np.ndarray, targets: Sequence[Target], equivariant: bool = False) -> Self:
         """Take mean and standard deviation of training values [N, columns] of the targets, in double precision.
 
         With an equivariant head, the two columns of a vector or spin-2 target get mean 0 and their common root mean

@@ -1,7 +1,5 @@
 """The page of `zwicky start` without labels: a map of the cutouts, clusters with their neighbours, and oddities."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

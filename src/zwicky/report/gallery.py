@@ -1,7 +1,5 @@
 """A page of pictures with captions: candidates, or the neighbours of an example."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The random stratum has the smallest hashes of id and seed. So the choice depends
 their order, and a selection of selections is the selection of all.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path

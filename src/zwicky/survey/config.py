@@ -1,7 +1,5 @@
 """The settings of a scored survey."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

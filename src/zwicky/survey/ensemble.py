@@ -1,10 +1,9 @@
 """An ensemble of runs that scores images: probability at a prevalence, spread, and distance to the training set."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -37,7 +36,7 @@ class Training:
     unit: float
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Training:
+    def of(cls, features: np.ndarray) -> Self:
         """Return the training set with these features [R, D]."""
         mean, std = features.mean(0), features.std(0) + 1e-12
         standard = ((features - mean) / std).astype(np.float32)
@@ -85,7 +84,7 @@ class Ensemble:
     training: Training | None = None
 
     @classmethod
-    def load(cls, runs: Sequence[Path], prevalence: float | None, turns: bool) -> Ensemble:
+    def load(cls, runs: Sequence[Path], prevalence: float | None, turns: bool) -> Self:
         """Load the networks of some runs.
 
         Raises:

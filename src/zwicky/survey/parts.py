@@ -1,14 +1,12 @@
 """The cutouts that are scored, read part by part: a store, or files of any format without making a store first."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -75,7 +73,7 @@ class SurveyData:
         return bool(self.parts[0].units)
 
     @classmethod
-    def open(cls, path: Path | str, network: Network, size: int = ScoreConfig.part_size) -> SurveyData:
+    def open(cls, path: Path | str, network: Network, size: int = ScoreConfig.part_size) -> Self:
         """Find the cutouts of a store, a folder or a file, in parts of about `size`.
 
         Raises:

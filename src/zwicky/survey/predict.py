@@ -1,7 +1,5 @@
 """`zwicky predict`: one network applied to new cutouts, in one table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

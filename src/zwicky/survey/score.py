@@ -8,8 +8,6 @@ OUT/score.json              the settings
 OUT/set_aside.csv, OUT/candidates/, OUT/summary.json    written when all parts are scored
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

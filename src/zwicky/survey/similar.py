@@ -4,12 +4,11 @@ Features are read from memory-mapped float16 files block by block, so memory doe
 has to be built: a million rows of 384 features take well below a second of one core, and 10⁸ the time to read 77 GB.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -37,7 +36,7 @@ class Features:
     tables: tuple[Path, ...]  # Parquet with id, ra, dec, one row for each of the array
 
     @classmethod
-    def open(cls, scores: Path) -> Features:
+    def open(cls, scores: Path) -> Self:
         """Open the features that `zwicky score --features true` wrote; UserError if there are none."""
         tables = [path for path in sorted(scores.glob("part-*.parquet")) if _features_of(path).exists()]
         if not tables:

@@ -1,7 +1,5 @@
 """Time budgets: a few steps are timed on this machine, and the number of steps follows."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import sys

@@ -1,9 +1,8 @@
 """The linear probe: logistic or ridge regression on frozen features, its strength chosen by cross-validation."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -38,7 +37,7 @@ class LinearProbe:
     @classmethod
     def fit(
         cls, features: np.ndarray, truth: np.ndarray, task: Task, groups: np.ndarray | None = None, seed: int = 0
-    ) -> LinearProbe:
+    ) -> Self:
         """Fit the probe; the penalty has the lowest cross-validated log loss or squared error.
 
         Args:

@@ -1,11 +1,9 @@
 """Settings that follow from the data, one row each with its reason, and crops for images that a recipe does not fit."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.data.cutouts import Cutouts
@@ -40,7 +38,7 @@ class Facts:
     minutes: float = math.inf
 
     @classmethod
-    def of(cls, cutouts: Cutouts, labels: Labels, learn: int = 0, minutes: float = math.inf) -> Facts:
+    def of(cls, cutouts: Cutouts, labels: Labels, learn: int = 0, minutes: float = math.inf) -> Self:
         """Return the facts of a data set."""
         counts = len(cutouts), len(labels.values)
         return cls(cutouts.size, len(cutouts.bands), cutouts.pixel_scale, *counts, learn, minutes)

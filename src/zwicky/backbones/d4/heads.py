@@ -1,7 +1,5 @@
 """Equivariant heads, and the base class of the equivariant backbones."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any

@@ -11,8 +11,6 @@ transforms the index i of x̂_Eij as it transforms a vector (x, y) of the image.
 convolutions and arXiv:1911.08251 for irreps.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ works in the regular representation. `irreps` tells in which of the two the stre
 in the regular representation throughout and multiplies with whole matrices.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 import torch

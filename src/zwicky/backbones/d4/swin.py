@@ -4,8 +4,6 @@ What a plain Swin does that is not equivariant, and what is done here: windows a
 window; the relative position bias is B(g⁻¹Δ) for group element g; merging is a group convolution; nothing is padded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

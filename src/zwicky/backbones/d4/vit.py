@@ -1,7 +1,5 @@
 """A vision transformer that is exactly equivariant under D4."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Readers: each a generator from a path to records of one image each, in one form whatever the file held."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module

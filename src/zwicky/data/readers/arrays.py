@@ -1,7 +1,5 @@
 """Many images in one file, as arrays side by side: which array holds the images, and which are columns."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

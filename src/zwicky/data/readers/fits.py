@@ -1,7 +1,5 @@
 """FITS images, cubes, extensions and tables, through astropy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

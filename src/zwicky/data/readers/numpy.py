@@ -1,7 +1,5 @@
 """NumPy's `.npy` and `.npz`, among them the object arrays of DeepLense; HDF5; and stores of zwicky."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path

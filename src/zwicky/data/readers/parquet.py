@@ -1,7 +1,5 @@
 """Parquet: a column of images (lists, tensors, pictures, records of bands) or one a band; also HATS catalogues."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """PNG, JPEG and TIFF: Pillow, and tifffile for what Pillow does not read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
