@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import r2_score, roc_auc_score
 
+from zwicky import cli
 from zwicky.augment.views import Target
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels
-from zwicky.data.splits import Split, holdout_split
+from zwicky.data.splits import Split, holdout_split, whole_split
 from zwicky.errors import UserError
 from zwicky.evaluation.evaluate import evaluate, evaluation_text
 from zwicky.training import provenance
@@ -116,3 +117,32 @@ def test_what_cannot_be_scored_is_one_line(data, network):
             evaluate(run, *arguments)
     with pytest.raises(UserError, match="flux"):
         evaluate(network(FLUX), make_cutouts(cutouts.images, ("g",), cutouts.ids), labels, split)
+
+
+def test_another_data_set_is_a_test_set_as_a_whole(data, network, tmp_path, capsys):
+    """As a folder; results go to --out; an image that was trained on is a leak, whatever its name."""
+    run, folder = network("classes"), tmp_path / "other"
+    images = galaxies(12, bands=1, seed=7)
+    for row, image in enumerate(images):
+        (folder / ("lens", "nonlens")[row % 2]).mkdir(parents=True, exist_ok=True)
+        np.save(folder / ("lens", "nonlens")[row % 2] / f"{row}.npy", image)
+    command = ["evaluate", str(run), "--data", str(folder), "--out", str(tmp_path / "results")]
+    cli.run(command)
+    assert "on 12 test objects" in capsys.readouterr().out
+    assert not (run / "results.csv").exists()
+    assert len(pd.read_parquet(tmp_path / "results" / "predictions-network.parquet")) == 12
+    trained = make_cutouts(images[3:4], ("g",), ids=["named otherwise"])
+    provenance.write(run, provenance.record(trained, {"fit": np.array([0])}))
+    with pytest.raises(UserError, match="trained on 1 objects"):
+        cli.run(command)
+
+
+def test_the_roles_of_a_test_set():
+    images = galaxies(6, bands=1)
+    images[5] = images[4]
+    cutouts = make_cutouts(images, ("g",), flux=[1.0, np.nan, 2.0, 3.0, 4.0, 5.0])
+    split = whole_split(cutouts, Labels(dict.fromkeys(cutouts.ids[1:], "lens")))
+    assert list(split.ids("test")) == list(cutouts.ids[1:])
+    groups = split.groups_of(cutouts.ids)
+    assert groups[4] == groups[5] != groups[3]
+    assert list(whole_split(cutouts, Labels({}), ["flux"]).ids("test")) == list(cutouts.ids[[0, 2, 3, 4, 5]])

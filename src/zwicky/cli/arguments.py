@@ -101,9 +101,16 @@ def finetune(parser: ArgumentParser) -> None:
 def evaluate(parser: ArgumentParser) -> None:
     """Add the arguments of `zwicky evaluate`."""
     parser.add_argument("run", type=Path, help=f"{RUN_HELP}; with --grades the folder of `zwicky score`")
-    parser.add_argument("--data", type=Path | None, default=None, help=DATA_HELP)
+    parser.add_argument("--data", type=Path | None, default=None, help=f"{DATA_HELP}; or a folder of cutouts")
     parser.add_argument(
-        "--split", type=str, default="holdout", help="split whose test objects are used: of the run, else of the store"
+        "--catalog", type=Path | None, default=None, help="table of files, labels, ra and dec of such a folder"
+    )
+    parser.add_argument(
+        "--split",
+        type=str | None,
+        default=None,
+        help="split whose test objects are used, of the run, else of the store; default: holdout where the data are "
+        "those of the run or have such a split, else all labelled objects",
     )
     parser.add_argument(
         "--grades",
@@ -112,6 +119,7 @@ def evaluate(parser: ArgumentParser) -> None:
         help="grades of the candidates of a survey, for purity and completeness: catalogue.csv or grades.csv",
     )
     parser.add_argument("--known", type=Path | None, default=None, help="table of known lenses, with ids or positions")
+    _results(parser)
 
 
 def export(parser: ArgumentParser) -> None:
@@ -132,6 +140,7 @@ def verify(parser: ArgumentParser) -> None:
     _data(parser)
     parser.add_argument("--n", type=PositiveInt, default=64, help="number of cutouts to rotate and reflect")
     parser.add_argument("--seed", type=NonNegativeInt, default=0, help="random seed of the choice of cutouts")
+    _results(parser)
 
 
 def report(parser: ArgumentParser) -> None:
@@ -267,6 +276,10 @@ def _minutes(parser: ArgumentParser) -> None:
         help="time budget: a few steps are timed on this machine and the numbers of steps set to fit; config.yaml "
         "keeps them; default: the recipe's steps",
     )
+
+
+def _results(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path | None, default=None, help="folder for the results; default: the run")
 
 
 def _run(parser: ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import fields
 from functools import partial
@@ -128,8 +129,12 @@ def _names_recipe(argument: str) -> bool:
 
 
 def _evaluate(args: Namespace) -> None:
+    from zwicky.data.ingest import ingest
+    from zwicky.data.store import DESCRIPTION
     from zwicky.evaluation.evaluate import evaluate, evaluation_text
-    from zwicky.simulate.stream import open_data
+    from zwicky.simulate.stream import SIMULATION, open_data
+    from zwicky.training.network import load_network
+    from zwicky.training.task import columns_of
 
     if args.grades is not None:
         from zwicky.survey.estimates import evaluate_grades
@@ -138,8 +143,16 @@ def _evaluate(args: Namespace) -> None:
         return
     if args.data is None:
         raise UserError("name the store to test on by --data, or the grades of a survey by --grades")
-    data = open_data(args.data)
-    print(evaluation_text(evaluate(args.run, data.cutouts, data.labels, data.split(args.split, runs=[args.run]))))
+    network = load_network(args.run)
+    columns = columns_of(network.targets)
+    with tempfile.TemporaryDirectory() as temporary:
+        store = args.data
+        if not str(store).startswith(SIMULATION) and store.exists() and not (store / DESCRIPTION).exists():
+            store = Path(temporary) / "store"
+            print(ingest(args.data, store, args.catalog, IngestConfig(network.bands)).text(), file=sys.stderr)
+        data, runs = open_data(store), [args.run]
+        split = data.split(args.split, columns, runs) if args.split else data.test_split(args.run, columns)
+        print(evaluation_text(evaluate(args.run, data.cutouts, data.labels, split, out=args.out)))
 
 
 def _benchmark(args: Namespace) -> None:
@@ -167,7 +180,7 @@ def _verify(args: Namespace) -> None:
     from zwicky.evaluation.equivariance import equivariance_text, verify
     from zwicky.simulate.stream import open_data
 
-    table = verify(args.run, open_data(args.data).cutouts, args.n, args.seed)
+    table = verify(args.run, open_data(args.data).cutouts, args.n, args.seed, args.out)
     print(table.to_string(index=False, float_format="{:.1e}".format))
     print(equivariance_text(table))
 
@@ -309,7 +322,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "Evaluate a network on test objects.",
-        "RUN --data STORE [--split NAME] | SCORES --grades TABLE [--known TABLE]",
+        "RUN --data DATA [--catalog TABLE] [--split NAME] [--out FOLDER] | SCORES --grades TABLE [--known TABLE]",
         arguments.evaluate,
         _evaluate,
     ),
@@ -329,7 +342,7 @@ COMMANDS = {
     ),
     "verify": Command(
         "Measure the equivariance error under rotations by 90° and reflections.",
-        "RUN --data STORE [--n N] [--seed S]",
+        "RUN --data STORE [--n N] [--seed S] [--out FOLDER]",
         arguments.verify,
         _verify,
     ),

@@ -73,12 +73,25 @@ def default_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ())
 
     Without labels the objects that have all of `columns` (regression targets) are split, else all are `unlabelled`.
     """
-    if not labels.values and columns:
-        measured = np.isfinite(cutouts.numbers(columns)).all(axis=1)
-        labels = Labels(dict.fromkeys(cutouts.ids[measured], "measured"))
+    labels = _or_measured(cutouts, labels, columns)
     if not labels.values:
         return Split(DEFAULT, dict.fromkeys(cutouts.ids, "unlabelled"))
     return holdout_split(cutouts, labels, seed=0)
+
+
+def whole_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ()) -> Split:
+    """Return the split of a test set: all objects with a label, or with all of `columns`, are tested."""
+    group = dict(zip(cutouts.ids, find_groups(cutouts), strict=True))
+    tested = _or_measured(cutouts, labels, columns).values
+    return Split("all", {name: "test" for name in cutouts.ids if name in tested}, group)
+
+
+def _or_measured(cutouts: Cutouts, labels: Labels, columns: Sequence[str]) -> Labels:
+    """`labels` or, without any, one class of the objects that have all of `columns`."""
+    if labels.values or not columns:
+        return labels
+    measured = np.isfinite(cutouts.numbers(columns)).all(axis=1)
+    return Labels(dict.fromkeys(cutouts.ids[measured], "measured"))
 
 
 def holdout_split(

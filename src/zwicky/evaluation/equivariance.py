@@ -57,15 +57,15 @@ def equivariance_error(network: Network, images: np.ndarray) -> pd.DataFrame:
     return table
 
 
-def verify(run: Path, cutouts: Cutouts, count: int = 64, seed: int = 0) -> pd.DataFrame:
-    """Measure on `count` random cutouts of a store; write equivariance.csv into the run (`zwicky verify`)."""
+def verify(run: Path, cutouts: Cutouts, count: int = 64, seed: int = 0, out: Path | None = None) -> pd.DataFrame:
+    """Measure on `count` random cutouts; write equivariance.csv into `out`, by default the run (`zwicky verify`)."""
     if seed < 0:
         raise UserError(f"verify: the seed is {seed}; choose 0 or more")
     network = load_network(run)
     network.check(cutouts)
     rows = numpy_rng(seed).permutation(len(cutouts.images))[:count]
     table = equivariance_error(network, cutouts.images[np.sort(rows)])
-    write_table(run / "equivariance.csv", table)
+    write_table((out or run) / "equivariance.csv", table)
     return table
 
 

@@ -21,8 +21,12 @@ from zwicky.training.task import Task
 UNDEFINED = {"tpr10": " (needs more than 10 negatives)"}
 
 
-def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicates: int = 1000) -> pd.DataFrame:
-    """Test the network of a run on the split's role test; write results.csv and predictions-NAME.parquet into the run.
+def evaluate(
+    run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicates: int = 1000, out: Path | None = None
+) -> pd.DataFrame:
+    """Test the network of a run on the split's role test.
+
+    Writes results.csv and predictions-NAME.parquet into `out`, by default the run.
 
     A fine-tuned network is tested on its probabilities or regressed values. One without a head is tested with a linear
     and a kNN probe on its frozen features, fitted to the labels of the role train.
@@ -54,7 +58,7 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     groups = split.groups_of(ids)
     parts = []
     for name, predicted in _predictions(network, cutouts, split, task, test).items():
-        write_table(run / f"predictions-{name}.parquet", prediction_table(ids, groups, truth, predicted, task))
+        write_table((out or run) / f"predictions-{name}.parquet", prediction_table(ids, groups, truth, predicted, task))
         if task.is_regression:
             for number, column in enumerate(task.columns):
                 cell = Cell(0, 0, None, ids, groups, truth[:, [number]], predicted[:, [number]])
@@ -65,7 +69,7 @@ def evaluate(run: Path, cutouts: Cutouts, labels: Labels, split: Split, replicat
     table = table.assign(history=history.warning) if history.warning else table
     if task.classes:
         table = table.assign(negatives=int((truth != len(task.classes) - 1).sum()), positive=task.classes[-1])
-    write_table(run / "results.csv", table)
+    write_table((out or run) / "results.csv", table)
     return table
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from zwicky.data.cutouts import Cutouts, LazyImages
 from zwicky.data.labels import Labels, read_labels
-from zwicky.data.splits import DEFAULT, Split, default_split, read_split
+from zwicky.data.splits import DEFAULT, Split, default_split, read_split, whole_split
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.progress import StepProgress
@@ -79,19 +79,29 @@ class Data:
 
         It is that of the first of `runs` whose `splits/NAME.csv` has training objects, all in these cutouts, else the
         store's own `splits/NAME.csv`, else the default split, a function of the data and of the regression targets
-        `columns` alone.
+        `columns` alone. UserError if there is no split of this name and it is not the default one.
         """
+        split = self._recorded(name, runs)
+        if split is None and name != DEFAULT:
+            names = ", ".join(sorted({DEFAULT, *self._stored()}))
+            raise UserError(f"there is no split {name!r}; choose one of {names}")
+        return split or default_split(self.cutouts, self.labels, columns)
+
+    def test_split(self, run: Path, columns: Sequence[str] = ()) -> Split:
+        """Return the split that tests a run: its own or that of the store, else all of the data as a test set."""
+        return self._recorded(DEFAULT, [run]) or whole_split(self.cutouts, self.labels, columns)
+
+    def _stored(self) -> dict[str, Path]:
+        return {} if self.store is None else {path.stem: path for path in self.store.glob("splits/*.csv")}
+
+    def _recorded(self, name: str, runs: Sequence[Path | None]) -> Split | None:
         for path in (run / "splits" / f"{name}.csv" for run in runs if run is not None):
             if path.exists():
                 split = read_split(path)
                 if len(split.ids("train")) and set(split.roles) <= set(self.cutouts.ids):
                     return split
-        stored = {} if self.store is None else {path.stem: path for path in self.store.glob("splits/*.csv")}
-        if name in stored:
-            return read_split(stored[name])
-        if name != DEFAULT:
-            raise UserError(f"there is no split {name!r}; choose one of {', '.join(sorted({DEFAULT, *stored}))}")
-        return default_split(self.cutouts, self.labels, columns)
+        stored = self._stored()
+        return read_split(stored[name]) if name in stored else None
 
 
 def open_data(name: Path | str, quiet: bool = True) -> Data:
