@@ -43,10 +43,7 @@ def read_catalog(path: Path) -> pd.DataFrame:
     """Read a table: CSV and its dialects, ECSV, VOTable, FITS, Parquet and what else pandas and astropy read.
 
     Columns are as in the file; text tables hold strings. `attrs["units"]` has the units of columns that have one, and
-    `attrs["encoding"]` that of a text which is not Unicode.
-
-    Raises:
-        UserError: It cannot be read or holds no rows.
+    `attrs["encoding"]` that of a text which is not Unicode. UserError if it cannot be read or holds no rows.
     """
     name = path.name.lower()
     try:
@@ -258,16 +255,9 @@ def match_rows(
     """Find the row of each file: (file → row, (name, why it has no file) of other rows, the column).
 
     Of the columns with usual names of files and ids, then of all other texts, the one that finds most files is taken;
-    where names fit several files, one with the folder in another column.
-
-    Args:
-        table: the catalogue.
-        files: paths; a file of many images has one `file#row` for each.
-        wanted: the column of file names, if the user names it.
-        folder: of the catalogue, within that of the files.
-
-    Raises:
-        UserError: No column finds a file.
+    where names fit several files, one with the folder in another column. `files` are paths; a file of many images has
+    one `file#row` for each. `wanted` is the column of file names, if the user names it; `folder` is that of the
+    catalogue, within that of the files. UserError if no column finds a file.
     """
     finder = FileFinder(files, folder)
     usual = usual_columns(list(table), "file") + usual_columns(list(table), "id")

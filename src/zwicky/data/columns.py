@@ -64,8 +64,7 @@ def usual_columns(columns: Sequence[str], role: str) -> list[str]:
 def find_column(columns: Sequence[str], role: str, wanted: str = "") -> str:
     """Return the column that the user names, in whatever case, else that of a role, "" if there is none.
 
-    Raises:
-        UserError: There is no column `wanted`.
+    UserError if there is no column `wanted`.
     """
     if not wanted:
         return next(iter(usual_columns(columns, role)), "")
@@ -229,9 +228,7 @@ def find_position_columns(columns: Sequence[str], ra: str = "", dec: str = "") -
     """Return the columns of positions: those the user names, else a pair named alike, seven parts or one for both.
 
     `ra` and `dec`, RAJ2000 and DEJ2000, coord_ra and coord_dec, ALPHA_J2000 and DELTA_J2000; RAh … DEs; `radec`, …
-
-    Raises:
-        UserError: A column the user names does not exist, or one of the two is not named.
+    UserError if a column the user names does not exist, or one of the two is not named.
     """
     if ra or dec:
         if not (ra and dec):

@@ -179,10 +179,8 @@ def pixel_hash(image: np.ndarray) -> str:
 def as_pixels(images: Any, n_bands: int | None = None) -> np.ndarray:
     """Return images [N, bands, H, W] in a pixel type of this machine; masked pixels become NaN.
 
-    One image [bands, H, W] or [H, W], and images [N, H, W] of one band, get the axes that they lack.
-
-    Raises:
-        UserError: They are no numbers, or their axes do not fit.
+    One image [bands, H, W] or [H, W], and images [N, H, W] of one band, get the axes that they lack. UserError if they
+    are no numbers, or their axes do not fit.
     """
     if isinstance(images, np.ma.MaskedArray):
         images = np.ma.filled(images.astype(np.float32), np.nan)

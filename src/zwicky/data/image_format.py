@@ -180,8 +180,7 @@ def find_sentinel(image: np.ndarray) -> float | None:
 def choose_format(formats: Counter[ImageFormat], config: IngestConfig) -> StoreFormat:
     """Return the format that fits most images.
 
-    Raises:
-        UserError: The names in `config.bands` do not fit the bands of the images.
+    UserError if the names in `config.bands` do not fit the bands of the images.
     """
     given = tuple(config.bands)
     size = (config.size or 0, config.size or 0)
@@ -224,10 +223,8 @@ def _most_common(formats: Counter[ImageFormat], key: Callable[[ImageFormat], Any
 def check_uniform(formats: Counter[tuple[str, ImageFormat]], store: StoreFormat) -> list[str]:
     """Return the folders of which no image fits, as they hold something else (plots, thumbnails).
 
-    `formats` counts images by (file type and folder, format).
-
-    Raises:
-        UserError: More than a tenth of the other images do not fit.
+    `formats` counts images by (file type and folder, format). UserError if more than a tenth of the other images do not
+    fit.
     """
     misfits, fits, common = Counter[str](), Counter[str](), Counter[ImageFormat]()
     for (folder, image_format), count in formats.items():

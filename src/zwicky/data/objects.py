@@ -47,10 +47,7 @@ def describe(
     """Combine what the catalogue, the files and the folders say; tables that are used leave `data.set_aside`.
 
     `objects` is what the files say, one row an image; its columns that begin with `_` are of the ingest. Without a
-    catalogue those in the folder are taken.
-
-    Raises:
-        UserError: A catalogue, column or class that the user names does not fit.
+    catalogue those in the folder are taken. UserError if a catalogue, column or class that the user names does not fit.
     """
     from_files = objects[[name for name in objects if name[0] != "_" and name not in _PER_BAND]]
     if not meanings.find_position_columns(list(from_files)):

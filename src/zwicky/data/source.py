@@ -225,11 +225,8 @@ def read_folders(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
 def read_index(path: Path, name: str, files: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Read a pickled index of file names, as DeepLense's real lenses have: {"train": {"lenses": [names]}, "test": …}.
 
-    Return (file → role, names without a file). `name` is the path within the folder of the files;
-    `train_indices.pkl` lists one role by class.
-
-    Raises:
-        Unreadable: It is no such index, or puts a file into two roles.
+    Return (file → role, names without a file). `name` is the path within the folder of the files; `train_indices.pkl`
+    lists one role by class. Unreadable if it is no such index, or puts a file into two roles.
     """
     try:
         with path.open("rb") as stream:

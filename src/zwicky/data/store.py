@@ -67,10 +67,7 @@ class StoreWriter:
             writer.append(images, table)
 
     The work is done in `folder`, a hidden directory beside `path`; labels and splits written there arrive with the
-    pixels. After an error nothing is left.
-
-    Raises:
-        UserError: `path` exists and is not empty, or cannot be written.
+    pixels. After an error nothing is left. UserError if `path` exists and is not empty, or cannot be written.
     """
 
     path: Path | str  # a new directory, or an empty one

@@ -47,8 +47,7 @@ HEADERS = {
 def read_keys(path: Path | None) -> dict[str, dict[str, str]]:
     """Return KEYS with the changes of a YAML file, `group: {action: key}`.
 
-    Raises:
-        UserError: for an unknown group or action, or two actions of one view on one key.
+    UserError for an unknown group or action, or two actions of one view on one key.
     """
     changes = {} if path is None else read_settings(path)
     keys = {group: dict(actions) for group, actions in KEYS.items()}

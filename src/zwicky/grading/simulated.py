@@ -13,19 +13,12 @@ from zwicky.rng import numpy_rng
 
 @dataclass(frozen=True)
 class SimulatedGrader:
-    """Grades a lens A or B with probability `completeness`, anything else with `false_positives`; else C or X.
+    """Grades a lens A or B with probability `completeness`, anything else with `false_positives`; else C or X."""
 
-    Args:
-        name: name of the grader.
-        completeness: share of lenses graded A or B.
-        false_positives: share of other objects graded A or B.
-        seed: seed of the errors; each call of `grade` continues the stream of the number of earlier judgements.
-    """
-
-    name: str = "simulated"
-    completeness: float = 0.9
-    false_positives: float = 0.05
-    seed: int = 0
+    name: str = "simulated"  # name of the grader
+    completeness: float = 0.9  # share of lenses graded A or B
+    false_positives: float = 0.05  # share of other objects graded A or B
+    seed: int = 0  # seed of the errors; each call of `grade` continues the stream of the number of earlier judgements
 
     def grade(self, slots: pd.DataFrame, is_lens: Mapping[str, bool], path: Path) -> None:
         """Append grades of `Session.slots` to a file of judgements; `is_lens` has the truth of the candidates."""

@@ -28,17 +28,11 @@ def random_keys(names: pd.Series, seed: int) -> np.ndarray:
 
 @dataclass
 class Selection:
-    """The rows that may still be candidates after all that was added: the `top` scores, and `random` of the rest.
+    """The rows that may still be candidates after all that was added: the `top` scores, and `random` of the rest."""
 
-    Args:
-        top: number of cutouts with the highest scores.
-        random: number of the others.
-        seed: of the random stratum.
-    """
-
-    top: int
-    random: int
-    seed: int
+    top: int  # number of cutouts with the highest scores
+    random: int  # number of the others
+    seed: int  # of the random stratum
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)  # COLUMNS, key, part and position, best first
     pixels: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)  # (part, position) → image
 

@@ -87,8 +87,7 @@ class Ensemble:
     def load(cls, runs: Sequence[Path], prevalence: float | None, turns: bool) -> Self:
         """Load the networks of some runs.
 
-        Raises:
-            UserError: They differ in bands, classes or targets, or the prevalence is none.
+        UserError if they differ in bands, classes or targets, or the prevalence is none.
         """
         networks = tuple(load_network(run) for run in runs)
         for run, network in zip(runs, networks, strict=True):

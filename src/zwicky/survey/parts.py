@@ -76,8 +76,7 @@ class SurveyData:
     def open(cls, path: Path | str, network: Network, size: int = ScoreConfig.part_size) -> Self:
         """Find the cutouts of a store, a folder or a file, in parts of about `size`.
 
-        Raises:
-            UserError: There are none, or they do not fit the network.
+        UserError if there are none, or they do not fit the network.
         """
         path = Path(path)
         if (path / STORE).is_file():
@@ -174,8 +173,7 @@ class SurveyData:
 def read_images(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Read the images [bands, H, W] of some rows of score tables, from the survey they are of, and the names of bands.
 
-    Raises:
-        UserError: The survey lacks one of them.
+    UserError if the survey lacks one of them.
     """
     if (path / STORE).is_file():
         cutouts = open_store(path)

@@ -84,8 +84,7 @@ class Features:
     def find(self, examples: Sequence[str]) -> np.ndarray:
         """Return the rows of examples: ids, or positions `RA,DEC` in degrees (the nearest within RADIUS).
 
-        Raises:
-            UserError: There is no such cutout.
+        UserError if there is no such cutout.
         """
         positions = [_position(text) for text in examples]
         rows, best = np.full(len(examples), -1), np.full(len(examples), RADIUS)

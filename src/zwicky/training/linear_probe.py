@@ -146,8 +146,7 @@ def fold_count(labels: np.ndarray) -> int:
 def check_labels(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
     """Return labels [count] as int64.
 
-    Raises:
-        UserError: if there is not one for each object, one is out of range, or all are of one class.
+    UserError if there is not one for each object, one is out of range, or all are of one class.
     """
     labels = np.asarray(labels).astype(np.int64)
     if labels.shape != (count,):
@@ -161,11 +160,7 @@ def check_labels(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
 
 
 def check_features(features: np.ndarray, role: str) -> np.ndarray:
-    """Return features as float64.
-
-    Raises:
-        UserError: if they are not finite; `role` is part of the message.
-    """
+    """Return features as float64; UserError if they are not finite; `role` is part of the message."""
     if not np.isfinite(features).all():
         raise UserError(f"the {role} features hold NaN or infinity; look for a diverged training or bad pixels")
     return np.asarray(features, dtype=np.float64)

@@ -17,25 +17,15 @@ FEW = 20  # fewer labels than this cannot be both learned from and tested on
 
 @dataclass(frozen=True)
 class Facts:
-    """What the settings depend on.
+    """What the settings depend on."""
 
-    Args:
-        size: (H, W) of the images in pixels.
-        bands: number of channels.
-        pixel_scale: arcsec per pixel, None if unknown.
-        objects: number of images.
-        labels: number of labelled objects.
-        learn: number of labels to learn from; 0 is all that are not tested.
-        minutes: time budget, infinite without one.
-    """
-
-    size: tuple[int, int]
-    bands: int
-    pixel_scale: float | None
-    objects: int
-    labels: int
-    learn: int = 0
-    minutes: float = math.inf
+    size: tuple[int, int]  # (H, W) of the images in pixels
+    bands: int  # number of channels
+    pixel_scale: float | None  # arcsec per pixel, None if unknown
+    objects: int  # number of images
+    labels: int  # number of labelled objects
+    learn: int = 0  # number of labels to learn from; 0 is all that are not tested
+    minutes: float = math.inf  # time budget, infinite without one
 
     @classmethod
     def of(cls, cutouts: Cutouts, labels: Labels, learn: int = 0, minutes: float = math.inf) -> Self:

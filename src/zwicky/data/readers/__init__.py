@@ -34,17 +34,13 @@ class Unreadable(ValueError):
 class Record:
     """One cutout and what its file says about it.
 
-    Args:
-        image: [bands, H, W] uint8, uint16 or float32; NaN where invalid.
-        bands: names of the bands; empty where the file names none.
-        columns: further facts by the name the file gives them, e.g. id, label, ra (degrees), pixel_scale (arcsec).
-        row: its number in a file of many images, None in a file of one.
+    `columns` are further facts by the name the file gives them, e.g. id, label, ra (degrees), pixel_scale (arcsec).
     """
 
-    image: np.ndarray
-    bands: tuple[str, ...] = ()
+    image: np.ndarray  # [bands, H, W] uint8, uint16 or float32; NaN where invalid
+    bands: tuple[str, ...] = ()  # empty where the file names none
     columns: dict[str, Any] = field(default_factory=dict)
-    row: int | None = None
+    row: int | None = None  # its number in a file of many images, None in a file of one
 
 
 @dataclass
@@ -74,8 +70,7 @@ def is_image_name(name: str) -> bool:
 def read(path: Path, options: ReadOptions | None = None) -> Iterator[Record | Unreadable]:
     """Yield a record, or the reason why there is none, for each image of a file; large files are read in pieces.
 
-    Raises:
-        Unreadable: Whatever is wrong with the file as a whole, or from this image on.
+    Unreadable for whatever is wrong with the file as a whole, or from this image on.
     """
     try:
         if path.stat().st_size == 0:
@@ -138,16 +133,9 @@ def spans(path: Path, size: int) -> list[tuple[int, int | None]]:
 def find_axes(shape: tuple[int, ...], options: ReadOptions, n_bands: int = 0, rows: Collection[int] = ()) -> str:
     """Return what each axis of an array of images is: some of "NBHW", in their order.
 
-    The band axis has `n_bands` entries, else it is the one beside two equal sides, else a short one.
-
-    Args:
-        shape: of the array.
-        options: `options.axes` decides for arrays with as many axes; `options.bands` counts the bands.
-        n_bands: number of bands the file names, 0 if it names none.
-        rows: possible numbers of images: the lengths of the columns beside them.
-
-    Raises:
-        Unreadable: The axes are ambiguous, or too few or too many.
+    `options.axes` decides for arrays with as many axes. Else the band axis has `n_bands` entries (those the file names,
+    else `options.bands`), or is the one beside two equal sides, or a short one. `rows` are possible numbers of images:
+    the lengths of the columns beside them. Unreadable if the axes are ambiguous, or too few or too many.
     """
     if len(shape) == len(options.axes):
         return options.axes
@@ -187,10 +175,8 @@ def _band_axis(shape: tuple[int, ...], n_bands: int) -> int | None:
 def to_image(array: Any, axes: str) -> np.ndarray:
     """Turn numbers with these axes (N aside) into [bands, H, W] in the byte order of the machine.
 
-    uint8 and uint16 stay, booleans become uint8, all else float32; infinite and masked pixels become NaN.
-
-    Raises:
-        Unreadable: It holds other things than real numbers, or no valid pixel.
+    uint8 and uint16 stay, booleans become uint8, all else float32; infinite and masked pixels become NaN. Unreadable if
+    it holds other things than real numbers, or no valid pixel.
     """
     mask, array = np.ma.getmask(array), np.ma.getdata(array)
     if array.dtype.kind not in "buif":

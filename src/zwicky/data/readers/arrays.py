@@ -30,16 +30,9 @@ def read_arrays(
     """Read the images among named arrays, with the arrays of their length as columns.
 
     Names with `train`, `val` or `test` (x_train, y_train, test/images) are the user's own split. Several groups of an
-    HDF5 file with images are classes.
-
-    Args:
-        arrays: name → array; in HDF5 files the names are paths.
-        options: of reading.
-        bands: their names, where the file gives them once for all images.
-        may_be_single: whether a three-dimensional array without columns may be one image [bands, H, W].
-
-    Raises:
-        Unreadable: No array is recognised as the images.
+    HDF5 file, where names are paths, with images are classes. `bands` are the names that the file gives once for all
+    images; with `may_be_single` a three-dimensional array without columns may be one image [bands, H, W]. Unreadable if
+    no array is recognised as the images.
     """
     shapes = [array.shape for array in arrays.values() if array.ndim > 1]
     if len(shapes) > 2 and len(set(shapes)) == 1 and not may_be_single and _are_objects(arrays, shapes[0]):

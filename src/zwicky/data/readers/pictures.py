@@ -24,8 +24,7 @@ def read_picture(path: Path, options: ReadOptions) -> Iterator[Record]:
 def decode_picture(stream: BinaryIO) -> Record:
     """Decode a picture; palettes become RGB, and an alpha channel that is opaque is dropped.
 
-    Raises:
-        Unreadable: It is transparent somewhere, CMYK, or has colour of 16 bits, of which Pillow keeps 8.
+    Unreadable if it is transparent somewhere, CMYK, or has colour of 16 bits, of which Pillow keeps 8.
     """
     header = stream.read(25)  # the last byte of a PNG's is the bits of a channel
     stream.seek(0)
