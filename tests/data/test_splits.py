@@ -99,6 +99,21 @@ def test_holdout_mistakes():
         holdout_split(cutouts, labels, seed=0)
 
 
+def test_rare_classes_are_trained_on_and_tested_where_that_is_possible():
+    cutouts, labels = data(["lens"] * 2 + ["non"] * 60)
+    with pytest.warns(UserWarning, match=r"only 1 lens to test, .* design.kind folds"):
+        split = default_split(cutouts, labels)
+    lenses = [i for i, name in labels.values.items() if name == "lens"]
+    assert sorted(split.roles[i] for i in lenses) == ["test", "train"]
+    with pytest.warns(UserWarning, match="no lens among the 4 labels .*; draw them with --balanced true"):
+        label_subsets(split, labels, [4], seed=0)
+    with pytest.warns(UserWarning, match="no lens among the 8 labels that select"):
+        fit_select([lenses[0], *split.ids("train")[1:39]], labels, seed=0)
+    cutouts, labels = data(["lens"] + ["non"] * 20)
+    with pytest.warns(UserWarning, match="class 'lens' has 1 objects in 1 groups .* nothing can be known"):
+        assert default_split(cutouts, labels).roles[cutouts.ids[0]] == "train"
+
+
 def test_folds_test_each_matching_object_once_and_train_on_matching_ones_only():
     origin = [["sw", "gallery", "field"][row % 3] for row in range(130)]
     cutouts, labels = data(many(), origin=origin)

@@ -1,6 +1,7 @@
 """The command line: parses arguments and calls the packages, which load torch only when a command runs."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentError
@@ -40,6 +41,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run `zwicky` and exit: 0 done, 2 the user's mistake (one line on standard error), 1 a bug."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         run(sys.argv[1:])
     except UserError as error:

@@ -79,6 +79,9 @@ def _pretrain(args: Namespace) -> None:
     pretrain(config, data.cutouts, rows, args.out, labels=data.labels.of(ids))
     if rank() == 0:
         write_split(args.out / "splits", split)
+        if not split.ids("test").size:
+            advice = "evaluate on other objects, or give some the role test in a split of the store"
+            print(f"warning: no labels: all cutouts are used and none is left to test; {advice}", file=sys.stderr)
         command = f"zwicky finetune {args.out} --data {args.data} --labels 300 --out RUN"
         print(f"pretrained on {len(ids)} cutouts; next: {command}")
 

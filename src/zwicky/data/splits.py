@@ -5,6 +5,7 @@ Everything here is stratified by class and never separates a group (duplicates, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from zwicky.rng import numpy_rng
 ROLES = ("train", "validation", "test", "unlabelled")
 UNLABELLED = 3  # of ROLES
 DEFAULT = "holdout"
+FEW = 5  # objects of a class to test, of which metrics say little
 RANDOM_STRATUM = "random"  # `stratum` of candidates that are for estimates alone
 SHARED = ("source_id", "lens_id", "pair_id")  # columns of simulations: the same galaxy in several images
 
@@ -71,12 +73,20 @@ def read_split(path: Path | str) -> Split:
 def default_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ()) -> Split:
     """Draw the default split: `holdout_split` with seed 0; a function of cutouts and labels alone.
 
-    Without labels the objects that have all of `columns` (regression targets) are split, else all are `unlabelled`.
+    Without labels the objects that have all of `columns` (regression targets) are split, else all are `unlabelled`. A
+    class that is too small to be tested is trained on, with a warning.
     """
     labels = _or_measured(cutouts, labels, columns)
     if not labels.values:
         return Split(DEFAULT, dict.fromkeys(cutouts.ids, "unlabelled"))
-    return holdout_split(cutouts, labels, seed=0)
+    split, too_small = _holdout(cutouts, labels, (0.7, 0.1, 0.2), 0, None, DEFAULT)
+    for problem in too_small:
+        warnings.warn(f"{problem}: nothing can be known about it; label more")
+    count = pd.Series(labels.of(split.ids("test"))).value_counts()
+    if few := [f"{count[label]} {label}" for label in labels.classes if 0 < count.get(label, 0) < FEW]:
+        advice = "all labels are tested in turn by zwicky benchmark with design.kind folds"
+        warnings.warn(f"only {', '.join(few)} to test, so metrics are uncertain; {advice}")
+    return split
 
 
 def whole_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ()) -> Split:
@@ -113,22 +123,43 @@ def holdout_split(
     Raises:
         UserError: There are no labels, or a class is too small to be in train and test.
     """
+    split, too_small = _holdout(cutouts, labels, fractions, seed, group_column, name)
+    for problem in too_small:
+        raise UserError(f"{problem}; add labels or change the split fractions")
+    return split
+
+
+def _holdout(
+    cutouts: Cutouts,
+    labels: Labels,
+    fractions: tuple[float, float, float],
+    seed: int,
+    group_column: str | None,
+    name: str,
+) -> tuple[Split, list[str]]:
+    """The split of `holdout_split`, and the classes that are too small to be in train and test."""
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(f"split fractions {tuple(fractions)} must be three shares, train, validation, test, with sum 1")
     group, classes, labelled = _grouped(cutouts, labels, group_column)
     part_of = _distribute(group[labelled], classes[labelled], fractions, numpy_rng(seed))
+    too_small = []
+    for needed, share in ((0, fractions[0]), (2, fractions[2])):
+        for label in labels.classes if share else ():
+            groups = dict.fromkeys(group[classes == label])
+            parts = {key: part_of[key] for key in groups}
+            if not groups or needed in parts.values():
+                continue
+            spare = [key for key in groups if part_of[key] != 0 or list(parts.values()).count(0) > 1]
+            if spare and len(groups) > 1:
+                part_of[min(spare, key=lambda key: (group == key).sum())] = needed
+            else:
+                too_small.append(
+                    f"class {label!r} has {(classes == label).sum()} objects in {len(groups)} groups (equal pixels or "
+                    f"positions are one), too few to have one in {ROLES[needed]}"
+                )
     role = np.array([ROLES[part_of.get(key, UNLABELLED)] for key in group], dtype=object)
     role[~labelled] = [{"train": "unlabelled", "unlabelled": "unlabelled"}.get(name) for name in role[~labelled]]
-    for needed, share in (("train", fractions[0]), ("test", fractions[2])):
-        for label in labels.classes if share else ():
-            of_class = classes == label
-            if of_class.any() and needed not in role[of_class]:
-                count, apart = of_class.sum(), len(set(group[of_class]))
-                raise UserError(
-                    f"class {label!r} has {count} objects in {apart} groups (equal pixels or positions are one), too "
-                    f"few to have one in {needed}; add labels or change the split fractions"
-                )
-    return _make_split(name, cutouts.ids, role, group)
+    return _make_split(name, cutouts.ids, role, group), too_small
 
 
 def fold_splits(
@@ -215,6 +246,11 @@ def label_subsets(
             )
         drawn.append(queues[turn][taken[turn]])
         taken[turn] += 1
+    for count in counts:
+        present = set(labels.of(np.array(drawn[:count] if count else pool, dtype=object)))
+        if absent := [label for label in labels.classes if label not in present]:
+            advice = "draw them with --balanced true" if set(absent) <= set(names) else "label some"
+            warnings.warn(f"no {', '.join(absent)} among the {count or len(pool)} labels of {split.name!r}; {advice}")
     return {count: np.array(drawn[:count], dtype=object) if count else pool for count in counts}
 
 
@@ -239,6 +275,9 @@ def fit_select(
     group = Split("", {}, dict(groups or {})).groups_of(ids)
     part_of = _distribute(group, classes, (1 - fraction, fraction), numpy_rng(seed))
     selects = np.array([part_of[key] == 1 for key in group], dtype=bool)
+    for part, purpose in ((~selects, "to fit"), (selects, "that select the weights and the temperature")):
+        if absent := sorted(set(classes) - set(classes[part])):
+            warnings.warn(f"no {', '.join(absent)} among the {part.sum()} labels {purpose}; label more")
     return ids[~selects], ids[selects]
 
 
