@@ -14,7 +14,22 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from zwicky import recipes
 from zwicky.errors import UserError
 
+REQUIRED = object()  # in place of a default
 _TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+
+
+class Parser(ArgumentParser):
+    """A parser whose arguments are added on one line each."""
+
+    def add(self, name: str, kind: Any, help: str, default: Any = REQUIRED, **options: Any) -> None:
+        """Add an argument of this type; an option without a default is required, unless it may be None."""
+        if default is REQUIRED and NoneType in get_args(kind):
+            default = None
+        if default is not REQUIRED:
+            options["default"] = default
+        elif name.startswith("--"):
+            options["required"] = True
+        self.add_argument(name, type=kind, help=help, **options)
 
 
 @dataclass(frozen=True)
@@ -23,16 +38,16 @@ class Command:
 
     help: str  # one sentence for the list of commands
     usage: str  # what follows `zwicky COMMAND` in the usage line
-    arguments: Callable[[ArgumentParser], Any]  # adds the arguments to a parser
+    arguments: Callable[[Parser], Any]  # adds the arguments to a parser
     run: Callable[[Namespace], None]  # does the work with the parsed arguments
     settings: type | None = None  # the dataclass that a recipe fills, if any
     takes_recipe: Callable[[str], bool] = lambda argument: False  # whether the first argument names a recipe
 
 
-def make_parser(name: str, command: Command) -> ArgumentParser:
+def make_parser(name: str, command: Command) -> Parser:
     """Return the parser of a command."""
     usage = f"zwicky {name} {command.usage}".rstrip()
-    parser = ArgumentParser(prog=f"zwicky {name}", usage=usage, description=command.help, exit_on_error=False)
+    parser = Parser(prog=f"zwicky {name}", usage=usage, description=command.help, exit_on_error=False)
     if command.settings is not None:
         parser.add_argument("--config", action="config", help="YAML file of settings that override the recipe")
         parser.add_class_arguments(command.settings, fail_untyped=False)
