@@ -308,6 +308,15 @@ def test_columns_of_a_file_of_many_images(tmp_path):
     assert {name: table[name].tolist() for name in texts} == {"name": texts["name"], "flag": [True, False] * 3}
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_catalogue_of_a_file_of_many_goes_by_number(tmp_path, first):
+    stack(tmp_path / "in")
+    rows = [f"{n + first},{'ab'[n % 2]}" for n in (3, 1, 0, 5, 4, 2)]
+    (tmp_path / "in" / "c.csv").write_text("\n".join(["index,label", *rows]))
+    read(tmp_path)
+    assert read_labels(tmp_path / "s").values == {f"a.h5#{n}": "ab"[n % 2] for n in range(6)}
+
+
 @pytest.mark.parametrize(("header", "offset"), [("object_id,label", 100), ("label,z", 0)])
 def test_a_catalogue_of_a_file_of_many_goes_by_id_or_order(tmp_path, header, offset):
     stack(tmp_path / "in", object_id=np.arange(100, 106))

@@ -168,6 +168,12 @@ def _match(
         index_of |= dict.fromkeys(data.units[objects["_unit"][index]].values(), int(index))
     if is_stacked.any() and (column := find_column(list(objects), "id")):
         index_of |= {text: index for index, text in enumerate(as_text(objects[column])) if text}
+    numbers = pd.to_numeric(table.get(find_column(list(table), "id"), pd.Series(dtype=float)), errors="coerce")
+    order = numbers.sort_values()
+    for first in (0, 1):  # of the numbers of all images of the one file
+        is_one = is_stacked.all() and objects["_unit"].nunique() == 1 and not config.file_column
+        if is_one and order.tolist() == list(range(first, first + len(objects))):
+            return order.index.to_numpy(), [], str(numbers.name)
     try:
         folder = "" if file.startswith("..") else os.path.dirname(file)
         row_of, orphans, column = match_rows(table, list(index_of), config.file_column, folder)

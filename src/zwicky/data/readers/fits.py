@@ -32,7 +32,7 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
     before masks, errors and weights. The position is that of the image centre by the celestial WCS, else RA and DEC
     of the header. BSCALE, BZERO, BLANK, TNULL and tile compression are undone by astropy.
     """
-    with fits.open(path, memmap=path.stat().st_size > 2**26 and not path.name.endswith(".gz")) as hdus:
+    with fits.open(path, memmap=path.stat().st_size > 2**26 and not path.name.endswith((".gz", ".bz2"))) as hdus:
         images = _choose_images(hdus, options)
         if not images:
             yield from _read_table(hdus, path, options)

@@ -40,6 +40,9 @@ def read_npy(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
             raise
         yield from _read_objects(path, options)
     else:
+        if array.dtype.names:  # a record an image
+            yield from read_arrays({name: array[name] for name in array.dtype.names}, options)
+            return
         yield from to_records(array, find_axes(array.shape, options), first=options.first)
 
 
