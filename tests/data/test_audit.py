@@ -1,7 +1,5 @@
 """The audit finds what was planted, and nothing where nothing is; its AUC and interval against other ways."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

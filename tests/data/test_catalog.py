@@ -1,7 +1,5 @@
 """Catalogues in every format and dialect; columns by usual names; unknown values; positions; names of files."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

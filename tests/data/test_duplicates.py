@@ -1,7 +1,5 @@
 """Groups of equal objects, against the literal definition."""
 
-from __future__ import annotations
-
 import numpy as np
 from astropy.coordinates import SkyCoord
 from hypothesis import given, settings

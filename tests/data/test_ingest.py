@@ -1,7 +1,5 @@
 """From folders to stores: every file is read or listed with a reason, and what was assumed is printed."""
 
-from __future__ import annotations
-
 import csv
 import os
 import shutil

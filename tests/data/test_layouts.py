@@ -1,7 +1,5 @@
 """Folders as people have them: classes, parts of their own split, bands, stray folders, indices."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A store larger than the memory a process may take: written, audited, pretrained on and scored under a limit."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

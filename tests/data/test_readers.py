@@ -1,7 +1,5 @@
 """Each format gives back what its own library wrote, whatever the layout of bands, axes and columns."""
 
-from __future__ import annotations
-
 import io
 import json
 import pickle

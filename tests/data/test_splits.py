@@ -1,7 +1,5 @@
 """The laws of splits: disjoint, groups unbroken, stratified within one, nested, no leaks."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The store: round trips, what NumPy and pandas see, lazy rows, and what users get wrong."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """What is written out of a store comes back by `ingest` with every pixel, id, label and column."""
 
-from __future__ import annotations
-
 import h5py
 import numpy as np
 import pytest

@@ -3,8 +3,6 @@
 Everything here is stratified by class and never separates a group (duplicates, one sky position, one source).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

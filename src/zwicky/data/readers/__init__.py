@@ -12,10 +12,22 @@ FEW = 6  # an axis this short is that of the bands
 MANY = 64  # a longer one is not
 
 _READERS: dict[tuple[str, ...], str] = {
-    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".pgm", ".ppm"): "pictures:read_picture",
+    (
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".jp2",
+        ".pgm",
+        ".ppm",
+    ): "pictures:read_picture",
     (".npy",): "numpy:read_npy",
     (".npz",): "numpy:read_npz",
-    (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.bz2", ".fits.fz", ".fz"): "fits:read_fits",
+    tuple(".fits .fit .fts .fits.gz .fit.gz .fits.bz2 .fits.fz .fz".split()): "fits:read_fits",
     (".hdf5", ".h5", ".hdf"): "numpy:read_hdf5",
     (".parquet", ".pq"): "parquet:read_parquet",
     ("store.json",): "numpy:read_store",
