@@ -12,7 +12,7 @@ from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
 from zwicky.grading.config import SessionConfig
 from zwicky.simulate import population_names
-from zwicky.survey.config import ScoreConfig
+from zwicky.survey.config import CutoutsConfig, ScoreConfig
 
 DATA_HELP = (
     "a store written by `zwicky ingest` or `zwicky simulate`, or simulate:POPULATION:N:SEED to render on the fly"
@@ -179,6 +179,14 @@ def similar(parser: Parser) -> None:
     parser.add("--data", Path | None, "the survey, for a page with pictures")
     parser.add("--run", Path | None, "the first run of the scores, for files")
     parser.add("--n", PositiveInt, "number of cutouts to find", 100)
+
+
+def cutouts(parser: Parser) -> None:
+    """Add the arguments of `zwicky cutouts`."""
+    parser.add("catalog", Path, "table of positions, with ids, labels and properties")
+    parser.add("--out", Path, "folder of FITS files; resumes if interrupted")
+    parser.add("--pool", Path | None, "table of galaxies of the same fields, to draw negatives from")
+    parser.add_class_arguments(CutoutsConfig, fail_untyped=False)
 
 
 def grade(parser: Parser) -> None:

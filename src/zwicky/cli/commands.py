@@ -22,7 +22,7 @@ from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.grading.config import SessionConfig
-from zwicky.survey.config import ScoreConfig
+from zwicky.survey.config import CutoutsConfig, ScoreConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.distributed import rank
 
@@ -268,6 +268,12 @@ def _similar(args: Namespace) -> None:
     print(f"{found} cutouts in {args.out}" + f", with pictures in {args.out.with_suffix('.html')}" * bool(args.data))
 
 
+def _cutouts(args: Namespace) -> None:
+    from zwicky.survey.download import cutouts
+
+    print(cutouts(args.catalog, args.out, parsing.settings_of(CutoutsConfig, args), pool=args.pool))
+
+
 def _score(args: Namespace) -> None:
     from zwicky.survey.score import score
 
@@ -379,6 +385,12 @@ COMMANDS = {
         "SCORES --like EXAMPLE [--unlike EXAMPLE] [--out TABLE.csv] [--data DATA] [--run RUN]",
         arguments.similar,
         _similar,
+    ),
+    "cutouts": Command(
+        "Fetch cutouts of the objects of a catalogue from a public service.",
+        "CATALOG --out FOLDER [--service legacy|hips2fits] [--bands grz] [--size 101] [options]",
+        arguments.cutouts,
+        _cutouts,
     ),
     "predict": Command(
         "Apply a network to new cutouts.",

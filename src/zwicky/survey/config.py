@@ -1,6 +1,9 @@
-"""The settings of a scored survey."""
+"""The settings of a scored survey, and of cutouts from a service."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+from zwicky.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,3 +29,40 @@ class ScoreConfig:
     random: int = 500
     seed: int = 0
     part_size: int = 16384
+
+
+@dataclass(frozen=True)
+class CutoutsConfig:
+    """Which cutouts of the sky are fetched.
+
+    Args:
+        service: legacy (the DESI Legacy Imaging Surveys) or hips2fits (any survey that the CDS has in HiPS).
+        bands: names of the bands, e.g. grz.
+        size: pixels of a side.
+        pixel_scale: arcsec per pixel.
+        layer: the survey of the service; empty takes DR10 of the Legacy Surveys. For hips2fits the name of the HiPS
+            without the band, e.g. CDS/P/PanSTARRS/DR1.
+        address: of the service, for a mirror; empty takes the public one.
+        attempts: requests for an image before it is listed as not answered.
+        timeout: seconds to wait for an answer.
+        match: columns of magnitudes and colours in which negatives are like the lenses.
+        per_lens: negatives for each lens.
+    """
+
+    service: Literal["legacy", "hips2fits"] = "legacy"
+    bands: str = "grz"
+    size: int = 101
+    pixel_scale: float = 0.262
+    layer: str = ""
+    address: str = ""
+    attempts: int = 5
+    timeout: float = 60.0
+    match: tuple[str, ...] = ()
+    per_lens: int = 1
+
+    def check(self) -> None:
+        """Raise a UserError for values that no service takes."""
+        if not 1 <= self.size <= 3000:
+            raise UserError(f"the size is {self.size}; ask for 1 to 3000 pixels")
+        if not self.bands or not self.pixel_scale > 0 or self.attempts < 1:
+            raise UserError("give at least one band, a pixel scale above 0 and one attempt or more")

@@ -1,0 +1,183 @@
+"""Cutouts from a service that misbehaves: asked one at a time, repeated, resumed; what is missing is listed."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import io
+import threading
+import time
+from dataclasses import replace
+from urllib.parse import parse_qs, urlparse
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+
+from zwicky.data.readers import read_image
+from zwicky.errors import UserError
+from zwicky.survey import download
+from zwicky.survey.config import CutoutsConfig
+from zwicky.survey.download import add_negatives, cutouts
+
+SIZE = 8
+
+
+def image(ra, bands=3, size=SIZE, value=None):
+    pixels = np.random.default_rng(int(ra * 1000)).normal(1, 1, (bands, size, size)).astype(np.float32)
+    stream = io.BytesIO()
+    fits.PrimaryHDU(pixels if value is None else np.full_like(pixels, value)).writeto(stream)
+    return stream.getvalue()
+
+
+class Service(http.server.BaseHTTPRequestHandler):
+    """The whole part of ra says how it misbehaves at first; later it answers properly, but for 20 and more."""
+
+    def do_GET(self):
+        query = {key: values[0] for key, values in parse_qs(urlparse(self.path).query).items()}
+        ra, server = float(query["ra"]), self.server
+        kind, again = int(ra), ra in server.asked
+        server.asked.append(ra)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.answer(kind, again, image(ra, len(query.get("bands", "g")), int(query.get("size") or query["width"])))
+
+    def answer(self, kind, again, good):
+        if kind == 1 and not again:
+            return self.send(503, b"busy")
+        if kind == 2 and not again:
+            return self.send(429, b"slow down", {"Retry-After": "0"})
+        if kind == 3 and not again:  # the connection ends in the middle of the file
+            return self.send(200, good[: len(good) // 2], {"Content-Length": str(len(good))})
+        if kind == 4 and not again:
+            return self.send(200, b"")
+        if kind == 5 and not again:
+            return self.send(200, b"<html>maintenance</html>")
+        if kind == 6 and not again:
+            return self.send(200, good[:2000])
+        if kind == 7 and not again:
+            return time.sleep(0.6)  # longer than the timeout, then nothing
+        if kind == 8 and not again:
+            return self.send(200, image(1, bands=2))
+        if kind == 9 and not again:
+            return self.send(200, image(1, size=SIZE + 1))
+        if kind == 10 and not again:
+            return self.connection.close()
+        if kind == 20:
+            return self.send(404, b"no such field")
+        if kind == 21:
+            return self.send(200, image(1, value=0.0))
+        if kind == 22:
+            return self.send(200, image(1, value=np.nan))
+        if kind == 23:
+            return self.send(500, b"always")
+        return self.send(200, good)
+
+    def send(self, code, body, headers=None):
+        self.send_response(code)
+        for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def service():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def config(service):
+    address = f"http://127.0.0.1:{service.server_port}/cutout"
+    return CutoutsConfig(size=SIZE, address=address, attempts=3, timeout=0.3)
+
+
+def catalogue(path, kinds):
+    rows = [
+        {"id": f"o {kind}", "ra": kind + 0.5, "dec": -1.5, "label": ["a", "b"][n % 2]} for n, kind in enumerate(kinds)
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Error validating header")
+def test_a_service_that_misbehaves_in_fourteen_ways(service, config, tmp_path):
+    kinds = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20, 21, 22, 23]
+    table, out = catalogue(tmp_path / "c.csv", kinds), tmp_path / "out"
+    text = cutouts(table, out, config, quiet=True, pause=0.001)
+    assert "13 of 17 cutouts" in text
+    reasons = pd.read_csv(out / "set_aside.csv").set_index("file")["reason"]
+    expected = {"o_20.fits": "404", "o_21.fits": "footprint", "o_22.fits": "footprint", "o_23.fits": "no proper answer"}
+    assert set(reasons.index) == set(expected)
+    assert all(part in reasons[file] for file, part in expected.items())
+    record = read_image(out / "o_3.fits")
+    assert record.bands == ("g", "r", "z")
+    np.testing.assert_array_equal(record.image, fits.getdata(io.BytesIO(image(3.5))))
+    assert record.columns["ra"] == 3.5
+    assert record.columns["pixel_scale"] == 0.262
+    written = pd.read_csv(out / "catalog.csv")
+    assert written["label"].tolist() == ["a", "b"] * 6 + ["a"]
+    service.asked.clear()
+    cutouts(table, out, config, quiet=True, pause=0.001)
+    assert set(service.asked) == {23.5}  # all else is there, or known to be missing
+
+
+def test_an_interrupted_download_goes_on(service, config, tmp_path, monkeypatch):
+    table, out, written = catalogue(tmp_path / "c.csv", [0, 11, 12, 13]), tmp_path / "out", []
+    write = download._write
+
+    def interrupted(path, *arguments):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(write(path, *arguments))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cutouts(table, out, config, quiet=True, pause=0)
+    assert not list(out.glob(".*"))
+    cutouts(table, out, config, quiet=True, pause=0)
+    assert service.asked == [0.5, 11.5, 12.5, 12.5, 13.5]
+
+
+def test_one_band_at_a_time_of_hips2fits(service, config, tmp_path):
+    table = catalogue(tmp_path / "c.csv", [11, 12])
+    cutouts(table, tmp_path / "out", replace(config, service="hips2fits"), quiet=True, pause=0)
+    assert service.asked == [11.5] * 3 + [12.5] * 3
+    assert read_image(tmp_path / "out" / "o_11.fits").image.shape == (3, SIZE, SIZE)
+
+
+def test_negatives_are_matched_in_the_field():
+    rng = np.random.default_rng(0)
+    lenses = pd.DataFrame(
+        {"id": ["a", "b"], "ra": [10.0, 200.0], "dec": [0.0, 40.0], "mag": [18.0, 21.0], "gr": [1.0, 0.4]}
+    )
+    count = 400
+    field = np.arange(count) % 2
+    pool = pd.DataFrame(
+        {
+            "id": [f"p{n}" for n in range(count)],
+            "ra": lenses["ra"].to_numpy()[field] + rng.uniform(-0.3, 0.3, count),
+            "dec": lenses["dec"].to_numpy()[field] + rng.uniform(-0.3, 0.3, count),
+            "mag": rng.uniform(16, 23, count),
+            "gr": rng.uniform(0, 1.5, count),
+        }
+    )
+    pool.loc[0, ["ra", "dec", "mag", "gr"]] = [10.0, 1 / 3600, 18.0, 1.0]  # the lens itself
+    table = add_negatives(lenses, pool, ("mag", "gr"), 3)
+    assert table["label"].tolist() == ["lens"] * 2 + ["nonlens"] * 6
+    negatives = table[2:]
+    assert "p0" not in set(negatives["id"])
+    assert negatives["id"].is_unique
+    assert np.abs(negatives["mag"] - np.repeat([18.0, 21.0], 3)).max() < 1
+    assert np.abs(negatives["ra"] - np.repeat([10.0, 200.0], 3)).max() < 0.5
+    with pytest.raises(UserError, match="--match"):
+        add_negatives(lenses, pool, ("size",), 1)
