@@ -16,8 +16,7 @@ from zwicky.data.ingest import ingest
 from zwicky.data.labels import Labels
 from zwicky.data.splits import read_split
 from zwicky.data.store import DESCRIPTION
-from zwicky.evaluation.benchmark import benchmark
-from zwicky.evaluation.budget import spend_on_benchmark
+from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import components, explore
 from zwicky.evaluation.results import BenchmarkResult

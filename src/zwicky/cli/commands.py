@@ -159,8 +159,7 @@ def _evaluate(args: Namespace) -> None:
 
 
 def _benchmark(args: Namespace) -> None:
-    from zwicky.evaluation.benchmark import benchmark
-    from zwicky.evaluation.budget import spend_on_benchmark
+    from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
     from zwicky.simulate.stream import open_data
 
     config, data = parsing.settings_of(BenchmarkConfig, args), open_data(args.data)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from zwicky.evaluation.results import BenchmarkResult, summarise
 from zwicky.io import read_json, replacing, write_json, write_table
 from zwicky.rng import numpy_rng
 from zwicky.simulate.stream import open_data
+from zwicky.training.budget import Fits, spend, timed
+from zwicky.training.config import FitConfig
 from zwicky.training.run import Run, fingerprint
 from zwicky.training.task import Task
 
@@ -37,9 +39,7 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     data = open_data(store)
     cutouts, labels = data.cutouts, data.labels
     check_recipe(config, cutouts.size)
-    task = Task.regression(cutouts, config.targets) if config.targets else Task.classification(cutouts, labels)
-    if task.is_regression:
-        labels = Labels(dict.fromkeys(cutouts.ids[task.known], "known"), source=labels.source)
+    task, labels = _task(config, cutouts, labels)
     truth = task.truth if task.is_regression else labels.of(cutouts.ids)
     run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), truth))
     draws = make_label_draws(config, cutouts, labels)
@@ -80,6 +80,52 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     if not run.finished:
         run.finish(cells=len(cells))
     return BenchmarkResult(out)
+
+
+def _task(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> tuple[Task, Labels]:
+    """What is learned, and the labels to draw from: for a regression one class of all objects whose truth is known."""
+    if not config.targets:
+        return Task.classification(cutouts, labels), labels
+    task = Task.regression(cutouts, config.targets)
+    return task, Labels(dict.fromkeys(cutouts.ids[task.known], "known"), source=labels.source)
+
+
+def spend_on_benchmark(
+    minutes: float,
+    config: BenchmarkConfig,
+    cutouts: Cutouts,
+    labels: Labels,
+    out: Path,
+    other: float = 0.0,
+    images: int = 0,
+) -> None:
+    """Set the steps of all fits of a benchmark so that it takes `minutes`; see `training.budget.spend`."""
+    task, labels = _task(config, cutouts, labels)
+
+    def fits(folder: Path) -> list[Fits]:
+        draws, arms = make_label_draws(config, cutouts, labels), make_arms(config)
+        runner, first, most = CellRunner(config, cutouts, task, folder, quiet=True), draws[0], max(draws[0].fit_counts)
+
+        def pretraining(arm: Arm) -> Callable[[Path], float]:
+            folder = runner.pretrain_folder(arm, first)
+            return lambda _: timed(lambda _: runner.pretrained(arm, first))(folder)
+
+        def fitting(arm: Arm, fit: FitConfig) -> Callable[[Path], float]:
+            return lambda path: runner.fit(arm, fit, first, most, path)[1]["step_seconds"]
+
+        result = []
+        networks = [arm for arm in arms if arm.trains_network and arm.tta]
+        for name, options in config.methods.items():
+            used = {arm.backbone: arm for arm in arms if arm.kind == "ssl" and arm.method == name}
+            runs = [(len({runner.pretrain_folder(arm, d) for d in draws}), pretraining(arm)) for arm in used.values()]
+            result.append(Fits(options.train, len(first.pretrain_rows(cutouts)), runs))
+        for kind, fit in (("ssl", config.finetune), ("supervised", config.scratch), ("baseline", config.convnet)):
+            if fit is not None and (used_by := [arm for arm in networks if arm.kind == kind]):
+                trials = [(len(draws) * len(set(first.fit_counts)), fitting(arm, fit)) for arm in used_by]
+                result.append(Fits(fit.train, len(first.rows(cutouts, most)[0]), trials))
+        return result
+
+    spend(minutes, config, out, fits, other, images)
 
 
 def select_for_finetuning(runner: CellRunner, arms: Sequence[Arm], draws: Sequence[LabelDraw]) -> list[Arm]:

@@ -1,4 +1,4 @@
-"""The page of `zwicky start` without labels: a map of the cutouts, clusters with their neighbours, and oddities."""
+"""Pages of pictures: a gallery; and for `zwicky start` without labels a map, clusters with neighbours, oddities."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,14 @@ from zwicky.report.page import RANKED, Picture, make_environment
 
 COLUMNS, ROWS = 20, 14  # tiles of the map
 ODDITIES = 24
+
+
+def write_gallery(
+    path: Path, title: str, images: Sequence[np.ndarray], bands: Sequence[str], captions: Sequence[Sequence[str]]
+) -> None:
+    """Write an HTML page with one picture for each image [bands, H, W], and lines of text below it."""
+    pictures = [(figures.data_uri(image, bands), lines) for image, lines in zip(images, captions, strict=True)]
+    write_text(path, make_environment().get_template("gallery.html").render(title=title, pictures=pictures))
 
 
 def write_explore_page(

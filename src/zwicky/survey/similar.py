@@ -17,7 +17,7 @@ import torch
 
 from zwicky.errors import UserError
 from zwicky.io import read_json, write_table
-from zwicky.report.gallery import write_gallery
+from zwicky.report.explore import write_gallery
 from zwicky.rng import numpy_rng
 from zwicky.survey.parts import SurveyData, read_images
 from zwicky.training.network import WEIGHTS, load_network
