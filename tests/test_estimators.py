@@ -11,45 +11,34 @@ from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.estimators import LensClassifier, LensRegressor
 
-SMALL = {
-    "options": {"patch_size": 8, "width": 32, "depth": 2, "heads": 2},
-    "method_options": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
-    "pretrain_epochs": 1,
-    "epochs": 1,
-    "min_steps": 50,
-}
+from .conftest import DISTILLED, SMALL_VIT, galaxies
+
+SMALL = {"options": SMALL_VIT, "method_options": DISTILLED, "pretrain_epochs": 1, "epochs": 1, "min_steps": 50}
 
 
-def blobs(count: int, seed: int, bands: int = 2, size: int = 19) -> tuple[np.ndarray, np.ndarray]:
-    """Images of a ring or of a filled disc of equal flux in noise, and their labels."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    r = np.hypot(x, y)
-    ring = np.exp(-0.5 * ((r - 5) / 1.0) ** 2)
-    disc = np.exp(-0.5 * (r / 2.5) ** 2)
-    is_ring = rng.permutation(count) % 2
-    light = np.where(is_ring[:, None, None], ring / ring.sum(), disc / disc.sum()) * 300
-    images = np.repeat(light[:, None], bands, axis=1) + rng.normal(0, 0.3, (count, bands, size, size))
-    return images.astype(np.float32), np.array(["disc", "ring"])[is_ring]
+def blobs(count, seed, **shape):
+    """Broad and narrow galaxies in random order, and their labels."""
+    order = np.random.default_rng(seed).permutation(count)
+    return galaxies(count, seed=seed, **{"size": 19} | shape)[order], np.array(["broad", "narrow"])[order % 2]
 
 
 @pytest.fixture(scope="module")
-def fitted() -> LensClassifier:
+def fitted():
     return LensClassifier(**SMALL).fit(*blobs(64, seed=0))
 
 
-def test_learns_and_its_columns_are_in_the_order_of_classes(fitted) -> None:
+def test_learns_and_its_columns_are_in_the_order_of_classes(fitted):
     images, labels = blobs(200, seed=1)
     probabilities = fitted.predict_proba(images)
-    assert fitted.classes_.tolist() == ["disc", "ring"]
+    assert fitted.classes_.tolist() == ["broad", "narrow"]
     np.testing.assert_allclose(probabilities.sum(1), 1)
-    assert roc_auc_score(labels == "ring", probabilities[:, 1]) > 0.98
+    assert roc_auc_score(labels == "narrow", probabilities[:, 1]) > 0.98
     assert fitted.score(images, labels) == (fitted.predict(images) == labels).mean() > 0.9
     # scikit-learn's scorer finds the positive column through classes_; a wrong order would give 1 − AUC.
     assert get_scorer("roc_auc")(fitted, images, labels) > 0.98
 
 
-def test_follows_the_conventions_of_scikit_learn(fitted) -> None:
+def test_follows_the_conventions_of_scikit_learn(fitted):
     with pytest.raises(NotFittedError):
         LensClassifier().predict(blobs(2, seed=0)[0])
     classifier = LensClassifier(**SMALL, random_state=3, pretrained="somewhere")
@@ -58,11 +47,11 @@ def test_follows_the_conventions_of_scikit_learn(fitted) -> None:
     again = clone(fitted).fit(*blobs(64, seed=0))  # with the same seed
     images, labels = blobs(40, seed=5)
     np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
-    scores = cross_val_score(clone(fitted).set_params(min_steps=3), images, labels == "ring", cv=2)
+    scores = cross_val_score(clone(fitted).set_params(min_steps=3), images, labels == "narrow", cv=2)
     assert np.isfinite(scores).all()
 
 
-def test_fit_starts_from_pretrain_and_leaves_it_unchanged(tmp_path) -> None:
+def test_fit_starts_from_pretrain_and_leaves_it_unchanged(tmp_path):
     images, labels = blobs(60, seed=4)
     classifier = LensClassifier(**SMALL).pretrain(images, tmp_path / "run")
     before = {name: value.clone() for name, value in classifier.pretrained_.backbone.state_dict().items()}
@@ -80,9 +69,9 @@ def test_fit_starts_from_pretrain_and_leaves_it_unchanged(tmp_path) -> None:
         classifier.fit(*blobs(20, seed=0, bands=3))
 
 
-def test_float64_images_and_three_classes_of_numbers() -> None:
+def test_float64_images_and_three_classes_of_numbers():
     images, labels = blobs(30, seed=6)
-    numbers = np.where(labels == "ring", 7, 3)
+    numbers = np.where(labels == "narrow", 7, 3)
     numbers[:9] = 5
     classifier = LensClassifier(**{**SMALL, "min_steps": 2}).fit(images.astype(np.float64), numbers)
     assert classifier.classes_.tolist() == [3, 5, 7]
@@ -107,12 +96,12 @@ ABAB = ["a", "b", "a", "b"]
         (np.zeros((4, 1, 4, 4)), ABAB, "crop"),
     ],
 )
-def test_mistakes_are_one_line(images, labels, message: str) -> None:
+def test_mistakes_are_one_line(images, labels, message: str):
     with pytest.raises(UserError, match=message):
         LensClassifier(**SMALL).fit(images, labels)
 
 
-def test_arrays_of_fits_files_masked_ones_and_other_shapes(fitted) -> None:
+def test_arrays_of_fits_files_masked_ones_and_other_shapes(fitted):
     images, _ = blobs(6, seed=3)
     probabilities = fitted.predict_proba(images)
     np.testing.assert_array_equal(fitted.predict_proba(images.astype(">f4")), probabilities)
@@ -129,7 +118,7 @@ def test_arrays_of_fits_files_masked_ones_and_other_shapes(fitted) -> None:
             fitted.predict(blobs(2, seed=0, **shape)[0])
 
 
-def test_a_regressor_learns_a_brightness() -> None:
+def test_a_regressor_learns_a_brightness():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:16, :16] - 7.5
     flux = rng.uniform(1, 3, 120)
