@@ -50,14 +50,6 @@ def test_config_builds_the_same_network_again(name, small_backbone):
     assert torch.equal(backbone.eval()(images).pooled, again.eval()(images).pooled)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("part", ["pooled", "patch_tokens"])
-def test_either_kind_of_features_reaches_every_parameter(name, part, small_backbone):
-    backbone, images = small_backbone(name), torch.randn(3, 3, 32, 32)
-    getattr(backbone(images, patch_tokens=part == "patch_tokens"), part).square().sum().backward()
-    assert [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None] == []
-
-
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -104,14 +104,6 @@ def test_all_state_is_in_the_state_dict(method_name, make, views_for):
             each.after_step(0.5 + 0.1 * step)
 
 
-@every
-def test_metrics_are_float32_under_autocast(method_name, make, views_for):
-    method = make(method_name)
-    with torch.autocast("cpu", torch.bfloat16):
-        metrics = method(views_for(method, local=0))
-    assert all(value.dtype == torch.float32 and torch.isfinite(value) for value in metrics.values())
-
-
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [

@@ -16,14 +16,13 @@ from zwicky.simulate.instruments import (
     add_noise,
     moffat,
     nanomaggies,
-    read_star,
     signal_to_noise,
     sky_noise,
 )
 from zwicky.simulate.light import sersic, sersic_flux, spiral_arms
 from zwicky.simulate.population import Composite, load_instruments, read_population
 from zwicky.simulate.render import MARGIN, grid, make_composite, resample
-from zwicky.simulate.simulation import Simulation, simulate_population
+from zwicky.simulate.simulation import simulate_population
 
 CFHTLS = load_instruments()["cfhtls-wide"]
 COMPOSITE = Composite({"R": "i", "G": "r", "B": "g"}, (0.4, 0.6, 1.7), Q=1.0, alpha=0.09)
@@ -204,15 +203,6 @@ def test_what_is_no_star_is_one_line(tmp_path, star, message, through_star):
         np.save(path, star)
     with pytest.raises(UserError, match=message):
         simulate_population(through_star(path, seeing=1.2 if message == "seeing" else 1.0), 1)
-
-
-def test_another_star_is_another_simulation(tmp_path, through_star):
-    name, identities = through_star(tmp_path / "star.npy"), []
-    for star in (lopsided(), lopsided()[::-1]):
-        np.save(tmp_path / "star.npy", star)
-        read_star.cache_clear()  # as in another process
-        identities.append(Simulation.open(name, 3).identity())
-    assert identities[0] != identities[1]
 
 
 def parameters(*values: float) -> list[torch.Tensor]:

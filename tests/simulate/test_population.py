@@ -31,15 +31,6 @@ def test_what_is_printed_is_the_population(name, write_population):
     assert "\n" not in shipped.description
 
 
-def test_a_file_of_ones_own_is_simulated(one_galaxy, write_population):
-    cutouts, labels = simulate_population(write_population(one_galaxy), 3)
-    assert cutouts.images.shape == (3, 1, 8, 8)
-    assert cutouts.bands == ("r",)
-    assert cutouts.pixel_scale == 0.263
-    assert cutouts.ids[0] == "mine-s0-000000"
-    assert set(labels.values.values()) == {"galaxy"}
-
-
 def test_a_base_is_changed_and_a_null_removes(one_galaxy, write_population):
     write_population(one_galaxy)
     mine = {"base": "mine.yaml", "size": 12, "common": {"lens_R": {"normal": [0.5, 0.1]}}}

@@ -12,7 +12,7 @@ from zwicky import cli
 from zwicky.data.splits import default_split, write_split
 from zwicky.errors import UserError
 from zwicky.simulate.draw import BLOCK
-from zwicky.simulate.simulation import Simulation, simulate_population, simulate_store
+from zwicky.simulate.simulation import simulate_population, simulate_store
 from zwicky.simulate.stream import SimulatedImages, open_data, open_simulation
 from zwicky.training.run import fingerprint
 
@@ -56,19 +56,6 @@ def test_the_images_are_those_of_a_simulation(name):
         lazy, held = (data.column(column) for data in (cutouts, expected))
         assert np.array_equal(lazy, held, equal_nan=lazy.dtype == float), column
     assert cutouts.column("pixel_hash").tolist() == [None] * COUNT
-
-
-def test_each_block_is_rendered_once(monkeypatch):
-    images = open_simulation("tiny.yaml", 12 * BLOCK)[0].images
-    render, blocks = Simulation.render, []
-    monkeypatch.setattr(Simulation, "render", lambda self, block: blocks.append(block) or render(self, block))
-    assert images.take([3 * BLOCK, 5, 7])[:].shape == (3, 2, 16, 16)
-    assert sorted(blocks) == [0, 3]
-    rng = np.random.default_rng(0)
-    for _ in range(2):
-        for rows in np.split(rng.permutation(12 * BLOCK), 12):
-            assert images[rows].shape == (BLOCK, 2, 16, 16)
-    assert sorted(blocks) == list(range(12))
 
 
 def test_a_run_on_it_is_a_run_on_its_store():

@@ -79,16 +79,6 @@ def test_a_step_has_the_pixels_and_targets_of_its_rows(make_blobs, stored, dtype
         assert (views.seed, views.step, views.global_batch) == (3, step, 8)
 
 
-def test_processes_share_the_global_batch():
-    images = np.arange(60, dtype=np.float32).reshape(60, 1, 1, 1)
-    ranks = [loader(images, np.arange(60), rank=rank, world_size=4) for rank in range(4)]
-    for step in (0, 9):
-        views, whole = [batches.views(step) for batches in ranks], loader(images, np.arange(60)).views(step)
-        assert [view.part for view in views] == [slice(2 * rank, 2 * rank + 2) for rank in range(4)]
-        for name in ("rows", "images"):
-            assert torch.equal(torch.cat([getattr(view, name) for view in views]), getattr(whole, name))
-
-
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     """64 images of 32 lenses."""

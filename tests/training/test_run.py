@@ -13,7 +13,7 @@ from zwicky.errors import UserError
 from zwicky.training import provenance
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.config import PretrainConfig, TrainConfig
-from zwicky.training.provenance import TrainingObjects, check_no_leakage, find_leaked, record
+from zwicky.training.provenance import check_no_leakage, find_leaked, record
 from zwicky.training.run import Run, fingerprint
 
 
@@ -153,18 +153,6 @@ def test_ids_are_evidence_within_one_store_only():
     )
     other = replace(second, metadata={"simulation": "pop, seed 4"})
     assert not find_leaked(other, np.arange(5), record(first, {"pretrain": np.arange(3)})).any()
-
-
-def test_the_record_continues_that_of_the_network_it_started_from(tmp_path):
-    first, second = store(["a", "b"], 0), store(["c", "d"], 1)
-    before = TrainingObjects(record(first, {"pretrain": np.arange(2)}).table, unknown=("timm/some",))
-    objects = record(second, {"fit": np.array([0]), "select": np.array([1])}, before)
-    provenance.write(tmp_path, objects)
-    again = provenance.read(tmp_path)
-    assert again.table["id"].tolist() == ["a", "b", "c", "d"]
-    assert again.table["use"].tolist() == ["pretrain", "pretrain", "fit", "select"]
-    assert again.unknown == ("timm/some",)
-    assert "timm/some" in again.warning
 
 
 def test_a_weights_file_refers_to_its_record(tmp_path):
