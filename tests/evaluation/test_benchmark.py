@@ -45,7 +45,8 @@ def done(request, tmp_path_factory, store):
 
 def test_every_file_is_there_with_its_columns(done):
     config, out = done
-    arms = ["dino-vit-finetune", *[f"dino-vit-{probe}" for probe in config.probes], "vit-supervised", "pca-linear"]
+    references = ["vit-supervised", *[name.replace("_", "-") for name in config.baselines]]
+    arms = ["dino-vit-finetune", *[f"dino-vit-{probe}" for probe in config.probes], *references]
     draws = 2 if config.design.kind == "holdout" else 4
     result = BenchmarkResult(out)
     table = result.results
@@ -60,7 +61,7 @@ def test_every_file_is_there_with_its_columns(done):
     assert set(table["used_probe"][trained].astype(str)) <= {"True", "False"}
     assert table["used_probe"][~trained].isna().all()
     assert (table["pretrain_seed"].notna() == (table["kind"] == "ssl")).all()
-    pairs = {(arm, reference) for arm in arms[:-2] for reference in arms[-2:]}
+    pairs = {(arm, reference) for arm in arms if arm not in references for reference in references}
     assert set(zip(result.comparisons["arm"], result.comparisons["reference"], strict=True)) == pairs
     for row in table.to_dict("records"):
         key = row["arm"], row["labels"], row["draw"]
