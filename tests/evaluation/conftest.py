@@ -51,6 +51,7 @@ def small_config(**changes):
         "finetune": FitConfig(train=train, head="probe"),
         "scratch": FitConfig(train=train),
         "replicates": 50,
+        "baselines": ["pca_linear"],
     }
     return BenchmarkConfig(**settings | changes)
 
