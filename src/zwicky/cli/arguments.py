@@ -224,10 +224,14 @@ def start(parser: Parser) -> None:
 def _training(parser: Parser) -> None:
     parser.add("--size", str | None, "a size of the recipe; default: its first")
     parser.add("--data", Path, DATA_HELP)
+    _minutes(parser)
+    parser.add("--out", Path, "run directory; resumes if interrupted")
+
+
+def _minutes(parser: Parser) -> None:
     parser.add(
         "--minutes",
         float | None,
         "time budget: a few steps are timed on this machine and the numbers of steps set to fit; config.yaml "
         "keeps them; default: the recipe's steps",
     )
-    parser.add("--out", Path, "run directory; resumes if interrupted")
