@@ -86,6 +86,9 @@ def test_labels_and_roles_of_the_store_stay(rings, tmp_path):
     labels, split = learn_from_grades(tmp_path / "catalogue.csv", cutouts, own, Split("holdout", roles))
     assert [labels.values[name] for name in ids[[0, 1, 4, 5, 7]]] == ["arc", "no", "no", "arc", "arc"]
     assert split.roles[ids[0]] == "test"
+    table.assign(stratum=["top"] * 5 + ["random"]).to_csv(tmp_path / "catalogue.csv", index=False)
+    _, without = learn_from_grades(tmp_path / "catalogue.csv", cutouts, own, Split("holdout", roles))
+    assert set(split.ids("train")) - set(without.ids("train")) == {ids[5]}
     assert set(split.ids("train")) == set(ids[[1, 2, 3, 4, 5, 7]])
     for text, message in [("id,grade\na,1\n", "grade_mean"), ("id,grade_mean\nelsewhere,1\n", "no graded object")]:
         (tmp_path / "wrong.csv").write_text(text)

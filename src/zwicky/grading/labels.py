@@ -44,7 +44,8 @@ def learn_from_grades(path: Path, cutouts: Cutouts, labels: Labels, split: Split
     classes = labels.classes if len(labels.classes) == 2 else CLASSES
     soft = dict(zip(table["id"].astype(str)[is_here], probability[is_here].tolist(), strict=True))
     values = labels.values | {name: classes[int(p >= 0.5)] for name, p in soft.items()}
-    in_stratum = set(cutouts.ids[cutouts.table["stratum"] == RANDOM_STRATUM]) if "stratum" in cutouts.table else set()
+    tables = [part for part in (table, cutouts.table) if "stratum" in part]
+    in_stratum = {name for part in tables for name in part["id"][part["stratum"] == RANDOM_STRATUM].astype(str)}
     roles = {name: role for name, role in split.roles.items() if name not in in_stratum}
     roles |= {name: "train" for name in soft if roles.get(name) == "unlabelled"}
     learned = replace(labels, values=values, positive=classes[1], source=str(path), soft=soft)

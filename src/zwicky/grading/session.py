@@ -63,7 +63,8 @@ def candidate_order(cutouts: Cutouts, table: pd.DataFrame, config: SessionConfig
         rows = rows[np.argsort(-score, kind="stable")]
     elif config.next == "uncertain":
         spread = cutouts.table["spread"].fillna(0).to_numpy(float)[rows] if "spread" in cutouts.table else 0.0
-        rows = rows[np.argsort(-(score * (1 - score) + spread**2), kind="stable")]
+        variance = score * (1 - score)  # and that of an ensemble whose log-odds have the standard deviation `spread`
+        rows = rows[np.argsort(-(variance + (variance * spread) ** 2), kind="stable")]
     elif config.next == "diverse":
         rows = rows[_round_robin(_clusters(cutouts, rows, config.seed), -np.nan_to_num(score))]
     share = config.random_share if len(stratum) else 0.0

@@ -34,7 +34,7 @@ function judge(slot, change, view = settings.view) {
   const next = { ...previous, ...change, time: now() };
   if (view !== "undo") undoable.push([slot, previous]);
   record(slot, next);
-  const seconds = (performance.now() - shownAt) / 1000;
+  const seconds = Math.round(performance.now() - shownAt) / 1000;
   shownAt = performance.now();
   queue.push({ key: crypto.randomUUID(), id: slots.id[slot], repeat: slots.repeat[slot], ...next, seconds, view });
   keep();
@@ -71,7 +71,7 @@ async function send() {
   const batch = queue.slice(0, 500);
   try {
     const body = JSON.stringify({ judgements: batch, since: seq });
-    const answer = await fetch("judgements", { method: "POST", body, keepalive: body.length < 60000 });
+    const answer = await fetch("judgements", { method: "POST", body, priority: "high", keepalive: body.length < 60000 });
     if (!answer.ok) throw new Error(answer.status === 507 ? `the judgements cannot be written (${await answer.text()})` : `the server answers ${answer.status}`);
     const changes = await answer.json();
     queue = queue.slice(batch.length);
@@ -210,6 +210,7 @@ function prefetch(next) {
     const source = url(slot);
     if (fetched.has(source)) continue;
     const image = new Image();
+    image.fetchPriority = "low"; // after the pictures on the screen
     image.src = source;
     fetched.set(source, image);
     if (fetched.size > 1000) fetched.delete(fetched.keys().next().value);
