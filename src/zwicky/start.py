@@ -20,7 +20,7 @@ from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import components, explore
 from zwicky.evaluation.results import BenchmarkResult
-from zwicky.io import replacing, write_json, write_table
+from zwicky.io import read_json, replacing, write_json, write_table
 from zwicky.report.explore import write_explore_page
 from zwicky.report.page import write_report
 from zwicky.simulate.stream import open_data
@@ -67,7 +67,7 @@ def start(
     table = choose(Facts.of(data.cutouts, data.labels, learn, minutes))
     for choice in table:
         _say(f"  {choice.name}: {choice.value} ({choice.reason})")
-    config = configure(as_settings(table))
+    config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))
     if not can_be_tested(data.labels):
         return map_cutouts(out, data.cutouts, data.labels, config, minutes, time.monotonic() - began)
     spend_on_benchmark(minutes, config, data.cutouts, data.labels, run, time.monotonic() - began, len(data.cutouts))
@@ -82,14 +82,14 @@ def can_be_tested(labels: Labels) -> bool:
     return len(labels.values) >= FEW and len(counts) > 1 and min(counts.values()) >= FEW_OF_A_CLASS
 
 
-def rank(run: Path, cutouts: Cutouts, labels: Labels) -> None:
+def rank(run: Path, cutouts: Cutouts, labels: Labels) -> dict[str, Any]:
     """Write `ranked.csv`: the objects whose labels were neither used nor tested, by the probability of the last class.
 
     The network is the one with the lowest loss on the selection labels, of the first draw at the most labels; no test
-    object chooses it. `ranking.json` names it.
+    object chooses it. Returns the content of `ranking.json`, which names it.
     """
     if (run / "ranking.json").exists():
-        return
+        return read_json(run / "ranking.json")
     result = BenchmarkResult(run)
     count = int(result.results["labels"].max())
     rows = result.results.query("labels == @count and draw == 0 and protocol in ('finetune', 'scratch') and tta")
@@ -106,10 +106,9 @@ def rank(run: Path, cutouts: Cutouts, labels: Labels) -> None:
         ranked["label"] = known
     ranked = ranked.sort_values("probability", ascending=False, kind="stable")
     write_table(run / "ranked.csv", ranked.round({"probability": 6}))
-    title = rows.set_index("arm").loc[arm, "title"]
-    write_json(
-        run / "ranking.json", {"arm": arm, "title": title, "labels": count, "folder": str(result.cell(arm, count, 0))}
-    )
+    ranking = {"arm": arm, "title": rows.set_index("arm").loc[arm, "title"], "labels": count}
+    write_json(run / "ranking.json", ranking)
+    return ranking
 
 
 def map_cutouts(

@@ -136,7 +136,8 @@ def report(parser: Parser) -> None:
 def demo(parser: Parser) -> None:
     """Add the arguments of `zwicky demo`."""
     parser.add("--out", Path, "folder for the simulated store and the run", Path("demo"))
-    parser.add("--size", str, "desk (about 15 minutes on two cores) or smoke (1-2)", "desk")
+    parser.add("--size", str, "desk (minutes on two cores) or smoke", "desk")
+    _minutes(parser)
 
 
 def predict(parser: Parser) -> None:

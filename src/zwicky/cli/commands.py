@@ -193,22 +193,31 @@ def _report(args: Namespace) -> None:
 
 def _demo(args: Namespace) -> None:
     from zwicky.evaluation.benchmark import benchmark
+    from zwicky.evaluation.budget import spend_on_benchmark
     from zwicky.report.data import load_results
-    from zwicky.report.verdict import verdict
+    from zwicky.report.verdict import ranking_sentence, verdict
     from zwicky.simulate.simulation import simulate_store
+    from zwicky.simulate.stream import open_data
+    from zwicky.start import rank
 
     start = time.monotonic()
     settings = recipes.read("demo", args.size)
     simulation = settings.pop("simulate")
-    config = parsing.parse(COMMANDS["benchmark"], "benchmark", settings, ["demo", "--data", "x", "--out", "x"])
+    parsed = parsing.parse(COMMANDS["benchmark"], "benchmark", settings, ["demo", "--data", "x", "--out", "x"])
+    config = parsing.settings_of(BenchmarkConfig, parsed)
     store, run = args.out / f"store-{args.size}", args.out / f"run-{args.size}"
     if not store.exists():
         print(f"simulating {simulation['n']} lenses and look-alikes", file=sys.stderr, flush=True)
         simulate_store(simulation["population"], simulation["n"], simulation["seed"], store)
-    benchmark(parsing.settings_of(BenchmarkConfig, config), store, run)
+    data = open_data(store)
+    if args.minutes is not None:
+        other, images = time.monotonic() - start, len(data.cutouts)
+        spend_on_benchmark(args.minutes, config, data.cutouts, data.labels, run, other, images)
+    benchmark(config, store, run)
+    ranking = rank(run, data.cutouts, data.labels)
     page = _write_page(run, store)
-    summary = verdict(load_results(run))
-    print("\n".join([summary.headline, *summary.details][:3]))
+    results = load_results(run)
+    print("\n".join([ranking_sentence(results, ranking["arm"], ranking["labels"]), *verdict(results)[:1]]))
     print(f"{time.monotonic() - start:.0f} s; open {page}")
 
 
@@ -371,7 +380,10 @@ COMMANDS = {
         BenchmarkConfig,
     ),
     "demo": Command(
-        "Run the whole pipeline on simulated lenses.", "[--out FOLDER] [--size desk|smoke]", arguments.demo, _demo
+        "Run the whole pipeline on simulated lenses.",
+        "[--out FOLDER] [--size desk|smoke] [--minutes M]",
+        arguments.demo,
+        _demo,
     ),
     "score": Command(
         "Score a survey part by part, with one run or an ensemble.",

@@ -15,7 +15,7 @@ from zwicky.evaluation.results import read_table
 from zwicky.io import read_json, write_text
 from zwicky.report import figures, tables
 from zwicky.report.data import NotRun, ReportData, load_results
-from zwicky.report.verdict import network_sentences, verdict
+from zwicky.report.verdict import network_sentences, ranking_sentence, verdict
 from zwicky.training.budget import budget_text
 
 EXAMPLES = 8  # pictures in a row
@@ -146,13 +146,14 @@ def ranked(data: ReportData, cutouts: Cutouts | None) -> dict[str, Any] | None:
         return None
     if cutouts is None:
         raise NotRun("No pictures: the cutouts were not found; give them with `zwicky report RUN --data STORE`.")
-    table = read_table(data.path / "ranked.csv")
+    table, network = read_table(data.path / "ranked.csv"), read_json(data.path / "ranking.json")
     top = table.head(RANKED)
     known = top["label"].dropna() if "label" in top else top["id"][:0]
     labels = top["label"].fillna("no label") if "label" in top else "no label"
     sheet = pd.DataFrame({"id": top["id"].astype(str), "label": labels, "score": top["probability"]})
     return {
-        "network": read_json(data.path / "ranking.json"),
+        "network": network,
+        "quality": ranking_sentence(data, network["arm"], network["labels"]),
         "count": len(table),
         "known": len(known),
         "positive": int((known == data.classes[-1]).sum()),

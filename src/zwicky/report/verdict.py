@@ -60,6 +60,18 @@ def network_sentences(data: ReportData) -> list[str]:
     return sentences
 
 
+def ranking_sentence(data: ReportData, name: str, labels: int) -> str:
+    """State the main metric of the network that ranks, and that of the best simple baseline."""
+    metric, arm = data.main_metrics[0], data.arm(name)
+    simple = [other for other in data.arms if other.protocol == "baseline" and data.estimate(other, labels, metric)]
+    text = f"With {plural(labels, 'label')}, “{arm.title}” has {metric_name(metric)} "
+    text += f"{measured(data.estimate(arm, labels, metric), metric)} on {plural(data.test_objects, 'test object')}"
+    if not simple:
+        return f"{text}."
+    best = max(simple, key=lambda other: data.estimates[other.name, labels, metric].value)
+    return f"{text}; the best simple baseline, {best.title}, {measured(data.estimate(best, labels, metric), metric)}."
+
+
 def _arms(data: ReportData) -> list[str]:
     """What is compared, at the most labels too, and the same for every other fine-tuned arm."""
     sentences, primary, labels = [], data.primary, data.labels
