@@ -44,6 +44,7 @@ DIALECTS = [
     TEXT.replace(",", "    "),
     "\n\n" + TEXT.replace("\n", "\r\n"),
     TEXT.replace("\n", "\r"),
+    "Catalogue of lenses\n" + TEXT,
     "| file | label |\n|---|---|\n" + "".join(f"| {file} | {label} |\n" for file, label in PAIRS),
     '"file","label"\n' + "".join(f'"{file}","{label}"\n' for file, label in PAIRS),
 ]
@@ -147,12 +148,13 @@ def test_a_named_column_must_exist():
 
 POSITIONS = "ra|dec RA|DEC RAJ2000|DEJ2000 ra_deg|dec_deg raMean|decMean coord_ra|coord_dec ALPHA_J2000|DELTA_J2000"
 POSITIONS += " right_ascension|declination RA_ICRS|DE_ICRS TARGET_RA|TARGET_DEC X_WORLD|Y_WORLD _RAJ2000|_DEJ2000"
-POSITIONS += " R.A.|Decl. ra_hours|dec_deg RA[deg]|Dec[deg] RAh|RAm|RAs|DE-|DEd|DEm|DEs GLON|GLAT RADEC coords"
+POSITIONS += " Right~Ascension~(deg)|Declination~(deg) RADEC coords R.A.|Decl. ra_hours|dec_deg RA[deg]|Dec[deg]"
+POSITIONS += " RAh|RAm|RAs|DE-|DEd|DEm|DEs GLON|GLAT"
 
 
 @pytest.mark.parametrize("columns", POSITIONS.split())
 def test_columns_of_positions(columns):
-    pair = tuple(columns.split("|"))
+    pair = tuple(columns.replace("~", " ").split("|"))
     assert find_position_columns(["grade", "e_RAJ2000", "e_DEJ2000", "pmRA", "pmDE", *reversed(pair)]) == pair
 
 
@@ -173,6 +175,7 @@ is_lens,is_bad 10,00,01 1,0,0 is_lens
 is_lens,is_train 10,01,01 1,0,0 is_lens
 label,flag 10,01,01 1,0,0 label
 true_label,z 10,01,01 1,0,0 true_label
+z,lensClass 10,01,01 0,1,1 lensClass
 a,b 10,01,01 None b, a""".splitlines()
 
 
@@ -217,6 +220,7 @@ CODES = [
     (["007", "008"], ["007", "008"]),
     ([True, False], ["True", "False"]),
     (["A", "-1"], ["A", "-1"]),
+    (["lens", "non", "-99"], ["lens", "non", None]),
     (np.ma.array(["a", "b"], mask=[0, 1]).filled(""), ["a", None]),
 ]
 
@@ -318,6 +322,8 @@ def test_bare_numbers_and_a_catalogue_within_a_folder():
 def test_the_column_that_finds_most_files_is_taken():
     table = pd.DataFrame({"id": ["9", "8"], "label": ["x", "y"], "where": ["a.npy", "b.npy"]})
     assert match_rows(table, ["b.npy", "a.npy", "c.npy"]) == ({"a.npy": 0, "b.npy": 1}, [], "where")
+    table = pd.DataFrame({"COADD_OBJECT_ID": [7, 8]})
+    assert match_rows(table, ["img008.npy", "img007.npy"])[0] == {"img007.npy": 0, "img008.npy": 1}
     table = pd.DataFrame({"dir": ["a", "b"], "name": ["1.npy", "1.npy"]})
     assert match_rows(table, ["a/1.npy", "b/1.npy"]) == ({"a/1.npy": 0, "b/1.npy": 1}, [], "dir/name")
     rows, orphans, _ = match_rows(

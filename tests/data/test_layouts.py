@@ -59,6 +59,7 @@ L-test/a L-train/b N-train/c = L L N = test train train
 Model_I/no_sub/a Model_I/cdm/b Model_I_test/no_sub/c = no_sub cdm no_sub = train train test
 lens/train/a non/train/b lens/test/c non/test/d = lens non lens non = train train test test
 hsc/lens/a hsc/lens/b hsc/non/c kids/lens/d kids/non/e = lens lens non lens non =
+lens/a non/b plots/c = lens non - =
 lens/sis/a lens/sie/b non/star/c non/spiral/d = lens lens non non =
 set/lens/a set/non/b = lens non =
 training/unlabelled/a training/lens/b training/non/c testing/non/d = - lens non non = train train train test
@@ -110,7 +111,7 @@ def test_catalogues_of_train_and_test(tmp_path):
 # ---------------------------------------------------------------------------------------------------- bands
 
 PATTERNS = """lens/o{}_BAND.fits=ugriZYJHK=lens/o0,lens/o1 BAND/{}.npy=gri=0,1 HSC-BAND/{}.fits=GRI=0,1
-{}_wide_HSC-BAND.png=GRI=0_wide,1_wide"""
+{}_HSC-BAND2.fits=RI=0,1 {}_wide_HSC-BAND.png=GRI=0_wide,1_wide"""
 
 
 @pytest.mark.parametrize("case", PATTERNS.split())
@@ -120,7 +121,7 @@ def test_files_that_are_bands(tmp_path, case):
         write(tmp_path / "in" / pattern.replace("BAND", band), 2)
     cutouts, report = read(tmp_path)
     assert list(cutouts.ids) == ids.split(",")
-    assert ([band[-1] for band in cutouts.bands], report.classes) == (list(bands), {})
+    assert ([band.rstrip("2")[-1] for band in cutouts.bands], report.classes) == (list(bands), {})
     assert "from the file names" in report.text()
 
 
@@ -151,6 +152,17 @@ def test_bands_that_do_not_belong_together_are_listed(tmp_path, side, bands, rea
     ((file, why),) = report.set_aside
     assert (report.read, file) == (11, "0")
     assert reason in why
+
+
+@pytest.mark.parametrize("names", ["{}_g {}_r {}_g_wht {}_r_wht", "{}_sci {}_rms", "{} {}_mask"])
+def test_maps_of_weights_and_masks_are_set_aside(tmp_path, names):
+    for name in names.split():
+        write(tmp_path / "in" / f"{name}.fits", 3)
+    _, report = read(tmp_path)
+    assert (report.read, {reason for _, reason in report.set_aside}) == (
+        3,
+        {"a map of weights, errors or masks by its name"},
+    )
 
 
 def test_pictures_of_fits_files_are_set_aside(tmp_path):

@@ -131,6 +131,7 @@ def test_names_of_bands():
     assert parse_bands("grz") == parse_bands(b"g, r, z") == parse_bands(["g", "r", "z"]) == ("g", "r", "z")
     assert parse_bands("VIS") == ("VIS",)
     assert by_wavelength(("HSC-Y", "HSC-G", "HSC-I")) == ("HSC-G", "HSC-I", "HSC-Y")
+    assert by_wavelength(("f277w", "f444w", "f115w")) == ("f115w", "f277w", "f444w")
     assert by_wavelength(("i-band", "g-band")) == ("g-band", "i-band")
     assert by_wavelength(("F160W", "F814W", "F475W")) == ("F475W", "F814W", "F160W")
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 # By wavelength. A name may have a survey before it (HSC-G, DECam_r) or `band` before or after it.
-_LETTERS = "u U B blue g G V green r R red i I VIS z Z y Y NIR_Y J NIR_J H NIR_H K Ks KS".split()
+_NIRCAM = ("250", "277", "322", "335", "356", "360", "444", "460", "480")  # of F277W: 2.77 µm
+_LETTERS = "u U B blue g G V green r R r2 R2 red i I i2 I2 VIS z Z y Y NIR_Y J NIR_J H NIR_H K Ks KS".split()
 _FILTER = (
     r"(?:(?i:NIR[-_]?[YJH]|[FN]UV|VIS|KS)|[Ww][1-4]|[Ff]\d{3,4}(?:[WMNXwmnx]|LP|lp)?\d?|"
-    r"[ugrizyjhkUGRIZYBVJHK]|red|green|blue)"
+    r"[RIri]2|[ugrizyjhkUGRIZYBVJHK]|red|green|blue)"
 )
 _SURVEY = (
     "HSC|DECam|DES|DECaLS|LS|SDSS|LSST|Rubin|KiDS|VST|OmegaCAM|VIKING|VISTA|VIRCAM|VHS|UKIDSS|Euclid|EUC|NISP|HST|ACS|"
@@ -49,7 +50,7 @@ def by_wavelength(bands: Sequence[str]) -> tuple[str, ...]:
 
     def position(band: str) -> float:
         if numbered := re.search(r"[Ff](\d{3,4})", band):
-            return int(numbered[1]) * (10 if int(numbered[1]) < 200 else 1)  # F160W is 1.6 µm
+            return int(numbered[1]) * (10 if int(numbered[1]) < 200 or numbered[1] in _NIRCAM else 1)  # F160W: 1.6 µm
         band = re.sub(r"(?i)[-_]?band$", "", band)
         name = band if band in _LETTERS else re.split(r"[-_.]", band)[-1]
         return _LETTERS.index(name) if name in _LETTERS else len(_LETTERS)

@@ -160,6 +160,9 @@ def _read_cells(text: str, path: Path) -> pd.DataFrame:
     lines = [line for line in lines if line[0] not in "#%!"]
     if not lines:
         return pd.DataFrame()
+    below = _delimiter(lines[1:] or lines)
+    if [len(row) for row in _cells(lines[:2], below)] > [1, 1] and len(_cells(lines[:1], below)[0]) == 1:
+        lines = lines[1:]  # a title
     delimiter = _delimiter(lines)
     header, *rows = _cells(lines, delimiter)
     named = _cells(comments[-1:], delimiter) or _cells(comments[-1:], " ")
@@ -261,6 +264,7 @@ def match_rows(
     """
     finder = FileFinder(files, folder)
     usual = usual_columns(list(table), "file") + usual_columns(list(table), "id")
+    usual += [c for c in table if re.search(r"(?i)[^a-z]id$|[a-z]I[dD]$", c) and c not in usual]
     texts = [c for c in table if c not in usual and not pd.api.types.is_numeric_dtype(table[c])]
     cells = {c: as_text(table[c]) for c in ([find_column(list(table), "file", wanted)] if wanted else usual + texts)}
     sample = np.unique(np.linspace(0, len(table) - 1, 200).astype(int))

@@ -41,7 +41,7 @@ ROLES = {
 _CODE = r"9{2,}(\.9*)?|1e\+\d\d|32768|2147483648|9\.223372037e\+18"  # as numbers are written where there is none
 _NO_NUMBER = r"[+-]?(0\d.*|\d{16,})"  # codes such as 007, and whole numbers too long for a float
 _BINARY = set("0 1 0.0 1.0 true false".split())
-_LABEL_WORD = re.compile(r"(?<![a-z])(label|class)(e?s)?(?![a-z])")
+_LABEL_WORD = re.compile(r"((?<![A-Za-z])(?i:label|class)|(?<=[a-z])(Label|Class))(?i:e?s)?(?![a-z])")
 MAX_CLASSES = 50
 
 
@@ -157,7 +157,7 @@ def find_labels(table: pd.DataFrame, wanted: str = "") -> tuple[pd.Series | None
         labels, columns = _one_hot([name for name in few if {t.lower() for t in distinct[name]} <= _BINARY], texts)
         if columns:
             return labels, columns, {}, []
-    names += [name for name in few if _LABEL_WORD.search(name.lower()) and name not in names]
+    names += [name for name in few if _LABEL_WORD.search(name) and name not in names]
     if not names:
         return None, "", {}, [name for name in few if len(distinct[name]) <= 10][:5]
     return *_with_spellings(table, names[0]), names[1:]
@@ -180,7 +180,7 @@ def _one_hot(binary: Sequence[str], texts: dict[str, pd.Series]) -> tuple[pd.Ser
 
     The names begin alike (is_lens, is_star; class_0, class_1), or speak of lenses (lens, nonlens: rows may have none).
     """
-    words = {name: re.split(r"[\W_]", name.lower()) for name in binary}
+    words = {n: re.split(r"[\W_]", n.lower()) for n in binary if not re.search(r"(?i)(class|label)(es|s)?$", n)}
     words = {name: parts for name, parts in words.items() if not set(parts) & set(ROLES)}
     prefixes = {name: parts[0] if parts[1:] else "" for name, parts in words.items()}
     for prefix in (*dict.fromkeys(prefixes.values()), None):
@@ -205,15 +205,16 @@ def _one_hot(binary: Sequence[str], texts: dict[str, pd.Series]) -> tuple[pd.Ser
 def clean_labels(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
     """Return class names, None where unknown, and how often each spelling of unknown occurs.
 
-    Where all labels are numbers, negative ones beside others from 0, and codes such as 99 or 1e20 far above, are
-    unknown; 0.0 and 1.0 are the classes 0 and 1.
+    Negative numbers beside two other classes are unknown and, where all labels are numbers, codes such as 99 or 1e20
+    far above the others; 0.0 and 1.0 are the classes 0 and 1.
     """
     text = as_text(values)
     unknown = text.map(is_unknown).astype(bool)
     numbers = pd.to_numeric(text.where(~unknown), errors="coerce")
-    if numbers[~unknown].notna().all():
-        if numbers[numbers >= 0].nunique() > 1:
-            unknown |= numbers < 0
+    are_numbers = numbers[~unknown].notna().all()
+    if (numbers[numbers >= 0] if are_numbers else text[~unknown & numbers.isna()]).nunique() > 1:
+        unknown |= numbers < 0
+    if are_numbers:
         unknown |= sentinels(np.tile(numbers.to_numpy(float), 2))[: len(numbers)]
         whole = (numbers == numbers.round()) & text.str.contains(r"[.eE]") & ~unknown
         text = text.where(~whole, numbers.where(whole, 0).astype(np.int64).astype(str))
@@ -234,10 +235,10 @@ def find_position_columns(columns: Sequence[str], ra: str = "", dec: str = "") -
         if not (ra and dec):
             raise UserError("name both columns of the position: --ra_column and --dec_column")
         return find_column(columns, "id", ra), find_column(columns, "id", dec)
-    names = {column.lower().replace(".", ""): column for column in reversed(columns)}
+    names = {re.sub(r"[. ]", "", column.lower()): column for column in reversed(columns)}
     if set(_PARTS) <= set(names):
         return tuple(names[part] for part in _PARTS)
-    names = {_UNIT.sub("", column.lower().replace(".", "")) or column: column for column in reversed(columns)}
+    names = {_UNIT.sub("", name) or name: column for name, column in names.items()}
     pairs = [
         (names[name], names[other])
         for name in reversed(names)

@@ -15,7 +15,7 @@ MINORITY = 0.1  # a larger share of images of another format is refused
 MAX_BANDS = 64
 MAX_SIDE = 8192  # pixels
 GRAY, RGB = ("gray",), ("R", "G", "B")
-_STRAY = re.compile(
+STRAY = re.compile(
     r"(.*:)?(plot|fig|figure|thumb|thumbnail|preview|mask|psf|log|result|output|seg|weight|rms|err|tmp)s?", re.I
 )
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow converts RGB to grey
@@ -233,7 +233,7 @@ def check_uniform(formats: Counter[tuple[str, ImageFormat]], store: StoreFormat)
     types = {folder.partition(":")[0] for folder in fits}
 
     def is_stray(folder: str) -> bool:
-        is_other = folder.partition(":")[0] not in types or _STRAY.fullmatch(folder.rpartition("/")[2])
+        is_other = folder.partition(":")[0] not in types or STRAY.fullmatch(folder.rpartition("/")[2])
         return misfits[folder] <= MINORITY * common.total() or (len(fits) > 1 and bool(is_other))
 
     stray = [folder for folder in misfits if folder not in fits and folder.partition(":")[2] and is_stray(folder)]

@@ -14,6 +14,7 @@ import numpy as np
 from zwicky.data.bands import by_wavelength, group_files
 from zwicky.data.catalog import FileFinder
 from zwicky.data.columns import MAX_CLASSES, ROLES, is_unknown
+from zwicky.data.image_format import STRAY
 from zwicky.data.labels import is_usual_class
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
 from zwicky.data.readers.numpy import SafeUnpickler, is_archive
@@ -27,6 +28,12 @@ _ROLES = "|".join(sorted(ROLES, key=len, reverse=True)).replace("_", "[_-]?")
 # A role in any case between separators, or with a capital after a small letter: lensesTrain.
 _ROLE = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))((?i:{_ROLES}))\d*(?![a-z0-9])")
 _NO_CLASS = re.compile(r"(set|data|dataset|split|images?|imgs?|files?|cutouts?|samples?|part)?[_\-. ]?(v?\d+)?", re.I)
+_AUXILIARY = re.compile(
+    r"[_.-](wht|weight|wgt|rms|err|error|mask|msk|psf|dq|ivar|invvar|var|variance|seg|segmap|bkg|flag|unc|sigma|noise)s?"
+    r"(?=[_.-]|$)",
+    re.IGNORECASE,
+)
+_SCIENCE = re.compile(r"[_.-](sci|science|image|img|drz|drc|coadd)(?=[_.-]|$)", re.IGNORECASE)
 _STEM = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 _PARTITION = re.compile(r"(Norder|Dir|Npix)=")  # folders of a HATS catalogue
 
@@ -49,10 +56,15 @@ class Source:
         files, set_aside = scan_folder(path)
         folder = path.parent if path.is_file() else path
         stems = {_STEM.sub("", file): file for file in files if not format_of(file).startswith("pictures")}
+        science = {_AUXILIARY.sub("", _SCIENCE.sub("", stem)) for stem in stems if not _AUXILIARY.search(stem)}
+        maps = [
+            f for f in files if (m := _AUXILIARY.search(s := _STEM.sub("", f))) and s.replace(m[0], "", 1) in science
+        ]
+        set_aside += [(file, "a map of weights, errors or masks by its name") for file in maps]
         previews = {file: stems[_STEM.sub("", file)] for file in files if _STEM.sub("", file) in stems}
         previews = {file: original for file, original in previews.items() if format_of(file).startswith("pictures")}
         set_aside += [(file, f"a picture of {original}") for file, original in previews.items()]
-        files = [file for file in files if file not in previews]
+        files = [file for file in files if file not in previews and file not in maps]
         arrays = [file for file in files if not format_of(file).startswith(("pictures", "parquet"))]
         names = [name for name in (_STEM.sub("", file) for file in arrays) if not re.search(r"\d", name)]
         are_classes = len(arrays) <= MAX_ARRAYS and any(map(is_usual_class, names))
@@ -219,7 +231,7 @@ def read_folders(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
         if classes and (min(parents.values()) == 1 or len(level) < 2 * len(distinct)):
             break
         classes = level
-    return {file: name for file, name in classes.items() if not is_unknown(name)}, roles
+    return {file: name for file, name in classes.items() if not (is_unknown(name) or STRAY.fullmatch(name))}, roles
 
 
 def read_index(path: Path, name: str, files: Sequence[str]) -> tuple[dict[str, str], list[str]]:
