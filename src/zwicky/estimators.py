@@ -1,7 +1,7 @@
 """scikit-learn estimators over arrays of images, for notebooks."""
 
 import copy
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,29 +31,23 @@ from zwicky.training.pretrain import pretrain
 from zwicky.training.task import Task
 
 
+@dataclass(eq=False, repr=False)
 class _LensEstimator(BaseEstimator):
     """What `LensClassifier` and `LensRegressor` share."""
 
-    def __init__(
-        self,
-        backbone: str = "vit_tiny",
-        *,
-        options: dict[str, Any] | None = None,
-        crop: int | None = None,
-        pretrained: str | Path | None = None,
-        method: str = "dino",
-        method_options: dict[str, Any] | None = None,
-        pretrain_epochs: float = 50,
-        batch_size: int = 128,
-        epochs: float = 60,
-        min_steps: int = 300,
-        random_state: int = 0,
-        quiet: bool = True,
-    ) -> None:
-        self.backbone, self.options, self.crop, self.pretrained = backbone, options, crop, pretrained
-        self.method, self.method_options, self.pretrain_epochs = method, method_options, pretrain_epochs
-        self.batch_size, self.epochs, self.min_steps = batch_size, epochs, min_steps
-        self.random_state, self.quiet = random_state, quiet
+    backbone: str = "vit_tiny"
+    _: KW_ONLY
+    options: dict[str, Any] | None = None
+    crop: int | None = None
+    pretrained: str | Path | None = None
+    method: str = "dino"
+    method_options: dict[str, Any] | None = None
+    pretrain_epochs: float = 50
+    batch_size: int = 128
+    epochs: float = 60
+    min_steps: int = 300
+    random_state: int = 0
+    quiet: bool = True
 
     def __sklearn_clone__(self) -> Self:
         clone = super().__sklearn_clone__()

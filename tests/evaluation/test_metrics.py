@@ -1,6 +1,5 @@
 """Metrics against scikit-learn, against loops, and weights against copies of objects."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
