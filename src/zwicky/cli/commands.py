@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from jsonargparse import Namespace
 from zwicky import recipes
 from zwicky.augment.config import ViewsConfig
 from zwicky.cli import arguments, parsing
-from zwicky.cli.parsing import Command
+from zwicky.cli.parsing import Command, Parser
 from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
@@ -29,8 +30,31 @@ from zwicky.training.distributed import rank
 if TYPE_CHECKING:
     from zwicky.simulate.stream import Data
 
+Run = Callable[[Namespace], None]
+COMMANDS: dict[str, Command] = {}
 
+
+def _command(usage: str, add_arguments: Callable[[Parser], Any], *recipe: Any) -> Callable[[Run], None]:
+    """Add the function `_NAME` below to COMMANDS as NAME, with its docstring as help; see `Command`."""
+
+    def add(run: Run) -> None:
+        COMMANDS[run.__name__.removeprefix("_")] = Command(run.__doc__ or "", usage, add_arguments, run, *recipe)
+
+    return add
+
+
+def _names_recipe(argument: str) -> bool:
+    """Tell whether the first argument of `finetune` is a recipe; a run of the same name comes first."""
+    is_recipe = argument in recipes.names() or argument.endswith((".yaml", ".yml"))
+    return is_recipe and not (Path(argument) / "run.json").exists()
+
+
+@_command(
+    "POPULATION --out STORE [--n N] [--seed S] [--format store|deeplense|fits|hdf5] | POPULATION --print_config",
+    arguments.simulate,
+)
 def _simulate(args: Namespace) -> None:
+    """Simulate lenses and look-alikes."""
     from zwicky.data.store import check_writable
     from zwicky.data.write import write_folder
     from zwicky.simulate.simulation import simulate_store
@@ -46,14 +70,18 @@ def _simulate(args: Namespace) -> None:
     print(f"{args.n} simulated cutouts in {args.out}")
 
 
+@_command("PATH --out STORE [--catalog TABLE] [options]", arguments.ingest)
 def _ingest(args: Namespace) -> None:
+    """Read a folder of cutouts into a store."""
     from zwicky.data.ingest import ingest
 
     config = IngestConfig(**{field.name: args[field.name] for field in fields(IngestConfig)})
     print(ingest(args.path, args.out, args.catalog, config).text())
 
 
+@_command("STORE", arguments.audit)
 def _audit(args: Namespace) -> None:
+    """Summarise a store and flag label leakage and shortcuts."""
     from zwicky.data.audit import audit, audit_text
     from zwicky.simulate.stream import open_data
 
@@ -61,7 +89,11 @@ def _audit(args: Namespace) -> None:
     print(audit_text(audit(data.cutouts, data.labels)))
 
 
+@_command(
+    "RECIPE --data STORE --out RUN [--size SIZE] [settings]", arguments.train, PretrainConfig, lambda argument: True
+)
 def _pretrain(args: Namespace) -> None:
+    """Pretrain a network on unlabelled cutouts."""
     from zwicky.data.splits import write_split
     from zwicky.simulate.stream import open_data
     from zwicky.training.budget import Fits, spend, timed
@@ -86,7 +118,11 @@ def _pretrain(args: Namespace) -> None:
         print(f"pretrained on {len(ids)} cutouts; next: {command}")
 
 
+@_command(
+    "RUN|RECIPE --data STORE --out RUN [--labels N] [settings]", arguments.finetune, FinetuneConfig, _names_recipe
+)
 def _finetune(args: Namespace) -> None:
+    """Fine-tune a pretrained network on labelled cutouts."""
     from zwicky.data.splits import write_split
     from zwicky.simulate.stream import open_data
     from zwicky.training.budget import Fits, spend, timed
@@ -125,13 +161,12 @@ def _fitting(views: ViewsConfig, data: Data, quiet: bool = False) -> ViewsConfig
     return views
 
 
-def _names_recipe(argument: str) -> bool:
-    """Tell whether the first argument of `finetune` is a recipe; a run of the same name comes first."""
-    is_recipe = argument in recipes.names() or argument.endswith((".yaml", ".yml"))
-    return is_recipe and not (Path(argument) / "run.json").exists()
-
-
+@_command(
+    "RUN --data DATA [--catalog TABLE] [--split NAME] [--out FOLDER] | SCORES --grades TABLE [--known TABLE]",
+    arguments.evaluate,
+)
 def _evaluate(args: Namespace) -> None:
+    """Evaluate a network on test objects."""
     from zwicky.data.ingest import ingest
     from zwicky.data.store import DESCRIPTION
     from zwicky.evaluation.evaluate import evaluate, evaluation_text
@@ -158,7 +193,11 @@ def _evaluate(args: Namespace) -> None:
         print(evaluation_text(evaluate(args.run, data.cutouts, data.labels, split, out=args.out)))
 
 
+@_command(
+    "RECIPE --data STORE --out RUN [--size SIZE] [settings]", arguments.train, BenchmarkConfig, lambda argument: True
+)
 def _benchmark(args: Namespace) -> None:
+    """Compare pretraining with training from scratch and with baselines."""
     from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
     from zwicky.simulate.stream import open_data
 
@@ -172,13 +211,17 @@ def _benchmark(args: Namespace) -> None:
     _write_page(args.out, args.data)
 
 
+@_command("RUN --out FOLDER [--format safetensors|onnx]", arguments.export)
 def _export(args: Namespace) -> None:
+    """Export a network to timm or ONNX."""
     from zwicky.training.export import export
 
     print("written:", *export(args.run, args.out, args.format))
 
 
+@_command("RUN --data STORE [--n N] [--seed S] [--out FOLDER]", arguments.verify)
 def _verify(args: Namespace) -> None:
+    """Measure the equivariance error under rotations by 90° and reflections."""
     from zwicky.evaluation.equivariance import equivariance_text, verify
     from zwicky.simulate.stream import open_data
 
@@ -187,11 +230,15 @@ def _verify(args: Namespace) -> None:
     print(equivariance_text(table))
 
 
+@_command("RUN [--data STORE] [--out PAGE]", arguments.report)
 def _report(args: Namespace) -> None:
+    """Write the HTML page of a benchmark."""
     _write_page(args.run, args.data, args.out)
 
 
+@_command("[--out FOLDER] [--size desk|smoke] [--minutes M]", arguments.demo)
 def _demo(args: Namespace) -> None:
+    """Run the whole pipeline on simulated lenses."""
     from zwicky.evaluation.benchmark import benchmark
     from zwicky.evaluation.budget import spend_on_benchmark
     from zwicky.report.data import load_results
@@ -221,7 +268,11 @@ def _demo(args: Namespace) -> None:
     print(f"{time.monotonic() - start:.0f} s; open {page}")
 
 
+@_command(
+    "FOLDER --out OUT [--catalog TABLE] [--minutes M] [--labels '[N]'] [settings]", arguments.start, BenchmarkConfig
+)
 def _start(args: Namespace) -> None:
+    """Go from a folder of cutouts to a page and a ranking, within a time budget."""
     from zwicky.start import start
 
     def configure(settings: dict[str, Any]) -> BenchmarkConfig:
@@ -235,14 +286,18 @@ def _start(args: Namespace) -> None:
     print(f"{time.monotonic() - began:.0f} s; open {page}")
 
 
+@_command("RUN DATA --out TABLE.csv [--features FILE.npy] [--views 1|8]", arguments.predict)
 def _predict(args: Namespace) -> None:
+    """Apply a network to new cutouts."""
     from zwicky.survey.predict import predict
 
     count, listed = predict(args.run, args.data, args.out, args.features, args.views == 8)
     print(f"{count} of {count + listed} cutouts in {args.out}" + f"; {listed} set aside" * bool(listed))
 
 
+@_command("CANDIDATES --grader NAME [options] | [CANDIDATES] --merge FILE ... --out CATALOGUE", arguments.grade)
 def _grade(args: Namespace) -> None:
+    """Grade cutouts by eye in a local page."""
     from zwicky.data.store import open_store
 
     if args.merge:
@@ -268,7 +323,9 @@ def _grade(args: Namespace) -> None:
     serve(session, out, args.grader, keys, args.port, args.browser)
 
 
+@_command("SCORES --like EXAMPLE [--unlike EXAMPLE] [--out TABLE.csv] [--data DATA] [--run RUN]", arguments.similar)
 def _similar(args: Namespace) -> None:
+    """Find the cutouts of a scored survey that are most like some examples."""
     from zwicky.survey.similar import write_similar
 
     options = {"data": args.data, "run": args.run, "count": args.n}
@@ -276,13 +333,17 @@ def _similar(args: Namespace) -> None:
     print(f"{found} cutouts in {args.out}" + f", with pictures in {args.out.with_suffix('.html')}" * bool(args.data))
 
 
+@_command("CATALOG --out FOLDER [--service legacy|hips2fits] [--bands grz] [--size 101] [options]", arguments.cutouts)
 def _cutouts(args: Namespace) -> None:
+    """Fetch cutouts of the objects of a catalogue from a public service."""
     from zwicky.survey.download import cutouts
 
     print(cutouts(args.catalog, args.out, parsing.settings_of(CutoutsConfig, args), pool=args.pool))
 
 
+@_command("RUN [RUN ...] --data DATA --out SCORES [--prevalence P] [--features true] [options]", arguments.score)
 def _score(args: Namespace) -> None:
+    """Score a survey part by part, with one run or an ensemble."""
     from zwicky.survey.score import score
 
     config = parsing.settings_of(ScoreConfig, args)
@@ -305,108 +366,3 @@ def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     page = write_report(run, open_data(name).cutouts if data_exists(name) else None, out)
     print(f"report: {page}")
     return page
-
-
-COMMANDS = {
-    "simulate": Command(
-        "Simulate lenses and look-alikes.",
-        "POPULATION --out STORE [--n N] [--seed S] [--format store|deeplense|fits|hdf5] | POPULATION --print_config",
-        arguments.simulate,
-        _simulate,
-    ),
-    "ingest": Command(
-        "Read a folder of cutouts into a store.",
-        "PATH --out STORE [--catalog TABLE] [options]",
-        arguments.ingest,
-        _ingest,
-    ),
-    "audit": Command("Summarise a store and flag label leakage and shortcuts.", "STORE", arguments.audit, _audit),
-    "pretrain": Command(
-        "Pretrain a network on unlabelled cutouts.",
-        "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
-        arguments.train,
-        _pretrain,
-        PretrainConfig,
-        takes_recipe=lambda argument: True,
-    ),
-    "finetune": Command(
-        "Fine-tune a pretrained network on labelled cutouts.",
-        "RUN|RECIPE --data STORE --out RUN [--labels N] [settings]",
-        arguments.finetune,
-        _finetune,
-        FinetuneConfig,
-        takes_recipe=_names_recipe,
-    ),
-    "evaluate": Command(
-        "Evaluate a network on test objects.",
-        "RUN --data DATA [--catalog TABLE] [--split NAME] [--out FOLDER] | SCORES --grades TABLE [--known TABLE]",
-        arguments.evaluate,
-        _evaluate,
-    ),
-    "benchmark": Command(
-        "Compare pretraining with training from scratch and with baselines.",
-        "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
-        arguments.train,
-        _benchmark,
-        BenchmarkConfig,
-        takes_recipe=lambda argument: True,
-    ),
-    "export": Command(
-        "Export a network to timm or ONNX.",
-        "RUN --out FOLDER [--format safetensors|onnx]",
-        arguments.export,
-        _export,
-    ),
-    "verify": Command(
-        "Measure the equivariance error under rotations by 90° and reflections.",
-        "RUN --data STORE [--n N] [--seed S] [--out FOLDER]",
-        arguments.verify,
-        _verify,
-    ),
-    "report": Command(
-        "Write the HTML page of a benchmark.", "RUN [--data STORE] [--out PAGE]", arguments.report, _report
-    ),
-    "grade": Command(
-        "Grade cutouts by eye in a local page.",
-        "CANDIDATES --grader NAME [options] | [CANDIDATES] --merge FILE ... --out CATALOGUE",
-        arguments.grade,
-        _grade,
-    ),
-    "start": Command(
-        "Go from a folder of cutouts to a page and a ranking, within a time budget.",
-        "FOLDER --out OUT [--catalog TABLE] [--minutes M] [--labels '[N]'] [settings]",
-        arguments.start,
-        _start,
-        BenchmarkConfig,
-    ),
-    "demo": Command(
-        "Run the whole pipeline on simulated lenses.",
-        "[--out FOLDER] [--size desk|smoke] [--minutes M]",
-        arguments.demo,
-        _demo,
-    ),
-    "score": Command(
-        "Score a survey part by part, with one run or an ensemble.",
-        "RUN [RUN ...] --data DATA --out SCORES [--prevalence P] [--features true] [options]",
-        arguments.score,
-        _score,
-    ),
-    "similar": Command(
-        "Find the cutouts of a scored survey that are most like some examples.",
-        "SCORES --like EXAMPLE [--unlike EXAMPLE] [--out TABLE.csv] [--data DATA] [--run RUN]",
-        arguments.similar,
-        _similar,
-    ),
-    "cutouts": Command(
-        "Fetch cutouts of the objects of a catalogue from a public service.",
-        "CATALOG --out FOLDER [--service legacy|hips2fits] [--bands grz] [--size 101] [options]",
-        arguments.cutouts,
-        _cutouts,
-    ),
-    "predict": Command(
-        "Apply a network to new cutouts.",
-        "RUN DATA --out TABLE.csv [--features FILE.npy] [--views 1|8]",
-        arguments.predict,
-        _predict,
-    ),
-}
