@@ -116,10 +116,8 @@ def holdout_split(
     Unlabelled objects get the role `unlabelled`, except one grouped with a validation or test object, which gets none.
 
     `fractions` are those of train, validation and test, and sum to 1. Objects with equal values of `group_column` stay
-    together, as duplicates and simulated images of one galaxy (`SHARED`) always do.
-
-    Raises:
-        UserError: There are no labels, or a class is too small to be in train and test.
+    together, as duplicates and simulated images of one galaxy (`SHARED`) always do. UserError if there are no labels,
+    or a class is too small to be in train and test.
     """
     split, too_small = _holdout(cutouts, labels, fractions, seed, group_column, name)
     for problem in too_small:
@@ -178,10 +176,8 @@ def fold_splits(
     objects that select from the training labels.
 
     Labelled objects that do not match `train_where` are `unlabelled`, for pretraining alone. Both conditions map
-    columns to values, e.g. {"origin": "sw"}; `group_column` is that of `holdout_split`.
-
-    Raises:
-        UserError: No labelled object matches, or a class has fewer groups than folds.
+    columns to values, e.g. {"origin": "sw"}; `group_column` is that of `holdout_split`. UserError if no labelled object
+    matches, or a class has fewer groups than folds.
     """
     if folds < 2 or repeats < 1:
         raise UserError(f"{folds} folds, {repeats} repeats: no cross-validation; use at least 2 folds and 1 repeat")
@@ -213,10 +209,8 @@ def label_subsets(
 ) -> dict[int, np.ndarray]:
     """Draw nested subsets of the labelled training objects, each class within one object of its share: ids by count.
 
-    A count of 0 means all labels; `balanced` draws equal numbers of each class instead of the natural shares.
-
-    Raises:
-        UserError: There are fewer labels than asked for, or fewer asked for than classes.
+    A count of 0 means all labels; `balanced` draws equal numbers of each class instead of the natural shares. UserError
+    if there are fewer labels than asked for, or fewer asked for than classes.
     """
     pool = np.array([identifier for identifier in split.ids("train") if identifier in labels.values], dtype=object)
     classes = labels.of(pool)

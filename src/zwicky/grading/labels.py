@@ -1,7 +1,5 @@
 """Labels from grades: what `zwicky finetune --grades` learns from, and what it leaves out."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What one grader is shown, in which order: candidates, the random stratum, hidden calibration images, repeats."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

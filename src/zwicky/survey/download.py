@@ -4,8 +4,6 @@ One request at a time, with a pause; failed ones are repeated with growing pause
 so a repeated command fetches the rest. Services answer with blank images outside their footprint: these are listed.
 """
 
-from __future__ import annotations
-
 import http.client
 import io
 import re

@@ -6,8 +6,6 @@ probability. Numbers of lenses have exact binomial intervals (Clopper & Pearson 
 lenses of the rest, of which a sample often has none; a stratum that was graded completely is known exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
