@@ -17,17 +17,11 @@ from zwicky.errors import UserError
 
 @dataclass
 class Features:
-    """The output of a backbone.
+    """The output of a backbone; D4-equivariant ones give the patch tokens in the regular representation too."""
 
-    Attributes:
-        pooled: [B, D], one vector per image.
-        patch_tokens: [B, h, w, D], one vector per patch or last-stage cell; [B, 0, 0, D] if not computed.
-        group_features: [B, h, w, 8, C], the patch tokens in the regular representation, on D4-equivariant backbones.
-    """
-
-    pooled: Tensor
-    patch_tokens: Tensor
-    group_features: Tensor | None = None
+    pooled: Tensor  # [B, D], one vector per image
+    patch_tokens: Tensor  # [B, h, w, D], one vector per patch or last-stage cell; [B, 0, 0, D] if not computed
+    group_features: Tensor | None = None  # [B, h, w, 8, C]
 
 
 class LinearHead(nn.Linear):
@@ -53,12 +47,9 @@ class LinearHead(nn.Linear):
 
     @torch.no_grad()
     def set_linear(self, weight: Tensor, bias: Tensor, features: Tensor) -> None:
-        """Take over a linear model of raw features.
+        """Take over a linear model of raw features: weight [n_outputs, D] and bias [n_outputs].
 
-        Args:
-            weight: [n_outputs, D].
-            bias: [n_outputs].
-            features: [n, D], whose mean and variance become the running statistics.
+        The mean and variance of `features` [n, D] become the running statistics.
         """
         weight, bias, features = (values.to(self.weight) for values in (weight, bias, features))
         self._mean().copy_(features.mean(0))

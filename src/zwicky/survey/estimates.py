@@ -32,11 +32,7 @@ SIZES = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)  # of the tops t
 def lens_interval(size: int, graded: int, lenses: int, level: float = 0.95) -> tuple[float, float, float]:
     """Return the estimated number of lenses among `size` objects, and its interval, from a random sample of them.
 
-    Args:
-        size: number of objects.
-        graded: number of them that were graded.
-        lenses: number of lenses among these.
-        level: of the interval.
+    `lenses` is their number among those `graded`.
     """
     if graded >= size:
         return lenses, lenses, lenses

@@ -44,16 +44,13 @@ class Part:
 class Block:
     """Cutouts of one part, read together.
 
-    Args:
-        images: [n, bands, H, W].
-        table: n rows of id, file (the path, with #row in a file of many; "" in a store), ra, dec and, where the file
-            has it, healpix.
-        listed: what cannot be scored, with the reason.
+    The table has id, file (the path, with #row in a file of many; "" in a store), ra, dec and, where the file has it,
+    healpix.
     """
 
-    images: np.ndarray
-    table: pd.DataFrame
-    listed: Listed
+    images: np.ndarray  # [n, bands, H, W]
+    table: pd.DataFrame  # n rows
+    listed: Listed  # what cannot be scored, with the reason
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,11 @@ RESERVE = 0.1  # share of the budget that is not spent on steps
 class Fits:
     """Fits that share a `TrainConfig`.
 
-    Args:
-        train: their settings, of which the steps are set.
-        images: number of images they train on.
-        trials: (number of such fits, a function that trains one in a folder and returns the seconds per step).
+    A trial is the number of such fits, and a function that trains one in a folder and returns the seconds per step.
     """
 
-    train: TrainConfig
-    images: int
+    train: TrainConfig  # their settings, of which the steps are set
+    images: int  # number of images they train on
     trials: list[tuple[int, Callable[[Path], float]]]
 
 
