@@ -239,8 +239,7 @@ def _report(args: Namespace) -> None:
 @_command("[--out FOLDER] [--size desk|smoke] [--minutes M]", arguments.demo)
 def _demo(args: Namespace) -> None:
     """Run the whole pipeline on simulated lenses."""
-    from zwicky.evaluation.benchmark import benchmark
-    from zwicky.evaluation.budget import spend_on_benchmark
+    from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
     from zwicky.report.data import load_results
     from zwicky.report.verdict import ranking_sentence, verdict
     from zwicky.simulate.simulation import simulate_store
