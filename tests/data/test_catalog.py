@@ -259,7 +259,7 @@ def test_units_of_positions():
     assert parse_positions(pd.DataFrame({"ra": [-100], "dec": [0]}), ["ra", "dec"])[0] == [260]
     table = pd.DataFrame({"ra_hours": [1.0], "RA [rad]": [1.0], "ra": [1.0]})
     table.attrs["units"] = {"ra": "deg"}
-    assert [catalog.unit_of(table, name) for name in table] == ["hours", "rad", "deg"]
+    assert [catalog.unit_of(table, name) for name in table] == ["hour", "rad", "deg"]
 
 
 INVALID = [(0, 0), (0.0, "0.0"), (-99, -99), (-999.0, -999.0), (-1, -1), (10, 95), ("east", "north"), (400, 1)]

@@ -21,7 +21,7 @@ from astropy.wcs import WCS
 from numpy.testing import assert_array_equal
 
 from zwicky.data.bands import by_wavelength, group_files, parse_bands
-from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, is_image_name, read, read_image, to_image
+from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, format_of, read, read_image, to_image
 
 RNG = np.random.default_rng(0)
 GREY8 = RNG.integers(0, 256, (5, 7), np.uint8)
@@ -613,5 +613,5 @@ def test_cut_and_garbled_files_are_unreadable_and_nothing_worse(tmp_path, suffix
 
 
 def test_names():
-    assert all(map(is_image_name, ["A.FITS.GZ", "b.JPeg", "c.pq"]))
-    assert not any(map(is_image_name, ["catalog.csv", "png"]))
+    assert all(map(format_of, ["A.FITS.GZ", "b.JPeg", "c.pq"]))
+    assert not any(map(format_of, ["catalog.csv", "png"]))

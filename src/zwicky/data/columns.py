@@ -145,27 +145,24 @@ def find_labels(table: pd.DataFrame, wanted: str = "") -> tuple[pd.Series | None
     Without a column `wanted` one with a usual name is taken, else one whose name holds `label` or `class`, else several
     of 0 and 1 that are a class each.
     """
-    if wanted:
-        return *_with_spellings(table, wanted), []
-    usual = usual_columns(list(table), "label")
-    few = [name for name in table if name and as_text(table[name].head(1000)).nunique() <= MAX_CLASSES + 1]
-    texts = {name: as_text(table[name]) for name in dict.fromkeys(usual + few)}
-    distinct = {name: {text for text in set(column) if not is_unknown(text)} for name, column in texts.items()}
-    names = [name for name in usual if _may_be_classes(distinct[name], plain_name(name) in ("label", "class"))]
-    few = [name for name in few if len(distinct[name]) > 1 and _may_be_classes(distinct[name])]
-    if not names or "lens" in plain_name(names[0]):
-        labels, columns = _one_hot([name for name in few if {t.lower() for t in distinct[name]} <= _BINARY], texts)
-        if columns:
-            return labels, columns, {}, []
-    names += [name for name in few if _LABEL_WORD.search(name) and name not in names]
-    if not names:
-        return None, "", {}, [name for name in few if len(distinct[name]) <= 10][:5]
-    return *_with_spellings(table, names[0]), names[1:]
-
-
-def _with_spellings(table: pd.DataFrame, name: str) -> tuple[pd.Series, str, dict[str, int]]:
-    labels, spellings = clean_labels(table[name])
-    return labels, name, spellings
+    others: list[str] = []
+    if not wanted:
+        usual = usual_columns(list(table), "label")
+        few = [name for name in table if name and as_text(table[name].head(1000)).nunique() <= MAX_CLASSES + 1]
+        texts = {name: as_text(table[name]) for name in dict.fromkeys(usual + few)}
+        distinct = {name: {text for text in set(column) if not is_unknown(text)} for name, column in texts.items()}
+        names = [name for name in usual if _may_be_classes(distinct[name], plain_name(name) in ("label", "class"))]
+        few = [name for name in few if len(distinct[name]) > 1 and _may_be_classes(distinct[name])]
+        if not names or "lens" in plain_name(names[0]):
+            labels, columns = _one_hot([name for name in few if {t.lower() for t in distinct[name]} <= _BINARY], texts)
+            if columns:
+                return labels, columns, {}, []
+        names += [name for name in few if _LABEL_WORD.search(name) and name not in names]
+        if not names:
+            return None, "", {}, [name for name in few if len(distinct[name]) <= 10][:5]
+        wanted, *others = names
+    labels, spellings = clean_labels(table[wanted])
+    return labels, wanted, spellings, others
 
 
 def _may_be_classes(distinct: set[str], is_sure: bool = False) -> bool:
@@ -290,5 +287,5 @@ def _parse_angles(text: pd.Series, unit: str, sexagesimal: str) -> np.ndarray:
 
 def unit_of(table: pd.DataFrame, column: str) -> str:
     """Return the unit of a column, from the table or from its name: ra_hours, RA [rad]."""
-    named = re.search(r"[_ (\[](rad|h|hr|hours?)(?:ians)?[)\]]?$", column.lower())
+    named = _UNIT.search(column.lower())
     return table.attrs.get("units", {}).get(column, "") or (named[1] if named else "")

@@ -74,11 +74,6 @@ def format_of(name: str) -> str:
     return next((reader for suffixes, reader in _READERS.items() if name.lower().endswith(suffixes)), "")
 
 
-def is_image_name(name: str) -> bool:
-    """Return whether a reader exists for files of this name."""
-    return bool(format_of(name))
-
-
 def read(path: Path, options: ReadOptions | None = None) -> Iterator[Record | Unreadable]:
     """Yield a record, or the reason why there is none, for each image of a file; large files are read in pieces.
 
