@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import re
 import sys
 
 import pytest
@@ -254,6 +255,24 @@ def test_weights_of_a_zwicky_network(tmp_path, name):
     backbone = backbones.create(name, bands=4, image_size=32, pretrained=path, **options)
     reference, ours = source.net.state_dict(), backbone.net.state_dict()
     assert all(torch.equal(reference[key], ours[key]) for key in reference)
+
+
+@pytest.mark.parametrize("prefix", ["teacher.backbone.", "model.", "_orig_mod.", "module.encoder_q.", "chunks"])
+def test_weights_as_training_scripts_save_them(tmp_path, prefix):
+    source = backbones.create("vit_tiny", bands=3, image_size=32, patch_size=8, **TINY)
+    state = {key.removeprefix("net."): value.clone() for key, value in source.state_dict().items()}
+    named = {
+        re.sub(r"blocks\.(\d+)", r"blocks.0.\1", key) if prefix == "chunks" else prefix + key: v
+        for key, v in state.items()
+    }
+    other = {} if "_q" in prefix else {f"student.{key}": torch.zeros_like(value) for key, value in state.items()}
+    torch.save(named | other | {"masked_embed": torch.zeros(1, 4), "dino_head.w": torch.zeros(3)}, tmp_path / "w.ckpt")
+    sizes = {"bands": 3, "image_size": 32, "patch_size": 8, **TINY}
+    backbone = backbones.create("vit_tiny", **sizes, pretrained=str(tmp_path / "w.ckpt"))
+    assert all(torch.equal(value, state[key]) for key, value in backbone.net.state_dict().items())
+    torch.save({key: value * torch.nan for key, value in state.items()}, tmp_path / "w.ckpt")
+    with pytest.raises(UserError, match="not finite"):
+        backbones.create("vit_tiny", **sizes, pretrained=str(tmp_path / "w.ckpt"))
 
 
 @pytest.mark.parametrize("source", ["vit_tiny_patch16_224", "timm/vit_tiny_patch16_224"])

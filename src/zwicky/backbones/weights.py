@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,25 @@ from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-OTHER_PARTS = ("mask_token", "head.", "head_dist.", "fc.")  # of the task the weights were trained for
+# Parts of the task that the weights were trained for, which no backbone has.
+OTHER_PARTS = r"mask|head|fc\.|.*(head|proj|pred|decoder|prototypes|queue|classifier|center|loss)"
 
 
 def load_pretrained(backbone: Backbone, source: str) -> None:
     """Load weights into `backbone.net`: positions are resampled and the first layer is adapted to the bands.
 
-    The source is a name for timm.create_model (NAME, timm/NAME, hf-hub:OWNER/NAME), or a file with one of SUFFIXES.
-    Raises UserError if the weights cannot be read or downloaded, or do not fit.
+    The source is a run, a file, or a name for timm.create_model (NAME, timm/NAME, hf-hub:OWNER/NAME). Raises UserError
+    if the weights cannot be read or downloaded, are not finite, or do not fit.
     """
     net: Any = backbone.net
-    if source.endswith(SUFFIXES):
-        state, options = _read(Path(source)), {}
+    if Path(source).exists() or source.endswith(SUFFIXES):
+        path = Path(source) / "network.safetensors" if Path(source).is_dir() else Path(source)
+        state, options = _find_network(_read(path), net.state_dict()), {}
     else:
         model = _download(source.removeprefix("timm/"))
         state, options = model.state_dict(), _options(model)
-    state = {name.removeprefix("net."): value for name, value in state.items() if not name.startswith(OTHER_PARTS)}
+    if not all(value.isfinite().all() for value in state.values()):
+        raise UserError(f"pretrained {source}: its weights are not finite; its training diverged, take another file")
     for name in ("patch_embed.proj.weight", "conv1.weight"):
         weight, bands = state.get(name), backbone.config["bands"]
         if weight is not None and weight.ndim == 4 and weight.shape[1] != bands:
@@ -46,6 +51,8 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
             warnings.simplefilter("ignore")
             state = resample(state, net)
     expected = net.state_dict()
+    parts = {name.split(".")[0] for name in expected}
+    state = {n: v for n, v in state.items() if n.split(".")[0] in parts or not re.match(OTHER_PARTS, n)}
     # Old files lack BatchNorm's count of batches, which a fixed momentum does not use.
     state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
     wrong = sorted(state.keys() ^ expected.keys())
@@ -55,6 +62,8 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
     if wrong or differing:
         mismatch = f" ({len(wrong)} of {len(expected)} tensors differ, first {wrong[0]})" if wrong else ""
         hint = f"set backbone.options {', '.join(differing)}" if differing else "choose the backbone they were made for"
+        if "dinov3" in source.lower() or any("rope" in name for name in state):
+            hint = "networks with rotary positions, as of DINOv3, are not offered"
         raise UserError(f"pretrained {source}: weights do not fit {backbone.config['name']}{mismatch}; {hint}")
     net.load_state_dict(state)
 
@@ -78,7 +87,25 @@ def _read(path: Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"pretrained {path}: has no table of weights; save the network's state_dict as safetensors")
-    return {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
+    return state
+
+
+def _find_network(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights whose names are those of a network after a prefix, such as module. or teacher.backbone.
+
+    Of several networks a teacher's (or moving average's) is taken.
+    """
+    names = {re.sub(r"blocks\.\d+\.(\d+)\.", r"blocks.\1.", n.replace("_orig_mod.", "")): n for n in state}
+    found: dict[str, str] = {}  # name → the prefix before a name of the network
+    for name in names:
+        starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
+        if fitting := [name[:start] for start in starts if name[start:] in expected]:
+            found[name] = fitting[0]
+    prefixes, averaged = Counter(found.values()), re.compile(r"teacher|ema|momentum|target|encoder_k")
+    prefix = max(prefixes, key=lambda p: (prefixes[p], bool(averaged.search(p)), -len(p)), default="")
+    others = tuple(other for other in prefixes if other != prefix and not prefix.startswith(other))
+    mine = [name for name in names if name.startswith(prefix) and not name.startswith(others)]
+    return {name.removeprefix(prefix): state[names[name]] for name in mine}
 
 
 def _download(name: str) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -114,7 +115,9 @@ def _pretrain(args: Namespace) -> None:
         if not split.ids("test").size:
             advice = "evaluate on other objects, or give some the role test in a split of the store"
             print(f"warning: no labels: all cutouts are used and none is left to test; {advice}", file=sys.stderr)
-        command = f"zwicky finetune {args.out} --data {args.data} --labels 300 --out RUN"
+        count = sum(label is not None for label in data.labels.of(split.ids("train")))
+        paths = f"{shlex.quote(str(args.out))} --data {shlex.quote(str(args.data))}"
+        command = f"zwicky finetune {paths} --labels {min(count, 300)} --out RUN"
         print(f"pretrained on {len(ids)} cutouts; next: {command}")
 
 
@@ -148,7 +151,7 @@ def _finetune(args: Namespace) -> None:
     fit(args.out)
     if rank() == 0:
         write_split(args.out / "splits", split)
-        print(f"fine-tuned; next: zwicky evaluate {args.out} --data {args.data}")
+        print(f"fine-tuned; next: zwicky evaluate {shlex.quote(str(args.out))} --data {shlex.quote(str(args.data))}")
 
 
 def _fitting(views: ViewsConfig, data: Data, quiet: bool = False) -> ViewsConfig:

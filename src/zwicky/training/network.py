@@ -125,9 +125,14 @@ class Network:
     def check_bands(self, bands: tuple[str, ...]) -> None:
         """Raise UserError unless cutouts have the bands of the training."""
         if bands != self.bands:
-            raise UserError(
-                f"the network was made for bands {', '.join(self.bands)}; these cutouts have {', '.join(bands)}"
+            start = "or start a new network from its weights: --backbone.pretrained RUN/network.safetensors"
+            advice = (
+                f"ingest with --bands '[{', '.join(self.bands)}]'"
+                if set(self.bands) <= set(bands)
+                else f"ingest these, {start}"
             )
+            have = f"these cutouts have {', '.join(bands)}"
+            raise UserError(f"the network was made for bands {', '.join(self.bands)}; {have}; {advice}")
 
     @torch.inference_mode()
     def _mean_over_d4(

@@ -75,6 +75,7 @@ def of_weights(source: str | None) -> TrainingObjects:
     """Return the training objects of `backbone.pretrained`: a file's own record, else an unknown history."""
     if source is None:
         return TrainingObjects()
+    source = str(Path(source) / "network.safetensors") if Path(source).is_dir() else source
     folder = Path(source).parent
     try:
         with safe_open(source, "pt") as file:
