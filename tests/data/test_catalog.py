@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.table import Table
 
 from zwicky.data import columns as catalog
@@ -104,6 +105,12 @@ def test_json(tmp_path, data):
     (tmp_path / "c.json").write_text(json.dumps(data))
     files, labels = pair(tmp_path / "c.json")
     assert dict(zip(files, labels, strict=True)) == PAIRED
+
+
+def test_the_table_with_usual_names_of_several_extensions(tmp_path):
+    hdus = [fits.PrimaryHDU(), *(fits.BinTableHDU(table) for table in (Table({"x": [1]}), TABLE))]
+    fits.HDUList(hdus).writeto(tmp_path / "c.fits")
+    assert pair(tmp_path / "c.fits") == (FILES, LABELS)
 
 
 def test_units_and_coordinates_of_a_table(tmp_path):

@@ -326,14 +326,6 @@ def test_a_catalogue_of_a_file_of_many_goes_by_id_or_order(tmp_path, header, off
     assert offset or "rows were taken in their order" in report.text()
 
 
-def test_train_and_test_of_an_archive_of_arrays(tmp_path):
-    (tmp_path / "in").mkdir()
-    arrays = {"x_train": RNG.normal(size=(6, 8, 8)), "x_test": RNG.normal(size=(3, 8, 8))}
-    np.savez(tmp_path / "in" / "a.npz", y_train=[0, 1] * 3, y_test=[0, 1, 1], **arrays)
-    _, report = read(tmp_path)
-    assert (report.read, report.classes, report.splits) == (9, {"0": 4, "1": 5}, ("holdout",))
-
-
 def test_a_hats_catalogue(tmp_path):
     table = pa.table({"object_id": [f"o{n}" for n in range(6)], "RAJ": np.arange(6.0), "DEJ": np.arange(6.0)})
     table = table.append_column("image", pa.array([plane(n).tolist() for n in range(6)]))

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pandas as pd
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.table import Column, Table
 
 from zwicky.data.columns import as_text, find_column, has_usual_name, usual_columns
@@ -50,7 +51,10 @@ def read_catalog(path: Path) -> pd.DataFrame:
         if path.suffix.lower() in _PANDAS:
             table = getattr(pd, f"read_{_PANDAS[path.suffix.lower()]}")(path)
         elif "fits" in format_of(name):
-            table = _from_astropy(Table.read(path, unit_parse_strict="silent"))
+            with fits.open(path) as hdus:
+                columns = {number: hdu.columns.names for number, hdu in enumerate(hdus) if hasattr(hdu, "columns")}
+            number = next((number for number, names in columns.items() if has_usual_name(names)), None)
+            table = _from_astropy(Table.read(path, hdu=number, unit_parse_strict="silent"))
         elif name.endswith((".hdf5", ".h5", ".hdf")):
             table = _from_astropy(Table.read(path))
         else:
