@@ -39,6 +39,7 @@ _PUBLIC = {
         "evaluation.benchmark": "benchmark",
         "evaluation.equivariance": "equivariance_error",
         "report.page": "write_report",
+        "grading.merge": "merge_grades",
         "survey.predict": "predict",
         "survey.score": "score",
         "survey.similar": "similar",

@@ -11,7 +11,7 @@ from zwicky.data.store import write_store
 from zwicky.errors import UserError
 from zwicky.grading.config import SessionConfig
 from zwicky.grading.labels import learn_from_grades
-from zwicky.grading.merge import merge
+from zwicky.grading.merge import merge_grades
 from zwicky.grading.session import Session
 from zwicky.grading.simulated import SimulatedGrader
 from zwicky.training.finetune import finetune
@@ -43,7 +43,7 @@ def test_the_simulated_grader_errs_at_its_rates(make_candidates, tmp_path):
     grader = SimulatedGrader("sim", completeness=0.8, false_positives=0.1)
     for part in (slots[:1200], slots[1200:]):
         grader.grade(part, truth, tmp_path / "sim.db")
-    merge([tmp_path / "sim.db"], tmp_path / "catalogue.csv")
+    merge_grades([tmp_path / "sim.db"], tmp_path / "catalogue.csv")
     table = pd.read_csv(tmp_path / "catalogue.csv", dtype={"id": str})
     votes, lens = table["grade_mean"] > 1.5, table["id"].map(truth)
     assert len(table) == 2000
@@ -56,7 +56,7 @@ def test_grades_become_soft_labels_without_the_random_stratum(rings, tmp_path):
     slots = Session(cutouts, SessionConfig(repeat_share=0)).slots
     for name, seed in (("ana", 1), ("bob", 2), ("cleo", 3)):
         SimulatedGrader(name, 0.8, 0.2, seed).grade(slots[:100], truth, tmp_path / f"{name}.db")
-    merge([tmp_path / f"{name}.db" for name in ("ana", "bob", "cleo")], tmp_path / "catalogue.fits")
+    merge_grades([tmp_path / f"{name}.db" for name in ("ana", "bob", "cleo")], tmp_path / "catalogue.fits")
     labels, split = learn_from_grades(
         tmp_path / "catalogue.fits", cutouts, Labels({}), default_split(cutouts, Labels({}))
     )

@@ -13,7 +13,7 @@ from zwicky.data.store import write_store
 from zwicky.errors import UserError
 from zwicky.grading.database import COLUMNS, GRADES, Judgements
 from zwicky.grading.imports import read_grades
-from zwicky.grading.merge import known_lenses, merge
+from zwicky.grading.merge import known_lenses, merge_grades
 from zwicky.rng import numpy_rng
 
 
@@ -45,7 +45,7 @@ def test_team_grades_by_hand(tmp_path):
         values = {name: grade for name, grade in zip(ids, grades, strict=True) if grade != " "}
         write_grader(tmp_path / f"{name}.db", name, values, stratum=stratum, inclusion_probability=inclusion)
     write_grader(tmp_path / "ana.db", "ana", {"o0": "A", "o1": "X"}, repeat=1)
-    text = merge([tmp_path / f"{name}.db" for name in ("ana", "bob", "cleo")], tmp_path / "catalogue.csv")
+    text = merge_grades([tmp_path / f"{name}.db" for name in ("ana", "bob", "cleo")], tmp_path / "catalogue.csv")
     table = pd.read_csv(tmp_path / "catalogue.csv", keep_default_na=False).set_index("id")
     assert table["team_grade"].to_dict() == {"o0": "A", "o1": "A", "o2": "C", "o3": "X", "o4": "C"}
     assert table["grade_mean"].astype(float).round(3).to_dict() == {
@@ -75,7 +75,7 @@ def test_reliable_graders_decide(tmp_path):
         grade = lambda truth, right=right: "AX"[int((rng.random() < right) != truth)]  # noqa: E731
         path = write_grader(tmp_path / f"{name}.db", name, {i: grade(truth) for i, truth in is_lens.items()})
         write_grader(path, name, {i: grade(truth) for i, truth in known.items()}, truth=known)
-    merge([tmp_path / "good.db", tmp_path / "coin.db"], tmp_path / "catalogue.fits")
+    merge_grades([tmp_path / "good.db", tmp_path / "coin.db"], tmp_path / "catalogue.fits")
     table = Table.read(tmp_path / "catalogue.fits")
     table.convert_bytestring_to_unicode()
     assert len(table) == 200  # no calibration image
@@ -89,7 +89,7 @@ def test_reliable_graders_decide(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".fits", ".vot"])
 def test_catalogue_formats_agree(suffix, tmp_path):
     write_grader(tmp_path / "ana.db", "ana", {"a": "A", "b": "X", "é": "C"}, ra={"a": 1.5, "b": 2, "é": None})
-    merge([tmp_path / "ana.db"], tmp_path / f"out{suffix}")
+    merge_grades([tmp_path / "ana.db"], tmp_path / f"out{suffix}")
     table = (
         Table.read(tmp_path / f"out{suffix}") if suffix != ".fits" else Table.read(tmp_path / "out.fits", format="fits")
     )
@@ -122,7 +122,7 @@ def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "zoo.csv", index=False)
     files = [tmp_path / f"{name}.csv" for name in ("mosaic", "single", "stamps", "zoo")]
-    text = merge(files, tmp_path / "catalogue.csv", cutouts)
+    text = merge_grades(files, tmp_path / "catalogue.csv", cutouts)
     assert "single.csv: 1 rows with the grade 'I' left out" in text
     table = pd.read_csv(tmp_path / "catalogue.csv").set_index("id")
     assert table["n_graders"].to_dict() == {"images/a.png": 5, "images/b.png": 5, "images/c.png": 1, "zz.png": 1}
@@ -130,7 +130,7 @@ def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
     assert table.loc["images/b.png", ["team_grade", "subclass"]].tolist() == ["X", "Spiral"]
     assert np.isfinite(table.loc["images/a.png", ["ra", "score"]].astype(float)).all()
     assert set(pd.read_csv(tmp_path / "grades.csv")["grader"]) == {"mosaic", "single", "stamps", "u1", "u2"}
-    again = merge([tmp_path / "grades.csv"], tmp_path / "again.csv")  # its own grades.csv is a source, too
+    again = merge_grades([tmp_path / "grades.csv"], tmp_path / "again.csv")  # its own grades.csv is a source, too
     assert again.splitlines()[0] == text.splitlines()[0]
 
 

@@ -158,6 +158,27 @@ def test_hostile_names_and_comments_are_text(serve, open_page, wait_until, make_
 
 
 @pytest.mark.slow
+def test_without_the_token_or_from_another_origin_nothing_is_answered(
+    plain_session, serve, browser, wait_until, tmp_path
+):
+    with serve(plain_session) as (address, judgements), serve(plain_session, tmp_path / "other.db") as (other, _):
+        page = browser.new_page()
+        answer = page.goto(address.rsplit("/", 2)[0] + "/")
+        assert answer.status == 403
+        page.goto(other)  # a page of another port is another origin
+        body = json.dumps({"judgements": [], "since": 0})
+        post = (
+            "([url, body]) => fetch(url, {method: 'POST', body, mode: 'no-cors'}).then(() => 'sent', () => 'refused')"
+        )
+        assert page.evaluate(post, [address + "judgements", body]) == "refused"  # by the page's own policy
+        headers = {"Origin": other.rsplit("/", 2)[0]}
+        assert page.request.post(address + "judgements", data=body, headers=headers).status == 403
+        assert page.request.post(address + "judgements", data=body).status == 200
+        assert judgements.since(0) == []
+        page.close()
+
+
+@pytest.mark.slow
 def test_full_disk_is_reported_and_nothing_lost(plain_session, serve, open_page, wait_until):
     with serve(plain_session) as (address, judgements):
         page = open_page(address)

@@ -303,10 +303,10 @@ def _grade(args: Namespace) -> None:
     from zwicky.data.store import open_store
 
     if args.merge:
-        from zwicky.grading.merge import merge
+        from zwicky.grading.merge import merge_grades
 
         cutouts = None if args.candidates is None else open_store(args.candidates)
-        print(merge(args.merge, args.out or Path("catalogue.csv"), cutouts))
+        print(merge_grades(args.merge, args.out or Path("catalogue.csv"), cutouts))
         return
     if args.candidates is None or not args.grader:
         raise UserError("name the store to grade and the person: zwicky grade CANDIDATES --grader NAME")

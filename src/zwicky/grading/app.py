@@ -201,6 +201,7 @@ def listen(ports: Sequence[int]) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
+            listener.listen(128)  # the browser may come before the server
         except OSError as error:
             listener.close()
             reason = error.strerror

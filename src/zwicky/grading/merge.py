@@ -25,7 +25,7 @@ FORMATS = {".csv": "csv", ".fits": "fits", ".vot": "votable", ".xml": "votable"}
 KNOWN_RADIUS = 5.0  # arcsec
 
 
-def merge(paths: Sequence[Path], out: Path, cutouts: Cutouts | None = None) -> str:
+def merge_grades(paths: Sequence[Path], out: Path, cutouts: Cutouts | None = None) -> str:
     """Merge the grades of several people into a catalogue, with `grades.csv` and `graders.csv` beside it.
 
     Args:
