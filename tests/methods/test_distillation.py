@@ -69,8 +69,9 @@ def by_hand(method, views):
     head, tokens_t = getattr(method, "patch_head", "region_head"), torch.cat([tokens for _, tokens in out_t])
     raw = teacher[head](tokens_t.flatten(0, 1))
     region_targets = ((raw - method.region_center.value) / TAU_T).softmax(-1).unflatten(0, tokens_t.shape[:2])
-    sides = [round(tokens.shape[1] ** 0.5) for _, tokens in out_s]
-    good = [views.patch_valid(v, (n, n)).flatten(1) for v, n in enumerate(sides)]
+    backbone = method.backbone
+    grids = [backbone.grid(crop.shape[-1]) for crop in views.crops]
+    good = [views.patch_valid(v, grid, backbone.canvas).flatten(1) for v, grid in enumerate(grids)]
     valid = torch.cat(good[:2])
     if views.masks is None:
         student_pairs = [(tokens, student[head](tokens)) for _, tokens in out_s]
@@ -84,7 +85,7 @@ def by_hand(method, views):
     return view, region, raw[valid.flatten()].mean(0), targets
 
 
-LOSSES = [("dino", "vit_tiny", 32, 2, {})]
+LOSSES = [("dino", "vit_tiny", 32, 2, {}), ("dino", "polar_vit", 32, 2, {}), ("ibot", "polar_vit", 32, 1, {})]
 LOSSES += [
     ("ibot", *case, {"shared_head": shared, "batch_norm": norm})
     for case in (("vit_tiny", 32, 2), ("vit_tiny", 16, 0), ("swin_tiny", 32, 1))
@@ -92,7 +93,7 @@ LOSSES += [
 ]
 LOSSES += [
     ("esvit", network, 32, local, {"region_weight": weight})
-    for network in ("vit_tiny", "swin_tiny", "resnet18")
+    for network in ("vit_tiny", "swin_tiny", "resnet18", "polar_vit")
     for local, weight in ((0, 0.5), (2, 0.5), (2, 0.1))
 ]
 
@@ -222,7 +223,7 @@ def test_the_teacher_has_no_drop_path(tiny_vit):
 
 
 @pytest.mark.parametrize(("name", "options"), TEACHERS)
-@pytest.mark.parametrize("network", ["vit_tiny", "swin_tiny"])
+@pytest.mark.parametrize("network", ["vit_tiny", "swin_tiny", "polar_vit"])
 def test_teacher_and_centres_move_as_in_the_papers(name, options, network, make, views_for):
     method = make(name, options, network, momentum=0.9, **({} if name == "byol" else {"batch_norm": True}))
     optimizer = torch.optim.SGD((p for p in method.parameters() if p.requires_grad), lr=0.1)

@@ -63,6 +63,27 @@ def test_loss_is_the_mean_over_masked_valid_pixels(name, batch, bands, patch, ra
     assert torch.isfinite(metrics["constant_loss"])
 
 
+@pytest.mark.parametrize("name", ["simmim", "mae"])
+def test_on_a_polar_network_patches_are_those_of_its_canvas(name, small_backbone, make_views):
+    method = methods.create(name, small_backbone("polar_vit", bands=2), **(DECODER if name == "mae" else {})).eval()
+    views = make_views(batch=3, local=0, bands=2, masking=method.needs.masking)
+    views.valid[0] = (torch.arange(32) < 20).expand_as(views.crops[0])
+    x, mask, backbone = views.crops[0], views.masks[0], method.backbone
+    with torch.no_grad():
+        visible = visible_patches(mask)
+        y = (
+            method.decoder(backbone.visible(x, visible), visible)
+            if name == "mae"
+            else method.decoder(backbone(x, mask))
+        )
+        y = y if name == "mae" else patchify(y, method.grid)
+        inside = patchify(backbone.canvas(views.valid[0].float()) > 0.999, method.grid)
+        loss, _ = slow_loss(patchify(backbone.canvas(x), method.grid), y, mask, inside, normalise=name == "mae")
+        assert inside.any()
+        assert not inside.all()
+        assert float(method(views)["loss"]) == pytest.approx(loss, rel=1e-5)
+
+
 def test_patches_are_cut_on_the_grid_of_the_mask():
     images = torch.arange(2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
     patches = patchify(images, (2, 3))
