@@ -103,6 +103,14 @@ def test_faint_light_on_a_quantised_sky_is_stretched():
     assert Normalisation.fit(spread, ("gray",), NormalisationConfig(scale="mad")).scale == (2.5,)
 
 
+def test_published_weights_get_the_scale_of_their_pixels():
+    """Percentiles of the stretched pixels become 0 and 1, then mean and deviation are the published ones."""
+    images, _, _ = sky_images(bands=2)
+    made = Normalisation.fit(images, ("g", "r"), published=(0.45, 0.225))
+    out = made(torch.from_numpy(images))[0].numpy() * 0.225 + 0.45
+    np.testing.assert_allclose(np.percentile(out, [1, 99.8]), [0, 1], atol=1e-3)
+
+
 def test_peaks_alone_are_warned_of():
     images, _, _ = sky_images(bands=1)
     made = Normalisation.fit(images, ("g",), NormalisationConfig(stretch="linear"))

@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from zwicky import backbones
 from zwicky.backbones import attention, swin
 from zwicky.backbones.vit import index_with_cls
+from zwicky.backbones.weights import published_scale
 from zwicky.errors import UserError
 
 VIT = {"patch_size": 8, "width": 48, "depth": 3, "heads": 3}
@@ -337,3 +338,13 @@ def test_files_that_are_no_weights_are_one_line(tmp_path):
     for name, message in sources.items():
         with pytest.raises(UserError, match=message):
             backbones.create("vit_tiny", bands=3, image_size=32, pretrained=name, **TINY)
+
+
+def test_the_scale_of_published_pixels(small_backbone):
+    beit, swin = small_backbone("beit_base"), small_backbone("swin_tiny")
+    assert published_scale(beit, "timm/beit_base_patch16_224.in22k_ft_in22k") == (0.5, 0.5)
+    assert published_scale(beit, "weights/model.safetensors") == (0.5, 0.5)
+    assert published_scale(swin, "hf-hub:OWNER/NAME") == pytest.approx((0.449, 0.226))
+    assert published_scale(small_backbone("vit_tiny"), "vit_small_patch14_dinov2.lvd142m") == pytest.approx(
+        (0.449, 0.226)
+    )

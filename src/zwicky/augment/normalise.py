@@ -40,6 +40,7 @@ class Normalisation:
     stretch: Literal["asinh", "sqrt", "linear"] = "asinh"
     softening: float = 3.0
     output_std: float = 1.0  # divides the stretched image, which then has a deviation of about 1 over all bands
+    output_center: float = 0.0  # subtracted before that; 0 is the sky unless weights were published for another scale
     kurtosis: float = 3.0  # of the fitted pixels after normalisation; 3 for a Gaussian
     reason: str = ""  # why the stretch was chosen
 
@@ -51,12 +52,15 @@ class Normalisation:
         config: NormalisationConfig | None = None,
         seed: int = 0,
         rows: np.ndarray | None = None,
+        published: tuple[float, float] | None = None,
     ) -> Normalisation:
         """Fit to a seeded sample of the pixels of images [N, bands, H, W] of any type, in training `rows` (None: all).
 
         The centre is the median of the band; the scale is 1.4826 × the median absolute deviation (mad) or the 99.8th
         percentile above the median (percentile). On a quantised or empty sky, where the deviation is 0, mad is half
         the 16–84 % range, of integers at least one count, or else the standard deviation; a constant band has scale 1.
+        With `published` = (mean, deviation) of pixels in [0, 1], the 1st to the 99.8th percentile of the stretched
+        pixels are mapped to [0, 1] and these to mean 0 and deviation 1, the input of published weights.
         """
         config = config or NormalisationConfig()
         config.validate()
@@ -66,14 +70,14 @@ class Normalisation:
         if not len(rows) or not all(images.shape):
             raise UserError("no training image to fit the normalisation to; check the split")
         values, count = _sample(images, rows, config.max_invalid, seed), float(images.dtype.kind != "f")
-        center, noise, bright = [], [], []
+        sky, noise, bright = [], [], []
         for band, row in zip(bands, values, strict=True):
             row = row[np.isfinite(row)]
             if not len(row):
                 raise UserError(f"band {band!r} has no valid pixel in the training images; remove the band")
-            center.append(float(np.median(row)))
-            noise.append(_noise(row - center[-1], count))
-            bright.append(float(np.percentile(row, 99.8)) - center[-1])
+            sky.append(float(np.median(row)))
+            noise.append(_noise(row - sky[-1], count))
+            bright.append(float(np.percentile(row, 99.8)) - sky[-1])
         peak = max(b / n for b, n in zip(bright, noise, strict=True))
         reason = f"the brightest pixels reach {peak:.3g} times the sky's noise"
         stretch = config.stretch
@@ -82,13 +86,19 @@ class Normalisation:
             reason = f"{stretch}, chosen for {'integers' if count else 'floats'}: {reason}"
         measure = ("percentile" if stretch == "linear" else "mad") if config.scale == "auto" else config.scale
         scale = noise if measure == "mad" else [b if b > TINY else n for b, n in zip(bright, noise, strict=True)]
-        draft = cls(tuple(bands), tuple(center), tuple(scale), stretch, config.softening)
+        draft = cls(tuple(bands), tuple(sky), tuple(scale), stretch, config.softening)
         stretched, valid = draft(torch.from_numpy(values)[None, :, None])
         output = stretched.numpy()[valid.numpy()]  # torch's own indexing by a mask takes 32 bytes a value
         std = float(torch.from_numpy(output).double().std(correction=0)) or 1.0
         residual = (output - output.mean(dtype=np.float64)) / std
         kurtosis = float(np.mean(np.square(np.square(residual)), dtype=np.float64))
-        return replace(draft, output_std=std, kurtosis=kurtosis, reason=f"{reason}; kurtosis after it {kurtosis:.3g}")
+        center = 0.0
+        if published is not None:
+            low, high = np.percentile(output, [1, 99.8])
+            span = float(high - low) or 1.0
+            center, std = float(low) + published[0] * span, published[1] * span
+        reason = f"{reason}; kurtosis after it {kurtosis:.3g}"
+        return replace(draft, output_std=std, output_center=center, kurtosis=kurtosis, reason=reason)
 
     @property
     def warning(self) -> str | None:
@@ -123,12 +133,12 @@ class Normalisation:
         return (scaled, None) if bool(valid.all()) else (scaled.masked_fill_(~valid, 0), valid)
 
     def stretch_(self, scaled: Tensor) -> Tensor:
-        """Compress linear values, in place if possible: asinh(x/softening), sign(x)·√|x| or x, over `output_std`."""
+        """Compress linear values, in place if possible: asinh(x/softening), sign(x)·√|x| or x, standardised."""
         if self.stretch == "asinh":
             scaled = asinh(scaled.div_(self.softening))
         elif self.stretch == "sqrt":
             scaled = scaled.abs().sqrt_().copysign_(scaled)
-        return scaled.div_(self.output_std)
+        return scaled.sub_(self.output_center).div_(self.output_std)
 
 
 def all_valid(like: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
@@ -66,6 +67,18 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
             hint = "networks with rotary positions, as of DINOv3, are not offered"
         raise UserError(f"pretrained {source}: weights do not fit {backbone.config['name']}{mismatch}; {hint}")
     net.load_state_dict(state)
+
+
+def published_scale(backbone: Backbone, source: str) -> tuple[float, float]:
+    """Return mean and deviation, over the colours, of pixels in [0, 1] that the weights were trained on.
+
+    timm names them for the weights or, of a file or a name it does not know, for the architecture; else ImageNet's.
+    """
+    names = source.removeprefix("timm/"), getattr(backbone, "architecture", "")
+    found = [timm.get_pretrained_cfg(name) for name in names if not name.endswith(SUFFIXES)]
+    config = next((each for each in found if each is not None), None)
+    mean, std = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if config is None else (config.mean, config.std)
+    return sum(mean) / len(mean), sum(std) / len(std)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

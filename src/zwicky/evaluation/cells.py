@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from zwicky.augment.normalise import Normalisation
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.evaluation.arms import CONVNET, Arm
@@ -20,12 +19,11 @@ from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.probes import PROBES
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
 from zwicky.io import read_json, replacing, write_json, write_table
-from zwicky.rng import seed_torch
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import fit_labels
 from zwicky.training.network import Network, save_network
-from zwicky.training.pretrain import cost, new_backbone, pretrain
+from zwicky.training.pretrain import cost, new_network, pretrain
 from zwicky.training.task import Task
 
 NO_TTA = "no_tta.npy"  # predictions of a cell without test-time augmentation
@@ -137,12 +135,11 @@ class CellRunner:
 
     def _new_network(self, arm: Arm, draw: LabelDraw) -> Network:
         """Random weights, normalised by the images that the pretrained networks were normalised by."""
-        seed_torch(self.config.seed + draw.index)
-        views = self.config.label_views.resolved(self.cutouts.size)
-        rows, bands = draw.pretrain_rows(self.cutouts), self.cutouts.bands
-        normalisation = Normalisation.fit(self.cutouts.images, bands, self.config.normalisation, rows=rows)
         backbone = BackboneConfig(CONVNET) if arm.kind == "baseline" else self.config.backbones[arm.backbone]
-        return Network(new_backbone(backbone, self.cutouts, views), normalisation, views, bands)
+        views, rows = self.config.label_views.resolved(self.cutouts.size), draw.pretrain_rows(self.cutouts)
+        return new_network(
+            backbone, self.config.normalisation, self.cutouts, rows, views, self.config.seed + draw.index
+        )
 
     def fit(
         self, arm: Arm, fit: FitConfig, draw: LabelDraw, labels: int, folder: Path

@@ -17,7 +17,6 @@ import torch
 from zwicky import backbones
 from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
-from zwicky.augment.normalise import Normalisation
 from zwicky.backbones.base import Backbone, LinearHead
 from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.data.labels import Labels
@@ -35,7 +34,7 @@ from zwicky.training.linear_probe import LinearProbe
 from zwicky.training.loader import TrainingSet
 from zwicky.training.loop import add_warning, fit
 from zwicky.training.network import WEIGHTS, Network, eval_mode, load_network, save_network
-from zwicky.training.pretrain import cost, new_backbone
+from zwicky.training.pretrain import cost, new_network
 from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.task import Task
 
@@ -306,10 +305,8 @@ def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_
     if config.backbone is None:
         raise UserError("finetune: name the run to start from, or a recipe with a backbone")
     views = config.views.resolved(cutouts.size)
-    normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
-    seed_torch(config.seed)
     backbone = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
-    return Network(new_backbone(backbone, cutouts, views), normalisation, views, cutouts.bands, cutouts.pixel_scale)
+    return new_network(backbone, config.normalisation, cutouts, rows, views, config.seed)
 
 
 def divide_labels(

@@ -9,10 +9,11 @@ import torch
 
 from zwicky import backbones, methods
 from zwicky.augment.augment import Augment
-from zwicky.augment.config import ViewsConfig
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones import BackboneConfig
 from zwicky.backbones.base import Backbone
+from zwicky.backbones.weights import published_scale
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
@@ -53,11 +54,10 @@ def pretrain(
     if len(rows) < 2:
         raise UserError(f"{title}: {len(rows)} images to pretrain on; give a store with more")
     views = config.views.resolved(cutouts.size)
-    normalisation = Normalisation.fit(cutouts.images, cutouts.bands, config.normalisation, rows=rows)
+    network = new_network(config.backbone, config.normalisation, cutouts, rows, views, config.seed)
+    backbone, normalisation = network.backbone, network.normalisation
     if not quiet:
         print(f"{title}: stretch {normalisation.reason}", file=sys.stderr, flush=True)
-    seed_torch(config.seed)
-    backbone = new_backbone(config.backbone, cutouts, views)
     method = methods.create(config.method.name, backbone, **config.method.options)
     needs = method.needs
     if needs.targets:
@@ -70,7 +70,7 @@ def pretrain(
         raw = torch.from_numpy(cutouts.images[first])
         method.prepare(augment(raw, torch.from_numpy(first), seed=config.seed, step=0))
 
-    network = Network(method.backbone, normalisation, views, cutouts.bands, cutouts.pixel_scale)
+    network.backbone = method.backbone
     sample = numpy_rng(config.seed).permutation(len(rows))[:EVALUATION_IMAGES]
     images = cutouts.images[rows[sample]]
 
@@ -92,11 +92,26 @@ def pretrain(
     return network
 
 
-def new_backbone(config: BackboneConfig, cutouts: Cutouts, views: ViewsConfig) -> Backbone:
-    """Build a backbone for the views of these cutouts; `views` must be resolved."""
+def new_network(
+    backbone: BackboneConfig,
+    normalisation: NormalisationConfig | None,
+    cutouts: Cutouts,
+    rows: np.ndarray,
+    views: ViewsConfig,
+    seed: int,
+) -> Network:
+    """Build a network for `views`, which must be resolved, of these cutouts; pixels are normalised by those of `rows`.
+
+    Published weights get pixels on the scale that they were trained on.
+    """
     assert views.image_size is not None, "views are resolved"
-    create = partial(backbones.create, bands=len(cutouts.bands), image_size=views.image_size)
-    return create(config.name, pretrained=config.pretrained, **config.options)
+    bands, source = cutouts.bands, backbone.pretrained
+    seed_torch(seed)
+    create = partial(backbones.create, bands=len(bands), image_size=views.image_size)
+    net = create(backbone.name, pretrained=source, **backbone.options)
+    scale = None if source is None else published_scale(net, source)
+    fitted = Normalisation.fit(cutouts.images, bands, normalisation, rows=rows, published=scale)
+    return Network(net, fitted, views, bands, cutouts.pixel_scale)
 
 
 def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:
