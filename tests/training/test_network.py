@@ -4,8 +4,11 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import softmax
 
+from zwicky import d4
+from zwicky.augment.augment import eval_views
 from zwicky.augment.views import Target
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
@@ -79,3 +82,17 @@ def test_other_bands_and_scales_are_refused(make_network):
             network.check(other)
     with pytest.raises(UserError, match="finetune"):
         make_network(head=None)[0].probabilities(cutouts.images)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "polar_vit", "swin_tiny", "resnet18"])
+def test_block_features_are_mean_and_spread_of_the_tokens(make_network, name):
+    network, cutouts = make_network(name)
+    read = network.block_features(cutouts.images)
+    crops = eval_views(torch.from_numpy(cutouts.images), network.views, network.normalisation)[0]
+    with torch.inference_mode(), eval_mode(network.backbone):
+        views = [crops] if network.backbone.invariant else d4.apply(crops)
+        last = [network.backbone(view).patch_tokens.flatten(1, 2) for view in views]
+    expected = np.mean([np.concatenate([t.mean(1), t.std(1, correction=0)], 1) for t in last], axis=0)
+    assert np.allclose(read[:, -expected.shape[1] :], expected, atol=2e-2)
+    assert (read.shape[1] > expected.shape[1]) == (name != "resnet18")
+    assert np.array_equal(read, network.block_features(cutouts.images))  # no hook is left behind

@@ -10,6 +10,7 @@ from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig
 
 METHODS = "DINO iBOT EsViT SimSiam BYOL SimMIM BEiT MAE LeJEPA".split()
+PROBE_TITLES = {"linear": "linear probe", "knn": "knn probe", "blocks": "linear probe of all blocks"}
 CONVNET = "resnet18"
 
 
@@ -19,7 +20,7 @@ class Arm:
 
     method: str  # short name of the pretraining in the recipe, or of the baseline; empty for a network from scratch
     backbone: str  # short name of the network in the recipe; empty for a baseline on pixels
-    protocol: Literal["finetune", "linear", "knn", "scratch", "baseline"]  # how it learns from labels
+    protocol: Literal["finetune", "linear", "knn", "blocks", "scratch", "baseline"]  # how it learns from labels
     kind: Literal["ssl", "supervised", "baseline"]
     title: str
     tta: bool = True  # whether it is tested with test-time augmentation, the mean over the eight views of D4
@@ -48,7 +49,9 @@ def make_arms(config: BenchmarkConfig) -> list[Arm]:
             title = next((title for title in METHODS if title.lower() == options.method.name), options.method.name)
             title += f"{'' if method == options.method.name else f' ({method})'} pretraining, {network}"
             arms.append(Arm(method, network, "finetune", "ssl", f"{title}, fine-tuned"))
-            arms += [Arm(method, network, probe, "ssl", f"{title}, frozen, {probe} probe") for probe in config.probes]
+            arms += [
+                Arm(method, network, probe, "ssl", f"{title}, frozen, {PROBE_TITLES[probe]}") for probe in config.probes
+            ]
         source = "its weights" if backbone.pretrained else "scratch"
         arms.append(Arm("", network, "scratch", "supervised", f"{network} from {source}"))
     if config.without_tta:

@@ -92,10 +92,11 @@ class CellRunner:
 
     def features(self, arm: Arm, draw: LabelDraw) -> np.ndarray:
         """Return frozen features [N, D] of the objects whose truth is known, NaN elsewhere; cached in the run."""
-        path = self.pretrain_folder(arm, draw) / "features.npy"
+        name = "block_features" if arm.protocol == "blocks" else "features"
+        path = self.pretrain_folder(arm, draw) / f"{name}.npy"
         known = np.flatnonzero(self.task.known)
         if not path.exists():
-            _save(path, self.pretrained(arm, draw).features(self.cutouts.take(known).images))
+            _save(path, getattr(self.pretrained(arm, draw), name)(self.cutouts.take(known).images))
         stored = np.load(path, allow_pickle=False)
         features = np.full((len(self.cutouts), stored.shape[1]), np.nan, np.float32)
         features[known] = stored

@@ -73,7 +73,8 @@ class BenchmarkConfig:
         pretrain_seeds: pretrainings per arm.
         backbones: networks by short names of your choice.
         methods: pretrainings by short names of your choice.
-        probes: probes of the frozen features of each pretrained network: linear, knn.
+        probes: probes of the frozen features of each pretrained network: linear, knn, or blocks, a linear probe of mean
+            and spread over the tokens of every block.
         normalisation: scale of the pixel values.
         label_views: augmentation while training on labels, the same for every arm.
         finetune: fine-tuning of pretrained networks.
@@ -101,7 +102,7 @@ class BenchmarkConfig:
     pretrain_seeds: int = 1
     backbones: dict[str, BackboneConfig] = field(default_factory=lambda: {"vit": BackboneConfig()})
     methods: dict[str, SelfSupervision] = field(default_factory=lambda: {"dino": SelfSupervision()})
-    probes: list[Literal["linear", "knn"]] = field(default_factory=lambda: ["linear", "knn"])
+    probes: list[Literal["linear", "knn", "blocks"]] = field(default_factory=lambda: ["linear", "knn"])
     normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
     label_views: ViewsConfig = field(default_factory=augmentation_for_labels)
     finetune: FitConfig = field(default_factory=fit_from_pretrained)

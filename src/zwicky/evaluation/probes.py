@@ -27,4 +27,4 @@ def linear_probe(features: np.ndarray, truth: np.ndarray, query: np.ndarray, tas
     return LinearProbe.fit(features, truth, task).predict(query)
 
 
-PROBES: dict[str, Probe] = {"linear": linear_probe, "knn": knn_probe}
+PROBES: dict[str, Probe] = {"linear": linear_probe, "blocks": linear_probe, "knn": knn_probe}

@@ -46,7 +46,7 @@ ARM_COLUMNS = (
     "kind",  # ssl | supervised | baseline
     "method",  # the short name of the method in the recipe, or the baseline
     "backbone",  # the short name of the network in the recipe
-    "protocol",  # finetune | linear | knn | scratch | baseline
+    "protocol",  # finetune | linear | knn | blocks | scratch | baseline
     "tta",  # whether the network was tested with test-time augmentation
     "labels",
     "draw",

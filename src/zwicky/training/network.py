@@ -76,6 +76,31 @@ class Network:
 
         return self._mean_over_d4(pooled, self.backbone.dim, images, batch_size, turns)
 
+    def block_features(self, images: Images, batch_size: int = 256) -> np.ndarray:
+        """Compute mean and standard deviation over the tokens before each block and after the last, [N, K] float32.
+
+        The last block of masked image modelling is the worst for probes, and a spread tells more than a mean. Networks
+        without transformer blocks of timm's kind give those of their last feature map.
+        """
+
+        def spreads(crops: Tensor, _: int = 0) -> Tensor:
+            tokens: list[Tensor] = []
+            blocks = [m for m in self.backbone.modules() if hasattr(m, "norm1") and hasattr(m, "attn")]
+            norms = [block.get_submodule("norm1") for block in blocks]
+            hooks = [norm.register_forward_pre_hook(lambda _, args: tokens.append(args[0])) for norm in norms]
+            try:
+                tokens.append(self.backbone(crops).patch_tokens)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            flat = [each.float().flatten(1, -2) for each in tokens]
+            return torch.cat([value for each in flat for value in (each.mean(1), each.std(1, correction=0))], 1)
+
+        size, on = self.backbone.image_size, next(self.backbone.parameters()).device
+        with torch.inference_mode(), eval_mode(self.backbone):
+            width = spreads(torch.zeros(1, len(self.bands), size, size, device=on)).shape[1]
+        return self._mean_over_d4(spreads, width, images, batch_size, turns=True)
+
     def outputs(self, images: Images, batch_size: int = 256, turns: bool = True) -> np.ndarray:
         """Compute logits [N, classes], not divided by the temperature, or values [N, columns]; see `features`."""
         return self.features_and_outputs(images, batch_size, turns)[1]
