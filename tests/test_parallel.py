@@ -49,3 +49,18 @@ def test_no_cluster_is_one_line():
     pytest.importorskip("ray")
     with pytest.raises(UserError, match="ray start"):
         list(map_parts(abs, [1], ray="127.0.0.1:1"))
+
+
+@pytest.mark.slow
+def test_ray_gives_the_results_of_one_process():
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        assert sorted(map_parts(partial(pow, 2), range(8), ray=cluster.address)) == [2**n for n in range(8)]
+        with pytest.raises(UserError, match="3/20"):
+            list(map_parts(partial(part_of, [1]), ["4/3"], ray=cluster.address))
+    finally:
+        cluster.shutdown()

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from zwicky.errors import UserError
 
@@ -79,6 +79,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def _call(function: Callable[[P], R], part: P) -> R:
+    """Call `function`: Ray takes no `functools.partial` for a task."""
+    return function(part)
+
+
 def _map_on_ray(function: Callable[[P], R], parts: Sequence[P], address: str, gpus: float) -> Iterator[R]:
     try:
         import ray
@@ -93,13 +98,14 @@ def _map_on_ray(function: Callable[[P], R], parts: Sequence[P], address: str, gp
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"there is no Ray cluster at {address!r}; start one with `ray start --head`") from error
     try:
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(function)
+        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(_call)
+        shared = ray.put(function)
         waiting = list(parts)[::-1]
         running: list = []
         while waiting or running:
             most = IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1)))
             while waiting and len(running) < most:
-                running.append(task.remote(waiting.pop()))
+                running.append(task.remote(shared, waiting.pop()))
             (done,), running = ray.wait(running)
             try:
                 yield ray.get(done)
