@@ -90,8 +90,10 @@ class Normalisation:
         stretched, valid = draft(torch.from_numpy(values)[None, :, None])
         output = stretched.numpy()[valid.numpy()]  # torch's own indexing by a mask takes 32 bytes a value
         std = float(torch.from_numpy(output).double().std(correction=0)) or 1.0
-        residual = (output - output.mean(dtype=np.float64)) / std
-        kurtosis = float(np.mean(np.square(np.square(residual)), dtype=np.float64))
+        power = (output - float(output.mean(dtype=np.float64))) / std
+        for _ in range(2):
+            np.square(power, out=power)
+        kurtosis = float(np.mean(power, dtype=np.float64))
         center = 0.0
         if published is not None:
             low, high = np.percentile(output, [1, 99.8])

@@ -229,12 +229,13 @@ def _modes(
 ) -> dict[str, Separation]:
     """How well a logistic regression on azimuthal modes separates each class, out of fold, on at most MAX_MODES."""
     rows = np.sort(numpy_rng(seed).permutation(len(labelled))[:MAX_MODES])
-    images = cutouts.images[labelled[rows]]
+    images = cutouts.take(labelled[rows]).images
     centre, scale = robust_scale(images, seed)
+    modes = [ring_modes(images[block], centre, scale) for block in batches(len(rows), BATCH)]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
     classes = np.select([*is_class.values()], [*is_class], "")[rows]
     scores = np.empty((len(rows), len(is_class)))
-    scores[:] = out_of_fold(model, ring_modes(images, centre, scale), classes, groups[rows], seed)
+    scores[:] = out_of_fold(model, np.concatenate(modes), classes, groups[rows], seed)
     of = {n: separation(m[rows], scores[:, sorted(is_class).index(n)], True) for n, m in _compared(is_class).items()}
     return {name: result for name, result in of.items() if result is not None}
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from zwicky.data.cutouts import Images
 from zwicky.rng import numpy_rng
 
 SCALING_IMAGES = 500  # images from which centre and scale of the pixels are measured
@@ -19,7 +20,7 @@ SOFTENING = 3.0
 FLOOR = 1e-3  # added to the power before its logarithm
 
 
-def robust_scale(images: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def robust_scale(images: Images, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Median and half the 16–84 % range of each band [bands, 1, 1], over some images, invalid pixels left out."""
     rows = numpy_rng(seed).permutation(len(images))[:SCALING_IMAGES]
     sample = np.moveaxis(images[np.sort(rows)], 1, 0).reshape(images.shape[1], -1).astype(np.float32)
