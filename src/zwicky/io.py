@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import yaml
 from zwicky.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
@@ -106,6 +107,21 @@ def write_table(path: Path | str, table: pd.DataFrame) -> None:
     """Write a table atomically, as Parquet or CSV by the suffix of `path`; missing values are empty cells."""
     with replacing(path) as temporary:
         (table.to_parquet if Path(path).suffix == ".parquet" else table.to_csv)(temporary, index=False)
+
+
+def write_set_aside(path: Path | str, entries: Iterable[tuple[str, str]]) -> None:
+    """Write the list of what was left out: file, reason."""
+    import pandas as pd
+
+    write_table(path, pd.DataFrame(entries, columns=["file", "reason"]))
+
+
+def write_array(path: Path | str, array: np.ndarray) -> None:
+    """Write an array atomically as .npy."""
+    import numpy as np
+
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array)
 
 
 def _nan_to_none(value: Any) -> Any:

@@ -20,7 +20,7 @@ from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import components, explore
 from zwicky.evaluation.results import BenchmarkResult
-from zwicky.io import read_json, replacing, write_json, write_table
+from zwicky.io import read_json, write_array, write_json, write_table
 from zwicky.report.explore import write_explore_page
 from zwicky.report.page import write_report
 from zwicky.simulate.stream import open_data
@@ -127,8 +127,7 @@ def map_cutouts(
     spend(minutes, settings, run, lambda _: [Fits(settings.train, len(rows), [(1, trial)])], other, 2 * len(rows))
     network = pretrain(settings, cutouts, rows, run, title=name)
     features = network.features(cutouts.images)
-    with replacing(out / "features.npy") as temporary, temporary.open("wb") as stream:
-        np.save(stream, features.astype(np.float16))
+    write_array(out / "features.npy", features.astype(np.float16))
     x = components(features)
     table = pd.concat([_identity(cutouts, rows), explore(x)], axis=1)
     write_table(out / "map.csv", table)

@@ -9,9 +9,10 @@ import pytest
 from astropy.table import Table
 
 from zwicky import cli
+from zwicky.data.labels import GRADES
 from zwicky.data.store import write_store
 from zwicky.errors import UserError
-from zwicky.grading.database import COLUMNS, GRADES, Judgements
+from zwicky.grading.database import COLUMNS, Judgements
 from zwicky.grading.imports import read_grades
 from zwicky.grading.merge import known_lenses, merge_grades
 from zwicky.rng import numpy_rng

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +75,7 @@ def _ingest(args: Namespace) -> None:
     """Read a folder of cutouts into a store."""
     from zwicky.data.ingest import ingest
 
-    config = IngestConfig(**{field.name: args[field.name] for field in fields(IngestConfig)})
+    config = parsing.settings_of(IngestConfig, args)
     print(ingest(args.path, args.out, args.catalog, config).text())
 
 
@@ -282,7 +281,7 @@ def _start(args: Namespace) -> None:
         return parsing.settings_of(BenchmarkConfig, parsing.parse(COMMANDS["start"], "start", settings, args.given))
 
     learn = max(args.labels) if any(given.startswith("--labels") for given in args.given) else 0
-    options = IngestConfig(**{field.name: args[field.name] for field in fields(IngestConfig)})
+    options = parsing.settings_of(IngestConfig, args)
     began = time.monotonic()
     page = start(args.path, args.out, args.minutes, configure, catalog=args.catalog, options=options, learn=learn)
     print(f"{time.monotonic() - began:.0f} s; open {page}")

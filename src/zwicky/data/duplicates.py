@@ -41,6 +41,24 @@ def position_pairs(cutouts: Cutouts) -> np.ndarray:
     return np.concatenate([equal, np.stack([unique[first], unique[second]], axis=1)])
 
 
+def nearest_position(
+    ra: np.ndarray, dec: np.ndarray, catalog_ra: np.ndarray, catalog_dec: np.ndarray, radius: float = SAME_POSITION
+) -> np.ndarray:
+    """Return the row of a catalogue nearest to each position on the sky, -1 if none is within `radius` (arcsec).
+
+    Positions are in degrees, [N] and [M]; those that are not finite match nothing.
+    """
+    here, there = (np.flatnonzero(np.isfinite(a) & np.isfinite(d)) for a, d in ((ra, dec), (catalog_ra, catalog_dec)))
+    rows = np.full(len(ra), -1)
+    if len(here) and len(there):
+        position = SkyCoord(ra[here], dec[here], unit="deg")
+        index, separation, _ = position.match_to_catalog_sky(
+            SkyCoord(catalog_ra[there], catalog_dec[there], unit="deg")
+        )
+        rows[here] = np.where(separation < radius * units.arcsec, there[index], -1)
+    return rows
+
+
 def _equal_values(values: pd.Series) -> np.ndarray:
     """Pairs [M, 2] of each row and the first with its value; null equals nothing."""
     codes, _ = pd.factorize(values)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from zwicky.data import image_format
 from zwicky.data.cutouts import pixel_hash
+from zwicky.data.explain import explain, warn
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, check_uniform
 from zwicky.data.labels import write_labels
 from zwicky.data.objects import describe
@@ -26,7 +27,7 @@ from zwicky.data.source import ARCHIVES, Source
 from zwicky.data.splits import write_split
 from zwicky.data.store import StoreWriter, check_writable
 from zwicky.errors import UserError
-from zwicky.io import write_table
+from zwicky.io import write_set_aside
 from zwicky.progress import StepProgress
 
 SAMPLE = 500  # files read to choose the format of the store
@@ -111,14 +112,15 @@ def ingest(
         store = choose_store_format(data, config, pool)
         with StoreWriter(out, store.bands, store.size, store.dtype, truth=tuple(sorted(options.truth))) as writer:
             objects = _read_all(data, store, config, pool, writer)
-            description = describe(data, objects, store, config, catalog)
+            description = describe(data, objects, config, catalog)
+            warn(data, objects, store, description)
             writer.replace_table(description.table)
             writer.metadata["positive"] = description.labels.positive
             if description.labels.values:
                 write_labels(writer.folder, description.labels)
             for split in description.splits:
                 write_split(writer.folder / "splits", split)
-            write_table(writer.folder / "set_aside.csv", pd.DataFrame(data.set_aside, columns=["file", "reason"]))
+            write_set_aside(writer.folder / "set_aside.csv", data.set_aside)
     counts = Counter(description.labels.values.values())
     return IngestReport(
         store=str(out),
@@ -129,7 +131,7 @@ def ingest(
         splits=tuple(split.name for split in description.splits),
         seconds=time.perf_counter() - started,
         catalog=description.catalog,
-        explanation=description.explanation,
+        explanation=explain(data, store, config, description),
         warnings=tuple(data.warnings),
     )
 

@@ -16,6 +16,8 @@ LABELS = "labels.csv"
 # Usual names of the negative class, besides those that deny another (non-lens, no_sub, unlensed).
 NEGATIVE_NAMES = "no non none not negative neg 0 false f n random normal other others background no_sub".split()
 POSITIVE = re.compile(r".*lens.*|.*anomal.*|.*einstein.*|arcs?|true|yes|positive|pos", re.IGNORECASE)
+GRADES = {"A": 3, "B": 2, "C": 1, "X": 0}  # certain, probable and possible lens; no lens
+LENS_GRADE = 1.5  # between C and B: the smallest mean grade of a lens
 
 
 @dataclass(frozen=True)

@@ -3,28 +3,24 @@
 import datetime
 import os
 import re
-from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from astropy import units
-from astropy.coordinates import SkyCoord
 
 from zwicky.data import columns as meanings
 from zwicky.data.catalog import is_catalog_name, match_rows, read_catalog
 from zwicky.data.columns import ROLES, as_text, find_column, is_unknown, plain_name
 from zwicky.data.cutouts import STANDARD_COLUMNS
-from zwicky.data.duplicates import SAME_POSITION
-from zwicky.data.image_format import IngestConfig, StoreFormat
-from zwicky.data.labels import Labels, is_usual_class
+from zwicky.data.duplicates import nearest_position
+from zwicky.data.image_format import IngestConfig
+from zwicky.data.labels import Labels
 from zwicky.data.readers import Unreadable, format_of
 from zwicky.data.source import STORE, Source, read_folders, read_index, split_role
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
 
-MAX_ENDS = 12  # of file names, that may be bands
 _PER_BAND = ["bands_present", "psf_fwhm", "noise"]
 _STANDARD = ("id", "label", "ra", "dec", "split", "pixel_scale", "survey")
 _POSITION = re.compile(r"(?<![\d.])(\d{1,3}\.\d{4,})[_, ]*([-+_ ,]\d{1,2}\.\d{4,})")  # cutout_150.1234_2.1234
@@ -32,18 +28,16 @@ _POSITION = re.compile(r"(?<![\d.])(\d{1,3}\.\d{4,})[_, ]*([-+_ ,]\d{1,2}\.\d{4,
 
 @dataclass
 class Description:
-    """The tables of a store, and sentences on where they come from."""
+    """The tables of a store, and where they come from."""
 
     table: pd.DataFrame
     labels: Labels
     splits: list[Split]
     catalog: str
-    explanation: tuple[str, ...] = ()
+    position_columns: str
 
 
-def describe(
-    data: Source, objects: pd.DataFrame, store: StoreFormat, config: IngestConfig, catalog: Path | str | None
-) -> Description:
+def describe(data: Source, objects: pd.DataFrame, config: IngestConfig, catalog: Path | str | None) -> Description:
     """Combine what the catalogue, the files and the folders say; tables that are used leave `data.set_aside`.
 
     `objects` is what the files say, one row an image; its columns that begin with `_` are of the ingest. Without a
@@ -92,10 +86,7 @@ def describe(
     columns |= {"ra": facts.get("ra"), "dec": facts.get("dec")}
     columns |= {name: getattr(config, name) or facts.get(name) for name in ("pixel_scale", "survey")}
     columns |= {name: facts[name] for name in facts if name not in _STANDARD}
-    description = Description(pd.DataFrame(columns), labels, splits, ", ".join(catalogs))
-    description.explanation = _explain(data, store, config, description, sources_of("positions"))
-    _warn(data, objects, store, description)
-    return description
+    return Description(pd.DataFrame(columns), labels, splits, ", ".join(catalogs), sources_of("positions"))
 
 
 def _path(data: Source, name: str, row: object) -> str:
@@ -201,18 +192,12 @@ def _match(
 
 def _match_positions(table: pd.DataFrame, from_files: pd.DataFrame) -> np.ndarray:
     """Return the row of a catalogue within 1″ of each image, -1 where there is none."""
-    skies = []
-    for columns in (table, from_files):
-        names = meanings.find_position_columns(list(columns))
-        ra, dec, _ = meanings.parse_positions(columns, names) if names else (np.empty(0), np.empty(0), 0)
-        skies.append((np.flatnonzero(np.isfinite(ra)), ra, dec))
-    (known, *there), (located, *here) = skies
-    rows = np.full(len(from_files), -1)
-    if len(known) and len(located):
-        catalog, position = (SkyCoord(*(x[i] for x in sky), unit="deg") for i, sky in ((known, there), (located, here)))
-        index, separation, _ = position.match_to_catalog_sky(catalog)
-        rows[located] = np.where(separation < SAME_POSITION * units.arcsec, known[index], -1)
-    return rows
+
+    def positions(columns: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        names, unknown = meanings.find_position_columns(list(columns)), np.full(len(columns), np.nan)
+        return meanings.parse_positions(columns, names)[:2] if names else (unknown, unknown)
+
+    return nearest_position(*positions(from_files), *positions(table))
 
 
 def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.DataFrame:
@@ -316,66 +301,3 @@ def _splits(data: Source, objects: pd.DataFrame, ids: pd.Series, role: pd.Series
             roles = {id_of[unit]: role for unit, role in role_of.items()}
             splits.append(Split(re.sub(r"[^\w.-]+", "_", Path(file).stem), roles))
     return splits
-
-
-def _explain(
-    data: Source, store: StoreFormat, config: IngestConfig, description: Description, position_columns: str
-) -> tuple[str, ...]:
-    """Return sentences on what was taken for bands, labels, positions and splits, with the options that change it."""
-    table, labels, splits = description.table, description.labels, description.splits
-    by_name = any("" not in unit for unit in data.units.values())
-    source = "as given" if config.bands else "from the file names" if by_name else "as in the files"
-    names = ", ".join(store.bands[:12]) + f", … ({len(store.bands)})" * (len(store.bands) > 12)
-    bands = f"bands: {names}, {source} (--bands, --axes); {store.size[0]}×{store.size[1]} px, {store.dtype}"
-    options, classes, counts = "(--catalog, --label_column)", labels.classes, Counter(labels.values.values())
-    listed = ", ".join(f"{name} {counts[name]}" for name in classes[-8:]) + ", …" * (len(classes) > 8)
-    about_labels = f"labels: none; {len(table)} unlabelled {options}"
-    if classes:
-        unlabelled = f"unlabelled {len(table) - len(labels.values)}; from {labels.source} {options}"
-        about_labels = f"labels: {listed}; {unlabelled}; positive class: {classes[-1]} (--positive)"
-    positions = "positions: none, so duplicates on the sky cannot be found (--catalog, --ra_column, --dec_column)"
-    if n_positions := int(table["ra"].notna().sum()):
-        source = f"from {position_columns} (--ra_column, --dec_column)"
-        positions = f"positions: {n_positions} of {len(table)}, {source}"
-    parts = []
-    for split in splits:
-        n_roles = Counter(split.roles.values())
-        parts.append(f"{split.name} ({', '.join(f'{role} {n_roles[role]}' for role in ROLES if n_roles[role])})")
-    about_splits = "splits: none given; `holdout` is drawn when a network is trained"
-    if parts:
-        about_splits = f"splits: {'; '.join(parts)}, from the folders, columns or indices (another by --split)"
-    return bands, about_labels, positions, about_splits
-
-
-def _warn(data: Source, objects: pd.DataFrame, store: StoreFormat, description: Description) -> None:
-    """Add what looks wrong to the warnings."""
-    labels, ids = description.labels, description.table["id"]
-    if grays := int(objects["_gray"].sum()):
-        to_colour = ("grey pictures repeated into R, G, B", "[gray]")
-        change, option = to_colour if len(store.bands) == 3 else ("colour pictures turned into grey", "[R, G, B]")
-        data.warnings.append(f"{grays} {change} (--bands '{option}' does the reverse)")
-    for split in description.splits:
-        role = ids.map(split.roles)
-        if shared := set(objects["_hash"][role == "test"]) & set(objects["_hash"][role == "train"]):
-            data.warnings.append(f"{len(shared)} images are both in train and in test of {split.name!r}")
-    files: defaultdict[str | None, set[str]] = defaultdict(set)
-    for name, file in zip(labels.of(ids), objects["_unit"], strict=True):
-        files[name].add(os.path.basename(file))
-    first, *others = files.values()
-    is_picture = format_of(objects["_unit"][0]).startswith("pictures")
-    may_be_bands = labels.source == "class folders" and len(store.bands) == 1 and not is_picture and len(first) > 4
-    may_be_bands &= not any(map(is_usual_class, labels.classes))
-    if may_be_bands and others and all(names == first for names in others):
-        folders = ", ".join(map(str, files))
-        data.warnings.append(f"the class folders hold the same file names; if they are bands: --bands '[{folders}]'")
-    names = objects["_name"].map(os.path.basename)
-    ends = names.str.extract(r"^(.*\d.*)[_-]([A-Za-z]+|\d\d?)\.\w+$").groupby(0)[1].agg(frozenset)
-    if len(store.bands) == 1 and len(ends) > 1 and len(set(ends)) == 1 < len(ends.iloc[0]) <= MAX_ENDS:
-        listed = ", ".join(sorted(ends.iloc[0]))
-        data.warnings.append(f"names differ in {listed} at their end alone; if they are bands: --bands '[{listed}]'")
-    stems = names.str.extract(r"^([A-Za-z_ -]*)")[0].str.strip("_ -").value_counts(sort=False)
-    if not labels.classes and 1 < len(stems) <= 5 and stems.min() > 1 and all(stems.index):
-        listed = ", ".join(f"{stem} {count}" for stem, count in stems.items())
-        advice = "if these are classes, make them folders or a catalogue"
-        data.warnings.append(f"file names begin with {listed}; {advice}")
-    data.warnings += sorted(data.options.notes)[:3]

@@ -18,7 +18,7 @@ from zwicky.evaluation.label_draws import LabelDraw
 from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.probes import PROBES
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
-from zwicky.io import read_json, replacing, write_json, write_table
+from zwicky.io import read_json, write_array, write_json, write_table
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.finetune import fit_labels
@@ -96,7 +96,7 @@ class CellRunner:
         path = self.pretrain_folder(arm, draw) / f"{name}.npy"
         known = np.flatnonzero(self.task.known)
         if not path.exists():
-            _save(path, getattr(self.pretrained(arm, draw), name)(self.cutouts.take(known).images))
+            write_array(path, getattr(self.pretrained(arm, draw), name)(self.cutouts.take(known).images))
         stored = np.load(path, allow_pickle=False)
         features = np.full((len(self.cutouts), stored.shape[1]), np.nan, np.float32)
         features[known] = stored
@@ -162,12 +162,7 @@ class CellRunner:
         predict = network.outputs if self.task.is_regression else network.probabilities
         predicted = predict(test)
         if self.config.without_tta:
-            _save(folder / NO_TTA, predict(test, turns=False))
+            write_array(folder / NO_TTA, predict(test, turns=False))
         costs = {"used_probe": result.used_probe, "temperature": network.temperature}
         costs |= {**cost(result, network.backbone), "seconds": time.monotonic() - began}
         return predicted, costs
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array)

@@ -20,8 +20,9 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from zwicky.data.labels import GRADES
 from zwicky.errors import UserError
-from zwicky.grading.database import GRADES, OBJECT_COLUMNS, Judgements
+from zwicky.grading.database import OBJECT_COLUMNS, Judgements
 from zwicky.grading.render import AUTO, STRETCHES, render
 from zwicky.grading.session import Session
 from zwicky.io import read_json, read_settings

@@ -14,7 +14,6 @@ import pandas as pd
 
 from zwicky.errors import UserError
 
-GRADES = {"A": 3, "B": 2, "C": 1, "X": 0}  # certain, probable and possible lens; no lens
 OBJECT_COLUMNS = ("id", "repeat", "ra", "dec", "score", "stratum", "inclusion_probability", "truth")
 JUDGEMENT_COLUMNS = ("key", "grader", "grade", "subclass", "comment", "seconds", "time", "view")
 COLUMNS = (*OBJECT_COLUMNS, *JUDGEMENT_COLUMNS)

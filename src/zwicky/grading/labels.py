@@ -8,10 +8,9 @@ import pandas as pd
 
 from zwicky.data.catalog import read_catalog
 from zwicky.data.cutouts import Cutouts
-from zwicky.data.labels import Labels
+from zwicky.data.labels import GRADES, Labels
 from zwicky.data.splits import RANDOM_STRATUM, Split
 from zwicky.errors import UserError
-from zwicky.grading.database import GRADES
 
 CLASSES = ("nonlens", "lens")
 

@@ -6,19 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from astropy import units
-from astropy.coordinates import SkyCoord
 from astropy.table import Table
 
 from zwicky.data.cutouts import Cutouts
+from zwicky.data.duplicates import nearest_position
+from zwicky.data.labels import GRADES, LENS_GRADE
 from zwicky.errors import UserError
 from zwicky.grading.agreement import Reliability, krippendorff_alpha
-from zwicky.grading.database import GRADES
 from zwicky.grading.imports import match_ids, read_grades
 from zwicky.io import replacing, write_table
 
 TEAM = {"A": 2.5, "B": 1.5, "C": 0.5, "X": -np.inf}  # smallest mean of the graders
-LENS = 1.5  # a grade above this is a vote for a lens
 GRADES_COLUMNS = "id ra dec score grader grade subclass comment seconds time view".split()
 PROPERTIES = ("ra", "dec", "score", "stratum", "inclusion_probability")
 FORMATS = {".csv": "csv", ".fits": "fits", ".vot": "votable", ".xml": "votable"}
@@ -95,7 +93,7 @@ def grade_matrix(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _votes(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(values), np.nan, values > LENS)
+    return np.where(np.isnan(values), np.nan, values > LENS_GRADE)
 
 
 def reliability(calibration: pd.DataFrame, graders: pd.Index) -> Reliability | None:
@@ -146,14 +144,9 @@ def known_lenses(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
         return names
     known = pd.read_csv(Path(spec.origin).parent / "data" / "catalog.csv")
     names[:] = ""
-    rows = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-    if len(rows):
-        position = SkyCoord(ra[rows], dec[rows], unit="deg")
-        nearest, separation, _ = position.match_to_catalog_sky(
-            SkyCoord(known["RA [deg]"], known["DEC [deg]"], unit="deg")
-        )
-        is_near = separation < KNOWN_RADIUS * units.arcsec
-        names[rows[is_near]] = known["name"].astype(str).to_numpy()[nearest[is_near]]
+    known_ra, known_dec = (known[name].to_numpy(float) for name in ("RA [deg]", "DEC [deg]"))
+    rows = nearest_position(ra, dec, known_ra, known_dec, KNOWN_RADIUS)
+    names[rows >= 0] = known["name"].astype(str).to_numpy()[rows[rows >= 0]]
     return names
 
 
@@ -165,7 +158,7 @@ def grader_table(rows: pd.DataFrame, calibration: pd.DataFrame, repeats: pd.Data
         repeats["grade"].to_numpy() == first.reindex(keys).to_numpy(), index=keys.get_level_values(0), dtype=float
     )
     known = calibration[(calibration["grade"] != "") & (calibration["repeat"] == 0)]
-    right = (known["grade"].map(GRADES).astype(float) > LENS) == (known["truth"] == 1)
+    right = (known["grade"].map(GRADES).astype(float) > LENS_GRADE) == (known["truth"] == 1)
     graded = rows[rows["grade"] != ""].groupby("grader")
     table = pd.DataFrame({"graded": graded.size(), "median_seconds": graded["seconds"].median()})
     for name, truth in (("right_on_lenses", 1), ("right_on_others", 0)):

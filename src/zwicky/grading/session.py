@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 
 from zwicky.data.cutouts import Cutouts, batches
 from zwicky.data.labels import Labels, read_labels
+from zwicky.data.splits import RANDOM_STRATUM
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.grading.config import SessionConfig
@@ -52,7 +53,7 @@ def candidate_order(cutouts: Cutouts, table: pd.DataFrame, config: SessionConfig
     """Return all rows of the candidates in the order of `config`, the random stratum at its share throughout."""
     rng = numpy_rng(config.seed)
     shuffled = rng.permutation(len(table))
-    is_random = (table["stratum"] == "random").to_numpy()[shuffled]
+    is_random = (table["stratum"] == RANDOM_STRATUM).to_numpy()[shuffled]
     stratum, rows = shuffled[is_random], shuffled[~is_random]
     score = table["score"].to_numpy(float)[rows]
     if config.next in ("top", "uncertain") and not np.isfinite(score).all():

@@ -11,7 +11,7 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.evaluation.explore import central, neighbours
 from zwicky.io import write_text
 from zwicky.report import figures
-from zwicky.report.page import RANKED, Picture, make_environment
+from zwicky.report.page import RANKED, Picture, make_environment, show
 
 COLUMNS, ROWS = 20, 14  # tiles of the map
 ODDITIES = 24
@@ -44,7 +44,9 @@ def write_explore_page(
         size = int((table["cluster"] == number).sum())
         clusters[f"Cluster {number + 1}"] = (f"{size} objects", _show(cutouts, table, [row, *near[:7]]))
     oddest = table["oddity"].sort_values(ascending=False).index[:ODDITIES]
-    scored = table["score"].sort_values(ascending=False).index[:RANKED] if "score" in table else []
+    ranked = []
+    if "score" in table:
+        ranked = _show(cutouts, table, table["score"].sort_values(ascending=False).index[:RANKED], "score")
     page = (
         make_environment()
         .get_template("explore.html")
@@ -54,7 +56,7 @@ def write_explore_page(
             map=_map(cutouts, table),
             clusters=clusters,
             oddities=_show(cutouts, table, oddest, "oddity"),
-            ranked=_show(cutouts, table, scored, "score"),
+            ranked=ranked,
             facts=facts,
         )
     )
@@ -63,15 +65,9 @@ def write_explore_page(
 
 
 def _show(cutouts: Cutouts, table: pd.DataFrame, rows: Any, column: str = "") -> list[Picture]:
-    return [
-        Picture(
-            figures.data_uri(cutouts.images[int(row)], cutouts.bands),
-            str(table["id"].iloc[row]),
-            "",
-            float(table[column].iloc[row]) if column else 0.0,
-        )
-        for row in rows
-    ]
+    chosen = table.iloc[rows]
+    sheet = {"row": chosen.index, "id": chosen["id"], "label": "", "score": chosen[column] if column else 0.0}
+    return show(pd.DataFrame(sheet), cutouts)
 
 
 def _map(cutouts: Cutouts, table: pd.DataFrame) -> str:

@@ -1,7 +1,6 @@
 """The report: one self-contained HTML page about a benchmark. Layout and prose are in `templates/page.html`."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from zwicky.training.budget import budget_text
 EXAMPLES = 8  # pictures in a row
 GALLERY = 24  # pictures in the gallery, shared among the classes
 RANKED = 100  # pictures of the objects without a label
+NO_CUTOUTS = "No pictures: the cutouts were not found; give them with `zwicky report RUN --data STORE`."
 SHOWN = 6  # networks with drawings of their matches
 
 
@@ -113,15 +113,14 @@ def pictures(data: ReportData, cutouts: Cutouts | None) -> dict[str, dict[str, l
     `gallery` has a few of each class, evenly spaced in id, whatever their scores.
     """
     if cutouts is None:
-        raise NotRun("No pictures: the cutouts were not found; give them with `zwicky report RUN --data STORE`.")
+        raise NotRun(NO_CUTOUTS)
     cells = []
     for cell in data.predicted[data.first][data.featured[0].name]:
         labels = np.array(data.classes)[cell.truth] if data.classes else "test objects"
         score = cell.predicted[:, -1] if data.classes else np.abs(cell.predicted - cell.truth).mean(1)
         cells.append(pd.DataFrame({"id": cell.ids, "label": labels, "score": score}))
-    rows = pd.Series(range(len(cutouts)), index=cutouts.ids)
     table = pd.concat(cells).groupby(["id", "label"], as_index=False)["score"].mean()
-    table = table[table["id"].isin(rows.index)].sort_values("id")
+    table = table.assign(row=pd.Index(cutouts.ids).get_indexer(table["id"])).query("row >= 0").sort_values("id")
     if table.empty:
         raise NotRun("No pictures: none of the test objects is in these cutouts.")
     ranked = table.sort_values("score", ascending=False, kind="stable")
@@ -133,10 +132,11 @@ def pictures(data: ReportData, cutouts: Cutouts | None) -> dict[str, dict[str, l
         groups = {"Smallest error": ranked[::-1], "Largest error": ranked}
     n = max(2, min(EXAMPLES, GALLERY // table["label"].nunique()))
 
-    show = partial(_show, cutouts=cutouts, rows=rows)
+    examples = {title: group[:EXAMPLES] for title, group in groups.items() if len(group)}
+    gallery = {label: group.iloc[figures.spread(len(group), n)] for label, group in table.groupby("label")}
     return {
-        "examples": {title: show(group[:EXAMPLES]) for title, group in groups.items() if len(group)},
-        "gallery": {label: show(group.iloc[figures.spread(len(group), n)]) for label, group in table.groupby("label")},
+        "examples": {title: show(group, cutouts) for title, group in examples.items()},
+        "gallery": {label: show(group, cutouts) for label, group in gallery.items()},
     }
 
 
@@ -145,23 +145,26 @@ def ranked(data: ReportData, cutouts: Cutouts | None) -> dict[str, Any] | None:
     if not (data.path / "ranked.csv").exists():
         return None
     if cutouts is None:
-        raise NotRun("No pictures: the cutouts were not found; give them with `zwicky report RUN --data STORE`.")
+        raise NotRun(NO_CUTOUTS)
     table, network = read_table(data.path / "ranked.csv"), read_json(data.path / "ranking.json")
     top = table.head(RANKED)
     known = top["label"].dropna() if "label" in top else top["id"][:0]
     labels = top["label"].fillna("no label") if "label" in top else "no label"
-    sheet = pd.DataFrame({"id": top["id"].astype(str), "label": labels, "score": top["probability"]})
+    ids = top["id"].astype(str)
+    rows = pd.Index(cutouts.ids.astype(str)).get_indexer(ids)
+    sheet = pd.DataFrame({"row": rows, "id": ids, "label": labels, "score": top["probability"]}).query("row >= 0")
     return {
         "network": network,
         "quality": ranking_sentence(data, network["arm"], network["labels"]),
         "count": len(table),
         "known": len(known),
         "positive": int((known == data.classes[-1]).sum()),
-        "pictures": _show(sheet, cutouts, pd.Series(range(len(cutouts)), index=cutouts.ids.astype(str))),
+        "pictures": show(sheet, cutouts),
     }
 
 
-def _show(sheet: pd.DataFrame, cutouts: Cutouts, rows: pd.Series) -> list[Picture]:
-    """Return pictures of the objects of a table of id, label and score; `rows` are row numbers by id."""
-    uris = (figures.data_uri(cutouts.images[int(rows[name])], cutouts.bands) for name in sheet["id"])
-    return [Picture(uri, *row) for uri, row in zip(uris, sheet.itertuples(index=False), strict=True)]
+def show(sheet: pd.DataFrame, cutouts: Cutouts) -> list[Picture]:
+    """Return pictures of the objects of a table of row, id, label and score."""
+    uris = (figures.data_uri(cutouts.images[int(row)], cutouts.bands) for row in sheet["row"])
+    texts = sheet[["id", "label", "score"]].itertuples(index=False, name=None)
+    return [Picture(uri, str(name), label, float(score)) for uri, (name, label, score) in zip(uris, texts, strict=True)]

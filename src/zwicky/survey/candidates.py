@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from zwicky.data.cutouts import complete_table
+from zwicky.data.splits import RANDOM_STRATUM
 from zwicky.data.store import StoreWriter
-from zwicky.io import replacing
+from zwicky.io import write_array, write_table
+from zwicky.survey.parts import display_names
 
-TOP, RANDOM = "top", "random"
+TOP = "top"  # `stratum` of the highest scores
 COLUMNS = ["id", "file", "ra", "dec", "score", "spread"]
 
 
@@ -38,7 +40,7 @@ class Selection:
 
     def add(self, table: pd.DataFrame, images: np.ndarray, part: int, first: int) -> None:
         """Add cutouts `first`, first + 1, … of a part, with a score each."""
-        names = table["file"].where(table["file"] != "", table["id"])
+        names = display_names(table)
         position = np.arange(first, first + len(table))
         new = table[COLUMNS].assign(key=random_keys(names, self.seed), part=part, position=position)
         self.merge(new, {(part, row): image for row, image in zip(position.tolist(), images, strict=True)})
@@ -62,10 +64,8 @@ class Selection:
 
 def save_selection(path: Path, rows: pd.DataFrame, images: np.ndarray) -> None:
     """Write the selection of one part: `path` with the table, and `.npy` with the images beside it."""
-    with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as stream:
-        np.save(stream, images)
-    with replacing(path) as temporary:
-        rows.to_parquet(temporary, index=False)
+    write_array(path.with_suffix(".npy"), images)
+    write_table(path, rows)
 
 
 def write_candidates(folder: Path, out: Path, selection: Selection, scored: int, bands: tuple[str, ...]) -> int:
@@ -79,11 +79,10 @@ def write_candidates(folder: Path, out: Path, selection: Selection, scored: int,
         selection.merge(rows, dict(zip(places, images, strict=True)))
     rows = selection.rows
     is_top = np.arange(len(rows)) < selection.top
-    names = rows["file"].where(rows["file"] != "", rows["id"])
     table = rows[["ra", "dec", "score", "spread"]].assign(
-        id=rows["id"].where(~rows["id"].duplicated(keep=False), names),
+        id=rows["id"].where(~rows["id"].duplicated(keep=False), display_names(rows)),
         file=rows["file"],
-        stratum=np.where(is_top, TOP, RANDOM),
+        stratum=np.where(is_top, TOP, RANDOM_STRATUM),
         inclusion_probability=np.where(is_top, 1.0, (~is_top).sum() / max(scored - selection.top, 1)),
     )
     places = zip(rows["part"].tolist(), rows["position"].tolist(), strict=True)

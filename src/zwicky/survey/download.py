@@ -31,7 +31,7 @@ from zwicky.data.ingest import ingest
 from zwicky.data.labels import read_labels
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
-from zwicky.io import replacing, write_table
+from zwicky.io import replacing, write_set_aside, write_table
 from zwicky.progress import StepProgress
 from zwicky.survey.config import CutoutsConfig
 
@@ -157,9 +157,9 @@ def cutouts(
                 _write(out / file, downloader.fetch(row.ra, row.dec), row, config)
             except (_Refused, OSError) as error:
                 refused[file] = str(error)
-                write_table(aside, pd.DataFrame(refused.items(), columns=["file", "reason"]))
+                write_set_aside(aside, refused.items())
             progress.advance()
-    write_table(aside, pd.DataFrame(refused.items(), columns=["file", "reason"]))
+    write_set_aside(aside, refused.items())
     fetched = table.assign(file=files)[[(out / file).exists() for file in files]]
     if not len(fetched):
         raise UserError(f"nothing could be fetched: {next(iter(refused.values()))}; see {aside}")

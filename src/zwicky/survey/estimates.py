@@ -12,20 +12,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from astropy import units
-from astropy.coordinates import SkyCoord
 from scipy.stats import beta
 
 from zwicky.data.catalog import read_catalog
 from zwicky.data.columns import as_text, find_column, find_position_columns, parse_positions
+from zwicky.data.duplicates import nearest_position
+from zwicky.data.labels import GRADES, LENS_GRADE
+from zwicky.data.splits import RANDOM_STRATUM
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.io import read_json, write_table
-from zwicky.survey.candidates import RANDOM, TOP
+from zwicky.survey.candidates import TOP
 
-GRADES = {"A": 3.0, "B": 2.0, "C": 1.0, "X": 0.0}
-LENS = 1.5  # the smallest mean grade of a lens: A and B
-RADIUS = 1.0  # arcsec within which a known lens is a cutout
 SIZES = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)  # of the tops that are reported
 
 
@@ -80,7 +78,7 @@ def estimate(
     return pd.DataFrame(rows)
 
 
-def evaluate_grades(scores: Path, grades: Path, known: Path | None = None, lens: float = LENS) -> str:
+def evaluate_grades(scores: Path, grades: Path, known: Path | None = None, lens: float = LENS_GRADE) -> str:
     """Write `estimates.csv` into a directory of scores, and return what it says in a few lines.
 
     Args:
@@ -100,7 +98,7 @@ def evaluate_grades(scores: Path, grades: Path, known: Path | None = None, lens:
         raise UserError(f"no object of {grades} is in {scores / 'candidates'}; grade these candidates")
     verdict = (mean >= lens).astype(float).where(mean.notna()).to_numpy(float)
     is_top = (candidates["stratum"] == TOP).to_numpy()
-    rest = verdict[(candidates["stratum"] == RANDOM).to_numpy() & ~np.isnan(verdict)]
+    rest = verdict[(candidates["stratum"] == RANDOM_STRATUM).to_numpy() & ~np.isnan(verdict)]
     table = estimate(verdict[is_top], rest, scored - int(is_top.sum()))
     thresholds = candidates["score"].to_numpy()[table["top"] - 1]
     table.insert(1, "score", thresholds)
@@ -123,32 +121,26 @@ def _mean_grades(path: Path) -> pd.Series:
     if "grade_mean" in table:
         values = pd.to_numeric(table["grade_mean"], errors="coerce")
     else:
-        values = table["grade"].astype(str).str.strip().map(GRADES)
+        values = table["grade"].astype(str).str.strip().map(GRADES).astype(float)
     return values.groupby(as_text(table["id"])).mean()
 
 
 def known_scores(scores: Path, known: Path) -> np.ndarray:
-    """Return the scores of the cutouts that are known lenses, by id or within RADIUS, each lens once."""
+    """Return the scores of the cutouts that are known lenses, by id or within 1″, each lens once."""
     table = read_catalog(known)
     ids, pair = find_column(list(table), "id"), find_position_columns(list(table))
     if not ids and not pair:
         raise UserError(f"{known} has neither ids nor positions; name its columns id, or ra and dec")
-    best = np.full(len(table), np.nan)
-    sky = None
-    if pair:
-        ra, dec, _ = parse_positions(table, pair)
-        located = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-        sky = SkyCoord(ra[located], dec[located], unit="deg") if len(located) else None
+    best, unknown = np.full(len(table), np.nan), np.full(len(table), np.nan)
+    ra, dec, _ = parse_positions(table, pair) if pair else (unknown, unknown, 0)
     for path in sorted(scores.glob("part-*.parquet")):
         part = pq.read_table(path, columns=["id", "ra", "dec", "score"]).to_pandas()
         score_of = part.drop_duplicates("id").set_index("id")["score"]
         if ids:
             best = np.fmax(best, as_text(table[ids]).map(score_of).to_numpy(float))
-        part = part[np.isfinite(part["ra"]) & np.isfinite(part["dec"])]
-        if sky is not None and len(part):
-            row, separation, _ = sky.match_to_catalog_sky(SkyCoord(part["ra"], part["dec"], unit="deg"))
-            near = separation < RADIUS * units.arcsec
-            best[located[near]] = np.fmax(best[located[near]], part["score"].to_numpy()[row[near]])
+        rows = nearest_position(ra, dec, part["ra"].to_numpy(float), part["dec"].to_numpy(float))
+        near = rows >= 0
+        best[near] = np.fmax(best[near], part["score"].to_numpy()[rows[near]])
     return best[np.isfinite(best)]
 
 

@@ -24,7 +24,6 @@ from zwicky.survey.config import ScoreConfig
 from zwicky.training.network import Network
 
 BLOCK = 512  # cutouts read at a time
-MAX_INVALID = 0.5  # a larger share of invalid pixels is not scored
 HEALPIX = "_healpix_29"  # the pixel of order 29 (nested) in HATS catalogues
 
 Listed = list[tuple[str, str]]  # (file or id, reason) of cutouts that cannot be scored
@@ -102,7 +101,7 @@ class SurveyData:
         for images, table, listed in self._store_blocks(part) if not part.units else self._file_blocks(part):
             reasons = self._reasons(images, table)
             good = reasons == ""
-            names = table["file"].where(table["file"] != "", table["id"])
+            names = display_names(table)
             listed = listed + [*zip(names[~good], reasons[~good], strict=True)]
             table = table.drop(columns="pixel_scale")
             yield Block(images if good.all() else images[good], table[good].reset_index(drop=True), listed)
@@ -117,7 +116,7 @@ class SurveyData:
         if images.dtype.kind == "f" and not np.isfinite(images.sum(dtype=np.float64)):
             invalid = ~np.isfinite(images)
             share, absent = invalid.mean((1, 2, 3)), invalid.all((2, 3))
-            for row in np.flatnonzero(share > MAX_INVALID):
+            for row in np.flatnonzero(share > IngestConfig.max_invalid):
                 reasons[row] = f"{share[row]:.0%} of its pixels are invalid"
             for row in np.flatnonzero(absent.any(1)):
                 reasons[row] = f"lacks the bands {', '.join(np.array(self.form.bands)[absent[row]])}"
@@ -188,6 +187,11 @@ def read_images(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], tupl
         images.append(record.image)
         bands = record.bands or tuple(f"band{number}" for number in range(1, len(record.image) + 1))
     return images, bands
+
+
+def display_names(table: pd.DataFrame) -> pd.Series:
+    """Return the file of each cutout, or its id where it comes from a store."""
+    return table["file"].where(table["file"] != "", table["id"])
 
 
 def _until(items: Iterator[Any], last: int | None) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from zwicky.errors import UserError
-from zwicky.io import replacing, write_table
+from zwicky.io import replacing, write_array, write_set_aside
 from zwicky.progress import StepProgress
 from zwicky.survey.parts import SurveyData
 from zwicky.training.network import load_network
@@ -60,11 +60,10 @@ def predict(
             file, reason = listed[0] if listed else (data, "is empty")
             raise UserError(f"nothing in {data} can be scored: {file} {reason}")
         if features is not None:
-            with replacing(features) as array, array.open("wb") as stream:
-                np.save(stream, np.concatenate(vectors))
+            write_array(features, np.concatenate(vectors))
     aside = out.with_name(f"{out.stem}_set_aside.csv")
     if listed:
-        write_table(aside, pd.DataFrame(listed, columns=["file", "reason"]))
+        write_set_aside(aside, listed)
     else:
         aside.unlink(missing_ok=True)
     return count, len(listed)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ import pandas as pd
 import torch
 
 from zwicky.errors import UserError
-from zwicky.io import read_json, replacing, write_json, write_table
+from zwicky.io import read_json, write_array, write_json, write_set_aside, write_table
 from zwicky.parallel import map_parts, part_of
 from zwicky.progress import StepProgress
 from zwicky.survey.candidates import Selection, save_selection, write_candidates
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.ensemble import Ensemble, Training, training_features
-from zwicky.survey.parts import Listed, Part, SurveyData
+from zwicky.survey.parts import Part, SurveyData, display_names
 from zwicky.training.distributed import device
 from zwicky.training.network import WEIGHTS
 from zwicky.training.provenance import file_digest
@@ -90,8 +91,7 @@ def score(
     _write_settings(out, runs, survey, config)
     if training is not None and not (out / TRAINING).exists():
         features = training_features(runs[0], ensemble.networks[0], training, ensemble.turns)
-        with replacing(out / TRAINING) as temporary, temporary.open("wb") as stream:
-            np.save(stream, features)
+        write_array(out / TRAINING, features)
     job = _Job(runs, replace(survey, parts=(), listed=[]), out.absolute(), config)
     parts = part_of(survey.parts, part)
     missing = [one for one in parts if not _table_path(out, one.number).exists()]
@@ -168,7 +168,7 @@ def _score_part(job: _Job, part: Part) -> int:
             scores, found = ensemble(block.images)
             table = pd.concat([block.table, scores], axis=1)
             good = np.isfinite(table[ensemble.columns]).all(axis=1).to_numpy()
-            names = table["file"].where(table["file"] != "", table["id"])[~good]
+            names = display_names(table)[~good]
             listed += block.listed + [(name, "the network gives no finite number") for name in names]
             table = table[good]
             if selects:
@@ -177,19 +177,14 @@ def _score_part(job: _Job, part: Part) -> int:
             features.append(found[good].astype(np.float16))
             count += len(table)
     if config.features:
-        with replacing(out / f"features-{part.number:05d}.npy") as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.concatenate(features))
+        write_array(out / f"features-{part.number:05d}.npy", np.concatenate(features))
     if selects:
         save_selection(out / "selection" / f"{part.number:05d}.parquet", *selection.pop_part(part.number))
     if listed:
-        write_table(out / "set_aside" / f"{part.number:05d}.csv", _listing(listed))
+        write_set_aside(out / "set_aside" / f"{part.number:05d}.csv", listed)
     scored = pd.concat(tables, ignore_index=True)
     write_table(_table_path(out, part.number), scored if part.units else scored.drop(columns="file"))
     return count
-
-
-def _listing(listed: Listed) -> pd.DataFrame:
-    return pd.DataFrame(listed, columns=["file", "reason"])
 
 
 def _finish(out: Path, survey: SurveyData, config: ScoreConfig, selects: bool) -> None:
@@ -198,8 +193,8 @@ def _finish(out: Path, survey: SurveyData, config: ScoreConfig, selects: bool) -
 
     scored = sum(pq.read_metadata(_table_path(out, part.number)).num_rows for part in survey.parts)
     parts = [pd.read_csv(path, dtype=str) for path in sorted((out / "set_aside").glob("*.csv"))]
-    listed = pd.concat([_listing(survey.listed), *parts])
-    write_table(out / "set_aside.csv", listed)
+    listed = [*survey.listed, *chain.from_iterable(part.itertuples(index=False, name=None) for part in parts)]
+    write_set_aside(out / "set_aside.csv", listed)
     count = 0
     if selects and scored and config.top + config.random:
         shutil.rmtree(out / "candidates", ignore_errors=True)

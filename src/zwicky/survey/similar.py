@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
+from astropy.coordinates import angular_separation
 
+from zwicky.data.duplicates import SAME_POSITION
 from zwicky.errors import UserError
 from zwicky.io import read_json, write_table
 from zwicky.report.explore import write_gallery
@@ -25,7 +27,6 @@ from zwicky.training.provenance import file_digest
 
 BLOCK = 1024  # rows compared at a time: float32 copies that stay in the cache
 SAMPLE = 20_000  # rows that mean, standard deviation and negatives are estimated from
-RADIUS = 1.0  # arcsec, within which a position finds a cutout
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,12 @@ class Features:
         return pd.concat(found).sort_index()
 
     def find(self, examples: Sequence[str]) -> np.ndarray:
-        """Return the rows of examples: ids, or positions `RA,DEC` in degrees (the nearest within RADIUS).
+        """Return the rows of examples: ids, or positions `RA,DEC` in degrees (the nearest within SAME_POSITION).
 
         UserError if there is no such cutout.
         """
         positions = [_position(text) for text in examples]
-        rows, best = np.full(len(examples), -1), np.full(len(examples), RADIUS)
+        rows, best = np.full(len(examples), -1), np.full(len(examples), SAME_POSITION)
         start = 0
         for path in self.tables:
             table = pd.read_parquet(path, columns=["id", "ra", "dec"])
@@ -103,7 +104,7 @@ class Features:
             start += len(table)
         for text, row in zip(examples, rows, strict=True):
             if row < 0:
-                raise UserError(f'no cutout has the id {text!r}, or a position within {RADIUS:g}" of it')
+                raise UserError(f'no cutout has the id {text!r}, or a position within {SAME_POSITION:g}" of it')
         return rows
 
 
@@ -120,11 +121,9 @@ def _position(text: str) -> tuple[float, float] | None:
 
 
 def _separation(table: pd.DataFrame, ra: float, dec: float) -> np.ndarray:
-    """Separation of the rows from a position (degrees) in arcsec, by the haversine formula."""
+    """Separation of the rows from a position (degrees) in arcsec."""
     a, d = np.deg2rad(table["ra"].to_numpy(float)), np.deg2rad(table["dec"].to_numpy(float))
-    a0, d0 = np.deg2rad(ra), np.deg2rad(dec)
-    h = np.sin((d - d0) / 2) ** 2 + np.cos(d) * np.cos(d0) * np.sin((a - a0) / 2) ** 2
-    return np.rad2deg(2 * np.arcsin(np.sqrt(np.minimum(h, 1)))) * 3600
+    return np.rad2deg(angular_separation(a, d, np.deg2rad(ra), np.deg2rad(dec))) * 3600
 
 
 def similar(

@@ -13,12 +13,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from astropy import units
-from astropy.coordinates import SkyCoord
 from safetensors import SafetensorError, safe_open
 
 from zwicky.data.cutouts import STANDARD_COLUMNS, Cutouts
-from zwicky.data.duplicates import SAME_POSITION
+from zwicky.data.duplicates import nearest_position
 from zwicky.errors import UserError
 from zwicky.io import replacing
 
@@ -95,12 +93,8 @@ def find_leaked(cutouts: Cutouts, rows: np.ndarray, objects: TrainingObjects) ->
     table, trained = _identity(cutouts, rows), objects.table
     leaked = np.array(table["pixel_hash"].isin(trained["pixel_hash"].dropna()))
     leaked |= pd.MultiIndex.from_frame(table[["store", "id"]]).isin(pd.MultiIndex.from_frame(trained[["store", "id"]]))
-    here, there = (part[["ra", "dec"]].dropna().astype(float) for part in (table, trained))
-    if len(here) and len(there):
-        position, catalog = (SkyCoord(part["ra"], part["dec"], unit="deg") for part in (here, there))
-        separation = position.match_to_catalog_sky(catalog)[1]
-        leaked[here.index] |= separation < SAME_POSITION * units.arcsec
-    return leaked
+    here, there = (part[["ra", "dec"]].to_numpy(float, na_value=np.nan).T for part in (table, trained))
+    return leaked | (nearest_position(*here, *there) >= 0)
 
 
 def check_no_leakage(cutouts: Cutouts, rows: np.ndarray, objects: TrainingObjects, purpose: str) -> None:
