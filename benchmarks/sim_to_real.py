@@ -42,7 +42,7 @@ from zwicky.methods import MethodConfig
 from zwicky.simulate.stream import open_data
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
-from zwicky.training.finetune import fit_labels
+from zwicky.training.fit_labels import fit_labels
 from zwicky.training.linear_probe import fit_logistic
 from zwicky.training.network import Network
 from zwicky.training.pretrain import new_backbone, pretrain

@@ -25,7 +25,7 @@ from zwicky.errors import UserError
 from zwicky.methods import MethodConfig
 from zwicky.rng import seed_torch
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
-from zwicky.training.finetune import divide_labels, fit_labels
+from zwicky.training.fit_labels import divide_labels, fit_labels
 from zwicky.training.network import Network, load_network
 from zwicky.training.pretrain import pretrain
 from zwicky.training.task import Task

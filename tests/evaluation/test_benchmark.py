@@ -132,6 +132,21 @@ def test_numbers_are_benchmarked_like_classes(store, tmp_path):
     assert result.data["targets"] == targets
 
 
+def test_self_training_is_compared_with_its_teacher(store, tmp_path):
+    config = small_config(self_training=["vit"], labels=[20], draws=1, probes=[])
+    result = benchmark(config, store, tmp_path / "run", quiet=True)
+    arms = ["dino-vit-finetune", "dino-vit-self-training", "vit-supervised", "vit-self-training"]
+    assert result.results["arm"].tolist()[:4] == arms
+    assert result.results["steps"].tolist()[:4] == [3] * 4
+    pairs = set(zip(result.comparisons["arm"], result.comparisons["reference"], strict=True))
+    assert {(arms[1], arms[0]), (arms[1], arms[2]), (arms[3], arms[2]), (arms[0], arms[2])} <= pairs
+    assert not {(arms[0], arms[3]), (arms[2], arms[3])} & pairs
+    assert not list((tmp_path / "run").glob("**/teacher"))
+    for trained, teacher in ((1, 0), (3, 2)):
+        predicted = [result.predictions(arms[k], 20, 0)["p_lens"].to_numpy() for k in (trained, teacher)]
+        assert not np.allclose(*predicted)
+
+
 def ssl(networks=()):
     return replace(small_config().methods["dino"], networks=list(networks))
 

@@ -24,7 +24,8 @@ from zwicky.methods.dino import DINO
 from zwicky.methods.supervised import Supervised
 from zwicky.training import provenance
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
-from zwicky.training.finetune import PROBE_VIEWS, finetune, fit_labels
+from zwicky.training.finetune import finetune
+from zwicky.training.fit_labels import PROBE_VIEWS, fit_labels
 from zwicky.training.linear_probe import LinearProbe
 from zwicky.training.network import Network, load_network
 from zwicky.training.pretrain import pretrain

@@ -20,8 +20,8 @@ class Arm:
 
     method: str  # short name of the pretraining in the recipe, or of the baseline; empty for a network from scratch
     backbone: str  # short name of the network in the recipe; empty for a baseline on pixels
-    protocol: Literal["finetune", "linear", "knn", "blocks", "scratch", "baseline"]  # how it learns from labels
-    kind: Literal["ssl", "supervised", "baseline"]
+    protocol: Literal["finetune", "self_training", "linear", "knn", "blocks", "scratch", "baseline"]
+    kind: Literal["ssl", "semi", "supervised", "baseline"]  # semi: self-trained, without any pretraining
     title: str
     tta: bool = True  # whether it is tested with test-time augmentation, the mean over the eight views of D4
 
@@ -30,13 +30,20 @@ class Arm:
         """Short unique name, e.g. `dino-vit-finetune`."""
         if self.protocol == "baseline":
             return self.method.replace("_", "-")
-        protocol = "supervised" if self.protocol == "scratch" else self.protocol
+        protocol = {"scratch": "supervised", "self_training": "self-training"}.get(self.protocol, self.protocol)
         return "-".join(filter(None, [self.method, self.backbone, protocol, "" if self.tta else "no-tta"]))
 
     @property
     def trains_network(self) -> bool:
         """Whether a network is trained on the labels, rather than a classifier on top of its features."""
-        return self.protocol in ("finetune", "scratch")
+        return self.protocol in ("finetune", "self_training", "scratch")
+
+    @property
+    def teacher(self) -> "Arm":
+        """The arm whose networks label the images that a self-trained arm learns from."""
+        if self.kind == "ssl":
+            return replace(self, protocol="finetune", tta=True)
+        return replace(self, protocol="scratch", kind="supervised", tta=True)
 
 
 def make_arms(config: BenchmarkConfig) -> list[Arm]:
@@ -49,11 +56,15 @@ def make_arms(config: BenchmarkConfig) -> list[Arm]:
             title = next((title for title in METHODS if title.lower() == options.method.name), options.method.name)
             title += f"{'' if method == options.method.name else f' ({method})'} pretraining, {network}"
             arms.append(Arm(method, network, "finetune", "ssl", f"{title}, fine-tuned"))
+            if network in config.self_training:
+                arms.append(Arm(method, network, "self_training", "ssl", f"{title}, fine-tuned, self-trained"))
             arms += [
                 Arm(method, network, probe, "ssl", f"{title}, frozen, {PROBE_TITLES[probe]}") for probe in config.probes
             ]
         source = "its weights" if backbone.pretrained else "scratch"
         arms.append(Arm("", network, "scratch", "supervised", f"{network} from {source}"))
+        if network in config.self_training:
+            arms.append(Arm("", network, "self_training", "semi", f"{network} from {source}, self-trained"))
     if config.without_tta:
         single = {a: replace(a, tta=False, title=f"{a.title}, without TTA") for a in arms if a.trains_network}
         arms = [one for arm in arms for one in (arm, single.get(arm)) if one is not None]
@@ -72,14 +83,16 @@ def make_arms(config: BenchmarkConfig) -> list[Arm]:
 def compared_arms(arms: Sequence[Arm], compare_with: str = "") -> list[tuple[str, str]]:
     """Return the pairs (arm, reference) to compare.
 
-    Each use of a pretrained network with the same network from scratch, and with each baseline; and every arm with the
-    arm of the network `compare_with` that was trained in the same way.
+    Each use of a pretrained network and of images without labels with the same network from scratch, and with each
+    baseline; each self-trained network with its teacher; and every arm with the arm of the network `compare_with` that
+    was trained in the same way.
     """
     baselines = [arm.name for arm in arms if arm.kind == "baseline"]
     pairs = []
-    for arm in (arm for arm in arms if arm.kind == "ssl"):
+    for arm in (arm for arm in arms if arm.kind in ("ssl", "semi")):
         scratch = [a.name for a in arms if a.kind == "supervised" and (a.backbone, a.tta) == (arm.backbone, arm.tta)]
-        pairs += [(arm.name, reference) for reference in [*scratch, *baselines]]
+        teacher = [arm.teacher.name] if arm.protocol == "self_training" else []
+        pairs += [(arm.name, reference) for reference in dict.fromkeys([*scratch, *teacher, *baselines])]
     networks = [arm for arm in arms if arm.kind != "baseline"]
     for arm in networks:
         same = [a.name for a in networks if a == replace(arm, backbone=compare_with, title=a.title)]
@@ -97,6 +110,7 @@ def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
                 f"label_views {window}; give both the same, or networks from scratch would see other images"
             )
     networks = {f"methods.{method}.networks": options.networks for method, options in config.methods.items()}
+    networks["self_training"] = config.self_training
     networks["compare_with"] = [config.compare_with] if config.compare_with else []
     for setting, names in networks.items():
         for name in set(names) - set(config.backbones):

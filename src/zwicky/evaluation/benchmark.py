@@ -114,14 +114,15 @@ def spend_on_benchmark(
             return lambda path: runner.fit(arm, fit, first, most, path)[1]["step_seconds"]
 
         result = []
-        networks = [arm for arm in arms if arm.trains_network and arm.tta]
+        networks = [arm for arm in arms if arm.trains_network and arm.tta and arm.protocol != "self_training"]
         for name, options in config.methods.items():
             used = {arm.backbone: arm for arm in arms if arm.kind == "ssl" and arm.method == name}
             runs = [(len({runner.pretrain_folder(arm, d) for d in draws}), pretraining(arm)) for arm in used.values()]
             result.append(Fits(options.train, len(first.pretrain_rows(cutouts)), runs))
         for kind, fit in (("ssl", config.finetune), ("supervised", config.scratch), ("baseline", config.convnet)):
             if fit is not None and (used_by := [arm for arm in networks if arm.kind == kind]):
-                trials = [(len(draws) * len(set(first.fit_counts)), fitting(arm, fit)) for arm in used_by]
+                count = len(draws) * len(set(first.fit_counts))
+                trials = [(count * (1 + (arm.backbone in config.self_training)), fitting(arm, fit)) for arm in used_by]
                 result.append(Fits(fit.train, len(first.rows(cutouts, most)[0]), trials))
         return result
 

@@ -3,7 +3,6 @@
 import shutil
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,16 @@ from zwicky.evaluation.probes import PROBES
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
 from zwicky.io import read_json, write_array, write_json, write_table
 from zwicky.training import provenance
+from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig, PretrainConfig
-from zwicky.training.finetune import fit_labels
-from zwicky.training.network import Network, save_network
+from zwicky.training.fit_labels import fit_labels
+from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network, pretrain
+from zwicky.training.self_training import self_train
 from zwicky.training.task import Task
 
 NO_TTA = "no_tta.npy"  # predictions of a cell without test-time augmentation
+TEACHER = "teacher"  # folder of the network of a cell, until the self-trained cell has learned from it
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class CellRunner:
             row |= {"history": warning} if (warning := self._history(arm, draw).warning) else {}
             write_json(folder / "result.json", row)
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        if arm.protocol == "self_training":
+            shutil.rmtree(self._cell(arm.teacher, draw, labels) / TEACHER, ignore_errors=True)
         return read_json(folder / "result.json")
 
     def pretrain_seed(self, draw: LabelDraw) -> int:
@@ -106,9 +110,7 @@ class CellRunner:
         """The training objects of the weights that an arm starts from."""
         if arm.kind == "ssl":
             return provenance.read(self.pretrain_folder(arm, draw))
-        return provenance.of_weights(
-            self.config.backbones[arm.backbone].pretrained if arm.kind == "supervised" else None
-        )
+        return provenance.of_weights(None if arm.kind == "baseline" else self.config.backbones[arm.backbone].pretrained)
 
     def _cell(self, arm: Arm, draw: LabelDraw, labels: int) -> Path:
         return self.folder / "cells" / cell_key(arm.name, labels, draw.index)
@@ -122,7 +124,8 @@ class CellRunner:
             same = {name: row[name] for name in ("pretrain_seed", *COST_COLUMNS) if name != "seconds"}
             return np.load(with_tta / NO_TTA, allow_pickle=False), same
         if arm.trains_network:
-            fit = {"ssl": self.config.finetune, "supervised": self.config.scratch}.get(arm.kind, self.config.convnet)
+            fit = self.config.convnet if arm.kind == "baseline" else self.config.scratch
+            fit = self.config.finetune if arm.kind == "ssl" else fit
             assert fit is not None, "there is no such arm without its fit"
             predicted, fit_costs = self.fit(arm, fit, draw, labels, folder)
             return predicted, costs | fit_costs
@@ -151,11 +154,24 @@ class CellRunner:
         provenance.check_no_leakage(self.cutouts, draw.test_rows(self.cutouts), history, "the test")
         began = time.monotonic()  # pretraining is shared by many cells and counted by itself
         views = replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
-        learn = partial(fit_labels, seed=self.config.seed + draw.index, folder=folder, quiet=self.quiet)
-        rows = draw.rows(self.cutouts, labels)
-        network, result = learn(start, self.cutouts, self.task, *rows, views, fit, title=folder.name)
+        (fit_rows, select_rows), pool = draw.rows(self.cutouts, labels), draw.pretrain_rows(self.cutouts)
+        uses = {"fit": fit_rows, "select": select_rows, "normalise": pool}
+
+        def learn(
+            start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path
+        ) -> tuple[Network, FitResult]:
+            data, seed = (self.cutouts, task, rows, select_rows), self.config.seed + draw.index
+            return fit_labels(start, *data, views, fit, seed=seed, folder=folder, title=folder.name, quiet=self.quiet)
+
+        if arm.protocol == "self_training":
+            teacher = load_network(self._cell(arm.teacher, draw, labels) / TEACHER)
+            uses["pseudo_label"] = pool = np.setdiff1d(pool, select_rows)
+            network, result = self_train(learn, teacher, start, self.cutouts, self.task, fit_rows, pool, fit, folder)
+        else:
+            network, result = learn(start, self.task, fit_rows, fit, folder)
+            if arm.backbone in self.config.self_training:
+                save_network(folder / TEACHER, network)
         if self.config.keep_networks:
-            uses = {"fit": rows[0], "select": rows[1], "normalise": draw.pretrain_rows(self.cutouts)}
             provenance.write(folder, provenance.record(self.cutouts, uses, history))
             save_network(folder, network)
         test = self.cutouts.take(draw.test_rows(self.cutouts)).images

@@ -79,6 +79,8 @@ class BenchmarkConfig:
         label_views: augmentation while training on labels, the same for every arm.
         finetune: fine-tuning of pretrained networks.
         scratch: training of the same networks from random weights.
+        self_training: short names of the backbones to train a second time, on the labels and on their predictions of
+            the images without (noisy student, arXiv:1911.04252).
         convnet: training of a ResNet-18 from random weights; null leaves it out.
         baselines: pca_linear, pca_boosting, radial_colour, modes.
         correspondence: number of test objects for region correspondence of each pretrained network; 0 leaves it out.
@@ -107,6 +109,7 @@ class BenchmarkConfig:
     label_views: ViewsConfig = field(default_factory=augmentation_for_labels)
     finetune: FitConfig = field(default_factory=fit_from_pretrained)
     scratch: FitConfig = field(default_factory=lambda: FitConfig(train=replace(FitConfig().train, layer_decay=1.0)))
+    self_training: list[str] = field(default_factory=list)
     convnet: FitConfig | None = None
     baselines: list[str] = field(default_factory=lambda: ["pca_linear", "modes"])
     correspondence: int = 0

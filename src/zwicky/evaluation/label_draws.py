@@ -13,7 +13,7 @@ from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, fold_splits, holdout_split, label_subsets, write_split
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import write_table
-from zwicky.training.finetune import divide_labels
+from zwicky.training.fit_labels import divide_labels
 
 PRETRAIN_ROLES = ("train", "unlabelled")
 

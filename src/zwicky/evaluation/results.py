@@ -43,10 +43,10 @@ T = TypeVar("T")
 ARM_COLUMNS = (
     "arm",  # short name, unique: e.g. dino-vit-finetune
     "title",  # the same for people: "DINO pretraining, vit, fine-tuned"
-    "kind",  # ssl | supervised | baseline
+    "kind",  # ssl | semi | supervised | baseline
     "method",  # the short name of the method in the recipe, or the baseline
     "backbone",  # the short name of the network in the recipe
-    "protocol",  # finetune | linear | knn | blocks | scratch | baseline
+    "protocol",  # finetune | self_training | linear | knn | blocks | scratch | baseline
     "tta",  # whether the network was tested with test-time augmentation
     "labels",
     "draw",

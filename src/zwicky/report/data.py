@@ -16,7 +16,7 @@ from zwicky.evaluation.bootstrap import Bootstrap, Cell, Interval, Replicates
 from zwicky.evaluation.metrics import roc_curve
 from zwicky.evaluation.results import BenchmarkResult, read_table
 
-KINDS = ("ssl", "supervised", "baseline")
+KINDS = ("ssl", "semi", "supervised", "baseline")
 METRICS = ("accuracy", "auc", "tpr0", "tpr10", "ece", "nll", "mae", "r2")
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)  # false-positive rates at which purity is given
 ROC_POINTS = 150
@@ -127,7 +127,8 @@ class ReportData(BenchmarkResult):
         """Return the best supervised arm at the fewest labels that is no reference, a network or a simple model."""
         references = [self.reference(arm) for arm in self.arms if arm.kind == "ssl"]
         values = {}
-        for arm in [arm for arm in self.arms if arm.kind != "ssl" and arm.tta and arm not in references]:
+        supervised = [arm for arm in self.arms if arm.kind in ("supervised", "baseline") and arm.tta]
+        for arm in [arm for arm in supervised if arm not in references]:
             estimate = self.estimate(arm, self.first, self.main_metrics[0])
             if estimate and (arm.protocol == "scratch") == network:
                 values[arm] = estimate.value

@@ -119,6 +119,7 @@ class FitConfig:
         head: initialisation of the head: random, or probe, a linear regression on the frozen features (LP-FT,
             arXiv:2202.10054). If fine-tuning does not improve on the probe on the held-out labels, the probe is kept.
             Vector and spin-2 targets always start at random.
+        self_training: rounds of self-training, where images without labels are learned from.
     """
 
     train: TrainConfig = field(
@@ -130,6 +131,7 @@ class FitConfig:
     select_most: int = 400
     label_smoothing: float = 0.05
     head: Literal["random", "probe"] = "random"
+    self_training: int = 1
 
     def __post_init__(self) -> None:
         fractions = ("select", "label_smoothing")
@@ -156,6 +158,8 @@ class FinetuneConfig:
         normalisation: scaling of the pixel values, in a recipe; null with a run.
         views: augmentation; null crop and image_size are those of the pretrained network.
         fit: training and selection.
+        unlabelled: train the network a second time, on its labels and on its own predictions of the images of the
+            split's roles train and unlabelled (self-training; the labels of those are not read).
         labels: number of labels, those for selection included; 0 means all of the split's role train.
         targets: columns to regress, a list of names, vector:X/Y or spin2:FIRST/SECOND; empty for classification.
         balanced: draw the same number of labels from each class.
@@ -169,6 +173,7 @@ class FinetuneConfig:
     normalisation: NormalisationConfig | None = None
     views: ViewsConfig = field(default_factory=augmentation_for_labels)
     fit: FitConfig = field(default_factory=fit_from_pretrained)
+    unlabelled: bool = False
     labels: int = 0
     targets: list[str] = field(default_factory=list)
     balanced: bool = False

@@ -1,214 +1,31 @@
-"""Fine-tuning: a backbone, pretrained or new, and a head are fitted to n labels.
-
-With `head: probe` this is LP-FT (Kumar et al. 2022, arXiv:2202.10054): linear probing, then fine-tuning from it.
-"""
+"""`zwicky finetune`: a network, pretrained or new, is fitted to n labels of a split."""
 
 from __future__ import annotations
 
 import copy
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from zwicky import backbones
-from zwicky.augment.augment import Augment
-from zwicky.augment.config import ViewsConfig
-from zwicky.backbones.base import Backbone, LinearHead
-from zwicky.data.cutouts import Cutouts, Images, batches
+from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
-from zwicky.data.splits import RANDOM_STRATUM, Split, fit_select, label_subsets
+from zwicky.data.splits import RANDOM_STRATUM, Split, label_subsets
 from zwicky.errors import UserError
-from zwicky.methods.base import Method
-from zwicky.methods.supervised import Supervised, TargetScaler
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training import provenance
-from zwicky.training.calibration import cross_entropy, fit_temperature
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FinetuneConfig, FitConfig
-from zwicky.training.distributed import autocast, rank, run_on_rank_zero
-from zwicky.training.linear_probe import LinearProbe
-from zwicky.training.loader import TrainingSet
-from zwicky.training.loop import add_warning, fit
-from zwicky.training.network import WEIGHTS, Network, eval_mode, load_network, save_network
+from zwicky.training.distributed import rank
+from zwicky.training.fit_labels import divide_labels, fit_labels
+from zwicky.training.loop import add_warning
+from zwicky.training.network import WEIGHTS, Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network
 from zwicky.training.run import Run, fingerprint, to_plain
+from zwicky.training.self_training import self_train
 from zwicky.training.task import Task
-
-PROBE_VIEWS = 8  # augmented views of each image that the probe is fitted to, as long as …
-PROBE_ROWS = 4096  # … there are no more than this many in all
-
-
-def fit_labels(
-    start: Network,
-    cutouts: Cutouts,
-    task: Task,
-    fit_rows: np.ndarray,
-    select_rows: np.ndarray,
-    views: ViewsConfig,
-    config: FitConfig,
-    *,
-    seed: int,
-    folder: Path,
-    title: str,
-    quiet: bool = False,
-) -> tuple[Network, FitResult]:
-    """Fit the backbone of `start` (in place) and a new head to labels.
-
-    Args:
-        start: network with the backbone and the normalisation to start from.
-        cutouts: the data set.
-        task: what is learned.
-        fit_rows: rows of `cutouts` to train on.
-        select_rows: rows that select the weights and the temperature; with none, the last weights are returned.
-        views: augmentation.
-        config: the fit.
-        seed: seed of the head, order and augmentation.
-        folder: receives `metrics.csv` and `checkpoint/`; a fit interrupted there resumes.
-        title: name for the progress bar and messages.
-        quiet: show no progress.
-
-    Returns:
-        (network, result): the fitted network, or its linear probe where that is better on `select_rows`.
-    """
-    seed_torch(seed)
-    start.backbone.set_trainable()  # a teacher's has no gradients
-    method = _supervised(start.backbone, task, task.truth[fit_rows], config)
-    augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
-    start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)
-    select_images, select_truth = cutouts.images[select_rows], task.truth[select_rows]
-    selects = len(select_rows) > 0
-
-    probe: Network | None = None
-    if config.head == "probe" and isinstance(method.head, LinearHead) and _can_probe(task, fit_rows):
-        images, truth = cutouts.take(fit_rows).images, task.truth[fit_rows]
-        if selects:
-            init_from_probe(method, start.features(images)[None], truth, task, seed)
-            probe = _network(copy.deepcopy(method), start, task)
-        x = augmented_features(start.backbone, augment, images, fit_rows, seed, config.train.precision)
-        init_from_probe(method, x, truth, task, seed)
-
-    def evaluate(learner: Method) -> dict[str, float]:
-        outputs = _network(learner, start, task).outputs(select_images, turns=False)
-        if task.is_regression:
-            return {"select_loss": _mean_error(outputs, select_truth, method.scaler)}
-        accuracy = float((outputs.argmax(1) == select_truth).mean())
-        return {"select_loss": cross_entropy(outputs, select_truth), "select_accuracy": accuracy}
-
-    result = fit(
-        method,
-        TrainingSet(cutouts.images, fit_rows, torch.from_numpy(task.learned)),
-        augment,
-        config.train,
-        seed=seed,
-        folder=folder,
-        title=title,
-        evaluate=evaluate if selects else None,
-        keep_lowest="select_loss" if selects else None,
-        quiet=quiet,
-    )
-    network = _network(method, start, task)
-    if not selects:
-        return network, result
-    loss = calibrate(network, select_images, select_truth)
-    probe_loss = calibrate(probe, select_images, select_truth) if probe else np.inf
-    if probe is None or loss <= probe_loss:
-        return network, result
-    result.used_probe = True
-    result.warnings.append(
-        f"fine-tuning did not improve on the linear probe (validation loss {loss:.3f} vs {probe_loss:.3f}); "
-        "keeping the probe"
-    )
-    return probe, result
-
-
-def calibrate(network: Network, images: np.ndarray, truth: np.ndarray) -> float:
-    """Set the temperature of a classifier from held-out labels; return the loss on them.
-
-    The loss is the cross-entropy at that temperature or, of regressed values, the mean absolute error in standard
-    deviations.
-    """
-    network.temperature, loss = run_on_rank_zero(partial(_temperature_and_loss, network, images, truth))
-    return loss
-
-
-def _temperature_and_loss(network: Network, images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    outputs = network.outputs(images)
-    if network.targets:
-        return 1.0, _mean_error(outputs, truth, network.scaler)
-    temperature = fit_temperature(outputs, truth)
-    return temperature, cross_entropy(outputs / temperature, truth)
-
-
-def _mean_error(outputs: np.ndarray, truth: np.ndarray, scaler: TargetScaler) -> float:
-    """Mean absolute error of regressed values [N, columns] in standard deviations of the training ones."""
-    return float(np.abs((outputs - truth) / scaler.std).mean())
-
-
-def _supervised(backbone: Backbone, task: Task, truth: np.ndarray, config: FitConfig) -> Supervised:
-    """The method that learns `task`; the scale of regressed columns is that of `truth`."""
-    if not task.is_regression:
-        return Supervised(backbone, classes=task.n_outputs, label_smoothing=config.label_smoothing)
-    scaler = TargetScaler.fit(truth, task.targets, backbone.invariant)
-    return Supervised(backbone, targets=task.targets, scaler=scaler)
-
-
-def _network(method: Method, start: Network, task: Task) -> Network:
-    """`start` with the backbone and the head of a fit."""
-    assert isinstance(method, Supervised)
-    return replace(
-        start,
-        backbone=method.backbone,
-        head=method.head,
-        classes=task.classes,
-        targets=task.targets,
-        scaler=method.scaler if task.is_regression else TargetScaler(),
-        temperature=1.0,
-    )
-
-
-def _can_probe(task: Task, rows: np.ndarray) -> bool:
-    """Whether a linear model can be fitted: vectors and spins have none, a single class neither."""
-    if task.is_regression:
-        return all(target.kind == "scalar" for target in task.targets)
-    return len(np.unique(task.truth[rows])) > 1
-
-
-def init_from_probe(method: Supervised, features: np.ndarray, truth: np.ndarray, task: Task, seed: int) -> None:
-    """Set the linear head to the probe on features [views, n, D] of n objects with classes or values `truth`."""
-    objects = np.tile(np.arange(len(truth)), len(features))
-    if task.is_regression:
-        truth = method.scaler.transform(truth)
-    x = features.reshape(len(objects), -1)
-    weight, bias = LinearProbe.fit(x, truth[objects], task, groups=objects, seed=seed).to_linear()
-    assert isinstance(method.head, LinearHead)
-    method.head.set_linear(*(torch.from_numpy(values).float() for values in (weight, bias, x)))
-
-
-@torch.no_grad()
-def augmented_features(
-    backbone: Backbone, augment: Augment, images: Images, rows: np.ndarray, seed: int, precision: str
-) -> np.ndarray:
-    """Return features [views, n, D] float32 of augmented views of n images; `rows` are their row numbers.
-
-    A probe of features averaged over views has weights far too large for single views: the average keeps small
-    differences which augmentation and bfloat16 do not. Fine-tuning from it would first undo what was learned.
-    """
-    device = next(backbone.parameters()).device
-    views = max(1, min(PROBE_VIEWS, PROBE_ROWS // max(len(rows), 1)))
-    x = np.empty((views, len(rows), backbone.dim), np.float32)
-    with eval_mode(backbone):
-        for number, batch in enumerate(batches(len(rows), 256)):
-            raw, batch_rows = torch.from_numpy(images[batch]).to(device), torch.from_numpy(rows[batch]).to(device)
-            for view in range(views):
-                crops = augment(raw, batch_rows, seed=seed, step=number * views + view).crops
-                with autocast(backbone, precision):
-                    pooled = backbone(crops[0], patch_tokens=False).pooled
-                x[view, batch] = pooled.float().cpu().numpy()
-    return x
 
 
 def finetune(
@@ -250,7 +67,7 @@ def finetune(
     files = {"start": start and start / WEIGHTS, "backbone.pretrained": source}
     settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
-    pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None else rows[:0]
+    pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None or config.unlabelled else rows[:0]
     data = fingerprint(cutouts, np.concatenate([rows, pool]), task.learned[rows])
     run = Run(out, "finetune", settings, config.seed, data, files)
     if run.finished:
@@ -269,20 +86,20 @@ def finetune(
         pretrained.backbone = backbones.create(**pretrained.backbone.config)
     strata = Labels(dict.fromkeys(ids, "known")) if task.is_regression else labels  # regression needs no class labels
     fit_rows, select_rows = map(cutouts.rows_of, divide_labels(ids, strata, config.fit, config.draw, split))
-    network, result = fit_labels(
-        pretrained,
-        cutouts,
-        task,
-        fit_rows,
-        select_rows,
-        replace(config.views, crop=config.views.crop or pretrained.views.crop, image_size=pretrained.views.image_size),
-        replace(config.fit, head="random") if from_scratch else config.fit,
-        seed=config.seed,
-        folder=out,
-        title="finetune",
-        quiet=quiet,
-    )
-    uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if len(pool) else {})
+    uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if start is None else {})
+    crop = config.views.crop or pretrained.views.crop
+    views = replace(config.views, crop=crop, image_size=pretrained.views.image_size)
+    fit = replace(config.fit, head="random") if from_scratch else config.fit
+
+    def learn(start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path) -> tuple[Network, FitResult]:
+        data, seed = (cutouts, task, rows, select_rows), config.seed
+        return fit_labels(start, *data, views, fit, seed=seed, folder=folder, title="finetune", quiet=quiet)
+
+    network, result = learn(copy.deepcopy(pretrained), task, fit_rows, fit, out)
+    if config.unlabelled:
+        uses["pseudo_label"] = unlabelled = np.setdiff1d(pool, select_rows)
+        folder = out / "self-training"
+        network, result = self_train(learn, network, pretrained, cutouts, task, fit_rows, unlabelled, fit, folder)
     objects = provenance.record(cutouts, uses, before)
     for warning in (objects.warning, pretrained.normalisation.warning):
         add_warning(result.warnings, warning)
@@ -307,16 +124,6 @@ def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_
     views = config.views.resolved(cutouts.size)
     backbone = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
     return new_network(backbone, config.normalisation, cutouts, rows, views, config.seed)
-
-
-def divide_labels(
-    ids: np.ndarray, labels: Labels, fit: FitConfig, seed: int, split: Split
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divide the n labelled ids into (training, selection of weights and temperature)."""
-    if not fit.select:
-        return ids, ids[:0]
-    share = min(fit.select, fit.select_most / max(len(ids), 1))
-    return fit_select(ids, labels, share, seed=seed, groups=split.groups)
 
 
 def _draw_labels(config: FinetuneConfig, cutouts: Cutouts, labels: Labels, split: Split, task: Task) -> np.ndarray:

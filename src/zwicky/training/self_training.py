@@ -1,0 +1,96 @@
+"""Self-training: a fitted network labels the images without labels, and the same network learns anew from both.
+
+The noisy student of Xie et al. 2020 (arXiv:1911.04252) with soft pseudo-labels: the teacher's calibrated
+probabilities, the mean over its test views, are learned from augmented views.
+"""
+
+import copy
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from zwicky.data.cutouts import Cutouts
+from zwicky.errors import UserError
+from zwicky.training.checkpoint import FitResult
+from zwicky.training.config import FitConfig
+from zwicky.training.loop import add_warning
+from zwicky.training.network import Network
+from zwicky.training.task import Task
+
+LABELLED = 0.25  # share of a batch, on average, that has true labels
+DRIFT = 0.15  # distance (total variation) of the classes of pseudo-labels and labels above which a warning is given
+
+
+Learn = Callable[[Network, Task, np.ndarray, FitConfig, Path], tuple[Network, FitResult]]
+
+
+def self_train(
+    learn: Learn,
+    teacher: Network,
+    start: Network,
+    cutouts: Cutouts,
+    task: Task,
+    fit_rows: np.ndarray,
+    unlabelled: np.ndarray,
+    config: FitConfig,
+    folder: Path,
+) -> tuple[Network, FitResult]:
+    """Fit `start` to the labels of `fit_rows` and to pseudo-labels of `unlabelled`, whose labels are not read.
+
+    Args:
+        learn: `fit_labels` of a network, task, rows, fit and folder, with everything else given.
+        teacher: network fitted to `fit_rows`; of a later round it is the last student.
+        start: network that the teacher was fitted from; a copy is fitted, for as many steps as the teacher.
+        cutouts: the data set.
+        task: the classes.
+        fit_rows: rows of `cutouts` with labels to train on.
+        unlabelled: rows to pseudo-label, those of `fit_rows` left out; not those that select the weights.
+        config: the fit; `self_training` is the number of rounds.
+        folder: as of `fit_labels`; earlier rounds have folders in it while they run.
+
+    Raises:
+        UserError: if `task` is a regression or there is nothing to pseudo-label.
+    """
+    rows = np.setdiff1d(unlabelled, fit_rows)
+    if task.is_regression:
+        raise UserError("self-training learns from pseudo-labels of classes; leave it out of a regression")
+    if not len(rows):
+        raise UserError("self-training: no image is without a label; ingest more images or leave it out")
+    copies = max(round(LABELLED / (1 - LABELLED) * len(rows) / len(fit_rows)), 1)
+    both, steps = np.concatenate([np.tile(fit_rows, copies), rows]), config.train.steps(len(fit_rows))
+    config = replace(config, train=replace(config.train, min_steps=steps, max_steps=steps, pflops=0.0))
+    result, drift = FitResult(), None
+    for number in range(config.self_training, 0, -1):
+        predicted = teacher.probabilities(cutouts.take(rows).images)
+        learned, drift = pseudo_labelled(task, fit_rows, rows, predicted), _drift(task, fit_rows, predicted)
+        where = folder if number == 1 else folder / f"before{number - 1}"
+        teacher, result = learn(copy.deepcopy(start), learned, both, config, where)
+    for path in folder.glob("before*"):
+        shutil.rmtree(path)
+    add_warning(result.warnings, drift)
+    return teacher, result
+
+
+def _drift(task: Task, fit_rows: np.ndarray, predicted: np.ndarray) -> str | None:
+    """A warning if the classes of pseudo-labels are not those of labels, the sign of confirmation bias."""
+    labelled, expected = np.bincount(task.truth[fit_rows], minlength=task.n_outputs) / len(fit_rows), predicted.mean(0)
+    if np.abs(labelled - expected).sum() / 2 <= DRIFT:
+        return None
+    k = int((expected - labelled).argmax())
+    percent = f"{100 * expected[k]:.0f} % of pseudo-labels are {task.classes[k]!r}, but {100 * labelled[k]:.0f} %"
+    return (
+        f"self-training: {percent} of the labels; unless the images without labels are another population, the network "
+        "confirms its own mistakes"
+    )
+
+
+def pseudo_labelled(task: Task, fit_rows: np.ndarray, rows: np.ndarray, probabilities: np.ndarray) -> Task:
+    """Return `task` with the true labels of `fit_rows` and the `probabilities` [len(rows), classes] of `rows` alone."""
+    truth, soft = np.full_like(task.truth, -1), np.zeros((len(task.truth), task.n_outputs), np.float32)
+    truth[fit_rows], truth[rows] = task.truth[fit_rows], probabilities.argmax(1)
+    soft[fit_rows] = np.eye(task.n_outputs)[task.truth[fit_rows]] if task.soft is None else task.soft[fit_rows]
+    soft[rows] = probabilities
+    return replace(task, truth=truth, soft=soft)

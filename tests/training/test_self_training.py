@@ -1,0 +1,109 @@
+"""Self-training: what is learned of which images, and that nobody else's label is read."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zwicky.errors import UserError
+from zwicky.evaluation.results import read_table
+from zwicky.methods.supervised import Supervised
+from zwicky.training import provenance
+from zwicky.training.checkpoint import FitResult
+from zwicky.training.finetune import finetune
+from zwicky.training.self_training import pseudo_labelled
+from zwicky.training.self_training import self_train as train_by_itself
+from zwicky.training.task import Task
+
+
+@pytest.fixture
+def self_train(tmp_path, data, finetune_config, pretrain_config):
+    """A function that fits a new small network to 20 labels of `data`, with and without self-training, in a folder."""
+    cutouts, labels, split = data
+
+    def run(name, unlabelled=True, rounds=2, targets=()):
+        config = finetune_config(labels=20, targets=targets, checkpoint_seconds=0.0)
+        config.backbone, config.unlabelled = pretrain_config().backbone, unlabelled
+        config.fit.self_training = rounds
+        return finetune(config, None, cutouts, labels, split, tmp_path / name, quiet=True)
+
+    return run
+
+
+def test_labels_are_true_where_given_and_predicted_elsewhere():
+    task = Task(np.array([0, 1, 1, 0, -1]), ("a", "b"))
+    predicted = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
+    learned = pseudo_labelled(task, np.array([1, 0]), np.array([2, 4]), predicted)
+    assert learned.truth.tolist() == [0, 1, 1, -1, 0]  # the fourth is not used
+    assert np.allclose(learned.soft, [[1, 0], [0, 1], [0.2, 0.8], [0, 0], [0.6, 0.4]])
+
+
+def test_no_other_label_is_read(tmp_path, data, finetune_config):
+    """Every label outside the draw is turned round, and the students are given the same to learn."""
+    cutouts, labels, split = data
+    rows, pool = np.arange(12), cutouts.rows_of(split.ids("train"))
+    given = []
+
+    class Teacher:
+        def probabilities(self, images):
+            return np.stack([np.full(len(images), 0.3), np.full(len(images), 0.7)], 1)
+
+    def learn(start, task, rows, config, folder):
+        given.append((task.truth.copy(), task.soft.copy(), rows, config.train.steps(len(rows))))
+        return Teacher(), FitResult()
+
+    config = finetune_config(steps=7).fit
+    task = Task.classification(cutouts, labels)
+    turned = np.where(np.isin(np.arange(len(cutouts)), rows), task.truth, 1 - task.truth)
+    for truth in (task.truth, turned):
+        known = dataclasses.replace(task, truth=truth)
+        _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, tmp_path)
+    (truth, soft, both, steps), other = given
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(given[0], other, strict=True))
+    assert steps == 7
+    assert set(both) == set(pool) | set(rows)
+    assert np.isin(both, rows).mean() == pytest.approx(0.25, abs=0.05)
+    assert np.allclose(soft[np.setdiff1d(pool, rows)], [0.3, 0.7])
+    assert np.array_equal(truth[rows], task.truth[rows])
+    assert "70 % of pseudo-labels are" in result.warnings[0]  # but half of the labels
+    with pytest.raises(UserError, match="no image"):
+        train_by_itself(learn, Teacher(), None, cutouts, task, rows, rows, config, tmp_path)
+
+
+def test_what_was_pseudo_labelled_is_recorded(tmp_path, self_train, data):
+    split = data[2]
+    for name, unlabelled in (("with", True), ("without", False)):
+        self_train(name, unlabelled=unlabelled, rounds=1)
+    used = provenance.read(tmp_path / "with").table.groupby("use")["id"].agg(set)
+    assert used["pseudo_label"] == set(split.ids("train", "unlabelled")) - used["select"]
+    assert "pseudo_label" not in set(provenance.read(tmp_path / "without").table["use"])
+    weights = [load_file(tmp_path / name / "network.safetensors") for name in ("with", "without")]
+    assert not all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch):
+    self_train("whole")
+    after_step, steps = Supervised.after_step, []
+
+    def interrupt(method, progress):
+        steps.append(progress)
+        if len(steps) in (3, 9, 14):
+            raise KeyboardInterrupt
+        after_step(method, progress)
+
+    monkeypatch.setattr(Supervised, "after_step", interrupt)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            self_train("parts")
+    self_train("parts")
+    for file in ("network.safetensors", "metrics.csv", "self-training/metrics.csv"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+    assert len(read_table(tmp_path / "whole" / "self-training" / "metrics.csv")) > 0
+    assert not list((tmp_path / "whole").glob("**/before*"))
+
+
+def test_regression_is_refused(self_train):
+    with pytest.raises(UserError, match="regression"):
+        self_train("numbers", targets=["flux"])
