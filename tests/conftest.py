@@ -31,6 +31,8 @@ def small_options(name):
         return {}
     if name == "hybrid_vit":
         return SMALL_VIT | {"stem": (8, 8, 16)}
+    if name == "polar_swin":
+        return {"width": 16, "depths": (2, 2), "heads": (1, 2), "window": 2, "radii": 8, "angles": 32, "stem": (8, 16)}
     return dict(SMALL_STAGES if "swin" in name else SMALL_POLAR if "polar" in name else SMALL_VIT)
 
 

@@ -8,7 +8,10 @@ from scipy.ndimage import map_coordinates
 from zwicky import d4
 from zwicky.augment.views import Target, transform_targets
 from zwicky.backbones.polar import find_centre, polar_points, sample_polar
+from zwicky.backbones.polar_swin import SectorBlock
 from zwicky.errors import UserError
+
+networks = pytest.mark.parametrize("name", ["polar_vit", "polar_swin"])
 
 
 def randomise_statistics(module):
@@ -55,8 +58,9 @@ def test_points_are_exactly_symmetric(spacing):
 
 @pytest.mark.parametrize("size", [16, 33, 48])
 @pytest.mark.parametrize("options", [{}, {"spacing": "log"}, {"radius": 0.7}, {"centre": "brightest"}])
-def test_pooled_features_are_exactly_invariant(size, options, small_backbone):
-    backbone = randomise_statistics(small_backbone("polar_vit", bands=2, image_size=size, **options))
+@networks
+def test_pooled_features_are_exactly_invariant(size, options, name, small_backbone):
+    backbone = randomise_statistics(small_backbone(name, bands=2, image_size=size, **options))
     images = torch.randn(4, 2, size, size) * torch.tensor([0.1, 1.0, 3.0, 10.0])[:, None, None, None]
     with torch.no_grad():
         pooled = torch.stack([backbone(turned).pooled for turned in d4.apply(images)])
@@ -64,8 +68,9 @@ def test_pooled_features_are_exactly_invariant(size, options, small_backbone):
     assert pooled[0].std(0).max() > 1e-2  # it tells images apart
 
 
-def test_without_mirror_symmetric_kernels_only_rotations_are_exact(small_backbone):
-    backbone = randomise_statistics(small_backbone("polar_vit", mirror=False))
+@networks
+def test_without_mirror_symmetric_kernels_only_rotations_are_exact(name, small_backbone):
+    backbone = randomise_statistics(small_backbone(name, mirror=False))
     assert not backbone.invariant
     with torch.no_grad():
         pooled = torch.stack([backbone(turned).pooled for turned in d4.apply(torch.randn(4, 3, 32, 32))])
@@ -88,8 +93,9 @@ def test_any_rotation_of_a_smooth_image_changes_little(small_backbone):
     assert (turned - turned[0]).norm(dim=1).max() < 0.1 * (other - turned[0]).norm()
 
 
-def test_masked_patches_are_hidden_before_the_stem(small_backbone):
-    backbone = randomise_statistics(small_backbone("polar_vit", bands=1))
+@networks
+def test_masked_patches_are_hidden_before_the_stem(name, small_backbone):
+    backbone = randomise_statistics(small_backbone(name, bands=1))
     mask = torch.zeros(1, *backbone.grid(32), dtype=torch.bool)
     mask[0, 0] = True  # the centre
     images = torch.randn(1, 1, 32, 32)
@@ -99,12 +105,14 @@ def test_masked_patches_are_hidden_before_the_stem(small_backbone):
         assert not torch.allclose(backbone(images).pooled, backbone(changed).pooled, atol=1e-3)
         assert torch.equal(backbone(images, mask=mask).pooled, backbone(changed, mask=mask).pooled)
         kept = torch.arange(backbone.grid(32)[1], mask[0].numel())[None]
-        assert torch.equal(backbone.visible(images, kept), backbone.visible(changed, kept))
+        if name == "polar_vit":
+            assert torch.equal(backbone.visible(images, kept), backbone.visible(changed, kept))
 
 
-def test_directed_targets_turn_with_the_image(small_backbone):
+@networks
+def test_directed_targets_turn_with_the_image(name, small_backbone):
     targets = (Target(("a",)), Target(("x", "y"), "vector"), Target(("e1", "e2"), "spin2"))
-    backbone = randomise_statistics(small_backbone("polar_vit", bands=1))
+    backbone = randomise_statistics(small_backbone(name, bands=1))
     head = backbone.prediction_head(5, targets)
     images = torch.randn(4, 1, 32, 32)
     with torch.no_grad():
@@ -145,3 +153,45 @@ def test_patches_lie_where_their_pixels_do(spacing, small_backbone):
         image[..., y - 1 : y + 2, x - 1 : x + 2] = 1
         light = torch.nn.functional.adaptive_avg_pool2d(backbone.canvas(image), (height, width)).flatten()
         assert light.argmax() == backbone.patch_at(torch.tensor([x, y]).double(), 32)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("angles", [8, 16])
+def test_sector_attention_is_the_formula_in_loops(shifted, angles):
+    """A sector of four of eight angles does not tile a quarter of the circle: the whole circle is one sector then."""
+    torch.manual_seed(0)
+    block = SectorBlock(8, 2, (3, angles), sector=4, shifted=shifted, drop=0.0).eval()
+    maps, sector = torch.randn(2, 3, angles, 8), 4 if angles == 16 else 8
+    shift = 2 if shifted and angles == 16 else 0
+    normed = block.norm1(maps)
+    q, k, v = block.attn.qkv(normed).unflatten(3, (3, 2, 4)).unbind(3)
+    expected = torch.empty_like(maps)
+    for r in range(3):
+        for a in range(angles):
+            first = (a - shift) // sector * sector + shift
+            cells = [(i, (first + j) % angles) for i in range(3) for j in range(sector)]
+            for head in range(2):
+                apart = [min(abs(a - b), angles - abs(a - b)) for _, b in cells]
+                bias = torch.stack([block.bias[head, r - i + 2, d] for (i, _), d in zip(cells, apart, strict=True)])
+                keys = torch.stack([k[:, i, j, head] for i, j in cells], 1)
+                weights = ((keys @ q[:, r, a, head, :, None])[..., 0] / 2 + bias).softmax(1)
+                values = torch.stack([v[:, i, j, head] for i, j in cells], 1)
+                expected[:, r, a, 4 * head : 4 * head + 4] = (weights[..., None] * values).sum(1)
+    expected = maps + block.attn.proj(expected)
+    expected = expected + block.mlp(block.norm2(expected))
+    assert torch.allclose(block(maps), expected, atol=1e-5)
+    received = block.attention_received(maps)
+    assert torch.allclose(received.sum((2, 3)), torch.ones(2, 2), atol=1e-5)
+
+
+def test_positions_are_relative_in_angle(small_backbone):
+    """A shift of the canvas by whole patches shifts the tokens, across the seam too."""
+    backbone = randomise_statistics(small_backbone("polar_swin", bands=1))
+    canvas = torch.randn(1, 1, 8, 32)
+    with torch.no_grad():
+        tokens = []
+        for shift in (0, 8, 24):
+            backbone.canvas = lambda images, shift=shift: canvas.roll(shift, 3)
+            tokens.append(backbone(torch.zeros(1, 1, 32, 32)).patch_tokens)
+    assert torch.allclose(tokens[1], tokens[0].roll(1, 2), atol=1e-5)
+    assert torch.allclose(tokens[2], tokens[0].roll(3, 2), atol=1e-5)

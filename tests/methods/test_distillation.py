@@ -85,7 +85,8 @@ def by_hand(method, views):
     return view, region, raw[valid.flatten()].mean(0), targets
 
 
-LOSSES = [("dino", "vit_tiny", 32, 2, {}), ("dino", "polar_vit", 32, 2, {}), ("ibot", "polar_vit", 32, 1, {})]
+LOSSES = [("dino", network, 32, 2, {}) for network in ("vit_tiny", "polar_vit", "polar_swin")]
+LOSSES += [("ibot", network, 32, 1, {}) for network in ("polar_vit", "polar_swin")]
 LOSSES += [
     ("ibot", *case, {"shared_head": shared, "batch_norm": norm})
     for case in (("vit_tiny", 32, 2), ("vit_tiny", 16, 0), ("swin_tiny", 32, 1))
@@ -93,7 +94,7 @@ LOSSES += [
 ]
 LOSSES += [
     ("esvit", network, 32, local, {"region_weight": weight})
-    for network in ("vit_tiny", "swin_tiny", "resnet18", "polar_vit")
+    for network in ("vit_tiny", "swin_tiny", "resnet18", "polar_vit", "polar_swin")
     for local, weight in ((0, 0.5), (2, 0.5), (2, 0.1))
 ]
 
@@ -223,7 +224,7 @@ def test_the_teacher_has_no_drop_path(tiny_vit):
 
 
 @pytest.mark.parametrize(("name", "options"), TEACHERS)
-@pytest.mark.parametrize("network", ["vit_tiny", "swin_tiny", "polar_vit"])
+@pytest.mark.parametrize("network", ["vit_tiny", "swin_tiny", "polar_vit", "polar_swin"])
 def test_teacher_and_centres_move_as_in_the_papers(name, options, network, make, views_for):
     method = make(name, options, network, momentum=0.9, **({} if name == "byol" else {"batch_norm": True}))
     optimizer = torch.optim.SGD((p for p in method.parameters() if p.requires_grad), lr=0.1)

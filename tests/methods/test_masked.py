@@ -63,9 +63,9 @@ def test_loss_is_the_mean_over_masked_valid_pixels(name, batch, bands, patch, ra
     assert torch.isfinite(metrics["constant_loss"])
 
 
-@pytest.mark.parametrize("name", ["simmim", "mae"])
-def test_on_a_polar_network_patches_are_those_of_its_canvas(name, small_backbone, make_views):
-    method = methods.create(name, small_backbone("polar_vit", bands=2), **(DECODER if name == "mae" else {})).eval()
+@pytest.mark.parametrize(("name", "network"), [("simmim", "polar_vit"), ("simmim", "polar_swin"), ("mae", "polar_vit")])
+def test_on_a_polar_network_patches_are_those_of_its_canvas(name, network, small_backbone, make_views):
+    method = methods.create(name, small_backbone(network, bands=2), **(DECODER if name == "mae" else {})).eval()
     views = make_views(batch=3, local=0, bands=2, masking=method.needs.masking)
     views.valid[0] = (torch.arange(32) < 20).expand_as(views.crops[0])
     x, mask, backbone = views.crops[0], views.masks[0], method.backbone

@@ -84,7 +84,7 @@ def test_other_bands_and_scales_are_refused(make_network):
         make_network(head=None)[0].probabilities(cutouts.images)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny", "polar_vit", "swin_tiny", "resnet18"])
+@pytest.mark.parametrize("name", ["vit_tiny", "polar_vit", "polar_swin", "swin_tiny", "resnet18"])
 def test_block_features_are_mean_and_spread_of_the_tokens(make_network, name):
     network, cutouts = make_network(name)
     read = network.block_features(cutouts.images)

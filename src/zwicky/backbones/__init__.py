@@ -23,6 +23,7 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "d4_vit": ("d4.vit.D4ViT", {}),
     "d4_swin": ("d4.swin.D4Swin", {}),
     "polar_vit": ("polar.PolarViT", {}),
+    "polar_swin": ("polar_swin.PolarSwin", {}),
     "hybrid_vit": ("vit.ViT", {"width": 128, "depth": 4, "heads": 2, "pool": "mean", "stem": (32, 64, 96)}),
 }
 
@@ -33,7 +34,7 @@ class BackboneConfig:
 
     Args:
         name: vit_tiny, vit_small, vit_base, beit_base, swin_tiny, swin_small, d4_vit, d4_swin, polar_vit,
-            hybrid_vit or resnet18.
+            polar_swin, hybrid_vit or resnet18.
         options: keywords of that backbone, for example {patch_size: 8, depth: 6}.
         pretrained: weights to start from: the name of a timm model, hf-hub:OWNER/NAME or a file in timm's layout;
             null starts from random ones.
@@ -57,10 +58,11 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
             Of vit and beit: pool, cls for the [CLS] token or mean for the mean of the patch tokens (masked image
             modelling does not train [CLS]). Of vit: layer_scale, the initial value of LayerScale or 0 for none
             (DINOv2, arXiv:2304.07193, has 1e-5 and a patch_size of 14), and registers, the number of tokens besides
-            [CLS] (arXiv:2309.16588). Of vit and swin: stem, the channels of convolutions of stride 2 in place of the
-            patch embedding (arXiv:2106.14881); hybrid_vit is a small vit with one. Of swin and d4_swin: window (in
-            cells; every other block shifts windows by half of it), depths and heads, one of each per stage, and
-            stages, to keep only so many of them (0: all).
+            [CLS] (arXiv:2309.16588). Of vit, swin and the d4 ones (channels of each of the
+            eight group elements): stem, the channels of convolutions of stride 2 in place of the patch embedding
+            (arXiv:2106.14881); hybrid_vit is a small vit with one. Of swin, d4_swin and polar_swin: window (in cells;
+            every other block shifts windows by half of it), depths and heads, one of each per stage, and stages, to
+            keep only so many of them (0: all). Of polar_vit and polar_swin: see `PolarBackbone`.
     """
     if name not in BACKBONES:
         raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")

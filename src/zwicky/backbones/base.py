@@ -226,6 +226,23 @@ def conv_stem(convolutions: Sequence[nn.Conv2d], width: int) -> nn.Sequential:
     return nn.Sequential(*chain(*layers), nn.Conv2d(convolutions[-1].out_channels, width, 1))
 
 
+def check_stem(stem: Sequence[int], patch_size: int) -> None:
+    """Raise UserError unless convolutions of stride 2 make patches of this size."""
+    if stem and 2 ** len(stem) != patch_size:
+        raise UserError(
+            f"backbone: a stem of {len(stem)} convolutions makes patches of {2 ** len(stem)} px; "
+            f"take patch_size {2 ** len(stem)}"
+        )
+
+
+def hide_patches(images: Tensor, mask: Tensor | None, patch_size: int) -> Tensor:
+    """Return images with the masked patches [B, h, w] set to 0."""
+    if mask is None:
+        return images
+    hidden = mask.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
+    return images.masked_fill(hidden[:, None], 0.0)
+
+
 class TimmBackbone(Backbone):
     """A network of timm's in `net`, whose weights keep timm's names.
 
@@ -257,12 +274,8 @@ class TimmBackbone(Backbone):
         if not stem:
             self.model_args = args
             self.net.patch_embed.proj = PatchProjection(bands, width, patch_size, patch_size)
-        elif self.stem_patch != patch_size:
-            raise UserError(
-                f"backbone: a stem of {len(stem)} convolutions makes patches of {self.stem_patch} px; "
-                f"take patch_size {self.stem_patch}"
-            )
         else:
+            check_stem(stem, patch_size)
             channels = zip((bands, *stem), stem, strict=False)
             convolutions = [nn.Conv2d(one, other, 3, 2, 1, bias=False) for one, other in channels]
             self.net.patch_embed.proj = conv_stem(convolutions, width)
@@ -272,10 +285,7 @@ class TimmBackbone(Backbone):
 
     def _hide(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """Return images with the masked patches [B, h, w] set to 0 if the patches overlap, as those of a stem do."""
-        if mask is None or not self.stem_patch:
-            return images
-        hidden = mask.repeat_interleave(self.stem_patch, 1).repeat_interleave(self.stem_patch, 2)
-        return images.masked_fill(hidden[:, None], 0.0)
+        return hide_patches(images, mask, self.stem_patch) if self.stem_patch else images
 
     def timm_config(self) -> dict[str, Any] | None:
         """Return architecture, classifier and model_args for timm; None if it has no such network."""

@@ -164,18 +164,14 @@ class PolarPixelDecoder(PixelDecoder):
         return unpatchify(self.linear(features.patch_tokens).unflatten(3, self.shape))
 
 
-class PolarViT(Backbone):
-    """A transformer over (radius, angle) patches. Pooled features are the mean of the normed patch tokens.
-
-    Positions are known in radius by a learned embedding and relative in angle by a depth-wise convolution
-    (arXiv:2102.10882) that is circular in angle.
+class PolarBackbone(Backbone):
+    """A network over (radius, angle) patches: resampling, stem, positions in radius, heads and decoder.
 
     Args:
         bands: channels of the images.
-        image_size: side in pixels of the images it is built for; other sizes are sampled to the same polar grid.
-        width: D.
-        depth: number of blocks.
-        heads: of each block.
+        width: of the tokens after the stem.
+        dim: D, of the patch tokens.
+        halvings: how often the network halves the grid after the stem.
         radii: polar pixels in radius.
         angles: polar pixels in angle; a multiple of 4 times the stem's stride in angle.
         radius: largest radius in units of half the side of the image.
@@ -183,7 +179,6 @@ class PolarViT(Backbone):
         centre: frame, brightest or centroid; see `find_centre`.
         stem: channels of the stem's convolutions; each but the last halves both axes, the last the angle alone.
         mirror: tie the kernels to their mirror images, which makes the network exactly invariant under reflections.
-        drop_path: largest rate of stochastic depth.
     """
 
     invariant = circular = True
@@ -192,10 +187,9 @@ class PolarViT(Backbone):
         self,
         *,
         bands: int,
-        image_size: int,
-        width: int = 128,
-        depth: int = 4,
-        heads: int = 2,
+        width: int,
+        dim: int,
+        halvings: int = 0,
         radii: int = 24,
         angles: int = 64,
         radius: float = 1.0,
@@ -203,12 +197,10 @@ class PolarViT(Backbone):
         centre: Literal["frame", "brightest", "centroid"] = "frame",
         stem: Sequence[int] = (32, 64, 96),
         mirror: bool = True,
-        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        check_heads(width, heads)
         strides = [(2, 2)] * (len(stem) - 1) + [(1, 2)]
-        self.patch = (2 ** (len(stem) - 1), 2 ** len(stem))
+        self.halvings, self.patch = halvings, (2 ** (len(stem) - 1 + halvings), 2 ** (len(stem) + halvings))
         if radii % self.patch[0] or angles % (4 * self.patch[1]) or not radii or not angles:
             raise UserError(
                 f"backbone: {radii} radii and {angles} angles do not suit a stem of {len(stem)} convolutions; take "
@@ -220,19 +212,14 @@ class PolarViT(Backbone):
         ):
             if value not in choices:
                 raise UserError(f"backbone: {option} is {value!r}; choose one of {', '.join(choices)}")
-        self.dim, self.radii, self.angles = width, radii, angles
+        self.dim, self.radii, self.angles = dim, radii, angles
         self.radius, self.spacing, self.centre, self.invariant = radius, spacing, centre, mirror
         self.net = nn.Module()
         sizes = zip((bands, *stem), stem, strides, strict=False)
         self.net.stem = conv_stem([PolarConv2d(a, b, (3, 4), mirror=mirror, stride=s) for a, b, s in sizes], width)
-        self.net.pos_embed = nn.Parameter(torch.zeros(radii // self.patch[0], 1, width))
+        self.net.pos_embed = nn.Parameter(torch.zeros(radii // self.patch[0] << halvings, 1, width))
         nn.init.trunc_normal_(self.net.pos_embed, std=0.02)
-        self.net.pos_conv = PolarConv2d(width, width, (3, 3), mirror=mirror, groups=width)
-        rates = torch.linspace(0, drop_path, depth).tolist()
-        self.net.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True, drop_path=rate) for rate in rates)
-        self.net.norm = nn.LayerNorm(width, eps=1e-6)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.set_trainable()
 
     def grid(self, size: int) -> tuple[int, int]:
         """Return (radius, angle) of the patch grid, the same for images of any size."""
@@ -263,6 +250,68 @@ class PolarViT(Backbone):
         row, column = torch.floor(radius * n_radii), torch.floor(torch.atan2(y, x) / (2 * math.pi) % 1 * n_angles)
         return torch.where(radius < 1, row * n_angles + column.clamp(max=n_angles - 1), -1.0).long()
 
+    def pixel_decoder(self) -> nn.Module:
+        """Return a new decoder of polar pixels."""
+        return PolarPixelDecoder(self.dim, self.config["bands"], self.patch)
+
+    def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
+        """Return a new head; targets with a direction get an equivariant one."""
+        if any(target.kind != "scalar" for target in targets):
+            return PolarTargetHead(self.dim, targets)
+        return super().prediction_head(n_outputs, targets)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the mask token and the position embedding."""
+        return super().no_weight_decay() | {"net.pos_embed"}
+
+    def _stem(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the tokens after the stem, [B, h, w, width], with positions in radius; see `Backbone.forward`."""
+        polar = self.canvas(images)
+        if mask is not None:
+            hidden = mask.repeat_interleave(self.patch[0], 1).repeat_interleave(self.patch[1], 2)
+            polar = polar.masked_fill(hidden[:, None], 0.0)
+        tokens = self.net.stem(polar).permute(0, 2, 3, 1)
+        if mask is not None:
+            fine = mask.repeat_interleave(1 << self.halvings, 1).repeat_interleave(1 << self.halvings, 2)
+            tokens = torch.where(fine[..., None], self.mask_token.to(tokens.dtype), tokens)
+        return tokens + self.net.pos_embed
+
+
+class PolarViT(PolarBackbone):
+    """A transformer over (radius, angle) patches. Pooled features are the mean of the normed patch tokens.
+
+    Positions are known in radius by a learned embedding and relative in angle by a depth-wise convolution
+    (arXiv:2102.10882) that is circular in angle.
+
+    Args:
+        bands: channels of the images.
+        image_size: side in pixels of the images it is built for; other sizes are sampled to the same polar grid.
+        width: D.
+        depth: number of blocks.
+        heads: of each block.
+        drop_path: largest rate of stochastic depth.
+        options: radii, angles, radius, spacing, centre, stem and mirror, see `PolarBackbone`.
+    """
+
+    def __init__(
+        self,
+        *,
+        bands: int,
+        image_size: int,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 2,
+        drop_path: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(bands=bands, width=width, dim=width, **options)
+        check_heads(width, heads)
+        self.net.pos_conv = PolarConv2d(width, width, (3, 3), mirror=self.invariant, groups=width)
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.net.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True, drop_path=rate) for rate in rates)
+        self.net.norm = nn.LayerNorm(width, eps=1e-6)
+        self.set_trainable()
+
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; masked patches are hidden before the stem. See `Backbone.forward`."""
         tokens = self._until_last(images, mask)
@@ -284,14 +333,7 @@ class PolarViT(Backbone):
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """Return the tokens that enter the first block, [B, h·w, D]."""
-        polar = self.canvas(images)
-        if mask is not None:
-            hidden = mask.repeat_interleave(self.patch[0], 1).repeat_interleave(self.patch[1], 2)
-            polar = polar.masked_fill(hidden[:, None], 0.0)
-        tokens = self.net.stem(polar).permute(0, 2, 3, 1)  # [B, h, w, D]
-        if mask is not None:
-            tokens = torch.where(mask[..., None], self.mask_token.to(tokens.dtype), tokens)
-        tokens = tokens + self.net.pos_embed
+        tokens = self._stem(images, mask)
         return (tokens + self.net.pos_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
 
     def visible(self, images: Tensor, kept: Tensor) -> Tensor:
@@ -303,20 +345,6 @@ class PolarViT(Backbone):
             tokens = forward_block(block, tokens)
         return self.net.norm(tokens)
 
-    def pixel_decoder(self) -> nn.Module:
-        """Return a new decoder of polar pixels."""
-        return PolarPixelDecoder(self.dim, self.config["bands"], self.patch)
-
-    def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
-        """Return a new head; targets with a direction get an equivariant one."""
-        if any(target.kind != "scalar" for target in targets):
-            return PolarTargetHead(self.dim, targets)
-        return super().prediction_head(n_outputs, targets)
-
     def group_matcher(self) -> dict[str, Any]:
         """Return timm's patterns of the layers."""
         return {"stem": r"^stem|^pos_", "blocks": [(r"^blocks\.(\d+)", None)]}
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of the mask token and the position embedding."""
-        return super().no_weight_decay() | {"net.pos_embed"}

@@ -7,9 +7,11 @@ from zwicky import d4
 from zwicky.augment.views import Target, transform_targets
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.d4.heads import TargetHead
+from zwicky.errors import UserError
 
 both = pytest.mark.parametrize("name", ["d4_vit", "d4_swin"])
 CHOICES = [("cpu", 192), ("cuda", 384), ("cuda", 1024)]
+STEM = {"patch_size": 4, "stem": (2, 3)}
 TARGETS = (Target(("dx", "dy"), "vector"), Target(("theta_E",)), Target(("gamma1", "gamma2"), "spin2"))
 
 
@@ -22,6 +24,22 @@ def test_exact_for_all_eight_elements(name, size, masked, network, errors):
         result = errors(net, torch.randn(2, 2, size, size, dtype=dtype), mask)
         assert result[:, 0].max() < bound  # pooled
         assert result.max() < 3 * bound  # every vector of every patch and group element
+
+
+@both
+def test_a_convolutional_stem_is_exact_and_sees_no_masked_pixel(name, network, errors):
+    net = network(name, **STEM).train()
+    net(torch.randn(8, 2, 32, 32) + 1)  # running statistics
+    images, mask = torch.randn(2, 2, 32, 32), torch.rand(2, *net.grid(32)) < 0.4
+    for hidden in (None, mask):
+        assert errors(net.eval(), images, hidden).max() < 3e-5
+    cell = 32 // net.grid(32)[0]
+    behind = mask.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, None] * torch.randn(2, 2, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(net(images + behind, mask=mask).pooled, net(images, mask=mask).pooled)
+        assert not torch.allclose(net(images + behind).pooled, net(images).pooled, atol=1e-3)
+    with pytest.raises(UserError, match="take patch_size"):
+        network(name, stem=(2, 2, 2, 2, 2))
 
 
 @both

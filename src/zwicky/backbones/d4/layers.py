@@ -5,6 +5,8 @@ works in the regular representation. `irreps` tells in which of the two the stre
 in the regular representation throughout and multiplies with whole matrices.
 """
 
+import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from zwicky.backbones.base import check_stem
 from zwicky.backbones.d4.irreps import CHARACTERS, BlockProduct, orbit, to_irreps, to_regular
 from zwicky.d4 import INVERSE, ORDER, PRODUCT
 from zwicky.errors import UserError
@@ -143,6 +146,43 @@ class Lift(nn.Module):
         lifted = kernels @ patches.reshape(kernels.shape[1], -1)
         bias = constant(self.bias, irreps).reshape(-1, 1).to(lifted.dtype)
         return (lifted + bias).view(ORDER, channels, *patches.shape[3:])
+
+
+class Stem(nn.Module):
+    """Group convolutions of stride 2 in place of `Lift`, each with BatchNorm and GELU, and a linear layer to C.
+
+    y(n, g) = Σ_k Σ_δ W(g⁻¹k, g⁻¹δ) x(2n + δ, k), the first without k. Kernels are 4 × 4, since a stride of 2 keeps the
+    symmetry of even ones alone; BatchNorm is shared by the group elements.
+    """
+
+    def __init__(self, bands: int, channels: int, stem: Sequence[int]) -> None:
+        super().__init__()
+        inputs = [(bands,), *((ORDER, count) for count in stem[:-1])]
+        self.kernels = nn.ParameterList()
+        for shape, count in zip(inputs, stem, strict=True):
+            self.kernels.append(nn.Parameter(torch.empty(count, *shape, 4, 4)))
+            nn.init.trunc_normal_(self.kernels[-1], std=(16 * math.prod(shape)) ** -0.5)
+        self.norms = nn.ModuleList(nn.BatchNorm3d(count) for count in stem)
+        self.linear = GroupLinear(stem[-1], channels)
+
+    def forward(self, images: Tensor, irreps: bool) -> Tensor:
+        """Lift images [B, bands, H, W] to [8, C, B, h, w]."""
+        x = images
+        for kernel, norm in zip(self.kernels, self.norms, strict=True):
+            kernels = orbit(kernel)  # [8, C_out, bands or 8 · C_in, 4, 4]
+            if kernels.dim() == 6:
+                index = PRODUCT[INVERSE].to(kernels.device)[:, None, :, None, None, None]  # g⁻¹k by g and k
+                kernels = kernels.gather(2, index.expand_as(kernels)).flatten(2, 3)
+            x = F.conv2d(x, kernels.flatten(0, 1), stride=2, padding=1).unflatten(1, (ORDER, -1))  # [B, 8, C, h, w]
+            x = F.gelu(norm(x.transpose(1, 2)).transpose(1, 2)).flatten(1, 2)
+        x = x.unflatten(1, (ORDER, -1)).permute(1, 2, 0, 3, 4)
+        return self.linear(into_stream(x, irreps), irreps)
+
+
+def make_lift(bands: int, channels: int, patch_size: int, stem: Sequence[int]) -> nn.Module:
+    """Return a patch embedding, or a stem where its channels (of each group element) are given."""
+    check_stem(stem, patch_size)
+    return Stem(bands, channels, stem) if stem else Lift(bands, channels, patch_size)
 
 
 class MLP(nn.Module):

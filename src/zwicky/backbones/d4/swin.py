@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zwicky.backbones.attention import attend, attention_weights, window_layout
-from zwicky.backbones.base import Features, StageGrids
+from zwicky.backbones.base import Features, StageGrids, hide_patches
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.d4.heads import D4Backbone
 from zwicky.backbones.d4.irreps import orbit
@@ -110,6 +110,7 @@ class D4Swin(D4Backbone):
         heads: Sequence[int] = (1, 2, 4),
         stages: int = 0,
         drop_path: float = 0.0,
+        stem: Sequence[int] = (),
     ) -> None:
         super().__init__()
         depths, heads = cut_stages(depths, heads, stages)
@@ -118,7 +119,7 @@ class D4Swin(D4Backbone):
         channels = [
             layers.channels_of(width * 2**stage, count, f" of stage {stage + 1}") for stage, count in enumerate(heads)
         ]
-        self.grids = StageGrids(patch_size, window, len(depths))
+        self.grids, self.overlap = StageGrids(patch_size, window, len(depths)), bool(stem)
         self.dim = ORDER * channels[-1]
         self.grid(image_size)
         drops = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
@@ -129,7 +130,7 @@ class D4Swin(D4Backbone):
             stage_layers.append(nn.ModuleDict({"merge": nn.ModuleList(merge), "blocks": nn.ModuleList(blocks)}))
         self.net = nn.ModuleDict(
             {
-                "lift": layers.Lift(bands, channels[0], patch_size),
+                "lift": layers.make_lift(bands, channels[0], patch_size, stem),
                 "norm1": layers.Norm(channels[0]),
                 "layers": nn.ModuleList(stage_layers),
                 "norm": layers.Norm(channels[-1]),
@@ -152,8 +153,10 @@ class D4Swin(D4Backbone):
 
     def _embed(self, images: Tensor, mask: Tensor | None, irreps: bool) -> Tensor:
         self.grid(images.shape[-1])
+        fine = None if mask is None else self.grids.refine(mask)
+        images = hide_patches(images, fine, self.grids.patch_size) if self.overlap else images
         tokens = self.net["norm1"](self.net["lift"](images, irreps), irreps)
-        return tokens if mask is None else layers.mask_tokens(tokens, self.grids.refine(mask), self.mask_token, irreps)
+        return tokens if fine is None else layers.mask_tokens(tokens, fine, self.mask_token, irreps)
 
     @property
     def _blocks(self) -> list[Any]:

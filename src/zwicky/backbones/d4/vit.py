@@ -1,5 +1,6 @@
 """A vision transformer that is exactly equivariant under D4."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zwicky.backbones.attention import attend, attention_weights
-from zwicky.backbones.base import Features, StageGrids
+from zwicky.backbones.base import Features, StageGrids, hide_patches
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.d4.heads import D4Backbone
 from zwicky.backbones.d4.irreps import orbit
@@ -19,9 +20,10 @@ class Embed(nn.Module):
     The `position` p is [C, h, w] at the size the network was built for, and resampled for others.
     """
 
-    def __init__(self, bands: int, channels: int, patch_size: int, side: int) -> None:
+    def __init__(self, bands: int, channels: int, patch_size: int, side: int, stem: Sequence[int] = ()) -> None:
         super().__init__()
-        self.lift = layers.Lift(bands, channels, patch_size)
+        self.lift, self.patch_size = layers.make_lift(bands, channels, patch_size, stem), patch_size
+        self.overlap = bool(stem)
         self.position = nn.Parameter(torch.empty(channels, side, side))
         self.cls_token = nn.Parameter(torch.empty(channels))
         nn.init.trunc_normal_(self.position, std=0.02)
@@ -29,6 +31,7 @@ class Embed(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None, mask_token: Tensor, irreps: bool) -> Tensor:
         """Embed images [B, bands, H, W] as tokens [8, C, B, 1 + N]."""
+        images = hide_patches(images, mask, self.patch_size) if self.overlap else images
         tokens = self.lift(images, irreps)  # [8, C, B, h, w]
         side = tokens.shape[-1]
         if mask is not None:
@@ -99,6 +102,7 @@ class D4ViT(D4Backbone):
         depth: int = 12,
         heads: int = 1,
         drop_path: float = 0.0,
+        stem: Sequence[int] = (),
     ) -> None:
         super().__init__()
         channels = layers.channels_of(width, heads)
@@ -106,7 +110,7 @@ class D4ViT(D4Backbone):
         drops = torch.linspace(0, drop_path, depth).tolist()
         self.net = nn.ModuleDict(
             {
-                "embed": Embed(bands, channels, patch_size, self.grid(image_size)[0]),
+                "embed": Embed(bands, channels, patch_size, self.grid(image_size)[0], stem),
                 "blocks": nn.ModuleList(Block(channels, heads, drop) for drop in drops),
                 "norm": layers.Norm(channels),
                 "readout": layers.Readout(channels),
