@@ -34,10 +34,10 @@ def self_train(tmp_path, data, finetune_config, pretrain_config):
 
 def test_labels_are_true_where_given_and_predicted_elsewhere():
     task = Task(np.array([0, 1, 1, 0, -1]), ("a", "b"))
-    predicted = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
+    predicted = np.array([[0.25, 0.75], [0.6, 0.4]], np.float32)
     learned = pseudo_labelled(task, np.array([1, 0]), np.array([2, 4]), predicted)
     assert learned.truth.tolist() == [0, 1, 1, -1, 0]  # the fourth is not used
-    assert np.allclose(learned.soft, [[1, 0], [0, 1], [0.2, 0.8], [0, 0], [0.6, 0.4]])
+    assert np.allclose(learned.soft, [[1, 0], [0, 1], [0.1, 0.9], [0, 0], [9 / 13, 4 / 13]])
 
 
 def test_no_other_label_is_read(tmp_path, data, finetune_config):
@@ -65,7 +65,7 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
     assert steps == 7
     assert set(both) == set(pool) | set(rows)
     assert np.isin(both, rows).mean() == pytest.approx(0.25, abs=0.05)
-    assert np.allclose(soft[np.setdiff1d(pool, rows)], [0.3, 0.7])
+    assert np.allclose(soft[np.setdiff1d(pool, rows)], [0.09 / 0.58, 0.49 / 0.58])
     assert np.array_equal(truth[rows], task.truth[rows])
     assert "70 % of pseudo-labels are" in result.warnings[0]  # but half of the labels
     with pytest.raises(UserError, match="no image"):

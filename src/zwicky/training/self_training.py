@@ -1,7 +1,8 @@
 """Self-training: a fitted network labels the images without labels, and the same network learns anew from both.
 
 The noisy student of Xie et al. 2020 (arXiv:1911.04252) with soft pseudo-labels: the teacher's calibrated
-probabilities, the mean over its test views, are learned from augmented views.
+probabilities p, averaged over its test views and sharpened to p^(1/T) / Σ p^(1/T) as in MixMatch (arXiv:1905.02249),
+are learned from augmented views.
 """
 
 import copy
@@ -21,6 +22,7 @@ from zwicky.training.network import Network
 from zwicky.training.task import Task
 
 LABELLED = 0.25  # share of a batch, on average, that has true labels
+SHARPENING = 0.5  # the temperature T of pseudo-labels
 DRIFT = 0.15  # distance (total variation) of the classes of pseudo-labels and labels above which a warning is given
 
 
@@ -92,5 +94,6 @@ def pseudo_labelled(task: Task, fit_rows: np.ndarray, rows: np.ndarray, probabil
     truth, soft = np.full_like(task.truth, -1), np.zeros((len(task.truth), task.n_outputs), np.float32)
     truth[fit_rows], truth[rows] = task.truth[fit_rows], probabilities.argmax(1)
     soft[fit_rows] = np.eye(task.n_outputs)[task.truth[fit_rows]] if task.soft is None else task.soft[fit_rows]
-    soft[rows] = probabilities
+    sharp = probabilities ** (1 / SHARPENING)
+    soft[rows] = sharp / sharp.sum(1, keepdims=True)
     return replace(task, truth=truth, soft=soft)
