@@ -46,7 +46,7 @@ def map_parts(
         yield from map(function, parts)
     else:
         context = multiprocessing.get_context("spawn")  # forked processes would inherit threads of torch
-        with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(workers,)) as pool:
             futures = [pool.submit(function, part) for part in parts]
             try:
                 for future in as_completed(futures):
@@ -67,8 +67,11 @@ def part_of(parts: Sequence[P], text: str) -> list[P]:
     return list(parts[int(match[1]) - 1 :: int(match[2])])
 
 
-def _end_with_parent() -> None:
-    """End this process when its parent is killed, which would leave it waiting for work for ever."""
+def _start(workers: int) -> None:
+    """Take a share of the cores, and end when the parent is killed, which would leave this process waiting for ever."""
+    import torch
+
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // workers)))
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -114,6 +114,16 @@ def test_a_finished_benchmark_is_read_back_and_a_lost_cell_run_again(done, store
     pd.testing.assert_frame_equal(without_time(out), table)
 
 
+@pytest.mark.slow
+def test_two_processes_give_the_results_of_one(tmp_path, store):
+    config = small_config(without_tta=True, probes=["linear", "blocks"])
+    for workers in (1, 2):
+        benchmark(config, store, tmp_path / str(workers), quiet=True, workers=workers)
+    pd.testing.assert_frame_equal(*(without_time(tmp_path / name) for name in ("1", "2")), check_exact=True)
+    arrays = [sorted(path.read_bytes() for path in (tmp_path / name).rglob("*.safetensors")) for name in ("1", "2")]
+    assert arrays[0] == arrays[1] != []
+
+
 def test_numbers_are_benchmarked_like_classes(store, tmp_path):
     targets, columns = ["width", "spin2:e1/e2"], ["width", "e1", "e2"]
     baselines = ["pca_linear", "pca_boosting", "radial_colour", "modes"]

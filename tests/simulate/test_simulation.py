@@ -167,6 +167,14 @@ def test_an_interrupted_simulation_resumes_to_the_same_bytes(population, tmp_pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one(population, tmp_path):
+    for workers in (1, 2):
+        simulate_store(population, COUNT, 3, tmp_path / str(workers), workers=workers)
+    for path in (tmp_path / "1").rglob("*"):
+        assert path.read_bytes() == (tmp_path / "2" / path.relative_to(tmp_path / "1")).read_bytes(), path.name
+
+
 def test_folders_as_deeplense_has_them(population, tmp_path):
     folders = tmp_path / "folders"
     cli.run(["simulate", population, "--n", "9", "--out", str(folders), "--format", "deeplense"])

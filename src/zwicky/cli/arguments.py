@@ -52,6 +52,7 @@ def simulate(parser: Parser) -> None:
         "a store, DeepLense's folders CLASS/NAME.npy, one FITS file an object, or one HDF5 file",
         "store",
     )
+    _parallel(parser)
 
 
 def ingest(parser: Parser) -> None:
@@ -68,9 +69,15 @@ def audit(parser: Parser) -> None:
 
 
 def train(parser: Parser) -> None:
-    """Add the arguments of `zwicky pretrain` and `zwicky benchmark`."""
+    """Add the arguments of `zwicky pretrain`."""
     parser.add("recipe", str, f"a shipped recipe ({', '.join(recipes.names())}) or a YAML file")
     _training(parser)
+
+
+def benchmark(parser: Parser) -> None:
+    """Add the arguments of `zwicky benchmark`."""
+    train(parser)
+    _parallel(parser)
 
 
 def finetune(parser: Parser) -> None:
@@ -165,8 +172,7 @@ def score(parser: Parser) -> None:
         Path | None,
         "store the first run was trained on, to write the distance of each cutout to the training set",
     )
-    parser.add("--workers", NonNegativeInt, "local processes; 0: one a core, or one with a GPU", 0)
-    parser.add("--ray", str, "auto, or the address of a Ray cluster, to work there", "")
+    _parallel(parser, 0, "local processes; 0: one a core, or one with a GPU")
     parser.add("--part", str, "k/n: the k-th of n shares of the work, as the task of a job array", "")
 
 
@@ -227,6 +233,11 @@ def _training(parser: Parser) -> None:
     parser.add("--data", Path, DATA_HELP)
     _minutes(parser)
     parser.add("--out", Path, "run directory; resumes if interrupted")
+
+
+def _parallel(parser: Parser, workers: int = 1, text: str = "local processes; 0: one a core") -> None:
+    parser.add("--workers", NonNegativeInt, text, workers)
+    parser.add("--ray", str, "auto, or the address of a Ray cluster, to work there", "")
 
 
 def _minutes(parser: Parser) -> None:

@@ -63,7 +63,8 @@ def _simulate(args: Namespace) -> None:
     store = args.out if args.format == "store" else args.out.with_name(f".{args.out.name}.store")
     if store != args.out and store.exists():  # left by an interrupted run
         shutil.rmtree(store)
-    simulate_store(args.population, args.n, args.seed, store, quiet=False, device=args.device)
+    options = {name: args[name] for name in ("device", "workers", "ray")}
+    simulate_store(args.population, args.n, args.seed, store, quiet=False, **options)
     if store != args.out:
         write_folder(store, args.out, args.format)
         shutil.rmtree(store)
@@ -196,7 +197,10 @@ def _evaluate(args: Namespace) -> None:
 
 
 @_command(
-    "RECIPE --data STORE --out RUN [--size SIZE] [settings]", arguments.train, BenchmarkConfig, lambda argument: True
+    "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
+    arguments.benchmark,
+    BenchmarkConfig,
+    lambda argument: True,
 )
 def _benchmark(args: Namespace) -> None:
     """Compare pretraining with training from scratch and with baselines."""
@@ -209,7 +213,7 @@ def _benchmark(args: Namespace) -> None:
         options.views = _fitting(options.views, data, quiet=True)
     if args.minutes is not None:
         spend_on_benchmark(args.minutes, config, data.cutouts, data.labels, args.out)
-    benchmark(config, args.data, args.out)
+    benchmark(config, args.data, args.out, workers=args.workers, ray=args.ray)
     _write_page(args.out, args.data)
 
 

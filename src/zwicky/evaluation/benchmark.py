@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +21,40 @@ from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.correspondence import correspondence, correspondence_pairs
 from zwicky.evaluation.label_draws import LabelDraw, make_label_draws, write_label_draws
 from zwicky.evaluation.metrics import scores
-from zwicky.evaluation.probes import linear_probe
+from zwicky.evaluation.probes import PROBES, linear_probe
 from zwicky.evaluation.results import BenchmarkResult, summarise
 from zwicky.io import read_json, replacing, write_json, write_table
+from zwicky.parallel import map_parts
 from zwicky.rng import numpy_rng
-from zwicky.simulate.stream import open_data
+from zwicky.simulate.stream import SIMULATION, open_data
 from zwicky.training.budget import Fits, spend, timed
 from zwicky.training.config import FitConfig
+from zwicky.training.distributed import device
 from zwicky.training.run import Run, fingerprint
 from zwicky.training.task import Task
 
+Cell = tuple[Arm, LabelDraw, int]  # trained on so many labels
+_open_data = lru_cache(1)(open_data)
 
-def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False) -> BenchmarkResult:
+
+def benchmark(
+    config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = False, workers: int = 1, ray: str = ""
+) -> BenchmarkResult:
     """Run a benchmark of a store or of `simulate:POPULATION:N:SEED`, or resume it in the directory `out`.
 
-    `evaluation.results` lists what is written. UserError if recipe, data and directory do not fit together.
+    First the pretrainings and then the cells run on `workers` processes or on a Ray cluster, see `map_parts`, with the
+    results of one process of as many threads. `evaluation.results` lists what is written. UserError if recipe, data
+    and directory do not fit together.
     """
-    data = open_data(store)
+    _open_data.cache_clear()
+    data = _open_data(source := store if str(store).startswith(SIMULATION) else Path(store).absolute())
     cutouts, labels = data.cutouts, data.labels
     check_recipe(config, cutouts.size)
     task, labels = _task(config, cutouts, labels)
     truth = task.truth if task.is_regression else labels.of(cutouts.ids)
     run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), truth))
     draws = make_label_draws(config, cutouts, labels)
-    runner = CellRunner(config, cutouts, task, out, quiet)
+    runner = CellRunner(config, cutouts, task, out)
     arms = make_arms(config)
     if run.finished and (out / "summary.csv").exists():
         return BenchmarkResult(out)
@@ -55,6 +66,15 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
         used = {i: name for i, name in data.labels.values.items() if roles.get(i) != "unlabelled"}
         write_json(out / "audit.json", audit(cutouts, replace(data.labels, values=used)))
 
+    alone = workers == 1 and not ray
+    job = (config, source, out.absolute(), quiet or not alone)
+    run_parts = partial(map_parts, workers=workers, ray=ray, gpus=float(device().type == "cuda"))
+    pretrainings: dict[Path, list[tuple[Arm, LabelDraw]]] = {}
+    for draw in draws:
+        for arm in (arm for arm in arms if arm.kind == "ssl"):
+            pretrainings.setdefault(runner.pretrain_folder(arm, draw), []).append((arm, draw))
+    for _ in run_parts(partial(_pretrain, *job), [*pretrainings.values()]):
+        pass
     arms = select_for_finetuning(runner, arms, draws)
     cells = [
         (arm, draw, count)
@@ -63,13 +83,18 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
         for arm in arms
         if not arm.trains_network or count in draw.fit_counts
     ]
+    groups: dict[tuple, list[Cell]] = {}  # the cells of one network, of which some need others
+    for arm, draw, count in cells:
+        groups.setdefault((draw.index, count, arm.kind, arm.method, arm.backbone), []).append((arm, draw, count))
     rows = {}
-    for number, (arm, draw, count) in enumerate(cells, start=1):
-        row = rows[arms.index(arm), draw.index, count] = runner.run(arm, draw, count)
-        if not quiet:
-            values = ", ".join(f"{name} {row[name]:.4f}" for name in ("accuracy", "auc", "mae", "r2") if row.get(name))
-            cell = f"{arm.title}, {count} labels, draw {draw.index}"
-            print(f"[{number}/{len(cells)}] {cell}: {values}, {row['seconds']:.0f} s", file=sys.stderr, flush=True)
+    for done in run_parts(partial(_run_cells, *job), [*groups.values()]):
+        for arm, draw_index, count, row in done:
+            rows[arms.index(arm), draw_index, count] = row
+            if not quiet:
+                values = ", ".join(f"{n} {row[n]:.4f}" for n in ("accuracy", "auc", "mae", "r2") if row.get(n))
+                cell = f"{arm.title}, {count} labels, draw {draw_index}"
+                line = f"[{len(rows)}/{len(cells)}] {cell}: {values}, {row['seconds']:.0f} s"
+                print(line, file=sys.stderr, flush=True)
         write_table(out / "results.csv", pd.DataFrame([rows[key] for key in sorted(rows)], dtype=object))
     if config.correspondence:
         write_correspondence(runner, draws, [arm for arm in arms if arm.kind == "ssl"])
@@ -80,6 +105,31 @@ def benchmark(config: BenchmarkConfig, store: Path, out: Path, *, quiet: bool = 
     if not run.finished:
         run.finish(cells=len(cells))
     return BenchmarkResult(out)
+
+
+def _runner(config: BenchmarkConfig, source: Path, out: Path, quiet: bool) -> CellRunner:
+    """Open the data, once a process, and return what runs the cells."""
+    data = _open_data(source)
+    return CellRunner(config, data.cutouts, _task(config, data.cutouts, data.labels)[0], out, quiet)
+
+
+def _pretrain(
+    config: BenchmarkConfig, source: Path, out: Path, quiet: bool, uses: Sequence[tuple[Arm, LabelDraw]]
+) -> None:
+    """Pretrain one network and, where probes use them, compute its features."""
+    runner = _runner(config, source, out, quiet)
+    runner.pretrained(*uses[0])
+    for arm, draw in uses:
+        if arm.protocol in PROBES:
+            runner.features(arm, draw)
+
+
+def _run_cells(
+    config: BenchmarkConfig, source: Path, out: Path, quiet: bool, cells: Sequence[Cell]
+) -> list[tuple[Arm, int, int, dict[str, Any]]]:
+    """Run cells in order, and return the arm, draw, number of labels and row of each."""
+    runner = _runner(config, source, out, quiet)
+    return [(arm, draw.index, count, runner.run(arm, draw, count)) for arm, draw, count in cells]
 
 
 def _task(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> tuple[Task, Labels]:

@@ -4,8 +4,9 @@ import hashlib
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from zwicky.data.labels import Labels, write_labels
 from zwicky.data.store import StoreWriter, check_writable, open_store
 from zwicky.errors import UserError
 from zwicky.io import read_json, write_json
+from zwicky.parallel import map_parts
 from zwicky.progress import StepProgress
 from zwicky.simulate.draw import BLOCK, ParameterBlock, block_rng, draw_block
 from zwicky.simulate.galaxies import galaxy_ids, load_galaxies
@@ -155,12 +157,19 @@ def simulate_population(population: str, count: int, seed: int = 0, device: str 
 
 
 def simulate_store(
-    population: str, count: int, seed: int, out: Path | str, quiet: bool = True, device: str = "cpu"
+    population: str,
+    count: int,
+    seed: int,
+    out: Path | str,
+    quiet: bool = True,
+    device: str = "cpu",
+    workers: int = 1,
+    ray: str = "",
 ) -> None:
     """Simulate images, as `simulate_population` does, into the store `out`, labels included, with flat memory.
 
-    Pieces are written to the hidden folder `.NAME.pieces` beside it until all are complete; repeating an interrupted
-    call resumes, with the same bytes in the end.
+    Pieces are written to the hidden folder `.NAME.pieces` beside it until all are complete, by `workers` processes or
+    on a Ray cluster (see `map_parts`); repeating an interrupted call resumes, with the same bytes in the end.
     """
     simulation = Simulation.open(population, count, seed, device)
     out = Path(out)
@@ -170,23 +179,26 @@ def simulate_store(
     if (folder / "simulation.json").exists() and read_json(folder / "simulation.json") != identity:
         raise UserError(f"{folder} holds pieces of another simulation; remove it, or choose another --out")
     write_json(folder / "simulation.json", identity)
-    starts = range(0, simulation.n_blocks, PIECE)
-    pieces = {start: folder / f"{start * BLOCK}-{min((start + PIECE) * BLOCK, count)}" for start in starts}
-    done = sum(min(PIECE, simulation.n_blocks - start) for start, piece in pieces.items() if piece.exists())
-    with StepProgress("simulate", simulation.n_blocks, done, BLOCK, quiet, "block") as progress:
-        for start, piece in pieces.items():
-            if not piece.exists():
-                _write(piece, simulation, simulation.blocks(start, start + PIECE), progress.advance)
-    stores = (open_store(piece) for piece in pieces.values())
+    ranges = ((first, min(first + PIECE, simulation.n_blocks)) for first in range(0, simulation.n_blocks, PIECE))
+    pieces = [(first, last, folder / f"{first * BLOCK}-{min(last * BLOCK, count)}") for first, last in ranges]
+    missing = [piece for piece in pieces if not piece[2].exists()]
+    gpus = float(simulation.device.type == "cuda")
+    with StepProgress("simulate", len(pieces), len(pieces) - len(missing), 0, quiet, "piece") as progress:
+        for images in map_parts(partial(_write_piece, simulation), missing, workers=workers, ray=ray, gpus=gpus):
+            progress.advance(images)
+    stores = (open_store(path) for _, _, path in pieces)
     _write(out, simulation, ((store.images, store.table) for store in stores))
     shutil.rmtree(folder)
 
 
-Batches = Iterator[tuple[Images, pd.DataFrame]]
+def _write_piece(simulation: Simulation, piece: tuple[int, int, Path]) -> int:
+    """Render blocks `first` to `last` into a store of their own, and return the number of images."""
+    first, last, path = piece
+    return _write(path, simulation, simulation.blocks(first, last))
 
 
-def _write(path: Path, simulation: Simulation, batches: Batches, advance: Callable[[], None] = lambda: None) -> None:
-    """Write batches of images and their tables as one store, with labels."""
+def _write(path: Path, simulation: Simulation, batches: Iterator[tuple[Images, pd.DataFrame]]) -> int:
+    """Write batches of images and their tables as one store, with labels, and return the number of images."""
     bands, size = tuple(simulation.population.channels), simulation.image_shape[1:]
     tables = []
     with StoreWriter(path, bands, size, simulation.dtype, metadata=simulation.metadata()) as writer:
@@ -194,8 +206,8 @@ def _write(path: Path, simulation: Simulation, batches: Batches, advance: Callab
             writer.append(images, table)
             tables.append(table[["id", "object_class"]])
             writer.truth = truth_of(table)
-            advance()
         write_labels(writer.folder, simulation.labels(pd.concat(tables)))  # so that they arrive with the pixels
+    return len(writer)
 
 
 def truth_of(table: pd.DataFrame) -> tuple[str, ...]:
