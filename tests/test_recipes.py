@@ -1,11 +1,16 @@
 """Every recipe that ships parses strictly at every size, and its networks can be built."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 from zwicky import backbones, cli, methods, recipes
 from zwicky.cli.parsing import parse, settings_of
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.labels import Labels
+from zwicky.data.store import write_store
 from zwicky.errors import UserError
 
 
@@ -55,3 +60,34 @@ def test_sizes_are_laid_over_the_rest(tmp_path):
     for name, message in ((path, "sizes must map"), (tmp_path / "missing.yaml", "there is no"), (tmp_path, "there is")):
         with pytest.raises(UserError, match=message):
             recipes.read(str(name))
+
+
+# Recipes of an experiment with the bands, side in pixels and classes of images that suit them.
+EXPERIMENTS = {
+    "blog": (3, 32, ("nonlens", "lens")),
+    "blog-as-published": (3, 32, ("nonlens", "lens")),
+    "proposal": (1, 100, ("no_sub", "sub")),
+    "model-two": (1, 64, ("axion", "cdm", "no_sub")),
+    "cfhtls": (3, 64, ("nonlens", "lens")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_runs_at_smoke_size(name, tmp_path):
+    bands, side, classes = EXPERIMENTS[name]
+    rng, count = np.random.default_rng(0), 150
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    truth = np.arange(count) % len(classes)
+    light = np.exp(-(x**2 + y**2) / (2 * (side / 10 + truth[:, None, None]) ** 2))
+    images = (50 * light[:, None] + rng.normal(0, 1, (count, bands, side, side))).astype(np.float32)
+    ids = [f"{row:03d}" for row in range(count)]
+    cutouts = make_cutouts(images, tuple("gri"[:bands]), ids, origin=["sw"] * count, object=ids)
+    labels = Labels({one: classes[number] for one, number in zip(ids, truth, strict=True)})
+    write_store(images, cutouts.table, tmp_path / "store", bands=cutouts.bands, labels=labels)
+    out = tmp_path / "run"
+    cli.run(["benchmark", name, "--size", "smoke", "--data", str(tmp_path / "store"), "--out", str(out)])
+    result = pd.read_csv(out / "results.csv")
+    assert result["accuracy"].notna().all()
+    assert {"ssl", "supervised"} <= set(result["kind"])
+    assert (out / "comparisons.csv").exists()
