@@ -53,7 +53,7 @@ def out(tmp_path_factory):
 @pytest.mark.slow
 def test_the_unlabelled_are_ranked_by_probability(out):
     ranked = pd.read_csv(out / "run" / "ranked.csv")
-    assert list(ranked) == ["id", "file", "ra", "dec", "probability"]
+    assert list(ranked) == ["id", "file", "ra", "dec", "probability", "distance"]
     assert set(ranked["id"]) == {f"{number:03d}.png" for number in range(40, 60)}
     assert ranked["probability"].is_monotonic_decreasing
     assert ranked["probability"].between(0, 1).all()

@@ -14,20 +14,21 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.data.image_format import IngestConfig
 from zwicky.data.ingest import ingest
 from zwicky.data.labels import Labels
-from zwicky.data.splits import read_split
 from zwicky.data.store import DESCRIPTION
+from zwicky.evaluation.arms import make_arms
 from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
+from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import components, explore
-from zwicky.evaluation.results import BenchmarkResult
+from zwicky.evaluation.label_draws import make_label_draws
 from zwicky.io import read_json, write_array, write_json, write_table
 from zwicky.report.explore import write_explore_page
 from zwicky.report.page import write_report
 from zwicky.simulate.stream import open_data
+from zwicky.survey.ensemble import Training
 from zwicky.training.budget import Fits, budget_text, spend, timed
 from zwicky.training.config import PretrainConfig
 from zwicky.training.linear_probe import LinearProbe
-from zwicky.training.network import load_network
 from zwicky.training.pretrain import pretrain
 from zwicky.training.run import to_plain
 from zwicky.training.settings import FEW, Facts, as_settings, choose
@@ -70,9 +71,10 @@ def start(
     config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))
     if not can_be_tested(data.labels):
         return map_cutouts(out, data.cutouts, data.labels, config, minutes, time.monotonic() - began)
-    spend_on_benchmark(minutes, config, data.cutouts, data.labels, run, time.monotonic() - began, len(data.cutouts))
+    other, images = time.monotonic() - began, 2 * len(data.cutouts)
+    spend_on_benchmark(minutes, config, data.cutouts, data.labels, run, other, images, longest=1.0)
     benchmark(config, store, run)
-    rank(run, data.cutouts, data.labels)
+    rank(run, config, data.cutouts, data.labels)
     return write_report(run, data.cutouts, out / "report.html")
 
 
@@ -82,31 +84,37 @@ def can_be_tested(labels: Labels) -> bool:
     return len(labels.values) >= FEW and len(counts) > 1 and min(counts.values()) >= FEW_OF_A_CLASS
 
 
-def rank(run: Path, cutouts: Cutouts, labels: Labels) -> dict[str, Any]:
+def rank(run: Path, config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> dict[str, Any]:
     """Write `ranked.csv`: the objects whose labels were neither used nor tested, by the probability of the last class.
 
-    The network is the one with the lowest loss on the selection labels, of the first draw at the most labels; no test
-    object chooses it. Returns the content of `ranking.json`, which names it.
+    The arm is the one with the lowest loss on the selection labels, of the first draw at the most labels; probes and
+    baselines are fitted without them for that, and with them to rank. No test object chooses it. `distance` is that of
+    frozen features to the labelled objects, see `survey.ensemble.Training`. Returns the content of `ranking.json`,
+    which names the arm.
     """
     if (run / "ranking.json").exists():
         return read_json(run / "ranking.json")
-    result = BenchmarkResult(run)
-    count = int(result.results["labels"].max())
-    rows = result.results.query("labels == @count and draw == 0 and protocol in ('finetune', 'scratch') and tta")
-    losses = {row.arm: result.curves(row.arm, count, 0)["select_loss"].min() for row in rows.itertuples()}
-    arm = min(losses, key=losses.__getitem__)
-    draws = pd.read_parquet(run / "draws.parquet").query("labels == @count and draw == 0")
-    tested = read_split(run / "splits" / "holdout.csv").ids("test")
-    free = np.flatnonzero(~np.isin(cutouts.ids.astype(str), [*draws["id"], *tested]))
-    network = load_network(result.cell(arm, count, 0))
+    task, draw = Task.classification(cutouts, labels), make_label_draws(config, cutouts, labels)[0]
+    runner, count = CellRunner(config, cutouts, task, run, quiet=True), max(draw.fit_counts)
+    fit, select = draw.rows(cutouts, count)
+    used = np.concatenate([fit, select])
+    free = np.setdiff1d(np.arange(len(cutouts)), np.concatenate([used, draw.test_rows(cutouts)]))
+    arms = [arm for arm in make_arms(config) if arm.tta]
+    truth = task.truth[select]
+    losses = [-np.log(runner.apply(arm, draw, count, fit, select)[np.arange(len(truth)), truth] + 1e-9) for arm in arms]
+    arm = arms[int(np.argmin([loss.mean() for loss in losses]))]
     ranked = _identity(cutouts, free)
-    ranked["probability"] = network.probabilities(cutouts.take(free).images)[:, -1] if len(free) else np.empty(0)
+    ranked["probability"] = runner.apply(arm, draw, count, used, free)[:, -1] if len(free) else np.empty(0)
+    if len(free) and (pretrained := [arm for arm in arms if arm.kind == "ssl"]):
+        network = runner.pretrained(pretrained[0], draw)
+        labelled = Training.of(network.features(cutouts.images[used]))
+        ranked["distance"] = labelled.distance(network.features(cutouts.take(free).images)).round(3)
     known = labels.of(ranked["id"].to_numpy(object))
     if any(label is not None for label in known):
         ranked["label"] = known
     ranked = ranked.sort_values("probability", ascending=False, kind="stable")
     write_table(run / "ranked.csv", ranked.round({"probability": 6}))
-    ranking = {"arm": arm, "title": rows.set_index("arm").loc[arm, "title"], "labels": count}
+    ranking = {"arm": arm.name, "title": arm.title, "labels": count}
     write_json(run / "ranking.json", ranking)
     return ranking
 

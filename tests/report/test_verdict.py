@@ -85,7 +85,7 @@ def test_headline(load, swapped, low, middle, high, significant, tone, text):
 def test_baselines(load, low, middle, high, significant, text):
     details = " ".join(verdict(load([BETTER, difference("dino", "resnet18", low, middle, high, significant)])).details)
     assert f"“ResNet-18”: {text}" in details
-    assert "Best simple baseline, “PCA”: AUC 0.850, that of “DINO” is 0.930; not tested." in details
+    assert "Best simple baseline at 300 labels, “PCA”: AUC 0.850, that of “DINO” is 0.930; not tested." in details
 
 
 def test_no_claim_without_a_comparison(load):

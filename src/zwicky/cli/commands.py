@@ -266,7 +266,7 @@ def _demo(args: Namespace) -> None:
         other, images = time.monotonic() - start, len(data.cutouts)
         spend_on_benchmark(args.minutes, config, data.cutouts, data.labels, run, other, images)
     benchmark(config, store, run)
-    ranking = rank(run, data.cutouts, data.labels)
+    ranking = rank(run, config, data.cutouts, data.labels)
     page = _write_page(run, store)
     results = load_results(run)
     print("\n".join([ranking_sentence(results, ranking["arm"], ranking["labels"]), *verdict(results)[:1]]))

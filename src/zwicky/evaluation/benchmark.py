@@ -1,5 +1,6 @@
 """`zwicky benchmark`: every arm × number of labels × draw; an interrupted benchmark resumes cell by cell."""
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -148,6 +149,7 @@ def spend_on_benchmark(
     out: Path,
     other: float = 0.0,
     images: int = 0,
+    longest: float = math.inf,
 ) -> None:
     """Set the steps of all fits of a benchmark so that it takes `minutes`; see `training.budget.spend`."""
     task, labels = _task(config, cutouts, labels)
@@ -176,7 +178,7 @@ def spend_on_benchmark(
                 result.append(Fits(fit.train, len(first.rows(cutouts, most)[0]), trials))
         return result
 
-    spend(minutes, config, out, fits, other, images)
+    spend(minutes, config, out, fits, other, images, longest)
 
 
 def select_for_finetuning(runner: CellRunner, arms: Sequence[Arm], draws: Sequence[LabelDraw]) -> list[Arm]:

@@ -130,12 +130,21 @@ class CellRunner:
             predicted, fit_costs = self.fit(arm, fit, draw, labels, folder)
             return predicted, costs | fit_costs
         rows, test = np.concatenate(draw.rows(self.cutouts, labels)), draw.test_rows(self.cutouts)
-        truth = self.task.truth[rows]
+        return self.apply(arm, draw, labels, rows, test), costs
+
+    def apply(self, arm: Arm, draw: LabelDraw, labels: int, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """Predictions of the rows `query` by an arm: the network kept in its cell, or a model fitted to `rows`."""
+        truth, images = self.task.truth[rows], self.cutouts.take(query).images
+        if arm.trains_network:
+            return load_network(self._cell(arm, draw, labels)).probabilities(images)
         if arm.protocol == "baseline":
-            images, seed = self.cutouts.images, self.config.seed + draw.index
-            return BASELINES[arm.method](images[rows], truth, images[test], self.task, seed), costs
+            seed = self.config.seed + draw.index
+            return BASELINES[arm.method](self.cutouts.images[rows], truth, images, self.task, seed)
         features = self.features(arm, draw)
-        return PROBES[arm.protocol](features[rows], truth, features[test], self.task), costs
+        if np.isnan(features[query]).any():
+            name = "block_features" if arm.protocol == "blocks" else "features"
+            features[query] = getattr(self.pretrained(arm, draw), name)(images)
+        return PROBES[arm.protocol](features[rows], truth, features[query], self.task)
 
     def _new_network(self, arm: Arm, draw: LabelDraw) -> Network:
         """Random weights, normalised by the images that the pretrained networks were normalised by."""

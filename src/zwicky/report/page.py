@@ -147,7 +147,8 @@ def ranked(data: ReportData, cutouts: Cutouts | None) -> dict[str, Any] | None:
     if cutouts is None:
         raise NotRun(NO_CUTOUTS)
     table, network = read_table(data.path / "ranked.csv"), read_json(data.path / "ranking.json")
-    top = table.head(RANKED)
+    alike = table[table["distance"] <= 1] if "distance" in table else table
+    top = alike.head(RANKED)
     known = top["label"].dropna() if "label" in top else top["id"][:0]
     labels = top["label"].fillna("no label") if "label" in top else "no label"
     ids = top["id"].astype(str)
@@ -157,6 +158,7 @@ def ranked(data: ReportData, cutouts: Cutouts | None) -> dict[str, Any] | None:
         "network": network,
         "quality": ranking_sentence(data, network["arm"], network["labels"]),
         "count": len(table),
+        "unlike": len(table) - len(alike),
         "known": len(known),
         "positive": int((known == data.classes[-1]).sum()),
         "pictures": show(sheet, cutouts),

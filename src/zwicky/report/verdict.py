@@ -61,15 +61,17 @@ def network_sentences(data: ReportData) -> list[str]:
 
 
 def ranking_sentence(data: ReportData, name: str, labels: int) -> str:
-    """State the main metric of the network that ranks, and that of the best simple baseline."""
+    """State the main metric of the arm that ranks, and that of the best simple baseline, or network if it is one."""
     metric, arm = data.main_metrics[0], data.arm(name)
-    simple = [other for other in data.arms if other.protocol == "baseline" and data.estimate(other, labels, metric)]
+    noun = "network" if arm.protocol == "baseline" else "simple baseline"
+    others = [a for a in data.arms if (a.protocol == "baseline") != (arm.protocol == "baseline")]
+    others = [other for other in others if data.estimate(other, labels, metric)]
     text = f"With {plural(labels, 'label')}, “{arm.title}” has {metric_name(metric)} "
     text += f"{measured(data.estimate(arm, labels, metric), metric)} on {plural(data.test_objects, 'test object')}"
-    if not simple:
+    if not others:
         return f"{text}."
-    best = max(simple, key=lambda other: data.estimates[other.name, labels, metric].value)
-    return f"{text}; the best simple baseline, {best.title}, {measured(data.estimate(best, labels, metric), metric)}."
+    best = max(others, key=lambda other: data.estimates[other.name, labels, metric].value)
+    return f"{text}; the best {noun}, “{best.title}”, {measured(data.estimate(best, labels, metric), metric)}."
 
 
 def _arms(data: ReportData) -> list[str]:
@@ -96,13 +98,13 @@ def _baselines(data: ReportData) -> list[str]:
             values = [measured(data.estimate(arm, data.first, metric), metric) for arm in (other, primary)]
             result = f"{metric_name(metric)} {values[0]}, that of “{primary.title}” is {values[1]}; not tested"
         elif not row.significant:
-            result = f"no significant difference, {change(row)}"
+            result = f"{effect(row)}, {change(row)}"
         elif row.difference < 0:
             result = f"“{primary.title}” is significantly worse, {change(row)}"
         else:
             small = " but close" if row.difference < CLOSE else ""
             result = f"“{primary.title}” is significantly better{small}, {change(row)}"
-        sentences.append(f"Best {noun}, “{other.title}”: {result}.")
+        sentences.append(f"Best {noun} at {plural(data.first, 'label')}, “{other.title}”: {result}.")
     return sentences
 
 

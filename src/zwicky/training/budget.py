@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from zwicky.training.run import to_plain
 
 TRIAL_STEPS = 6
 LEAST_STEPS = 10
-RESERVE = 0.1  # share of the budget that is not spent on steps
+RESERVE = 0.2  # share of the budget that is not spent on steps
 
 
 @dataclass
@@ -42,6 +43,7 @@ def spend(
     fits: Callable[[Path], list[Fits]],
     other: float = 0.0,
     images: int = 0,
+    longest: float = math.inf,
 ) -> None:
     """Set the steps of `config` so that its fits take `minutes`, and its `budget_minutes`.
 
@@ -55,6 +57,7 @@ def spend(
         fits: given a folder for their trials, what will be trained with the `TrainConfig`s of `config`.
         other: seconds needed for other work.
         images: number of images to predict besides; a prediction costs a third of a step.
+        longest: the largest factor that the steps are multiplied by.
     """
     if world_size() > 1:
         raise UserError("--minutes times one process; with several give train.min_steps and train.max_steps")
@@ -77,7 +80,7 @@ def spend(
             overhead += images * seconds / (3 * min(fit.train.batch_size, fit.images)) if fit is used[-1] else 0.0
     left = 60 * minutes * (1 - RESERVE) - (time.monotonic() - began) - overhead
     for fit in used:
-        steps = max(round(wanted[id(fit)] * left / cost), LEAST_STEPS)
+        steps = max(round(wanted[id(fit)] * min(left / cost, longest)), LEAST_STEPS)
         fit.train.min_steps = fit.train.max_steps = steps
     config.budget_minutes = minutes
     warning = f"; {minutes:g} minutes are too few, expect more" if left < 0 else ""
