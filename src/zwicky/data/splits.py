@@ -77,9 +77,7 @@ def default_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ())
     labels = _or_measured(cutouts, labels, columns)
     if not labels.values:
         return Split(DEFAULT, dict.fromkeys(cutouts.ids, "unlabelled"))
-    split, too_small = _holdout(cutouts, labels, (0.7, 0.1, 0.2), 0, None, DEFAULT)
-    for problem in too_small:
-        warnings.warn(f"{problem}: nothing can be known about it; label more")
+    split = holdout_split(cutouts, labels, seed=0, strict=False)
     count = pd.Series(labels.of(split.ids("test"))).value_counts()
     if few := [f"{count[label]} {label}" for label in labels.classes if 0 < count.get(label, 0) < FEW]:
         advice = "all labels are tested in turn by zwicky benchmark with design.kind folds"
@@ -110,6 +108,7 @@ def holdout_split(
     seed: int,
     group_column: str | None = None,
     name: str = DEFAULT,
+    strict: bool = True,
 ) -> Split:
     """Draw a stratified split of the labelled objects; without groups each class is within one of its share.
 
@@ -117,28 +116,12 @@ def holdout_split(
 
     `fractions` are those of train, validation and test, and sum to 1. Objects with equal values of `group_column` stay
     together, as duplicates and simulated images of one galaxy (`SHARED`) always do. UserError if there are no labels,
-    or a class is too small to be in train and test.
+    or a class is too small to be in train and test, which is a warning unless `strict`.
     """
-    split, too_small = _holdout(cutouts, labels, fractions, seed, group_column, name)
-    for problem in too_small:
-        raise UserError(f"{problem}; add labels or change the split fractions")
-    return split
-
-
-def _holdout(
-    cutouts: Cutouts,
-    labels: Labels,
-    fractions: tuple[float, float, float],
-    seed: int,
-    group_column: str | None,
-    name: str,
-) -> tuple[Split, list[str]]:
-    """The split of `holdout_split`, and the classes that are too small to be in train and test."""
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(f"split fractions {tuple(fractions)} must be three shares, train, validation, test, with sum 1")
     group, classes, labelled = _grouped(cutouts, labels, group_column)
     part_of = _distribute(group[labelled], classes[labelled], fractions, numpy_rng(seed))
-    too_small = []
     for needed, share in ((0, fractions[0]), (2, fractions[2])):
         for label in labels.classes if share else ():
             groups = dict.fromkeys(group[classes == label])
@@ -148,14 +131,15 @@ def _holdout(
             spare = [key for key in groups if part_of[key] != 0 or list(parts.values()).count(0) > 1]
             if spare and len(groups) > 1:
                 part_of[min(spare, key=lambda key: (group == key).sum())] = needed
-            else:
-                too_small.append(
-                    f"class {label!r} has {(classes == label).sum()} objects in {len(groups)} groups (equal pixels or "
-                    f"positions are one), too few to have one in {ROLES[needed]}"
-                )
+                continue
+            problem = f"class {label!r} has {(classes == label).sum()} objects in {len(groups)} groups (equal pixels or "
+            problem += f"positions are one), too few to have one in {ROLES[needed]}"
+            if strict:
+                raise UserError(f"{problem}; add labels or change the split fractions")
+            warnings.warn(f"{problem}: nothing can be known about it; label more")
     role = np.array([ROLES[part_of.get(key, UNLABELLED)] for key in group], dtype=object)
     role[~labelled] = [{"train": "unlabelled", "unlabelled": "unlabelled"}.get(name) for name in role[~labelled]]
-    return _make_split(name, cutouts.ids, role, group), too_small
+    return _make_split(name, cutouts.ids, role, group)
 
 
 def fold_splits(

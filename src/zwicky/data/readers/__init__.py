@@ -12,19 +12,7 @@ FEW = 6  # an axis this short is that of the bands
 MANY = 64  # a longer one is not
 
 _READERS: dict[tuple[str, ...], str] = {
-    (
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".gif",
-        ".webp",
-        ".jp2",
-        ".pgm",
-        ".ppm",
-    ): "pictures:read_picture",
+    tuple(".png .jpg .jpeg .tif .tiff .bmp .gif .webp .jp2 .pgm .ppm".split()): "pictures:read_picture",
     (".npy",): "numpy:read_npy",
     (".npz",): "numpy:read_npz",
     tuple(".fits .fit .fts .fits.gz .fit.gz .fits.bz2 .fits.fz .fz".split()): "fits:read_fits",
