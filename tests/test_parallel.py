@@ -1,7 +1,5 @@
 """Independent parts: the same results on any number of processes, and what happens when one fails."""
 
-from __future__ import annotations
-
 import signal
 from functools import partial
 from itertools import chain

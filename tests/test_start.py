@@ -1,7 +1,5 @@
 """`zwicky start`: a page and a ranking from a folder; a map without labels; it goes on after a kill."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,22 +30,18 @@ def write_folder(folder, count=60, labelled=40):
     pd.DataFrame(rows).to_csv(folder.parent / "catalog.csv", index=False)
 
 
+def start(folder, *more):
+    """Run `zwicky start` on the cutouts and the catalogue in a folder; return its output."""
+    paths = [str(folder / name) for name in ("cutouts", "catalog.csv", "out")]
+    cli.run(["start", paths[0], "--catalog", paths[1], "--out", paths[2], *SMALL, *more])
+    return folder / "out"
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     write_folder(folder / "cutouts")
-    cli.run(
-        [
-            "start",
-            str(folder / "cutouts"),
-            "--catalog",
-            str(folder / "catalog.csv"),
-            "--out",
-            str(folder / "out"),
-            *SMALL,
-        ]
-    )
-    return folder / "out"
+    return start(folder)
 
 
 @pytest.mark.slow
@@ -64,9 +58,8 @@ def test_the_unlabelled_are_ranked_by_probability(out):
 def test_no_test_object_is_learned_from_or_ranked(out):
     tested = set(read_split(out / "run" / "splits" / "holdout.csv").ids("test"))
     folders = [*(out / "run" / "cells").glob("*"), *(out / "run" / "pretrain").glob("*")]
-    objects = [
-        pd.read_parquet(f / "training_objects.parquet") for f in folders if (f / "training_objects.parquet").exists()
-    ]
+    paths = [path for folder in folders for path in folder.glob("training_objects.parquet")]
+    objects = [pd.read_parquet(path) for path in paths]
     assert len(objects) == 3  # pretraining, fine-tuned, from scratch
     for table in objects:
         assert tested.isdisjoint(table["id"])
@@ -90,8 +83,7 @@ def test_the_same_command_goes_on(out, capsys):
     config = (out / "run" / "config.yaml").read_bytes()
     for name in ("run/ranking.json", "run/ranked.csv", "run/summary.csv", "report.html"):
         (out / name).unlink()
-    folder = out.parent
-    cli.run(["start", str(folder / "cutouts"), "--catalog", str(folder / "catalog.csv"), "--out", str(out), *SMALL])
+    start(out.parent)
     assert (out / "run" / "ranked.csv").read_bytes() == before
     assert (out / "run" / "config.yaml").read_bytes() == config
     assert (out / "report.html").exists()
@@ -100,27 +92,24 @@ def test_the_same_command_goes_on(out, capsys):
 @pytest.mark.parametrize("labelled", [pytest.param(0, marks=pytest.mark.slow), 8])
 def test_a_map_where_nothing_can_be_tested(tmp_path, labelled):
     write_folder(tmp_path / "cutouts", 40, labelled)
-    arguments = [str(tmp_path / "cutouts"), "--catalog", str(tmp_path / "catalog.csv"), "--out", str(tmp_path / "out")]
-    cli.run(["start", *arguments, *SMALL])
-    table = pd.read_csv(tmp_path / "out" / "map.csv")
+    out = start(tmp_path)
+    table = pd.read_csv(out / "map.csv")
     assert len(table) == 40
     assert {"id", "file", "ra", "dec", "x", "y", "cluster", "oddity"} <= set(table)
-    assert len(np.load(tmp_path / "out" / "features.npy")) == 40
-    page = (tmp_path / "out" / "report.html").read_text()
+    assert len(np.load(out / "features.npy")) == 40
+    page = (out / "report.html").read_text()
     assert "cannot be said" in page
     assert ("lens 4" in page) == bool(labelled)
-    assert (tmp_path / "out" / "ranked.csv").exists() == bool(labelled)
+    assert (out / "ranked.csv").exists() == bool(labelled)
     if labelled:
-        assert len(pd.read_csv(tmp_path / "out" / "ranked.csv")) == 32
+        assert len(pd.read_csv(out / "ranked.csv")) == 32
 
 
 @pytest.mark.slow
 def test_settings_of_the_table_can_be_overridden(tmp_path):
     write_folder(tmp_path / "cutouts", 40, 0)
-    cli.run(
-        ["start", str(tmp_path / "cutouts"), "--out", str(tmp_path / "out"), "--methods.simmim.views.crop=16", *SMALL]
-    )
-    assert yaml.safe_load((tmp_path / "out" / "run" / "config.yaml").read_text())["views"]["crop"] == 16
+    out = start(tmp_path, "--methods.simmim.views.crop=16")
+    assert yaml.safe_load((out / "run" / "config.yaml").read_text())["views"]["crop"] == 16
 
 
 def test_clusters_oddities_and_neighbours_of_known_groups():

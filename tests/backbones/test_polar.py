@@ -38,9 +38,8 @@ def test_sampling_is_bilinear(centre):
 
 
 def test_outside_the_image_is_zero():
-    polar = sample_polar(
-        torch.ones(1, 1, 8, 8), polar_points(4, 8, "linear"), torch.tensor([[3.5, 3.5]]).double(), 20.0
-    )
+    centre = torch.tensor([[3.5, 3.5]]).double()
+    polar = sample_polar(torch.ones(1, 1, 8, 8), polar_points(4, 8, "linear"), centre, 20.0)
     assert torch.equal(polar[0, 0, 1:], torch.zeros(3, 8))
     assert polar[0, 0, 0].min() > 0
 

@@ -114,9 +114,8 @@ def test_the_table_with_usual_names_of_several_extensions(tmp_path):
 
 
 def test_units_and_coordinates_of_a_table(tmp_path):
-    Table({"file": FILES, "pos": SkyCoord([1] * 6, [2] * 6, unit="deg"), "q": [0.5] * 6 * u.hourangle}).write(
-        tmp_path / "c.ecsv"
-    )
+    positions = SkyCoord([1] * 6, [2] * 6, unit="deg")
+    Table({"file": FILES, "pos": positions, "q": [0.5] * 6 * u.hourangle}).write(tmp_path / "c.ecsv")
     table = read_catalog(tmp_path / "c.ecsv")
     assert (list(table), table["ra"][0], table.attrs["units"]) == (["file", "q", "ra", "dec"], 1, {"q": "hourangle"})
 
@@ -129,9 +128,8 @@ UNUSABLE |= {"file,label\na.png,lens,sw\n": "more cells than columns in its row 
 def test_unusable_catalogues(tmp_path, content, message):
     if content is not None:
         (tmp_path / "c.csv").write_text(content)
-    with pytest.raises(UserError, match=message) as raised:
+    with pytest.raises(UserError, match=message):
         read_catalog(tmp_path / "c.csv")
-    assert "\n" not in str(raised.value)
 
 
 # ---------------------------------------------------------------------------------------------------- columns
@@ -333,9 +331,8 @@ def test_the_column_that_finds_most_files_is_taken():
     assert match_rows(table, ["img008.npy", "img007.npy"])[0] == {"img007.npy": 0, "img008.npy": 1}
     table = pd.DataFrame({"dir": ["a", "b"], "name": ["1.npy", "1.npy"]})
     assert match_rows(table, ["a/1.npy", "b/1.npy"]) == ({"a/1.npy": 0, "b/1.npy": 1}, [], "dir/name")
-    rows, orphans, _ = match_rows(
-        pd.DataFrame({"file": ["a.npy", "a.npy", "d.npy", "e"]}), ["a.npy", "x/e.npy", "y/e.npy"]
-    )
+    table = pd.DataFrame({"file": ["a.npy", "a.npy", "d.npy", "e"]})
+    rows, orphans, _ = match_rows(table, ["a.npy", "x/e.npy", "y/e.npy"])
     assert rows == {"a.npy": 0}
     assert orphans == [
         ("a.npy", "the catalogue names this file twice; its first row was taken"),

@@ -71,12 +71,10 @@ def test_on_a_polar_network_patches_are_those_of_its_canvas(name, network, small
     x, mask, backbone = views.crops[0], views.masks[0], method.backbone
     with torch.no_grad():
         visible = visible_patches(mask)
-        y = (
-            method.decoder(backbone.visible(x, visible), visible)
-            if name == "mae"
-            else method.decoder(backbone(x, mask))
-        )
-        y = y if name == "mae" else patchify(y, method.grid)
+        if name == "mae":
+            y = method.decoder(backbone.visible(x, visible), visible)
+        else:
+            y = patchify(method.decoder(backbone(x, mask)), method.grid)
         inside = patchify(backbone.canvas(views.valid[0].float()) > 0.999, method.grid)
         loss, _ = slow_loss(patchify(backbone.canvas(x), method.grid), y, mask, inside, normalise=name == "mae")
         assert inside.any()

@@ -1,7 +1,5 @@
 """Time budgets: steps follow from measured times, and a run with the same budget keeps its steps."""
 
-from __future__ import annotations
-
 import time
 
 import pytest
@@ -83,12 +81,9 @@ def test_commands_keep_the_steps_they_bought(tmp_path, make_blobs, capsys):
     written = (tmp_path / "fit" / "network.safetensors").stat().st_mtime
     cli.run(["finetune", *polar, "--out", str(tmp_path / "fit")])  # finished: read back
     assert (tmp_path / "fit" / "network.safetensors").stat().st_mtime == written
-    repeated = [str(tmp_path / "fit" / "config.yaml"), "--data", str(tmp_path / "store")]
-    settings = yaml.safe_load((tmp_path / "fit" / "config.yaml").read_text())
-    (tmp_path / "again.yaml").write_text(
-        yaml.safe_dump({k: v for k, v in settings.items() if k not in ("start", "from_scratch")})
-    )
-    repeated[0] = str(tmp_path / "again.yaml")
-    cli.run(["finetune", *repeated, "--out", str(tmp_path / "again")])
+    settings = {name: value for name, value in config.items() if name not in ("start", "from_scratch")}
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(settings))
+    store, out = (str(tmp_path / name) for name in ("store", "again"))
+    cli.run(["finetune", str(tmp_path / "again.yaml"), "--data", store, "--out", out])
     again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert again["fit"]["train"]["max_steps"] == steps

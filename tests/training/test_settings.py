@@ -1,7 +1,5 @@
 """Settings from the data: every combination builds, takes a step and fits in memory; crops fit any image."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -13,6 +11,7 @@ from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.cli.parsing import parse, settings_of
+from zwicky.data.store import write_store
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.training.config import TrainConfig
 from zwicky.training.loop import make_optimizer
@@ -122,11 +121,8 @@ def test_the_window_is_centred_and_covers_the_lens(size, scale, crop):
 @pytest.mark.parametrize("name", recipes.names())
 def test_the_views_of_every_recipe_fit_small_images(name, side):
     settings = recipes.read(name)
-    given = [
-        settings.get("views"),
-        settings.get("label_views"),
-        *(m["views"] for m in settings.get("methods", {}).values()),
-    ]
+    given = [settings.get("views"), settings.get("label_views")]
+    given += [method["views"] for method in settings.get("methods", {}).values()]
     for options in filter(None, given):
         views, note = fit_views(ViewsConfig(**options), (side, side))
         views.validate((side, side), ("g",), views.local_crops)
@@ -137,25 +133,11 @@ def test_the_views_of_every_recipe_fit_small_images(name, side):
 
 @pytest.mark.parametrize("recipe_name", ["dino", "esvit"])
 def test_shipped_recipes_train_on_images_smaller_than_their_crop(recipe_name, tmp_path, capsys, make_blobs):
-    from zwicky.data.store import write_store
-
     cutouts, labels = make_blobs(24, size=31)
     write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands, labels=labels)
-    cli.run(
-        [
-            *(
-                "pretrain",
-                recipe_name,
-                "--size",
-                "smoke",
-                "--data",
-                str(tmp_path / "store"),
-                "--out",
-                str(tmp_path / "run"),
-            ),
-            *("--train.max_steps=1", "--train.batch_size=8", "--train.precision=32", "--views.local_crops=1"),
-        ]
-    )
+    paths = [f"--data={tmp_path / 'store'}", f"--out={tmp_path / 'run'}"]
+    fast = ["--train.max_steps=1", "--train.batch_size=8", "--train.precision=32", "--views.local_crops=1"]
+    cli.run(["pretrain", recipe_name, "--size=smoke", *paths, *fast])
     assert "crop 32 px does not fit images of 31 × 31 px; taking 31 px" in capsys.readouterr().err
     config = (tmp_path / "run" / "config.yaml").read_text()
     assert "precision: float32" in config
