@@ -12,9 +12,8 @@ from zwicky.augment.views import Target
 from zwicky.errors import UserError
 from zwicky.evaluation import baselines
 from zwicky.evaluation import metrics as m
-from zwicky.evaluation.baselines import BASELINES
+from zwicky.evaluation.baselines import BASELINES, PROBES
 from zwicky.evaluation.metrics import classification_scores
-from zwicky.evaluation.probes import PROBES
 from zwicky.training.task import Task
 
 

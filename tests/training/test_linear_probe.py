@@ -12,8 +12,7 @@ from zwicky.augment.views import Target
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels
 from zwicky.errors import UserError
-from zwicky.training.calibration import TEMPERATURES, cross_entropy, fit_temperature
-from zwicky.training.linear_probe import LinearProbe, fit_logistic
+from zwicky.training.linear_probe import TEMPERATURES, LinearProbe, cross_entropy, fit_logistic, fit_temperature
 from zwicky.training.task import Task
 
 

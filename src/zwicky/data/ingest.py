@@ -82,14 +82,8 @@ def ingest(
     positions and properties; folders called train and test, or a column `split`, give the split `holdout`. All images
     must share size and type; a tenth may differ and is set aside; `config.size` crops and pads instead.
 
-    Args:
-        source: a folder, one file of many images, or a .zip or .tar of either.
-        out: the store, a new directory.
-        catalog: a table in any usual format.
-        config: what the files do not say.
-
-    Raises:
-        UserError: Nothing can be read, the images are of several kinds, an option does not fit, or `out` exists.
+    `source` is a folder, one file of many images, or a .zip or .tar of either; `catalog` a table in any usual format.
+    UserError if nothing can be read, the images are of several kinds, an option does not fit, or `out` exists.
     """
     source, out, config = Path(source), Path(out), config or IngestConfig()
     is_archive = source.name.lower().endswith(ARCHIVES)

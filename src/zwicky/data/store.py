@@ -169,8 +169,7 @@ def write_store(
     """Write a store from images and a table, whatever format they came in.
 
     `images` [N, bands, H, W] are an array or anything that gives arrays for slices of rows, of numbers of any kind;
-    `table` has N rows with at
-    least the column `id`, see `StoreWriter.append`.
+    `table` has N rows with at least the column `id`, see `StoreWriter.append`.
     """
     table = table.assign(id=[str(identifier) for identifier in table["id"]])
     dtype = as_pixels(images[:1], len(bands)).dtype

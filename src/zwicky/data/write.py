@@ -19,18 +19,12 @@ BATCH = 1024  # images written to HDF5 at a time
 
 
 def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
-    """Export every object of a store into a new folder, and return their number.
+    """Export every object of a store into a folder that appears when it is complete, and return their number.
 
-    Args:
-        store: the store to read.
-        out: the folder to write; it appears only when it is complete.
-        format: "deeplense": `CLASS/NAME.npy`, [H, W] for one band, else [bands, H, W], in `unlabelled/` without a
-            label; "fits": `NAME.fits`, [bands, H, W] with BAND0, BAND1, …, RA, DEC, PIXSCALE and SURVEY. Both have a
-            `catalog.csv` with file, id, label, position and properties, which `ingest` reads. "hdf5": `cutouts.hdf5`
-            with `images`, their attribute `bands`, and a dataset for each column.
-
-    Raises:
-        UserError: `out` exists or cannot be written, or the format is unknown.
+    deeplense: `CLASS/NAME.npy`, [H, W] for one band, else [bands, H, W], in `unlabelled/` without a label. fits:
+    `NAME.fits`, [bands, H, W] with BAND0, BAND1, …, RA, DEC, PIXSCALE and SURVEY. Both have a `catalog.csv` with file,
+    id, label, position and properties, which `ingest` reads. hdf5: `cutouts.hdf5` with `images`, their attribute
+    `bands`, and a dataset for each column. UserError if `out` exists or cannot be written, or the format is unknown.
     """
     writers = {"deeplense": _write_deeplense, "fits": _write_fits, "hdf5": _write_hdf5}
     if format not in writers:

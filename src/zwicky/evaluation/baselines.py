@@ -1,8 +1,8 @@
-"""Baselines on raw pixels, in every table: if a simple one is close to a network, the page says so.
+"""Probes of frozen features, and baselines on raw pixels: if a simple one is close to a network, the page says so.
 
-Each takes (train_images, truth, test_images, task, seed) and returns probabilities [M, classes] or values [M, columns].
-Images are [N, bands, H, W] of any pixel type, NaN where invalid. All choices are made by cross-validation inside the
-training labels. Images are read in blocks, so memory grows by some hundred numbers per image.
+A baseline takes (train_images, truth, test_images, task, seed) and returns probabilities [M, classes] or values
+[M, columns]. Images are [N, bands, H, W] of any pixel type, NaN where invalid. All choices are made by cross-validation
+inside the training labels. Images are read in blocks, so memory grows by some hundred numbers per image.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,12 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from zwicky.data.rings import asinh_scaled, binned, ring_modes, robust_scale
+from zwicky.methods.collapse import knn_predict
 from zwicky.rng import numpy_rng
-from zwicky.training.linear_probe import LinearProbe, check_labels
+from zwicky.training.linear_probe import LinearProbe, check_features, check_labels
 from zwicky.training.task import Task
 
+Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, Task], np.ndarray]
 Baseline = Callable[[np.ndarray, np.ndarray, np.ndarray, Task, int], np.ndarray]
 BLOCK = 2**24  # pixels converted at once: 64 MB
 PCA_IMAGES = 3000  # images to which the components are fitted
@@ -23,6 +25,25 @@ PCA_SIDE = 64  # images are binned by the largest whole number that keeps at lea
 COMPONENTS = (10, 30, 100)  # tried by cross-validation
 BOOSTING_COMPONENTS = 60
 ANNULI = 8
+
+
+def knn_probe(features: np.ndarray, truth: np.ndarray, query: np.ndarray, task: Task) -> np.ndarray:
+    """Predict by the 20 nearest neighbours in cosine similarity, see `methods.collapse.knn_predict`.
+
+    `features` [n, D] are those of labelled objects, `truth` their classes [n] int or values [n, columns]. Returns
+    probabilities [M, classes] or values [M, columns] of the features `query` [M, D].
+    """
+    classes = task.n_outputs
+    values = truth if task.is_regression else np.eye(classes)[check_labels(truth, len(features), classes)]
+    return knn_predict(check_features(features, "training"), values, check_features(query, "test"))
+
+
+def linear_probe(features: np.ndarray, truth: np.ndarray, query: np.ndarray, task: Task) -> np.ndarray:
+    """Predict by logistic or ridge regression; arguments and result as for `knn_probe`."""
+    return LinearProbe.fit(features, truth, task).predict(query)
+
+
+PROBES: dict[str, Probe] = {"linear": linear_probe, "blocks": linear_probe, "knn": knn_probe}
 
 
 def pca_linear(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: Task, seed: int) -> np.ndarray:

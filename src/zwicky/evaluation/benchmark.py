@@ -17,12 +17,12 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import ROLES
 from zwicky.evaluation.arms import Arm, check_recipe, compared_arms, make_arms
+from zwicky.evaluation.baselines import PROBES, linear_probe
 from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.correspondence import correspondence, correspondence_pairs
 from zwicky.evaluation.label_draws import LabelDraw, make_label_draws, write_label_draws
 from zwicky.evaluation.metrics import scores
-from zwicky.evaluation.probes import PROBES, linear_probe
 from zwicky.evaluation.results import BenchmarkResult, summarise
 from zwicky.io import read_json, replacing, write_json, write_table
 from zwicky.parallel import map_parts

@@ -11,11 +11,10 @@ import numpy as np
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.evaluation.arms import CONVNET, Arm
-from zwicky.evaluation.baselines import BASELINES
+from zwicky.evaluation.baselines import BASELINES, PROBES
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.label_draws import LabelDraw
 from zwicky.evaluation.metrics import scores
-from zwicky.evaluation.probes import PROBES
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
 from zwicky.io import read_json, write_array, write_json, write_table
 from zwicky.training import provenance

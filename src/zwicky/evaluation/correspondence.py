@@ -161,11 +161,7 @@ def view_pairs(
 def partners(to_source: Tensor, other_to_source: Tensor, backbone: Backbone, size: int) -> Tensor:
     """Return [B, T] int64: the region of the second view with the centre of each region of the first, −1 if none.
 
-    Args:
-        to_source: [B, 2, 3] map of the first view, as in `Views`.
-        other_to_source: [B, 2, 3] map of the second.
-        backbone: knows where its regions lie.
-        size: pixels of a crop.
+    The maps of both views, [B, 2, 3], are those of `Views`; `size` is that of a crop in pixels.
     """
     centres = backbone.patch_centres(size).flatten(0, 1).to(to_source.device)
     first, second = to_source.double(), other_to_source.double()

@@ -9,9 +9,9 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
+from zwicky.evaluation.baselines import PROBES
 from zwicky.evaluation.bootstrap import Bootstrap, Cell
 from zwicky.evaluation.metrics import scores, statistics
-from zwicky.evaluation.probes import PROBES
 from zwicky.evaluation.results import prediction_table
 from zwicky.io import write_table
 from zwicky.training import provenance

@@ -34,12 +34,9 @@ class Picture(NamedTuple):
 
 
 def write_report(run: Path | str, data: Cutouts | None = None, out: Path | str | None = None) -> Path:
-    """Write the HTML page about a benchmark, and return its path.
+    """Write the HTML page about the benchmark in `run`, by default as RUN/report.html, and return its path.
 
-    Args:
-        run: directory written by `zwicky benchmark`.
-        data: the cutouts it was run on, for the pictures; without them there are none.
-        out: file to write; RUN/report.html by default.
+    Without `data`, the cutouts that it was run on, there are no pictures.
     """
     path = Path(run) / "report.html" if out is None else Path(out)
     with figures.page_style():

@@ -22,11 +22,10 @@ from zwicky.data.splits import Split, fit_select
 from zwicky.methods.base import Method
 from zwicky.methods.supervised import Supervised, TargetScaler
 from zwicky.rng import seed_torch
-from zwicky.training.calibration import cross_entropy, fit_temperature
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig
 from zwicky.training.distributed import autocast, run_on_rank_zero
-from zwicky.training.linear_probe import LinearProbe
+from zwicky.training.linear_probe import LinearProbe, cross_entropy, fit_temperature
 from zwicky.training.loader import TrainingSet
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, eval_mode

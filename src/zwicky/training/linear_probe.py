@@ -1,10 +1,12 @@
-"""The linear probe: logistic or ridge regression on frozen features, its strength chosen by cross-validation."""
+"""The linear probe, logistic or ridge regression on frozen features, and temperature scaling of logits."""
 
 import warnings
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold, StratifiedKFold
@@ -16,39 +18,26 @@ from zwicky.training.task import Task
 INVERSE_PENALTIES = np.logspace(-5, 1, 7)  # C of the logistic regression
 PENALTIES = np.logspace(-2, 6, 17)  # alpha of the ridge regression
 FOLDS = 5
+TEMPERATURES = (0.02, 50.0)  # the range searched
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear model on standardised features, fitted with `LinearProbe.fit`.
-
-    Args:
-        task: what is predicted.
-        scaler: mean and standard deviation of the training features.
-        models: one logistic regression, or one ridge regression per regressed column.
-        cv_loss: cross-validated log loss, or squared error over the variance, averaged over columns; NaN without folds.
-    """
+    """A linear model on standardised features, fitted with `LinearProbe.fit`."""
 
     task: Task
     scaler: StandardScaler
-    models: list[LogisticRegression | Ridge]
-    cv_loss: float = float("nan")
+    models: list[LogisticRegression | Ridge]  # one logistic regression, or one ridge regression a regressed column
+    cv_loss: float = float("nan")  # log loss, or mean over columns of squared error over variance; NaN without folds
 
     @classmethod
     def fit(
         cls, features: np.ndarray, truth: np.ndarray, task: Task, groups: np.ndarray | None = None, seed: int = 0
     ) -> Self:
-        """Fit the probe; the penalty has the lowest cross-validated log loss or squared error.
+        """Fit to features [n, D]; the penalty has the lowest cross-validated log loss or squared error.
 
-        Args:
-            features: [n, D] of the training objects.
-            truth: their classes [n] int or their values [n, columns].
-            task: classes or targets to predict.
-            groups: [n]; rows with the same value stay in one fold. Each row is its own group unless given.
-            seed: seed of the folds.
-
-        Raises:
-            UserError: if features are not finite or the labels are not at least two of the task's classes.
+        `truth` has classes [n] int or values [n, columns]; rows with equal `groups` [n] stay in one fold. UserError if
+        features are not finite or the labels are not at least two of the task's classes.
         """
         features, truth = check_features(features, "training"), np.asarray(truth)
         if len(truth) != len(features):
@@ -96,17 +85,9 @@ class LinearProbe:
 def fit_logistic(
     x: np.ndarray, y: np.ndarray, seed: int, sample_weight: np.ndarray | None = None, groups: np.ndarray | None = None
 ) -> tuple[LogisticRegression, float]:
-    """Fit a logistic regression to standardised features.
+    """Fit a logistic regression to standardised features x [n, D] and classes y [n]; rows of a group stay in one fold.
 
-    Args:
-        x: [n, D].
-        y: [n] int, at least two classes.
-        seed: seed of the folds.
-        sample_weight: [n]; all equal unless given.
-        groups: [n]; rows with the same value stay in one fold.
-
-    Returns:
-        (model, cross-validated log loss). If a class has one object, nothing can be cross-validated: C = 0.01, NaN.
+    Returns (model, cross-validated log loss). If a class has one object, nothing can be cross-validated: C = 0.01, NaN.
     """
     model = LogisticRegression(C=0.01, max_iter=300, tol=1e-3)
     n_folds = fold_count(y if groups is None else y[np.unique(groups, return_index=True)[1]])
@@ -123,10 +104,9 @@ def fit_logistic(
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None = None) -> tuple[Ridge, float]:
-    """Fit a ridge regression of y [n] on standardised features x [n, D].
+    """Fit a ridge regression of y [n] on standardised features x [n, D]: (model, cross-validated squared error).
 
-    Returns:
-        (model, cross-validated squared error). One object gets the strongest penalty, and NaN.
+    One object gets the strongest penalty, and NaN.
     """
     groups = np.arange(len(x)) if groups is None else groups
     n_folds = min(FOLDS, len(np.unique(groups)))
@@ -164,3 +144,22 @@ def check_features(features: np.ndarray, role: str) -> np.ndarray:
     if not np.isfinite(features).all():
         raise UserError(f"the {role} features hold NaN or infinity; look for a diverged training or bad pixels")
     return np.asarray(features, dtype=np.float64)
+
+
+def cross_entropy(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Return the mean of −ln softmax(logits)[truth] in nats. logits [N, classes], truth [N] int."""
+    log_probabilities = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    return -float(log_probabilities[np.arange(len(truth)), truth].mean())
+
+
+def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
+    """Return the T in TEMPERATURES that minimises the cross-entropy of softmax(logits / T), which is convex in 1/T.
+
+    Temperature scaling gives calibrated probabilities (arXiv:1706.04599).
+    """
+
+    def loss(log_t: float) -> float:
+        return cross_entropy(logits / np.exp(log_t), truth)
+
+    best = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-5})
+    return float(np.exp(best.x))
