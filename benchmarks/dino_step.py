@@ -23,10 +23,9 @@ from step_timing import Contestant, add_arguments, clock_of, ratios, take_turns,
 from timm.models.vision_transformer import VisionTransformer
 
 from zwicky import backbones, methods
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Views
+from zwicky.augment.views import Augment, Views
 from zwicky.backbones import BACKBONES
 from zwicky.training.config import TrainConfig
 from zwicky.training.distributed import compile_backbones, use_bf16

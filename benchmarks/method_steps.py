@@ -20,9 +20,9 @@ import torch
 from step_timing import Contestant, add_arguments, ratios, take_turns, write_table, zwicky_step
 
 from zwicky import backbones, methods
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Augment
 from zwicky.training.config import TrainConfig
 
 BANDS = ("g", "r", "i")

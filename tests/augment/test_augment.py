@@ -9,10 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zwicky.augment.augment import Augment, eval_views
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Masking, Target, Views
+from zwicky.augment.views import Augment, Masking, Target, Views, eval_views
 from zwicky.errors import UserError
 
 BANDS = ("u", "g", "r", "i", "z", "y")

@@ -19,9 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from zwicky import methods
-from zwicky.augment.augment import Augment, eval_views
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Augment, eval_views
 from zwicky.methods.collapse import embedding_std
 from zwicky.methods.losses import negative_cosine
 from zwicky.methods.siamese import SimSiam

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Augment
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels

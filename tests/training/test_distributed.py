@@ -36,7 +36,7 @@ from zwicky import backbones, methods
 from zwicky.training.config import TrainConfig
 from zwicky.training.loop import fit
 from zwicky.training.loader import TrainingSet
-from zwicky.augment.augment import Augment
+from zwicky.augment.views import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 

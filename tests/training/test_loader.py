@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Augment
 from zwicky.data import store as store_module
 from zwicky.data.store import open_store, write_store
 from zwicky.methods import MethodConfig

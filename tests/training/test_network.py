@@ -8,8 +8,7 @@ import torch
 from scipy.special import softmax
 
 from zwicky import d4
-from zwicky.augment.augment import eval_views
-from zwicky.augment.views import Target
+from zwicky.augment.views import Target, eval_views
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.training.network import eval_mode, load_network, save_network

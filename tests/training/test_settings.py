@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from zwicky import backbones, cli, methods, recipes
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Augment
 from zwicky.cli.parsing import parse, settings_of
 from zwicky.data.store import write_store
 from zwicky.evaluation.config import BenchmarkConfig

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zwicky import backbones
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
+from zwicky.augment.views import Augment
 from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import ViewsConfig
+from zwicky.augment.views import Augment
 from zwicky.backbones.base import Backbone, LinearHead
 from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.data.labels import Labels

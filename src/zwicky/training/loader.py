@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zwicky.augment.augment import Augment
-from zwicky.augment.views import Views
+from zwicky.augment.views import Augment, Views
 from zwicky.data.cutouts import Cutouts, Images
 from zwicky.rng import torch_rng
 

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from zwicky.augment.augment import Augment
+from zwicky.augment.views import Augment
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
 from zwicky.methods.ema import cosine, ema_update

@@ -13,10 +13,9 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from zwicky import backbones, d4
-from zwicky.augment.augment import eval_views
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Target, transform_targets
+from zwicky.augment.views import Target, eval_views, transform_targets
 from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts, Images, LazyImages, as_pixels, batches
 from zwicky.errors import UserError

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from zwicky import backbones, methods
-from zwicky.augment.augment import Augment
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import Augment
 from zwicky.backbones import BackboneConfig
 from zwicky.backbones.base import Backbone
 from zwicky.backbones.weights import published_scale

@@ -81,8 +81,9 @@ class Merge(nn.Module):
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
         """Merge [8, C, B, h, w] to [8, 2C, B, h/2, w/2]."""
-        corners = layers.out_of_stream(x, irreps).unflatten(4, (-1, 2)).unflatten(3, (-1, 2))
-        # [8, C, B, h/2, y, w/2, x]
+        corners = (
+            layers.out_of_stream(x, irreps).unflatten(4, (-1, 2)).unflatten(3, (-1, 2))
+        )  # [8, C, B, h/2, y, w/2, x]
         corners = corners.permute(0, 4, 6, 1, 2, 3, 5).flatten(1, 2)
         # Corner δ' of element k lies at k δ', where the inverse of k finds δ' in a map of corners.
         index = orbit(torch.arange(4).view(2, 2))[INVERSE].flatten(1).to(x.device)  # [8, 4]
