@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import zwicky
-from zwicky.evaluation.metrics import classification_scores, regression_scores
+from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.results import BenchmarkResult, cell_key, summarise
 from zwicky.io import write_json
 
@@ -33,12 +33,10 @@ def make_run(folder: Path, classes=("nonlens", "lens"), columns=(), draws=2, obj
         table = pd.DataFrame({"id": ids, "group": ids})
         if columns:
             predicted = truth + noise / strength
-            scores = regression_scores(truth, predicted, columns)
             table[[f"true_{c}" for c in columns]], table[[f"predicted_{c}" for c in columns]] = truth, predicted
         else:
             logits = noise + strength * np.eye(len(classes))[truth]
             predicted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-            scores = classification_scores(truth, predicted)
             table["label"] = np.array(classes, object)[truth]
             table[[f"p_{c}" for c in classes]] = predicted
         cell = folder / "cells" / cell_key(name, labels, draw)
@@ -52,7 +50,7 @@ def make_run(folder: Path, classes=("nonlens", "lens"), columns=(), draws=2, obj
         row |= {"labels": labels, "draw": draw, "unit": f"draw {draw}", "seed": draw, "test_objects": objects}
         row |= {"pretrain_seed": 0 if kind == "ssl" else None, "used_probe": kind == "ssl" and draw == 1}
         row |= {"parameters": 5e6, "steps": 90, "images_seen": 2880, "pflops": 0.01, "seconds": 75.0}
-        rows.append(row | scores)
+        rows.append(row | scores(truth, predicted, columns))
     pd.DataFrame(rows).to_csv(folder / "results.csv", index=False)
     config = {"seed": 0, "replicates": 600, "correspondence": 0 if columns else 3, "views": {"rotation": "any"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

@@ -1,4 +1,4 @@
-"""Metrics of predictions: scikit-learn's for one set of predictions, and weighted ones for the bootstrap.
+"""Metrics of predictions, each defined once for values and for the bootstrap of their intervals.
 
 A statistic takes truth, predictions and weights [R, N], which say how often each of N objects counts in each of R
 replicates; it sorts once and returns [R], or [R, points] for a curve. NaN where a replicate does not define it.
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
+from sklearn.metrics import log_loss
 
 from zwicky.errors import UserError
 
@@ -17,43 +17,21 @@ CLASSIFICATION = ("accuracy", "auc", "tpr0", "tpr10", "ece", "nll")
 
 
 def scores(truth: np.ndarray, predicted: np.ndarray, columns: Sequence[str] = ()) -> dict[str, float]:
-    """Score predicted numbers if there are regressed `columns`, else class probabilities; UserError if not finite."""
+    """Score predicted numbers [N, columns] or, without `columns`, class probabilities [N, classes] of true classes [N].
+
+    Of numbers: mae and r2, their means over the columns, and those of each column. Of classes, the last one positive:
+    accuracy; auc, macro one-vs-rest for more than two; tpr0 and tpr10, the recall at 0 and 10 false positives; ece; nll
+    in nats. NaN where the objects do not define a metric. UserError if a prediction is not finite.
+    """
     if not np.isfinite(predicted).all():
         raise UserError("a prediction is NaN or infinite; look for a diverged training or bad pixels")
-    return regression_scores(truth, predicted, columns) if columns else classification_scores(truth, predicted)
-
-
-def classification_scores(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Score class probabilities [N, classes] given the true class [N]; the last class is the positive one.
-
-    auc is macro one-vs-rest for more than two classes, tpr0 and tpr10 are the recall at 0 and 10 false positives, nll
-    is in nats. NaN where the objects do not define a metric.
-    """
-    n_classes = probabilities.shape[1]
-    one_hot = np.eye(n_classes)[truth]
-    defined = one_hot.any(axis=0).all()
-    first = int(n_classes == 2)  # two classes have one AUC, that of the positive one
     once = np.ones((1, len(truth)))
-    shares = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32 sums are not exactly 1
-    return {
-        "accuracy": float(accuracy_score(truth, probabilities.argmax(axis=1))),
-        "auc": float(roc_auc_score(one_hot[:, first:], probabilities[:, first:])) if defined else np.nan,
-        "tpr0": float(weighted_tpr(truth, probabilities, once, 0)[0]),
-        "tpr10": float(weighted_tpr(truth, probabilities, once, 10)[0]),
-        "ece": ece(truth, probabilities),
-        "nll": float(log_loss(truth, shares, labels=range(n_classes))),
-    }
-
-
-def regression_scores(truth: np.ndarray, predicted: np.ndarray, columns: Sequence[str]) -> dict[str, float]:
-    """Score predicted numbers [N, columns]: mae and r2, their means over the columns, and those of each column."""
-    result = {}
-    for name, selected in column_selections(columns).items():
-        # In double precision: the square of an axion's mass, 1e-23 eV, is 0 in single.
-        y, prediction = (values[:, selected].astype(np.float64) for values in (truth, predicted))
-        result[f"mae{name}"] = float(mean_absolute_error(y, prediction))
-        result[f"r2{name}"] = float(r2_score(y, prediction)) if (np.ptp(y, axis=0) > 0).all() else np.nan
-    return result
+    values = {name: float(statistic(truth, predicted, once)[0]) for name, statistic in statistics(columns).items()}
+    if columns:
+        return values
+    shares = predicted / predicted.sum(axis=1, keepdims=True)  # float32 sums are not exactly 1
+    nll = float(log_loss(truth, shares, labels=range(predicted.shape[1])))
+    return values | {"ece": ece(truth, predicted), "nll": nll}
 
 
 def statistics(columns: Sequence[str] = ()) -> dict[str, Statistic]:
@@ -61,17 +39,12 @@ def statistics(columns: Sequence[str] = ()) -> dict[str, Statistic]:
     if not columns:
         recall = {f"tpr{k}": partial(weighted_tpr, k=k) for k in (0, 10)}
         return {"accuracy": weighted_accuracy, "auc": weighted_auc, **recall}
+    single = {f"_{name}": [number] for number, name in enumerate(columns)} if len(columns) > 1 else {}
     return {
-        f"{metric}{name}": partial(_of_columns, function=function, selected=selected)
-        for name, selected in column_selections(columns).items()
+        f"{metric}{suffix}": partial(_of_columns, function=function, selected=selected)
+        for suffix, selected in ({"": [*range(len(columns))]} | single).items()
         for metric, function in (("mae", weighted_mae), ("r2", weighted_r2))
     }
-
-
-def column_selections(columns: Sequence[str]) -> dict[str, list[int]]:
-    """Return suffix of the metric → column numbers: all columns together, then each where there are several."""
-    single = {f"_{name}": [number] for number, name in enumerate(columns)} if len(columns) > 1 else {}
-    return {"": list(range(len(columns)))} | single
 
 
 def reliability(
@@ -189,7 +162,9 @@ def weighted_share(counted: np.ndarray, hits: np.ndarray, weights: np.ndarray) -
 def _of_columns(
     truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray, function: Statistic, selected: list[int]
 ) -> np.ndarray:
-    return function(truth[:, selected], predicted[:, selected], weights).mean(axis=1)
+    # In double precision: the square of an axion's mass, 1e-23 eV, is 0 in single.
+    y, prediction = (values[:, selected].astype(np.float64) for values in (truth, predicted))
+    return function(y, prediction, weights).mean(axis=1)
 
 
 def _cumulative(weights: np.ndarray) -> np.ndarray:
