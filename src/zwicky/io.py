@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,8 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` atomically as indented JSON; NaN, which JSON lacks, becomes null."""
-    write_text(path, json.dumps(_nan_to_none(value), indent=2, allow_nan=False) + "\n")
+    plain = json.dumps(value, default=lambda item: item.tolist())  # NumPy scalars and arrays
+    write_text(path, json.dumps(json.loads(plain, parse_constant=lambda _: None), indent=2) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
@@ -122,13 +123,3 @@ def write_array(path: Path | str, array: np.ndarray) -> None:
 
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.save(stream, array)
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, float) and value != value:
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(item) for item in value]
-    return _nan_to_none(value.tolist()) if hasattr(value, "tolist") else value  # NumPy scalars and arrays
