@@ -563,13 +563,6 @@ def test_mistakes_are_one_line(tmp_path, content, options, message):
         ingest(tmp_path / "in", tmp_path / "s", config=IngestConfig(**options))
 
 
-def test_an_existing_store_is_refused_before_anything_is_read(tmp_path):
-    planes(tmp_path / "in", 2)
-    read(tmp_path)
-    with pytest.raises(UserError, match="exists already"):
-        ingest(tmp_path / "in", tmp_path / "s")
-
-
 def test_reading_a_large_file_keeps_memory_flat(tmp_path):
     (tmp_path / "in").mkdir()
     with h5py.File(tmp_path / "in" / "a.h5", "w") as file:

@@ -296,16 +296,12 @@ def test_npz(tmp_path, arrays, expected, columns):
         assert column(tmp_path / "a.npz", name)[: len(values)] == values
 
 
-def test_a_record_an_image(tmp_path):
-    records = np.zeros(3, [("image", "f4", (8, 10)), ("label", "i4")])
-    records["image"], records["label"] = X, [1, 0, 1]
-    np.save(tmp_path / "a.npy", records)
-    assert_array_equal(images(tmp_path / "a.npy"), X[:, None])
-    assert column(tmp_path / "a.npy", "label") == [1, 0, 1]
-
-
-def test_a_dictionary_of_arrays(tmp_path):
-    np.save(tmp_path / "a.npy", {"images": X, "labels": [1, 0, 1]}, allow_pickle=True)
+@pytest.mark.parametrize("as_records", [True, False])
+def test_an_array_of_records_and_a_dictionary_of_arrays(tmp_path, as_records):
+    array = {"images": X, "labels": np.array([1, 0, 1])}
+    if as_records:
+        array = np.array(list(zip(*array.values(), strict=True)), [("images", "f4", (8, 10)), ("labels", "i4")])
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
     assert_array_equal(images(tmp_path / "a.npy"), X[:, None])
     assert column(tmp_path / "a.npy", "labels") == [1, 0, 1]
 
