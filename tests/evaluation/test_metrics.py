@@ -110,7 +110,7 @@ def test_a_prediction_that_is_not_finite_is_refused():
         m.scores(np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, 0.5]]))
 
 
-def test_regression_scores_are_those_of_scikit_learn_in_all_and_in_each():
+def test_numbers_are_scored_in_all_and_in_each_column():
     random = np.random.default_rng(0)
     truth = random.normal(size=(50, 2)) * [1, 10]
     predicted = truth + random.normal(size=(50, 2))

@@ -132,18 +132,14 @@ def test_loss_is_the_sum_written_out(tiny_vit, make_views):
     assert float(metrics["loss"]) == pytest.approx(0.9 * total + 0.1 * float(metrics["sigreg"]), rel=1e-4)
 
 
-def test_directions_are_new_each_step_and_resumed(tiny_vit, make_views):
+def test_directions_are_new_each_step_whatever_the_global_generator(tiny_vit, make_views):
     method = methods.create("lejepa", tiny_vit(), **NARROW)
     views = make_views()
     first = method(views)["sigreg"]
     torch.manual_seed(99)
     assert torch.equal(method(views)["sigreg"], first)
     method.after_step(0.1)
-    second = method(views)["sigreg"]
-    assert not torch.equal(second, first)
-    other = methods.create("lejepa", tiny_vit(), **NARROW)
-    other.load_state_dict(method.state_dict())
-    assert torch.equal(other(views)["sigreg"], second)
+    assert not torch.equal(method(views)["sigreg"], first)
 
 
 def test_the_mean_of_the_views_is_not_detached(tiny_vit, make_views):
