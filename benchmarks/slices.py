@@ -38,12 +38,13 @@ WEIGHTS = (
 
 def parts(config: BenchmarkConfig) -> dict[str, BenchmarkConfig]:
     """Divide a benchmark: each part has the cells, and the seeds, that it has in the whole."""
-    plain = replace(config, methods={}, baselines=[], convnet=None, correspondence=0, finetune_best=0)
+    plain = replace(config, methods={}, baselines=[], convnet=None, correspondence=0, finetune_best=0, self_training=[])
     found = {}
     if config.baselines or config.convnet:
         found["baselines"] = replace(plain, backbones={}, baselines=config.baselines, convnet=config.convnet)
     for network, backbone in config.backbones.items():
-        alone = replace(plain, backbones={network: backbone})
+        again = [network] if network in config.self_training else []
+        alone = replace(plain, backbones={network: backbone}, self_training=again)
         found[f"scratch-{network}"] = alone
         for name, method in config.methods.items():
             if network in (method.networks or [network]):
