@@ -10,6 +10,7 @@ from astropy.io import fits
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.ingest import IngestReport, ingest
+from zwicky.data.labels import read_labels
 from zwicky.data.readers import Unreadable
 from zwicky.data.source import read_folders, read_index
 from zwicky.data.splits import read_split
@@ -130,6 +131,25 @@ def test_the_lens_finding_challenge(tmp_path):
         write(tmp_path / "in" / "Public" / f"Band{number}" / ("imageSDSS_" + band + "-10{}.fits"), 3)
     cutouts, report = read(tmp_path)
     assert (report.read, cutouts.bands, report.classes) == (3, ("U", "G", "R", "I"), {})
+
+
+def test_the_lenses_of_euclids_quick_release(tmp_path):
+    """One file of many extensions an object, in a folder of its own, and a catalogue with grades for labels."""
+    lines = ["id_str,right_ascension,declination,subset,grade"]
+    for number, grade in enumerate("ABC"):
+        name = f"1020186660{number}_NEG570040238507752998"
+        hdus = fits.HDUList([fits.PrimaryHDU()])
+        for band in ("VIS", "NIR_Y", "NIR_J", "NIR_H"):
+            hdus += [fits.ImageHDU(RNG.normal(size=(8, 8)), name=f"{band}_{kind}") for kind in ("BGSUB", "PSF", "RMS")]
+        (tmp_path / "in" / name).mkdir(parents=True)
+        hdus.writeto(tmp_path / "in" / name / f"{name}.fits")
+        lines.append(f"{name},{57 + number},-48.5,discovery_engine,{grade}")
+    (tmp_path / "lenses.csv").write_text("\n".join(lines))
+    ingest(tmp_path / "in", tmp_path / "s", tmp_path / "lenses.csv")
+    cutouts, labels = open_store(tmp_path / "s"), read_labels(tmp_path / "s")
+    assert cutouts.bands == ("VIS", "NIR_Y", "NIR_J", "NIR_H")
+    assert list(labels.of(cutouts.ids)) == ["A", "B", "C"]
+    assert cutouts.table["ra"].tolist() == [57, 58, 59]
 
 
 def test_an_object_that_lacks_a_band(tmp_path):

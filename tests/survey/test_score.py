@@ -109,6 +109,14 @@ def test_an_ensemble_averages_log_odds_and_moves_the_prevalence(cutouts, make_ru
     assert np.isnan(Ensemble.load(runs[:1], None, True)(cutouts.images)[0]["spread"]).all()
 
 
+def test_a_run_without_counts_of_its_labels_is_named(cutouts, make_run, tmp_path, capsys):
+    run, store = make_run(), tmp_path / "store"
+    write_store(cutouts.images[:4], cutouts.table[:4], store, bands=cutouts.bands)
+    for number, prevalence in enumerate((None, 1e-3)):
+        score([run], store, tmp_path / str(number), ScoreConfig(prevalence, views=1), workers=1, quiet=True)
+    assert capsys.readouterr().err.count(f"warning: {run} does not record") == 1
+
+
 @pytest.mark.parametrize("prevalence", [1e-5, 1e-4, 1e-3])
 def test_scores_are_calibrated_at_the_prevalence_of_a_survey(prevalence, make_run):
     """Gaussian log-odds of lenses and others, balanced in training: by Bayes' theorem, exact in a survey."""

@@ -10,6 +10,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from zwicky.errors import UserError
 from zwicky.survey.config import ScoreConfig
+from zwicky.survey.index import INDEX
 from zwicky.survey.score import score
 from zwicky.survey.similar import Features, _separation, similar, write_similar
 
@@ -52,6 +53,23 @@ def test_negative_examples_turn_the_search(clusters):
     assert np.mean(rows % 10 == 0) > 0.9
     rows, _ = similar(clusters, like, clusters.take(np.array([0, 20, 40, 60, 80])), count=100)
     assert np.mean(rows % 20 == 10) > 0.9
+
+
+@pytest.mark.slow
+def test_an_index_finds_what_the_exact_search_finds(tmp_path):
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(30, 16))
+    features = write_features(tmp_path, centres[np.arange(6000) % 30] + 0.3 * rng.normal(size=(6000, 16)), 2500)
+    like = features.take(np.array([17]))
+    expected, values = similar(features, like)
+    found, same = similar(features, like, index_above=5999)
+    assert len(np.intersect1d(found, expected)) >= 99
+    assert found[0] == expected[0] == 17
+    np.testing.assert_allclose(same[:50], values[:50], atol=1e-5)
+    built = (tmp_path / INDEX).stat().st_mtime_ns
+    assert similar(features, features.take(np.array([5])), index_above=0)[0][0] == 5
+    assert (tmp_path / INDEX).stat().st_mtime_ns == built
 
 
 def test_examples_are_found_by_id_and_position(clusters):

@@ -186,6 +186,7 @@ def similar(parser: Parser) -> None:
     parser.add("--data", Path | None, "the survey, for a page with pictures")
     parser.add("--run", Path | None, "the first run of the scores, for files")
     parser.add("--n", PositiveInt, "number of cutouts to find", 100)
+    parser.add("--index_above", NonNegativeInt, "cutouts beyond which an index of faiss, if installed, is used", 10**7)
 
 
 def cutouts(parser: Parser) -> None:

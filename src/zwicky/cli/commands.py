@@ -333,7 +333,7 @@ def _similar(args: Namespace) -> None:
     """Find the cutouts of a scored survey that are most like some examples."""
     from zwicky.survey.similar import write_similar
 
-    options = {"data": args.data, "run": args.run, "count": args.n}
+    options = {"data": args.data, "run": args.run, "count": args.n, "index_above": args.index_above}
     found = write_similar(args.scores, args.like, args.unlike, args.out, **options)
     print(f"{found} cutouts in {args.out}" + f", with pictures in {args.out.with_suffix('.html')}" * bool(args.data))
 

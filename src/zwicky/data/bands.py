@@ -20,7 +20,7 @@ _SURVEY = (
 )
 _NUMBERED = rf"(?i:band|filter|channel|chan|ch)[-_]?(?:\d\d?|{_FILTER})"
 _BAND = rf"{_FILTER}[-_]?(?i:band)|(?:(?i:{_SURVEY})[-_.]?)?{_FILTER}|{_NUMBERED}"
-_IMAGES = r"(?:image|img|flux|band|cutout|stamp|sci|science|coadd)s?"
+_IMAGES = r"(?:image|img|flux|band|cutout|stamp|sci|science|coadd|bgsub)s?"
 _MARKED = re.compile(rf"{_IMAGES}[-_.]?(\w+)|(\w+?)[-_.]{_IMAGES}", re.IGNORECASE)
 _EXTENSION = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 

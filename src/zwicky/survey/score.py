@@ -11,6 +11,7 @@ OUT/set_aside.csv, OUT/candidates/, OUT/summary.json    written when all parts a
 import hashlib
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,10 @@ def score(
     _SELECTIONS.clear()
     _load.cache_clear()
     ensemble = Ensemble.load(runs, config.prevalence, config.views == 8)
+    if config.prevalence is not None:
+        for run in (run for run, share in zip(runs, ensemble.shares, strict=True) if np.isnan(share)):
+            advice = "so its classes are taken as equally frequent in it; fine-tune again to record them"
+            print(f"warning: {run} does not record how many labels of each class it learned, {advice}", file=sys.stderr)
     survey = SurveyData.open(data, ensemble.networks[0], config.part_size)
     _write_settings(out, runs, survey, config)
     if training is not None and not (out / TRAINING).exists():

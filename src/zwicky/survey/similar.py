@@ -1,11 +1,13 @@
 """`zwicky similar`: the cutouts of a survey that are most like some examples, by an exact search over their features.
 
 Features are read from memory-mapped float16 files block by block, so memory does not grow with the survey and no index
-has to be built: a million rows of 384 features take well below a second of one core, and 10⁸ the time to read 77 GB.
+has to be built: a million rows of 384 features take well below a second of one core. For more than INDEX_ABOVE rows an
+index of faiss, if installed, finds the candidates that are ranked exactly.
 """
 
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,11 +23,13 @@ from zwicky.errors import UserError
 from zwicky.io import read_json, write_table
 from zwicky.report.explore import write_gallery
 from zwicky.rng import numpy_rng
+from zwicky.survey import index
 from zwicky.survey.parts import SurveyData, read_images
 from zwicky.training.network import WEIGHTS, load_network
 from zwicky.training.provenance import file_digest
 
 BLOCK = 1024  # rows compared at a time: float32 copies that stay in the cache
+INDEX_ABOVE = 10**7  # rows, beyond which an index is used
 SAMPLE = 20_000  # rows that mean, standard deviation and negatives are estimated from
 
 
@@ -127,7 +131,11 @@ def _separation(table: pd.DataFrame, ra: float, dec: float) -> np.ndarray:
 
 
 def similar(
-    features: Features, positives: np.ndarray, negatives: np.ndarray | None = None, count: int = 100
+    features: Features,
+    positives: np.ndarray,
+    negatives: np.ndarray | None = None,
+    count: int = 100,
+    index_above: int = INDEX_ABOVE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the rows most like some examples.
 
@@ -140,6 +148,7 @@ def similar(
         positives: features of positive examples [P, D].
         negatives: features of negative examples [M, D].
         count: number of rows to return.
+        index_above: number of rows beyond which an index finds 10,000 candidates, which are ranked exactly.
 
     Returns:
         (rows, similarity): of the most similar, best first.
@@ -161,13 +170,20 @@ def similar(
     # |x|² = f²·(1 / std²) − 2 f·(mean / std²) + |mean / std|².
     columns = np.stack([weights / std, mean / std**2], 1).astype(np.float32)
     offset, norm, inverse = mean @ columns[:, 0], mean @ columns[:, 1], (1 / std**2).astype(np.float32)
-    for first, block in features.blocks():
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+    if len(features) > index_above and index.is_available():
+        folder, files = features.tables[0].parent, [_features_of(table) for table in features.tables]
+        found = index.candidates(folder, files, mean, std, weights)
+        blocks = [(found, features.take(found))]
+    else:
+        blocks = ((np.arange(first, first + len(block)), block) for first, block in features.blocks())
+    for numbers, block in blocks:
         products = block @ columns
         value = products[:, 0] - offset
         if is_single:
             value /= np.sqrt(np.maximum((block * block) @ inverse - 2 * products[:, 1] + norm, 1e-6))
         keep = value > values[-1] if len(values) == count else np.ones(len(value), bool)
-        rows = np.concatenate([rows, first + np.flatnonzero(keep)])
+        rows = np.concatenate([rows, numbers[keep]])
         values = np.concatenate([values, value[keep]])
         order = np.lexsort((rows, -values))[:count]
         rows, values = rows[order], values[order]
@@ -196,6 +212,7 @@ def write_similar(
     data: Path | None = None,
     run: Path | None = None,
     count: int = 100,
+    index_above: int = INDEX_ABOVE,
 ) -> int:
     """Write the cutouts most like some examples as `out` (CSV) and, if the pixels are at hand, as a page beside it.
 
@@ -207,6 +224,7 @@ def write_similar(
         data: the survey, for the pictures of the page.
         run: the first run of the scores, which computes the features of examples that are files.
         count: how many to find.
+        index_above: see `similar`.
 
     Returns:
         The number found.
@@ -216,7 +234,9 @@ def write_similar(
     """
     features = Features.open(scores)
     positives, negatives = (_example_features(features, names, scores, run) for names in (like, unlike))
-    rows, values = similar(features, positives, negatives, count)
+    if len(features) > index_above and not index.is_available():
+        print("note: pip install 'zwicky[search]' adds an index, which spares reading all features", file=sys.stderr)
+    rows, values = similar(features, positives, negatives, count, index_above)
     table = features.table(rows, ("id", "file", "ra", "dec", "score"))
     table.insert(0, "similarity", values)
     table.insert(0, "rank", np.arange(1, len(rows) + 1))
