@@ -13,7 +13,7 @@ from astropy.table import Table
 
 from zwicky.data import columns as catalog
 from zwicky.data.catalog import FileFinder, match_rows, read_catalog
-from zwicky.data.columns import clean_labels, clean_property, find_position_columns, parse_positions
+from zwicky.data.columns import clean_labels, clean_property, find_position_columns, merge_spellings, parse_positions
 from zwicky.errors import UserError
 
 FILES = [f"img{n:03d}.npy" for n in range(6)]
@@ -62,6 +62,14 @@ def test_latin1_and_quoted_commas(tmp_path):
     table = read_catalog(tmp_path / "c.csv")
     assert table.to_numpy().tolist() == [["a.npy", "nön", "x;y"], ["b.npy", "lens", ""]]
     assert table.attrs["encoding"] == "cp1252"
+
+
+@pytest.mark.parametrize("case", ["cp1251 линза", "gbk 透镜", "shift_jis レンズ", "cp1252 étoile", "utf-16 линза"])
+def test_encodings_by_option(tmp_path, case):
+    encoding, name = case.split()
+    (tmp_path / "c.csv").write_bytes(f"file,label\na.npy,{name}\n".encode(encoding))
+    table = read_catalog(tmp_path / "c.csv", encoding)
+    assert (table["label"].tolist(), table.attrs["encoding"]) == ([name], "")
 
 
 def test_a_list_without_a_header(tmp_path):
@@ -154,7 +162,7 @@ def test_a_named_column_must_exist():
 POSITIONS = "ra|dec RA|DEC RAJ2000|DEJ2000 ra_deg|dec_deg raMean|decMean coord_ra|coord_dec ALPHA_J2000|DELTA_J2000"
 POSITIONS += " right_ascension|declination RA_ICRS|DE_ICRS TARGET_RA|TARGET_DEC X_WORLD|Y_WORLD _RAJ2000|_DEJ2000"
 POSITIONS += " Right~Ascension~(deg)|Declination~(deg) RADEC coords R.A.|Decl. ra_hours|dec_deg RA[deg]|Dec[deg]"
-POSITIONS += " RAh|RAm|RAs|DE-|DEd|DEm|DEs GLON|GLAT"
+POSITIONS += " RAh|RAm|RAs|DE-|DEd|DEm|DEs GLON|GLAT l|b gal_l|gal_b"
 
 
 @pytest.mark.parametrize("columns", POSITIONS.split())
@@ -250,7 +258,7 @@ ROW = {"rah": "10", "ram": "0", "ras": "42.48", "de-": "-", "ded": "2", "dem": "
 FORMS = [{"coords": text} for text in ("10:00:42.48 -02:12:20.88", "10 00 42.48 -02 12 20.88", "(150.177; −2.2058)")]
 FORMS += [ROW, {"ra_rad": np.radians(150.177), "dec_rad": np.radians(-2.2058)}, {"RA [h]": "10.0118", "dec": -2.2058}]
 GALACTIC = SkyCoord(150.177, -2.2058, unit="deg").galactic
-FORMS += [{"GLON": GALACTIC.l.deg, "GLAT": GALACTIC.b.deg}]
+FORMS += [{"GLON": GALACTIC.l.deg, "GLAT": GALACTIC.b.deg}, {"l": GALACTIC.l.deg, "b": GALACTIC.b.deg}]
 
 
 @pytest.mark.parametrize("row", FORMS)
@@ -342,3 +350,19 @@ def test_the_column_that_finds_most_files_is_taken():
     for table in (pd.DataFrame({"a": [1]}), pd.DataFrame({"file": ["other.png"]})):
         with pytest.raises(UserError, match="--file_column"):
             match_rows(table, ["a.npy"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "expected", "joined"),
+    [
+        ("lens Lens lens nonlens Non-Lens", "", "lens lens lens Non-Lens Non-Lens", 2),
+        ("lens Lens lens x", "Lens", "Lens Lens Lens x", 1),
+        ("no_sub no-sub NoSub cdm", "", "NoSub NoSub NoSub cdm", 1),
+        ("A A+ B -1 1 1-0 10", "", "A A+ B -1 1 1-0 10", 0),
+    ],
+)
+def test_spellings_of_one_class_are_joined(labels, positive, expected, joined):
+    result, sentences = merge_spellings(pd.Series([*labels.split(), None], dtype=object), positive)
+    assert [*result[:-1]] == expected.split()
+    assert result.iloc[-1] is None
+    assert len(sentences) == joined

@@ -217,9 +217,9 @@ def test_of_two_catalogues_the_better_is_used_and_the_other_named(tmp_path):
 
 def test_columns_by_option(tmp_path):
     planes(tmp_path / "in", 2)
-    lines = ["which,kind,label,obj,l,b,file", "img000.npy,ring,0,x1,10,20,q", "img001.npy,arc,1,x2,11,21,q"]
+    lines = ["which,kind,label,obj,x,y,file", "img000.npy,ring,0,x1,10,20,q", "img001.npy,arc,1,x2,11,21,q"]
     (tmp_path / "c.csv").write_text("\n".join(lines))
-    options = {"file_column": "which", "label_column": "kind", "id_column": "obj", "ra_column": "l", "dec_column": "b"}
+    options = {"file_column": "which", "label_column": "kind", "id_column": "obj", "ra_column": "x", "dec_column": "y"}
     cutouts, _ = read(tmp_path, tmp_path / "c.csv", **options)
     assert (list(cutouts.ids), cutouts.column("dec").tolist()) == (["x1", "x2"], [20, 21])
     assert read_labels(tmp_path / "s").values == {"x1": "ring", "x2": "arc"}

@@ -273,6 +273,15 @@ def test_an_index_pickle_becomes_a_split(tmp_path, container):
     assert report.set_aside == (("indices.pkl: nonlenses/gone.npy", "in the index, but no such file"),)
     assert roles(tmp_path, "indices") == EXPECTED
     assert roles(tmp_path, "train_indices_300") == {"lenses/1.npy": "train"}
+    assert "are of test" not in report.text()
+
+
+def test_an_index_that_learns_from_tested_objects_is_reported(tmp_path):
+    for name in ("lenses", "nonlenses"):
+        write(tmp_path / "in" / name / "{}.npy", 4)
+    for name, files in (("indices", INDEX), ("train_indices_2", {"lenses": ["1.npy", "2.npy"]})):
+        (tmp_path / "in" / f"{name}.pkl").write_bytes(pickle.dumps(files))
+    assert "1 objects of train in split train_indices_2 are of test in split indices" in read(tmp_path)[1].text()
 
 
 REFUSED = [

@@ -40,11 +40,12 @@ def is_catalog_name(name: str, sure: bool = False) -> bool:
     return name.endswith((*_PANDAS, *_TEXTS) if sure else SUFFIXES)
 
 
-def read_catalog(path: Path) -> pd.DataFrame:
+def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
     """Read a table: CSV and its dialects, ECSV, VOTable, FITS, Parquet and what else pandas and astropy read.
 
     Columns are as in the file; text tables hold strings. `attrs["units"]` has the units of columns that have one, and
-    `attrs["encoding"]` that of a text which is not Unicode. UserError if it cannot be read or holds no rows.
+    `attrs["encoding"]` that of a text which is not Unicode, where it is a guess because no `encoding` is given.
+    UserError if it cannot be read or holds no rows.
     """
     name = path.name.lower()
     try:
@@ -58,7 +59,7 @@ def read_catalog(path: Path) -> pd.DataFrame:
         elif name.endswith((".hdf5", ".h5", ".hdf")):
             table = _from_astropy(Table.read(path))
         else:
-            table = _read_text(_unpack(path.read_bytes()), path)
+            table = _read_text(_unpack(path.read_bytes()), path, encoding)
     except UserError:
         raise
     except Exception as error:  # pandas and astropy raise many kinds
@@ -90,21 +91,24 @@ def _from_astropy(table: Table) -> pd.DataFrame:
     return result
 
 
-def _decode(data: bytes) -> tuple[str, str]:
-    """Return text, and its encoding where that is not Unicode but a guess."""
+def _decode(data: bytes, encoding: str) -> tuple[str, str]:
+    """Return text, and its encoding where that is not Unicode but a guess.
+
+    Character sets of 8 bits cannot be told apart in short texts: detectors take cp1251 for cp1257, GBK for Shift-JIS.
+    """
     marked = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     unmarked = "utf-16-le" if not any(data[1:20:2]) else "utf-16-be" if not any(data[:20:2]) else "utf-8-sig"
     unicode = next((encoding for mark, encoding in marked.items() if data.startswith(mark)), unmarked)
-    for encoding in (unicode, "cp1252", "latin-1"):
+    for guess in (unicode, encoding or "cp1252", "latin-1"):
         try:
-            return data.decode(encoding), "" if encoding == unicode else encoding
+            return data.decode(guess), "" if guess in (unicode, encoding) else guess
         except UnicodeDecodeError:
             continue
     raise AssertionError("latin-1 reads anything")
 
 
-def _read_text(data: bytes, path: Path) -> pd.DataFrame:
-    text, encoding = _decode(data)
+def _read_text(data: bytes, path: Path, encoding: str) -> pd.DataFrame:
+    text, encoding = _decode(data, encoding)
     is_boxed = text.startswith("|") and not text.rstrip().rpartition("\n")[2].startswith("|")
     start = text[:5000]
     formats = {

@@ -24,6 +24,8 @@ USUAL = {
 _IDS = set("id objectid objid sourceid targetid objectname objname uid candidateid".split())  # that name objects
 _PAIRS = [("ra", "dec"), ("ra", "de"), ("rightascension", "declination"), ("right_ascension", "declination")]
 _PAIRS += [("alpha", "delta"), ("x_world", "y_world"), ("xworld", "yworld"), ("glon", "glat")]
+_GALACTIC = {"l": "b", "lii": "bii", "gall": "galb", "gallon": "gallat", "galacticl": "galacticb"}
+_GALACTIC |= {"galacticlon": "galacticlat", "galacticlongitude": "galacticlatitude"}  # glon and glat are _PAIRS
 _PARTS = ("rah", "ram", "ras", "de-", "ded", "dem", "des")  # a column each, as CDS writes them
 _BOTH = set("radec coord coords coordinate coordinates position positions skycoord radecj2000".split())
 _NO_POSITION = re.compile(r"err|sigma|^e_|^pm|_pm|unc|std|rms|^s_|^u_")
@@ -219,6 +221,20 @@ def clean_labels(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
     return text.where(~unknown, None), spellings
 
 
+def merge_spellings(labels: pd.Series, positive: str = "") -> tuple[pd.Series, list[str]]:
+    """Join classes that differ in case, or in blanks and signs between letters: Non-lens, nonlens.
+
+    The class has the spelling of `positive`, else the most frequent. Returns the labels, and what was joined.
+    """
+    counts = labels.value_counts()
+    groups: dict[str, list[str]] = {}
+    for name in sorted(counts.index, key=lambda name: (name != positive, -counts[name], name)):
+        groups.setdefault(re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])", "", name.lower()), []).append(name)
+    joined = [names for names in groups.values() if len(names) > 1]
+    labels = labels.replace({name: names[0] for names in joined for name in names[1:]})
+    return labels, [", ".join(f"{name} {counts[name]}" for name in names) for names in joined]
+
+
 # ------------------------------------------------------------------------------------------------- positions
 
 
@@ -242,6 +258,8 @@ def find_position_columns(columns: Sequence[str], ra: str = "", dec: str = "") -
         for first, second in [*_PAIRS, ("ra", "decl")]
         if first in name and not _NO_POSITION.search(name) and (other := name.replace(first, second, 1)) in names
     ]
+    plain = {plain_name(name): column for name, column in names.items()}
+    pairs = pairs or [(plain[a], plain[b]) for a, b in _GALACTIC.items() if a in plain and b in plain]
     both = [(column,) for column in columns if plain_name(column) in _BOTH]
     return min(pairs, key=lambda pair: len(pair[0]), default=next(iter(both), ()))
 
@@ -267,10 +285,15 @@ def parse_positions(table: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarr
         is_known &= ~text.str.fullmatch(r"-9{2,}(\.[09]*)?").to_numpy(bool)
     filled = ~np.all([text.map(is_unknown).to_numpy(bool) for text in texts], axis=0)
     a, d = np.where(is_known, a % 360, np.nan), np.where(is_known, d, np.nan)
-    if "glon" in names[0].lower() and is_known.any():
+    if is_galactic(names[0]) and is_known.any():
         sky = SkyCoord(a[is_known], d[is_known], unit="deg", frame="galactic").icrs
         a[is_known], d[is_known] = sky.ra.deg, sky.dec.deg
     return a, d, int((filled & ~is_known).sum())
+
+
+def is_galactic(name: str) -> bool:
+    """Return whether a column of longitudes is galactic by its name."""
+    return "glon" in name.lower() or plain_name(_UNIT.sub("", name.lower())) in _GALACTIC
 
 
 def _parse_angles(text: pd.Series, unit: str, sexagesimal: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The options of an ingest; what all images of a store share (bands, size, pixel type), and how one is made to fit."""
 
+import codecs
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class IngestConfig:
         id_column: column of the object ids.
         ra_column: column of the right ascension, degrees or sexagesimal.
         dec_column: column of the declination, degrees or sexagesimal.
+        encoding: character set of catalogues that are not Unicode, e.g. cp1251 or gbk; empty reads them as cp1252.
         positive: the positive class; empty takes lens-like names, else the last by name.
         axes: the axes of arrays in files, e.g. HWB or NHW (N images, B bands, H rows, W columns); empty means that
             they are recognised.
@@ -57,6 +59,7 @@ class IngestConfig:
     id_column: str = ""
     ra_column: str = ""
     dec_column: str = ""
+    encoding: str = ""
     positive: str = ""
     axes: str = ""
     hdu: tuple[str, ...] = ()
@@ -73,6 +76,10 @@ class IngestConfig:
             raise UserError(f"the size is {self.size}; it must be a number of pixels from 1 to {MAX_SIDE}")
         if len(set(self.bands)) < len(self.bands) or not all(self.bands):
             raise UserError(f"the bands {', '.join(self.bands)} repeat a name or lack one; give each its own")
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError:
+            raise UserError(f"there is no encoding {self.encoding!r}; name one such as cp1251 or gbk") from None
         if set(self.axes.upper()) - set("NBHW") or len(set(self.axes)) < len(self.axes):
             raise UserError(f"the axes are {self.axes!r}; name each axis once, of N (images), B (bands), H and W")
 

@@ -4,6 +4,7 @@ import datetime
 import os
 import re
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,9 @@ def describe(data: Source, objects: pd.DataFrame, config: IngestConfig, catalog:
             data.warnings.append(f"folders {', '.join(sorted(set(class_of.values()))[:4])} were not used as classes")
     elif not class_of and (hints := sources_of("hints")):
         data.warnings.append(f"no column is known to hold labels; if one of {hints} does: --label_column")
+    label, merged = meanings.merge_spellings(label, config.positive)
+    if merged:
+        data.warnings.append(f"spellings of one class: {'; '.join(merged)}; the first of each names it")
     ids = _ids(objects["_name"], facts.get("id"))
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     values = dict(zip(ids[label.notna()], label.dropna(), strict=True))
@@ -105,7 +109,7 @@ def _join_catalogs(
     for file in [os.path.relpath(given, data.folder)] if given else _catalog_files(data):
         table = pd.DataFrame()
         try:
-            table = read_catalog(Path(given) if given else data.folder / file)
+            table = read_catalog(Path(given) if given else data.folder / file, config.encoding)
             matches.append((file, table, *_match(table, data, objects, from_files, config, file)))
         except UserError as error:
             if given:
@@ -129,9 +133,7 @@ def _join_catalogs(
         if role and not given and not find_column(list(table), "split"):
             table = table.assign(split=role)
         if encoding := table.attrs.get("encoding"):
-            data.warnings.append(
-                f"{file} is not in UTF-8 and was read as {encoding}; save it as UTF-8 if text is wrong"
-            )
+            data.warnings.append(f"{file} is not in UTF-8 and was read as {encoding}; if text is wrong: --encoding")
         name = os.path.basename(file) + (f" by its column {column}" if column else "")
         attrs = table.attrs | {"path": os.path.normpath(data.folder / file), "name": name}
         aligned = table.convert_dtypes(convert_floating=False).reindex(rows).reset_index(drop=True)
@@ -237,7 +239,8 @@ def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.Da
     if pair := meanings.find_position_columns(names, named(config.ra_column), named(config.dec_column)):
         ra, dec, count = meanings.parse_positions(table, pair)
         if len(pair) > 1 or np.isfinite(ra).any():
-            facts["ra"], facts["dec"], sources["positions"] = ra, dec, ", ".join(pair)
+            facts["ra"], facts["dec"] = ra, dec
+            sources["positions"] = ", ".join(pair) + " (galactic)" * meanings.is_galactic(pair[0])
             used |= set(pair)
         if count and "ra" in facts:
             reason = "no angle, out of range, (0, 0) or -99"
@@ -300,4 +303,7 @@ def _splits(data: Source, objects: pd.DataFrame, ids: pd.Series, role: pd.Series
             data.set_aside += [(f"{file}: {name}", "in the index, but no such file") for name in orphans]
             roles = {id_of[unit]: role for unit, role in role_of.items()}
             splits.append(Split(re.sub(r"[^\w.-]+", "_", Path(file).stem), roles))
+    for one, other in permutations(splits, 2):
+        if count := len(np.intersect1d(one.ids("train"), other.ids("test"))):
+            data.warnings.append(f"{count} objects of train in split {one.name} are of test in split {other.name}")
     return splits

@@ -133,7 +133,8 @@ class CellRunner:
 
     def apply(self, arm: Arm, draw: LabelDraw, labels: int, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Predictions of the rows `query` by an arm: the network kept in its cell, or a model fitted to `rows`."""
-        truth, images = self.task.truth[rows], self.cutouts.take(query).images
+        truth = self.task.truth[rows]
+        images: Any = self.cutouts.take(query).images  # all read them in blocks
         if arm.trains_network:
             return load_network(self._cell(arm, draw, labels)).probabilities(images)
         if arm.protocol == "baseline":
