@@ -191,8 +191,6 @@ def test_user_recipes_are_read_strictly(tmp_path, text, error_of):
 @pytest.mark.parametrize(
     ("path", "arguments"),
     [
-        ("store/store.json", ["audit", "store"]),
-        ("store/objects.parquet", ["audit", "store"]),
         ("store/images-00000.npy", ["audit", "store"]),
         ("tuned/network.json", evaluate()),
         ("tuned/network.safetensors", evaluate()),

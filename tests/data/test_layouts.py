@@ -126,13 +126,6 @@ def test_files_that_are_bands(tmp_path, case):
     assert "from the file names" in report.text()
 
 
-def test_the_lens_finding_challenge(tmp_path):
-    for number, band in enumerate("RIGU", 1):
-        write(tmp_path / "in" / "Public" / f"Band{number}" / ("imageSDSS_" + band + "-10{}.fits"), 3)
-    cutouts, report = read(tmp_path)
-    assert (report.read, cutouts.bands, report.classes) == (3, ("U", "G", "R", "I"), {})
-
-
 def test_the_lenses_of_euclids_quick_release(tmp_path):
     """One file of many extensions an object, in a folder of its own, and a catalogue with grades for labels."""
     lines = ["id_str,right_ascension,declination,subset,grade"]

@@ -22,6 +22,11 @@ _NUMBERED = rf"(?i:band|filter|channel|chan|ch)[-_]?(?:\d\d?|{_FILTER})"
 _BAND = rf"{_FILTER}[-_]?(?i:band)|(?:(?i:{_SURVEY})[-_.]?)?{_FILTER}|{_NUMBERED}"
 _IMAGES = r"(?:image|img|flux|band|cutout|stamp|sci|science|coadd|bgsub)s?"
 _MARKED = re.compile(rf"{_IMAGES}[-_.]?(\w+)|(\w+?)[-_.]{_IMAGES}", re.IGNORECASE)
+# Words in names of files, arrays and extensions that are no images but weights, errors, masks or models of one.
+AUXILIARY = (
+    "(?:wht|weight|wgt|rms|err|error|mask|msk|psf|dq|ivar|invvar|var|variance|seg|segmap|bkg|sky|model|resid|flag|unc|"
+    "uncert|sigma|noise|exp|exptime|ctx|con)s?"
+)
 _EXTENSION = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 
 

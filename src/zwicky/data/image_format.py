@@ -9,13 +9,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from zwicky.data.readers import Record
+from zwicky.data.readers import GRAY, RGB, Record
 from zwicky.errors import UserError
 
 MINORITY = 0.1  # a larger share of images of another format is refused
 MAX_BANDS = 64
 MAX_SIDE = 8192  # pixels
-GRAY, RGB = ("gray",), ("R", "G", "B")
 STRAY = re.compile(
     r"(.*:)?(plot|fig|figure|thumb|thumbnail|preview|mask|psf|log|result|output|seg|weight|rms|err|tmp)s?", re.I
 )

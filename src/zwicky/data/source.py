@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from zwicky.data.bands import by_wavelength, group_files
+from zwicky.data.bands import AUXILIARY, by_wavelength, group_files
 from zwicky.data.catalog import FileFinder
 from zwicky.data.columns import MAX_CLASSES, ROLES, is_unknown
 from zwicky.data.image_format import STRAY
@@ -28,11 +28,7 @@ _ROLES = "|".join(sorted(ROLES, key=len, reverse=True)).replace("_", "[_-]?")
 # A role in any case between separators, or with a capital after a small letter: lensesTrain.
 _ROLE = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))((?i:{_ROLES}))\d*(?![a-z0-9])")
 _NO_CLASS = re.compile(r"(set|data|dataset|split|images?|imgs?|files?|cutouts?|samples?|part)?[_\-. ]?(v?\d+)?", re.I)
-_AUXILIARY = re.compile(
-    r"[_.-](wht|weight|wgt|rms|err|error|mask|msk|psf|dq|ivar|invvar|var|variance|seg|segmap|bkg|flag|unc|sigma|noise)s?"
-    r"(?=[_.-]|$)",
-    re.IGNORECASE,
-)
+_AUXILIARY = re.compile(rf"[_.-]{AUXILIARY}(?=[_.-]|$)", re.IGNORECASE)
 _SCIENCE = re.compile(r"[_.-](sci|science|image|img|drz|drc|coadd)(?=[_.-]|$)", re.IGNORECASE)
 _STEM = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 _PARTITION = re.compile(r"(Norder|Dir|Npix)=")  # folders of a HATS catalogue

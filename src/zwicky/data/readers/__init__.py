@@ -10,6 +10,7 @@ import numpy as np
 
 FEW = 6  # an axis this short is that of the bands
 MANY = 64  # a longer one is not
+GRAY, RGB = ("gray",), ("R", "G", "B")  # the bands of pictures
 
 _READERS: dict[tuple[str, ...], str] = {
     tuple(".png .jpg .jpeg .tif .tiff .bmp .gif .webp .jp2 .pgm .ppm".split()): "pictures:read_picture",

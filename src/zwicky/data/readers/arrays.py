@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from zwicky.data.bands import band_of_column, by_wavelength, is_band, parse_bands
+from zwicky.data.bands import AUXILIARY, band_of_column, by_wavelength, is_band, parse_bands
 from zwicky.data.labels import is_usual_class
 from zwicky.data.readers import FEW, ReadOptions, Record, Unreadable, find_axes, to_image, to_records
 
 BLOCK_BYTES = 8 * 2**20  # of pixels read at a time
 _IMAGES = "images image image_array cutouts cutout stamps stamp x data img imgs arr_0".split()
-_AUXILIARY = re.compile(r"(^|_)(mask|ivar|invvar|err|error|var|variance|weight|wht|psf|noise|dq|rms|model|bkg)s?($|_)")
+_AUXILIARY = re.compile(rf"(^|_){AUXILIARY}($|_)")
 BANDS = ("bands", "band", "filters", "filter", "image_band")
 _PER_BAND = {"psf_fwhm": "psf_fwhm", "image_psf_fwhm": "psf_fwhm", "noise": "noise", "image_scale": "pixel_scale"}
 _PER_BAND |= dict.fromkeys(BANDS, "bands")

@@ -12,17 +12,13 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
-from zwicky.data.bands import band_of_column, is_band, parse_bands
+from zwicky.data.bands import AUXILIARY, band_of_column, is_band, parse_bands
 from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records
 from zwicky.data.readers.arrays import read_arrays
 
 MAX_PIXEL_SCALE = 60.0  # arcsec; a header without CDELT means 1 degree
 _SCIENCE = re.compile(r"SCI|SCIENCE|COADD|DATA|IMAGE|IMG", re.IGNORECASE)
-_AUXILIARY = re.compile(
-    r"(.*[_.-])?(DQ|ERR|ERROR|WHT|WEIGHT|WGT|MASK|MSK|VAR|VARIANCE|IVAR|INVVAR|RMS|SIGMA|CTX|CON|PSF|BKG|SKY|MODEL|"
-    r"FLAGS?|NOISE|UNC|UNCERT|EXP|EXPTIME|RESID|SEG|SEGMAP)([_.-].*|\d*)",
-    re.IGNORECASE,
-)
+_AUXILIARY = re.compile(rf"(.*[_.-])?{AUXILIARY}([_.-].*|\d*)", re.IGNORECASE)
 
 
 def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:

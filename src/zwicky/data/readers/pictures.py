@@ -7,9 +7,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from zwicky.data.readers import ReadOptions, Record, Unreadable, to_image
+from zwicky.data.readers import GRAY, RGB, ReadOptions, Record, Unreadable, to_image
 
-GRAY, RGB = ("gray",), ("R", "G", "B")
 _MODES = dict.fromkeys(("P", "PA", "YCbCr", "LAB", "HSV", "RGBA", "RGBX", "RGBa"), "RGB") | {"LA": "L", "La": "L"}
 _MODES |= {mode: mode for mode in ("1", "L", "RGB", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")}  # as stored
 
