@@ -139,7 +139,7 @@ class CellRunner:
             return load_network(self._cell(arm, draw, labels)).probabilities(images)
         if arm.protocol == "baseline":
             seed = self.config.seed + draw.index
-            return BASELINES[arm.method](self.cutouts.images[rows], truth, images, self.task, seed)
+            return BASELINES[arm.method](self.cutouts.images[rows], truth, self.cutouts.images[query], self.task, seed)
         features = self.features(arm, draw)
         if np.isnan(features[query]).any():
             name = "block_features" if arm.protocol == "blocks" else "features"
