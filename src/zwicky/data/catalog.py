@@ -94,7 +94,7 @@ def _from_astropy(table: Table) -> pd.DataFrame:
 def _decode(data: bytes, encoding: str) -> tuple[str, str]:
     """Return text, and its encoding where that is not Unicode but a guess.
 
-    Character sets of 8 bits cannot be told apart in short texts: detectors take cp1251 for cp1257, GBK for Shift-JIS.
+    Character sets of 8 bits are alike in short texts: detectors take cp1251 for cp1257, GBK for Shift-JIS.
     """
     marked = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     unmarked = "utf-16-le" if not any(data[1:20:2]) else "utf-16-be" if not any(data[:20:2]) else "utf-8-sig"
