@@ -28,7 +28,7 @@ _PUBLIC = {
         "simulate.stream": "open_simulation open_data",
         "augment.config": "ViewsConfig",
         "training.config": "PretrainConfig FinetuneConfig",
-        "estimators": "LensClassifier LensRegressor",
+        "estimators": "LensClassifier LensEncoder LensRegressor",
         "training.network": "Network load_network",
         "training.pretrain": "pretrain",
         "training.finetune": "finetune",

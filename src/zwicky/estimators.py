@@ -1,198 +1,354 @@
-"""scikit-learn estimators over arrays of images, for notebooks."""
+"""scikit-learn estimators over images, for notebooks and pipelines."""
 
-import copy
+import math
+import warnings
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils.validation import check_is_fitted
+import pandas as pd
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    RegressorMixin,
+    TransformerMixin,
+)
+from sklearn.utils import Tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from zwicky import backbones
-from zwicky.augment.config import ViewsConfig
-from zwicky.augment.normalise import Normalisation
+from zwicky import backbones, recipes
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.views import Target
 from zwicky.backbones import BackboneConfig
 from zwicky.data.columns import sentinels
-from zwicky.data.cutouts import Cutouts, as_pixels, make_cutouts
+from zwicky.data.cutouts import Cutouts, LazyImages, as_pixels, make_cutouts
 from zwicky.data.duplicates import find_groups
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
 from zwicky.methods import MethodConfig
-from zwicky.rng import seed_torch
-from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
+from zwicky.simulate.stream import open_data
+from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig
 from zwicky.training.fit_labels import divide_labels, fit_labels
-from zwicky.training.network import Network, load_network
-from zwicky.training.pretrain import pretrain
+from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.pretrain import new_network, pretrain
+from zwicky.training.settings import Facts, as_settings, choose
 from zwicky.training.task import Task
+
+LEAST_SIDE = 8  # pixels of the square that a row of numbers becomes
+
+
+class InputError(UserError, ValueError):
+    """A mistake in what an estimator was given; a ValueError too, as scikit-learn expects."""
+
+
+class _Packed(NamedTuple):
+    """A network in a pickle: the bytes of the files that `save_network` writes, safetensors and JSON."""
+
+    files: dict[str, bytes]
+
+    @classmethod
+    def of(cls, network: Network) -> Self:
+        with TemporaryDirectory() as folder:
+            save_network(folder, network)
+            return cls({path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())})
+
+    def network(self) -> Network:
+        with TemporaryDirectory() as folder:
+            for name, content in self.files.items():
+                (Path(folder) / name).write_bytes(content)
+            return load_network(folder)
 
 
 @dataclass(eq=False, repr=False)
 class _LensEstimator(BaseEstimator):
-    """What `LensClassifier` and `LensRegressor` share."""
+    """What the estimators share: images in, and a network with settings that follow from them."""
 
-    backbone: str = "vit_tiny"
+    backbone: str = "polar_vit"
     _: KW_ONLY
     options: dict[str, Any] | None = None
     crop: int | None = None
-    pretrained: str | Path | None = None
-    method: str = "dino"
-    method_options: dict[str, Any] | None = None
-    pretrain_epochs: float = 50
-    batch_size: int = 128
-    epochs: float = 60
-    min_steps: int = 300
+    pretrained: Network | Path | str | None = None
+    steps: int | None = None
+    train: dict[str, Any] | None = None
     random_state: int = 0
     quiet: bool = True
 
-    def __sklearn_clone__(self) -> Self:
-        clone = super().__sklearn_clone__()
-        if hasattr(self, "pretrained_"):
-            clone.pretrained_ = self.pretrained_
-        return clone
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = tags.input_tags.allow_nan = True
+        return tags
 
-    def pretrain(self, images: np.ndarray, folder: Path | str | None = None) -> Self:
-        """Pretrain on images [N, bands, H, W] without labels; a run directory `folder` resumes."""
-        pixels = _pixels(images)
-        cutouts, (crop, local) = make_cutouts(pixels, _bands(pixels)), self._window(pixels)
-        config = PretrainConfig(
-            method=MethodConfig(self.method, self.method_options or {}),
-            backbone=BackboneConfig(self.backbone, self.options or {}),
-            views=ViewsConfig(crop=crop, local_size=local),
-            train=TrainConfig(self.pretrain_epochs, batch_size=self.batch_size, lr=1e-3, weight_decay_end=0.4),
-            seed=self.random_state,
-        )
-        with TemporaryDirectory() as temporary:
-            rows = np.arange(len(cutouts))
-            self.pretrained_ = pretrain(config, cutouts, rows, Path(folder or temporary), quiet=self.quiet)
-        return self
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: _Packed.of(each) if isinstance(each, Network) else each for name, each in state.items()}
 
-    def _fit(self, pixels: np.ndarray, task: Task) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restored = {name: each.network() if isinstance(each, _Packed) else each for name, each in state.items()}
+        super().__setstate__(restored)
+
+    def _cutouts(self, images: Any, fitting: bool = False) -> Cutouts:
+        """Return `images` as cutouts, of the shape that was fitted unless `fitting`."""
+        if not fitting:
+            check_is_fitted(self, "network_")
+        if isinstance(images, str | Path):
+            images = open_data(images).cutouts
+        if not isinstance(images, Cutouts):
+            ndim = getattr(images, "ndim", None) or np.asarray(images).ndim
+            if ndim < 3:
+                images = _squares(validate_data(self, images, reset=fitting, ensure_all_finite=False))
+            elif not isinstance(images, LazyImages):
+                images = as_pixels(images, self.image_shape_[0] if ndim == 3 and not fitting else None)
+            if not len(images):
+                raise InputError(f"there are no images in {list(images.shape)}; give numbers [N, bands, H, W]")
+            images = make_cutouts(images, _unnamed(images.shape[1]))
+            if images.images.dtype.kind == "f" and not np.isfinite(images.images).any(axis=(1, 2, 3)).all():
+                raise InputError("an image has no valid pixel; leave it out")
+        shape = images.images.shape[1:]
+        if not fitting and shape != self.image_shape_:
+            raise InputError(f"fitted to images {self.image_shape_}, given {shape}; give images of that shape")
+        if not fitting and _unnamed(shape[0]) not in (images.bands, self.network_.bands):
+            self.network_.check(images)
+        return images
+
+    def _settings(self, cutouts: Cutouts, labels: int = 0) -> dict[str, Any]:
+        """Return recipe `start` with the settings that follow from the data, see `training.settings`."""
+        facts = Facts(cutouts.size, len(cutouts.bands), cutouts.pixel_scale, len(cutouts), labels, labels)
+        return recipes.merge(recipes.read("start"), as_settings(choose(facts)))
+
+    def _network(self, settings: dict[str, Any], bands: int) -> tuple[BackboneConfig, ViewsConfig]:
+        """Return a new network's configuration and its window: the largest one that it can be built for."""
+        polar, crop = settings["backbones"]["polar"]["options"], settings["label_views"]["crop"]
+        defaults = polar if self.backbone == "polar_vit" else {"pool": "mean"} if "vit_" in self.backbone else {}
+        config = BackboneConfig(self.backbone, defaults | (self.options or {}))
+        crop = self.crop or _largest_size(config, bands, crop)
+        return config, ViewsConfig(crop=crop, image_size=crop)
+
+    def _train(self, settings: dict[str, Any]) -> TrainConfig:
+        steps = {} if self.steps is None else {"min_steps": self.steps, "max_steps": self.steps}
+        return TrainConfig(**settings | steps | (self.train or {}))
+
+    def _pretrained(self, cutouts: Cutouts) -> tuple[Network, Cutouts]:
+        """Return a copy of the network to start from, and the cutouts with the names of its bands."""
+        given = self.pretrained
+        network = _Packed.of(given).network() if isinstance(given, Network) else load_network(str(given))
+        count = len(cutouts.bands)
+        if len(network.bands) != count:
+            raise InputError(f"pretrained on {len(network.bands)} bands, given {count}; give the same bands")
+        if cutouts.bands == _unnamed(count):
+            cutouts = replace(cutouts, bands=network.bands)
+        if network.bands != _unnamed(count):
+            network.check(cutouts)
+        return replace(network, bands=cutouts.bands), cutouts
+
+    def _fit(self, cutouts: Cutouts, task: Task) -> None:
         """Fine-tune; a fifth of the labels selects the weights and the temperature."""
-        start, pretrained = self._start(pixels)
-        config = FitConfig(head="probe" if pretrained else "random")
-        config.train.epochs, config.train.min_steps = self.epochs, self.min_steps
-        if not pretrained:  # all layers of a new network have the same learning rate
-            config.train.layer_decay = 1.0
-        views = replace(augmentation_for_labels(), crop=start.views.crop, image_size=start.views.image_size)
-        cutouts, seed = make_cutouts(pixels, start.bands), self.random_state
-        strata = np.zeros(len(pixels), int) if task.is_regression else task.truth
+        self.image_shape_, seed = cutouts.images.shape[1:], self.random_state
+        settings = self._settings(cutouts, len(cutouts))
+        if self.pretrained is not None:
+            start, cutouts = self._pretrained(cutouts)
+        else:
+            backbone, views = self._network(settings, len(cutouts.bands))
+            normalisation = NormalisationConfig(**settings["normalisation"])
+            start = new_network(backbone, normalisation, cutouts, np.arange(len(cutouts)), views, seed)
+        fit = settings["scratch" if self.pretrained is None else "finetune"]
+        config = FitConfig(**fit | {"train": self._train(fit["train"])})
+        views = ViewsConfig(**settings["label_views"])
+        views = replace(views, crop=start.views.crop, image_size=start.views.image_size)
+        strata = np.zeros(len(cutouts), int) if task.is_regression else task.truth
         labels = Labels(dict(zip(cutouts.ids, map(str, strata), strict=True)))
         groups = dict(zip(cutouts.ids, find_groups(cutouts), strict=True))
         split = Split("all", dict.fromkeys(cutouts.ids, "train"), groups)
-        fit, select = map(cutouts.rows_of, divide_labels(cutouts.ids, labels, config, seed, split))
+        rows, select = map(cutouts.rows_of, divide_labels(cutouts.ids, labels, config, seed, split))
         with TemporaryDirectory() as folder:
             learn = partial(fit_labels, seed=seed, folder=Path(folder), title="fit", quiet=self.quiet)
-            self.network_, _ = learn(start, cutouts, task, fit, select, views, config)
-        self.image_shape_ = pixels.shape[1:]
-
-    def _predict(self, images: np.ndarray) -> np.ndarray:
-        check_is_fitted(self, "network_")
-        shape = self.image_shape_
-        pixels = _pixels(images, shape[0] if np.ndim(images) == 3 else None)
-        if pixels.shape[1:] != shape:
-            raise UserError(f"fitted to images {shape}, given {pixels.shape[1:]}; give images of that shape")
-        return self.network_.predict(pixels)
-
-    def _start(self, pixels: np.ndarray) -> tuple[Network, bool]:
-        """The network to fit, which may be changed, and whether it was pretrained."""
-        start = copy.deepcopy(getattr(self, "pretrained_", None))
-        if start is None and self.pretrained is not None:
-            start = load_network(self.pretrained)
-        if start is not None:
-            if len(start.bands) != pixels.shape[1]:
-                raise UserError(f"pretrained on {len(start.bands)} bands, given {pixels.shape[1]}; give the same bands")
-            return start, True
-        seed_torch(self.random_state)
-        bands, (crop, _) = _bands(pixels), self._window(pixels)
-        backbone = backbones.create(self.backbone, bands=len(bands), image_size=crop, **(self.options or {}))
-        views = ViewsConfig(crop=crop, image_size=crop)
-        return Network(backbone, Normalisation.fit(pixels, bands), views, bands), False
-
-    def _window(self, pixels: np.ndarray) -> tuple[int, int]:
-        """Sides of the window and, about half of it, of the local crops: multiples of the patch size."""
-        patch = (self.options or {}).get("patch_size", 8)
-        crop = self.crop or max(min(pixels.shape[2:]) // patch, 1) * patch
-        return crop, max(crop // 2 // patch, 1) * patch
+            self.network_, _ = learn(start, cutouts, task, rows, select, views, config)
+            self.history_ = pd.read_csv(Path(folder) / "metrics.csv")
 
 
 class LensClassifier(ClassifierMixin, _LensEstimator):
-    """Pretrain on many images without labels (`pretrain`, optional) and fine-tune on few with labels (`fit`).
+    """Learn classes of images, from random weights or from a pretrained network.
 
-    Images are arrays [N, bands, H, W], or [N, H, W] of one band, of any numbers, NaN or masked where invalid; `predict`
-    takes one [bands, H, W] too. `fit` starts from the network of `pretrain`, which clones keep (`cross_val_score`),
-    else from the run `pretrained`, else from random weights, and sets `network_` and the sorted `classes_`.
+    Images are a store (its path, or `Cutouts`) or an array [N, bands, H, W], or [N, H, W] of one band, of any numbers,
+    NaN or masked where invalid. Rows [N, pixels], as other steps of a pipeline give them, are square images of one
+    band. What is None follows from the data, as in `zwicky start`. `fit` sets `network_`, `history_` (metrics by step)
+    and the sorted `classes_`. A pickle holds the weights as safetensors.
 
     Args:
-        backbone: vit_tiny, vit_small, vit_base or resnet18.
+        backbone: any of `zwicky.backbones.BACKBONES`: polar_vit, hybrid_vit, vit_tiny, swin_tiny, resnet18, …
         options: its keywords, e.g. {"patch_size": 8, "depth": 6}.
-        crop: side in pixels of the window given to the network; None takes the largest multiple of the patch size.
-        pretrained: run directory of `zwicky pretrain`; it determines the network and the window.
-        method: the self-supervised method of `pretrain`.
-        method_options: its keywords, e.g. {"prototypes": 512}.
-        pretrain_epochs: epochs of `pretrain`.
-        batch_size: batch size of `pretrain`.
-        epochs: epochs of `fit`.
-        min_steps: fewest steps of `fit`.
+        crop: side in pixels of the window given to the network.
+        pretrained: the run directory of `zwicky pretrain` or `finetune`, or a network such as
+            `LensEncoder().fit(images).network_`; it determines backbone and window.
+        steps: number of steps of training.
+        train: further settings of the training, see `zwicky.training.config.TrainConfig`.
         random_state: seed of weights, order and augmentation.
         quiet: show no progress.
     """
 
-    def fit(self, images: np.ndarray, labels: np.ndarray) -> Self:
-        """Fine-tune on images [N, bands, H, W] and their labels [N] of any type, of at least two classes."""
-        pixels, labels = _pixels(images), np.asarray(labels)
-        if labels.shape != (len(pixels),) or any(label is None or label != label for label in labels.tolist()):
-            raise UserError(f"{len(pixels)} images, labels of shape {list(labels.shape)}; give one label per image")
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True  # on the points of scikit-learn's checks, which are no images
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn from images X and their labels y [N] of any type; without y, from the labels of the store X."""
+        cutouts, labels = self._cutouts(X, fitting=True), y
+        if labels is None:
+            if not isinstance(X, str | Path):
+                raise InputError("LensClassifier requires y to be passed, but the target y is None")
+            labels = open_data(X).labels.of(cutouts.ids)
+            known = np.flatnonzero([label is not None for label in labels])
+            cutouts, labels = cutouts.take(known), labels[known].astype(str)
+        labels = column_or_1d(labels, warn=True)
+        if len(labels) != len(cutouts) or any(label is None or label != label for label in labels.tolist()):
+            raise InputError(f"{len(cutouts)} images, labels of shape {list(labels.shape)}; give one label per image")
+        check_classification_targets(labels)
         self.classes_, truth = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise UserError(f"the labels hold {len(self.classes_)} class; give images of at least two")
-        self._fit(pixels, Task(truth, tuple(map(str, self.classes_))))
+            raise InputError(f"the labels hold {len(self.classes_)} class; give images of at least two")
+        self._fit(cutouts, Task(truth, tuple(map(str, self.classes_))))
         return self
 
-    def predict_proba(self, images: np.ndarray) -> np.ndarray:
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Return calibrated probabilities [N, classes], averaged over the eight rotations and reflections."""
-        return self._predict(images)
+        cutouts = self._cutouts(X)
+        return self.network_.predict(cutouts.images)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class of each image, [N]."""
-        best = self._predict(images).argmax(1)  # first, as it raises before `fit`
+        best = self.predict_proba(X).argmax(1)  # first, as it raises before `fit`
         return self.classes_[best]
 
 
 class LensRegressor(RegressorMixin, _LensEstimator):
-    """Pretrain on images without labels and fine-tune on images with numbers; parameters as for `LensClassifier`."""
+    """Learn numbers from images; images and arguments as for `LensClassifier`."""
 
-    def fit(self, images: np.ndarray, values: np.ndarray) -> Self:
-        """Fine-tune on images [N, bands, H, W] and finite numbers [N] or [N, columns] that do not rotate."""
-        pixels, values = _pixels(images), np.asarray(values, dtype=np.float32)
-        if values.ndim not in (1, 2) or len(values) != len(pixels) or not np.isfinite(values).all():
-            raise UserError(f"{len(pixels)} images, values of shape {list(values.shape)}; give finite ones per image")
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = tags.regressor_tags.poor_score = True  # see `LensClassifier`
+        return tags
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Learn from images X and finite numbers y, [N] or [N, columns], that do not rotate with them."""
+        cutouts = self._cutouts(X, fitting=True)
+        if y is None:
+            raise InputError("LensRegressor requires y to be passed, but the target y is None")
+        values = np.asarray(y, dtype=np.float32)
+        if values.ndim not in (1, 2) or len(values) != len(cutouts) or not np.isfinite(values).all():
+            raise InputError(f"{len(cutouts)} images, values of shape {list(values.shape)}; give finite ones per image")
+        if len(values) < 2:
+            raise InputError("there is 1 sample; give at least two images")
         columns = values.reshape(len(values), -1)
         if (is_code := np.stack([sentinels(column) for column in columns.T], axis=1)).any():
-            raise UserError(f"{is_code.sum()} values such as {columns[is_code][0]:g} may mean unknown; leave them out")
-        self._fit(pixels, Task(columns, targets=tuple(Target((f"y{k}",)) for k in range(columns.shape[1]))))
+            raise InputError(f"{is_code.sum()} values such as {columns[is_code][0]:g} may mean unknown; leave them out")
+        self._fit(cutouts, Task(columns, targets=tuple(Target((f"y{k}",)) for k in range(columns.shape[1]))))
         self.is_single_ = values.ndim == 1
         return self
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, X: Any) -> np.ndarray:
         """Return values, [N] or [N, columns] as given to `fit`, averaged over the eight rotations and reflections."""
-        values = self._predict(images)
+        cutouts = self._cutouts(X)
+        values = self.network_.predict(cutouts.images).astype(np.float64)
         return values[:, 0] if self.is_single_ else values
 
 
-def _pixels(images: Any, n_bands: int | None = None) -> np.ndarray:
-    """[N, bands, H, W] in a type of the data package; UserError for images without a valid pixel."""
-    pixels = as_pixels(images.images if isinstance(images, Cutouts) else images, n_bands)
-    if not pixels.size:
-        raise UserError(f"there are no images in {list(pixels.shape)}; give numbers [N, bands, H, W]")
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).any(axis=(1, 2, 3)).all():
-        raise UserError("an image has no valid pixel; leave it out")
-    return pixels
+@dataclass(eq=False, repr=False)
+class LensEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _LensEstimator):
+    """Learn features from images without labels, for `LensClassifier(pretrained=…)` or any model of scikit-learn.
+
+    Images and arguments as for `LensClassifier`; with `pretrained`, `fit` trains nothing.
+
+    Args:
+        method: dino, ibot, esvit, simsiam, byol, lejepa, simmim, beit or mae.
+        method_options: its keywords, e.g. {"mask_ratio": 0.5}; those left out are of the method's recipe.
+        features: what `transform` returns: blocks, mean and spread of the tokens before each block and after the last
+            (`Network.block_features`), which serve linear models best; or pooled, those that fine-tuning starts from.
+        out: run directory to write, which `zwicky finetune` takes; an interrupted `fit` resumes there.
+    """
+
+    method: str = "simmim"
+    method_options: dict[str, Any] | None = None
+    features: Literal["blocks", "pooled"] = "blocks"
+    out: Path | str | None = None
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # features are float32
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Pretrain on images X; y is not used."""
+        cutouts = self._cutouts(X, fitting=True)
+        self.image_shape_ = cutouts.images.shape[1:]
+        if self.pretrained is not None:
+            self.network_, _ = self._pretrained(cutouts)
+            return self
+        if len(cutouts) < 2:
+            raise InputError("there is 1 sample; give at least two images")
+        settings, bands = self._settings(cutouts), len(cutouts.bands)
+        backbone, views = self._network(settings, bands)
+        simmim = settings["methods"]["simmim"]
+        recipe = simmim
+        if self.method != "simmim" and self.method in recipes.names():
+            recipe = recipes.read(self.method, "desk")
+        options = recipe["method"].get("options", {}) | (self.method_options or {})
+        lengths = {"crop": views.crop, "image_size": views.image_size, "shift": simmim["views"]["shift"]}
+        if recipe["views"].get("local_crops", 6):
+            lengths["local_size"] = _largest_size(backbone, bands, max((views.crop or 0) // 2, 1))
+        steps = {name: simmim["train"][name] for name in ("batch_size", "min_steps", "max_steps")}
+        config = PretrainConfig(
+            method=MethodConfig(self.method, options),
+            backbone=backbone,
+            views=ViewsConfig(**recipe["views"] | lengths),
+            normalisation=NormalisationConfig(**settings["normalisation"]),
+            train=self._train(recipe["train"] | steps),
+            seed=self.random_state,
+        )
+        rows = np.arange(len(cutouts))
+        with TemporaryDirectory() as temporary:
+            out = Path(self.out or temporary)
+            self.network_ = pretrain(config, cutouts, rows, out, quiet=self.quiet)
+            self.history_ = pd.read_csv(out / "metrics.csv")
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return features [N, D] float32, averaged over the eight rotations and reflections."""
+        cutouts = self._cutouts(X)
+        return (self.network_.block_features if self.features == "blocks" else self.network_.features)(cutouts.images)
+
+    @property
+    def _n_features_out(self) -> int:
+        """D, for `get_feature_names_out`."""
+        return self.transform(np.zeros((1, *self.image_shape_), np.float32)).shape[1]
 
 
-def _bands(pixels: np.ndarray) -> tuple[str, ...]:
-    return tuple(f"band{number}" for number in range(1, pixels.shape[1] + 1))
+def _squares(rows: np.ndarray) -> np.ndarray:
+    """Return rows [N, pixels] as images [N, 1, side, side]; those that fill no square are repeated, with a warning."""
+    count, pixels = rows.shape
+    side = max(math.isqrt(pixels - 1) + 1, LEAST_SIDE)
+    if side**2 != pixels:
+        warnings.warn(f"rows of {pixels} numbers are no square images; they are repeated to {side} × {side} px")
+    return as_pixels(rows[:, np.arange(side**2) % pixels].reshape(count, 1, side, side))
+
+
+def _largest_size(backbone: BackboneConfig, bands: int, most: int) -> int:
+    """Return the largest side of images, at most `most` and above half of it, that the backbone can be built for."""
+    problem = None
+    for size in range(most, most // 2, -1):
+        try:
+            backbones.create(backbone.name, bands=bands, image_size=size, **backbone.options)
+            return size
+        except UserError as error:
+            problem = problem or error
+    raise problem or InputError(f"images of {most} px are too small")
+
+
+def _unnamed(count: int) -> tuple[str, ...]:
+    """Names of the bands of an array."""
+    return tuple(f"band{number}" for number in range(1, count + 1))

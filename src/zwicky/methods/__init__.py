@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from zwicky.backbones.base import Backbone
     from zwicky.methods.base import Method
 
-METHODS = {  # name: (module, class)
+# The module and class of each method; one of your own can be added: METHODS["mine"] = MyMethod.
+METHODS: dict[str, tuple[str, str] | type[Method]] = {
     "supervised": ("supervised", "Supervised"),
     "dino": ("dino", "DINO"),
     "ibot": ("ibot", "IBOT"),
@@ -43,9 +44,11 @@ def create(name: str, backbone: Backbone, **options: Any) -> Method:
     """Build a method of `METHODS` around a backbone, which it trains in place; `options` are keywords of its class."""
     if name not in METHODS:
         raise UserError(f"method: no method is named {name!r}; choose one of {', '.join(METHODS)}")
-    module, cls = METHODS[name]
+    target: Any = METHODS[name]
     try:
-        return getattr(import_module(f"zwicky.methods.{module}"), cls)(backbone, **options)
+        if isinstance(target, tuple):
+            target = getattr(import_module(f"zwicky.methods.{target[0]}"), target[1])
+        return target(backbone, **options)
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:  # unknown options, sizes torch refuses
         reason = " ".join(str(error).split("() ")[-1].split())[:200] or type(error).__name__
         raise UserError(f"method: {name} cannot be built with these options ({reason}); correct them") from error
