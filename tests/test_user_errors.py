@@ -103,6 +103,8 @@ def error_of(capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["fly"], "no command 'fly'"),
+        (["benchmrk"], "did you mean benchmark"),
+        (["pretrain", "dinoo", "--data", "x", "--out", "y"], "did you mean dino"),
         (["simulate", "galaxies", "--out", "new"], "galaxies"),
         (["simulate", "demo-lenses", "--n", "0", "--out", "new"], "0"),
         (["simulate", "demo-lenses", "--n", "2", "--out", "store"], "store"),

@@ -35,6 +35,7 @@ from zwicky.training.settings import FEW, Facts, as_settings, choose
 from zwicky.training.task import Task
 
 FEW_OF_A_CLASS = 5
+OF_LABELS = ("fit steps", "test share", "label draws", "labels")  # settings that need labels
 
 
 def start(
@@ -66,10 +67,11 @@ def start(
         _say(ingest(source, store, catalog, options).text())
     data = open_data(store)
     table = choose(Facts.of(data.cutouts, data.labels, learn, minutes))
-    for choice in table:
+    tested = can_be_tested(data.labels)
+    for choice in table if tested else [row for row in table if row.name not in OF_LABELS]:
         _say(f"  {choice.name}: {choice.value} ({choice.reason})")
     config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))
-    if not can_be_tested(data.labels):
+    if not tested:
         return map_cutouts(out, data.cutouts, data.labels, config, minutes, time.monotonic() - began)
     other, images = time.monotonic() - began, 2 * len(data.cutouts)
     spend_on_benchmark(minutes, config, data.cutouts, data.labels, run, other, images, longest=1.0)

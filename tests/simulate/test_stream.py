@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from safetensors.numpy import load_file
@@ -97,6 +98,14 @@ def test_the_split_of_a_run_comes_first_then_that_of_the_store_then_the_default(
     assert data.split("holdout", runs=[None, Path("none"), Path("run")]) == default
     write_split("run/splits", replace(default, roles={"of another store": "train"}, groups={}))
     assert data.split("holdout", runs=[Path("run")]) == own
+    write_split("run/splits", default)  # equal ids but other pixels: another store
+    record = pd.DataFrame({"id": default.ids("train"), "pixel_hash": "0" * 32})
+    record.to_parquet("run/training_objects.parquet")
+    assert data.split("holdout", runs=[Path("run")]) == own
+    record.assign(pixel_hash=data.cutouts.column("pixel_hash")[data.cutouts.rows_of(record["id"])]).to_parquet(
+        "run/training_objects.parquet"
+    )
+    assert data.split("holdout", runs=[Path("run")]) == default
     write_split("store/splits", replace(own, name="mine"))
     assert data.split("mine").roles == own.roles
     with pytest.raises(UserError, match="no split 'other'; choose one of holdout, mine"):

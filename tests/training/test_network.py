@@ -55,6 +55,13 @@ def test_outputs_do_not_depend_on_the_batch_the_mode_or_the_byte_order(make_netw
     assert network.backbone.net.bn1.training
 
 
+def test_an_image_without_a_valid_pixel_has_no_output(make_network):
+    network, cutouts = make_network("resnet18")
+    images = cutouts.images[:3].astype(np.float32)
+    images[1] = np.nan
+    assert np.isnan(network.features(images)).all(1).tolist() == [False, True, False]
+
+
 def test_features_are_invariant_and_vectors_rotate_with_the_image(make_network):
     network, cutouts = make_network(head=TARGETS)
     rotated = np.ascontiguousarray(np.rot90(cutouts.images, axes=(2, 3)))

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from jsonargparse import ArgumentError
 
@@ -28,7 +29,8 @@ def run(arguments: Sequence[str]) -> None:
         return
     name, rest = arguments[0], list(arguments[1:])
     if name not in COMMANDS:
-        raise UserError(f"there is no command {name!r}; choose one of {', '.join(COMMANDS)}")
+        close = "".join(f"did you mean {match}? " for match in get_close_matches(name, COMMANDS, 1))
+        raise UserError(f"there is no command {name!r}; {close}choose one of {', '.join(COMMANDS)}")
     if world_size() > 1 and name not in MULTI_PROCESS:
         raise UserError(f"{name} runs in one process; start it without torchrun or srun")
     command = COMMANDS[name]

@@ -3,6 +3,7 @@
 A recipe may hold `sizes`, named sets of changes to the rest, e.g. smoke, desk and full.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def read(name: str, size: str | None = None) -> dict[str, Any]:
     """
     path = FOLDER / f"{name}.yaml" if name in names() else Path(name)
     if not path.is_file():
-        raise UserError(f"recipe: there is no {name!r}; choose one of {', '.join(names())}, or give a YAML file")
+        close = "".join(f"did you mean {match}? " for match in get_close_matches(name, names(), 1))
+        raise UserError(f"recipe: there is no {name!r}; {close}choose one of {', '.join(names())}, or give a YAML file")
     settings = read_settings(path)
     sizes = settings.pop("sizes", None) or {}
     if not isinstance(sizes, dict) or not all(isinstance(changes, dict | None) for changes in sizes.values()):

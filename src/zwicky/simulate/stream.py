@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from zwicky.data.cutouts import Cutouts, LazyImages
 from zwicky.data.labels import Labels, read_labels
@@ -77,9 +78,9 @@ class Data:
     def split(self, name: str, columns: Sequence[str] = (), runs: Sequence[Path | None] = ()) -> Split:
         """Return a split; nothing is ever written into the store.
 
-        It is that of the first of `runs` whose `splits/NAME.csv` has training objects, all in these cutouts, else the
-        store's own `splits/NAME.csv`, else the default split, a function of the data and of the regression targets
-        `columns` alone. UserError if there is no split of this name and it is not the default one.
+        It is that of the first of `runs` whose `splits/NAME.csv` has training objects, all in these cutouts by id and
+        pixels, else the store's own `splits/NAME.csv`, else the default split, a function of the data and of the
+        regression targets `columns` alone. UserError if there is no split of this name and it is not the default one.
         """
         split = self._recorded(name, runs)
         if split is None and name != DEFAULT:
@@ -98,10 +99,21 @@ class Data:
         for path in (run / "splits" / f"{name}.csv" for run in runs if run is not None):
             if path.exists():
                 split = read_split(path)
-                if len(split.ids("train")) and set(split.roles) <= set(self.cutouts.ids):
+                is_here = len(split.ids("train")) > 0 and set(split.roles) <= set(self.cutouts.ids)
+                if is_here and self._has_trained(path.parents[1], split):
                     return split
         stored = self._stored()
         return read_split(stored[name]) if name in stored else None
+
+    def _has_trained(self, run: Path, split: Split) -> bool:
+        """Whether training objects of a run have the pixels of these cutouts: ids repeat from store to store."""
+        record = run / "training_objects.parquet"
+        if not record.exists():
+            return True
+        trained = pd.read_parquet(record, columns=["id", "pixel_hash"]).dropna()
+        trained = trained[trained["id"].isin(split.ids("train"))]
+        here = pd.MultiIndex.from_frame(self.cutouts.table[["id", "pixel_hash"]])
+        return trained.empty or bool(pd.MultiIndex.from_frame(trained).isin(here).any())
 
 
 def open_data(name: Path | str, quiet: bool = True) -> Data:

@@ -175,6 +175,8 @@ class Network:
                 views = d4.apply(crops) if turns and not self.backbone.invariant else [crops]
                 outputs = [function(view, g).float() for g, view in enumerate(views)]
                 result[rows] = torch.stack(outputs).mean(0).cpu().numpy()
+                if images.dtype.kind == "f":  # an image without a valid pixel has no features
+                    result[rows][~np.isfinite(images[rows]).any((1, 2, 3))] = np.nan
         return result
 
 
