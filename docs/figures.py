@@ -23,8 +23,9 @@ METHODS = {
 
 def main() -> None:
     """Write docs/images/views.png."""
-    cutouts, labels = zwicky.simulate_population("demo-lenses", 40, seed=4)
-    row = int(np.flatnonzero(labels.of(cutouts.ids) == "lens")[3])
+    cutouts, _ = zwicky.simulate_population("demo-lenses", 40, seed=4)
+    radius, magnitude = cutouts.numbers(["theta_E", "arc_mag_g"]).T
+    row = int(np.nanargmax(np.where(radius > 1.5, -magnitude, -np.inf)))  # a bright and wide ring
     normalisation = Normalisation.fit(cutouts.images, cutouts.bands)
     views = ViewsConfig(crop=32, local_crops=3, local_size=16, blur=0.0, noise=0.0)
     figure, axes = plt.subplots(len(METHODS), 6, figsize=(7, 5), dpi=110)
