@@ -98,8 +98,12 @@ def test_pictures(client):
     assert (one[..., 0] == one[..., 2]).all()
     assert (one.min(), one.max()) == (0, 255)
     assert picture("stretch=log&low=0&high=100&band=1").mean() > picture("stretch=sqrt&low=0&high=100&band=1").mean()
+    assert (picture("stretch=linear&low=0&high=100&band=1&colours=gray_r")[..., 0] == 255 - one[..., 0]).all()
+    assert np.ptp(picture("band=0&colours=viridis"), axis=2).max() > 50
+    assert (picture("colours=viridis") == colour).all()
     assert picture("stretch=asinh").shape == (16, 16, 3)
-    assert [picture(query) for query in ("band=3", "low=9&high=1", "stretch=cubic", "low=x")] == [404, 404, 404, 400]
+    wrong = ("band=3", "low=9&high=1", "stretch=cubic", "band=0&colours=jet", "low=x")
+    assert [picture(query) for query in wrong] == [404, 404, 404, 404, 400]
     assert client.get("/secret/thumb/120.png").status_code == 404
 
 

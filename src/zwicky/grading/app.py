@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from zwicky.data.labels import GRADES
 from zwicky.errors import UserError
 from zwicky.grading.database import OBJECT_COLUMNS, Judgements
-from zwicky.grading.render import AUTO, STRETCHES, render
+from zwicky.grading.render import AUTO, COLOURS, STRETCHES, render
 from zwicky.grading.session import Session
 from zwicky.io import read_json, read_settings
 
@@ -100,8 +100,8 @@ def create_app(session: Session, judgements: Judgements, grader: str, token: str
     rows = set(slots["row"])
 
     @lru_cache(maxsize=4096)
-    def picture(row: int, stretch: str, low: float, high: float, band: int) -> bytes:
-        return render(session.image(row), bands, stretch, low, high, band)
+    def picture(row: int, stretch: str, low: float, high: float, band: int, colours: str) -> bytes:
+        return render(session.image(row), bands, stretch, low, high, band, colours)
 
     def static(request: Request) -> Response:
         return FileResponse(
@@ -113,16 +113,19 @@ def create_app(session: Session, judgements: Judgements, grader: str, token: str
         try:
             low, high = float(query.get("low", 0.5)), float(query.get("high", 99.5))
             stretch, band = query.get("stretch", AUTO), int(query.get("band", -1))
+            colours = query.get("colours", COLOURS[0])
         except ValueError:
             return PlainTextResponse("limits and band must be numbers", 400)
-        if row not in rows or stretch not in (AUTO, *STRETCHES) or not 0 <= low < high <= 100 or band >= len(bands):
+        exists = row in rows and stretch in (AUTO, *STRETCHES) and colours in COLOURS and band < len(bands)
+        if not exists or not 0 <= low < high <= 100:
             return PlainTextResponse("no such picture", 404)
-        content = picture(row, stretch, low, high, max(band, -1))
+        content = picture(row, stretch, low, high, max(band, -1), colours)
         return Response(content, media_type="image/png", headers=HEADERS | {"Cache-Control": "max-age=86400"})
 
     def state(request: Request) -> Response:
         columns = {name: plain[name].tolist() for name in ("id", "repeat", "row", "ra", "dec", "score")}
-        facts = {"grader": grader, "keys": keys, "bands": bands, "stretches": [AUTO, *STRETCHES], "slots": columns}
+        facts = {"grader": grader, "keys": keys, "bands": bands, "stretches": [AUTO, *STRETCHES]}
+        facts |= {"colours": COLOURS, "slots": columns}
         latest = judgements.latest()
         return JSONResponse(facts | _changes(latest, 0), headers=HEADERS | {"Cache-Control": "no-store"})
 

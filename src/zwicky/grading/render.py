@@ -1,8 +1,9 @@
-"""Pictures of cutouts for the page: stretch, limits, colour composite or one band."""
+"""Pictures of cutouts for the page: stretch, limits, colour composite or one band in a colour map."""
 
 import io
 from collections.abc import Callable, Sequence
 
+import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -15,11 +16,18 @@ STRETCHES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log": lambda x: np.log1p(1000 * x) / np.log(1001),
     "asinh": lambda x: np.arcsinh(10 * x) / np.arcsinh(10),
 }
+COLOURS = ("gray", "gray_r", "viridis", "inferno")  # matplotlib's maps for single bands
 AUTO = "auto"  # the stretch of `to_rgba`: asinh above the sky that keeps colours; 8-bit values as they are
 
 
 def render(
-    image: np.ndarray, bands: Sequence[str], stretch: str = AUTO, low: float = 0.5, high: float = 99.5, band: int = -1
+    image: np.ndarray,
+    bands: Sequence[str],
+    stretch: str = AUTO,
+    low: float = 0.5,
+    high: float = 99.5,
+    band: int = -1,
+    colours: str = COLOURS[0],
 ) -> bytes:
     """Return a cutout as PNG.
 
@@ -30,6 +38,7 @@ def render(
         low: percentile of the pixels, over all shown bands, that becomes black; AUTO has limits of its own.
         high: percentile that becomes white.
         band: the band to show, −1 for the colour composite.
+        colours: one of COLOURS, for one band.
     """
     shown = slice(None) if band < 0 else slice(band, band + 1)
     image, bands = image[shown], bands[shown]
@@ -39,6 +48,8 @@ def render(
         black, white = np.percentile(finite, [low, high]) if len(finite) else (0.0, 1.0)
         x = np.nan_to_num((pixels - black) / max(white - black, 1e-12), nan=0).clip(0, 1)
         image = np.round(255 * STRETCHES[stretch](x)).astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(to_rgba(image, bands), "RGBA").convert("RGB").save(stream, "PNG", compress_level=1)
+    stream, picture = io.BytesIO(), to_rgba(image, bands)
+    if len(image) == 1 and colours != COLOURS[0]:
+        picture = matplotlib.colormaps[colours](picture[..., 0], bytes=True)
+    Image.fromarray(picture, "RGBA").convert("RGB").save(stream, "PNG", compress_level=1)
     return stream.getvalue()

@@ -8,7 +8,7 @@ const TAB = QUEUE + Math.random().toString(36).slice(2);
 const NAMES = { A: "certain lens", B: "probable lens", C: "possible lens", X: "no lens" };
 const BLANK = { grade: "", subclass: "", comment: "", time: "" };
 const DEFAULTS = {
-  view: "mosaic", cursor: 0, perPage: 100, cell: 100, stretch: "auto", band: -1, low: 0.5, high: 99.5, zoom: 1, flip: 0,
+  view: "mosaic", cursor: 0, perPage: 100, cell: 100, stretch: "auto", band: -1, colours: "gray", low: 0.5, high: 99.5, zoom: 1, flip: 0,
   score: false, filter: "all",
 };
 let settings = { ...DEFAULTS };
@@ -111,7 +111,7 @@ function status() {
 
 function url(slot) {
   const limits = settings.stretch === "auto" ? "" : `&low=${settings.low}&high=${settings.high}`;
-  return `thumb/${slots.row[slot]}.png?stretch=${settings.stretch}&band=${settings.band}${limits}`;
+  return `thumb/${slots.row[slot]}.png?stretch=${settings.stretch}&band=${settings.band}${limits}${settings.band < 0 ? "" : `&colours=${settings.colours}`}`;
 }
 
 const current = () => list[settings.cursor];
@@ -367,9 +367,10 @@ function change() {
   root.setProperty("--cell", `${settings.cell}px`);
   root.setProperty("--sx", settings.zoom * (settings.flip & 1 ? -1 : 1));
   root.setProperty("--sy", settings.zoom * (settings.flip & 2 ? -1 : 1));
-  const inputs = { stretch: "stretch", band: "band", low: "low", high: "high", zoom: "zoom", flip: "flip", perPage: "per-page", cell: "cell", filter: "filter" };
+  const inputs = { stretch: "stretch", band: "band", colours: "colours", low: "low", high: "high", zoom: "zoom", flip: "flip", perPage: "per-page", cell: "cell", filter: "filter" };
   for (const [name, id] of Object.entries(inputs)) $(id).value = settings[name];
   $("score").checked = settings.score;
+  $("colours").disabled = settings.band < 0;
   draw();
 }
 
@@ -441,7 +442,9 @@ async function start() {
   const state = await answer.json();
   ({ slots, keys, bands, seq } = state);
   $("grader").textContent = state.grader;
-  for (const stretch of state.stretches) $("stretch").append(new Option(stretch, stretch));
+  for (const name of ["stretch", "colours"]) {
+    for (const value of state[name === "stretch" ? "stretches" : name]) $(name).append(new Option(value, value));
+  }
   slotOf = new Map(slots.id.map((id, slot) => [`${slots.repeat[slot]} ${id}`, slot]));
   apply(state.judgements);
   adopt();
