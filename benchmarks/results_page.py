@@ -25,7 +25,7 @@ TABLES, PAGE, RECORDS = ROOT / "docs/tables", ROOT / "docs/results.md", ROOT / "
 METHODS = {"dino": "DINO", "ibot": "iBOT", "esvit": "EsViT", "simsiam": "SimSiam", "simmim": "SimMIM", "mae": "MAE"}
 METHODS |= {"byol": "BYOL", "beit": "BEiT", "lejepa": "LeJEPA", "view-only": "EsViT without the region loss"}
 ENDS = {"finetune": "fine-tuned", "linear": "frozen, linear probe", "knn": "frozen, kNN probe"}
-ENDS |= {"blocks": "frozen, probe of all blocks", "supervised": "from scratch", "selftrain": "self-trained"}
+ENDS |= {"blocks": "frozen, probe of all blocks", "supervised": "from scratch", "self-training": "self-trained"}
 NAMES = {"radial-colour": "radial colours + logistic regression", "pca-logistic": "PCA + logistic regression"}
 NAMES |= {"pca-boosting": "PCA + boosted trees", "modes": "radial × azimuthal modes + logistic regression"}
 
