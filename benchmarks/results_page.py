@@ -25,7 +25,7 @@ TABLES, PAGE, RECORDS = ROOT / "docs/tables", ROOT / "docs/results.md", ROOT / "
 METHODS = {"dino": "DINO", "ibot": "iBOT", "esvit": "EsViT", "simsiam": "SimSiam", "simmim": "SimMIM", "mae": "MAE"}
 METHODS |= {"byol": "BYOL", "beit": "BEiT", "lejepa": "LeJEPA", "view-only": "EsViT without the region loss"}
 ENDS = {"finetune": "fine-tuned", "linear": "frozen, linear probe", "knn": "frozen, kNN probe"}
-ENDS |= {"blocks": "frozen, probe of all blocks", "supervised": "from scratch", "self-training": "self-trained"}
+ENDS |= {"blocks": "frozen, probe of all blocks", "supervised": "from scratch", "selftrain": "self-trained"}
 NAMES = {"radial-colour": "radial colours + logistic regression", "pca-logistic": "PCA + logistic regression"}
 NAMES |= {"pca-boosting": "PCA + boosted trees", "modes": "radial × azimuthal modes + logistic regression"}
 
@@ -61,6 +61,7 @@ def title(arm: str) -> str:
     if arm in NAMES:
         return NAMES[arm]
     view, arm = ", one view" * arm.endswith("-one-view"), arm.removesuffix("-one-view")
+    arm = arm.replace("self-training", "selftrain")
     method = next((m for m in METHODS if arm.startswith(f"{m}-")), "")
     network, _, end = arm.removeprefix(f"{method}-").rpartition("-")
     network = "ResNet-18" if network == "resnet18" else network.replace("-", " ")
