@@ -54,13 +54,13 @@ def self_train(
         folder: as of `fit_labels`; earlier rounds have folders in it while they run.
 
     Raises:
-        UserError: if `task` is a regression or there is nothing to pseudo-label.
+        UserError: if `task` is a regression.
     """
     rows = np.setdiff1d(unlabelled, fit_rows)
     if task.is_regression:
         raise UserError("self-training learns from pseudo-labels of classes; leave it out of a regression")
     if not len(rows):
-        raise UserError("self-training: no image is without a label; ingest more images or leave it out")
+        return teacher, FitResult(warnings=["self-training: no image is without a label; the network is its teacher"])
     copies = max(round(LABELLED / (1 - LABELLED) * len(rows) / len(fit_rows)), 1)
     both, steps = np.concatenate([np.tile(fit_rows, copies), rows]), config.train.steps(len(fit_rows))
     config = replace(config, train=replace(config.train, min_steps=steps, max_steps=steps, pflops=0.0))
