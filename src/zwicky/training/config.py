@@ -136,7 +136,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         fractions = ("select", "label_smoothing")
         rules = [(name, 0 <= getattr(self, name) < 1, "a fraction from 0 to below 1") for name in fractions]
-        check("fit", self, *rules, ("select_most", self.select_most >= 1, "1 or more"))
+        rules += [(name, getattr(self, name) >= 1, "1 or more") for name in ("select_most", "self_training")]
+        check("fit", self, *rules)
 
 
 def augmentation_for_labels() -> ViewsConfig:

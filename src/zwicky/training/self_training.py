@@ -62,12 +62,15 @@ def self_train(
     if not len(rows):
         return teacher, FitResult(warnings=["self-training: no image is without a label; the network is its teacher"])
     copies = max(round(LABELLED / (1 - LABELLED) * len(rows) / len(fit_rows)), 1)
-    both, steps = np.concatenate([np.tile(fit_rows, copies), rows]), config.train.steps(len(fit_rows))
+    steps = config.train.steps(len(fit_rows))
     config = replace(config, train=replace(config.train, min_steps=steps, max_steps=steps, pflops=0.0))
     result, drift = FitResult(), None
     for number in range(config.self_training, 0, -1):
         predicted = teacher.probabilities(cutouts.take(rows).images)
+        valid = np.isfinite(predicted).all(1)  # an image without a valid pixel has no prediction
+        rows, predicted = rows[valid], predicted[valid]
         learned, drift = pseudo_labelled(task, fit_rows, rows, predicted), _drift(task, fit_rows, predicted)
+        both = np.concatenate([np.tile(fit_rows, copies), rows])
         where = folder if number == 1 else folder / f"before{number - 1}"
         teacher, result = learn(copy.deepcopy(start), learned, both, config, where)
     for path in folder.glob("before*"):
