@@ -39,6 +39,11 @@ class Arm:
         return self.protocol in ("finetune", "self_training", "scratch")
 
     @property
+    def features(self) -> str:
+        """The method of `Network` that computes the frozen features of a probe."""
+        return "block_features" if self.protocol == "blocks" else "features"
+
+    @property
     def teacher(self) -> "Arm":
         """The arm whose networks label the images that a self-trained arm learns from."""
         if self.kind == "ssl":

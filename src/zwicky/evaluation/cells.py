@@ -95,11 +95,10 @@ class CellRunner:
 
     def features(self, arm: Arm, draw: LabelDraw) -> np.ndarray:
         """Return frozen features [N, D] of the objects whose truth is known, NaN elsewhere; cached in the run."""
-        name = "block_features" if arm.protocol == "blocks" else "features"
-        path = self.pretrain_folder(arm, draw) / f"{name}.npy"
+        path = self.pretrain_folder(arm, draw) / f"{arm.features}.npy"
         known = np.flatnonzero(self.task.known)
         if not path.exists():
-            write_array(path, getattr(self.pretrained(arm, draw), name)(self.cutouts.take(known).images))
+            write_array(path, getattr(self.pretrained(arm, draw), arm.features)(self.cutouts.take(known).images))
         stored = np.load(path, allow_pickle=False)
         features = np.full((len(self.cutouts), stored.shape[1]), np.nan, np.float32)
         features[known] = stored
@@ -123,8 +122,8 @@ class CellRunner:
             same = {name: row[name] for name in ("pretrain_seed", *COST_COLUMNS) if name != "seconds"}
             return np.load(with_tta / NO_TTA, allow_pickle=False), same
         if arm.trains_network:
-            fit = self.config.convnet if arm.kind == "baseline" else self.config.scratch
-            fit = self.config.finetune if arm.kind == "ssl" else fit
+            fits = {"ssl": self.config.finetune, "baseline": self.config.convnet}
+            fit = fits.get(arm.kind, self.config.scratch)
             assert fit is not None, "there is no such arm without its fit"
             predicted, fit_costs = self.fit(arm, fit, draw, labels, folder)
             return predicted, costs | fit_costs
@@ -142,8 +141,7 @@ class CellRunner:
             return BASELINES[arm.method](self.cutouts.images[rows], truth, self.cutouts.images[query], self.task, seed)
         features = self.features(arm, draw)
         if np.isnan(features[query]).any():
-            name = "block_features" if arm.protocol == "blocks" else "features"
-            features[query] = getattr(self.pretrained(arm, draw), name)(images)
+            features[query] = getattr(self.pretrained(arm, draw), arm.features)(images)
         return PROBES[arm.protocol](features[rows], truth, features[query], self.task)
 
     def _new_network(self, arm: Arm, draw: LabelDraw) -> Network:

@@ -171,12 +171,13 @@ class Network:
         with eval_mode(self.backbone, self.head), torch.autocast(on.type, torch.bfloat16, enabled=bf16):
             # A block of a transformer then stays in the cache of a core.
             for rows in batches(len(images), batch_size or (256 if on.type == "cuda" else 64)):
-                crops, _ = eval_views(torch.from_numpy(images[rows]).to(on), self.views, self.normalisation)
+                pixels = images[rows]
+                crops, _ = eval_views(torch.from_numpy(pixels).to(on), self.views, self.normalisation)
                 views = d4.apply(crops) if turns and not self.backbone.invariant else [crops]
                 outputs = [function(view, g).float() for g, view in enumerate(views)]
                 result[rows] = torch.stack(outputs).mean(0).cpu().numpy()
-                if images.dtype.kind == "f":  # an image without a valid pixel has no features
-                    result[rows][~np.isfinite(images[rows]).any((1, 2, 3))] = np.nan
+                if pixels.dtype.kind == "f":  # an image without a valid pixel has no features
+                    result[rows][~np.isfinite(pixels).any((1, 2, 3))] = np.nan
         return result
 
 
