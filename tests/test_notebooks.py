@@ -19,7 +19,9 @@ def execute(name, folder, smoke):
     nbformat, client = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where `!zwicky` is
     environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TERM": "dumb"}
+    environment |= {"PATH": commands}
     environment.pop("ZWICKY_SMOKE", None)
     kernel = client.NotebookClient(notebook, timeout=3000, resources={"metadata": {"path": str(folder)}})
     kernel.execute(env=environment | ({"ZWICKY_SMOKE": "1"} if smoke else {}))
