@@ -74,6 +74,7 @@ def test_the_page_shows_verdict_ranking_and_budget(out):
     config = yaml.safe_load((out / "run" / "config.yaml").read_text())
     assert config["label_views"]["crop"] == SIDE
     assert f"finetune.train {config['finetune']['train']['max_steps']}" in page
+    assert "0.02 minutes bought 10 of the 200 steps" in page
 
 
 @pytest.mark.slow
@@ -90,9 +91,11 @@ def test_the_same_command_goes_on(out, capsys):
 
 
 @pytest.mark.parametrize("labelled", [pytest.param(0, marks=pytest.mark.slow), 8])
-def test_a_map_where_nothing_can_be_tested(tmp_path, labelled):
+def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
     write_folder(tmp_path / "cutouts", 40, labelled)
-    out = start(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    cli.run(["start", "cutouts", "--catalog", "catalog.csv", *SMALL])
+    out = tmp_path / "zwicky-cutouts"
     table = pd.read_csv(out / "map.csv")
     assert len(table) == 40
     assert {"id", "file", "ra", "dec", "x", "y", "cluster", "oddity"} <= set(table)

@@ -1,5 +1,6 @@
 """`zwicky start`: from a folder of cutouts to a page, within a time budget."""
 
+import math
 import sys
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.data.image_format import IngestConfig
 from zwicky.data.ingest import ingest
 from zwicky.data.labels import Labels
+from zwicky.data.splits import DEFAULT, Split
 from zwicky.data.store import DESCRIPTION
 from zwicky.evaluation.arms import make_arms
 from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
@@ -24,7 +26,7 @@ from zwicky.evaluation.label_draws import make_label_draws
 from zwicky.io import read_json, write_array, write_json, write_table
 from zwicky.report.explore import write_explore_page
 from zwicky.report.page import write_report
-from zwicky.simulate.stream import open_data
+from zwicky.simulate.stream import Data, open_data
 from zwicky.survey.ensemble import Training
 from zwicky.training.budget import Fits, budget_text, spend, timed
 from zwicky.training.config import PretrainConfig
@@ -35,12 +37,12 @@ from zwicky.training.settings import FEW, Facts, as_settings, choose
 from zwicky.training.task import Task
 
 FEW_OF_A_CLASS = 5
-OF_LABELS = ("fit steps", "test share", "label draws", "labels")  # settings that need labels
+OF_LABELS = ("fit steps", "split", "test share", "label draws", "labels")  # settings that need labels
 
 
 def start(
     source: Path,
-    out: Path,
+    out: Path | None,
     minutes: float,
     configure: Callable[[dict[str, Any]], BenchmarkConfig],
     *,
@@ -54,30 +56,46 @@ def start(
 
     Args:
         source: a folder of cutouts, or a store.
-        out: the directory to write.
+        out: the directory to write; None is `zwicky-NAME` here, after the folder.
         minutes: time budget; a resumed run keeps its numbers of steps.
         configure: completes settings that follow from the data to those of a benchmark.
         catalog: table of files, labels and positions.
         options: what the files do not say.
         learn: number of labels to learn from; 0 is all that are not tested.
     """
+    out = out or Path(f"zwicky-{source.resolve().stem}")
     began, run = time.monotonic(), out / "run"
     store = source if (source / DESCRIPTION).exists() else out / "store"
     if store != source and not store.exists():
         _say(ingest(source, store, catalog, options).text())
     data = open_data(store)
-    table = choose(Facts.of(data.cutouts, data.labels, learn, minutes))
-    tested = can_be_tested(data.labels)
+    tested, given = can_be_tested(data.labels), usable_split(data)
+    table = choose(Facts.of(data.cutouts, data.labels, given, learn, minutes))
     for choice in table if tested else [row for row in table if row.name not in OF_LABELS]:
         _say(f"  {choice.name}: {choice.value} ({choice.reason})")
     config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))
+    if given is None:
+        config.design.split = None
     if not tested:
         return map_cutouts(out, data.cutouts, data.labels, config, minutes, time.monotonic() - began)
     other, images = time.monotonic() - began, 2 * len(data.cutouts)
-    spend_on_benchmark(minutes, config, data.cutouts, data.labels, run, other, images, longest=1.0)
+    wanted = config.scratch.train.max_steps
+    spend_on_benchmark(minutes, config, data, run, other, images, longest=1.0)
+    config.size_note = short_of_steps(minutes, config.scratch.train.max_steps, wanted) or config.size_note
     benchmark(config, store, run)
-    rank(run, config, data.cutouts, data.labels)
+    rank(run, config, data)
     return write_report(run, data.cutouts, out / "report.html")
+
+
+def short_of_steps(minutes: float, bought: int, wanted: int) -> str:
+    """Warn where the budget bought less than half the steps that networks are fitted for; "" elsewhere."""
+    if bought >= wanted / 2:
+        return ""
+    return (
+        f"{minutes:g} minutes bought {bought} of the {wanted} steps that a network on these labels takes. None of the "
+        "networks here is fitted well, and a difference between two of them says little: repeat with "
+        f"--minutes {math.ceil(minutes * wanted / bought)} in another --out."
+    )
 
 
 def can_be_tested(labels: Labels) -> bool:
@@ -86,7 +104,16 @@ def can_be_tested(labels: Labels) -> bool:
     return len(labels.values) >= FEW and len(counts) > 1 and min(counts.values()) >= FEW_OF_A_CLASS
 
 
-def rank(run: Path, config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> dict[str, Any]:
+def usable_split(data: Data) -> Split | None:
+    """Return the store's own split `holdout` where it has enough of each class to learn from and to test."""
+    if (split := data.given_split(DEFAULT)) is None:
+        return None
+    counts = [Counter(data.labels.of(split.ids(role))) for role in ("train", "test")]
+    enough = all(min(count[name] for name in data.labels.classes) >= FEW_OF_A_CLASS for count in counts)
+    return split if data.labels.classes and enough else None
+
+
+def rank(run: Path, config: BenchmarkConfig, data: Data) -> dict[str, Any]:
     """Write `ranked.csv`: the objects whose labels were neither used nor tested, by the probability of the last class.
 
     The arm is the one with the lowest loss on the selection labels, of the first draw at the most labels; probes and
@@ -96,7 +123,9 @@ def rank(run: Path, config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -
     """
     if (run / "ranking.json").exists():
         return read_json(run / "ranking.json")
-    task, draw = Task.classification(cutouts, labels), make_label_draws(config, cutouts, labels)[0]
+    cutouts, labels = data.cutouts, data.labels
+    task = Task.classification(cutouts, labels)
+    draw = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))[0]
     runner, count = CellRunner(config, cutouts, task, run, quiet=True), max(draw.fit_counts)
     fit, select = draw.rows(cutouts, count)
     used = np.concatenate([fit, select])

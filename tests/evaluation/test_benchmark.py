@@ -10,7 +10,7 @@ import pytest
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones import BackboneConfig
 from zwicky.data.labels import Labels, read_labels
-from zwicky.data.splits import read_split
+from zwicky.data.splits import Split, read_split, write_split
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import compared_arms, make_arms
@@ -271,6 +271,34 @@ def test_holdout_draws_are_nested_and_count_selection(balanced, group):
     assert len({frozenset(np.concatenate(draw.subsets[60])) for draw in draws}) == 3
     again = make_label_draws(config, cutouts, labels)
     assert all(np.array_equal(a.subsets[60][0], b.subsets[60][0]) for a, b in zip(draws, again, strict=True))
+
+
+def test_the_split_of_the_data_is_kept():
+    """Its test objects are tested, but those without a label; what equals a test object is not trained on."""
+    cutouts, labels = make_blobs()
+    ids = list(cutouts.ids)  # the first and the third are equal, the last ten have no label
+    roles = dict.fromkeys(ids[2:60], "train") | dict.fromkeys([ids[0], *ids[61:85]], "test")
+    given = Split("holdout", roles | dict.fromkeys(ids[85:], "unlabelled"))
+    with pytest.warns(UserWarning, match="1 objects of split 'holdout' equal a test object"):
+        draws = make_label_draws(small_config(labels=[20, 0]), cutouts, labels, given)
+    for draw in draws:
+        assert set(draw.split.ids("test")) == {ids[0], *ids[61:80]}
+        assert set(draw.subsets[57][0]) | set(draw.subsets[57][1]) == set(ids[3:60])
+        assert set(cutouts.ids[draw.pretrain_rows(cutouts)]) == {*ids[3:60], *ids[85:]}
+    for role in ("train", "test"):
+        with pytest.raises(UserError, match="--design.split null"):
+            make_label_draws(small_config(), cutouts, labels, Split("holdout", dict.fromkeys(ids, role)))
+
+
+def test_a_benchmark_keeps_the_split_of_its_store(store, tmp_path):
+    copy, out = shutil.copytree(store, tmp_path / "store"), tmp_path / "run"
+    ids = open_store(copy).ids
+    write_split(copy / "splits", Split("holdout", dict(zip(ids, ["train"] * 60 + ["test"] * 20, strict=False))))
+    small = small_config(labels=[20], draws=1, methods={}, probes=[])
+    for split, kept in (("holdout", True), (None, False)):
+        benchmark(replace(small, design=DesignConfig(split=split)), copy, out / str(kept), quiet=True)
+        tested = set(BenchmarkResult(out / str(kept)).predictions("vit-supervised", 20, 0)["id"])
+        assert (tested == set(ids[60:80])) == kept
 
 
 def test_a_label_from_the_test_is_refused():

@@ -102,6 +102,12 @@ def test_the_table_is_sane_everywhere():
         assert 300 <= table["pretraining steps"].value <= 20_000
 
 
+def test_a_split_of_the_data_replaces_the_drawn_one():
+    table = {choice.name: choice for choice in choose(Facts((64, 64), 1, None, 1000, 500, given=400))}
+    assert (table["split"].value, table["labels"].value) == ("holdout", [100, 0])
+    assert "test share" not in table
+
+
 def test_more_labels_give_no_fewer_steps():
     steps = [
         {c.name: c.value for c in choose(Facts((64, 64), 1, None, 10**5, labels))}["fit steps"] for labels in LABELS

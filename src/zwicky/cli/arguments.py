@@ -225,7 +225,7 @@ def start(parser: Parser) -> None:
     parser.add("path", Path, "folder of cutouts, one file of many, or a store")
     parser.add("--catalog", Path | None, "table of files, labels, ra and dec (degrees), properties")
     parser.add("--minutes", float, "time budget for everything, in minutes", 20.0)
-    parser.add("--out", Path, "folder to write; resumes if interrupted")
+    parser.add("--out", Path | None, "folder to write, default zwicky-FOLDER; resumes if interrupted")
     parser.add_class_arguments(IngestConfig, fail_untyped=False)
 
 

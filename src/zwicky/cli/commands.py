@@ -212,7 +212,7 @@ def _benchmark(args: Namespace) -> None:
     for options in config.methods.values():
         options.views = _fitting(options.views, data, quiet=True)
     if args.minutes is not None:
-        spend_on_benchmark(args.minutes, config, data.cutouts, data.labels, args.out)
+        spend_on_benchmark(args.minutes, config, data, args.out)
     benchmark(config, args.data, args.out, workers=args.workers, ray=args.ray)
     _write_page(args.out, args.data)
 
@@ -264,9 +264,9 @@ def _demo(args: Namespace) -> None:
     data = open_data(store)
     if args.minutes is not None:
         other, images = time.monotonic() - start, len(data.cutouts)
-        spend_on_benchmark(args.minutes, config, data.cutouts, data.labels, run, other, images)
+        spend_on_benchmark(args.minutes, config, data, run, other, images)
     benchmark(config, store, run)
-    ranking = rank(run, config, data.cutouts, data.labels)
+    ranking = rank(run, config, data)
     page = _write_page(run, store)
     results = load_results(run)
     print("\n".join([ranking_sentence(results, ranking["arm"], ranking["labels"]), *verdict(results)[:1]]))
@@ -274,7 +274,7 @@ def _demo(args: Namespace) -> None:
 
 
 @_command(
-    "FOLDER --out OUT [--catalog TABLE] [--minutes M] [--labels '[N]'] [settings]", arguments.start, BenchmarkConfig
+    "FOLDER [--out OUT] [--catalog TABLE] [--minutes M] [--labels '[N]'] [settings]", arguments.start, BenchmarkConfig
 )
 def _start(args: Namespace) -> None:
     """Go from a folder of cutouts to a page and a ranking, within a time budget."""

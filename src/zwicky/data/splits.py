@@ -92,6 +92,28 @@ def whole_split(cutouts: Cutouts, labels: Labels, columns: Sequence[str] = ()) -
     return Split("all", {name: "test" for name in cutouts.ids if name in tested}, group)
 
 
+def clean_split(split: Split, cutouts: Cutouts, labels: Labels, group_column: str | None = None) -> Split:
+    """Return a split that was given, without test objects that have no label and what belongs to a test object.
+
+    The latter are other objects of its group (equal pixels, position, source or `group_column`), with a warning.
+    UserError if nothing is left to train on or to test.
+    """
+    group = dict(zip(cutouts.ids, _grouped(cutouts, labels, group_column)[0], strict=True))
+    roles = {name: role for name, role in split.roles.items() if name in group}
+    roles = {name: role for name, role in roles.items() if role != "test" or name in labels.values}
+    tested = {group[name] for name, role in roles.items() if role == "test"}
+    kept = {name: role for name, role in roles.items() if role == "test" or group[name] not in tested}
+    if lost := len(roles) - len(kept):
+        warnings.warn(f"{lost} objects of split {split.name!r} equal a test object and are left out of training")
+    labelled = {role for name, role in kept.items() if name in labels.values}
+    if missing := {"train", "test"} - labelled:
+        raise UserError(
+            f"split {split.name!r} of the data has no labelled object to {min(missing)}; correct it, or draw one with "
+            "--design.split null"
+        )
+    return Split(split.name, kept, {name: group[name] for name in kept})
+
+
 def _or_measured(cutouts: Cutouts, labels: Labels, columns: Sequence[str]) -> Labels:
     """`labels` or, without any, one class of the objects that have all of `columns`."""
     if labels.values or not columns:

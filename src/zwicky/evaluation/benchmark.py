@@ -27,7 +27,7 @@ from zwicky.evaluation.results import BenchmarkResult, summarise
 from zwicky.io import read_json, replacing, write_json, write_table
 from zwicky.parallel import map_parts
 from zwicky.rng import numpy_rng
-from zwicky.simulate.stream import SIMULATION, open_data
+from zwicky.simulate.stream import SIMULATION, Data, open_data
 from zwicky.training.budget import Fits, spend, timed
 from zwicky.training.config import FitConfig
 from zwicky.training.distributed import device
@@ -54,7 +54,7 @@ def benchmark(
     task, labels = _task(config, cutouts, labels)
     truth = task.truth if task.is_regression else labels.of(cutouts.ids)
     run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), truth))
-    draws = make_label_draws(config, cutouts, labels)
+    draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
     runner = CellRunner(config, cutouts, task, out)
     arms = make_arms(config)
     if run.finished and (out / "summary.csv").exists():
@@ -144,18 +144,19 @@ def _task(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> tuple[Ta
 def spend_on_benchmark(
     minutes: float,
     config: BenchmarkConfig,
-    cutouts: Cutouts,
-    labels: Labels,
+    data: Data,
     out: Path,
     other: float = 0.0,
     images: int = 0,
     longest: float = math.inf,
 ) -> None:
     """Set the steps of all fits of a benchmark so that it takes `minutes`; see `training.budget.spend`."""
-    task, labels = _task(config, cutouts, labels)
+    cutouts = data.cutouts
+    task, labels = _task(config, cutouts, data.labels)
 
     def fits(folder: Path) -> list[Fits]:
-        draws, arms = make_label_draws(config, cutouts, labels), make_arms(config)
+        draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
+        arms = make_arms(config)
         runner, first, most = CellRunner(config, cutouts, task, folder, quiet=True), draws[0], max(draws[0].fit_counts)
 
         def pretraining(arm: Arm) -> Callable[[Path], float]:

@@ -16,6 +16,7 @@ class DesignConfig:
     Args:
         kind: holdout, one test split and several label draws; or folds, repeated grouped cross-validation in which
             each fold uses all its training labels.
+        split: name of the store's own split that a holdout is, where the store has it; null always draws one.
         fractions: shares of train, validation and test of a holdout.
         folds: folds per repeat.
         repeats: repeats of the folds.
@@ -26,6 +27,7 @@ class DesignConfig:
     """
 
     kind: Literal["holdout", "folds"] = "holdout"
+    split: str | None = "holdout"
     fractions: tuple[float, float, float] = (0.8, 0.0, 0.2)
     folds: int = 5
     repeats: int = 5

@@ -10,7 +10,7 @@ import pandas as pd
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
-from zwicky.data.splits import Split, fold_splits, holdout_split, label_subsets, write_split
+from zwicky.data.splits import Split, clean_split, fold_splits, holdout_split, label_subsets, write_split
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import write_table
 from zwicky.training.fit_labels import divide_labels
@@ -43,8 +43,10 @@ class LabelDraw:
         return cutouts.rows_of(self.split.ids("test"))
 
 
-def make_label_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> list[LabelDraw]:
-    """Return all draws of a benchmark, a function of the data and the seeds alone.
+def make_label_draws(
+    config: BenchmarkConfig, cutouts: Cutouts, labels: Labels, given: Split | None = None
+) -> list[LabelDraw]:
+    """Return all draws of a benchmark, a function of the data, of its `given` split if any and of the seeds alone.
 
     The key of a subset is its number of labels with "all" (0) written out, so that it has a place on the axis. For
     folds, whose training sets differ by an object or two, it is their rounded mean. For a regression `labels` give one
@@ -52,7 +54,12 @@ def make_label_draws(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) 
     """
     design = config.design
     if design.kind == "holdout":
-        split = holdout_split(cutouts, labels, fractions=design.fractions, seed=design.seed, group_column=design.group)
+        if given is None:
+            split = holdout_split(
+                cutouts, labels, fractions=design.fractions, seed=design.seed, group_column=design.group
+            )
+        else:
+            split = clean_split(given, cutouts, labels, design.group)
         splits = [(split, f"draw {draw}") for draw in range(config.draws)]
     else:
         folds = fold_splits(

@@ -92,6 +92,11 @@ class Data:
         """Return the split that tests a run: its own or that of the store, else all of the data as a test set."""
         return self._recorded(DEFAULT, [run]) or whole_split(self.cutouts, self.labels, columns)
 
+    def given_split(self, name: str | None) -> Split | None:
+        """Return the store's own split of this name, None if it has none."""
+        path = self._stored().get(name or "")
+        return read_split(path) if path else None
+
     def _stored(self) -> dict[str, Path]:
         return {} if self.store is None else {path.stem: path for path in self.store.glob("splits/*.csv")}
 
@@ -102,8 +107,7 @@ class Data:
                 is_here = len(split.ids("train")) > 0 and set(split.roles) <= set(self.cutouts.ids)
                 if is_here and self._has_trained(path.parents[1], split):
                     return split
-        stored = self._stored()
-        return read_split(stored[name]) if name in stored else None
+        return self.given_split(name)
 
     def _has_trained(self, run: Path, split: Split) -> bool:
         """Whether training objects of a run have the pixels of these cutouts: ids repeat from store to store."""

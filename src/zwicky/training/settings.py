@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 from zwicky.augment.config import ViewsConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
+from zwicky.data.splits import Split
 from zwicky.recipes import merge
 
 LEAST_CROP = 32  # pixels; a smaller part of the image is not worth free rotation
@@ -26,12 +27,16 @@ class Facts:
     labels: int  # number of labelled objects
     learn: int = 0  # number of labels to learn from; 0 is all that are not tested
     minutes: float = math.inf  # time budget, infinite without one
+    given: int = 0  # number of labels to learn from in the data's own split; 0 without one
 
     @classmethod
-    def of(cls, cutouts: Cutouts, labels: Labels, learn: int = 0, minutes: float = math.inf) -> Self:
-        """Return the facts of a data set."""
+    def of(
+        cls, cutouts: Cutouts, labels: Labels, given: Split | None = None, learn: int = 0, minutes: float = math.inf
+    ) -> Self:
+        """Return the facts of a data set, with its own split if it has one."""
+        train = [] if given is None else [name for name in given.ids("train") if name in labels.values]
         counts = len(cutouts), len(labels.values)
-        return cls(cutouts.size, len(cutouts.bands), cutouts.pixel_scale, *counts, learn, minutes)
+        return cls(cutouts.size, len(cutouts.bands), cutouts.pixel_scale, *counts, learn, minutes, len(train))
 
 
 class Choice(NamedTuple):
@@ -47,7 +52,7 @@ def choose(facts: Facts) -> list[Choice]:
     """Return the table of settings for recipe `start`."""
     labels, (crop, window) = facts.labels, largest_crop(facts.size, facts.pixel_scale)
     tested = 0.4 if labels < 300 else 0.25 if labels < 1000 else 0.2
-    learn = facts.learn or round((1 - tested) * labels)
+    learn = facts.learn or facts.given or round((1 - tested) * labels)
     batch = 64 if facts.objects < 100_000 else 128
     pretrain_steps = round(min(max(10 * facts.objects / batch, 300), 20_000))
     fit_steps = 200 if learn <= 50 else max(400, min(5 * learn // 64, 4000))
@@ -67,7 +72,9 @@ def choose(facts: Facts) -> list[Choice]:
             [f"{train}.min_steps", f"{train}.max_steps"],
         ),
         ("fit steps", fit_steps, "200 up to 50 labels, then 400 or 5 epochs, at most 4,000", fits),
-        ("test share", tested, "40 % below 300 labels, 25 % below 1,000, else 20 %", ["design.fractions"]),
+        ("split", "holdout", "the data's own", [])
+        if facts.given
+        else ("test share", tested, "40 % below 300 labels, 25 % below 1,000, else 20 %", ["design.fractions"]),
         ("label draws", 1 if facts.minutes < 30 else 3, "1 below 30 minutes, else 3", ["draws"]),
         ("labels", counts, f"{learn} to learn from, and a quarter of them if that is {FEW} or more", ["labels"]),
     ]
