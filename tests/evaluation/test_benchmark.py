@@ -286,7 +286,7 @@ def test_the_split_of_the_data_is_kept():
         assert set(draw.subsets[57][0]) | set(draw.subsets[57][1]) == set(ids[3:60])
         assert set(cutouts.ids[draw.pretrain_rows(cutouts)]) == {*ids[3:60], *ids[85:]}
     for role in ("train", "test"):
-        with pytest.raises(UserError, match="--design.split null"):
+        with pytest.raises(UserError, match=r"--design\.split null"):
             make_label_draws(small_config(), cutouts, labels, Split("holdout", dict.fromkeys(ids, role)))
 
 
