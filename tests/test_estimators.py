@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import zwicky
+from zwicky import provenance
 from zwicky.backbones import BACKBONES
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
@@ -101,6 +102,9 @@ def test_pickles_hold_safetensors_and_no_tensor(fitted):
     images, again = blobs(5, seed=1)[0], pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(images), fitted.predict_proba(images))
     assert pickle.loads(pickled).pretrained.classes == ("broad", "narrow")
+    cutouts = make_cutouts(np.concatenate([blobs(64, seed=0)[0], images]), ("a", "b"))
+    trained = provenance.find_leaked(cutouts, np.arange(69), again.network_.history)
+    assert trained.tolist() == [True] * 64 + [False] * 5
 
 
 def test_fit_starts_from_the_encoder_and_leaves_it_unchanged(tmp_path):

@@ -6,8 +6,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from zwicky import cli
+from zwicky import cli, provenance
 from zwicky.data.splits import read_split
+from zwicky.data.store import open_store
 from zwicky.evaluation.explore import central, components, explore, neighbours
 
 SIDE = 20
@@ -58,11 +59,12 @@ def test_the_unlabelled_are_ranked_by_probability(out):
 def test_no_test_object_is_learned_from_or_ranked(out):
     tested = set(read_split(out / "run" / "splits" / "holdout.csv").ids("test"))
     folders = [*(out / "run" / "cells").glob("*"), *(out / "run" / "pretrain").glob("*")]
-    paths = [path for folder in folders for path in folder.glob("training_objects.parquet")]
-    objects = [pd.read_parquet(path) for path in paths]
-    assert len(objects) == 3  # pretraining, fine-tuned, from scratch
-    for table in objects:
-        assert tested.isdisjoint(table["id"])
+    runs, cutouts = [folder for folder in folders if (folder / "network.json").exists()], open_store(out / "store")
+    assert len(runs) == 3  # pretraining, fine-tuned, from scratch
+    for run in runs:
+        trained = provenance.find_leaked(cutouts, np.arange(len(cutouts)), provenance.read(run))
+        assert tested.isdisjoint(cutouts.ids[trained])
+        assert trained.any()
     assert tested.isdisjoint(pd.read_csv(out / "run" / "ranked.csv")["id"])
 
 

@@ -21,7 +21,7 @@ from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from zwicky import backbones, recipes
+from zwicky import backbones, provenance, recipes
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.views import Target
 from zwicky.backbones import BackboneConfig
@@ -169,6 +169,8 @@ class _LensEstimator(BaseEstimator):
             learn = partial(fit_labels, seed=seed, folder=Path(folder), title="fit", quiet=self.quiet)
             self.network_, _ = learn(start, cutouts, task, rows, select, views, config)
             self.history_ = pd.read_csv(Path(folder) / "metrics.csv")
+        uses = {"fit": rows, "select": select, "normalise": np.arange(len(cutouts) if self.pretrained is None else 0)}
+        self.network_.history = provenance.record(cutouts, uses, start.history)
 
 
 class LensClassifier(ClassifierMixin, _LensEstimator):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -108,6 +109,12 @@ def write_table(path: Path | str, table: pd.DataFrame) -> None:
     """Write a table atomically, as Parquet or CSV by the suffix of `path`; missing values are empty cells."""
     with replacing(path) as temporary:
         (table.to_parquet if Path(path).suffix == ".parquet" else table.to_csv)(temporary, index=False)
+
+
+def file_digest(path: Path) -> str:
+    """Return a 128-bit hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def write_set_aside(path: Path | str, entries: Iterable[tuple[str, str]]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from zwicky import provenance
 from zwicky.augment.config import ViewsConfig
 from zwicky.backbones import BackboneConfig
 from zwicky.data.labels import Labels, read_labels
@@ -20,7 +21,6 @@ from zwicky.evaluation.label_draws import LabelDraw, make_label_draws
 from zwicky.evaluation.metrics import CLASSIFICATION
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
 from zwicky.io import read_json
-from zwicky.training import provenance
 
 from .conftest import make_blobs, small_config, small_vit
 
@@ -78,10 +78,10 @@ def test_every_file_is_there_with_its_columns(done):
     assert result.config["draws"] == config.draws
 
 
-def test_no_test_object_is_trained_on(done):
+def test_no_test_object_is_trained_on(done, store):
     """From the files alone: splits, draws, predictions and the provenance of the pretraining."""
     config, out = done
-    result = BenchmarkResult(out)
+    result, cutouts = BenchmarkResult(out), open_store(store)
     draws = pd.read_parquet(out / "draws.parquet")
     cells = result.results.drop_duplicates(["arm", "draw"])
     for path in (out / "splits").iterdir():
@@ -89,7 +89,8 @@ def test_no_test_object_is_trained_on(done):
         test = set(split.ids("test"))
         assert test
         pretrained = next((out / "pretrain").glob(f"dino-vit-{split.name}-s*"))
-        assert set(provenance.read(pretrained).table["id"]) == set(split.ids("train", "unlabelled"))
+        trained = provenance.find_leaked(cutouts, np.arange(len(cutouts)), provenance.read(pretrained))
+        assert set(cutouts.ids[trained]) == set(split.ids("train", "unlabelled"))
         numbers = set(draws["draw"])
         if config.design.kind == "folds":
             repeat, fold = split.name[1:].split("f")

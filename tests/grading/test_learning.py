@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from zwicky import cli
+from zwicky import cli, provenance
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, default_split
 from zwicky.data.store import open_store, write_store
@@ -120,9 +120,11 @@ def test_grade_learn_look_again(rings, tmp_path, monkeypatch, capsys):
     assert pd.read_csv("scores/estimates.csv")["purity"].iloc[-1] > 0.6  # a third of all are lenses
     cli.run(["finetune", "first", "--data", "survey", "--grades", "catalogue.csv", "--out", "second", *FAST])
     cli.run(["score", "second", "--data", "survey", "--out", "scores2", *options])
-    trained = pd.read_parquet("second/training_objects.parquet")["id"]
+    everything = np.arange(len(cutouts))
+    before, trained = (
+        cutouts.ids[provenance.find_leaked(cutouts, everything, provenance.read(run))] for run in ("first", "second")
+    )
     in_stratum = candidates.ids[candidates.table["stratum"] == "random"]
-    before = pd.read_parquet("first/training_objects.parquet")["id"]
     assert set(trained) & set(in_stratum) <= set(before)
     scores = pd.read_parquet("scores2/part-00000.parquet").set_index("id")["score"].drop(trained, errors="ignore")
     is_lens = scores.index.map(truth).to_numpy(bool)

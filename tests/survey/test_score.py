@@ -8,19 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit, logit
 
+from zwicky import provenance
 from zwicky.data.store import open_store, write_store
 from zwicky.errors import UserError
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.ensemble import Ensemble, Training
 from zwicky.survey.score import score
-from zwicky.training import provenance
-from zwicky.training.network import load_network
+from zwicky.training.network import load_network, save_network
 
 SMALL = {"top": 6, "random": 5, "part_size": 8}
 
@@ -156,7 +157,8 @@ def test_distance_to_the_training_set(cutouts, store, make_run, tmp_path):
     assert (odd > 2).all()
     np.testing.assert_allclose(training.distance(features), 0, atol=2e-3)
     run = make_run(3)
-    provenance.write(run, provenance.record(open_store(store), {"fit": np.arange(20)}))
+    history = provenance.record(open_store(store), {"fit": np.arange(20)})
+    save_network(run, replace(load_network(run), history=history))
     score([run], store, tmp_path / "s", ScoreConfig(**SMALL), training=store, workers=1, quiet=True)
     distance = tables(tmp_path / "s")["distance"]
     assert distance[:20].max() < 0.05 < distance[20:].min()

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import r2_score
 from timm.models.beit import Beit
 
+from zwicky import provenance
 from zwicky.augment.config import NormalisationConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones import BackboneConfig
@@ -22,8 +23,8 @@ from zwicky.evaluation.results import read_table
 from zwicky.io import read_json
 from zwicky.methods.dino import DINO
 from zwicky.methods.supervised import Supervised
-from zwicky.training import provenance
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
+from zwicky.training.export import export
 from zwicky.training.finetune import finetune
 from zwicky.training.fit_labels import PROBE_VIEWS, fit_labels
 from zwicky.training.linear_probe import LinearProbe
@@ -58,13 +59,18 @@ def tune(tmp_path, started, data):
     return run
 
 
-def used(run, *uses):
-    """The ids a run was trained on in these ways; all but pretraining by default."""
-    table = provenance.read(run).table
-    return table["id"][table["use"].isin(uses) if uses else table["use"] != "pretrain"].tolist()
+@pytest.fixture
+def used(data):
+    """used(run, *uses): the ids of `data` that a run was trained on in these ways, all but pretraining by default."""
+
+    def ids(run, *uses):
+        objects = provenance.read(run).of_use(*uses or ("normalise", "fit", "select"))
+        return data[0].ids[provenance.find_leaked(data[0], np.arange(len(data[0])), objects)].tolist()
+
+    return ids
 
 
-def test_pretraining_records_its_objects_and_refuses_others(tmp_path, started, data, pretrain_config):
+def test_pretraining_records_its_objects_and_refuses_others(tmp_path, started, data, pretrain_config, used):
     cutouts, _, split = data
     assert set(used(started, "pretrain")) == set(split.ids("train", "unlabelled"))
     info = read_json(started / "run.json")
@@ -117,7 +123,7 @@ def test_resumed_equals_uninterrupted(
             assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), file
 
 
-def test_classes_are_learned_from_nested_draws_of_labels(tmp_path, tune, data, finetune_config):
+def test_classes_are_learned_from_nested_draws_of_labels(tmp_path, tune, data, finetune_config, used):
     split = data[2]
     network = tune(finetune_config(labels=40))
     assert network.classes == ("nonlens", "lens")
@@ -131,7 +137,7 @@ def test_classes_are_learned_from_nested_draws_of_labels(tmp_path, tune, data, f
     assert set(ids) < set(used(tmp_path / "more"))
 
 
-def test_from_scratch_forgets_what_was_learned(tmp_path, tune, started, finetune_config):
+def test_from_scratch_forgets_what_was_learned(tmp_path, tune, started, finetune_config, used):
     config = finetune_config(steps=1, lr=0.0, min_lr=0.0)
     config.fit.head, key = "probe", "net.blocks.0.attn.qkv.weight"
     start = load_network(started).backbone.state_dict()
@@ -142,7 +148,7 @@ def test_from_scratch_forgets_what_was_learned(tmp_path, tune, started, finetune
     assert not used(tmp_path / "True", "pretrain")
 
 
-def test_leakage_is_refused(tmp_path, tune, started, data, finetune_config):
+def test_leakage_is_refused(tmp_path, tune, started, data, finetune_config, used):
     cutouts, labels, split = data
     swapped = Split("swapped", {i: {"train": "test", "test": "train"}.get(r, r) for i, r in split.roles.items()})
     with pytest.raises(UserError, match="leakage"):
@@ -159,21 +165,38 @@ def test_leakage_is_refused(tmp_path, tune, started, data, finetune_config):
 
 
 def test_leakage_through_a_weights_file_is_refused(tmp_path, tune, data, pretrain_config, finetune_config):
-    """Pretrain on all objects, pretrain again from those weights elsewhere, fine-tune: still refused."""
+    """Pretrain on some objects, pretrain again elsewhere from a copy of the weights alone, and of an export."""
     cutouts, _, split = data
-    train = cutouts.rows_of(split.ids("train"))
-    pretrain(pretrain_config(steps=1), cutouts, np.arange(120), tmp_path / "everything", quiet=True)
-    weights, copied = tmp_path / "everything" / "network.safetensors", tmp_path / "copy.safetensors"
-    shutil.copy(weights, copied)
-    for path, name in ((weights, "again"), (copied, "unknown")):
+    train, test = (cutouts.rows_of(split.ids(role)) for role in ("train", "test"))
+    first, few, known = tmp_path / "first", test[:1], (tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    for rows, files in ((np.concatenate([train[:9], few]), known), (train[:9], (tmp_path / "clean.safetensors",))):
+        pretrain(pretrain_config(steps=1), cutouts, rows, first, quiet=True)
+        (exported,) = (path for path in export(first, tmp_path / "out") if path.suffix == ".safetensors")
+        for path, file in zip((first / "network.safetensors", exported), files, strict=False):
+            shutil.copy(path, file)
+        shutil.rmtree(first)
+    for path in (*known, tmp_path / "clean.safetensors"):
         config = pretrain_config(steps=1)
         config.backbone.pretrained = str(path)
-        pretrain(config, cutouts, train, tmp_path / name, quiet=True)
-    with pytest.raises(UserError, match="leakage"):
-        tune(finetune_config(), start=tmp_path / "again")
-    tune(finetune_config(steps=1), start=tmp_path / "unknown")
-    for run in (tmp_path / "unknown", tmp_path / "run"):
-        assert provenance.read(run).unknown == (str(copied),)
+        pretrain(config, cutouts, train[9:20], tmp_path / path.stem, quiet=True)
+        objects = provenance.read(tmp_path / path.stem)
+        found = np.flatnonzero(provenance.find_leaked(cutouts, np.arange(len(cutouts)), objects))
+        assert set(found) == {*train[:20], *(few if path in known else [])}  # both histories
+        assert not objects.unknown
+    for path in known:
+        with pytest.raises(UserError, match="trained on 1 objects for the test"):
+            tune(finetune_config(), start=tmp_path / path.stem)
+        with pytest.raises(UserError, match="trained on 1 objects"):
+            tune(replace(finetune_config(), backbone=replace(config.backbone, pretrained=str(path))), start=None)
+    tune(finetune_config(steps=1), start=tmp_path / "clean")
+    assert not any("unknown" in warning for warning in read_json(tmp_path / "run" / "run.json")["warnings"])
+    state = load_file(tmp_path / "clean.safetensors")
+    save_file(state, tmp_path / "stripped.safetensors")
+    config.backbone.pretrained = str(tmp_path / "stripped.safetensors")
+    pretrain(config, cutouts, train, tmp_path / "unknown", quiet=True)
+    tune(finetune_config(steps=1), "tuned", start=tmp_path / "unknown")
+    for run in (tmp_path / "unknown", tmp_path / "tuned"):
+        assert provenance.read(run).unknown == (config.backbone.pretrained,)
         assert any("unknown history" in warning for warning in read_json(run / "run.json")["warnings"])
 
 
@@ -199,7 +222,7 @@ def test_mistakes_do_not_block_the_directory(tmp_path, tune, started, data, fine
     assert (tmp_path / "run" / "network.safetensors").stat().st_mtime_ns == before
 
 
-def test_regression_uses_the_objects_with_numbers(tmp_path, tune, data, finetune_config):
+def test_regression_uses_the_objects_with_numbers(tmp_path, tune, data, finetune_config, used):
     """Whether or not they have a class label; those without a finite value are left out."""
     cutouts, labels, split = data
     flux = np.where(np.arange(120) % 3, cutouts.column("flux"), np.nan)
@@ -265,7 +288,7 @@ def recipe(finetune_config, pretrained=None, **changes):
     return config
 
 
-def test_a_recipe_starts_from_published_weights(tmp_path, tune, data, finetune_config):
+def test_a_recipe_starts_from_published_weights(tmp_path, tune, data, finetune_config, used):
     """With a learning rate of 0 the weights are the published ones; the normalisation is that of train alone."""
     cutouts, _, split = data
     torch.manual_seed(4)
@@ -291,7 +314,7 @@ def test_a_recipe_starts_from_published_weights(tmp_path, tune, data, finetune_c
 
 @pytest.mark.parametrize("targets", [[], ["flux", "dx"]])
 @pytest.mark.parametrize("head", ["probe", "random"])
-def test_the_head_starts_as_the_probe(tmp_path, tune, started, data, finetune_config, head, targets):
+def test_the_head_starts_as_the_probe(tmp_path, tune, started, data, finetune_config, head, targets, used):
     """With a learning rate of 0 the network is a logistic or ridge regression on the features of its views."""
     cutouts, labels, _ = data
     config = finetune_config(steps=1, lr=0.0, min_lr=0.0, labels=60, targets=targets)

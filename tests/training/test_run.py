@@ -1,19 +1,20 @@
 """A run directory resumes with the same settings and data, and refuses others."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
+from zwicky import provenance
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
-from zwicky.training import provenance
+from zwicky.provenance import check_no_leakage, find_leaked, record
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.config import PretrainConfig, TrainConfig
-from zwicky.training.provenance import check_no_leakage, find_leaked, record
 from zwicky.training.run import Run, fingerprint
 
 
@@ -117,11 +118,19 @@ def store(ids, seed, images=None, **columns):
     return make_cutouts(images, ("g",), ids=ids, **columns)
 
 
+def saved(folder, objects, **how):
+    """These training objects as a weights file has them."""
+    path = folder / "any name"
+    save_weights(path, {"w": torch.zeros(3)} | ({} if how else objects.tensors()), objects.metadata(**how))
+    return provenance.read(path)
+
+
 def test_pixels_and_positions_are_evidence_in_any_store(tmp_path):
     first = store(["a", "b", "c", "d"], 0, ra=[10.0, 20.0, 359.9999, None], dec=[0.0, 60.0, -5.0, None])
-    provenance.write(tmp_path, record(first, {"pretrain": np.array([0, 1]), "fit": np.array([2])}))
-    objects = provenance.read(tmp_path)
-    assert objects.table["use"].tolist() == ["pretrain", "pretrain", "fit"]
+    objects = saved(tmp_path, record(first, {"pretrain": np.array([0, 1]), "fit": np.array([1, 2])}))
+    assert find_leaked(first, np.arange(4), objects).tolist() == [True, True, True, False]
+    assert find_leaked(first, np.arange(4), objects.of_use("fit", "select")).tolist() == [False, True, True, False]
+    assert find_leaked(first, np.arange(4), objects.as_use("fit").of_use("fit")).tolist() == [True, True, True, False]
     images = np.random.default_rng(1).normal(size=(6, 1, 4, 4)).astype(np.float32)
     images[1] = first.images[1]
     other = store(
@@ -155,18 +164,29 @@ def test_ids_are_evidence_within_one_store_only():
     assert not find_leaked(other, np.arange(5), record(first, {"pretrain": np.arange(3)})).any()
 
 
-def test_a_weights_file_refers_to_its_record(tmp_path):
-    """Copied with its record it has a history; without it, or with that of another, the history is unknown."""
-    run, there = tmp_path / "run", tmp_path / "there"
-    run.mkdir()
-    provenance.write(run, record(store(["a"], 0), {"pretrain": np.arange(1)}))
-    save_weights(run / "network.safetensors", {}, provenance.reference(run))
-    assert provenance.of_weights(str(run / "network.safetensors")).table["id"].tolist() == ["a"]
-    assert provenance.of_weights(None).warning is None
-    there.mkdir()
-    shutil.copy(run / "network.safetensors", there)
-    for source in (str(there / "network.safetensors"), "timm/vit_small", str(tmp_path / "weights.pt")):
-        assert provenance.of_weights(source).unknown == (source,)
-    provenance.write(there, record(store(["b"], 1), {"pretrain": np.arange(1)}))
-    assert provenance.of_weights(str(there / "network.safetensors")).unknown
-    assert provenance.read(tmp_path).unknown  # a run without a record
+def test_a_weights_file_holds_its_record(tmp_path, monkeypatch):
+    """As a tensor, or in the metadata; without either, the history is unknown."""
+    first, second = store(["a", "b"], 0, ra=[1.0, None], dec=[2.0, 95.0]), store(["a"], 1)
+    before = replace(record(first, {"pretrain": np.arange(2)}), unknown=("timm/vit",))
+    objects = record(second, {"fit": np.arange(1)}, before)
+    for how in ({}, {"with_records": True}):
+        again = saved(tmp_path, objects, **how)
+        assert np.array_equal(again.records, objects.records)
+        assert again.unknown == ("timm/vit",)
+        assert find_leaked(first, np.arange(2), again).all()
+        assert find_leaked(second, np.arange(1), again).all()
+    assert provenance.read(None).warning is None
+    save_file(load_file(tmp_path / "any name"), tmp_path / "weights alone")
+    for source in (str(tmp_path), "timm/vit_small", str(tmp_path / "weights.pt"), str(tmp_path / "weights alone")):
+        assert provenance.read(source).unknown == (source,)
+    monkeypatch.setattr(provenance, "MAX_METADATA", 10)
+    assert saved(tmp_path, objects, with_records=True).unknown
+
+
+def test_a_record_is_small_and_read_when_it_is_asked_for(tmp_path):
+    """A million objects are 17 MB, which loading weights does not touch."""
+    objects = provenance.TrainingObjects(np.zeros(10**6, provenance.RECORD))
+    again = saved(tmp_path, objects)
+    assert (tmp_path / "any name").stat().st_size < 17.1e6
+    assert len(again.records) == 10**6
+    assert again.records.base is not None  # mapped from the file, not copied

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from zwicky import provenance
 from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
 from zwicky.methods.supervised import Supervised
-from zwicky.training import provenance
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.finetune import finetune
 from zwicky.training.self_training import pseudo_labelled
@@ -81,9 +81,13 @@ def test_what_was_pseudo_labelled_is_recorded(tmp_path, self_train, data):
     split = data[2]
     for name, unlabelled in (("with", True), ("without", False)):
         self_train(name, unlabelled=unlabelled, rounds=1)
-    used = provenance.read(tmp_path / "with").table.groupby("use")["id"].agg(set)
-    assert used["pseudo_label"] == set(split.ids("train", "unlabelled")) - used["select"]
-    assert "pseudo_label" not in set(provenance.read(tmp_path / "without").table["use"])
+
+    def used(name, use):
+        objects = provenance.read(tmp_path / name).of_use(use)
+        return set(data[0].ids[provenance.find_leaked(data[0], np.arange(len(data[0])), objects)])
+
+    assert used("with", "pseudo_label") == set(split.ids("train", "unlabelled")) - used("with", "select")
+    assert not used("without", "pseudo_label")
     weights = [load_file(tmp_path / name / "network.safetensors") for name in ("with", "without")]
     assert not all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 

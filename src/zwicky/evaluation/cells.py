@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zwicky import provenance
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.evaluation.arms import CONVNET, Arm
@@ -17,7 +18,6 @@ from zwicky.evaluation.label_draws import LabelDraw
 from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
 from zwicky.io import read_json, write_array, write_json, write_table
-from zwicky.training import provenance
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.fit_labels import fit_labels
@@ -90,7 +90,7 @@ class CellRunner:
         labels = names[self.task.truth[rows]] if self.task.classes else None
         network = pretrain(config, self.cutouts, rows, folder, labels=labels, title=folder.name, quiet=self.quiet)
         test = draw.test_rows(self.cutouts)
-        provenance.check_no_leakage(self.cutouts, test, provenance.read(folder), "the test")
+        provenance.check_no_leakage(self.cutouts, test, network.history, "the test")
         return network
 
     def features(self, arm: Arm, draw: LabelDraw) -> np.ndarray:
@@ -108,7 +108,7 @@ class CellRunner:
         """The training objects of the weights that an arm starts from."""
         if arm.kind == "ssl":
             return provenance.read(self.pretrain_folder(arm, draw))
-        return provenance.of_weights(None if arm.kind == "baseline" else self.config.backbones[arm.backbone].pretrained)
+        return provenance.read(None if arm.kind == "baseline" else self.config.backbones[arm.backbone].pretrained)
 
     def _cell(self, arm: Arm, draw: LabelDraw, labels: int) -> Path:
         return self.folder / "cells" / cell_key(arm.name, labels, draw.index)
@@ -157,8 +157,7 @@ class CellRunner:
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Train the network of an arm in `folder`; return its predictions of the test objects and its costs."""
         start = self.pretrained(arm, draw) if arm.kind == "ssl" else self._new_network(arm, draw)
-        history = self._history(arm, draw)
-        provenance.check_no_leakage(self.cutouts, draw.test_rows(self.cutouts), history, "the test")
+        provenance.check_no_leakage(self.cutouts, draw.test_rows(self.cutouts), start.history, "the test")
         began = time.monotonic()  # pretraining is shared by many cells and counted by itself
         views = replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
         (fit_rows, select_rows), pool = draw.rows(self.cutouts, labels), draw.pretrain_rows(self.cutouts)
@@ -179,7 +178,7 @@ class CellRunner:
             if arm.backbone in self.config.self_training:
                 save_network(folder / TEACHER, network)
         if self.config.keep_networks:
-            provenance.write(folder, provenance.record(self.cutouts, uses, history))
+            network.history = provenance.record(self.cutouts, uses, start.history)
             save_network(folder, network)
         test = self.cutouts.take(draw.test_rows(self.cutouts)).images
         predict = network.outputs if self.task.is_regression else network.probabilities

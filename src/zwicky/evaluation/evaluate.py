@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from zwicky import provenance
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
@@ -14,7 +15,6 @@ from zwicky.evaluation.bootstrap import Bootstrap, Cell
 from zwicky.evaluation.metrics import scores, statistics
 from zwicky.evaluation.results import prediction_table
 from zwicky.io import write_table
-from zwicky.training import provenance
 from zwicky.training.network import Network, load_network
 from zwicky.training.task import Task
 
@@ -41,7 +41,7 @@ def evaluate(
     test = cutouts.rows_of(split.ids("test"))
     if not len(test):
         raise UserError(f"split {split.name!r} has no test objects; give a store with labels")
-    history = provenance.read(run)
+    history = network.history
     provenance.check_no_leakage(cutouts, test, history, f"the test of split {split.name!r}")
     task = _task(network, cutouts, labels)
     if task.is_regression:

@@ -1,14 +1,15 @@
 """What a command's `--data` names: a store, or a simulation whose images are rendered when they are first used."""
 
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from zwicky.data.cutouts import Cutouts, LazyImages
+from zwicky import provenance
+from zwicky.data.cutouts import Cutouts, LazyImages, pixel_hash
 from zwicky.data.labels import Labels, read_labels
 from zwicky.data.splits import DEFAULT, Split, default_split, read_split, whole_split
 from zwicky.data.store import open_store
@@ -74,6 +75,7 @@ class Data:
     cutouts: Cutouts
     labels: Labels
     store: Path | None
+    blank: frozenset[str] = frozenset()  # ids in the store that are left out: images without a valid pixel
 
     def split(self, name: str, columns: Sequence[str] = (), runs: Sequence[Path | None] = ()) -> Split:
         """Return a split; nothing is ever written into the store.
@@ -95,7 +97,10 @@ class Data:
     def given_split(self, name: str | None) -> Split | None:
         """Return the store's own split of this name, None if it has none."""
         path = self._stored().get(name or "")
-        return read_split(path) if path else None
+        split = read_split(path) if path else None
+        if split is None or not self.blank:
+            return split
+        return replace(split, roles={i: role for i, role in split.roles.items() if i not in self.blank})
 
     def _stored(self) -> dict[str, Path]:
         return {} if self.store is None else {path.stem: path for path in self.store.glob("splits/*.csv")}
@@ -110,26 +115,32 @@ class Data:
         return self.given_split(name)
 
     def _has_trained(self, run: Path, split: Split) -> bool:
-        """Whether training objects of a run have the pixels of these cutouts: ids repeat from store to store."""
-        record = run / "training_objects.parquet"
-        if not record.exists():
-            return True
-        trained = pd.read_parquet(record, columns=["id", "pixel_hash"]).dropna()
-        trained = trained[trained["id"].isin(split.ids("train"))]
-        here = pd.MultiIndex.from_frame(self.cutouts.table[["id", "pixel_hash"]])
-        return trained.empty or bool(pd.MultiIndex.from_frame(trained).isin(here).any())
+        """Whether a run was trained on the cutouts here that the split trains on: ids repeat from store to store."""
+        objects, rows = provenance.read(run), self.cutouts.rows_of(split.ids("train"))
+        return bool(objects.unknown) or bool(provenance.find_leaked(self.cutouts, rows, objects).any())
 
 
 def open_data(name: Path | str, quiet: bool = True) -> Data:
     """Open a store, or the simulation `simulate:POPULATION:N:SEED`; UserError if there is none."""
     text = str(name)
     if not text.startswith(SIMULATION):
-        return Data(open_store(name), read_labels(name), Path(name))
+        return _without_blank(open_store(name), read_labels(name), Path(name))
     population, *numbers = text.removeprefix(SIMULATION).split(":")
     if not population or len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
         raise UserError(f"{text} is no simulation; write simulate:POPULATION:N or simulate:POPULATION:N:SEED")
     count, seed = (int(number) for number in (*numbers, "0")[:2])
     return Data(*open_simulation(population, count, seed, quiet), None)
+
+
+def _without_blank(cutouts: Cutouts, labels: Labels, store: Path) -> Data:
+    """A store without its images that have no valid pixel, which `zwicky ingest` sets aside."""
+    is_blank = cutouts.column("pixel_hash") == pixel_hash(np.full(cutouts.images.shape[1:], np.nan))
+    if not is_blank.any():
+        return Data(cutouts, labels, store)
+    blank = frozenset(cutouts.ids[is_blank])
+    print(f"warning: {len(blank)} images of {store} have no valid pixel; they are left out", file=sys.stderr)
+    values = {name: label for name, label in labels.values.items() if name not in blank}
+    return Data(cutouts.take(np.flatnonzero(~is_blank)), replace(labels, values=values), store, blank)
 
 
 def data_exists(name: str) -> bool:

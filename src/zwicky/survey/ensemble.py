@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit, logsumexp
 
+from zwicky import provenance
 from zwicky.data.cutouts import Images
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.io import read_json
 from zwicky.rng import numpy_rng
-from zwicky.training import provenance
 from zwicky.training.network import Network, load_network
 from zwicky.training.task import columns_of
 
@@ -61,7 +61,7 @@ def training_features(run: Path, network: Network, store: Path, turns: bool) -> 
     """Compute the features [R, D] of up to MAX_TRAINING objects of a store that a run was trained on."""
     cutouts = open_store(store)
     network.check(cutouts)
-    rows = np.flatnonzero(provenance.find_leaked(cutouts, np.arange(len(cutouts)), provenance.read(run)))
+    rows = np.flatnonzero(provenance.find_leaked(cutouts, np.arange(len(cutouts)), network.history))
     if len(rows) < 2:
         raise UserError(f"{run} was not trained on {store}; give the store of its training to --training")
     rows = np.sort(numpy_rng(0).permutation(rows)[:MAX_TRAINING])

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -23,7 +22,6 @@ from zwicky.backbones.base import LinearHead
 from zwicky.errors import UserError
 from zwicky.io import read_json, write_json
 from zwicky.rng import torch_rng
-from zwicky.training import provenance
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.network import Network, load_network, save_network
 
@@ -65,8 +63,6 @@ def export(run: Path | str, out: Path | str, form: Literal["safetensors", "onnx"
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as temporary:
             folder = Path(temporary)
-            if form == "safetensors" and (run / provenance.FILE).exists():
-                shutil.copy(run / provenance.FILE, folder)
             if form == "onnx":
                 _write_onnx(network, exported, description, folder / "model.onnx")
             elif network.backbone.timm_config() is None:
@@ -88,7 +84,7 @@ def _write_timm(network: Network, exported: ExportedNetwork, description: dict[s
     state = dict(network.backbone.net.state_dict())
     if isinstance(network.head, LinearHead):
         state |= {f"{config['classifier']}.{name}": value for name, value in network.head.as_linear().items()}
-    save_weights(folder / "model.safetensors", state, {"format": "pt"} | provenance.reference(folder))
+    save_weights(folder / "model.safetensors", state, {"format": "pt"} | network.history.metadata(with_records=True))
     bands, size = len(network.bands), network.backbone.image_size
     pretrained = {
         "num_classes": network.n_outputs,

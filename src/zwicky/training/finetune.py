@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from zwicky import backbones
+from zwicky import backbones, provenance
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import RANDOM_STRATUM, Split, label_subsets
 from zwicky.errors import UserError
 from zwicky.rng import numpy_rng, seed_torch
-from zwicky.training import provenance
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.distributed import rank
@@ -76,9 +75,7 @@ def finetune(
     if not (start or quiet):
         print(f"finetune: stretch {pretrained.normalisation.reason}", file=sys.stderr, flush=True)
     pretrained.check(cutouts)
-    before = provenance.TrainingObjects() if from_scratch else provenance.of_weights(source)
-    if start is not None and not from_scratch:
-        before = provenance.read(start)
+    before = pretrained.history.as_use("normalise") if from_scratch else pretrained.history
     test = cutouts.rows_of(split.ids("test"))
     provenance.check_no_leakage(cutouts, test, before, f"the test of split {split.name!r}")
     if from_scratch:
@@ -100,11 +97,10 @@ def finetune(
         uses["pseudo_label"] = unlabelled = np.setdiff1d(pool, select_rows)
         folder = out / "self-training"
         network, result = self_train(learn, network, pretrained, cutouts, task, fit_rows, unlabelled, fit, folder)
-    objects = provenance.record(cutouts, uses, before)
-    for warning in (objects.warning, pretrained.normalisation.warning):
+    network.history = provenance.record(cutouts, uses, before)
+    for warning in (network.history.warning, pretrained.normalisation.warning):
         add_warning(result.warnings, warning)
     if rank() == 0:
-        provenance.write(out, objects)
         save_network(out, network)
     run.finish(
         **cost(result, network.backbone),

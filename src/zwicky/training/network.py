@@ -2,17 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from zwicky import backbones, d4
+from zwicky import backbones, d4, provenance
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target, eval_views, transform_targets
@@ -21,13 +21,13 @@ from zwicky.data.cutouts import Cutouts, Images, LazyImages, as_pixels, batches
 from zwicky.errors import UserError
 from zwicky.io import read_json, replacing, write_json
 from zwicky.methods.supervised import TargetScaler
-from zwicky.training import provenance
+from zwicky.provenance import WEIGHTS, TrainingObjects
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.distributed import device, use_bf16
 from zwicky.training.task import columns_of
 
 SCHEMA_VERSION = 2
-WEIGHTS = "network.safetensors"
+UNKNOWN = TrainingObjects(unknown=("this network",))
 PLAIN = ("bands", "pixel_scale", "classes", "temperature")  # attributes that JSON holds as they are
 
 
@@ -58,6 +58,7 @@ class Network:
     targets: tuple[Target, ...] = ()  # what is regressed; () for classification
     scaler: TargetScaler = field(default_factory=TargetScaler)  # from the head's outputs to the units of the targets
     temperature: float = 1.0  # divides the logits, so that probabilities are calibrated
+    history: TrainingObjects = UNKNOWN  # what it was trained on
 
     @property
     def n_outputs(self) -> int:
@@ -182,16 +183,13 @@ class Network:
 
 
 def save_network(folder: Path | str, network: Network) -> None:
-    """Write `network.safetensors` and `network.json`.
-
-    The metadata of the weights refer to the `training_objects.parquet` in the same folder, if there is one.
-    """
+    """Write `network.safetensors`, with the record of training objects in it, and `network.json`."""
     folder = Path(folder)
     state = {f"backbone.{name}": value for name, value in network.backbone.state_dict().items()}
     if network.head is not None:
         state |= {f"head.{name}": value for name, value in network.head.state_dict().items()}
     with replacing(folder / WEIGHTS) as temporary:
-        save_weights(temporary, state, provenance.reference(folder))
+        save_weights(temporary, state | network.history.tensors(), network.history.metadata())
     write_json(
         folder / "network.json",
         {
@@ -218,7 +216,9 @@ def load_network(folder: Path | str) -> Network:
     if description.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{folder} was written by another version of zwicky; make the run again")
     try:
-        return _restore(description, load_file(folder / WEIGHTS))
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys() if name != provenance.NAME}  # noqa: SIM118
+        return replace(_restore(description, state), history=provenance.read(folder))
     except Exception as error:  # a wrong description makes torch and timm raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"cannot load the network in {folder}: {reason}; make the run again") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zwicky import backbones, methods
+from zwicky import backbones, methods, provenance
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Augment
@@ -19,7 +19,6 @@ from zwicky.errors import UserError
 from zwicky.methods.base import Method
 from zwicky.methods.collapse import knn_predict, rankme
 from zwicky.rng import numpy_rng, seed_torch
-from zwicky.training import provenance
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import PretrainConfig
 from zwicky.training.distributed import rank
@@ -82,11 +81,10 @@ def pretrain(
     partners = find_partners(cutouts, rows) if needs.global_crops > 1 else None
     data, run_fit = TrainingSet(cutouts.images, rows, partners=partners), partial(fit, evaluate=evaluate, quiet=quiet)
     result = run_fit(method, data, augment, config.train, seed=config.seed, folder=out, title=title)
-    objects = provenance.record(cutouts, {"pretrain": rows}, provenance.of_weights(source))
-    for warning in (objects.warning, normalisation.warning):
+    network.history = provenance.record(cutouts, {"pretrain": rows}, network.history)
+    for warning in (network.history.warning, normalisation.warning):
         add_warning(result.warnings, warning)
     if rank() == 0:
-        provenance.write(out, objects)
         save_network(out, network)
     run.finish(**cost(result, network.backbone), images=len(rows), warnings=result.warnings)
     return network
@@ -111,7 +109,8 @@ def new_network(
     net = create(backbone.name, pretrained=source, **backbone.options)
     scale = None if source is None else published_scale(net, source)
     fitted = Normalisation.fit(cutouts.images, bands, normalisation, rows=rows, published=scale)
-    return Network(net, fitted, views, bands, cutouts.pixel_scale)
+    history = provenance.read(source)
+    return Network(net, fitted, views, bands, cutouts.pixel_scale, history=history)
 
 
 def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:

@@ -19,9 +19,8 @@ import yaml
 from zwicky import __version__
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
-from zwicky.io import read_json, read_settings, write_json, write_text
+from zwicky.io import file_digest, read_json, read_settings, write_json, write_text
 from zwicky.training.distributed import rank, run_on_rank_zero, world_size
-from zwicky.training.provenance import file_digest
 
 SCHEMA_VERSION = 2
 MAX_SEED = 2**31  # numpy's and scikit-learn's go to twice that; draws add to it
