@@ -81,8 +81,8 @@ def record(cutouts: Cutouts, uses: dict[str, np.ndarray], before: TrainingObject
     added["key"], added["use"] = _keys(cutouts, rows), use[rows]
     for name, degrees in (("ra", ra % 360), ("dec", dec)):
         added[name] = np.where(known, np.round(degrees * MILLIARCSECONDS), NOWHERE)
-    added = added[[0, 1] if added["key"][1].any() else [0]].ravel()
-    return TrainingObjects(np.concatenate([before.records, added]), before.unknown)
+    kept = [0, 1] if added["key"][1].any() else [0]
+    return TrainingObjects(np.concatenate([before.records, added[kept].ravel()]), before.unknown)
 
 
 def read(source: Path | str | None) -> TrainingObjects:

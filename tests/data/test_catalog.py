@@ -7,6 +7,7 @@ import astropy.units as u
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
@@ -48,6 +49,7 @@ DIALECTS = [
     "Catalogue of lenses\n" + TEXT,
     "| file | label |\n|---|---|\n" + "".join(f"| {file} | {label} |\n" for file, label in PAIRS),
     '"file","label"\n' + "".join(f'"{file}","{label}"\n' for file, label in PAIRS),
+    "'file','label'\n" + "".join(f"b'{file}',b'{label}'\n" for file, label in PAIRS),
 ]
 
 
@@ -83,7 +85,7 @@ ASTROPY = "c.ecsv=ascii.ecsv c.vot=votable c.xml=votable c.fits=fits c.tbl=ascii
 ASTROPY += " c.txt=ascii.fixed_width c.dat=ascii.commented_header c.csv=csv c.tex=ascii.latex"
 ASTROPY += " c.rst=ascii.rst c.rdb=ascii.rdb"
 PANDAS = "c.parquet=parquet c.feather=feather c.json=json c.csv.gz=csv c.tsv=csv c.csv.bz2=csv c.csv.xz=csv "
-PANDAS += "c.csv.zip=csv c.dta=stata c.html=html"
+PANDAS += "c.csv.zip=csv c.dta=stata c.html=html c.xml=xml c.yaml=yaml"
 
 
 @pytest.mark.parametrize("case", [*ASTROPY.split(), *PANDAS.split()])
@@ -92,6 +94,11 @@ def test_formats(tmp_path, case):
     if form == "html":
         rows = "".join(f"<tr><td>{file}</td><td><b>{label}</b></td></tr>" for file, label in PAIRS)
         (tmp_path / name).write_text(f"<TABLE><tr><th>file</th><th>label</th></tr>{rows}</TABLE>")
+    elif form == "yaml":
+        (tmp_path / name).write_text(yaml.safe_dump(PAIRED))
+    elif form == "xml":
+        rows = "".join(f"<row file='{file}'><label>{label}</label></row>" for file, label in PAIRS)
+        (tmp_path / name).write_text(f"<?xml version='1.0'?><data>{rows}</data>")
     elif case in ASTROPY.split():
         TABLE.write(tmp_path / name, format=form)
     else:
@@ -113,6 +120,20 @@ def test_json(tmp_path, data):
     (tmp_path / "c.json").write_text(json.dumps(data))
     files, labels = pair(tmp_path / "c.json")
     assert dict(zip(files, labels, strict=True)) == PAIRED
+
+
+@pytest.mark.parametrize("row", ["-,[h],deg,mag", ",h,deg,AB", "str,hours,degrees,float", "none,hms,(deg),"])
+def test_units_in_a_row_of_their_own(tmp_path, row):
+    (tmp_path / "c.csv").write_text(f"file,ra,dec,mag\n{row}\na.npy,10.5,2,20\nb.npy,10.6,2,21\n")
+    table = read_catalog(tmp_path / "c.csv")
+    assert table["file"].tolist() == ["a.npy", "b.npy"]
+    assert parse_positions(table, ["ra", "dec"])[0].tolist() == pytest.approx([157.5, 159])
+
+
+@pytest.mark.parametrize("rows", ["AB\nB\nAB", "none,int\nlens,text", "a.npy,h\nb.npy,x"])
+def test_a_row_of_values_is_no_row_of_units(tmp_path, rows):
+    (tmp_path / "c.csv").write_text(("label,grade\n" if "," in rows else "label\n") + rows)
+    assert len(read_catalog(tmp_path / "c.csv")) == len(rows.split())
 
 
 def test_the_table_with_usual_names_of_several_extensions(tmp_path):
@@ -210,7 +231,7 @@ def test_columns_of_labels(case, zero_and_one):
 # ---------------------------------------------------------------------------------------------------- values
 
 
-UNKNOWN = r"nan NaN null None NA n/a N.A. #N/A -- - – ? * <NA> (null) #NULL! [] \N nil unknown unk INDEF TBD masked"
+UNKNOWN = r"nan NaN null None NA n/a N.A. #N/A -- - – ? * <NA> (null) #NULL! [] \N nil unknown unk INDEF TBD tbc masked"
 
 
 @pytest.mark.parametrize("unknown", ["", None, *UNKNOWN.split(), "not labelled", "no data"])
@@ -315,7 +336,8 @@ def test_properties(cells, values):
 NAMES = r"""a/img1.npy=a/img1.npy ./a/img1.npy=a/img1.npy a\img1.npy=a/img1.npy C:\data\a\img1.npy=a/img1.npy
 /data/someone/A/IMG1.PNG=a/img1.npy https://example.org/x/img2.fits.gz=b/img2.npy img2=b/img2.npy
 https://x.org/a%2Fimg2.npy?raw=1=b/img2.npy file:///x/img2.npy=b/img2.npy
-elsewhere/img2.npy=b/img2.npy img1=a/img1.npy+b/img1.npy img3= ="""
+C:\data\my%20cuts\img2.NPY=b/img2.npy file:///C:/my%20cuts/img2.npy=b/img2.npy \\server\share\img2.npy=b/img2.npy
+s3://bucket/x/img2.npy?versionId=3=b/img2.npy elsewhere/img2.npy=b/img2.npy img1=a/img1.npy+b/img1.npy img3= ="""
 
 
 @pytest.mark.parametrize("case", NAMES.split())
@@ -330,6 +352,13 @@ def test_bare_numbers_and_a_catalogue_within_a_folder():
     assert FileFinder(["o_1_64x64.npy", "o_64_64x64.npy"])("64.0", numbers=True) == {"o_64_64x64.npy"}
     assert FileFinder(["img007.npy"])("7") == set()
     assert FileFinder(["train/0.npy", "test/0.npy"], folder="test")("0.npy") == {"test/0.npy"}
+
+
+def test_names_in_other_letters():
+    """Letters with accents in one character or two, as disks of macOS have them; a survey before the name."""
+    assert FileFinder(["e\u0301toile.npy"])("\u00e9toile.npy") == {"e\u0301toile.npy"}
+    assert FileFinder(["J100042.5+021221.npy"])("SDSS J100042.5+021221") == {"J100042.5+021221.npy"}
+    assert FileFinder(["5.npy", "galaxy.npy"])("lens 5") == FileFinder(["galaxy.npy"])("a galaxy") == set()
 
 
 def test_the_column_that_finds_most_files_is_taken():

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -267,6 +268,28 @@ def test_a_catalogue_of_positions_alone(tmp_path):
         assert "4 were matched by their positions on the sky" in report.text()
 
 
+@pytest.mark.parametrize("names", ["longitude,latitude", "elon,elat", "ra,flat", "dec,plate"])
+def test_columns_that_may_be_positions_are_named(tmp_path, names):
+    planes(tmp_path / "in", 2)
+    (tmp_path / "in" / "c.csv").write_text(f"file,{names}\nimg000.npy,1,2\nimg001.npy,3,4\n")
+    expected = names.partition(",")[0] if names.endswith(("flat", "plate")) else names.replace(",", ", ")
+    assert f"no position was taken from column {expected};" in read(tmp_path)[1].text()
+
+
+SIDECARS = [("txt", "{}"), ("cls", "{}\n"), ("json", '{{"label": {}, "sky": {{"ra": 150.5, "dec": 2}}}}')]
+
+
+@pytest.mark.parametrize(("suffix", "content"), [*SIDECARS, ("yaml", "label: {}\nra: 150.5\ndec: 2\n")])
+def test_a_text_beside_each_image(tmp_path, suffix, content):
+    for number in range(4):
+        write(tmp_path / "in" / "ab"[number % 2] / f"{number}.npy", plane(number))
+        (tmp_path / "in" / "ab"[number % 2] / f"{number}.{suffix}").write_text(content.format(number // 2))
+    cutouts, report = read(tmp_path)
+    assert (report.classes, report.set_aside) == ({"0": 2, "1": 2}, ())
+    assert read_labels(tmp_path / "s").values["a/2.npy"] == "1"
+    assert cutouts.column("ra")[0] == 150.5 or suffix in ("txt", "cls")
+
+
 @pytest.mark.parametrize("name", ["consensus", "lens_flag", "GRADE_FINAL"])
 def test_columns_that_may_hold_labels_are_named(tmp_path, name):
     planes(tmp_path / "in", 4)
@@ -355,6 +378,11 @@ def test_archives(tmp_path, form):
     archive = shutil.make_archive(str(tmp_path / "a"), form, tmp_path / "in")
     assert ingest(archive, tmp_path / "t").classes == {"non": 2, "lens": 3}
     assert not any(path.is_dir() and path.name not in ("in", "t") for path in tmp_path.iterdir())
+    if form == "zip":
+        with zipfile.ZipFile(tmp_path / "windows.zip", "w") as file:
+            for path in (tmp_path / "in").rglob("*.npy"):
+                file.write(path, "\\".join(path.relative_to(tmp_path).parts))
+        assert ingest(tmp_path / "windows.zip", tmp_path / "u").classes == {"non": 2, "lens": 3}
     shutil.move(archive, tmp_path / "in")
     assert "zwicky ingest a." in read(tmp_path)[1].set_aside[0][1]
 

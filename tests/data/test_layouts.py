@@ -45,6 +45,7 @@ def roles(tmp_path: Path, name: str = "holdout") -> dict[str, str]:
 
 FOLDERS = """lens/a lens/b non/a d unlabelled/c = lens lens non - - =
 lenses/a nonlenses/b = lenses nonlenses =
+class:lens/a class:non/b = lens non =
 a b = - - =
 lens/a lens/b = - - =
 train/lens/a train/non/b test/lens/c = lens non lens = train train test

@@ -113,6 +113,8 @@ o1-w1.fits o1-w2.fits => o1: w1 w2
 o1_g-band.fits o1_i-band.fits => o1: g-band i-band
 a_g.fits a_g.fits.gz a_r.fits => a: g r; a_g.fits.gz: g
 a.fits a_g.fits a_r.fits => a: g r
+lens1g.fits lens1r.fits lens2g.fits lens2r.fits => lens1: g r; lens2: g r
+lens1g.fits lens1r.fits lens2g.fits =>
 a_VIS.fits b_VIS.fits =>
 x/a_g.fits y/a_r.fits =>
 a_1.fits a_2.fits =>
@@ -208,6 +210,7 @@ ARRAYS = [
     (NINE, NINE[None]),
     (CUBES.astype(">f4"), CUBES),
     (np.asfortranarray(CUBES), CUBES),
+    (CUBES[0][..., None], CUBES[:1]),
 ]
 
 

@@ -4,13 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from zwicky import cli, provenance
-from zwicky.data.splits import default_split, write_split
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split, default_split, write_split
+from zwicky.data.store import write_store
 from zwicky.errors import UserError
 from zwicky.simulate.draw import BLOCK
 from zwicky.simulate.simulation import simulate_population, simulate_store
@@ -112,6 +115,19 @@ def test_the_split_of_a_run_comes_first_then_that_of_the_store_then_the_default(
     assert data.split("mine").roles == own.roles
     with pytest.raises(UserError, match="no split 'other'; choose one of holdout, mine"):
         data.split("other")
+
+
+def test_an_image_without_a_valid_pixel_is_left_out(capsys):
+    """One of a store that others wrote; `zwicky ingest` sets such images aside."""
+    images = np.random.default_rng(0).normal(size=(4, 1, 4, 4)).astype(np.float32)
+    images[1] = np.nan
+    labels = Labels(dict(zip("abcd", ["x", "y"] * 2, strict=True)), source="me")
+    write_store(images, pd.DataFrame({"id": list("abcd")}), "store", bands=("g",), labels=labels)
+    write_split("store/splits", Split("holdout", dict(zip("abcd", ["train", "train", "test", "test"], strict=True))))
+    data = open_data("store")
+    assert "1 images of store have no valid pixel" in capsys.readouterr().err
+    assert "".join(data.cutouts.ids) == "".join(data.labels.values) == "".join(data.split("holdout").roles) == "acd"
+    assert data.labels.source == "me"
 
 
 def test_a_changed_population_is_other_data():

@@ -1,7 +1,7 @@
 """Names of bands in file names, folders, columns and headers, and the files that are bands of one object."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +72,10 @@ def group_files(files: Sequence[str], given: Sequence[str] = ()) -> dict[str, di
     """
     bands = "|".join(map(re.escape, sorted(given, key=len, reverse=True))) or _BAND
     pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{bands})(?![A-Za-z0-9])")
+    stems = [_EXTENSION.sub("", file) for file in files]
+    tails = Counter(stem[-1:] if re.search(rf"\d(?:{bands})$", stem) else "" for stem in stems)
+    if "" not in tails and len(files) == len(tails) * len({stem[:-1] for stem in stems}) > len(tails) > 1:
+        pattern = re.compile(rf"(?<=\d)(?:{bands})$")  # lens001g, lens001r, for all objects
     templates: defaultdict[str, list[tuple[list[str], str]]] = defaultdict(list)
     for file in files:
         stem = _EXTENSION.sub("", file)

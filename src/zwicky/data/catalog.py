@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import re
+import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,21 +16,23 @@ from itertools import takewhile, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import yaml
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Column, Table
 
-from zwicky.data.columns import as_text, find_column, has_usual_name, usual_columns
+from zwicky.data.columns import IS_UNIT, as_text, find_column, has_usual_name, to_text, usual_columns
 from zwicky.data.readers import format_of
 from zwicky.errors import UserError
 
 _PANDAS = {".parquet": "parquet", ".pq": "parquet", ".feather": "feather", ".orc": "orc", ".xlsx": "excel"}
 _PANDAS |= {".xls": "excel", ".ods": "excel", ".dta": "stata", ".sas7bdat": "sas", ".sav": "spss"}
 _TEXTS = tuple(".csv .tsv .tab .cat .tbl .ecsv .vot .votable .mrt .jsonl .ndjson .htm .html".split())
-_MAYBE = tuple(".txt .dat .asc .xml .list .lst .json .md .rst .tex .rdb".split())  # may be anything
+_MAYBE = tuple(".txt .dat .asc .xml .list .lst .json .md .rst .tex .rdb .yaml .yml".split())  # may be anything
 SUFFIXES = (*_PANDAS, *_TEXTS, *_MAYBE)
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress}
 
@@ -67,8 +70,22 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
         raise UserError(f"cannot read the catalogue {path}: {reason}; save it as CSV with a header") from error
     if not len(table):
         raise UserError(f"the catalogue {path} has no rows; it needs a header and one row an image")
-    table.columns = [str(column).strip() for column in table.columns]
+    table.columns = [to_text(column) for column in table.columns]
     return table.reset_index(drop=True)
+
+
+def read_sidecars(folder: Path, files: Sequence[str]) -> pd.DataFrame:
+    """Read a file an image, `file` is its path without suffix: what JSON or YAML says, else its one word as `label`."""
+    rows = []
+    for file in files:
+        text = _decode((folder / file).read_bytes(), "")[0].strip()
+        try:
+            facts = yaml.safe_load(text)
+        except yaml.YAMLError:
+            facts = text
+        word = {"label": text} if len(text) <= 50 and "\n" not in text else {}
+        rows.append((facts if isinstance(facts, dict) else word) | {"file": file.rpartition(".")[0]})
+    return pd.json_normalize(rows)
 
 
 def _unpack(data: bytes) -> bytes:
@@ -126,6 +143,11 @@ def _read_text(data: bytes, path: Path, encoding: str) -> pd.DataFrame:
         table = _from_astropy(Table.read(io.BytesIO(data) if form == "votable" else text, format=form))
     elif text.lstrip()[:1] in ("{", "["):
         table = _from_json(text)
+    elif path.suffix.lower() in (".yaml", ".yml"):
+        table = _from_json(json.dumps(yaml.safe_load(text), default=str))
+    elif text.lstrip().startswith("<?xml") or path.suffix.lower() == ".xml":
+        records = [row.attrib | {cell.tag: cell.text or "" for cell in row} for row in ElementTree.fromstring(text)]
+        table = pd.DataFrame(records)
     elif "<table" in text[:5000].lower():
         rows = [re.findall(r"(?is)<t[hd].*?>(.*?)</t[hd]>", row) for row in re.findall(r"(?is)<tr.*?</tr>", text)]
         header, *rows = [[html.unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in row] for row in rows]
@@ -184,7 +206,20 @@ def _read_cells(text: str, path: Path) -> pd.DataFrame:
         if any(row[len(header) :]):
             advice = f"put quotes around text with {delimiter!r}"
             raise UserError(f"the catalogue {path} has more cells than columns in its row {number}; {advice}")
-    return pd.DataFrame([(row + [""] * len(header))[: len(header)] for row in rows], columns=header, dtype=object)
+    units = _units(header, rows)
+    rows = [(row + [""] * len(header))[: len(header)] for row in rows[bool(units) :]]
+    table = pd.DataFrame(rows, columns=header, dtype=object)
+    table.attrs["units"] = units
+    return table
+
+
+def _units(header: list[str], rows: list[list[str]]) -> dict[str, str]:
+    """Return the units of columns where the first row holds nothing else, some above a number; else {}."""
+    if len(rows) < 2 or not all(matches := [IS_UNIT.fullmatch(cell) for cell in rows[0]]):
+        return {}
+    units = [match[1].strip("-") for match in matches if match]
+    is_above = [unit and re.fullmatch(r"[-+\d.:, ]+", cell) for unit, cell in zip(units, rows[1], strict=False)]
+    return dict(zip(header, units, strict=False)) if any(is_above) else {}
 
 
 def _is_data(header: list[str], rows: list[list[str]]) -> bool:
@@ -219,7 +254,7 @@ def _cells(lines: list[str], delimiter: str) -> list[list[str]]:
     if delimiter in "| ":
         lines = [line.strip().strip(delimiter) for line in lines]
     rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    return [[cell.strip() for cell in row] for row in rows]
+    return [[to_text(cell) for cell in row] for row in rows]
 
 
 class FileFinder:
@@ -238,7 +273,7 @@ class FileFinder:
 
     @staticmethod
     def _keys(path: str) -> tuple[str, str, str]:
-        name = path.rpartition("/")[2]
+        name = unicodedata.normalize("NFC", path.rpartition("/")[2])  # é in one character or two
         return name, name.lower(), re.sub(r"(\.(fits|fit|csv))?\.[a-z][a-z0-9]{0,6}(#\d+)?$", "", name.lower())
 
     def __call__(self, text: str, numbers: bool = False) -> set[str]:
@@ -257,7 +292,8 @@ class FileFinder:
                 pairs = {file: zip(folders, file.lower().split("/")[-2::-1], strict=False) for file in candidates}
                 shared = {file: len(list(takewhile(lambda ab: ab[0] == ab[1], p))) for file, p in pairs.items()}
                 return {file for file in candidates if shared[file] == max(shared.values())}
-        return set()
+        *_, last = path.split() or [""]
+        return self(last) if last != path and re.fullmatch(r"[A-Z]*\d.{6,}", last) else set()  # SDSS J100042.5+021221
 
 
 def match_rows(

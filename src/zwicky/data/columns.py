@@ -32,7 +32,8 @@ _NO_POSITION = re.compile(r"err|sigma|^e_|^pm|_pm|unc|std|rms|^s_|^u_")
 _UNIT = re.compile(r"[_ (\[]*(deg|degree|rad|radian|h|hr|hour)s?[)\]]?$")
 UNKNOWN = set(
     "nan null none na nat nil unk unknown unlabelled unlabeled masked missing undefined undef indef unclassified "
-    "undetermined unspecified notlabelled notlabeled nolabel notavailable notclassified nodata tbd tobechecked".split()
+    "undetermined unspecified notlabelled notlabeled nolabel notavailable notclassified nodata tbd tbc tobechecked "
+    "pending todo skip skipped".split()
 ) | {""}
 ROLES = {
     **dict.fromkeys(("train", "training", "trainval", "train_val"), "train"),
@@ -42,8 +43,19 @@ ROLES = {
 }
 _CODE = r"9{2,}(\.9*)?|1e\+\d\d|32768|2147483648|9\.223372037e\+18"  # as numbers are written where there is none
 _NO_NUMBER = r"[+-]?(0\d.*|\d{16,})"  # codes such as 007, and whole numbers too long for a float
+_QUOTED = re.compile(r"b?(['\"])(.*)\1")
 _BINARY = set("0 1 0.0 1.0 true false".split())
 _LABEL_WORD = re.compile(r"((?<![A-Za-z])(?i:label|class)|(?<=[a-z])(Label|Class))(?i:e?s)?(?![a-z])")
+# Cells of a row of units or types below the names of columns.
+_UNITS = (
+    r"|-+|none|unitless|deg(ree)?s?|h|hr|hours?|hourangle|hms|dms|rad(ian)?s?|arcsec|arcmin|mas|pix(el)?s?|px|mag|ab|vega|"
+    r"[munk]?jy|nmgy|[km]pc|km/s|str(ing)?|char|text|int\d*|float\d*|double|bool(ean)?"
+)
+IS_UNIT = re.compile(rf"[\[(]?({_UNITS})[\])]?", re.IGNORECASE)
+# Columns of positions that may be of another frame, or lack the other half.
+MAYBE_POSITION = re.compile(
+    r"(ra|dec|(e|ecl|ecliptic|g|gal|galactic|sg|sgal)?[._ ]?l(on|at)(g|gitude|itude)?([._ ]?deg)?)", re.IGNORECASE
+)
 MAX_CLASSES = 50
 
 
@@ -85,13 +97,14 @@ def is_id(column: str) -> bool:
 
 
 def to_text(value: Any) -> str:
-    """Return a cell as text, "" where it is missing; whole numbers have no point."""
+    """Return a cell as text, "" where it is missing; whole numbers have no point, 'a' and b'a' no quotes."""
     if value is None or value is pd.NA or value != value:
         return ""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "").strip()
+    text = text.encode("utf-8", "backslashreplace").decode().replace("\0", "").strip()
+    return quoted[2] if (quoted := _QUOTED.fullmatch(text)) else text
 
 
 def as_text(values: pd.Series) -> pd.Series:

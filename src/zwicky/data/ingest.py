@@ -96,7 +96,14 @@ def ingest(
     if source.is_file() and is_archive:
         with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as unpacked:
             shutil.unpack_archive(source, unpacked, filter=None if source.suffix.lower() == ".zip" else "data")
-            return ingest(unpacked, out, catalog, config)
+            for path in Path(unpacked).glob(r"*\*"):  # folders as old programs for Windows write them
+                target = Path(unpacked, *(part for part in path.name.split("\\") if part.strip(".")))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)
+            try:
+                return ingest(unpacked, out, catalog, config)
+            except UserError as error:
+                raise UserError(str(error).replace(unpacked, str(source))) from error
     started = time.perf_counter()
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=max(1, config.workers)) as pool:
         warnings.simplefilter("ignore")  # decoders warn of odd headers; what matters comes as an error

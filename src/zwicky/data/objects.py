@@ -3,6 +3,7 @@
 import datetime
 import os
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from zwicky.data import columns as meanings
-from zwicky.data.catalog import is_catalog_name, match_rows, read_catalog
+from zwicky.data.catalog import is_catalog_name, match_rows, read_catalog, read_sidecars
 from zwicky.data.columns import ROLES, as_text, find_column, is_unknown, plain_name
 from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.data.duplicates import nearest_position
@@ -105,11 +106,13 @@ def _join_catalogs(
     data: Source, objects: pd.DataFrame, from_files: pd.DataFrame, config: IngestConfig, given: Path | str | None
 ) -> list[pd.DataFrame]:
     """Return tables with one row an image: the one given, or those in the folder; `attrs` has their names."""
-    matches = []
-    for file in [os.path.relpath(given, data.folder)] if given else _catalog_files(data):
+    matches, sidecars = [], {} if given else _sidecars(data)
+    for file in [os.path.relpath(given, data.folder)] if given else [*sidecars, *_catalog_files(data, sidecars)]:
         table = pd.DataFrame()
         try:
-            table = read_catalog(Path(given) if given else data.folder / file, config.encoding)
+            path = Path(given) if given else data.folder / file
+            is_beside = file in sidecars
+            table = read_sidecars(data.folder, sidecars[file]) if is_beside else read_catalog(path, config.encoding)
             matches.append((file, table, *_match(table, data, objects, from_files, config, file)))
         except UserError as error:
             if given:
@@ -140,16 +143,29 @@ def _join_catalogs(
         aligned.attrs = attrs
         tables.append(aligned)
         masks.append(has_row)
-        data.set_aside[:] = [entry for entry in data.set_aside if entry[0] != file] + orphans
+        used = {file, *sidecars.get(file, ())}
+        data.set_aside[:] = [entry for entry in data.set_aside if entry[0] not in used] + orphans
     if tables and (missing := int((~np.any(masks, axis=0)).sum())):
         data.warnings.append(f"{missing} images are not in the catalogue: kept, unlabelled")
     return tables
 
 
-def _catalog_files(data: Source) -> list[str]:
+def _sidecars(data: Source) -> dict[str, list[str]]:
+    """Return "*.json" → texts named after an image, where half of the images or more have one."""
+    stems, found = {os.path.splitext(name)[0] for name in data.units}, defaultdict(list)
+    for file, reason in data.set_aside:
+        stem, suffix = os.path.splitext(file)
+        if reason == "not an image" and suffix in (".json", ".yaml", ".yml", ".txt", ".cls") and stem in stems:
+            found[f"*{suffix}"].append(file)
+    return {name: files for name, files in found.items() if 2 * len(files) >= len(stems) > 1}
+
+
+def _catalog_files(data: Source, sidecars: dict[str, list[str]]) -> list[str]:
     """Return files that may be a catalogue: texts that are no images, and tables without images."""
     no_images = ("has no image HDU", "no array of images", "no column is recognised")
-    files = [file for file, reason in data.set_aside if reason == "not an image" and is_catalog_name(file)]
+    beside = {file for files in sidecars.values() for file in files}
+    texts = [file for file, reason in data.set_aside if reason == "not an image" and is_catalog_name(file)]
+    files = [file for file in texts if file not in beside]
     return (files + [file for file, reason in data.set_aside if reason.startswith(no_images)])[:20]
 
 
@@ -245,9 +261,9 @@ def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.Da
         if count and "ra" in facts:
             reason = "no angle, out of range, (0, 0) or -99"
             data.warnings.append(f"{count} positions in {', '.join(pair)} taken as unknown: {reason}")
-    elif alone := [name for name in names if name.lower() in ("ra", "dec")]:
-        advice = "positions are unknown (--ra_column, --dec_column)"
-        data.warnings.append(f"column {alone[0]!r} has no other half; {advice}")
+    elif maybe := [name for name in names if meanings.MAYBE_POSITION.fullmatch(name)]:
+        advice = "if right ascension and declination are there: --ra_column, --dec_column"
+        data.warnings.append(f"no position was taken from column {', '.join(maybe)}; {advice}")
     for role in ("split", "pixel_scale", "survey"):
         name = find_column(names, role)
         if not name or name in used:

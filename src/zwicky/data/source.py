@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from zwicky.data.bands import AUXILIARY, by_wavelength, group_files
-from zwicky.data.catalog import FileFinder
+from zwicky.data.catalog import FileFinder, is_catalog_name
 from zwicky.data.columns import MAX_CLASSES, ROLES, is_unknown
 from zwicky.data.image_format import STRAY
 from zwicky.data.labels import is_usual_class
@@ -140,8 +140,10 @@ def scan_folder(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
             return f"an archive; unpack it, or ingest it alone: zwicky ingest {entry.name}"
         if entry.name.lower().endswith((".7z", ".rar", ".zst")):
             return "an archive; unpack it"
-        is_image = format_of(entry.name) and entry.name != "data_thumbnail.parquet"  # of a HATS catalogue
-        return "" if is_image else "not an image"
+        if format_of(entry.name) and entry.name != "data_thumbnail.parquet":  # of a HATS catalogue
+            return ""
+        is_packed = entry.name.lower().endswith((".gz", ".bz2", ".xz", ".lz4")) and not is_catalog_name(entry.name)
+        return "compressed; unpack it" if is_packed else "not an image"
 
     def visit(path: Path, prefix: str) -> None:
         status = path.stat()
@@ -209,7 +211,8 @@ def read_folders(files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     others are training images; or by all file names (train_1.png, test-00000-of-00002.parquet). Folders called
     `unlabelled` give no class.
     """
-    folders = {file: [name for name in file.split("/")[:-1] if not _PARTITION.match(name)] for file in files}
+    parts = {file: [name for name in file.split("/")[:-1] if not _PARTITION.match(name)] for file in files}
+    folders = {file: [re.sub(r"^\w+=", "", name) for name in names] for file, names in parts.items()}  # class=lens
     pairs = {file: [split_role(name) for name in names] for file, names in folders.items()}
     roles = {file: next((role for role, _ in pairs[file] if role), "train") for file in files}
     if {"validation", "test"} & set(roles.values()) or any(role == "train" for p in pairs.values() for role, _ in p):

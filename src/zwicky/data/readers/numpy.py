@@ -40,6 +40,8 @@ def read_npy(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
             raise
         yield from _read_objects(path, options)
     else:
+        if array.ndim == 4 and array.shape[3] == 1 and len(array) <= FEW and not (options.stacks or options.axes):
+            array = array[..., 0]  # one image of some bands, as in a folder of [bands, H, W]
         if array.dtype.names:  # a record an image
             yield from read_arrays({name: array[name] for name in array.dtype.names}, options)
             return
