@@ -133,6 +133,11 @@ class Page:
         ]
         return markdown(head, lines)
 
+    def cell(self, path: str, text: str, query: str) -> str:
+        """Return the format string `text` filled from the one row of another table that the query finds."""
+        (row,) = pd.read_csv(ROOT / path, comment="#").query(query).to_dict("records")
+        return text.format(**row)
+
     def rows(self, path: str, columns: dict[str, str], query: str = "") -> str:
         """Return rows of another table: `columns` maps headings to format strings of a row's fields."""
         frame = pd.read_csv(ROOT / path, comment="#")

@@ -1,10 +1,14 @@
 """What README and docs say: commands parse, examples run, links and names exist, figures are those of the tables."""
 
 import dataclasses
+import functools
 import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +23,7 @@ from zwicky.simulate.draw import truth_columns
 from zwicky.simulate.population import read_population
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 DEMO = read_population("demo-lenses")
 NOTEBOOKS = {
@@ -38,8 +42,15 @@ def fences(text, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
 
 
-LINES = {line for text in TEXTS.values() for block in fences(text, "sh") for line in block.splitlines()}
-COMMANDS = sorted(line for line in LINES if line.startswith("zwicky "))
+def commands(text):
+    """The command lines of a page: those of its blocks, and those in a sentence that have options."""
+    lines = "".join(fences(text, "sh")).replace("\\\n", "").splitlines()
+    return lines + [line for line in re.findall(r"`((?:zwicky|python) [^`…]+)`", text) if len(line.split()) > 2]
+
+
+LINES = {line for text in TEXTS.values() for line in commands(text) if line and line[0] != "#"}
+COMMANDS = sorted({found[0] for line in LINES if (found := re.search(r"\bzwicky .*", line)) and "pip" not in line})
+SCRIPTS = sorted(line for line in LINES if line.startswith("python "))
 
 
 def test_commands_were_found():
@@ -62,6 +73,70 @@ def test_command_parses(line, tmp_path, monkeypatch):
     else:
         cli.run(words)
         assert ran == [words[0]]
+
+
+def test_no_other_commands():
+    """Besides those tested here: installation, make (below), and chromium and playwright that make figures."""
+    others = LINES - set(SCRIPTS) - {line for line in LINES if re.search(r"\bzwicky ", line)}
+    assert [line for line in others if not re.match(r"(pip install|make|chromium|fusermount) ", line)] == []
+
+
+@pytest.mark.parametrize("line", SCRIPTS)
+def test_script_has_these_options(line):
+    script, *words = shlex.split(line, comments=True)[1:]
+    text = (ROOT / script).read_text(encoding="utf-8")
+    options = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
+    assert [option for option in options if f'"{option}"' not in text] == []
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_run(tmp_path):
+    """In their order, at the smallest size, on a folder and a catalogue as it describes them."""
+    smaller = {" --labels 300": " --labels 40", "[100, 300]": "[20, 40]", "--minutes 20": "--minutes 0.2"}
+    smaller |= {"substructure ": "substructure --size smoke ", "--size desk": "--size smoke"}
+    folder = "zwicky simulate demo-lenses --n 160 --seed 1 --format fits --out cutouts"
+    for line in [folder, *"".join(fences(TEXTS["README.md"], "sh")).splitlines()]:
+        for text, other in smaller.items():
+            line = line.replace(text, other)
+        if line.startswith("zwicky "):
+            words = [sys.executable, "-m", *shlex.split(line, comments=True)]
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 0, f"{line}\n{done.stderr}"
+        if line == folder:
+            (tmp_path / "cutouts/catalog.csv").rename(tmp_path / "catalog.csv")
+    assert {"ranked.csv", "summary.csv"} <= {path.name for path in (tmp_path / "out/run").iterdir()}
+
+
+@pytest.mark.slow
+def test_python_examples_of_the_scikit_learn_page_run(tmp_path, monkeypatch):
+    zwicky.simulate_store("demo-lenses", 60, 1, tmp_path / "stores/mine")
+    monkeypatch.chdir(tmp_path)
+    cutouts, labels = zwicky.simulate_population("demo-lenses", 40, seed=1)
+    names = {"images": cutouts.images, "labels": labels.of(cutouts.ids).astype(str), "unlabelled": cutouts.images}
+    for name in ("LensClassifier", "LensEncoder"):
+        monkeypatch.setitem(vars(zwicky), name, functools.partial(getattr(zwicky, name), steps=2))
+    for example in fences(TEXTS["docs/scikit-learn.md"], "python"):
+        exec(example.replace("steps=800", "steps=2"), names)
+    assert names["probabilities"].shape == (40, 2)
+    assert set(names["search"].best_params_) == {"train"}
+
+
+@pytest.mark.slow
+def test_figures_of_the_losses_are_drawn(tmp_path):
+    environment = os.environ | {"ZWICKY_SMOKE": "1", "MPLBACKEND": "agg"}
+    subprocess.run([sys.executable, ROOT / "docs/figures.py", "--out", tmp_path], check=True, env=environment)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (ROOT / "docs/images").glob("loss-*.png")}
+
+
+def test_each_figure_stands_below_a_command_that_makes_it():
+    shown = {}
+    for page, text in TEXTS.items():
+        for before, name in re.findall(r"(.*?)!\[[^]]*\]\((?:docs/)?images/([\w.-]+)\)", text, flags=re.S):
+            shown[name] = shown.get(name, False) or bool(fences(before, "sh"))
+            if name.startswith("loss-"):
+                assert f"python docs/figures.py {name[5:-4]}" in fences(before, "sh")[-1], f"{page}: {name}"
+    assert shown == dict.fromkeys((path.name for path in (ROOT / "docs/images").glob("*.png")), True)
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -157,7 +232,11 @@ def test_reference_documents_what_the_package_offers():
     for path in paths:
         module, _, name = path.rpartition(".")
         assert callable(getattr(import_module(module), name))
-    assert {path.rpartition(".")[2] for path in paths} >= set(zwicky.__all__)
+    names = {path.rpartition(".")[2] for path in paths}
+    assert names >= set(zwicky.__all__)
+    code = "\n".join("".join(cell["source"]) for cells in NOTEBOOKS.values() for cell in cells)
+    taught = re.findall(r"^from zwicky[\w.]* import (.+)$", code, flags=re.M)
+    assert {name for line in taught for name in line.split(", ")} - names - {"BACKBONES", "METHODS"} == set()
 
 
 def test_notebooks_are_small_in_the_site_and_without_errors():

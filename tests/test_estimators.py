@@ -8,7 +8,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import get_scorer, roc_auc_score
+from sklearn.metrics import get_scorer, log_loss, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -63,6 +63,22 @@ def test_learns_and_its_columns_are_in_the_order_of_classes(fitted):
 )
 def test_checks_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+def test_eval_set_is_recorded_and_changes_nothing():
+    images, labels = blobs(32, seed=0)
+    plain, watched = (LensClassifier(**QUICK, train={"evaluations": 2}) for _ in range(2))
+    plain.fit(images, labels)
+    watched.fit(images, labels, eval_set=blobs(20, seed=1))
+    history = watched.history_.dropna()
+    assert history["test_accuracy"].between(0, 1).all()
+    assert len(history) == 2
+    assert (plain.predict_proba(images) == watched.predict_proba(images)).all()
+    network = watched.network_
+    network.temperature = 1.0
+    other, truth = blobs(20, seed=1)
+    loss = log_loss(truth, network.probabilities(other, turns=False), labels=["broad", "narrow"])
+    assert history["test_loss"][history["select_loss"].idxmin()] == pytest.approx(loss, rel=1e-4)
 
 
 def test_follows_the_conventions_of_scikit_learn(fitted):

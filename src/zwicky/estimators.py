@@ -146,7 +146,7 @@ class _LensEstimator(BaseEstimator):
             network.check(cutouts)
         return replace(network, bands=cutouts.bands), cutouts
 
-    def _fit(self, cutouts: Cutouts, task: Task) -> None:
+    def _fit(self, cutouts: Cutouts, task: Task, test: tuple[Any, np.ndarray] | None = None) -> None:
         """Fine-tune; a fifth of the labels selects the weights and the temperature."""
         self.image_shape_, seed = cutouts.images.shape[1:], self.random_state
         settings = self._settings(cutouts, len(cutouts))
@@ -166,7 +166,7 @@ class _LensEstimator(BaseEstimator):
         split = Split("all", dict.fromkeys(cutouts.ids, "train"), groups)
         rows, select = map(cutouts.rows_of, divide_labels(cutouts.ids, labels, config, seed, split))
         with TemporaryDirectory() as folder:
-            learn = partial(fit_labels, seed=seed, folder=Path(folder), title="fit", quiet=self.quiet)
+            learn = partial(fit_labels, seed=seed, folder=Path(folder), title="fit", quiet=self.quiet, test=test)
             self.network_, _ = learn(start, cutouts, task, rows, select, views, config)
             self.history_ = pd.read_csv(Path(folder) / "metrics.csv")
         uses = {"fit": rows, "select": select, "normalise": np.arange(len(cutouts) if self.pretrained is None else 0)}
@@ -198,8 +198,11 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
         tags.classifier_tags.poor_score = True  # on the points of scikit-learn's checks, which are no images
         return tags
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Learn from images X and their labels y [N] of any type; without y, from the labels of the store X."""
+    def fit(self, X: Any, y: Any = None, *, eval_set: tuple[Any, Any] | None = None) -> Self:
+        """Learn from images X and their labels y [N] of any type; without y, from the labels of the store X.
+
+        Loss and accuracy on `eval_set`, images and labels that nothing is learned from, are recorded in `history_`.
+        """
         cutouts, labels = self._cutouts(X, fitting=True), y
         if labels is None:
             if not isinstance(X, str | Path):
@@ -214,7 +217,10 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
         self.classes_, truth = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"the labels hold {len(self.classes_)} class; give images of at least two")
-        self._fit(cutouts, Task(truth, tuple(map(str, self.classes_))))
+        test = None
+        if eval_set is not None:
+            test = self._cutouts(eval_set[0], fitting=True).images, np.searchsorted(self.classes_, eval_set[1])
+        self._fit(cutouts, Task(truth, tuple(map(str, self.classes_))), test)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -82,6 +82,18 @@ def test_eight_bit_images_keep_their_values():
     np.testing.assert_array_equal(np.asarray(picture), image.transpose(1, 2, 0)[..., [0, 1, 2]])
 
 
+def test_cutouts_are_shown_in_order(monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(pyplot, "show", lambda: None)
+    images = np.random.default_rng(0).normal(size=(5, 3, 9, 9))
+    figures.show_cutouts(images, "gri", titles="abcde", colours=["red"] * 5, columns=3)
+    axes = pyplot.gcf().axes
+    assert [axis.get_title() for axis in axes] == [*"abcde", ""]
+    for axis, image in zip(axes, images, strict=False):
+        np.testing.assert_array_equal(axis.images[0].get_array(), figures.to_rgba(image, "gri"))
+    pyplot.close()
+
+
 def test_longest_wavelength_is_red_and_one_band_is_grey():
     image = np.zeros((3, 5, 5), np.uint8)
     image[2] = 200  # the i band

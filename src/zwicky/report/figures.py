@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -275,6 +275,24 @@ def to_rgba(image: np.ndarray, bands: Sequence[str]) -> np.ndarray:
         planes = np.stack([planes[0], planes.mean(axis=0), planes[1]])
     rgb = np.where(valid, np.broadcast_to(planes, (3, *planes.shape[1:])), 0)
     return np.round(np.concatenate([rgb, 255.0 * valid[None]])).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def show_cutouts(
+    images: np.ndarray, bands: Sequence[str], titles: Sequence[str] = (), colours: Sequence[str] = (), columns: int = 8
+) -> None:
+    """Show cutouts [N, bands, H, W] in a notebook, with titles and coloured borders."""
+    from matplotlib import pyplot as plt
+
+    rows = -(-len(images) // columns)
+    size = (1.15 * columns, rows * (1.4 if len(titles) else 1.15))
+    axes = plt.subplots(rows, columns, figsize=size, dpi=80, layout="constrained", squeeze=False)[1].flat
+    for axis, image, title, colour in zip_longest(axes, images, titles, colours):
+        axis.set(xticks=[], yticks=[], frame_on=colour is not None)
+        axis.set_title(title, fontsize=9)
+        plt.setp(axis.spines.values(), color=colour, linewidth=4)
+        if image is not None:
+            axis.imshow(to_rgba(image, bands), origin="lower")
+    plt.show()
 
 
 def _stretch(planes: np.ndarray, softening: float = 8.0) -> np.ndarray:

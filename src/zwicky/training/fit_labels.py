@@ -48,6 +48,7 @@ def fit_labels(
     folder: Path,
     title: str,
     quiet: bool = False,
+    test: tuple[Images, np.ndarray] | None = None,
 ) -> tuple[Network, FitResult]:
     """Fit the backbone of `start` (in place) and a new head to labels.
 
@@ -63,6 +64,7 @@ def fit_labels(
         folder: receives `metrics.csv` and `checkpoint/`; a fit interrupted there resumes.
         title: name for the progress bar and messages.
         quiet: show no progress.
+        test: images and truth whose loss and accuracy are recorded in `metrics.csv`, and select nothing.
 
     Returns:
         (network, result): the fitted network, or its linear probe where that is better on `select_rows`.
@@ -84,12 +86,19 @@ def fit_labels(
         x = augmented_features(start.backbone, augment, images, fit_rows, seed, config.train.precision)
         init_from_probe(method, x, truth, task, seed)
 
+    held_out = {"select": (select_images, select_truth)} if selects else {}
+    held_out |= {"test": test} if test else {}
+
     def evaluate(learner: Method) -> dict[str, float]:
-        outputs = _network(learner, start, task).outputs(select_images, turns=False)
-        if task.is_regression:
-            return {"select_loss": _mean_error(outputs, select_truth, method.scaler)}
-        accuracy = float((outputs.argmax(1) == select_truth).mean())
-        return {"select_loss": cross_entropy(outputs, select_truth), "select_accuracy": accuracy}
+        metrics: dict[str, float] = {}
+        for name, (images, truth) in held_out.items():
+            outputs = _network(learner, start, task).outputs(images, turns=False)
+            if task.is_regression:
+                metrics[f"{name}_loss"] = _mean_error(outputs, truth, method.scaler)
+            else:
+                metrics[f"{name}_loss"] = cross_entropy(outputs, truth)
+                metrics[f"{name}_accuracy"] = float((outputs.argmax(1) == truth).mean())
+        return metrics
 
     result = fit(
         method,
@@ -99,7 +108,7 @@ def fit_labels(
         seed=seed,
         folder=folder,
         title=title,
-        evaluate=evaluate if selects else None,
+        evaluate=evaluate if held_out else None,
         keep_lowest="select_loss" if selects else None,
         quiet=quiet,
     )
