@@ -32,11 +32,11 @@ from zwicky.methods.masked import normalise_patches, patchify
 from zwicky.methods.siamese import project
 
 SMOKE = "ZWICKY_SMOKE" in os.environ
-COUNT, STEPS, BATCH = (80, 2, 64) if SMOKE else (800, 300, 64)
+COUNT, STEPS, BATCH = (80, 2, 32) if SMOKE else (600, 120, 32)
 PROTOTYPES = 32
 HEAD = {"prototypes": PROTOTYPES, "hidden": 128, "bottleneck": 64, "batch_norm": True, "momentum": 0.99}
 SQUARE = ("hybrid_vit", {"patch_size": 4, "stem": (32, 64), "width": 96})
-CROPS = ViewsConfig(crop=32, local_crops=3, local_size=16, blur=0.0, noise=0.0)
+CROPS = ViewsConfig(crop=32, local_crops=2, local_size=16, blur=0.0, noise=0.0)
 WHOLE = ViewsConfig(crop=32, global_scale=(1.0, 1.0), local_crops=0, brightness=0.0, contrast=0.0, blur=0.0, noise=0.0)
 
 
@@ -123,8 +123,8 @@ def dino(trainer: Trainer) -> Figure:
     raw = (t[0, order] / temperature).softmax(0)
     bars(axes[1, 0], t[0, order], "logits t, centre c (line)", "C0")
     axes[1, 0].step(np.arange(PROTOTYPES), method.center.value[order], where="mid", color="black", linewidth=1)
-    bars(axes[1, 1], raw, r"softmax(t / $\tau_s$): flat", "C0", 1)
-    bars(axes[1, 2], p[0, order], r"p: minus c, over $\tau_t$", "C0", 1)
+    bars(axes[1, 1], raw, r"softmax(t / $\tau_s$)", "C0", 1)
+    bars(axes[1, 2], p[0, order], r"p = softmax((t − c) / $\tau_t$)", "C0", 1)
     entropy = losses.cross_entropy(s[:1], p[:1], temperature).item()
     bars(axes[1, 3], (s[0, order] / temperature).softmax(0), f"student, local: H = {entropy:.2f}", "C3", 1)
     return figure

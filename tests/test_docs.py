@@ -19,6 +19,7 @@ import pytest
 
 import zwicky
 from zwicky import cli, recipes
+from zwicky.cli.parsing import make_parser
 from zwicky.simulate.draw import truth_columns
 from zwicky.simulate.population import read_population
 
@@ -43,9 +44,9 @@ def fences(text, language):
 
 
 def commands(text):
-    """The command lines of a page: those of its blocks, and those in a sentence that have options."""
+    """The command lines of a page's blocks, and scripts named in a sentence."""
     lines = "".join(fences(text, "sh")).replace("\\\n", "").splitlines()
-    return lines + [line for line in re.findall(r"`((?:zwicky|python) [^`…]+)`", text) if len(line.split()) > 2]
+    return lines + re.findall(r"`(python [^`…]+)`", text)
 
 
 LINES = {line for text in TEXTS.values() for line in commands(text) if line and line[0] != "#"}
@@ -73,6 +74,14 @@ def test_command_parses(line, tmp_path, monkeypatch):
     else:
         cli.run(words)
         assert ran == [words[0]]
+
+
+def test_options_named_in_sentences_exist():
+    named = {match for text in TEXTS.values() for match in re.findall(r"`zwicky (\w+)( [^`]*--[^`]+)`", text)}
+    assert len(named) > 3
+    for name, words in named:
+        options = make_parser(name, cli.COMMANDS[name]).format_help()
+        assert [option for option in re.findall(r"--[\w.]+", words) if option not in options] == []
 
 
 def test_no_other_commands():
