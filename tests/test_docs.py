@@ -141,10 +141,11 @@ def test_figures_of_the_losses_are_drawn(tmp_path):
 def test_each_figure_stands_below_a_command_that_makes_it():
     shown = {}
     for page, text in TEXTS.items():
-        for before, name in re.findall(r"(.*?)!\[[^]]*\]\((?:docs/)?images/([\w.-]+)\)", text, flags=re.S):
-            shown[name] = shown.get(name, False) or bool(fences(before, "sh"))
+        for match in re.finditer(r"!\[[^]]*\]\((?:docs/)?images/([\w.-]+)\)", text):
+            blocks, name = fences(text[: match.start()], "sh"), match[1]
+            shown[name] = shown.get(name, False) or bool(blocks)
             if name.startswith("loss-"):
-                assert f"python docs/figures.py {name[5:-4]}" in fences(before, "sh")[-1], f"{page}: {name}"
+                assert f"python docs/figures.py {name[5:-4]}" in blocks[-1], f"{page}: {name}"
     assert shown == dict.fromkeys((path.name for path in (ROOT / "docs/images").glob("*.png")), True)
 
 
@@ -252,6 +253,6 @@ def test_notebooks_are_small_in_the_site_and_without_errors():
     listed = re.findall(r"notebooks/[\w-]+\.ipynb", (ROOT / "mkdocs.yml").read_text())
     assert sorted(listed) == sorted(NOTEBOOKS)
     for name, cells in NOTEBOOKS.items():
-        assert (ROOT / name).stat().st_size < 600_000
+        assert (ROOT / name).stat().st_size < 1_000_000
         outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
         assert not [output for output in outputs if output["output_type"] == "error"]
