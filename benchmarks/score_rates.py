@@ -4,10 +4,10 @@ N cutouts of 3 × 64 × 64 float32 noise are scored by networks of random weight
 one part, from files that the system has in its memory. Seconds are those of the processor, so that other work on the
 machine counts little; two cores score twice as many in two workers. The faster of two.
 
-Measured apart on the same cutouts: reading alone (`SurveyData.blocks`), preparing (normalisation and window), and the
-network, in batches of 64 and 256 images; the rest writes tables and chooses candidates. `ceiling` is what the network
-alone could do if it were nothing but one large matrix product in its precision: the rate of that product over
-`mflop_per_cutout`, counted by `torch.utils.flop_counter`.
+Measured apart on the same cutouts: reading alone (`SurveyData.blocks`; FITS files have a celestial WCS), preparing
+(normalisation and window), and the network, in batches of 64 and 256 images; the rest writes tables and chooses
+candidates. `ceiling` is what the network alone could do if it were nothing but one large matrix product in its
+precision: the rate of that product over `mflop_per_cutout`, counted by `torch.utils.flop_counter`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from zwicky.training.network import Network, load_network, save_network
 
 RESULTS = Path(__file__).parent / "results" / "score_rates.csv"
 BANDS, SIZE = ("g", "r", "i"), 64
+POSITION = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 32.5, "CRPIX2": 32.5, "CRVAL1": 150.1, "CRVAL2": 2.2}
+POSITION |= {"CD1_1": -7.28e-5, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 7.28e-5}  # as cutout services write them
 NETWORKS = {
     "ViT-tiny/8, 6 blocks": ("vit_tiny", {"patch_size": 8, "depth": 6}),  # of the recipes
     "ViT-tiny/8, 12 blocks": ("vit_tiny", {"patch_size": 8}),
@@ -72,7 +74,7 @@ def _npy(path: Path, images: np.ndarray) -> Path:
 
 
 def _fits(path: Path, images: np.ndarray) -> Path:
-    header = fits.Header({f"BAND{number}": band for number, band in enumerate(BANDS)})
+    header = fits.Header({f"BAND{number}": band for number, band in enumerate(BANDS)} | POSITION)
     for row, image in enumerate(images):
         fits.PrimaryHDU(image, header).writeto(path / f"{row}.fits")
     return path
@@ -126,8 +128,7 @@ def _measure(name: str, images: np.ndarray, folder: Path) -> list[dict[str, obje
         for part in batches(count, 64):
             eval_views(torch.from_numpy(images[part]), network.views, network.normalisation)
 
-    def read(data: Path) -> None:
-        survey = SurveyData.open(data, network, count)
+    def read(survey: SurveyData) -> None:
         for part in survey.parts:
             for _ in survey.blocks(part):
                 pass
@@ -141,7 +142,8 @@ def _measure(name: str, images: np.ndarray, folder: Path) -> list[dict[str, obje
         path = folder / kind.split(",")[0]
         path.mkdir()
         data = write(path, images)
-        reading, total = _seconds(read, data), _seconds(write_scores, data)
+        survey = SurveyData.open(data, network, count)  # reads a sample of 200 files, however many there are
+        reading, total = _seconds(read, survey), _seconds(write_scores, data)
         shares = {"reading": reading, "preparing": preparing, "network": alone[64] - preparing}
         rates = {"reading_alone": round(count / reading), "disk_to_scores": round(count / total)}
         rates |= {f"share_{part}": round(seconds / total, 3) for part, seconds in shares.items()}

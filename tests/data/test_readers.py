@@ -385,6 +385,24 @@ def test_fits_position_is_the_image_centre_and_scale_comes_from_the_wcs(tmp_path
     assert SkyCoord(columns["ra"], columns["dec"], unit="deg").separation(expected).arcsec < 0.001
 
 
+TAN = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.1, "CRVAL2": 2.2, "CRPIX1": 40.0, "CRPIX2": -90.0}
+TAN |= {"CD1_1": -7e-5, "CD1_2": 1e-5, "CD2_1": 1e-5, "CD2_2": 7e-5}
+SIP = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-3, "B_0_2": 2e-3}
+STOKES = {"CTYPE3": "STOKES", "CRVAL3": 1.0, "CRPIX3": 1.0, "CD3_3": 1.0}
+GALACTIC = {"CTYPE1": "GLAT-CAR", "CTYPE2": "GLON-CAR"}
+TPV = {"PV1_0": 0.0, "PV1_1": 1.01, "PV2_0": 0.0, "PV2_1": 0.98}
+
+
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+@pytest.mark.parametrize("cards", [{"RADESYS": "FK5"}, {"EQUINOX": 1950.0}, SIP, STOKES, GALACTIC, TPV])
+def test_fits_position_is_that_of_astropy(tmp_path, cards):
+    hdu = fits.PrimaryHDU(FLOAT, fits.Header(TAN | cards))
+    hdu.writeto(tmp_path / "a.fits")
+    centre = WCS(hdu.header).celestial.pixel_to_world(3, 2).icrs
+    columns = read_image(tmp_path / "a.fits").columns
+    assert (columns["ra"], columns["dec"]) == pytest.approx((centre.ra.deg, centre.dec.deg), rel=1e-12)
+
+
 CARDS = [
     ({"RA": 150.1, "DEC": 2.2}, (150.1, 2.2)),
     ({"RA": "10:00:24.0", "DEC": "+02:12:00"}, (150.1, 2.2)),

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 
 from zwicky.grading.agreement import Reliability, krippendorff_alpha
 from zwicky.rng import numpy_rng
@@ -75,11 +76,32 @@ def test_swap_recovers_graders_and_calibrated_probabilities():
         inside = (probability >= low) & (probability < high)
         assert is_lens[inside].mean() == pytest.approx(probability[inside].mean(), abs=0.04)
 
-    one = np.array([[1.0, 0.0, N]])
-    prior = 0.1
-    posterior = prior * 0.95 * 0.2 / (prior * 0.95 * 0.2 + (1 - prior) * 0.1 * 0.7)  # Bayes by hand
-    both = Reliability(on_lenses, on_others).probability(np.concatenate([one, votes]))[0]
-    assert both == pytest.approx(posterior, abs=0.06)
+
+def test_swap_by_hand():
+    """One grader: 30 % votes for a lens are 90 % of the lenses and 20 % of the others, so 1 object in 7 is a lens."""
+    votes = np.repeat([1.0, 0.0], [30, 70])[:, None]
+    probability = Reliability(np.array([0.9]), np.array([0.8])).probability(votes)
+    assert probability[[0, -1]] == pytest.approx([0.9 / 7 / 0.3, 0.1 / 7 / 0.7], rel=1e-6)
+
+
+def test_swap_by_bayes_theorem_in_loops():
+    rng, on_lenses, on_others = numpy_rng(3), np.array([0.95, 0.8, 0.6]), np.array([0.9, 0.7, 0.7])
+    votes = simulated_votes(rng, rng.random(300) < 0.2, on_lenses, on_others)
+    votes[rng.random(votes.shape) < 0.3] = np.nan
+
+    def likelihoods(row):
+        of_lens = of_other = 1.0
+        for vote, p, q in zip(row, on_lenses, on_others, strict=True):
+            if not np.isnan(vote):
+                of_lens *= p if vote else 1 - p
+                of_other *= 1 - q if vote else q
+        return of_lens, of_other
+
+    pairs = [likelihoods(row) for row in votes]
+    cost = lambda prior: -sum(np.log(prior * a + (1 - prior) * b) for a, b in pairs)  # noqa: E731
+    prior = minimize_scalar(cost, bounds=(0, 1), method="bounded", options={"xatol": 1e-9}).x
+    expected = [prior * a / (prior * a + (1 - prior) * b) for a, b in pairs]
+    np.testing.assert_allclose(Reliability(on_lenses, on_others).probability(votes), expected, rtol=1e-4)
 
 
 def test_a_grader_without_calibration_carries_no_information():

@@ -111,6 +111,7 @@ def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
     )
     (tmp_path / "stamps.csv").write_text("ra,dec,filename,grade,mag\n1,2,a.png,3,20\n1,3,b.png,0,21\n1,4,zz.png,2,21\n")
     answers = [("u1", "a", "Yes, a lens"), ("u1", "b", "No"), ("u2", "a", [{"x": 3, "y": 4}]), ("u2", "b", [])]
+    answers.append(("u3", "b", [{"task": "T1", "value": None}, {"task": "T2", "value": "No"}]))  # a combination
     rows = [
         {
             "classification_id": number,
@@ -126,11 +127,11 @@ def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
     text = merge_grades(files, tmp_path / "catalogue.csv", cutouts)
     assert "single.csv: 1 rows with the grade 'I' left out" in text
     table = pd.read_csv(tmp_path / "catalogue.csv").set_index("id")
-    assert table["n_graders"].to_dict() == {"images/a.png": 5, "images/b.png": 5, "images/c.png": 1, "zz.png": 1}
+    assert table["n_graders"].to_dict() == {"images/a.png": 5, "images/b.png": 6, "images/c.png": 1, "zz.png": 1}
     assert table.loc["images/a.png", "grade_mean"] == pytest.approx((3 + 2 + 3 + 3 + 3) / 5)
     assert table.loc["images/b.png", ["team_grade", "subclass"]].tolist() == ["X", "Spiral"]
     assert np.isfinite(table.loc["images/a.png", ["ra", "score"]].astype(float)).all()
-    assert set(pd.read_csv(tmp_path / "grades.csv")["grader"]) == {"mosaic", "single", "stamps", "u1", "u2"}
+    assert set(pd.read_csv(tmp_path / "grades.csv")["grader"]) == {"mosaic", "single", "stamps", "u1", "u2", "u3"}
     again = merge_grades([tmp_path / "grades.csv"], tmp_path / "again.csv")  # its own grades.csv is a source, too
     assert again.splitlines()[0] == text.splitlines()[0]
 

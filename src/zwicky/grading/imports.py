@@ -87,8 +87,12 @@ def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
     """One row a classification: a yes, or a mark on the image, is A; a no, or no mark, is X."""
 
     def answer(text: str) -> str:
-        values = [task.get("value") for task in json.loads(text)]
-        value: Any = next((value for value in values if value is not None), None)
+        tasks: list[Any] = json.loads(text)
+        for task in tasks:  # a combination of tasks holds them as its value; they are appended, and read last
+            value = task.get("value")
+            if isinstance(value, list) and any(isinstance(part, dict) and "task" in part for part in value):
+                tasks += task.pop("value")
+        value = next((task["value"] for task in tasks if task.get("value") is not None), None)
         if isinstance(value, list):
             return "A" if value else "X"
         word = str(value or "").strip().lower()

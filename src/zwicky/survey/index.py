@@ -59,7 +59,7 @@ def _search(
 
         lists, dim = max(1, int(total**0.5)), len(mean)
         codes = max(n for n in range(1, 49) if dim % n == 0 and n <= max(dim // 4, 1))
-        index = faiss.index_factory(dim, f"IVF{lists},PQ{codes}", faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(dim, f"IVF{lists},PQ{codes}np", faiss.METRIC_INNER_PRODUCT)
         step = max(1, total // max(64 * lists, 20_000))
         index.train(standardised(np.concatenate([array[::step] for array in arrays])))
         for array in arrays:
@@ -67,6 +67,6 @@ def _search(
                 index.add(standardised(array[first : first + BLOCK]))
         with replacing(path) as temporary:
             faiss.write_index(index, str(temporary))
-    index.nprobe = max(8, index.nlist // 16)
+    index.nprobe = max(32, index.nlist // 8)
     _, rows = index.search(weights[None].astype(np.float32), min(count, total))
     return np.sort(rows[rows >= 0])

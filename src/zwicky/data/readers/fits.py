@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.coordinates import Angle
+from astropy import units as u
+from astropy.coordinates import ICRS, Angle, UnitSphericalRepresentation
 from astropy.io import fits
 from astropy.table import Table
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
+from astropy.wcs import WCS, WCSSUB_CELESTIAL, Wcsprm
+from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from zwicky.data.bands import AUXILIARY, band_of_column, is_band, parse_bands
 from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records
@@ -19,6 +20,7 @@ from zwicky.data.readers.arrays import read_arrays
 MAX_PIXEL_SCALE = 60.0  # arcsec; a header without CDELT means 1 degree
 _SCIENCE = re.compile(r"SCI|SCIENCE|COADD|DATA|IMAGE|IMG", re.IGNORECASE)
 _AUXILIARY = re.compile(rf"(.*[_.-])?{AUXILIARY}([_.-].*|\d*)", re.IGNORECASE)
+_DISTORTIONS = ("A_ORDER", "CPDIS", "D2IM", "PV1_")  # keywords of a WCS that wcslib alone does not apply
 
 
 def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
@@ -90,7 +92,20 @@ def _text(header: fits.Header, *keys: str) -> str:
 
 
 def _numbered(header: fits.Header, *keys: str) -> tuple[str, ...]:
-    return tuple(name for n in range(100) if (name := _text(header, *(f"{key}{n}" for key in keys))))
+    pattern = re.compile(rf"({'|'.join(keys)})(\d\d?)")
+    numbers = sorted({int(match[2]) for key in header if (match := pattern.fullmatch(key))})
+    return tuple(name for n in numbers if (name := _text(header, *(f"{key}{n}" for key in keys))))
+
+
+def _celestial(header: fits.Header) -> WCS:
+    """Return the celestial WCS; without distortions wcslib reads it in a tenth of the time that astropy takes."""
+    text = header.tostring(endcard=False, padding=False)
+    if any(key in text for key in _DISTORTIONS):
+        return WCS(header).celestial
+    wcs = WCS(naxis=2)
+    wcs.wcs = Wcsprm(text.encode("ascii"), relax=True).sub([WCSSUB_CELESTIAL])
+    wcs.fix()
+    return wcs
 
 
 def _facts(header: fits.Header, height: int, width: int) -> dict[str, Any]:
@@ -101,12 +116,16 @@ def _facts(header: fits.Header, height: int, width: int) -> dict[str, Any]:
         facts |= {"pixel_scale": header[key]} if isinstance(header.get(key), int | float) else {}
     if "CTYPE1" in header:
         try:
-            wcs = WCS(header).celestial
-            sky = wcs.pixel_to_world((width - 1) / 2, (height - 1) / 2).icrs
+            wcs = _celestial(header)
+            sky = wcs.all_pix2world([[(width - 1) / 2, (height - 1) / 2]], 0)[0, [wcs.wcs.lng, wcs.wcs.lat]]
+            frame = wcs_to_celestial_frame(wcs)
+            if frame.name != "icrs":
+                position = frame.realize_frame(UnitSphericalRepresentation(*sky * u.deg)).transform_to(ICRS())
+                sky = np.array([position.ra.deg, position.dec.deg])
             scale = float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600  # degrees → arcsec
-            if np.isfinite([sky.ra.deg, sky.dec.deg]).all() and 0 < scale < MAX_PIXEL_SCALE:
+            if np.isfinite(sky).all() and 0 < scale < MAX_PIXEL_SCALE:
                 scale = float(f"{scale:.5g}")  # equal cameras, equal numbers
-                return facts | {"ra": float(sky.ra.deg), "dec": float(sky.dec.deg), "pixel_scale": scale}
+                return facts | {"ra": float(sky[0] % 360), "dec": float(sky[1]), "pixel_scale": scale}
         except Exception:  # astropy raises many kinds for a malformed WCS; the pixels are still good
             pass
     try:  # numbers are degrees, text with colons or spaces is sexagesimal
