@@ -26,7 +26,7 @@ from zwicky.rng import numpy_rng
 from zwicky.simulate.draw import block_rng, draw_block
 from zwicky.simulate.instruments import add_noise
 from zwicky.simulate.population import Population, read_population
-from zwicky.simulate.render import render_block
+from zwicky.simulate.render import render_block, to_eight_bit
 from zwicky.simulate.stream import open_data
 from zwicky.training.linear_probe import fit_logistic
 
@@ -163,11 +163,6 @@ def read_set(images: np.ndarray, truth: np.ndarray, add: Callable[..., None]) ->
         add(title, read(every.reshape(len(truth), -1), truth, changed))
 
 
-def eight_bit(images: np.ndarray) -> np.ndarray:
-    """Each image scaled to its own peak and rounded to 8 bits, as the set is."""
-    return np.rint(255 * np.clip(images / images.max((1, 2, 3), keepdims=True), 0, 1)).astype(np.uint8)
-
-
 def population(settings: dict) -> Population:
     """Return the population of some settings."""
     with tempfile.TemporaryDirectory() as folder:
@@ -215,7 +210,7 @@ def compare(images: np.ndarray, kinds: np.ndarray, name: str) -> dict[str, str]:
     rows = np.flatnonzero((kinds == "no_sub") | (kinds == name))
     truth = (kinds[rows] == name).astype(int)
     found = read(modes(images[rows]).reshape(len(rows), -1), truth)
-    ring, dipole = ring_radius(eight_bit(images[rows]) if images.dtype != np.uint8 else images[rows])
+    ring, dipole = ring_radius(to_eight_bit(images[rows]) if images.dtype != np.uint8 else images[rows])
     complete = dipole < 3 * images.shape[-1] / 150
     medians = [np.median(ring[complete & (truth == label)]) for label in (0, 1)]
     return found | {"ring_ratio": f"{medians[1] / medians[0]:.3f}"}
@@ -242,10 +237,10 @@ def main() -> None:
         read_set(images, truth, lambda title, found: add("substructure", title, found))
     images, kinds = twins(6 * given.images)
     for name in [kind for kind in np.unique(kinds) if kind != "no_sub"]:
-        add("twins, 8 bit", name, compare(eight_bit(images), kinds, name))
+        add("twins, 8 bit", name, compare(to_eight_bit(images), kinds, name))
     for name in ("deeplense-legacy-1", "deeplense-repaired-1"):
         images, kinds = simulated(read_population(name), 3 * given.images)
-        for form, pixels in (("float", images), ("8 bit", eight_bit(images))):
+        for form, pixels in (("float", images), ("8 bit", to_eight_bit(images))):
             for kind in ("cdm", "axion"):
                 add(f"{name}, {form}", kind, compare(pixels, kinds, kind))
     notes = [f"modes and a logistic regression on {LABELS} labels, means over {DRAWS} draws, at most {TESTED} tested"]

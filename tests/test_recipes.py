@@ -69,6 +69,7 @@ EXPERIMENTS = {
     "proposal": (1, 100, ("no_sub", "sub")),
     "model-two": (1, 64, ("axion", "cdm", "no_sub")),
     "cfhtls": (3, 64, ("nonlens", "lens")),
+    "few-labels": (1, 100, ("no_sub", "sub")),
 }
 
 

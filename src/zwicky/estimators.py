@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from zwicky import backbones, provenance, recipes
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.views import Target
-from zwicky.backbones import BackboneConfig
+from zwicky.backbones import SHIPPED, BackboneConfig
 from zwicky.data.columns import sentinels
 from zwicky.data.cutouts import Cutouts, LazyImages, as_pixels, make_cutouts
 from zwicky.data.duplicates import find_groups
@@ -123,19 +123,30 @@ class _LensEstimator(BaseEstimator):
 
     def _network(self, settings: dict[str, Any], bands: int) -> tuple[BackboneConfig, ViewsConfig]:
         """Return a new network's configuration and its window: the largest one that it can be built for."""
-        polar, crop = settings["backbones"]["polar"]["options"], settings["label_views"]["crop"]
+        shipped = self.pretrained if self.pretrained in SHIPPED else None
+        polar = {} if shipped else settings["backbones"]["polar"]["options"]
         defaults = polar if self.backbone == "polar_vit" else {"pool": "mean"} if "vit_" in self.backbone else {}
-        config = BackboneConfig(self.backbone, defaults | (self.options or {}))
-        crop = self.crop or _largest_size(config, bands, crop)
+        config = BackboneConfig(self.backbone, defaults | (self.options or {}), shipped)
+        crop = self.crop or _largest_size(config, bands, settings["label_views"]["crop"])
         return config, ViewsConfig(crop=crop, image_size=crop)
 
     def _train(self, settings: dict[str, Any]) -> TrainConfig:
         steps = {} if self.steps is None else {"min_steps": self.steps, "max_steps": self.steps}
         return TrainConfig(**settings | steps | (self.train or {}))
 
-    def _pretrained(self, cutouts: Cutouts) -> tuple[Network, Cutouts]:
+    @property
+    def _is_new(self) -> bool:
+        """Whether `fit` builds a network and its normalisation: weights that ship have none of the data's."""
+        return self.pretrained is None or self.pretrained in SHIPPED
+
+    def _start(self, cutouts: Cutouts, settings: dict[str, Any]) -> tuple[Network, Cutouts]:
         """Return a copy of the network to start from, and the cutouts with the names of its bands."""
         given = self.pretrained
+        if self._is_new:
+            backbone, views = self._network(settings, len(cutouts.bands))
+            normalisation = NormalisationConfig(**settings["normalisation"])
+            rows = np.arange(len(cutouts))
+            return new_network(backbone, normalisation, cutouts, rows, views, self.random_state), cutouts
         network = _Packed.of(given).network() if isinstance(given, Network) else load_network(str(given))
         count = len(cutouts.bands)
         if len(network.bands) != count:
@@ -150,13 +161,8 @@ class _LensEstimator(BaseEstimator):
         """Fine-tune; a fifth of the labels selects the weights and the temperature."""
         self.image_shape_, seed = cutouts.images.shape[1:], self.random_state
         settings = self._settings(cutouts, len(cutouts))
-        if self.pretrained is not None:
-            start, cutouts = self._pretrained(cutouts)
-        else:
-            backbone, views = self._network(settings, len(cutouts.bands))
-            normalisation = NormalisationConfig(**settings["normalisation"])
-            start = new_network(backbone, normalisation, cutouts, np.arange(len(cutouts)), views, seed)
-        fit = settings["scratch" if self.pretrained is None else "finetune"]
+        start, cutouts = self._start(cutouts, settings)
+        fit = settings["scratch" if self._is_new else "finetune"]
         config = FitConfig(**fit | {"train": self._train(fit["train"])})
         views = ViewsConfig(**settings["label_views"])
         views = replace(views, crop=start.views.crop, image_size=start.views.image_size)
@@ -169,7 +175,7 @@ class _LensEstimator(BaseEstimator):
             learn = partial(fit_labels, seed=seed, folder=Path(folder), title="fit", quiet=self.quiet, test=test)
             self.network_, _ = learn(start, cutouts, task, rows, select, views, config)
             self.history_ = pd.read_csv(Path(folder) / "metrics.csv")
-        uses = {"fit": rows, "select": select, "normalise": np.arange(len(cutouts) if self.pretrained is None else 0)}
+        uses = {"fit": rows, "select": select, "normalise": np.arange(len(cutouts) if self._is_new else 0)}
         self.network_.history = provenance.record(cutouts, uses, start.history)
 
 
@@ -185,7 +191,7 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
         backbone: any of `zwicky.backbones.BACKBONES`: polar_vit, hybrid_vit, vit_tiny, swin_tiny, resnet18, …
         options: its keywords, e.g. {"patch_size": 8, "depth": 6}.
         crop: side in pixels of the window given to the network.
-        pretrained: the run directory of `zwicky pretrain` or `finetune`, or a network such as
+        pretrained: zwicky-rings, the run directory of `zwicky pretrain` or `finetune`, or a network such as
             `LensEncoder().fit(images).network_`; it determines backbone and window.
         steps: number of steps of training.
         train: further settings of the training, see `zwicky.training.config.TrainConfig`.
@@ -295,7 +301,7 @@ class LensEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _LensEstima
         cutouts = self._cutouts(X, fitting=True)
         self.image_shape_ = cutouts.images.shape[1:]
         if self.pretrained is not None:
-            self.network_, _ = self._pretrained(cutouts)
+            self.network_, _ = self._start(cutouts, self._settings(cutouts))
             return self
         if len(cutouts) < 2:
             raise InputError("there is 1 sample; give at least two images")

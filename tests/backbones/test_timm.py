@@ -258,6 +258,19 @@ def test_weights_of_a_zwicky_network(tmp_path, name):
     assert all(torch.equal(reference[key], ours[key]) for key in reference)
 
 
+def test_one_band_becomes_the_mean_of_several(tmp_path):
+    """An image of three equal bands is seen as the one band was."""
+    options = {"image_size": 32, "width": 16, "depth": 1, "radii": 8, "angles": 32, "stem": [8, 8, 8]}
+    source, path = backbones.create("polar_vit", bands=1, **options).eval(), str(tmp_path / "network.safetensors")
+    save_file({f"backbone.{key}": value.contiguous() for key, value in source.state_dict().items()}, path)
+    backbone, images = (
+        backbones.create("polar_vit", bands=3, **options, pretrained=path).eval(),
+        torch.randn(2, 1, 32, 32),
+    )
+    with torch.no_grad():
+        assert torch.allclose(backbone(images.expand(2, 3, 32, 32)).pooled, source(images).pooled, atol=1e-5)
+
+
 @pytest.mark.parametrize("prefix", ["teacher.backbone.", "model.", "_orig_mod.", "module.encoder_q.", "chunks"])
 def test_weights_as_training_scripts_save_them(tmp_path, prefix):
     source = backbones.create("vit_tiny", bands=3, image_size=32, patch_size=8, **TINY)
@@ -308,7 +321,7 @@ def test_a_timm_model_by_name(monkeypatch, source):
 def test_weights_of_another_architecture_are_a_user_error(tmp_path, changes, bands, name):
     path = write(published(**changes), tmp_path / "weights.safetensors")
     options = {} if name == "resnet18" else {"patch_size": 16, **TINY}
-    with pytest.raises(UserError, match=f"do not fit {name}|only RGB"):
+    with pytest.raises(UserError, match=f"do not fit {name}|one or three"):
         backbones.create(name, bands=bands, image_size=32, pretrained=path, **options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zwicky.errors import UserError
@@ -28,6 +29,9 @@ BACKBONES: dict[str, tuple[str | type[Backbone], dict[str, Any]]] = {
     "hybrid_vit": ("vit.ViT", {"width": 128, "depth": 4, "heads": 2, "pool": "mean", "stem": (32, 64, 96)}),
 }
 
+NETWORKS = Path(__file__).parent.parent / "networks"
+SHIPPED = ("zwicky-rings",)  # runs in NETWORKS
+
 
 @dataclass
 class BackboneConfig:
@@ -37,13 +41,18 @@ class BackboneConfig:
         name: vit_tiny, vit_small, vit_base, beit_base, swin_tiny, swin_small, d4_vit, d4_swin, polar_vit,
             polar_swin, hybrid_vit or resnet18.
         options: keywords of that backbone, for example {patch_size: 8, depth: 6}.
-        pretrained: weights to start from: the name of a timm model, hf-hub:OWNER/NAME or a file in timm's layout;
-            null starts from random ones.
+        pretrained: weights to start from: zwicky-rings, which ships with the program (polar_vit), a run, a file in
+            timm's layout, the name of a timm model or hf-hub:OWNER/NAME; null starts from random ones.
     """
 
     name: str = "vit_tiny"
     options: dict[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
+
+    @property
+    def source(self) -> str | None:
+        """`pretrained`, of weights that ship with the program the run that they are."""
+        return str(NETWORKS / self.pretrained) if self.pretrained in SHIPPED else self.pretrained
 
 
 def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:

@@ -39,12 +39,16 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
         state, options = model.state_dict(), _options(model)
     if not all(value.isfinite().all() for value in state.values()):
         raise UserError(f"pretrained {source}: its weights are not finite; its training diverged, take another file")
-    for name in ("patch_embed.proj.weight", "conv1.weight"):
+    for name in ("patch_embed.proj.weight", "conv1.weight", "stem.0.weight"):
         weight, bands = state.get(name), backbone.config["bands"]
         if weight is not None and weight.ndim == 4 and weight.shape[1] != bands:
-            if weight.shape[1] != 3:
-                raise UserError(f"pretrained {source}: has {weight.shape[1]} bands; only RGB weights can be adapted")
-            state[name] = adapt_input_conv(bands, weight)
+            if weight.shape[1] not in (1, 3):
+                raise UserError(
+                    f"pretrained {source}: has {weight.shape[1]} bands; only weights of one or three can be adapted"
+                )
+            # The mean of the bands in place of a single one; timm's rule for three.
+            one = weight.shape[1] == 1
+            state[name] = weight.repeat(1, bands, 1, 1) / bands if one else adapt_input_conv(bands, weight)
     resample = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)  # timm's, for positions
     if resample is not None:
         # What cannot be resampled keeps its shape or its name, and is reported below.

@@ -59,7 +59,8 @@ def make_arms(config: BenchmarkConfig) -> list[Arm]:
             if options.networks and network not in options.networks:
                 continue
             title = next((title for title in METHODS if title.lower() == options.method.name), options.method.name)
-            title += f"{'' if method == options.method.name else f' ({method})'} pretraining, {network}"
+            title += f"{'' if method == options.method.name else f' ({method})'} pretraining"
+            title = f"{f'{options.weights} weights' if options.weights else title}, {network}"
             arms.append(Arm(method, network, "finetune", "ssl", f"{title}, fine-tuned"))
             if network in config.self_training:
                 arms.append(Arm(method, network, "self_training", "ssl", f"{title}, fine-tuned, self-trained"))

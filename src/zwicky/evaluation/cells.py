@@ -75,20 +75,20 @@ class CellRunner:
 
     def pretrained(self, arm: Arm, draw: LabelDraw) -> Network:
         """Pretrain the network of an arm, resume it or read it back; UserError if it was trained on a test object."""
-        options = self.config.methods[arm.method]
-        config = PretrainConfig(
-            method=options.method,
-            backbone=self.config.backbones[arm.backbone],
-            views=options.views,
-            normalisation=self.config.normalisation,
-            train=options.train,
-            split=draw.split.name,
-            seed=self.pretrain_seed(draw),
-        )
-        rows, folder = draw.pretrain_rows(self.cutouts), self.pretrain_folder(arm, draw)
-        names = np.array([*self.task.classes, None], dtype=object)
-        labels = names[self.task.truth[rows]] if self.task.classes else None
-        network = pretrain(config, self.cutouts, rows, folder, labels=labels, title=folder.name, quiet=self.quiet)
+        options, backbone = self.config.methods[arm.method], self.config.backbones[arm.backbone]
+        rows, folder, seed = draw.pretrain_rows(self.cutouts), self.pretrain_folder(arm, draw), self.pretrain_seed(draw)
+        if options.weights is None:
+            settings = (self.config.normalisation, options.train, draw.split.name, seed)
+            config = PretrainConfig(options.method, backbone, options.views, *settings)
+            names = np.array([*self.task.classes, None], dtype=object)
+            labels = names[self.task.truth[rows]] if self.task.classes else None
+            network = pretrain(config, self.cutouts, rows, folder, labels=labels, title=folder.name, quiet=self.quiet)
+        else:
+            backbone, views = replace(backbone, pretrained=options.weights), options.views.resolved(self.cutouts.size)
+            network = new_network(backbone, self.config.normalisation, self.cutouts, rows, views, seed)
+            network.history = provenance.record(self.cutouts, {"normalise": rows}, network.history)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_network(folder, network)
         test = draw.test_rows(self.cutouts)
         provenance.check_no_leakage(self.cutouts, test, network.history, "the test")
         return network
@@ -108,7 +108,7 @@ class CellRunner:
         """The training objects of the weights that an arm starts from."""
         if arm.kind == "ssl":
             return provenance.read(self.pretrain_folder(arm, draw))
-        return provenance.read(None if arm.kind == "baseline" else self.config.backbones[arm.backbone].pretrained)
+        return provenance.read(None if arm.kind == "baseline" else self.config.backbones[arm.backbone].source)
 
     def _cell(self, arm: Arm, draw: LabelDraw, labels: int) -> Path:
         return self.folder / "cells" / cell_key(arm.name, labels, draw.index)

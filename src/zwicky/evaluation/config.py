@@ -46,12 +46,14 @@ class SelfSupervision:
         views: crops and augmentation.
         train: training loop.
         networks: short names of the backbones to pretrain; empty means all.
+        weights: weights that are taken instead (`BackboneConfig.pretrained`), normalised by the pretraining images.
     """
 
     method: MethodConfig = field(default_factory=MethodConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(weight_decay_end=0.4))
     networks: list[str] = field(default_factory=list)
+    weights: str | None = None
 
 
 @dataclass

@@ -102,6 +102,7 @@ class Population:
     noise: str = NOISE_MODELS[0]
     warning: str = ""  # what is wrong with these images, printed whenever they are simulated
     composite: Composite | None = None  # how the noisy image becomes a colour picture; None: it stays in nanomaggies
+    eight_bit: bool = False  # whether each image is scaled to its own peak and rounded to 8 bits, as published ones are
     galaxies: Mapping[str, GalaxyStore] = field(default_factory=dict)  # as "source" and "lens"
     bands: tuple[str, ...] = ()  # those of the instrument that are used; all if empty
     pairs: tuple[str, ...] = ()

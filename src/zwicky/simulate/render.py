@@ -128,6 +128,12 @@ def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)
 
 
+def to_eight_bit(images: np.ndarray) -> np.ndarray:
+    """Return images [n, bands, H, W] as uint8, each scaled to its own peak; what is below 0 becomes 0."""
+    peak = np.maximum(images.max((1, 2, 3), keepdims=True), np.finfo(np.float32).tiny)
+    return np.rint(255 * np.clip(images / peak, 0, 1)).astype(np.uint8)
+
+
 def make_composite(
     images: np.ndarray, bands: tuple[str, ...], config: Composite, rng: np.random.Generator
 ) -> np.ndarray:

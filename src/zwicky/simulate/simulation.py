@@ -28,7 +28,7 @@ from zwicky.simulate.instruments import PROFILES, add_noise, read_star, signal_t
 from zwicky.simulate.lensing import DEFLECTORS
 from zwicky.simulate.light import LAYERS, SOURCES
 from zwicky.simulate.population import Population, read_population
-from zwicky.simulate.render import MARGIN, fine_size, make_composite, render_block
+from zwicky.simulate.render import MARGIN, fine_size, make_composite, render_block, to_eight_bit
 
 PIECE = 8  # blocks that are written and resumed together
 
@@ -61,7 +61,7 @@ class Simulation:
     @property
     def dtype(self) -> np.dtype:
         """Pixel type, see `simulate_population`."""
-        return np.dtype(np.uint8 if self.population.composite else np.float32)
+        return np.dtype(np.uint8 if self.population.composite or self.population.eight_bit else np.float32)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -97,6 +97,8 @@ class Simulation:
         if population.composite is not None:
             rng = block_rng(population, self.seed, block, "composite")
             images = make_composite(images, tuple(instrument.bands), population.composite, rng)
+        if population.eight_bit:
+            images = to_eight_bit(images)
         return images, replace(drawn, values=drawn.values | truth)
 
     def table(self, block: int, drawn: ParameterBlock, images: np.ndarray | None = None) -> pd.DataFrame:
@@ -111,7 +113,7 @@ class Simulation:
         if population.pairs:
             truth["pair_id"] = [ids[row - row % 2] for row in range(n)]
         fwhm = np.array([instrument.bands[band].fwhm for band in population.channels.values()])
-        noise = None if population.composite else sky_noise(instrument) * (population.noise != "none")
+        noise = None if self.dtype == np.uint8 else sky_noise(instrument) * (population.noise != "none")
         standard = {
             "bands_present": [list(population.channels)] * n,
             "pixel_scale": [instrument.pixel_scale] * n,
@@ -148,7 +150,7 @@ def simulate_population(population: str, count: int, seed: int = 0, device: str 
     """Simulate `count` images of a shipped population, or of a YAML file, in memory; return cutouts and class labels.
 
     Image i depends only on (population, seed, i), bit for bit on one type of `device`, "cpu" or "cuda". Images are
-    float32 nanomaggies with noise or uint8 colour pictures. Truth columns are NaN where a class has no such parameter;
+    float32 nanomaggies with noise, or uint8 pictures. Truth columns are NaN where a class has no such parameter;
     `zwicky.simulate.draw.truth_columns` gives unit and meaning of each.
     """
     simulation = Simulation.open(population, count, seed, device)

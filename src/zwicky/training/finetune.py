@@ -62,7 +62,7 @@ def finetune(
     if "stratum" in cutouts.table and (cutouts.table["stratum"][cutouts.rows_of(ids)] == RANDOM_STRATUM).any():
         raise UserError("leak: some labels are of the random stratum, which is for estimates; --grades leaves it out")
     out, start = Path(out), None if start is None else Path(start)
-    source = config.backbone.pretrained if config.backbone and not from_scratch else None
+    source = config.backbone.source if config.backbone and not from_scratch else None
     files = {"start": start and start / WEIGHTS, "backbone.pretrained": source}
     settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)

@@ -46,7 +46,7 @@ def pretrain(
     An interrupted run in the directory `out` resumes, a finished one is read back. `labels`, [len(rows)] class names
     or None, are for the kNN accuracy in metrics.csv only.
     """
-    out, source = Path(out), config.backbone.pretrained
+    out, source = Path(out), config.backbone.source
     run = Run(out, "pretrain", config, config.seed, fingerprint(cutouts, rows), {"backbone.pretrained": source})
     if run.finished:
         return load_network(out)
@@ -103,11 +103,11 @@ def new_network(
     Published weights get pixels on the scale that they were trained on.
     """
     assert views.image_size is not None, "views are resolved"
-    bands, source = cutouts.bands, backbone.pretrained
+    bands, source = cutouts.bands, backbone.source
     seed_torch(seed)
     create = partial(backbones.create, bands=len(bands), image_size=views.image_size)
     net = create(backbone.name, pretrained=source, **backbone.options)
-    scale = None if source is None else published_scale(net, source)
+    scale = None if source is None or Path(source).is_dir() else published_scale(net, source)  # runs have ours
     fitted = Normalisation.fit(cutouts.images, bands, normalisation, rows=rows, published=scale)
     history = provenance.read(source)
     return Network(net, fitted, views, bands, cutouts.pixel_scale, history=history)
