@@ -91,7 +91,8 @@ def test_cutouts_are_shown_in_order(monkeypatch):
     assert [axis.get_title() for axis in axes] == [*"abcde", ""]
     for axis, image in zip(axes, images, strict=False):
         np.testing.assert_array_equal(axis.images[0].get_array(), figures.to_rgba(image, "gri"))
-    pyplot.close()
+    figures.show_cutouts(images[:0], "gri")
+    pyplot.close("all")
 
 
 def test_longest_wavelength_is_red_and_one_band_is_grey():

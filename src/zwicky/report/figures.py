@@ -283,7 +283,7 @@ def show_cutouts(
     """Show cutouts [N, bands, H, W] in a notebook, with titles and coloured borders."""
     from matplotlib import pyplot as plt
 
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     size = (1.15 * columns, rows * (1.4 if len(titles) else 1.15))
     axes = plt.subplots(rows, columns, figsize=size, dpi=80, layout="constrained", squeeze=False)[1].flat
     for axis, image, title, colour in zip_longest(axes, images, titles, colours):
