@@ -5,6 +5,7 @@ import pickletools
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -16,11 +17,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import zwicky
 from zwicky import provenance
-from zwicky.backbones import BACKBONES
+from zwicky.backbones import BACKBONES, NETWORKS
 from zwicky.data.cutouts import make_cutouts
 from zwicky.errors import UserError
 from zwicky.estimators import LensClassifier, LensEncoder, LensRegressor
 from zwicky.methods import METHODS
+from zwicky.training.network import load_network
 
 from .conftest import SMALL_METHODS, SMALL_POLAR, galaxies, small_options
 
@@ -140,6 +142,18 @@ def test_fit_starts_from_the_encoder_and_leaves_it_unchanged(tmp_path):
     np.testing.assert_array_equal(again.transform(images), encoder.transform(images))
     with pytest.raises(UserError, match="2 bands, given 3"):
         classifier.fit(*blobs(20, seed=0, bands=3))
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_weights_that_ship_are_normalised_by_the_data(bands):
+    """They give the same features for images of other units, and images of equal bands are one band."""
+    images = galaxies(12, size=64)[:, :1].repeat(bands, 1)
+    encoders = [LensEncoder(pretrained="zwicky-rings").fit(scale * images) for scale in (1, 1000)]
+    first, other = (encoder.transform(scale * images) for encoder, scale in zip(encoders, (1, 1000), strict=True))
+    assert first.shape == (12, 1280)  # all blocks
+    assert np.allclose(first, other, atol=1e-3)
+    stored, ours = load_network(NETWORKS / "zwicky-rings"), encoders[0].network_
+    assert torch.equal(stored.backbone.net.pos_embed, ours.backbone.net.pos_embed)
 
 
 def test_takes_stores(tmp_path):

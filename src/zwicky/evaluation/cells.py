@@ -21,7 +21,7 @@ from zwicky.io import read_json, write_array, write_json, write_table
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.fit_labels import fit_labels
-from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.network import WEIGHTS, Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network, pretrain
 from zwicky.training.self_training import self_train
 from zwicky.training.task import Task
@@ -84,11 +84,14 @@ class CellRunner:
             labels = names[self.task.truth[rows]] if self.task.classes else None
             network = pretrain(config, self.cutouts, rows, folder, labels=labels, title=folder.name, quiet=self.quiet)
         else:
-            backbone, views = replace(backbone, pretrained=options.weights), options.views.resolved(self.cutouts.size)
-            network = new_network(backbone, self.config.normalisation, self.cutouts, rows, views, seed)
-            network.history = provenance.record(self.cutouts, {"normalise": rows}, network.history)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_network(folder, network)
+            if not (folder / WEIGHTS).exists():
+                views = options.views.resolved(self.cutouts.size)
+                backbone = replace(backbone, pretrained=options.weights)
+                network = new_network(backbone, self.config.normalisation, self.cutouts, rows, views, seed)
+                network.history = provenance.record(self.cutouts, {"normalise": rows}, network.history)
+                folder.mkdir(parents=True, exist_ok=True)
+                save_network(folder, network)
+            network = load_network(folder)
         test = draw.test_rows(self.cutouts)
         provenance.check_no_leakage(self.cutouts, test, network.history, "the test")
         return network
