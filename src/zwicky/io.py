@@ -32,7 +32,7 @@ def _reporting(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write {path}: {reason}; choose a writable folder with enough space") from error
+        raise UserError(f"cannot write {path}: {reason}; choose a writable --out with enough space") from error
 
 
 @contextlib.contextmanager

@@ -90,6 +90,9 @@ def test_a_metric_that_is_not_defined_says_why(data, network):
     row = table[table["metric"] == "tpr10"].iloc[0]
     assert np.isnan([row["value"], row["low"], row["high"]]).all()
     assert "tpr10      n/a (needs more than 10 negatives)\n" in evaluation_text(table)
+    roles = dict.fromkeys([lenses[0], *[i for i in test if labels.values[i] != "lens"]], "test")
+    table = evaluate(network("classes"), cutouts, labels, Split("one", roles), replicates=50)
+    assert set(table["metric"][table["low"].notna()]) == {"accuracy"}  # one lens has no scatter
 
 
 def test_regression_is_scored_in_its_own_units(data, network):

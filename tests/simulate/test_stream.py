@@ -130,6 +130,21 @@ def test_an_image_without_a_valid_pixel_is_left_out(capsys):
     assert data.labels.source == "me"
 
 
+def test_pretraining_leaves_objects_with_targets_to_test(capsys):
+    """Without class labels, and without --targets, all objects are used, which is said."""
+    images = np.random.default_rng(0).normal(size=(40, 1, 16, 16)).astype(np.float32)
+    table = pd.DataFrame({"id": [f"o{n}" for n in range(40)], "mass": np.linspace(0, 1, 40)})
+    write_store(images, table, "store", bands=("g",))
+    cutouts = open_data("store").cutouts
+    for targets, left, following in (([], 0, "predict"), (["--targets=[mass]"], 8, "--targets '[mass]' --labels 28")):
+        cli.run(["pretrain", "recipe.yaml", "--data=store", f"--out=run{left}", *targets])
+        objects = provenance.read(f"run{left}")
+        assert (~provenance.find_leaked(cutouts, np.arange(40), objects)).sum() == left + 4 * bool(left)
+        shown = capsys.readouterr()
+        assert following in shown.out
+        assert ("no labels" in shown.err) == (not left)
+
+
 def test_a_changed_population_is_other_data():
     before = fingerprint(open_data(SIMULATION).cutouts, np.arange(COUNT))
     Path("tiny.yaml").write_text(yaml.safe_dump(TINY | {"supersampling": 1}))

@@ -69,9 +69,15 @@ def audit(parser: Parser) -> None:
 
 
 def train(parser: Parser) -> None:
-    """Add the arguments of `zwicky pretrain`."""
+    """Add the arguments that `zwicky pretrain` and `zwicky benchmark` share."""
     parser.add("recipe", str, f"a shipped recipe ({', '.join(recipes.names())}) or a YAML file")
     _training(parser)
+
+
+def pretrain(parser: Parser) -> None:
+    """Add the arguments of `zwicky pretrain`."""
+    train(parser)
+    parser.add("--targets", list[str], "numbers to be regressed later, as for finetune: some with them are tested", [])
 
 
 def benchmark(parser: Parser) -> None:

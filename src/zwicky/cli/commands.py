@@ -91,7 +91,7 @@ def _audit(args: Namespace) -> None:
 
 
 @_command(
-    "RECIPE --data STORE --out RUN [--size SIZE] [settings]", arguments.train, PretrainConfig, lambda argument: True
+    "RECIPE --data STORE --out RUN [--size SIZE] [settings]", arguments.pretrain, PretrainConfig, lambda argument: True
 )
 def _pretrain(args: Namespace) -> None:
     """Pretrain a network on unlabelled cutouts."""
@@ -99,11 +99,12 @@ def _pretrain(args: Namespace) -> None:
     from zwicky.simulate.stream import open_data
     from zwicky.training.budget import Fits, spend, timed
     from zwicky.training.pretrain import pretrain
+    from zwicky.training.task import columns_of, parse_targets
 
     config = parsing.settings_of(PretrainConfig, args)
     data = open_data(args.data, quiet=rank() > 0)
     config.views = _fitting(config.views, data)
-    split = data.split(config.split, runs=[args.out])
+    split = data.split(config.split, columns_of(parse_targets(args.targets)), runs=[args.out])
     ids = split.ids("train", "unlabelled")
     rows = data.cutouts.rows_of(ids)
     if args.minutes is not None:
@@ -113,11 +114,13 @@ def _pretrain(args: Namespace) -> None:
     if rank() == 0:
         write_split(args.out / "splits", split)
         if not split.ids("test").size:
-            advice = "evaluate on other objects, or give some the role test in a split of the store"
+            advice = "name numbers to regress by --targets, or give some cutouts the role test in a split of the store"
             print(f"warning: no labels: all cutouts are used and none is left to test; {advice}", file=sys.stderr)
-        count = sum(label is not None for label in data.labels.of(split.ids("train")))
-        paths = f"{shlex.quote(str(args.out))} --data {shlex.quote(str(args.data))}"
-        command = f"zwicky finetune {paths} --labels {min(count, 300)} --out RUN"
+        out, name = shlex.quote(str(args.out)), shlex.quote(str(args.data))
+        command = f"zwicky predict {out} {name} --out TABLE.csv --features FEATURES.npy"
+        if count := len(split.ids("train")):
+            targets = f" --targets '[{', '.join(args.targets)}]'" if args.targets else ""
+            command = f"zwicky finetune {out} --data {name}{targets} --labels {min(count, 300)} --out RUN"
         print(f"pretrained on {len(ids)} cutouts; next: {command}")
 
 

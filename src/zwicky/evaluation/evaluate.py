@@ -117,5 +117,7 @@ def _measure(name: str, cell: Cell, columns: tuple[str, ...], replicates: int) -
     values, bootstrap = scores(cell.truth, cell.predicted, columns), Bootstrap({name: [cell]}, replicates)
     intervals = {metric: bootstrap.apply(s).interval(name) for metric, s in statistics(columns).items()}
     bounds = {metric: (interval.low, interval.high) for metric, interval in intervals.items()}
+    if not columns and np.bincount(cell.truth, minlength=cell.predicted.shape[1]).min() < 2:
+        bounds = {"accuracy": bounds["accuracy"]}  # a class of one object has no scatter to resample
     rows = [(name, metric, value, *bounds.get(metric, (np.nan, np.nan))) for metric, value in values.items()]
     return pd.DataFrame(rows, columns=["of", "metric", "value", "low", "high"])
