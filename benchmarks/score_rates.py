@@ -26,11 +26,11 @@ import torch
 from astropy.io import fits
 from tables import write_csv
 from torch.utils.flop_counter import FlopCounterMode
-from zwicky.augment.augment import eval_views
 
 from zwicky import backbones
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
+from zwicky.augment.views import eval_views
 from zwicky.data.cutouts import batches, make_table
 from zwicky.data.store import write_store
 from zwicky.survey.config import ScoreConfig

@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from tables import write_csv
 
+from zwicky import provenance
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
-from zwicky.augment.normalise import Normalisation
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels, read_labels
@@ -40,12 +39,11 @@ from zwicky.evaluation.bootstrap import Bootstrap, Cell
 from zwicky.evaluation.metrics import statistics
 from zwicky.methods import MethodConfig
 from zwicky.simulate.stream import open_data
-from zwicky.training import provenance
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.fit_labels import fit_labels
 from zwicky.training.linear_probe import fit_logistic
 from zwicky.training.network import Network
-from zwicky.training.pretrain import new_backbone, pretrain
+from zwicky.training.pretrain import new_network, pretrain
 from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.task import Task
 
@@ -209,7 +207,6 @@ def main() -> None:
     for test in everywhere:
         colours = radial_colour(images[:3000], y[:3000], tests[test].images, Task(y, CLASSES), 0)
         table.record(test, "radial colours, simulated labels", colours, 3000)
-    normalisation = Normalisation.fit(images, both.bands, NormalisationConfig(), rows=simulated)
     rough = replace(views, blur=0.5, noise=0.5, brightness=0.3, contrast=0.3)
     resnet = BackboneConfig("resnet18", {})
     for name, backbone, shown in (
@@ -217,8 +214,7 @@ def main() -> None:
         ("ResNet-18 from scratch", resnet, views),
         ("ResNet-18 from scratch with blur, noise and brightness", resnet, rough),
     ):
-        torch.manual_seed(0)
-        new = Network(new_backbone(backbone, both, views), normalisation, views, both.bands, both.pixel_scale)
+        new = new_network(backbone, NormalisationConfig(), both, simulated, views.resolved(both.size), 0)
         fitted(new, fit, f"{name}, simulated labels", everywhere, shown)
 
     alone = pretrained(simulated, "pretrained-simulated", ("look-alikes", "field"))
