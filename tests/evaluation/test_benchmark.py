@@ -291,6 +291,26 @@ def test_the_split_of_the_data_is_kept():
             make_label_draws(small_config(), cutouts, labels, Split("holdout", dict.fromkeys(ids, role)))
 
 
+def test_weights_in_place_of_a_pretraining(store, tmp_path):
+    """They are used frozen and fine-tuned, keep their training objects, and may not change under a benchmark."""
+    weights, method = tmp_path / "weights", SelfSupervision(views=ViewsConfig(local_crops=1, local_size=8))
+    config = small_config(labels=[20], draws=1, baselines=[])
+    benchmark(config, store, tmp_path / "first", quiet=True)
+    (trained,) = (tmp_path / "first" / "pretrain").iterdir()
+    shutil.copytree(trained, weights)
+    used = replace(config, methods={"w": replace(method, weights=str(weights))})
+    result = benchmark(used, store, tmp_path / "run", quiet=True)
+    arms = {f"{name}-vit-{protocol}" for name, protocol in (("w", "finetune"), ("w", "linear"))}
+    assert arms | {"vit-supervised"} <= set(result.results["arm"])
+    first = BenchmarkResult(tmp_path / "first").predictions("dino-vit-linear", 20, 0)
+    assert np.allclose(first["p_lens"], result.predictions("w-vit-linear", 20, 0)["p_lens"], atol=1e-4)
+    (folder,) = (tmp_path / "run" / "pretrain").iterdir()
+    assert len(provenance.read(folder).records) > len(provenance.read(trained).records)
+    shutil.copy(tmp_path / "run" / "pretrain" / folder.name / "network.safetensors", weights)
+    with pytest.raises(UserError, match=r"methods\.w\.weights"):
+        benchmark(used, store, tmp_path / "run", quiet=True)
+
+
 def test_a_benchmark_keeps_the_split_of_its_store(store, tmp_path):
     copy, out = shutil.copytree(store, tmp_path / "store"), tmp_path / "run"
     ids = open_store(copy).ids

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from zwicky.backbones import BackboneConfig
 from zwicky.data.audit import audit
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
@@ -53,7 +54,9 @@ def benchmark(
     check_recipe(config, cutouts.size)
     task, labels = _task(config, cutouts, labels)
     truth = task.truth if task.is_regression else labels.of(cutouts.ids)
-    run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), truth))
+    weights = {f"backbones.{name}.pretrained": backbone.source for name, backbone in config.backbones.items()}
+    weights |= {f"methods.{n}.weights": BackboneConfig(pretrained=m.weights).source for n, m in config.methods.items()}
+    run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), truth), weights)
     draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
     runner = CellRunner(config, cutouts, task, out)
     arms = make_arms(config)

@@ -20,6 +20,7 @@ from zwicky import __version__
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.io import file_digest, read_json, read_settings, write_json, write_text
+from zwicky.provenance import WEIGHTS
 from zwicky.training.distributed import rank, run_on_rank_zero, world_size
 
 SCHEMA_VERSION = 2
@@ -32,7 +33,7 @@ class Run:
 
     A directory with the same kind, settings `config` and `fingerprint` of the data resumes. With others it is refused
     with UserError, unless nothing was trained yet. Rank 0 reads and writes for all processes. `files` are those the
-    run starts from, by the dotted name of their setting; they are compared by content.
+    run starts from, by the dotted name of their setting; they are compared by content, a run by that of its weights.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Run:
         if not 0 <= seed < MAX_SEED:
             raise UserError(f"seed is {seed}; choose 0 or more, below {MAX_SEED}")
         paths = {name: Path(path) for name, path in (files or {}).items() if path}
+        paths = {name: path / WEIGHTS if path.is_dir() else path for name, path in paths.items()}
         digests = {name: file_digest(path) for name, path in paths.items() if path.is_file()}
         self.info = run_on_rank_zero(lambda: self._open(kind, to_plain(config), seed, data, digests))
         if self.info["data"] != data:
