@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+WEIGHTS = "network.safetensors"  # of a run
+
 
 def temporary_path(path: Path) -> Path:
     """Return the hidden name under which `path` is written; the next attempt after a kill overwrites it."""
@@ -115,6 +117,11 @@ def file_digest(path: Path) -> str:
     """Return a 128-bit hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def weights_file(source: Path | str) -> Path:
+    """Return the weights file that a run or a path names."""
+    return Path(source) / WEIGHTS if Path(source).is_dir() else Path(source)
 
 
 def write_set_aside(path: Path | str, entries: Iterable[tuple[str, str]]) -> None:

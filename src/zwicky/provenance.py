@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.duplicates import nearest_position
 from zwicky.errors import UserError
+from zwicky.io import weights_file
 
 NAME = "training_objects"  # of the tensor, and of the metadata that list weights of unknown history
-WEIGHTS = "network.safetensors"
 USES = ("pretrain", "normalise", "fit", "select", "pseudo_label")
 RECORD = np.dtype([("key", "<u8"), ("ra", "<i4"), ("dec", "<i4"), ("use", "u1")])  # use: bits, in the order of USES
 MILLIARCSECONDS = 3_600_000  # of ra and dec in a degree
@@ -89,9 +89,8 @@ def read(source: Path | str | None) -> TrainingObjects:
     """Return the training objects of a run or weights file, none without a source; UNKNOWN history without a record."""
     if source is None:
         return TrainingObjects()
-    path = Path(source) / WEIGHTS if Path(source).is_dir() else Path(source)
     try:
-        with safe_open(path, "pt") as file:  # which maps tensors into memory and copies nothing
+        with safe_open(weights_file(source), "pt") as file:  # which maps tensors into memory and copies nothing
             values = json.loads((file.metadata() or {})[NAME])
             text = values.get("records")
             data = file.get_tensor(NAME).numpy().ravel() if text is None else base64.b64decode(text)

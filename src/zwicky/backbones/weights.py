@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
+from zwicky.io import weights_file
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # Parts of the task that the weights were trained for, which no backbone has.
@@ -32,8 +33,7 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
     """
     net: Any = backbone.net
     if Path(source).exists() or source.endswith(SUFFIXES):
-        path = Path(source) / "network.safetensors" if Path(source).is_dir() else Path(source)
-        state, options = _find_network(_read(path), net.state_dict()), {}
+        state, options = _find_network(_read(weights_file(source)), net.state_dict()), {}
     else:
         model = _download(source.removeprefix("timm/"))
         state, options = model.state_dict(), _options(model)

@@ -171,7 +171,8 @@ def spend_on_benchmark(
 
         result = []
         networks = [arm for arm in arms if arm.trains_network and arm.tta and arm.protocol != "self_training"]
-        for name, options in ((name, options) for name, options in config.methods.items() if not options.weights):
+        trained = {name: options for name, options in config.methods.items() if not options.weights}
+        for name, options in trained.items():
             used = {arm.backbone: arm for arm in arms if arm.kind == "ssl" and arm.method == name}
             runs = [(len({runner.pretrain_folder(arm, d) for d in draws}), pretraining(arm)) for arm in used.values()]
             result.append(Fits(options.train, len(first.pretrain_rows(cutouts)), runs))

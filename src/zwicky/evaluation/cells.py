@@ -17,11 +17,11 @@ from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.label_draws import LabelDraw
 from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
-from zwicky.io import read_json, write_array, write_json, write_table
+from zwicky.io import WEIGHTS, read_json, write_array, write_json, write_table
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.fit_labels import fit_labels
-from zwicky.training.network import WEIGHTS, Network, load_network, save_network
+from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network, pretrain
 from zwicky.training.self_training import self_train
 from zwicky.training.task import Task

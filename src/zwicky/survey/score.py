@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from zwicky.errors import UserError
-from zwicky.io import file_digest, read_json, write_array, write_json, write_set_aside, write_table
+from zwicky.io import WEIGHTS, file_digest, read_json, write_array, write_json, write_set_aside, write_table
 from zwicky.parallel import map_parts, part_of
 from zwicky.progress import StepProgress
 from zwicky.survey.candidates import Selection, save_selection, write_candidates
@@ -35,7 +35,6 @@ from zwicky.survey.config import ScoreConfig
 from zwicky.survey.ensemble import Ensemble, Training, training_features
 from zwicky.survey.parts import Part, SurveyData, display_names
 from zwicky.training.distributed import device
-from zwicky.training.network import WEIGHTS
 
 TRAINING = "training_features.npy"
 

@@ -20,12 +20,12 @@ from astropy.coordinates import angular_separation
 
 from zwicky.data.duplicates import SAME_POSITION
 from zwicky.errors import UserError
-from zwicky.io import file_digest, read_json, write_table
+from zwicky.io import WEIGHTS, file_digest, read_json, write_table
 from zwicky.report.explore import write_gallery
 from zwicky.rng import numpy_rng
 from zwicky.survey import index
 from zwicky.survey.parts import SurveyData, read_images
-from zwicky.training.network import WEIGHTS, load_network
+from zwicky.training.network import load_network
 
 BLOCK = 1024  # rows compared at a time: float32 copies that stay in the cache
 INDEX_ABOVE = 10**7  # rows, beyond which an index is used

@@ -20,7 +20,7 @@ from zwicky.training.config import FinetuneConfig, FitConfig
 from zwicky.training.distributed import rank
 from zwicky.training.fit_labels import divide_labels, fit_labels
 from zwicky.training.loop import add_warning
-from zwicky.training.network import WEIGHTS, Network, load_network, save_network
+from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network
 from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.self_training import self_train
@@ -63,7 +63,7 @@ def finetune(
         raise UserError("leak: some labels are of the random stratum, which is for estimates; --grades leaves it out")
     out, start = Path(out), None if start is None else Path(start)
     source = config.backbone.source if config.backbone and not from_scratch else None
-    files = {"start": start and start / WEIGHTS, "backbone.pretrained": source}
+    files = {"start": start, "backbone.pretrained": source}
     settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
     pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None or config.unlabelled else rows[:0]

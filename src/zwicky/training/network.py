@@ -19,9 +19,9 @@ from zwicky.augment.views import Target, eval_views, transform_targets
 from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts, Images, LazyImages, as_pixels, batches
 from zwicky.errors import UserError
-from zwicky.io import read_json, replacing, write_json
+from zwicky.io import WEIGHTS, read_json, replacing, write_json
 from zwicky.methods.supervised import TargetScaler
-from zwicky.provenance import WEIGHTS, TrainingObjects
+from zwicky.provenance import TrainingObjects
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.distributed import device, use_bf16
 from zwicky.training.task import columns_of

@@ -19,8 +19,7 @@ import yaml
 from zwicky import __version__
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
-from zwicky.io import file_digest, read_json, read_settings, write_json, write_text
-from zwicky.provenance import WEIGHTS
+from zwicky.io import file_digest, read_json, read_settings, weights_file, write_json, write_text
 from zwicky.training.distributed import rank, run_on_rank_zero, world_size
 
 SCHEMA_VERSION = 2
@@ -48,8 +47,7 @@ class Run:
         self.path = Path(path)
         if not 0 <= seed < MAX_SEED:
             raise UserError(f"seed is {seed}; choose 0 or more, below {MAX_SEED}")
-        paths = {name: Path(path) for name, path in (files or {}).items() if path}
-        paths = {name: path / WEIGHTS if path.is_dir() else path for name, path in paths.items()}
+        paths = {name: weights_file(path) for name, path in (files or {}).items() if path}
         digests = {name: file_digest(path) for name, path in paths.items() if path.is_file()}
         self.info = run_on_rank_zero(lambda: self._open(kind, to_plain(config), seed, data, digests))
         if self.info["data"] != data:
