@@ -1,5 +1,6 @@
-"""Progress: a bar on a terminal, plain lines in a log."""
+"""Progress: a bar on a terminal, plain lines in a log or a notebook."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,8 +13,13 @@ SECONDS_BETWEEN_LINES = 15.0
 SHOWN = ("loss", "accuracy", "teacher_kl", "rankme", "knn_accuracy", "select_loss")  # of the metrics
 
 
+def shows_bars() -> bool:
+    """Whether stderr is a terminal; that of `!zwicky` in a notebook looks like one, but every redraw is kept there."""
+    return sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
+
+
 class StepProgress:
-    """Progress of a loop: steps, images/s, loss and metrics; a bar on a terminal, occasional lines in a log.
+    """Progress of a loop: steps, images/s, loss and metrics; a bar on a terminal, occasional lines elsewhere.
 
     `start` steps are done already; `images_a_step` is for the rate.
     """
@@ -28,7 +34,7 @@ class StepProgress:
         self._line_at = self._began + SECONDS_BETWEEN_LINES
         self._quiet = quiet
         self._bar: Progress | None = None
-        if not quiet and sys.stderr.isatty():
+        if not quiet and shows_bars():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
