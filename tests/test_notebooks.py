@@ -23,7 +23,8 @@ def execute(name, folder, smoke):
     environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TERM": "dumb"}
     environment |= {"PATH": commands}
     environment.pop("ZWICKY_SMOKE", None)
-    kernel = client.NotebookClient(notebook, timeout=3000, resources={"metadata": {"path": str(folder)}})
+    where = {"metadata": {"path": str(folder)}}
+    kernel = client.NotebookClient(notebook, timeout=3000, resources=where, coalesce_streams=True)
     kernel.execute(env=environment | ({"ZWICKY_SMOKE": "1"} if smoke else {}))
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

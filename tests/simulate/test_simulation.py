@@ -114,6 +114,8 @@ def test_eight_bits_are_the_image_scaled_to_its_peak(small):
     expected = 255 * plain.clip(0) / plain.max((1, 2, 3), keepdims=True)
     assert np.abs(bits - expected).max() <= 0.5 + 1e-3
     assert with_bits[1][0].table["noise"].isna().all()
+    with pytest.raises(UserError, match="eight_bit: a composite has 8 bits already"):
+        small("lens-finding-cfht", eight_bit=True)
 
 
 def test_a_missing_device_is_one_line():

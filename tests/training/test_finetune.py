@@ -11,7 +11,7 @@ from sklearn.metrics import r2_score
 from timm.models.beit import Beit
 
 from zwicky import provenance
-from zwicky.augment.config import NormalisationConfig
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts, make_cutouts
@@ -20,7 +20,7 @@ from zwicky.data.splits import Split
 from zwicky.errors import UserError
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.results import read_table
-from zwicky.io import read_json
+from zwicky.io import read_json, weights_file
 from zwicky.methods.dino import DINO
 from zwicky.methods.supervised import Supervised
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
@@ -28,8 +28,8 @@ from zwicky.training.export import export
 from zwicky.training.finetune import finetune
 from zwicky.training.fit_labels import PROBE_VIEWS, fit_labels
 from zwicky.training.linear_probe import LinearProbe
-from zwicky.training.network import Network, load_network
-from zwicky.training.pretrain import pretrain
+from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.pretrain import new_network, pretrain
 from zwicky.training.task import Task
 
 from ..conftest import SMALL_VIT
@@ -310,6 +310,28 @@ def test_a_recipe_starts_from_published_weights(tmp_path, tune, data, finetune_c
     cold = tune(config, "cold", start=None, from_scratch=True)
     assert cold.normalisation.stretch == "linear"
     assert not torch.equal(cold.backbone.net.state_dict()[key], net.state_dict()[key])
+
+
+def test_weights_of_a_run_keep_the_scale_of_runs_as_folder_file_and_export(data, tmp_path):
+    """Only weights that others published expect pixels on their own scale."""
+    cutouts, _, _ = data
+    config = BackboneConfig("vit_tiny", {"patch_size": 8, "width": 32, "depth": 1, "heads": 2})
+    views = ViewsConfig(crop=16, local_crops=0).resolved(cutouts.size)
+    rows = np.arange(len(cutouts))
+    network = new_network(config, None, cutouts, rows, views, 0)
+    save_network(tmp_path / "run", replace(network, history=provenance.record(cutouts, {"fit": rows})))
+    export(tmp_path / "run", tmp_path / "export")
+    save_file(load_file(weights_file(tmp_path / "run")), tmp_path / "foreign.safetensors")  # without the record
+    files = [
+        weights_file(tmp_path / "run"),
+        *(tmp_path / f for f in ("export/model.safetensors", "foreign.safetensors")),
+    ]
+    scales = []
+    for path in [tmp_path / "run", *files]:
+        begun = new_network(replace(config, pretrained=str(path)), None, cutouts, rows, views, 0)
+        scales.append(begun.normalisation.output_std)
+    assert scales[:3] == [network.normalisation.output_std] * 3
+    assert scales[3] != scales[0]
 
 
 @pytest.mark.parametrize("targets", [[], ["flux", "dx"]])

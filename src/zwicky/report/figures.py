@@ -284,7 +284,8 @@ def show_cutouts(
     from matplotlib import pyplot as plt
 
     rows = max(1, -(-len(images) // columns))
-    size = (1.15 * columns, rows * (1.4 if len(titles) else 1.15))
+    lines = max((1 + title.count("\n") for title in titles), default=0)
+    size = (1.15 * columns, rows * (1.15 + 0.2 * lines))
     axes = plt.subplots(rows, columns, figsize=size, dpi=80, layout="constrained", squeeze=False)[1].flat
     for axis, image, title, colour in zip_longest(axes, images, titles, colours):
         axis.set(xticks=[], yticks=[], frame_on=colour is not None)

@@ -107,9 +107,10 @@ def new_network(
     seed_torch(seed)
     create = partial(backbones.create, bands=len(bands), image_size=views.image_size)
     net = create(backbone.name, pretrained=source, **backbone.options)
-    scale = None if source is None or Path(source).is_dir() else published_scale(net, source)  # runs have ours
-    fitted = Normalisation.fit(cutouts.images, bands, normalisation, rows=rows, published=scale)
     history = provenance.read(source)
+    ours = source is None or source not in history.unknown  # weights with a record, as run, file or export
+    scale = None if ours else published_scale(net, source)
+    fitted = Normalisation.fit(cutouts.images, bands, normalisation, rows=rows, published=scale)
     return Network(net, fitted, views, bands, cutouts.pixel_scale, history=history)
 
 
