@@ -115,7 +115,7 @@ def test_eight_bits_are_the_image_scaled_to_its_peak(small):
     assert np.abs(bits - expected).max() <= 0.5 + 1e-3
     assert with_bits[1][0].table["noise"].isna().all()
     with pytest.raises(UserError, match="eight_bit: a composite has 8 bits already"):
-        small("lens-finding-cfht", eight_bit=True)
+        simulate_population(small("lens-finding-cfht", eight_bit=True), 1)
 
 
 def test_a_missing_device_is_one_line():

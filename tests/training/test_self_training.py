@@ -23,10 +23,10 @@ def self_train(tmp_path, data, finetune_config, pretrain_config):
     """A function that fits a new small network to 20 labels of `data`, with and without self-training, in a folder."""
     cutouts, labels, split = data
 
-    def run(name, unlabelled=True, rounds=2, targets=()):
+    def run(name, unlabelled=True, rounds=2, targets=(), consistency=0.0):
         config = finetune_config(labels=20, targets=targets, checkpoint_seconds=0.0)
         config.backbone, config.unlabelled = pretrain_config().backbone, unlabelled
-        config.fit.self_training = rounds
+        config.fit.self_training, config.fit.consistency = rounds, consistency
         return finetune(config, None, cutouts, labels, split, tmp_path / name, quiet=True)
 
     return run
@@ -92,8 +92,9 @@ def test_what_was_pseudo_labelled_is_recorded(tmp_path, self_train, data):
     assert not all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch):
-    self_train("whole")
+@pytest.mark.parametrize("consistency", [0.0, 1.0])
+def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch, consistency):
+    self_train("whole", consistency=consistency)
     after_step, steps = Supervised.after_step, []
 
     def interrupt(method, progress):
@@ -105,11 +106,13 @@ def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch):
     monkeypatch.setattr(Supervised, "after_step", interrupt)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            self_train("parts")
-    self_train("parts")
+            self_train("parts", consistency=consistency)
+    self_train("parts", consistency=consistency)
     for file in ("network.safetensors", "metrics.csv", "self-training/metrics.csv"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
-    assert len(read_table(tmp_path / "whole" / "self-training" / "metrics.csv")) > 0
+    teacher, student = (read_table(tmp_path / "whole" / name) for name in ("metrics.csv", "self-training/metrics.csv"))
+    assert "confident" not in teacher  # which has no images without labels
+    assert ("confident" in student) == (consistency > 0)
     assert not list((tmp_path / "whole").glob("**/before*"))
 
 

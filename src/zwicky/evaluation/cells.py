@@ -177,7 +177,7 @@ class CellRunner:
             uses["pseudo_label"] = pool = np.setdiff1d(pool, select_rows)
             network, result = self_train(learn, teacher, start, self.cutouts, self.task, fit_rows, pool, fit, folder)
         else:
-            network, result = learn(start, self.task, fit_rows, fit, folder)
+            network, result = learn(start, self.task, fit_rows, replace(fit, consistency=0.0), folder)
             if arm.backbone in self.config.self_training:
                 save_network(folder / TEACHER, network)
         if self.config.keep_networks:

@@ -94,6 +94,14 @@ class Supervised(Method):
         if self.targets:
             loss = F.smooth_l1_loss(outputs, self.scaler.transform(targets))
             return {"loss": loss, "mae": (self.scaler.inverse(outputs.detach()) - targets).abs().mean()}
+        return self.classification(outputs, targets)
+
+    def classification(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return loss and accuracy of outputs [B, classes] for class numbers [B] or probabilities [B, classes]."""
         loss = F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
-        classes = targets if targets.ndim == 1 else targets.argmax(1)  # class numbers or probabilities
-        return {"loss": loss, "accuracy": (outputs.detach().argmax(1) == classes).float().mean()}
+        return {"loss": loss, "accuracy": (outputs.detach().argmax(1) == class_numbers(targets)).float().mean()}
+
+
+def class_numbers(targets: Tensor) -> Tensor:
+    """Return the class numbers [B] of class numbers or of probabilities [B, classes]."""
+    return targets if targets.ndim == 1 else targets.argmax(1)

@@ -124,8 +124,8 @@ class Population:
         require(sum(one.fraction for one in self.classes.values()) > 0, "classes needs one with a fraction above 0")
         require(set(self.galaxies) <= {"source", "lens"}, "galaxies takes source and lens")
         require(set(self.channels.values()) <= set(bands), f"composite: the bands are {', '.join(bands)}")
-        one = not (self.eight_bit and self.composite)
-        require(one, "eight_bit: a composite has 8 bits already; leave one of the two out")
+        twice = self.eight_bit and self.composite is not None
+        require(not twice, "eight_bit: a composite has 8 bits already; leave one of the two out")
         for layer, light in self.light.items():
             missing = ", ".join(band for band in bands if band not in light.columns(layer))
             require(not missing, f"light.{layer}.colours lacks {missing}, a band of the instrument")

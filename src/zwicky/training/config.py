@@ -120,6 +120,7 @@ class FitConfig:
             arXiv:2202.10054). If fine-tuning does not improve on the probe on the held-out labels, the probe is kept.
             Vector and spin-2 targets always start at random.
         self_training: rounds of self-training, where images without labels are learned from.
+        consistency: weight, in self-training, of a loss between two views of every image (FixMatch, arXiv:2001.07685).
     """
 
     train: TrainConfig = field(
@@ -132,12 +133,13 @@ class FitConfig:
     label_smoothing: float = 0.05
     head: Literal["random", "probe"] = "random"
     self_training: int = 1
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         fractions = ("select", "label_smoothing")
         rules = [(name, 0 <= getattr(self, name) < 1, "a fraction from 0 to below 1") for name in fractions]
         rules += [(name, getattr(self, name) >= 1, "1 or more") for name in ("select_most", "self_training")]
-        check("fit", self, *rules)
+        check("fit", self, *rules, ("consistency", self.consistency >= 0, "0 or more"))
 
 
 def augmentation_for_labels() -> ViewsConfig:

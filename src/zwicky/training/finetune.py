@@ -92,7 +92,7 @@ def finetune(
         data, seed = (cutouts, task, rows, select_rows), config.seed
         return fit_labels(start, *data, views, fit, seed=seed, folder=folder, title="finetune", quiet=quiet)
 
-    network, result = learn(copy.deepcopy(pretrained), task, fit_rows, fit, out)
+    network, result = learn(copy.deepcopy(pretrained), task, fit_rows, replace(fit, consistency=0.0), out)
     if config.unlabelled:
         uses["pseudo_label"] = unlabelled = np.setdiff1d(pool, select_rows)
         folder = out / "self-training"

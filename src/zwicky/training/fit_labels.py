@@ -20,6 +20,7 @@ from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, fit_select
 from zwicky.methods.base import Method
+from zwicky.methods.consistency import Consistency
 from zwicky.methods.supervised import Supervised, TargetScaler
 from zwicky.rng import seed_torch
 from zwicky.training.checkpoint import FitResult
@@ -72,7 +73,8 @@ def fit_labels(
     seed_torch(seed)
     start.backbone.set_trainable()  # a teacher's has no gradients
     method = _supervised(start.backbone, task, task.truth[fit_rows], config)
-    augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, 1, False, task.targets)
+    crops = method.needs.global_crops
+    augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, crops, False, task.targets)
     start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)
     select_images, select_truth = cutouts.images[select_rows], task.truth[select_rows]
     selects = len(select_rows) > 0
@@ -153,7 +155,8 @@ def _mean_error(outputs: np.ndarray, truth: np.ndarray, scaler: TargetScaler) ->
 def _supervised(backbone: Backbone, task: Task, truth: np.ndarray, config: FitConfig) -> Supervised:
     """The method that learns `task`; the scale of regressed columns is that of `truth`."""
     if not task.is_regression:
-        return Supervised(backbone, classes=task.n_outputs, label_smoothing=config.label_smoothing)
+        create = partial(Consistency, weight=config.consistency) if config.consistency else Supervised
+        return create(backbone, classes=task.n_outputs, label_smoothing=config.label_smoothing)
     scaler = TargetScaler.fit(truth, task.targets, backbone.invariant)
     return Supervised(backbone, targets=task.targets, scaler=scaler)
 

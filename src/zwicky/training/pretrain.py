@@ -108,8 +108,8 @@ def new_network(
     create = partial(backbones.create, bands=len(bands), image_size=views.image_size)
     net = create(backbone.name, pretrained=source, **backbone.options)
     history = provenance.read(source)
-    ours = source is None or source not in history.unknown  # weights with a record, as run, file or export
-    scale = None if ours else published_scale(net, source)
+    # Weights with a record, as a run, file or export, are ours and have our scale.
+    scale = published_scale(net, source) if source is not None and source in history.unknown else None
     fitted = Normalisation.fit(cutouts.images, bands, normalisation, rows=rows, published=scale)
     return Network(net, fitted, views, bands, cutouts.pixel_scale, history=history)
 

@@ -1,0 +1,63 @@
+"""The consistency loss against NumPy, and its teacher."""
+
+import numpy as np
+import pytest
+import torch
+
+from zwicky.methods import consistency
+from zwicky.methods.consistency import Consistency
+
+
+@pytest.fixture
+def views(make_views):
+    views = make_views(local=0)
+    views.targets = [torch.tensor([0, 1, 0, 1, 1, 0])] * 2
+    return views
+
+
+def test_sure_answers_are_asked_of_the_second_view(tiny_vit, views, monkeypatch):
+    monkeypatch.setattr(consistency, "NOISE", 0.0)
+    torch.manual_seed(3)
+    method = Consistency(tiny_vit(), classes=2, weight=0.7).eval()
+    for head in (method.head, method.teacher["head"]):
+        torch.nn.init.normal_(head.weight)
+    with torch.no_grad():
+        first, second = (method.encoder.predict(method.head, crop).numpy().astype(float) for crop in views.crops)
+        given = method.teacher["backbone"].predict(method.teacher["head"], views.crops[0]).numpy().astype(float)
+    log_p = [x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (first, second, given)]
+    q, target = np.exp(log_p[2]), views.targets[0].numpy()
+    threshold = float(np.median(q.max(1)))
+    monkeypatch.setattr(consistency, "CONFIDENCE", threshold)
+    sure = q.max(1) >= threshold
+    assert sure.sum() == 3
+    with torch.no_grad():
+        metrics = method(views)
+    supervised = -log_p[0][np.arange(6), target].mean()
+    agreeing = -(q * log_p[1]).sum(1)[sure].sum() / 6
+    assert float(metrics["loss"]) == pytest.approx(supervised + 0.7 * agreeing, rel=1e-5)
+    assert float(metrics["confident"]) == pytest.approx(sure.mean())
+    assert float(metrics["agreement"]) == pytest.approx((q.argmax(1) == target).mean())
+
+
+def test_only_the_student_learns_and_the_teacher_follows(tiny_vit, views):
+    method = Consistency(tiny_vit(), classes=2)
+    method(views)["loss"].backward()
+    assert all(parameter.grad is None for parameter in method.teacher.parameters())
+    assert method.head.weight.grad.abs().sum() > 0
+    before, weight = method.teacher["head"].weight.clone(), method.head.weight
+    with torch.no_grad():
+        weight += 1
+    method.after_step(0.1)
+    assert torch.allclose(method.teacher["head"].weight, torch.lerp(weight, before, 0.1))
+    method.after_step(0.2)
+    assert torch.allclose(method.teacher["head"].weight, torch.lerp(weight, before, 0.1 * 2 / 11))
+
+
+def test_the_noise_is_that_of_the_step(tiny_vit, views, monkeypatch):
+    monkeypatch.setattr(consistency, "CONFIDENCE", 0.5)
+    method = Consistency(tiny_vit(), classes=2).eval()
+    losses = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        losses.append(method(views)["consistency"].item())
+    assert losses[0] == losses[1] != losses[2]
