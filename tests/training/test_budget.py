@@ -9,8 +9,8 @@ from zwicky import cli
 from zwicky.data.store import write_store
 from zwicky.errors import UserError
 from zwicky.training import budget
-from zwicky.training.budget import LEAST_STEPS, RESERVE, TRIAL_STEPS, Fits, spend
-from zwicky.training.config import FinetuneConfig, PretrainConfig, TrainConfig
+from zwicky.training.budget import LEAST_STEPS, RESERVE, TRIAL_STEPS, Fits, fits_of, spend
+from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig
 from zwicky.training.run import to_plain
 
 
@@ -42,6 +42,17 @@ def test_what_is_bought_takes_the_budget(tmp_path, clock, minutes):
     total = clock[0] + 3.0 + (2.0 + 3 * 0.5 + 1.0) + fast.max_steps * 0.05 + slow.max_steps * (3 * 0.2 + 0.4)
     assert total == pytest.approx(60 * minutes * (1 - RESERVE), abs=1.1)
     assert fast.max_steps / slow.max_steps == pytest.approx(5, rel=0.05)
+
+
+def test_students_are_counted_with_their_teachers_or_by_themselves():
+    fit, trials = FitConfig(self_training=2), [(10, 2, "polar"), (10, 0, "vit")]
+    (both,) = fits_of(fit, 100, 5000, trials)
+    assert (both.train, both.images, both.trials) == (fit.train, 100, [(30, "polar"), (10, "vit")])
+    fit.student = TrainConfig(max_steps=1600)
+    teachers, students = fits_of(fit, 100, 5000, trials)
+    assert (teachers.images, teachers.trials) == (100, [(10, "polar"), (10, "vit")])
+    assert (students.train, students.images, students.trials) == (fit.student, 5000, [(20, "polar")])
+    assert len(fits_of(fit, 100, 5000, trials[1:])) == 1
 
 
 def test_too_small_a_budget_is_said_and_steps_remain(tmp_path, clock, capsys):

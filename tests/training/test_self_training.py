@@ -1,6 +1,7 @@
 """Self-training: what is learned of which images, and that nobody else's label is read."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
 from zwicky.methods.supervised import Supervised
 from zwicky.training.checkpoint import FitResult
+from zwicky.training.config import TrainConfig
 from zwicky.training.finetune import finetune
 from zwicky.training.self_training import pseudo_labelled
 from zwicky.training.self_training import self_train as train_by_itself
@@ -23,10 +25,10 @@ def self_train(tmp_path, data, finetune_config, pretrain_config):
     """A function that fits a new small network to 20 labels of `data`, with and without self-training, in a folder."""
     cutouts, labels, split = data
 
-    def run(name, unlabelled=True, rounds=2, targets=(), consistency=0.0):
+    def run(name, unlabelled=True, rounds=2, targets=(), **changes):
         config = finetune_config(labels=20, targets=targets, checkpoint_seconds=0.0)
         config.backbone, config.unlabelled = pretrain_config().backbone, unlabelled
-        config.fit.self_training, config.fit.consistency = rounds, consistency
+        config.fit = dataclasses.replace(config.fit, self_training=rounds, **changes)
         return finetune(config, None, cutouts, labels, split, tmp_path / name, quiet=True)
 
     return run
@@ -61,7 +63,7 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
     turned = np.where(np.isin(np.arange(len(cutouts)), rows), task.truth, 1 - task.truth)
     for truth in (task.truth, turned):
         known = dataclasses.replace(task, truth=truth)
-        _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, tmp_path)
+        _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, 0, tmp_path)
     (truth, soft, both, steps), other = given
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(given[0], other, strict=True))
     assert steps == 7
@@ -72,7 +74,7 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
     assert np.array_equal(truth[rows], task.truth[rows])
     assert "70 % of pseudo-labels are" in result.warnings[0]  # but half of the labels
     teacher = Teacher()
-    same, result = train_by_itself(learn, teacher, None, cutouts, task, rows, rows, config, tmp_path)
+    same, result = train_by_itself(learn, teacher, None, cutouts, task, rows, rows, config, 0, tmp_path)
     assert same is teacher
     assert "no image is without a label" in result.warnings[0]
 
@@ -92,9 +94,9 @@ def test_what_was_pseudo_labelled_is_recorded(tmp_path, self_train, data):
     assert not all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-@pytest.mark.parametrize("consistency", [0.0, 1.0])
-def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch, consistency):
-    self_train("whole", consistency=consistency)
+@pytest.mark.parametrize("changes", [{}, {"consistency": 1.0}, {"student": TrainConfig(min_steps=6, max_steps=6)}])
+def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch, changes):
+    self_train("whole", **changes)
     after_step, steps = Supervised.after_step, []
 
     def interrupt(method, progress):
@@ -106,14 +108,52 @@ def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch, consist
     monkeypatch.setattr(Supervised, "after_step", interrupt)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            self_train("parts", consistency=consistency)
-    self_train("parts", consistency=consistency)
+            self_train("parts", **changes)
+    self_train("parts", **changes)
     for file in ("network.safetensors", "metrics.csv", "self-training/metrics.csv"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
     teacher, student = (read_table(tmp_path / "whole" / name) for name in ("metrics.csv", "self-training/metrics.csv"))
     assert "confident" not in teacher  # which has no images without labels
-    assert ("confident" in student) == (consistency > 0)
+    assert ("confident" in student) == ("consistency" in changes)
     assert not list((tmp_path / "whole").glob("**/before*"))
+
+
+def test_a_student_of_random_weights_has_its_own_training(tmp_path, data, finetune_config, small_backbone):
+    """Its weights are new in every round, and of the seed; the normalisation is that of the start."""
+    cutouts, labels, _ = data
+    start = SimpleNamespace(backbone=small_backbone("vit_tiny"), normalisation="of the start")
+    config = dataclasses.replace(
+        finetune_config(steps=7).fit,
+        head="probe",
+        self_training=2,
+        student=TrainConfig(min_steps=3, max_steps=3, lr=0.1),
+    )
+    seen = []
+
+    class Teacher:
+        def probabilities(self, images):
+            return np.full((len(images), 2), 0.5)
+
+    def learn(student, task, rows, fit, folder):
+        seen.append((student.backbone.state_dict()["net.blocks.0.attn.qkv.weight"], student.normalisation))
+        assert (fit.head, fit.train) == ("random", config.student)
+        return Teacher(), FitResult()
+
+    task, rows = Task.classification(cutouts, labels), np.arange(12)
+    for seed in (0, 0, 1):
+        train_by_itself(learn, Teacher(), start, cutouts, task, rows, np.arange(40), config, seed, tmp_path)
+    weights, normalisations = zip(*seen, strict=True)
+    assert set(normalisations) == {"of the start"}
+    assert torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[1], weights[3])
+    others = [
+        weights[0],
+        weights[1],
+        weights[4],
+        weights[5],
+        start.backbone.state_dict()["net.blocks.0.attn.qkv.weight"],
+    ]
+    assert len({float(weight.sum()) for weight in others}) == 5
 
 
 def test_regression_is_refused(self_train):

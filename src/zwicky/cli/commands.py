@@ -131,7 +131,7 @@ def _finetune(args: Namespace) -> None:
     """Fine-tune a pretrained network on labelled cutouts."""
     from zwicky.data.splits import write_split
     from zwicky.simulate.stream import open_data
-    from zwicky.training.budget import Fits, spend, timed
+    from zwicky.training.budget import fits_of, spend, timed
     from zwicky.training.finetune import finetune
     from zwicky.training.task import columns_of, parse_targets
 
@@ -149,8 +149,9 @@ def _finetune(args: Namespace) -> None:
         finetune, config, start, data.cutouts, labels, split, from_scratch=args.from_scratch, quiet=rank() > 0
     )
     if args.minutes is not None:
-        images = config.labels or len(split.ids("train"))
-        spend(args.minutes, config, args.out, lambda _: [Fits(config.fit.train, images, [(1, timed(fit))])])
+        images, rounds = config.labels or len(split.ids("train")), config.fit.self_training * config.unlabelled
+        sizes = images, len(split.ids("train", "unlabelled"))
+        spend(args.minutes, config, args.out, lambda _: fits_of(config.fit, *sizes, [(1, rounds, timed(fit))]))
     fit(args.out)
     if rank() == 0:
         write_split(args.out / "splits", split)

@@ -29,7 +29,7 @@ from zwicky.io import read_json, replacing, write_json, write_table
 from zwicky.parallel import map_parts
 from zwicky.rng import numpy_rng
 from zwicky.simulate.stream import SIMULATION, Data, open_data
-from zwicky.training.budget import Fits, spend, timed
+from zwicky.training.budget import Fits, fits_of, spend, timed
 from zwicky.training.config import FitConfig
 from zwicky.training.distributed import device
 from zwicky.training.run import Run, fingerprint
@@ -179,8 +179,9 @@ def spend_on_benchmark(
         for kind, fit in (("ssl", config.finetune), ("supervised", config.scratch), ("baseline", config.convnet)):
             if fit is not None and (used_by := [arm for arm in networks if arm.kind == kind]):
                 count = len(draws) * len(set(first.fit_counts))
-                trials = [(count * (1 + (arm.backbone in config.self_training)), fitting(arm, fit)) for arm in used_by]
-                result.append(Fits(fit.train, len(first.rows(cutouts, most)[0]), trials))
+                rounds = {arm: fit.self_training * (arm.backbone in config.self_training) for arm in used_by}
+                trials = [(count, rounds[arm], fitting(arm, fit)) for arm in used_by]
+                result += fits_of(fit, len(first.rows(cutouts, most)[0]), len(first.pretrain_rows(cutouts)), trials)
         return result
 
     spend(minutes, config, out, fits, other, images, longest)

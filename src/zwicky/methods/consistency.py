@@ -51,8 +51,8 @@ class Consistency(Supervised):
             used = (q.amax(1) >= CONFIDENCE).float()
         loss = (used * F.cross_entropy(outputs[len(weak) :], q, reduction="none")).mean()
         agreement = (q.argmax(1) == class_numbers(views.targets[0])).float().mean()
-        gauges = {"consistency": loss.detach(), "confident": used.mean(), "agreement": agreement}
-        return metrics | gauges | {"loss": metrics["loss"] + self.weight * loss}
+        shares = {"consistency": loss.detach(), "confident": used.mean(), "agreement": agreement}
+        return metrics | shares | {"loss": metrics["loss"] + self.weight * loss}
 
     def after_step(self, progress: float) -> None:
         """Update the teacher; its momentum rises from .1, so that it forgets the head it started with."""

@@ -6,7 +6,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 
 from zwicky.errors import UserError
 from zwicky.io import read_json, read_settings
-from zwicky.training.config import TrainConfig
+from zwicky.training.config import FitConfig, TrainConfig
 from zwicky.training.distributed import world_size
 from zwicky.training.run import to_plain
 
@@ -34,6 +34,20 @@ class Fits:
     train: TrainConfig  # their settings, of which the steps are set
     images: int  # number of images they train on
     trials: list[tuple[int, Callable[[Path], float]]]
+
+
+def fits_of(
+    fit: FitConfig, images: int, unlabelled: int, trials: Sequence[tuple[int, int, Callable[[Path], float]]]
+) -> list[Fits]:
+    """Return fits to `images` labels and their students, which learn from `unlabelled` images too.
+
+    A trial is the number of such fits, the rounds of self-training after each, and a function as in `Fits`.
+    """
+    if fit.student is None:
+        return [Fits(fit.train, images, [(count * (1 + rounds), trial) for count, rounds, trial in trials])]
+    taught = [(count * rounds, trial) for count, rounds, trial in trials if rounds]
+    own = Fits(fit.train, images, [(count, trial) for count, _, trial in trials])
+    return [own, Fits(fit.student, unlabelled, taught)] if taught else [own]
 
 
 def spend(

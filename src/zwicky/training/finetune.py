@@ -96,7 +96,8 @@ def finetune(
     if config.unlabelled:
         uses["pseudo_label"] = unlabelled = np.setdiff1d(pool, select_rows)
         folder = out / "self-training"
-        network, result = self_train(learn, network, pretrained, cutouts, task, fit_rows, unlabelled, fit, folder)
+        known = (cutouts, task, fit_rows, unlabelled)
+        network, result = self_train(learn, network, pretrained, *known, fit, config.seed, folder)
     network.history = provenance.record(cutouts, uses, before)
     for warning in (network.history.warning, pretrained.normalisation.warning):
         add_warning(result.warnings, warning)
