@@ -1,0 +1,95 @@
+"""What each part is worth: `python benchmarks/ablation.py --data STORE --out runs/ablation [settings]`.
+
+The whole is recipe `polar` at one number of labels: the polar network, pretrained by SimMIM, fine-tuned, self-trained
+and tested on eight views. Each row leaves out one thing, with the same draws and tested objects, and is compared in
+pairs with the whole. Further words are settings of the benchmarks. Runs in OUT resume; the table is OUT/ablation.csv.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from tables import write_csv
+
+from zwicky import cli, recipes
+from zwicky.cli.parsing import parse, settings_of
+from zwicky.evaluation.benchmark import benchmark
+from zwicky.evaluation.bootstrap import Bootstrap, holm
+from zwicky.evaluation.metrics import statistics
+
+WHOLE = ("networks", "simmim-polar-self-training")
+LEFT_OUT = {
+    "pretraining": ("networks", "polar-self-training"),
+    "self-training": ("networks", "simmim-polar-finetune"),
+    "pretraining and self-training": ("networks", "polar-supervised"),
+    "eight views at test": ("networks", "simmim-polar-self-training-no-tta"),
+    "polar coordinates": ("networks", "simmim-hybrid-self-training"),
+    "polar coordinates and convolutional stem": ("networks", "simmim-vit-self-training"),
+    "asinh (linear pixels)": ("linear", WHOLE[1]),
+    "three quarters of the steps of fits": ("short", WHOLE[1]),
+    "four fifths of the steps of pretraining": ("hasty", WHOLE[1]),
+}
+
+
+def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`settings` with nested `changes`."""
+    both = {key: merged(settings.get(key) or {}, value) for key, value in changes.items() if isinstance(value, dict)}
+    return settings | changes | both
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="store or simulation")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--labels", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--size")
+    given, words = parser.parse_known_args()
+    one = {"labels": [given.labels], "probes": [], "baselines": [], "convnet": None}
+    base = merged(recipes.read("polar", given.size), one)
+    networks = {
+        "hybrid": {"name": "hybrid_vit", "options": {"patch_size": 4, "stem": [32, 64]}},
+        "vit": {"name": "vit_tiny", "options": {"patch_size": 4, "width": 128, "depth": 4, "heads": 2, "pool": "mean"}},
+    }
+    fits, simmim = base["finetune"]["train"]["max_steps"], base["methods"]["simmim"]["train"]["max_steps"]
+    fewer = {"train": {"max_steps": max(fits // 4, 1)}}
+    runs = {
+        "networks": {"backbones": networks, "self_training": ["polar", *networks], "without_tta": True},
+        "linear": {"normalisation": {"stretch": "linear"}},
+        "short": {"finetune": fewer, "scratch": fewer},
+        "hasty": {"methods": {"simmim": {"train": {"max_steps": max(simmim // 5, 1)}}}},
+    }
+    command, cells = cli.COMMANDS["benchmark"], {}
+    for name, changes in runs.items():
+        line = ["polar", "--data", given.data, "--out", str(given.out / name), *words]
+        config = settings_of(command.settings, parse(command, "benchmark", merged(base, changes), line))
+        result = benchmark(config, given.data, given.out / name, workers=given.workers)
+        arms = {arm for run, arm in [WHOLE, *LEFT_OUT.values()] if run == name}
+        cells |= {(name, arm): own for arm, own in result.cells(result.results["labels"].iloc[0], [*arms]).items()}
+    bootstrap = Bootstrap({"/".join(arm): own for arm, own in cells.items()}, config.replicates, config.seed)
+    whole, rows = "/".join(WHOLE), []
+    for metric in ("accuracy", "auc"):
+        estimate = bootstrap.apply(statistics()[metric])
+        gaps = {title: estimate.difference("/".join(arm), whole) for title, arm in LEFT_OUT.items()}
+        corrected = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
+        for title, arm in {"nothing": WHOLE, **LEFT_OUT}.items():
+            value, row = estimate.interval("/".join(arm)), {"left out": title, "metric": metric}
+            row |= {"value": value.value, "low": value.low, "high": value.high}
+            if title in gaps:
+                gap = gaps[title]
+                row |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
+                row |= {"p_holm": corrected[title]}
+            rows.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
+    columns = [*rows[1]]
+    rows = [{name: row.get(name, "") for name in columns} for row in rows]
+    objects = len({i for own in cells.values() for cell in own for i in cell.ids})
+    note = f"{given.labels} labels, {config.draws} draws, {objects} objects tested; 95 % intervals, paired differences"
+    write_csv(given.out / "ablation.csv", rows, [note], ["torch"])
+    for row in rows:
+        print(*row.values(), sep="  ")
+
+
+if __name__ == "__main__":
+    main()
