@@ -1,7 +1,6 @@
 """Self-training: what is learned of which images, and that nobody else's label is read."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,7 +62,7 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
     turned = np.where(np.isin(np.arange(len(cutouts)), rows), task.truth, 1 - task.truth)
     for truth in (task.truth, turned):
         known = dataclasses.replace(task, truth=truth)
-        _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, 0, tmp_path)
+        _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, tmp_path)
     (truth, soft, both, steps), other = given
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(given[0], other, strict=True))
     assert steps == 7
@@ -74,7 +73,7 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
     assert np.array_equal(truth[rows], task.truth[rows])
     assert "70 % of pseudo-labels are" in result.warnings[0]  # but half of the labels
     teacher = Teacher()
-    same, result = train_by_itself(learn, teacher, None, cutouts, task, rows, rows, config, 0, tmp_path)
+    same, result = train_by_itself(learn, teacher, None, cutouts, task, rows, rows, config, tmp_path)
     assert same is teacher
     assert "no image is without a label" in result.warnings[0]
 
@@ -94,7 +93,7 @@ def test_what_was_pseudo_labelled_is_recorded(tmp_path, self_train, data):
     assert not all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-@pytest.mark.parametrize("changes", [{}, {"consistency": 1.0}, {"student": TrainConfig(min_steps=6, max_steps=6)}])
+@pytest.mark.parametrize("changes", [{}, {"consistency": 1.0, "student": TrainConfig(min_steps=6, max_steps=6)}])
 def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch, changes):
     self_train("whole", **changes)
     after_step, steps = Supervised.after_step, []
@@ -118,42 +117,14 @@ def test_resumed_equals_uninterrupted(tmp_path, self_train, monkeypatch, changes
     assert not list((tmp_path / "whole").glob("**/before*"))
 
 
-def test_a_student_of_random_weights_has_its_own_training(tmp_path, data, finetune_config, small_backbone):
-    """Its weights are new in every round, and of the seed; the normalisation is that of the start."""
-    cutouts, labels, _ = data
-    start = SimpleNamespace(backbone=small_backbone("vit_tiny"), normalisation="of the start")
-    config = dataclasses.replace(
-        finetune_config(steps=7).fit,
-        head="probe",
-        self_training=2,
-        student=TrainConfig(min_steps=3, max_steps=3, lr=0.1),
-    )
-    seen = []
-
-    class Teacher:
-        def probabilities(self, images):
-            return np.full((len(images), 2), 0.5)
-
-    def learn(student, task, rows, fit, folder):
-        seen.append((student.backbone.state_dict()["net.blocks.0.attn.qkv.weight"], student.normalisation))
-        assert (fit.head, fit.train) == ("random", config.student)
-        return Teacher(), FitResult()
-
-    task, rows = Task.classification(cutouts, labels), np.arange(12)
-    for seed in (0, 0, 1):
-        train_by_itself(learn, Teacher(), start, cutouts, task, rows, np.arange(40), config, seed, tmp_path)
-    weights, normalisations = zip(*seen, strict=True)
-    assert set(normalisations) == {"of the start"}
-    assert torch.equal(weights[0], weights[2])
-    assert torch.equal(weights[1], weights[3])
-    others = [
-        weights[0],
-        weights[1],
-        weights[4],
-        weights[5],
-        start.backbone.state_dict()["net.blocks.0.attn.qkv.weight"],
-    ]
-    assert len({float(weight.sum()) for weight in others}) == 5
+def test_a_student_has_its_own_training(tmp_path, self_train):
+    steps = TrainConfig(min_steps=6, max_steps=6, batch_size=8, lr=1e-3)
+    self_train("own", student=steps)
+    self_train("same")
+    lengths = [read_table(tmp_path / name / "self-training" / "metrics.csv")["step"].max() for name in ("own", "same")]
+    teacher = read_table(tmp_path / "own" / "metrics.csv")["step"].max()
+    assert lengths == [6, teacher]
+    assert teacher != 6
 
 
 def test_regression_is_refused(self_train):

@@ -165,19 +165,17 @@ class CellRunner:
         views = replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
         (fit_rows, select_rows), pool = draw.rows(self.cutouts, labels), draw.pretrain_rows(self.cutouts)
         uses = {"fit": fit_rows, "select": select_rows, "normalise": pool}
-        seed = self.config.seed + draw.index
 
         def learn(
             start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path
         ) -> tuple[Network, FitResult]:
-            data = (self.cutouts, task, rows, select_rows)
+            data, seed = (self.cutouts, task, rows, select_rows), self.config.seed + draw.index
             return fit_labels(start, *data, views, fit, seed=seed, folder=folder, title=folder.name, quiet=self.quiet)
 
         if arm.protocol == "self_training":
             teacher = load_network(self._cell(arm.teacher, draw, labels) / TEACHER)
             uses["pseudo_label"] = pool = np.setdiff1d(pool, select_rows)
-            data = (self.cutouts, self.task, fit_rows, pool)
-            network, result = self_train(learn, teacher, start, *data, fit, seed, folder)
+            network, result = self_train(learn, teacher, start, self.cutouts, self.task, fit_rows, pool, fit, folder)
         else:
             network, result = learn(start, self.task, fit_rows, replace(fit, consistency=0.0), folder)
             if arm.backbone in self.config.self_training:

@@ -120,7 +120,7 @@ class FitConfig:
             arXiv:2202.10054). If fine-tuning does not improve on the probe on the held-out labels, the probe is kept.
             Vector and spin-2 targets always start at random.
         self_training: rounds of self-training, where images without labels are learned from.
-        student: training in these rounds, from random weights; null trains as before, from the same weights.
+        student: training in these rounds; null trains for as many steps, and otherwise as before.
         consistency: weight, in self-training, of a loss between two views of every image (FixMatch, arXiv:2001.07685).
     """
 

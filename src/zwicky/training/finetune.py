@@ -96,8 +96,7 @@ def finetune(
     if config.unlabelled:
         uses["pseudo_label"] = unlabelled = np.setdiff1d(pool, select_rows)
         folder = out / "self-training"
-        known = (cutouts, task, fit_rows, unlabelled)
-        network, result = self_train(learn, network, pretrained, *known, fit, config.seed, folder)
+        network, result = self_train(learn, network, pretrained, cutouts, task, fit_rows, unlabelled, fit, folder)
     network.history = provenance.record(cutouts, uses, before)
     for warning in (network.history.warning, pretrained.normalisation.warning):
         add_warning(result.warnings, warning)

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from zwicky import backbones
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
-from zwicky.rng import seed_torch
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig
 from zwicky.training.loop import add_warning
@@ -40,7 +38,6 @@ def self_train(
     fit_rows: np.ndarray,
     unlabelled: np.ndarray,
     config: FitConfig,
-    seed: int,
     folder: Path,
 ) -> tuple[Network, FitResult]:
     """Fit `start` to the labels of `fit_rows` and to pseudo-labels of `unlabelled`, whose labels are not read.
@@ -48,14 +45,12 @@ def self_train(
     Args:
         learn: `fit_labels` of a network, task, rows, fit and folder, with everything else given.
         teacher: network fitted to `fit_rows`; of a later round it is the last student.
-        start: network that the teacher was fitted from. A copy is fitted for as many steps as the teacher or, with
-            `config.student`, the same network with random weights: it does not repeat its teacher's mistakes as easily.
+        start: network that the teacher was fitted from; a copy is fitted, as by `config.student` or for as many steps.
         cutouts: the data set.
         task: the classes.
         fit_rows: rows of `cutouts` with labels to train on.
         unlabelled: rows to pseudo-label, those of `fit_rows` left out; not those that select the weights.
         config: the fit; `self_training` is the number of rounds.
-        seed: seed of random weights.
         folder: as of `fit_labels`; earlier rounds have folders in it while they run.
 
     Raises:
@@ -71,7 +66,7 @@ def self_train(
         steps = config.train.steps(len(fit_rows))
         config = replace(config, train=replace(config.train, min_steps=steps, max_steps=steps, pflops=0.0))
     else:
-        config = replace(config, train=config.student, head="random")
+        config = replace(config, train=config.student)
     result, drift = FitResult(), None
     for number in range(config.self_training, 0, -1):
         predicted = teacher.probabilities(cutouts.take(rows).images)
@@ -80,11 +75,7 @@ def self_train(
         learned, drift = pseudo_labelled(task, fit_rows, rows, predicted), _drift(task, fit_rows, predicted)
         both = np.concatenate([np.tile(fit_rows, copies), rows])
         where = folder if number == 1 else folder / f"before{number - 1}"
-        student = copy.deepcopy(start)
-        if config.student is not None:
-            seed_torch(seed, number)
-            student.backbone = backbones.create(**start.backbone.config)
-        teacher, result = learn(student, learned, both, config, where)
+        teacher, result = learn(copy.deepcopy(start), learned, both, config, where)
     for path in folder.glob("before*"):
         shutil.rmtree(path)
     add_warning(result.warnings, drift)
