@@ -61,3 +61,6 @@ def test_the_noise_is_that_of_the_step(tiny_vit, views, monkeypatch):
         torch.manual_seed(seed)
         losses.append(method(views)["consistency"].item())
     assert losses[0] == losses[1] != losses[2]
+    views.valid[1] = torch.zeros_like(views.valid[1])  # pixels that are invalid stay 0
+    losses = [method(views)["consistency"].item() for _ in range(2)]
+    assert losses[0] == losses[1]

@@ -23,7 +23,8 @@ class Consistency(Supervised):
         L = CE(y, f(x₁)) + λ · 1/B Σ 1[max q ≥ τ] CE(q, f(x₂ + noise)),  q = softmax(f_t(x₁))
 
     with y the labels and pseudo-labels, and f_t the teacher, a moving average of f. FixMatch's q is of f itself and
-    one-hot. The strong view has another rotation and shift, and Gaussian noise of a deviation drawn per image.
+    one-hot. The strong view has another rotation and shift and, where pixels are valid, Gaussian noise of a deviation
+    drawn per image.
 
     Args:
         weight: λ.
@@ -42,7 +43,8 @@ class Consistency(Supervised):
         """Return the loss, the accuracy, and of the targets the share that is used and agrees with the labels given."""
         assert views.targets is not None, "supervised views carry targets"
         weak, strong = views.crops
-        noisy = strong + NOISE * torch.rand(len(strong), 1, 1, 1, device=strong.device) * torch.randn_like(strong)
+        deviation = NOISE * torch.rand(len(strong), 1, 1, 1, device=strong.device)
+        noisy = strong + deviation * torch.randn_like(strong) * views.valid[1]
         outputs = self.encoder.predict(self.head, torch.cat([weak, noisy])).float()
         metrics = self.classification(outputs[: len(weak)], views.targets[0])
         with torch.no_grad():
