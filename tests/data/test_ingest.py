@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import tarfile
 import tempfile
 import tracemalloc
 import zipfile
@@ -385,6 +386,41 @@ def test_archives(tmp_path, form):
         assert ingest(tmp_path / "windows.zip", tmp_path / "u").classes == {"non": 2, "lens": 3}
     shutil.move(archive, tmp_path / "in")
     assert "zwicky ingest a." in read(tmp_path)[1].set_aside[0][1]
+
+
+@pytest.mark.parametrize("form", ["zip", "tar", "gztar", "xztar"])
+def test_a_damaged_archive_is_one_line(tmp_path, form):
+    random = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for k in range(4):
+        np.save(tmp_path / "in" / f"{k}.npy", random.normal(size=(3, 16, 16)))
+    archive = Path(shutil.make_archive(str(tmp_path / "a"), form, tmp_path / "in"))
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        ingest(archive, tmp_path / "t")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [archive.name, "in"]
+
+
+def test_a_tar_stays_in_its_folder_and_its_links_are_files(tmp_path):
+    planes(tmp_path / "in" / "lens", 2)
+    planes(tmp_path / "in" / "non", 2)
+    (tmp_path / "in" / "lens" / "9.npy").symlink_to(
+        "../non/" + min(p.name for p in (tmp_path / "in" / "non").iterdir())
+    )
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "in", "in")
+    assert ingest(tmp_path / "a.tar", tmp_path / "t").classes == {"non": 2, "lens": 3}
+    for name in ("../out.npy", "/tmp/out.npy"):
+        with tarfile.open(tmp_path / "b.tar", "w") as tar:
+            tar.addfile(tarfile.TarInfo(name))
+        with pytest.raises(UserError, match="outside of its folder"):
+            ingest(tmp_path / "b.tar", tmp_path / "u")
+    with tarfile.open(tmp_path / "c.tar", "w") as tar:
+        member = tarfile.TarInfo("in/0.npy")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        tar.addfile(member)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        ingest(tmp_path / "c.tar", tmp_path / "v")
 
 
 # ------------------------------------------------------------------------------------------- bands, sizes, types

@@ -1,10 +1,14 @@
 """From a folder of images to a store: every file is read or listed with the reason, and what was assumed is printed."""
 
+import lzma
 import os
 import shutil
+import tarfile
 import tempfile
 import time
 import warnings
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +77,30 @@ class IngestReport:
         return "\n".join(lines + [f"warning: {warning}" for warning in shown])
 
 
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .zip or .tar, links as the files they name; UserError if it is damaged or a file leaves the folder.
+
+    By hand, as Python 3.11 has no safe `extractall` before 3.11.4.
+    """
+    try:
+        if archive.suffix.lower() == ".zip":
+            shutil.unpack_archive(archive, folder)
+            return
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                content = None if member.isdir() else tar.extractfile(member)
+                if content is None:
+                    continue
+                path = (folder / member.name).resolve()
+                if not path.is_relative_to(folder.resolve()):
+                    raise UserError(f"{archive}: {member.name!r} lies outside of its folder; leave it out")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with content, path.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+    except (OSError, EOFError, KeyError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{archive} cannot be unpacked ({error}); unpack it, and give the folder") from error
+
+
 def ingest(
     source: Path | str, out: Path | str, catalog: Path | str | None = None, config: IngestConfig | None = None
 ) -> IngestReport:
@@ -95,7 +123,7 @@ def ingest(
     check_writable(out)
     if source.is_file() and is_archive:
         with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as unpacked:
-            shutil.unpack_archive(source, unpacked, filter=None if source.suffix.lower() == ".zip" else "data")
+            _unpack(source, Path(unpacked))
             for path in Path(unpacked).glob(r"*\*"):  # folders as old programs for Windows write them
                 target = Path(unpacked, *(part for part in path.name.split("\\") if part.strip(".")))
                 target.parent.mkdir(parents=True, exist_ok=True)
