@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any
 
 from tables import write_csv
 
@@ -33,12 +32,6 @@ LEFT_OUT = {
 }
 
 
-def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`settings` with nested `changes`."""
-    both = {key: merged(settings.get(key) or {}, value) for key, value in changes.items() if isinstance(value, dict)}
-    return settings | changes | both
-
-
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="store or simulation")
@@ -48,7 +41,7 @@ def main() -> None:
     parser.add_argument("--size")
     given, words = parser.parse_known_args()
     one = {"labels": [given.labels], "probes": [], "baselines": [], "convnet": None}
-    base = merged(recipes.read("polar", given.size), one)
+    base = recipes.merge(recipes.read("polar", given.size), one)
     networks = {
         "hybrid": {"name": "hybrid_vit", "options": {"patch_size": 4, "stem": [32, 64]}},
         "vit": {"name": "vit_tiny", "options": {"patch_size": 4, "width": 128, "depth": 4, "heads": 2, "pool": "mean"}},
@@ -64,7 +57,7 @@ def main() -> None:
     command, cells = cli.COMMANDS["benchmark"], {}
     for name, changes in runs.items():
         line = ["polar", "--data", given.data, "--out", str(given.out / name), *words]
-        config = settings_of(command.settings, parse(command, "benchmark", merged(base, changes), line))
+        config = settings_of(command.settings, parse(command, "benchmark", recipes.merge(base, changes), line))
         result = benchmark(config, given.data, given.out / name, workers=given.workers)
         arms = {arm for run, arm in [WHOLE, *LEFT_OUT.values()] if run == name}
         cells |= {(name, arm): own for arm, own in result.cells(result.results["labels"].iloc[0], [*arms]).items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
 from zwicky.methods.base import ViewsNeeded
-from zwicky.methods.ema import ema_update, make_teacher
+from zwicky.methods.ema import early_momentum, ema_update, make_teacher
 from zwicky.methods.supervised import Supervised, class_numbers
 
 CONFIDENCE = 0.95  # τ: a target is used where its largest probability is at least this
@@ -57,10 +57,9 @@ class Consistency(Supervised):
         return metrics | shares | {"loss": metrics["loss"] + self.weight * loss}
 
     def after_step(self, progress: float) -> None:
-        """Update the teacher; its momentum rises from .1, so that it forgets the head it started with."""
+        """Update the teacher, which soon forgets the head it started with."""
         super().after_step(progress)
-        steps = float(self.steps)
-        ema_update(self.teacher, self._student(), min(MOMENTUM, (1 + steps) / (10 + steps)))
+        ema_update(self.teacher, self._student(), early_momentum(MOMENTUM, int(self.steps)))
         self.steps += 1
 
     def _student(self) -> nn.ModuleDict:

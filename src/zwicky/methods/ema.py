@@ -20,6 +20,11 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * progress))
 
 
+def early_momentum(momentum: float, steps: int) -> float:
+    """Return the momentum after this many steps: it rises from 0.1, so that an average forgets where it started."""
+    return min(momentum, (1 + steps) / (10 + steps))
+
+
 def make_teacher(student: M) -> M:
     """Copy the student, without gradients, drop path or dropout.
 

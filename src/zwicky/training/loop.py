@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zwicky.augment.views import Augment
 from zwicky.errors import UserError
 from zwicky.methods.base import Method
-from zwicky.methods.ema import cosine, ema_update
+from zwicky.methods.ema import cosine, early_momentum, ema_update
 from zwicky.progress import StepProgress
 from zwicky.rng import seed_torch
 from zwicky.training.checkpoint import FitResult, TrainerState
@@ -85,7 +85,7 @@ def fit(
             optimizer.zero_grad()
             method.after_step((step + 1) / n_steps)
             if ema is not None:
-                ema_update(ema, method, min(config.weight_ema, (1 + step) / (10 + step)), buffers=True)
+                ema_update(ema, method, early_momentum(config.weight_ema, step), buffers=True)
 
             log.add(metrics)
             progress.steps, progress.images_seen = step + 1, progress.images_seen + loader.batch_size
