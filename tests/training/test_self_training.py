@@ -53,8 +53,8 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
             predicted[-1] = np.nan  # of an image without a valid pixel
             return predicted
 
-    def learn(start, task, rows, config, folder):
-        given.append((task.truth.copy(), task.soft.copy(), rows, config.train.steps(len(rows))))
+    def learn(start, task, rows, config, folder, seed):
+        given.append((task.truth.copy(), task.soft.copy(), rows, config.train.steps(len(rows)), seed))
         return Teacher(), FitResult()
 
     config = finetune_config(steps=7).fit
@@ -63,9 +63,18 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
     for truth in (task.truth, turned):
         known = dataclasses.replace(task, truth=truth)
         _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, tmp_path)
-    (truth, soft, both, steps), other = given
+    (truth, soft, both, steps, seed), other = given
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(given[0], other, strict=True))
-    assert steps == 7
+    assert (steps, seed) == (7, 0)
+    rounds, seeds = dataclasses.replace(config, self_training=3), []
+
+    def note_seed(*given):
+        seeds.append(given[-1])
+        return Teacher(), FitResult()
+
+    train_by_itself(note_seed, Teacher(), None, cutouts, task, rows, pool, rounds, tmp_path)
+    assert len(set(seeds)) == 3  # the same batches would repeat the mistakes of the teacher
+    assert seeds[-1] == 0
     learned = np.setdiff1d(pool, rows)[:-1]
     assert set(both) == set(learned) | set(rows)
     assert np.isin(both, rows).mean() == pytest.approx(0.25, abs=0.05)

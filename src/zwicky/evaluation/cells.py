@@ -167,9 +167,9 @@ class CellRunner:
         uses = {"fit": fit_rows, "select": select_rows, "normalise": pool}
 
         def learn(
-            start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path
+            start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path, seed: int = 0
         ) -> tuple[Network, FitResult]:
-            data, seed = (self.cutouts, task, rows, select_rows), self.config.seed + draw.index
+            data, seed = (self.cutouts, task, rows, select_rows), self.config.seed + draw.index + seed
             return fit_labels(start, *data, views, fit, seed=seed, folder=folder, title=folder.name, quiet=self.quiet)
 
         if arm.protocol == "self_training":

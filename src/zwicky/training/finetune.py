@@ -88,8 +88,10 @@ def finetune(
     views = replace(config.views, crop=crop, image_size=pretrained.views.image_size)
     fit = replace(config.fit, head="random") if from_scratch else config.fit
 
-    def learn(start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path) -> tuple[Network, FitResult]:
-        data, seed = (cutouts, task, rows, select_rows), config.seed
+    def learn(
+        start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path, seed: int = 0
+    ) -> tuple[Network, FitResult]:
+        data, seed = (cutouts, task, rows, select_rows), config.seed + seed
         return fit_labels(start, *data, views, fit, seed=seed, folder=folder, title="finetune", quiet=quiet)
 
     network, result = learn(copy.deepcopy(pretrained), task, fit_rows, replace(fit, consistency=0.0), out)

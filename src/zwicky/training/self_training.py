@@ -23,10 +23,11 @@ from zwicky.training.task import Task
 
 LABELLED = 0.25  # share of a batch, on average, that has true labels
 SHARPENING = 0.5  # the temperature T of pseudo-labels
+ROUND_SEED = 1000  # between the seeds of rounds; further apart than draws of labels
 DRIFT = 0.15  # distance (total variation) of the classes of pseudo-labels and labels above which a warning is given
 
 
-Learn = Callable[[Network, Task, np.ndarray, FitConfig, Path], tuple[Network, FitResult]]
+Learn = Callable[[Network, Task, np.ndarray, FitConfig, Path, int], tuple[Network, FitResult]]
 
 
 def self_train(
@@ -43,7 +44,8 @@ def self_train(
     """Fit `start` to the labels of `fit_rows` and to pseudo-labels of `unlabelled`, whose labels are not read.
 
     Args:
-        learn: `fit_labels` of a network, task, rows, fit and folder, with everything else given.
+        learn: `fit_labels` of a network, task, rows, fit, folder and number to add to the seed, with everything else
+            given. Each round but the last adds another: batches in the same order would repeat the teacher's mistakes.
         teacher: network fitted to `fit_rows`; of a later round it is the last student.
         start: network that the teacher was fitted from; a copy is fitted, as by `config.student` or for as many steps.
         cutouts: the data set.
@@ -75,7 +77,7 @@ def self_train(
         learned, drift = pseudo_labelled(task, fit_rows, rows, predicted), _drift(task, fit_rows, predicted)
         both = np.concatenate([np.tile(fit_rows, copies), rows])
         where = folder if number == 1 else folder / f"before{number - 1}"
-        teacher, result = learn(copy.deepcopy(start), learned, both, config, where)
+        teacher, result = learn(copy.deepcopy(start), learned, both, config, where, ROUND_SEED * (number - 1))
     for path in folder.glob("before*"):
         shutil.rmtree(path)
     add_warning(result.warnings, drift)
