@@ -134,9 +134,8 @@ class NoStopGradient(SimSiam):
         return {"loss": loss, "embedding_std": (embedding_std(z1) + embedding_std(z2)) / 2}
 
 
-def diagnoses(name, change, small_backbone):
+def diagnoses(name, change, backbone):
     """Yield (step, mean metrics of the last 50 steps, their diagnosis) at step 1 and every 100 steps."""
-    backbone = small_backbone("vit_tiny", bands=1, image_size=16, patch_size=4)
     torch.manual_seed(0)
     if name == "dino":
         method = methods.create("dino", backbone, **HEAD | {"prototypes": 64}, **(change or {}))
@@ -153,11 +152,17 @@ def diagnoses(name, change, small_backbone):
             yield step, means, method.diagnose(means)
 
 
+@pytest.fixture(params=["vit_tiny", "polar_vit"])
+def backbone(request, small_backbone):
+    options = {"patch_size": 4} if request.param == "vit_tiny" else {}
+    return small_backbone(request.param, bands=1, image_size=16, **options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COLLAPSES)
-def test_each_collapse_is_diagnosed(name, small_backbone):
+def test_each_collapse_is_diagnosed(name, backbone):
     method, change, expected = COLLAPSES[name]
-    later = diagnoses(method, change, small_backbone)
+    later = diagnoses(method, change, backbone)
     _, first, _ = next(later)
     for step, means, diagnosis in later:
         assert diagnosis is None or expected in diagnosis, (step, means)  # never another collapse
@@ -171,12 +176,12 @@ def test_each_collapse_is_diagnosed(name, small_backbone):
     elif expected == "constant":
         assert means["embedding_std"] < 0.1 * first["embedding_std"]
     else:
-        assert means["marginal_entropy"] < 0.3 * first["marginal_entropy"]
+        assert means["marginal_entropy"] < 0.35 * first["marginal_entropy"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dino", "simsiam"])
-def test_healthy_training_is_not_diagnosed(name, small_backbone):
-    for step, means, diagnosis in diagnoses(name, None, small_backbone):
+def test_healthy_training_is_not_diagnosed(name, backbone):
+    for step, means, diagnosis in diagnoses(name, None, backbone):
         if step >= COLLAPSE_STEPS // 5:
             assert diagnosis is None, (step, means)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,13 +15,14 @@ from zwicky import cli
 from zwicky.data.store import write_store
 from zwicky.io import read_json
 from zwicky.training import checkpoint
-from zwicky.training.distributed import local_world_size, rank, world_size
+from zwicky.training.distributed import local_world_size, rank, synchronise_batch_norm, world_size
 
 from ..conftest import DISTILLED
 
 # --standalone: a port that is free, since other tests and other users of the machine have theirs.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 HEAD = DISTILLED | {"batch_norm": False}
+BATCH_NORMS = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
 METHODS = {
     **dict.fromkeys(("dino", "ibot", "esvit"), HEAD),
     "simmim": {},
@@ -62,6 +64,24 @@ for name, options in {METHODS!r}.items():
     config = TrainConfig(max_steps=5, batch_size=12, precision="float32", lr=1e-2, warmup=0.0)
     fit(method, source, augment, config, seed=5, folder=folder, title=name, quiet=True)
 """
+
+
+@pytest.mark.parametrize(("processes", "device", "shared"), [(2, "cuda", True), (1, "cuda", False), (2, "cpu", False)])
+@pytest.mark.parametrize(("name", "network"), [("dino", "polar_vit"), ("simsiam", "resnet18"), ("byol", "d4_vit")])
+def test_gpus_share_the_statistics_of_batch_norm(
+    processes, device, shared, name, network, small_backbone, small_method
+):
+    """Every BatchNorm of student and teacher is one of all processes; weights keep their names."""
+    stem = {"patch_size": 4, "stem": [4, 8]} if network == "d4_vit" else {}
+    method = small_method(name, small_backbone(network, **stem), **({"batch_norm": True} if name == "dino" else {}))
+    names, count = list(method.state_dict()), sum(isinstance(m, BATCH_NORMS) for m in method.modules())
+    assert count
+    fabric = SimpleNamespace(world_size=processes, device=torch.device(device))
+    synchronise_batch_norm(method, fabric)
+    synchronised = sum(isinstance(module, torch.nn.SyncBatchNorm) for module in method.modules())
+    assert synchronised == (count if shared else 0)
+    assert sum(isinstance(m, BATCH_NORMS) for m in method.modules()) == count - synchronised
+    assert list(method.state_dict()) == names
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 from zwicky.errors import UserError
 from zwicky.methods import losses
 
-MIN_MARGINAL = 0.2  # of ln K; a head with BatchNorm keeps two or three prototypes where one without keeps one
+MIN_MARGINAL = 0.25  # of ln K; a head with BatchNorm keeps two or three of 64 prototypes where one without keeps one
 MIN_SPREAD = 0.015  # of the spread of an isotropic cloud; healthy backbones on similar cutouts fall to 0.02
 
 

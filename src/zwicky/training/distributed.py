@@ -110,6 +110,14 @@ def autocast(backbone: Backbone, precision: str = "auto") -> AbstractContextMana
     return torch.autocast(on, torch.bfloat16, enabled=use_bf16(precision, backbone))
 
 
+def synchronise_batch_norm(method: torch.nn.Module, fabric: Fabric) -> None:
+    """Take the statistics of BatchNorm over the images of all GPUs, as one GPU would; torch cannot do it on CPUs."""
+    import torch
+
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
+
+
 def compile_backbones(method: torch.nn.Module) -> None:
     """Compile student and teacher, one graph per crop size: dynamic shapes make slower code."""
     from zwicky.backbones.base import Backbone

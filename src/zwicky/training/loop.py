@@ -20,7 +20,13 @@ from zwicky.progress import StepProgress
 from zwicky.rng import seed_torch
 from zwicky.training.checkpoint import FitResult, TrainerState
 from zwicky.training.config import TrainConfig
-from zwicky.training.distributed import autocast, compile_backbones, make_fabric, run_on_rank_zero
+from zwicky.training.distributed import (
+    autocast,
+    compile_backbones,
+    make_fabric,
+    run_on_rank_zero,
+    synchronise_batch_norm,
+)
 from zwicky.training.loader import BatchLoader, TrainingSet
 
 METRICS_ROWS = 100
@@ -58,6 +64,7 @@ def fit(
         )
     step_flops = fabric.world_size * _count_flops(method, loader, config)
     n_steps = config.steps(len(data.rows), step_flops)
+    synchronise_batch_norm(method, fabric)
     ema = copy.deepcopy(method).to(fabric.device) if config.weight_ema else None
     if config.compile:
         compile_backbones(method)
