@@ -70,6 +70,7 @@ EXPERIMENTS = {
     "model-two": (1, 64, ("axion", "cdm", "no_sub")),
     "cfhtls": (3, 64, ("nonlens", "lens")),
     "few-labels": (1, 100, ("no_sub", "sub")),
+    "lens-finding": (3, 72, ("nonlens", "lens")),
     "substructure": (1, 100, ("no_sub", "sub")),
 }
 
