@@ -26,7 +26,7 @@ from zwicky.methods.supervised import Supervised
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.export import export
 from zwicky.training.finetune import finetune
-from zwicky.training.fit_labels import PROBE_VIEWS, fit_labels
+from zwicky.training.fit_labels import PROBE_VIEWS, fit_labels, init_from_probe
 from zwicky.training.linear_probe import LinearProbe
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import new_network, pretrain
@@ -360,6 +360,21 @@ def test_the_head_starts_as_the_probe(tune, started, data, finetune_config, monk
         expected, outputs = np.diff(expected), np.diff(outputs)
     scale = task.truth.std(0) if targets else expected.std()
     assert np.allclose(outputs, expected, atol=0.1 * scale) == (head == "probe")
+
+
+def test_copies_of_a_row_stay_in_one_fold_of_the_probe(small_method, small_backbone):
+    """Labels without meaning, each twelve times: whoever is tested on copies of what they learned is far too sure."""
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([np.tile(np.arange(20), 12), np.arange(20, 60)])
+    features, truth = rng.normal(size=(60, 32)).astype(np.float32)[rows], rng.integers(0, 2, 60)[rows]
+    task = Task(truth, ("a", "b"))
+    method = small_method("supervised", small_backbone(), classes=2)
+    init_from_probe(method, features[None], truth, rows, task, 0)
+    expected = LinearProbe.fit(features, truth, task, groups=rows, seed=0).to_linear()[0]
+    found = method.head.as_linear()["weight"].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    too_sure = LinearProbe.fit(features, truth, task, seed=0).to_linear()[0]
+    assert np.abs(found).max() < 0.1 * np.abs(too_sure).max()
 
 
 @pytest.mark.parametrize("targets", [[], ["flux"]])

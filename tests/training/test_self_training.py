@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from zwicky import provenance
 from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
+from zwicky.io import read_json
 from zwicky.methods.supervised import Supervised
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import TrainConfig
@@ -134,8 +135,24 @@ def test_a_student_has_its_own_training(tmp_path, self_train):
     teacher = read_table(tmp_path / "own" / "metrics.csv")["step"].max()
     assert lengths == [6, teacher]
     assert teacher != 6
+    assert read_json(tmp_path / "own" / "run.json")["steps"] == teacher + 2 * 6  # of all rounds
 
 
-def test_regression_is_refused(self_train):
+def test_without_an_unlabelled_image_the_fit_stays(tmp_path, data, finetune_config, pretrain_config):
+    config = finetune_config(labels=0)
+    config.backbone, config.unlabelled = pretrain_config().backbone, True
+    cutouts, labels, split = data
+    split = dataclasses.replace(split, roles={i: role for i, role in split.roles.items() if role != "unlabelled"})
+    config.fit = dataclasses.replace(config.fit, select=0.0)
+    finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
+    run = read_json(tmp_path / "run" / "run.json")
+    assert run["steps"] > 0
+    assert "no image is without a label" in " ".join(run["warnings"])
+
+
+def test_what_cannot_self_train_is_refused_before_the_teacher_is_trained(self_train, tmp_path, finetune_config):
     with pytest.raises(UserError, match="regression"):
         self_train("numbers", targets=["flux"])
+    with pytest.raises(UserError, match="student"):
+        self_train("compute", train=dataclasses.replace(finetune_config().fit.train, pflops=1e-6))
+    assert not list(tmp_path.glob("**/metrics.csv"))

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from zwicky.errors import UserError
 from zwicky.io import replacing, write_table
 from zwicky.methods.base import Method
 from zwicky.training.distributed import run_on_rank_zero
+
+COSTS = ("steps", "images_seen", "flops", "seconds")  # of a fit, which add up
 
 
 @dataclass
@@ -30,6 +32,13 @@ class FitResult:
     step_seconds: float = 0.0  # mean time of a step of this process, its first left out, without evaluations
     warnings: list[str] = field(default_factory=list)
     used_probe: bool = False  # whether the linear probe was better on the selection labels than the fine-tuned network
+
+    def after(self, earlier: "FitResult") -> "FitResult":
+        """Return this fit, or the earlier one if this had nothing to do, with the costs and the warnings of both."""
+        if not self.steps:
+            return replace(earlier, warnings=[*earlier.warnings, *self.warnings])
+        total = {name: getattr(earlier, name) + getattr(self, name) for name in COSTS}
+        return replace(self, **total, warnings=list(dict.fromkeys([*earlier.warnings, *self.warnings])))
 
 
 class TrainerState:

@@ -106,6 +106,9 @@ class PretrainConfig:
     seed: int = 0
     budget_minutes: float = 0.0
 
+    def __post_init__(self) -> None:
+        check("pretrain", self, ("seed", self.seed >= 0, "0 or more"))
+
 
 @dataclass
 class FitConfig:
@@ -186,3 +189,6 @@ class FinetuneConfig:
     draw: int = 0
     seed: int = 0
     budget_minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        check("finetune", self, *((name, getattr(self, name) >= 0, "0 or more") for name in ("labels", "draw", "seed")))

@@ -23,7 +23,7 @@ from zwicky.training.loop import add_warning
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network
 from zwicky.training.run import Run, fingerprint, to_plain
-from zwicky.training.self_training import self_train
+from zwicky.training.self_training import check_self_training, self_train
 from zwicky.training.task import Task
 
 
@@ -88,6 +88,9 @@ def finetune(
     views = replace(config.views, crop=crop, image_size=pretrained.views.image_size)
     fit = replace(config.fit, head="random") if from_scratch else config.fit
 
+    if config.unlabelled:
+        check_self_training(fit, task.is_regression)
+
     def learn(
         start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path, seed: int = 0
     ) -> tuple[Network, FitResult]:
@@ -98,7 +101,8 @@ def finetune(
     if config.unlabelled:
         uses["pseudo_label"] = unlabelled = np.setdiff1d(pool, select_rows)
         folder = out / "self-training"
-        network, result = self_train(learn, network, pretrained, cutouts, task, fit_rows, unlabelled, fit, folder)
+        network, students = self_train(learn, network, pretrained, cutouts, task, fit_rows, unlabelled, fit, folder)
+        result = students.after(result)
     network.history = provenance.record(cutouts, uses, before)
     for warning in (network.history.warning, pretrained.normalisation.warning):
         add_warning(result.warnings, warning)

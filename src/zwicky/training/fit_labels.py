@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from zwicky.augment.config import ViewsConfig
@@ -83,10 +84,10 @@ def fit_labels(
     if config.head == "probe" and isinstance(method.head, LinearHead) and _can_probe(task, fit_rows):
         images, truth = cutouts.take(fit_rows).images, task.truth[fit_rows]
         if selects:
-            init_from_probe(method, start.features(images)[None], truth, task, seed)
+            init_from_probe(method, start.features(images)[None], truth, fit_rows, task, seed)
             probe = _network(copy.deepcopy(method), start, task)
         x = augmented_features(start.backbone, augment, images, fit_rows, seed, config.train.precision)
-        init_from_probe(method, x, truth, task, seed)
+        init_from_probe(method, x, truth, fit_rows, task, seed)
 
     held_out = {"select": (select_images, select_truth)} if selects else {}
     held_out |= {"test": test} if test else {}
@@ -182,13 +183,18 @@ def _can_probe(task: Task, rows: np.ndarray) -> bool:
     return len(np.unique(task.truth[rows])) > 1
 
 
-def init_from_probe(method: Supervised, features: np.ndarray, truth: np.ndarray, task: Task, seed: int) -> None:
-    """Set the linear head to the probe on features [views, n, D] of n objects with classes or values `truth`."""
-    objects = np.tile(np.arange(len(truth)), len(features))
+def init_from_probe(
+    method: Supervised, features: np.ndarray, truth: np.ndarray, rows: np.ndarray, task: Task, seed: int
+) -> None:
+    """Set the linear head to the probe on features [views, n, D] of `rows` [n] with classes or values `truth`.
+
+    Views and repetitions of a row stay in one fold of the probe's cross-validation.
+    """
+    indices, objects = np.tile(np.arange(len(truth)), len(features)), np.tile(pd.factorize(rows)[0], len(features))
     if task.is_regression:
         truth = method.scaler.transform(truth)
     x = features.reshape(len(objects), -1)
-    weight, bias = LinearProbe.fit(x, truth[objects], task, groups=objects, seed=seed).to_linear()
+    weight, bias = LinearProbe.fit(x, truth[indices], task, groups=objects, seed=seed).to_linear()
     assert isinstance(method.head, LinearHead)
     method.head.set_linear(*(torch.from_numpy(values).float() for values in (weight, bias, x)))
 

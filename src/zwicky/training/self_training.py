@@ -27,6 +27,16 @@ ROUND_SEED = 1000  # between the seeds of rounds; further apart than draws of la
 DRIFT = 0.15  # distance (total variation) of the classes of pseudo-labels and labels above which a warning is given
 
 
+def check_self_training(config: FitConfig, is_regression: bool) -> None:
+    """Raise UserError unless students can learn so; call it before their teacher is trained."""
+    if is_regression:
+        raise UserError("self-training learns from pseudo-labels of classes; leave it out of a regression")
+    if config.train.pflops and config.student is None:
+        raise UserError(
+            "self-training: train.pflops sets the steps of the teacher alone; give `student` its own training"
+        )
+
+
 Learn = Callable[[Network, Task, np.ndarray, FitConfig, Path, int], tuple[Network, FitResult]]
 
 
@@ -55,12 +65,10 @@ def self_train(
         config: the fit; `self_training` is the number of rounds.
         folder: as of `fit_labels`; earlier rounds have folders in it while they run.
 
-    Raises:
-        UserError: if `task` is a regression.
+    Returns:
+        (network, result): the last student and the cost of all rounds, or the teacher if no image is without a label.
     """
     rows = np.setdiff1d(unlabelled, fit_rows)
-    if task.is_regression:
-        raise UserError("self-training learns from pseudo-labels of classes; leave it out of a regression")
     if not len(rows):
         return teacher, FitResult(warnings=["self-training: no image is without a label; the network is its teacher"])
     copies = max(round(LABELLED / (1 - LABELLED) * len(rows) / len(fit_rows)), 1)
@@ -77,7 +85,8 @@ def self_train(
         learned, drift = pseudo_labelled(task, fit_rows, rows, predicted), _drift(task, fit_rows, predicted)
         both = np.concatenate([np.tile(fit_rows, copies), rows])
         where = folder if number == 1 else folder / f"before{number - 1}"
-        teacher, result = learn(copy.deepcopy(start), learned, both, config, where, ROUND_SEED * (number - 1))
+        teacher, student = learn(copy.deepcopy(start), learned, both, config, where, ROUND_SEED * (number - 1))
+        result = student.after(result)
     for path in folder.glob("before*"):
         shutil.rmtree(path)
     add_warning(result.warnings, drift)
