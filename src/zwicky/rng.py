@@ -1,6 +1,7 @@
 """Random numbers: every stream is a function of a key of integers, through `numpy.random.SeedSequence`.
 
 Streams of different keys are independent, so nothing depends on how many numbers another part of the program drew.
+Zeros at the end of a key do not count: (5,) is (5, 0).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from zwicky.evaluation.label_draws import LabelDraw, make_label_draws
 from zwicky.evaluation.metrics import CLASSIFICATION
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
 from zwicky.io import read_json
+from zwicky.training.config import FitConfig, TrainConfig
 
 from .conftest import make_blobs, small_config, small_vit
 
@@ -117,7 +118,7 @@ def test_a_finished_benchmark_is_read_back_and_a_lost_cell_run_again(done, store
 
 @pytest.mark.slow
 def test_two_processes_give_the_results_of_one(tmp_path, store):
-    config = small_config(without_tta=True, probes=["linear", "blocks"])
+    config = small_config(without_tta=True, probes=["linear", "blocks"], self_training=["vit"])
     for workers in (1, 2):
         benchmark(config, store, tmp_path / str(workers), quiet=True, workers=workers)
     pd.testing.assert_frame_equal(*(without_time(tmp_path / name) for name in ("1", "2")), check_exact=True)
@@ -185,6 +186,9 @@ def test_arms_and_the_pairs_that_are_compared():
     }
     ends = [("dino-", "finetune"), ("dino-", "finetune-no-tta"), ("dino-", "linear")]
     ends += [("", "supervised"), ("", "supervised-no-tta")]
+    trained_twice = make_arms(two_networks(without_tta=True, self_training=["A"]))
+    for arm, reference in compared_arms(trained_twice):
+        assert arm.endswith("no-tta") == reference.endswith("no-tta")  # else the pair would mix two effects
     assert set(compared_arms(arms, "A")) - pairs == {(f"{start}B-{end}", f"{start}A-{end}") for start, end in ends}
 
 
@@ -204,7 +208,7 @@ def test_an_arm_without_tta_trains_nothing_again(store, tmp_path):
 
 def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
     """The choice is made on the training role: with other test labels it is the same."""
-    config = two_networks(finetune_best=1, labels=[20], draws=1, replicates=5)
+    config = two_networks(finetune_best=1, labels=[20], draws=1, replicates=5, probes=["linear", "blocks"])
     benchmark(config, store, tmp_path / "run", quiet=True)
     scores = read_json(tmp_path / "run" / "chosen.json")["score"]
     assert set(scores) == {"dino-A", "dino-B", "other-B"}
@@ -215,6 +219,8 @@ def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
     # Features of test objects are left out: garbage there changes nothing.
     split = read_split(next((tmp_path / "run" / "splits").iterdir()))
     known = [i for i in open_store(store).ids if i in read_labels(store).values]
+    for path in (tmp_path / "run" / "pretrain").glob("*/block_features.npy"):
+        np.save(path, np.ones_like(np.load(path)))  # nor are these read
     for path in (tmp_path / "run" / "pretrain").glob("*/features.npy"):
         features = np.load(path)
         features[[i in set(split.ids("test")) for i in known]] = 1e6
@@ -237,6 +243,14 @@ def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
         ({"targets": ["mass"]}, "mass"),
         ({"design": DesignConfig(fractions=(0.9, 0.9, 0.3))}, "fractions"),
         ({"backbones": {"vit": BackboneConfig("vit_tiny", {"patch_size": 5})}}, "patches of 5"),
+        (
+            {"backbones": {"resnet18": BackboneConfig("resnet18")}, "convnet": small_config().scratch},
+            "resnet18-supervised",
+        ),
+        ({"finetune_best": 1, "finetune": FitConfig(select=0), "scratch": FitConfig(select=0)}, "finetune.select"),
+        ({"scratch": FitConfig(select=0.5)}, "scratch.select"),
+        ({"targets": ["width"], "self_training": ["vit"]}, "pseudo-labels of classes"),
+        ({"self_training": ["vit"], "scratch": FitConfig(train=TrainConfig(pflops=1e-6))}, "student"),
     ],
 )
 def test_mistakes_are_one_line_and_do_not_block_the_directory(store, tmp_path, changes, words):

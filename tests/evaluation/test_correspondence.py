@@ -95,6 +95,17 @@ def test_known_networks(sky):
     assert right["exact_untrained"] not in (right["exact"], random["exact"])
 
 
+def test_objects_of_a_group_are_resampled_together(sky):
+    """In groups of a quarter of the objects the intervals are wider, of the same numbers."""
+    quarters = np.array([f"g{row % 4}" for row in range(OBJECTS)])
+    alone, grouped = (
+        correspondence(network(random_code), sky, np.arange(OBJECTS), VIEWS, seed=3, groups=groups).row
+        for groups in (None, quarters)
+    )
+    assert alone["near"] == grouped["near"]
+    assert alone["near_high"] != grouped["near_high"]
+
+
 def literal_partner(first, second, grid, size):
     """One region at a time: centre → source → second view, by Cramer's rule; the cell whose square holds it."""
     height, width = size / grid[0], size / grid[1]

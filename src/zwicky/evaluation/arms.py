@@ -8,6 +8,7 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig
+from zwicky.training.self_training import check_self_training
 
 METHODS = "DINO iBOT EsViT SimSiam BYOL SimMIM BEiT MAE LeJEPA".split()
 PROBE_TITLES = {"linear": "linear probe", "knn": "knn probe", "blocks": "linear probe of all blocks"}
@@ -97,7 +98,7 @@ def compared_arms(arms: Sequence[Arm], compare_with: str = "") -> list[tuple[str
     pairs = []
     for arm in (arm for arm in arms if arm.kind in ("ssl", "semi")):
         scratch = [a.name for a in arms if a.kind == "supervised" and (a.backbone, a.tta) == (arm.backbone, arm.tta)]
-        teacher = [arm.teacher.name] if arm.protocol == "self_training" else []
+        teacher = [replace(arm.teacher, tta=arm.tta).name] if arm.protocol == "self_training" else []
         pairs += [(arm.name, reference) for reference in dict.fromkeys([*scratch, *teacher, *baselines])]
     networks = [arm for arm in arms if arm.kind != "baseline"]
     for arm in networks:
@@ -121,6 +122,16 @@ def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
     for setting, names in networks.items():
         for name in set(names) - set(config.backbones):
             raise UserError(f"{setting}: no network is called {name!r}; choose of {', '.join(config.backbones)}")
+    names = [arm.name for arm in make_arms(config)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two arms would both be called {twice[0]!r}; give a method or backbone another short name")
+    if config.finetune_best and not config.finetune.select:
+        raise UserError("finetune_best chooses by the labels for selection; set finetune.select, such as 0.2")
+    for name, fit in {"scratch": config.scratch, "convnet": config.convnet}.items():
+        if fit is not None and (fit.select, fit.select_most) != (config.finetune.select, config.finetune.select_most):
+            raise UserError(f"{name}.select and select_most differ from those of finetune; all arms share their labels")
+    for fit in (config.finetune, config.scratch) if config.self_training else ():
+        check_self_training(fit, bool(config.targets))
     if not set(config.fit_labels) <= set(config.labels):
         raise UserError(f"fit_labels: {config.fit_labels} are not all among labels {config.labels}; add them there")
     for name in set(config.baselines) - set(BASELINES):

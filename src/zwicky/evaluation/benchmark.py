@@ -89,7 +89,8 @@ def benchmark(
     ]
     groups: dict[tuple, list[Cell]] = {}  # the cells of one network, of which some need others
     for arm, draw, count in cells:
-        groups.setdefault((draw.index, count, arm.kind, arm.method, arm.backbone), []).append((arm, draw, count))
+        kind = arm.teacher.kind if arm.protocol == "self_training" else arm.kind
+        groups.setdefault((draw.index, count, kind, arm.method, arm.backbone), []).append((arm, draw, count))
     rows = {}
     for done in run_parts(partial(_run_cells, *job), [*groups.values()]):
         for arm, draw_index, count, row in done:
@@ -194,14 +195,14 @@ def select_for_finetuning(runner: CellRunner, arms: Sequence[Arm], draws: Sequen
     the training labels of a draw and measured on its selection labels, at the largest number of labels; the mean over
     draws. Scores are kept in `chosen.json`.
     """
-    networks = {f"{arm.method}-{arm.backbone}": arm for arm in arms if arm.kind == "ssl"}
+    networks = {f"{a.method}-{a.backbone}": replace(a, protocol="linear") for a in arms if a.kind == "ssl"}
     n_best, path = runner.config.finetune_best, runner.folder / "chosen.json"
     if not n_best or n_best >= len(networks):
         return list(arms)
     if not path.exists():
         write_json(path, {"score": {n: _selection_score(runner, arm, draws) for n, arm in networks.items()}})
     score = read_json(path)["score"]
-    best = sorted(score, key=score.get, reverse=True)[:n_best]
+    best = sorted(score, key=lambda name: -math.inf if score[name] is None else score[name], reverse=True)[:n_best]
     return [a for a in arms if a.kind != "ssl" or not a.trains_network or f"{a.method}-{a.backbone}" in best]
 
 
@@ -228,7 +229,8 @@ def write_correspondence(runner: CellRunner, draws: Sequence[LabelDraw], arms: S
             if not (folder / "correspondence.json").exists():
                 test = numpy_rng(config.seed).permutation(draw.test_rows(cutouts))[: config.correspondence]
                 network = runner.pretrained(arm, draw)
-                measured = correspondence(network, cutouts, test, config.label_views, config.seed)
+                groups = draw.split.groups_of(cutouts.ids[test]).astype(str)
+                measured = correspondence(network, cutouts, test, config.label_views, config.seed, groups)
                 with replacing(folder / "correspondence.npz") as temporary, temporary.open("wb") as stream:
                     np.savez_compressed(stream, allow_pickle=False, **measured.arrays)
                 write_json(folder / "correspondence.json", measured.row)

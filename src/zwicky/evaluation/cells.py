@@ -1,6 +1,7 @@
 """The cells of a benchmark: train one arm on the labels of one draw and predict the test objects."""
 
 import shutil
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,12 +137,13 @@ class CellRunner:
     def apply(self, arm: Arm, draw: LabelDraw, labels: int, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Predictions of the rows `query` by an arm: the network kept in its cell, or a model fitted to `rows`."""
         truth = self.task.truth[rows]
-        images: Any = self.cutouts.take(query).images  # all read them in blocks
+        train: Any = self.cutouts.take(rows).images  # all read their images in blocks
+        images: Any = self.cutouts.take(query).images
         if arm.trains_network:
             return load_network(self._cell(arm, draw, labels)).probabilities(images)
         if arm.protocol == "baseline":
             seed = self.config.seed + draw.index
-            return BASELINES[arm.method](self.cutouts.images[rows], truth, self.cutouts.images[query], self.task, seed)
+            return BASELINES[arm.method](train, truth, images, self.task, seed)
         features = self.features(arm, draw)
         if np.isnan(features[query]).any():
             features[query] = getattr(self.pretrained(arm, draw), arm.features)(images)
@@ -188,6 +190,8 @@ class CellRunner:
         predicted = predict(test)
         if self.config.without_tta:
             write_array(folder / NO_TTA, predict(test, turns=False))
+        for warning in () if self.quiet else result.warnings:
+            print(f"warning: {folder.name}: {warning}", file=sys.stderr, flush=True)
         costs = {"used_probe": result.used_probe, "temperature": network.temperature}
         costs |= {**cost(result, network.backbone), "seconds": time.monotonic() - began}
         return predicted, costs

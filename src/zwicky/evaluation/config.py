@@ -36,6 +36,9 @@ class DesignConfig:
     train_where: dict[str, str] = field(default_factory=dict)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check("design", self, ("seed", self.seed >= 0, "0 or more"))
+
 
 @dataclass
 class SelfSupervision:
@@ -123,6 +126,6 @@ class BenchmarkConfig:
     budget_minutes: float = 0.0
 
     def __post_init__(self) -> None:
-        least = {"draws": 1, "pretrain_seeds": 1, "replicates": 1, "finetune_best": 0, "correspondence": 0}
+        least = {"draws": 1, "pretrain_seeds": 1, "replicates": 2, "finetune_best": 0, "correspondence": 0, "seed": 0}
         rules = [(name, getattr(self, name) >= number, f"{number} or more") for name, number in least.items()]
         check("benchmark", self, *rules, ("labels", len(self.labels) > 0, "one number of labels or more"))

@@ -49,10 +49,10 @@ class ViewPair(NamedTuple):
 class Correspondence(NamedTuple):
     """The measurement of one network: its numbers for `correspondence.csv`, and what `correspondence.npz` keeps.
 
-    That is, of all N objects: objects (their ids) and the numbers of regions counted, exact, near, those with the
-    suffixes of CONTROLS, and the same after `informative_`. Of the first few, S: ids, crops [S, 2, bands, s, s] uint8,
-    match and partner [S, T] int32, informative [S, T] bool and, if the backbone has any, attention [S, 2, h, w]
-    float32, the mean over heads.
+    That is, of all N objects: objects (their ids), groups and the numbers of regions counted, exact, near, those with
+    the suffixes of CONTROLS, and the same after `informative_`. Of the first few, S: ids, crops [S, 2, bands, s, s]
+    uint8, match and partner [S, T] int32, informative [S, T] bool and, if the backbone has any, attention
+    [S, 2, h, w] float32, the mean over heads.
     """
 
     row: dict[str, Any]
@@ -60,10 +60,16 @@ class Correspondence(NamedTuple):
 
 
 def correspondence(
-    network: Network, cutouts: Cutouts, rows: np.ndarray, views: ViewsConfig, seed: int = 0
+    network: Network,
+    cutouts: Cutouts,
+    rows: np.ndarray,
+    views: ViewsConfig,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Correspondence:
     """Measure a network, and an untrained one of its architecture, on two views of each object in `rows`.
 
+    Objects of one of `groups` [N], e.g. images of one source, are resampled together; without, each on its own.
     Both views have window, rotation, reflection and shift of `views`, whose zoom and photometry are not used. `seed` is
     that of views, untrained weights and bootstrap.
     """
@@ -85,10 +91,11 @@ def correspondence(
                 counts.setdefault(subset + name, []).append(values.sum(1).cpu())
     arrays = {name: torch.cat(parts).numpy() for name, parts in counts.items()}
     ids = np.array([str(identifier) for identifier in cutouts.ids[rows]])
+    groups = ids if groups is None else groups
 
     subsets = {"": arrays["counted"], "informative_": arrays["informative_counted"]}
     names = [subset + m + control for subset in subsets for m in MARGINS for control in ("", *CONTROLS)]
-    cells = {name: [_cell(ids, subsets["informative_" * name.startswith("i")], arrays[name])] for name in names}
+    cells = {name: [_cell(ids, groups, subsets["informative_" * name.startswith("i")], arrays[name])] for name in names}
     shares = Bootstrap(cells, REPLICATES, seed).apply(weighted_share)
     row: dict[str, Any] = {"objects": len(rows), "regions": f"{grid[0]}×{grid[1]}"}
     for subset, total in subsets.items():
@@ -97,7 +104,7 @@ def correspondence(
             interval = shares.interval(name)
             row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
             row |= {name + control: shares.interval(name + control).value for control in CONTROLS}
-    return Correspondence(row, arrays | pictures | {"objects": ids, "ids": ids[:PICTURES]})
+    return Correspondence(row, arrays | pictures | {"objects": ids, "groups": groups, "ids": ids[:PICTURES]})
 
 
 def correspondence_pairs(
@@ -115,7 +122,7 @@ def correspondence_pairs(
         networks[name] = row
         unit = row["split"].split("f")[0], row["seed"]  # folds of a repeat, r0f0, r0f1, …, are resampled together
         for measure in MARGINS:
-            cell = _cell(counts["objects"], counts["counted"], counts[measure])
+            cell = _cell(counts["objects"], counts["groups"], counts["counted"], counts[measure])
             cell = replace(cell, draw=(row["split"], row["seed"]), unit=unit, pretrain_seed=row["seed"])
             cells[measure].setdefault(name, []).append(cell)
     shares = {measure: Bootstrap(cells[measure], replicates, seed).apply(weighted_share) for measure in MARGINS}
@@ -133,8 +140,8 @@ def correspondence_pairs(
     return pd.DataFrame(table, columns=PAIR_COLUMNS)
 
 
-def _cell(ids: np.ndarray, counted: np.ndarray, hits: np.ndarray) -> Cell:
-    return Cell(0, 0, None, ids, ids, counted.astype(np.float64), hits.astype(np.float64))
+def _cell(ids: np.ndarray, groups: np.ndarray, counted: np.ndarray, hits: np.ndarray) -> Cell:
+    return Cell(0, 0, None, ids, groups, counted.astype(np.float64), hits.astype(np.float64))
 
 
 def view_pairs(
