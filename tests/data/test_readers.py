@@ -21,7 +21,9 @@ from astropy.wcs import WCS
 from numpy.testing import assert_array_equal
 
 from zwicky.data.bands import by_wavelength, group_files, parse_bands
+from zwicky.data.cutouts import make_table
 from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, format_of, read, read_image, to_image
+from zwicky.data.store import write_store
 
 RNG = np.random.default_rng(0)
 GREY8 = RNG.integers(0, 256, (5, 7), np.uint8)
@@ -600,6 +602,47 @@ def test_parquet_of_encoded_pictures_with_class_names(tmp_path):
     assert (first.bands, first.columns, second.columns) == (("R", "G", "B"), {"label": "lens"}, {"label": "non"})
     assert (str(missing), missing.row) == ("has no image", 2)
     assert "35 bytes that are no picture" in str(raw)
+
+
+BLANK = np.where(np.arange(N)[:, None, None] == 3, np.float32(np.nan), STACK)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "cube.fits", "a.fits", "a.h5", "store.json"])
+def test_a_blank_image_among_many_is_listed_and_the_others_are_read(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith((".npy", ".npz")):
+        np.save(path, BLANK) if name.endswith(".npy") else np.savez(path, images=BLANK, id=np.arange(N))
+    elif name == "a.h5":
+        with h5py.File(path, "w") as file:
+            file["images"] = BLANK
+    elif name == "store.json":
+        write_store(BLANK[:, None], make_table([f"o{row}" for row in range(N)]), tmp_path / "s", bands=("g",))
+        path = tmp_path / "s" / name
+    elif name == "cube.fits":
+        fits.PrimaryHDU(BLANK).writeto(path)
+    else:
+        hdus(path, *((f"OBJ{row}", plane) for row, plane in enumerate(BLANK)))
+    held = records(path, stacks=True)
+    assert [item.row for item in held] == list(range(N))
+    assert [row for row, item in enumerate(held) if isinstance(item, Unreadable)] == [3]
+    assert str(held[3]) == "has no valid pixel"
+    assert_array_equal(held[8].image[0], STACK[8])
+
+
+def test_a_damaged_fits_extension_among_many_is_listed_and_the_others_are_read(tmp_path):
+    path = tmp_path / "a.fits"
+    planes = [fits.CompImageHDU(RNG.integers(0, 999, (40, 50)).astype(np.int32)) for _ in range(3)]
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.ones((16, 16, 16))), *planes]).writeto(path)
+    with fits.open(path) as file:
+        info = file.fileinfo(3)
+    content = bytearray(path.read_bytes())
+    content[info["datLoc"] : info["datLoc"] + info["datSpan"]] = b"\xff" * info["datSpan"]
+    path.write_bytes(content)
+    held = records(path)
+    assert [item.row for item in held] == [0, 1, 2, 3]
+    assert [row for row, item in enumerate(held) if isinstance(item, Unreadable)] == [0, 2]
+    assert "axes" in str(held[0])
+    assert str(held[2]).startswith("cannot be read: ")
 
 
 # ---------------------------------------------------------------------------------------------------- all

@@ -78,8 +78,13 @@ def read(path: Path, options: ReadOptions | None = None) -> Iterator[Record | Un
     except Unreadable:
         raise
     except Exception as error:  # decoders raise anything on a damaged file; none of it may end an ingest
-        message = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
-        raise Unreadable(f"cannot be read: {message[:200]}") from error
+        raise to_unreadable(error, path) from error
+
+
+def to_unreadable(error: Exception, path: Path) -> Unreadable:
+    """Return what a decoder raised as one line without the path."""
+    message = " ".join(str(error).replace(str(path), "the file").split()) or type(error).__name__
+    return error if isinstance(error, Unreadable) else Unreadable(f"cannot be read: {message[:200]}")
 
 
 def read_image(path: Path, options: ReadOptions | None = None) -> Record:
@@ -192,10 +197,19 @@ def to_image(array: Any, axes: str) -> np.ndarray:
 
 def to_records(
     array: Any, axes: str, bands: Sequence[str] = (), columns: dict | None = None, first: int = 0
-) -> Iterator[Record]:
-    """Yield the images of an array along its axis N, from row `first` on, or its one image; one is read at a time."""
+) -> Iterator[Record | Unreadable]:
+    """Yield the images of an array along its axis N, from row `first` on, or its one image; one is read at a time.
+
+    An image among many that cannot be used is yielded as Unreadable; one alone raises it.
+    """
     stack = [array] if "N" not in axes else array if axes[0] == "N" else np.moveaxis(array, axes.index("N"), 0)
     for row, plane in enumerate(stack[first:] if first else stack, first):
-        image = to_image(plane, axes)
+        try:
+            image = to_image(plane, axes)
+        except Unreadable as error:
+            if "N" not in axes:
+                raise
+            yield Unreadable(str(error), row)
+            continue
         names = tuple(bands) if len(bands) == len(image) else ()
         yield Record(image, names, columns or {}, row if "N" in axes else None)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from astropy.wcs import WCS, WCSSUB_CELESTIAL, Wcsprm
 from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from zwicky.data.bands import AUXILIARY, band_of_column, is_band, parse_bands
-from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records
+from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records, to_unreadable
 from zwicky.data.readers.arrays import read_arrays
 
 MAX_PIXEL_SCALE = 60.0  # arcsec; a header without CDELT means 1 degree
@@ -38,10 +39,9 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
             planes = [to_image(hdu.data, "HW") for hdu in images]
             yield Record(np.concatenate(planes), bands, _facts(images[0].header, *images[0].shape))
         else:
-            records = (record for hdu in images for record in _read_image(hdu, options))
-            for row, record in enumerate(records):
-                is_one = len(images) == 1 and record.row is None
-                yield Record(record.image, record.bands, record.columns, None if is_one else row)
+            for count, item in enumerate(_read_images(images, path, options)):
+                row = None if len(images) == 1 and item.row is None else count
+                yield replace(item, row=row) if isinstance(item, Record) else Unreadable(str(item), row)
 
 
 def _choose_images(hdus: fits.HDUList, options: ReadOptions) -> list[Any]:
@@ -69,7 +69,18 @@ def _band_names(images: list[Any], options: ReadOptions) -> tuple[str, ...]:
     return options.bands if len(options.bands) == len(images) else ()
 
 
-def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record]:
+def _read_images(images: list[Any], path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    """Read each extension; one among several that cannot be read does not end the file."""
+    for hdu in images:
+        try:
+            yield from _read_image(hdu, options)
+        except Exception as error:  # astropy raises many kinds on damaged data
+            if len(images) == 1:
+                raise
+            yield to_unreadable(error, path)
+
+
+def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record | Unreadable]:
     """Read the image of an extension, or the images of a cube with more planes than bands."""
     shape = hdu.shape
     while len(shape) > 3 and shape[0] == 1:  # radio images have axes for frequency and polarisation

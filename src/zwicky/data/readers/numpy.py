@@ -121,7 +121,7 @@ def read_hdf5(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
         yield from read_arrays(arrays, options, bands, is_single)
 
 
-def read_store(path: Path, options: ReadOptions) -> Iterator[Record]:
+def read_store(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
     """Read the objects of the store that `path`, its `store.json`, describes, with their labels; splits stay behind."""
     cutouts = open_store(path.parent)
     options.truth |= set(cutouts.truth)
@@ -129,5 +129,8 @@ def read_store(path: Path, options: ReadOptions) -> Iterator[Record]:
     labels = read_labels(path.parent).of(cutouts.ids)
     for row, (facts, label) in enumerate(zip(table.to_dict("records"), labels, strict=True)):
         lists = {name: tuple(facts.pop(name)) for name in ("psf_fwhm", "noise") if facts[name] is not None}
-        image = to_image(cutouts.images[row], "BHW")
-        yield Record(image, cutouts.bands, facts | lists | {"label": label}, row)
+        try:
+            image = to_image(cutouts.images[row], "BHW")
+            yield Record(image, cutouts.bands, facts | lists | {"label": label}, row)
+        except Unreadable as error:
+            yield Unreadable(str(error), row)
