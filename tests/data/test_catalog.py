@@ -277,6 +277,8 @@ def test_positions(ra, dec):
 
 ROW = {"rah": "10", "ram": "0", "ras": "42.48", "de-": "-", "ded": "2", "dem": "12", "des": "20.88"}
 FORMS = [{"coords": text} for text in ("10:00:42.48 -02:12:20.88", "10 00 42.48 -02 12 20.88", "(150.177; −2.2058)")]
+FORMS += [{f"ra_{word}": 150.177, f"dec_{word}": -2.2058} for word in ("truth", "match", "epoch")]
+FORMS += [{name: 10.0118, "dec": -2.2058} for name in ("ra_hr", "RA hours", "RA.h", "RAhour", "ra-h")]
 FORMS += [ROW, {"ra_rad": np.radians(150.177), "dec_rad": np.radians(-2.2058)}, {"RA [h]": "10.0118", "dec": -2.2058}]
 GALACTIC = SkyCoord(150.177, -2.2058, unit="deg").galactic
 FORMS += [{"GLON": GALACTIC.l.deg, "GLAT": GALACTIC.b.deg}, {"l": GALACTIC.l.deg, "b": GALACTIC.b.deg}]

@@ -408,7 +408,9 @@ def test_fits_position_is_that_of_astropy(tmp_path, cards):
 CARDS = [
     ({"RA": 150.1, "DEC": 2.2}, (150.1, 2.2)),
     ({"RA": "10:00:24.0", "DEC": "+02:12:00"}, (150.1, 2.2)),
+    ({"RA": "150.1", "DEC": " +2.2"}, (150.1, 2.2)),
     ({"RA": 150.1, "DEC": 99.0}, (None, None)),
+    ({"RA": "nan", "DEC": "nan"}, (None, None)),
     ({"RA": "east", "DEC": "north"}, (None, None)),
     ({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0}, (None, None)),  # no CDELT
     ({}, (None, None)),

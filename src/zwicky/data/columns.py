@@ -29,7 +29,7 @@ _GALACTIC |= {"galacticlon": "galacticlat", "galacticlongitude": "galacticlatitu
 _PARTS = ("rah", "ram", "ras", "de-", "ded", "dem", "des")  # a column each, as CDS writes them
 _BOTH = set("radec coord coords coordinate coordinates position positions skycoord radecj2000".split())
 _NO_POSITION = re.compile(r"err|sigma|^e_|^pm|_pm|unc|std|rms|^s_|^u_")
-_UNIT = re.compile(r"[_ (\[]*(deg|degree|rad|radian|h|hr|hour)s?[)\]]?$")
+_UNIT = re.compile(r"[-_. (\[]*(deg|degree|rad|radian|hour|(?<![a-z0-9])hr?)s?[)\]]?$")  # no hours in ra_truth
 UNKNOWN = set(
     "nan null none na nat nil unk unknown unlabelled unlabeled masked missing undefined undef indef unclassified "
     "undetermined unspecified notlabelled notlabeled nolabel notavailable notclassified nodata tbd tbc tobechecked "
@@ -264,7 +264,7 @@ def find_position_columns(columns: Sequence[str], ra: str = "", dec: str = "") -
     names = {re.sub(r"[. ]", "", column.lower()): column for column in reversed(columns)}
     if set(_PARTS) <= set(names):
         return tuple(names[part] for part in _PARTS)
-    names = {_UNIT.sub("", name) or name: column for name, column in names.items()}
+    names = {re.sub(r"[. ]", "", _UNIT.sub("", column.lower()) or column.lower()): column for column in names.values()}
     pairs = [
         (names[name], names[other])
         for name in reversed(names)

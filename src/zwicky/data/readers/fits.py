@@ -139,14 +139,19 @@ def _facts(header: fits.Header, height: int, width: int) -> dict[str, Any]:
                 return facts | {"ra": float(sky[0] % 360), "dec": float(sky[1]), "pixel_scale": scale}
         except Exception:  # astropy raises many kinds for a malformed WCS; the pixels are still good
             pass
-    try:  # numbers are degrees, text with colons or spaces is sexagesimal
-        ra, dec = (
-            float(Angle(value, "deg" if isinstance(value, int | float) else unit).deg)
-            for value, unit in ((header.get("RA"), "hourangle"), (header.get("DEC"), "deg"))
-        )
+    try:
+        ra, dec = _degrees(header.get("RA"), "hourangle"), _degrees(header.get("DEC"), "deg")
     except Exception:  # astropy raises many kinds here, all meaning "not an angle"
         return facts
-    return facts if abs(dec) > 90 else facts | {"ra": ra % 360, "dec": dec}
+    return facts | {"ra": ra % 360, "dec": dec} if np.isfinite(ra) and abs(dec) <= 90 else facts
+
+
+def _degrees(value: Any, unit: str) -> float:
+    """Return an angle: numbers, also as text, are degrees; text with colons or spaces is sexagesimal, in `unit`."""
+    try:
+        return float(value)
+    except ValueError:
+        return float(Angle(value, unit).deg)
 
 
 def _read_table(hdus: fits.HDUList, path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
