@@ -14,7 +14,15 @@ from astropy.table import Table
 
 from zwicky.data import columns as catalog
 from zwicky.data.catalog import FileFinder, match_rows, read_catalog
-from zwicky.data.columns import clean_labels, clean_property, find_position_columns, merge_spellings, parse_positions
+from zwicky.data.columns import (
+    as_text,
+    clean_labels,
+    clean_property,
+    exact_types,
+    find_position_columns,
+    merge_spellings,
+    parse_positions,
+)
 from zwicky.errors import UserError
 
 FILES = [f"img{n:03d}.npy" for n in range(6)]
@@ -120,6 +128,31 @@ def test_json(tmp_path, data):
     (tmp_path / "c.json").write_text(json.dumps(data))
     files, labels = pair(tmp_path / "c.json")
     assert dict(zip(files, labels, strict=True)) == PAIRED
+
+
+LONG = [1234567890123456789, None, 2**63 + 11, 7]
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.yaml", "c.parquet", "c.feather", "c.orc", "c.vot"])
+def test_long_ids_beside_missing_ones_keep_every_digit(tmp_path, name):
+    path, ids = tmp_path / name, LONG if name.endswith((".json", ".yaml")) else [*LONG[:2], 8, 7]
+    table = pd.DataFrame({"id": pd.array([*LONG[:2], 8, 7], "Int64"), "z": [0.5, np.nan, 1.0, 2.0]})
+    if name.endswith((".json", ".yaml")):
+        path.write_text(json.dumps([{"id": number, "z": 0.5} for number in ids]))
+    elif name == "c.vot":
+        Table({"id": np.ma.array([n or 0 for n in ids], mask=[n is None for n in ids])}).write(path, format="votable")
+    else:
+        getattr(table, f"to_{path.suffix[1:]}")(path)
+    table = read_catalog(path)
+    assert as_text(table["id"]).tolist() == ["" if n is None else str(n) for n in ids]
+    assert as_text(exact_types(table)["id"]).tolist() == as_text(table["id"]).tolist()
+
+
+def test_types_of_columns():
+    cells = {"a": [LONG[0], None], "b": [1.5, None], "c": [True, None], "d": [LONG[2], None], "e": ["x", None]}
+    table = exact_types(pd.DataFrame(cells, dtype=object))
+    assert list(table.dtypes.map(str)) == ["Int64", "float64", "boolean", "object", "string"]
+    assert (table["a"][0], table["d"][0]) == (LONG[0], LONG[2])
 
 
 @pytest.mark.parametrize("row", ["-,[h],deg,mag", ",h,deg,AB", "str,hours,degrees,float", "none,hms,(deg),"])

@@ -1,6 +1,7 @@
 """From folders to stores: every file is read or listed with a reason, and what was assumed is printed."""
 
 import csv
+import json
 import os
 import shutil
 import tarfile
@@ -323,6 +324,35 @@ def test_columns_of_a_file_of_many_images(tmp_path):
     assert_array_equal(cutouts.images[3][0], plane(3))
     table = pd.read_parquet(tmp_path / "s" / "objects.parquet")  # types survive
     assert {name: table[name].tolist() for name in texts} == {"name": texts["name"], "flag": [True, False] * 3}
+
+
+def test_long_ids_beside_missing_ones_keep_every_digit(tmp_path):
+    ids = [1234567890123456789, None, *range(100, 163), 2**63 + 11, None]  # of several batches
+    table = pa.table({"object_id": pa.array(ids, pa.uint64())})
+    table = table.append_column("image", pa.array([plane(n).tolist() for n in range(len(ids))]))
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    expected = [f"a.parquet#{row}" if number is None else str(number) for row, number in enumerate(ids)]
+    assert read(tmp_path)[0].ids.tolist() == expected
+
+
+@pytest.mark.parametrize("form", ["c.json", "c.parquet", "sidecars"])
+def test_long_ids_of_a_catalogue_keep_every_digit(tmp_path, form):
+    planes(tmp_path / "in", "a.npy b.npy c.npy")
+    ids = {"a.npy": 1234567890123456789, "b.npy": None, "c.npy": 1234567890123456790}
+    table = {"file": list(ids), "object_id": list(ids.values())}
+    if form == "sidecars":
+        for name, number in ids.items():
+            facts = {"object_id": number, "shape": {"q": 1234567890123456789 if name == "a.npy" else None}}
+            (tmp_path / "in" / name).with_suffix(".json").write_text(json.dumps(facts))
+    elif form == "c.json":
+        (tmp_path / "in" / form).write_text(json.dumps(table))
+    else:
+        pq.write_table(pa.table(table), tmp_path / "in" / form)
+    cutouts, _ = read(tmp_path)
+    assert sorted(cutouts.ids) == ["1234567890123456789", "1234567890123456790", "b.npy"]
+    if form == "sidecars":
+        assert pq.read_table(tmp_path / "s" / "objects.parquet")["shape.q"].to_pylist() == [ids["a.npy"], None, None]
 
 
 @pytest.mark.parametrize("first", [0, 1])

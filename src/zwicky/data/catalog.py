@@ -12,6 +12,7 @@ import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import takewhile, zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,6 +32,7 @@ from zwicky.errors import UserError
 
 _PANDAS = {".parquet": "parquet", ".pq": "parquet", ".feather": "feather", ".orc": "orc", ".xlsx": "excel"}
 _PANDAS |= {".xls": "excel", ".ods": "excel", ".dta": "stata", ".sas7bdat": "sas", ".sav": "spss"}
+_ARROW = (".parquet", ".pq", ".feather", ".orc")
 _TEXTS = tuple(".csv .tsv .tab .cat .tbl .ecsv .vot .votable .mrt .jsonl .ndjson .htm .html".split())
 _MAYBE = tuple(".txt .dat .asc .xml .list .lst .json .md .rst .tex .rdb .yaml .yml".split())  # may be anything
 SUFFIXES = (*_PANDAS, *_TEXTS, *_MAYBE)
@@ -52,7 +54,10 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
     """
     name = path.name.lower()
     try:
-        if path.suffix.lower() in _PANDAS:
+        if path.suffix.lower() in _ARROW:  # pandas makes floats of whole numbers beside missing cells
+            module = import_module(f"pyarrow.{_PANDAS[path.suffix.lower()]}")
+            table = module.read_table(path).to_pandas(integer_object_nulls=True)
+        elif path.suffix.lower() in _PANDAS:
             table = getattr(pd, f"read_{_PANDAS[path.suffix.lower()]}")(path)
         elif "fits" in format_of(name):
             with fits.open(path) as hdus:
@@ -84,8 +89,16 @@ def read_sidecars(folder: Path, files: Sequence[str]) -> pd.DataFrame:
         except yaml.YAMLError:
             facts = text
         word = {"label": text} if len(text) <= 50 and "\n" not in text else {}
-        rows.append((facts if isinstance(facts, dict) else word) | {"file": file.rpartition(".")[0]})
-    return pd.json_normalize(rows)
+        rows.append(_flatten(facts if isinstance(facts, dict) else word) | {"file": file.rpartition(".")[0]})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _flatten(facts: dict, prefix: str = "") -> dict[str, Any]:
+    """Return nested facts by their path: {"lens": {"z": 1}} is {"lens.z": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _unpack(data: bytes) -> bytes:
@@ -159,7 +172,7 @@ def _read_text(data: bytes, path: Path, encoding: str) -> pd.DataFrame:
 
 
 def _from_json(text: str) -> pd.DataFrame:
-    """Return a table of records, of columns, of records by name, of labels by name or of names by label."""
+    """Return a table of objects: of records, of columns, of records by name, of labels by name or of names by label."""
     try:
         data = json.loads(text)
     except json.JSONDecodeError:
@@ -173,11 +186,11 @@ def _from_json(text: str) -> pd.DataFrame:
         isinstance(files, list) and all(format_of(str(file)) for file in files) for files in data.values()
     )
     if not isinstance(data, dict) or (has_usual_name(list(data)) and not (lists_files and len(data) > 1)):
-        return pd.DataFrame(data)
+        return pd.DataFrame(data, dtype=object)
     if {"columns", "data"} <= set(data):
-        return pd.DataFrame(data["data"], columns=data["columns"])
+        return pd.DataFrame(data["data"], columns=data["columns"], dtype=object)
     if all(isinstance(value, dict) for value in data.values()):
-        return pd.DataFrame.from_dict(data, orient="index").rename_axis("file").reset_index()
+        return pd.DataFrame.from_dict(data, orient="index", dtype=object).rename_axis("file").reset_index()
     pairs: list[tuple[Any, Any]] = []
     for key, value in data.items():
         pairs += [(item, key) for item in value] if isinstance(value, list) else [(key, value)]

@@ -112,6 +112,21 @@ def as_text(values: pd.Series) -> pd.Series:
     return values.astype(object).map(to_text).astype(object)
 
 
+def exact_types(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a type for each column of objects, nullable unless of floats.
+
+    Whole numbers keep all digits, also beside missing cells; those longer than 64 bits stay Python's.
+    """
+    columns = {}
+    for name, values in table.items():
+        if values.dtype != object or pd.api.types.infer_dtype(values) != "integer":
+            columns[name] = values.convert_dtypes(convert_floating=False)
+        else:  # pandas would make floats of them
+            is_long = values.dropna().map(lambda value: abs(value) >= 2**63).any()
+            columns[name] = values if is_long else values.astype("Int64")
+    return pd.DataFrame(columns, table.index)
+
+
 def is_unknown(text: str) -> bool:
     """Return whether a text means that there is no value: "", --, N/A, <NA>, #NULL!, unknown, not labelled."""
     return text == "\\N" or ("+" not in text and re.sub(r"[\W_]", "", text.lower()) in UNKNOWN)

@@ -203,7 +203,7 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     for name, dtype in STANDARD_COLUMNS.items():
         values = table[name] if name in table else pd.Series([None] * len(table), dtype=object)
         columns[name] = values.astype(np.float64 if dtype == pa.float64() else object).to_numpy()
-    columns |= {name: table[name].to_numpy() for name in table.columns if name not in columns}
+    columns |= {name: table[name].array for name in table.columns if name not in columns}
     return pd.DataFrame(columns)
 
 

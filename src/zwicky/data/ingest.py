@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from zwicky.data import image_format
+from zwicky.data.columns import exact_types
 from zwicky.data.cutouts import pixel_hash
 from zwicky.data.explain import explain, warn
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, check_uniform
@@ -228,7 +229,7 @@ def _read_all(
         good = [facts for facts in batch if "_reason" not in facts]
         if good:
             pixels = np.stack([facts.pop("_pixels") for facts in good])
-            tables.append(pd.DataFrame(good).drop(columns="_format").convert_dtypes(convert_floating=False))
+            tables.append(exact_types(pd.DataFrame(good, dtype=object).drop(columns="_format")))
             ids = [str(len(writer) + row) for row in range(len(good))]  # until all is known
             writer.append(pixels, pd.DataFrame({"id": ids, "pixel_hash": [facts["_hash"] for facts in good]}))
     stray = check_uniform(formats, store)

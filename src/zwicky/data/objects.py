@@ -139,7 +139,7 @@ def _join_catalogs(
             data.warnings.append(f"{file} is not in UTF-8 and was read as {encoding}; if text is wrong: --encoding")
         name = os.path.basename(file) + (f" by its column {column}" if column else "")
         attrs = table.attrs | {"path": os.path.normpath(data.folder / file), "name": name}
-        aligned = table.convert_dtypes(convert_floating=False).reindex(rows).reset_index(drop=True)
+        aligned = meanings.exact_types(table).reindex(rows).reset_index(drop=True)
         aligned.attrs = attrs
         tables.append(aligned)
         masks.append(has_row)
