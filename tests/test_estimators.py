@@ -218,6 +218,28 @@ def test_mistakes_are_one_line(images, labels, message: str):
         LensClassifier(**SMALL).fit(images, labels)
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 1, 16, 16)), ["a", "banana"], "label 'banana'"),
+        (np.zeros((2, 1, 16, 16)), ["a", None], "label None"),
+        (np.zeros((2, 1, 16, 16)), ["a"], "one label per image"),
+        (np.zeros((2, 1, 20, 20)), ["a", "b"], "images of that shape"),
+        (np.zeros((2, 2, 16, 16)), ["a", "b"], "images of that shape"),
+    ],
+)
+def test_mistakes_in_eval_set_are_one_line(images, labels, message: str):
+    with pytest.raises(UserError, match=message):
+        LensClassifier(**SMALL).fit(np.zeros((4, 1, 16, 16)), ABAB, eval_set=(images, labels))
+
+
+def test_eval_set_needs_as_many_features_as_x():
+    classifier = LensClassifier(**SMALL)
+    with pytest.raises(ValueError, match="60 features"):
+        classifier.fit(np.zeros((4, 64)), ABAB, eval_set=(np.zeros((4, 60)), ABAB))
+    assert classifier.n_features_in_ == 64
+
+
 def test_arrays_of_fits_files_masked_ones_and_other_shapes(fitted):
     images, _ = blobs(6, seed=3)
     probabilities = fitted.predict_proba(images)

@@ -26,7 +26,7 @@ from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.views import Target
 from zwicky.backbones import SHIPPED, BackboneConfig
 from zwicky.data.columns import sentinels
-from zwicky.data.cutouts import Cutouts, LazyImages, as_pixels, make_cutouts
+from zwicky.data.cutouts import Cutouts, Images, LazyImages, as_pixels, make_cutouts
 from zwicky.data.duplicates import find_groups
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
@@ -92,8 +92,8 @@ class _LensEstimator(BaseEstimator):
         restored = {name: each.network() if isinstance(each, _Packed) else each for name, each in state.items()}
         super().__setstate__(restored)
 
-    def _cutouts(self, images: Any, fitting: bool = False) -> Cutouts:
-        """Return `images` as cutouts, of the shape that was fitted unless `fitting`."""
+    def _cutouts(self, images: Any, fitting: bool = False, reset: bool = True) -> Cutouts:
+        """Return `images` as cutouts, of the shape that was fitted unless `fitting`, which may `reset` that of rows."""
         if not fitting:
             check_is_fitted(self, "network_")
         if isinstance(images, str | Path):
@@ -101,7 +101,7 @@ class _LensEstimator(BaseEstimator):
         if not isinstance(images, Cutouts):
             ndim = getattr(images, "ndim", None) or np.asarray(images).ndim
             if ndim < 3:
-                images = _squares(validate_data(self, images, reset=fitting, ensure_all_finite=False))
+                images = _squares(validate_data(self, images, reset=fitting and reset, ensure_all_finite=False))
             elif not isinstance(images, LazyImages):
                 images = as_pixels(images, self.image_shape_[0] if ndim == 3 and not fitting else None)
             if not len(images):
@@ -225,9 +225,21 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
             raise InputError(f"the labels hold {len(self.classes_)} class; give images of at least two")
         test = None
         if eval_set is not None:
-            test = self._cutouts(eval_set[0], fitting=True).images, np.searchsorted(self.classes_, eval_set[1])
+            test = self._eval_set(*eval_set, cutouts.images.shape[1:])
         self._fit(cutouts, Task(truth, tuple(map(str, self.classes_))), test)
         return self
+
+    def _eval_set(self, X: Any, y: Any, shape: tuple[int, ...]) -> tuple[Images, np.ndarray]:
+        """Return images, of the shape of those to learn from, and the number of the class of each, [N]."""
+        images, labels = self._cutouts(X, fitting=True, reset=False).images, column_or_1d(y).tolist()
+        if images.shape[1:] != shape:
+            raise InputError(f"X holds images {shape}, eval_set {images.shape[1:]}; give images of that shape")
+        if len(labels) != len(images):
+            raise InputError(f"eval_set holds {len(images)} images, {len(labels)} labels; give one label per image")
+        numbers = {name: number for number, name in enumerate(self.classes_.tolist())}
+        if unknown := [label for label in labels if label not in numbers]:
+            raise InputError(f"eval_set holds the label {unknown[0]!r}, which is not in y; leave its images out")
+        return images, np.array([numbers[label] for label in labels])
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return calibrated probabilities [N, classes], averaged over the eight rotations and reflections."""

@@ -140,6 +140,19 @@ def test_take_reads_nothing_until_indexed(tmp_path, small_shards, monkeypatch):
     np.testing.assert_array_equal(part.images, images[[7, 20, 3]])
 
 
+@pytest.mark.parametrize(
+    "rows", [[False, True, False, True], np.arange(4) % 2 == 1, slice(1, None, 2), (1, 3), [-3, -1]]
+)
+def test_take_of_a_mask_a_slice_and_numbers(tmp_path, rows):
+    for cutouts in (make_cutouts(ramp(4), "gr", ids=list("abcd")), open_store(write(tmp_path / "s", ramp(4)))):
+        part = cutouts.take(rows)
+        assert part.ids.tolist() == cutouts.ids[[1, 3]].tolist()
+        np.testing.assert_array_equal(part.images, ramp(4)[[1, 3]])
+    assert len(cutouts.take([])) == len(cutouts.take(np.array([]))) == 0
+    with pytest.raises(IndexError):
+        cutouts.take([True, False])
+
+
 def test_rows_of_ids_and_one_pixel_scale_or_none():
     cutouts = make_cutouts(ramp(4), "gr", ids=list("abcd"))
     assert cutouts.rows_of(["c", "a"]).tolist() == [2, 0]

@@ -148,8 +148,10 @@ class Cutouts:
         return np.stack(columns, axis=1)
 
     def take(self, rows: Any) -> Self:
-        """Return the cutouts of these rows, in this order; lazy images stay unread."""
-        rows = np.asarray(rows, dtype=np.int64)
+        """Return the cutouts of `rows` (a slice, row numbers in any order or a mask); lazy images stay unread."""
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows) if len(rows) else np.empty(0, np.int64)
+        rows = np.arange(len(self))[rows]
         images = self.images[rows] if isinstance(self.images, np.ndarray) else self.images.take(rows)
         table = self.table.iloc[rows].reset_index(drop=True)
         return replace(self, images=images, table=table)
