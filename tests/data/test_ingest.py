@@ -431,6 +431,18 @@ def test_a_damaged_archive_is_one_line(tmp_path, form):
     assert sorted(path.name for path in tmp_path.iterdir()) == [archive.name, "in"]
 
 
+@pytest.mark.parametrize(("offset", "value", "reason"), [(8, 9, "compression"), (6, 1, "encrypted")])
+def test_a_zip_that_python_does_not_unpack_is_one_line(tmp_path, offset, value, reason):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("a.npy", b"pixels")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    for header in (0, content.index(b"PK\x01\x02") + 2):  # the local one, and that of the directory
+        content[header + offset] = value
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(UserError, match=f"cannot be unpacked .*{reason}"):
+        ingest(tmp_path / "a.zip", tmp_path / "t")
+
+
 def test_a_tar_stays_in_its_folder_and_its_links_are_files(tmp_path):
     planes(tmp_path / "in" / "lens", 2)
     planes(tmp_path / "in" / "non", 2)

@@ -215,6 +215,14 @@ def test_arrays_beside_an_array_of_images_are_columns(tmp_path, names):
     np.testing.assert_array_equal(cutouts.images[:][:, 0], STACK)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18)])  # nothing, and an empty .npz
+def test_a_damaged_array_in_a_folder_is_listed(tmp_path, content):
+    write(tmp_path / "in" / "{}.npy", 2)
+    (tmp_path / "in" / "2.npy").write_bytes(content)
+    cutouts, report = read(tmp_path)
+    assert (list(cutouts.ids), [name for name, _ in report.set_aside]) == (["0.npy", "1.npy"], ["2.npy"])
+
+
 def test_arrays_of_parts_classes_and_bands(tmp_path):
     save(tmp_path / "in", x_train=STACK, y_train=np.arange(10) % 2, x_test=STACK[:3] + 1, y_test=np.ones(3))
     _, report = read(tmp_path)

@@ -600,6 +600,9 @@ def test_parquet_of_encoded_pictures_with_class_names(tmp_path):
     table = pa.table({"image": pa.array(cells), "label": [1, 0, -1, 0]})
     pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), tmp_path / "a.parquet")
     first, second, missing, raw = records(tmp_path / "a.parquet")
+    pq.write_table(pq.read_table(tmp_path / "a.parquet", columns=["image"]), tmp_path / "dropped.parquet")
+    assert [item.row for item in records(tmp_path / "dropped.parquet")] == [0, 1, 2, 3]
+    assert records(tmp_path / "dropped.parquet")[0].columns == {}
     assert_array_equal(first.image, COLOUR.transpose(2, 0, 1))
     assert (first.bands, first.columns, second.columns) == (("R", "G", "B"), {"label": "lens"}, {"label": "non"})
     assert (str(missing), missing.row) == ("has no image", 2)

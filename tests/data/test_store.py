@@ -1,5 +1,6 @@
 """The store: round trips, what NumPy and pandas see, lazy rows, and what users get wrong."""
 
+import io
 import json
 import signal
 import subprocess
@@ -218,13 +219,22 @@ def test_an_error_leaves_nothing_and_a_kill_no_store(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
+def _without(content: bytes, column: str) -> bytes:
+    stream = io.BytesIO()
+    pd.read_parquet(io.BytesIO(content)).drop(columns=column).to_parquet(stream)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("store.json", None, "is no store"),
         ("store.json", lambda content: b"{]", "cannot read"),
         ("store.json", lambda content: content.replace(b'version": 1', b'version": 9'), "schema version 9"),
+        ("store.json", lambda content: content.replace(b'"truth"', b'"truths"'), "incomplete .*'truth'"),
         ("objects.parquet", None, "incomplete"),
+        ("objects.parquet", lambda content: _without(content, "survey"), "incomplete .*survey"),
+        ("images-00001.npy", lambda content: b"", "incomplete"),
         ("images-00001.npy", None, "incomplete"),
         ("images-00002.npy", lambda content: content[:-9], "incomplete"),
     ],

@@ -194,10 +194,11 @@ def open_store(path: Path | str) -> Cutouts:
         images = open_images(path)
         if not len(images) == len(table) == description["objects"]:
             raise ValueError(f"{len(images)} images, {len(table)} rows, {description['objects']} objects")
-    except (OSError, ValueError, IndexError, pa.ArrowException) as error:
+        facts = tuple(description["bands"]), tuple(description["truth"]), description["metadata"]
+        return Cutouts(images, table, *facts)
+    except (OSError, EOFError, ValueError, LookupError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise UserError(f"{path} is incomplete ({problem}); copy or write the store again") from error
-    return Cutouts(images, table, tuple(description["bands"]), tuple(description["truth"]), description["metadata"])
 
 
 def open_images(path: Path) -> ShardedImages:

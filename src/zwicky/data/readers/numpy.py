@@ -77,7 +77,7 @@ def is_archive(files: Sequence[Path]) -> bool:
     """Return whether the `.npy` files of a folder are a stack of images and columns of its length."""
     try:
         shapes = [np.load(file, mmap_mode="r").shape for file in files]
-    except ValueError:
+    except Exception:  # an array of objects, or a damaged file: reading it gives the reason
         return False
     columns = {shape[0] for shape in shapes if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)}
     return any(len(shape) > 2 and shape[0] in columns for shape in shapes)

@@ -43,7 +43,7 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Record | Unreadab
             cells = zip(*(_decode_column(batch.column(name), name) for name in images), strict=True)
             for cell, facts in zip(cells, batch.select(plain).to_pylist(), strict=True):
                 facts = {renamed.get(name, name): value for name, value in facts.items()}
-                named = {n: names[facts[n]] for n, names in classes.items() if facts[n] in range(len(names))}
+                named = {n: names[facts[n]] for n, names in classes.items() if facts.get(n) in range(len(names))}
                 try:
                     image, bands, of_image = _join(cell, options)
                     yield Record(image, bands, of_image | facts | named, row)
