@@ -516,6 +516,31 @@ def test_fits_table_of_images(tmp_path, name, array, code, options):
     assert facts == {"OBJID": 2**60 + 1, "CLASS": "non", "GOOD": False, "LABEL": None}  # TNULL is applied
 
 
+def test_fits_table_beside_its_images(tmp_path):
+    table = fits.BinTableHDU(Table({"id": np.arange(N) + 2**60, "label": ["lens", "non", ""] * 3}), name="CAT")
+    short = fits.BinTableHDU(Table({"id": [1, 2]}), name="PSF")
+    fits.HDUList([fits.PrimaryHDU(STACK), table, short]).writeto(tmp_path / "cube.fits")
+    planes = [fits.ImageHDU(plane, fits.Header({"LABEL": "own"} if n == 1 else {})) for n, plane in enumerate(STACK)]
+    fits.HDUList([fits.PrimaryHDU(), table, *planes]).writeto(tmp_path / "planes.fits")
+    for name, own in (("cube.fits", "non"), ("planes.fits", "own")):
+        options = ReadOptions(stacks=True)
+        first, second, third, *_ = read(tmp_path / name, options)
+        assert first.columns == {"id": 2**60, "label": "lens"}
+        assert (second.columns["label"], third.columns["label"]) == (own, None)
+        assert any("PSF were not read" in note for note in options.notes) == (name == "cube.fits")
+
+
+@pytest.mark.parametrize("images", [[FLOAT], [STACK], [FLOAT, FLOAT + 1], [STACK, FLOAT], []])
+def test_fits_tables_that_are_not_read_are_named(tmp_path, images):
+    table, options = Table({"id": [1] * (1 if len(images) == 1 else 2)}), ReadOptions(stacks=True)
+    tables = [fits.BinTableHDU(Table({"image": CUBES}))] * (not images) + [fits.BinTableHDU(table, name="CAT")]
+    if len(images) == 2 and images[0] is FLOAT:
+        tables.append(fits.BinTableHDU(table, name="B"))  # either may be that of the images
+    fits.HDUList([fits.PrimaryHDU(), *map(fits.ImageHDU, images), *tables]).writeto(tmp_path / "a.fits")
+    assert not any("id" in item.columns for item in read(tmp_path / "a.fits", options))
+    assert any("CAT" in note and "--catalog" in note for note in options.notes)
+
+
 def test_fits_table_with_a_column_a_band_and_tnull_pixels(tmp_path):
     planes = (STACK * 100).astype(np.int16)
     planes[0, 0, 0] = -32768

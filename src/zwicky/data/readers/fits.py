@@ -16,7 +16,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from zwicky.data.bands import AUXILIARY, band_of_column, is_band, parse_bands
 from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records, to_unreadable
-from zwicky.data.readers.arrays import read_arrays
+from zwicky.data.readers.arrays import read_arrays, to_plain
 
 MAX_PIXEL_SCALE = 60.0  # arcsec; a header without CDELT means 1 degree
 _SCIENCE = re.compile(r"SCI|SCIENCE|COADD|DATA|IMAGE|IMG", re.IGNORECASE)
@@ -28,20 +28,32 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
     """Read the image extensions of a file, else its table with a column of images.
 
     Extensions named after filters are bands of one image, several others are images of their own; science comes
-    before masks, errors and weights. The position is that of the image centre by the celestial WCS, else RA and DEC
-    of the header. BSCALE, BZERO, BLANK, TNULL and tile compression are undone by astropy.
+    before masks, errors and weights. A table with as many rows as there are images has their columns. The position is
+    that of the image centre by the celestial WCS, else RA and DEC of the header. BSCALE, BZERO, BLANK, TNULL and tile
+    compression are undone by astropy.
     """
     with fits.open(path, memmap=path.stat().st_size > 2**26 and not path.name.endswith((".gz", ".bz2"))) as hdus:
         images = _choose_images(hdus, options)
         if not images:
-            yield from _read_table(hdus, path, options)
+            if not (tables := _table_numbers(hdus)):
+                raise Unreadable("has no image HDU and no table with a column of images")
+            first, *others = sorted(tables, key=lambda number: isinstance(hdus[number], fits.TableHDU))  # text: last
+            bands = parse_bands(_text(hdus[first].header, "BANDS")) or _numbered(hdus[first].header, "BAND")
+            yield from read_arrays(_read_table(path, first), options, bands)
+            _note_tables(hdus, others, options)  # after it, as a file without images may be a catalogue
         elif bands := _band_names(images, options):
+            _note_tables(hdus, _table_numbers(hdus), options)
             planes = [to_image(hdu.data, "HW") for hdu in images]
             yield Record(np.concatenate(planes), bands, _facts(images[0].header, *images[0].shape))
         else:
+            columns = _columns_beside(hdus, images, path, options)
             for count, item in enumerate(_read_images(images, path, options)):
                 row = None if len(images) == 1 and item.row is None else count
-                yield replace(item, row=row) if isinstance(item, Record) else Unreadable(str(item), row)
+                if isinstance(item, Record):
+                    facts = {name: values[count] for name, values in columns.items()}
+                    yield replace(item, columns=facts | item.columns, row=row)
+                else:
+                    yield Unreadable(str(item), row)
 
 
 def _choose_images(hdus: fits.HDUList, options: ReadOptions) -> list[Any]:
@@ -82,6 +94,23 @@ def _read_images(images: list[Any], path: Path, options: ReadOptions) -> Iterato
 
 def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record | Unreadable]:
     """Read the image of an extension, or the images of a cube with more planes than bands."""
+    shape, axes, bands = _layout(hdu, options)
+    facts = {} if "N" in axes else _facts(hdu.header, shape[axes.index("H")], shape[axes.index("W")])
+    by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section")
+    yield from to_records(hdu.section if by_plane else hdu.data.reshape(shape), axes, bands, facts)
+
+
+def _count(hdu: Any, options: ReadOptions) -> int:
+    """Return how many images an extension holds."""
+    try:
+        shape, axes, _ = _layout(hdu, options)
+    except Unreadable:
+        return 1
+    return shape[axes.index("N")] if "N" in axes else 1
+
+
+def _layout(hdu: Any, options: ReadOptions) -> tuple[tuple[int, ...], str, tuple[str, ...]]:
+    """Return the shape, the axes and the bands of an extension."""
     shape = hdu.shape
     while len(shape) > 3 and shape[0] == 1:  # radio images have axes for frequency and polarisation
         shape = shape[1:]
@@ -91,10 +120,7 @@ def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record | Unreadable]
     else:
         names = _numbered(header, "BAND", "FILTER") or parse_bands(_text(header, "BANDS", "FILTERS", "BAND", "FILTER"))
     bands = names if len(shape) == 2 or (len(set(names)) == len(names) and len(names) in shape) else ()
-    axes = find_axes(shape, options, len(bands))
-    facts = {} if "N" in axes else _facts(header, shape[axes.index("H")], shape[axes.index("W")])
-    by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section")
-    yield from to_records(hdu.section if by_plane else hdu.data.reshape(shape), axes, bands, facts)
+    return shape, find_axes(shape, options, len(bands)), bands
 
 
 def _text(header: fits.Header, *keys: str) -> str:
@@ -154,11 +180,32 @@ def _degrees(value: Any, unit: str) -> float:
         return float(Angle(value, unit).deg)
 
 
-def _read_table(hdus: fits.HDUList, path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
-    tables = [number for number, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU)]
-    if not tables:
-        raise Unreadable("has no image HDU and no table with a column of images")
-    table = Table.read(path, hdu=tables[0], memmap=True, mask_invalid=False, unit_parse_strict="silent")
-    header = hdus[tables[0]].header
-    bands = parse_bands(_text(header, "BANDS")) or _numbered(header, "BAND")
-    yield from read_arrays({name: table[name] for name in table.colnames}, options, bands)
+def _table_numbers(hdus: fits.HDUList) -> list[int]:
+    kinds = (fits.BinTableHDU, fits.TableHDU)
+    return [number for number, hdu in enumerate(hdus) if isinstance(hdu, kinds) and not hdu.is_image]
+
+
+def _read_table(path: Path, number: int) -> dict[str, Any]:
+    """Return the columns of a table by name."""
+    table = Table.read(path, hdu=number, memmap=True, mask_invalid=False, unit_parse_strict="silent")
+    return {name: table[name] for name in table.colnames}
+
+
+def _columns_beside(hdus: fits.HDUList, images: list[Any], path: Path, options: ReadOptions) -> dict[str, list]:
+    """Return the columns of the one table with a row for each of several images, {} if there is none."""
+    if not (tables := _table_numbers(hdus)):
+        return {}
+    counts = [_count(hdu, options) for hdu in images]
+    count = counts[0] if len(images) == 1 else len(images) if set(counts) == {1} else 0
+    fitting = [number for number in tables if hdus[number].header["NAXIS2"] == count > 1]
+    chosen = fitting if len(fitting) == 1 else []
+    _note_tables(hdus, [number for number in tables if number not in chosen], options)
+    columns = {name: array for number in chosen for name, array in _read_table(path, number).items()}
+    return {name: values for name, array in columns.items() if array.ndim == 1 and (values := to_plain(array))}
+
+
+def _note_tables(hdus: fits.HDUList, numbers: list[int], options: ReadOptions) -> None:
+    """Note tables that are left out."""
+    if names := sorted({hdus[number].name or "unnamed" for number in numbers}):
+        advice = "save one as a file of its own and give it as --catalog"
+        options.notes.add(f"table HDUs {', '.join(names[:5])} were not read; {advice}")
