@@ -165,6 +165,44 @@ def test_mistakes_are_user_errors(tmp_path, monkeypatch):
             cli.run(words)
 
 
+@pytest.mark.parametrize("name", ["grades.csv", "graders.csv"])
+def test_no_table_of_someone_else_is_overwritten(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / name
+    own.write_text("filename,grade,my_notes\na.png,A,an arc in the east\n")
+    before = own.read_bytes()
+    write_grader(tmp_path / "ana.db", "ana", {"a.png": "A"})
+    for files, out in [
+        ([name], "catalogue.csv"),
+        (["ana.db"], "catalogue.csv"),  # not an input, and yet in the way
+        (["ana.db"], name),
+    ]:
+        with pytest.raises(UserError, match=f"{name}.*another"):
+            cli.run(["grade", "--merge", *files, "--out", out])
+        assert own.read_bytes() == before
+    (tmp_path / "other").mkdir()
+    cli.run(["grade", "--merge", name, "ana.db", "--out", "other/catalogue.csv"])
+    assert pd.read_csv(tmp_path / "other" / "catalogue.csv")["n_graders"].tolist() == [2]
+
+
+def test_an_input_is_not_the_catalogue(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("filename,grade,my_notes\na.png,A,an arc in the east\n")
+    (tmp_path / "link.csv").symlink_to("mine.csv")
+    for out in ("mine.csv", "link.csv", str(tmp_path / "mine.csv")):
+        with pytest.raises(UserError, match="choose another --out"):
+            cli.run(["grade", "--merge", "mine.csv", "--out", out])
+    assert "my_notes" in (tmp_path / "mine.csv").read_text()
+
+
+def test_a_merge_is_repeated_in_its_folder(tmp_path):
+    write_grader(tmp_path / "ana.db", "ana", {"a": "A"})
+    merge_grades([tmp_path / "ana.db"], tmp_path / "catalogue.csv")
+    write_grader(tmp_path / "bob.db", "bob", {"a": "X"})
+    merge_grades([tmp_path / "grades.csv", tmp_path / "bob.db"], tmp_path / "catalogue.csv")
+    assert set(pd.read_csv(tmp_path / "grades.csv")["grader"]) == {"ana", "bob"}
+
+
 def test_every_spelling_has_one_grade(tmp_path):
     spellings = {
         "A": ["3", "SL", "lens", "3.0"],

@@ -18,6 +18,8 @@ from zwicky.io import replacing, write_table
 
 TEAM = {"A": 2.5, "B": 1.5, "C": 0.5, "X": -np.inf}  # smallest mean of the graders
 GRADES_COLUMNS = "id ra dec score grader grade subclass comment seconds time view".split()
+GRADERS_COLUMNS = "grader graded median_seconds right_on_lenses right_on_others known_images repeats same_grade".split()
+BESIDE = {"grades.csv": GRADES_COLUMNS, "graders.csv": GRADERS_COLUMNS}  # written beside the catalogue
 PROPERTIES = ("ra", "dec", "score", "stratum", "inclusion_probability")
 FORMATS = {".csv": "csv", ".fits": "fits", ".vot": "votable", ".xml": "votable"}
 KNOWN_RADIUS = 5.0  # arcsec
@@ -35,10 +37,11 @@ def merge_grades(paths: Sequence[Path], out: Path, cutouts: Cutouts | None = Non
         A summary in a few lines.
 
     Raises:
-        UserError: if a file cannot be read or written, or none has a grade.
+        UserError: if a file cannot be read or written, none has a grade, or a file of the user would be overwritten.
     """
     if out.suffix not in FORMATS:
         raise UserError(f"the catalogue {out} must end in one of {', '.join(FORMATS)}")
+    _check_overwrites(paths, out)
     rows, notes = read_all(paths, cutouts)
     is_known = rows["truth"].notna()
     calibration, repeats = rows[is_known], rows[~is_known & (rows["repeat"] == 1)]
@@ -60,6 +63,21 @@ def merge_grades(paths: Sequence[Path], out: Path, cutouts: Cutouts | None = Non
         lines.append(f"known lenses within {KNOWN_RADIUS:.0f}″: {(table['known'] != '').sum()}")
     lines.append(graders.to_string(index=False, float_format="{:.2f}".format))
     return "\n".join([*lines, *notes, f"written: {out}, grades.csv, graders.csv"])
+
+
+def _check_overwrites(paths: Sequence[Path], out: Path) -> None:
+    """Raise UserError if the catalogue would replace an input, or a table beside it one of another kind."""
+    if out.name.lower() in BESIDE:
+        raise UserError(f"{out}: a table of this name is written beside the catalogue; choose another --out")
+    if out.exists() and any(path.exists() and path.samefile(out) for path in paths):
+        raise UserError(f"{out} is one of the merged files and would be overwritten; choose another --out")
+    for name, columns in BESIDE.items():
+        path = out.with_name(name)
+        if not path.is_file():
+            continue
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if file.readline().strip().split(",") != columns:
+                raise UserError(f"{path} is not of zwicky and would be overwritten; choose an --out in another folder")
 
 
 def read_all(paths: Sequence[Path], cutouts: Cutouts | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -166,7 +184,7 @@ def grader_table(rows: pd.DataFrame, calibration: pd.DataFrame, repeats: pd.Data
     table["known_images"] = known.groupby("grader").size()
     table["repeats"], table["same_grade"] = same.groupby(level=0).size(), same.groupby(level=0).mean()
     table[["known_images", "repeats"]] = table[["known_images", "repeats"]].fillna(0).astype(int)
-    return table.reset_index()
+    return table.reset_index()[GRADERS_COLUMNS]
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
