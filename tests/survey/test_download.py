@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
+from zwicky.data.ingest import ingest
 from zwicky.data.readers import read_image
 from zwicky.errors import UserError
 from zwicky.survey import download
@@ -143,9 +144,64 @@ def test_an_interrupted_download_goes_on(service, config, tmp_path, monkeypatch)
         patch.setattr(download, "_write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cutouts(table, out, config, quiet=True, pause=0)
-    assert not list(out.glob(".*"))
+    assert not list(out.glob(".*.tmp"))
     cutouts(table, out, config, quiet=True, pause=0)
     assert service.asked == [0.5, 11.5, 12.5, 12.5, 13.5]
+
+
+def test_cutouts_of_other_positions_or_settings_are_refused(service, config, tmp_path):
+    table, out = catalogue(tmp_path / "c.csv", [0, 11, 20]), tmp_path / "out"
+    cutouts(table, out, config, quiet=True, pause=0)
+    catalogue(table, [0, 11, 20, 12])  # one more is no other
+    cutouts(table, out, config, quiet=True, pause=0)
+    assert service.asked == [0.5, 11.5, 20.5, 12.5]
+    catalogue(table, [0, 11, 20])
+    for other, name in [
+        (replace(config, service="hips2fits"), "service, layer"),
+        (replace(config, layer="ls-dr9"), "layer"),
+        (replace(config, bands="gri"), "bands"),
+        (replace(config, size=SIZE + 1), "size"),
+        (replace(config, pixel_scale=0.1), "pixel_scale"),
+    ]:
+        with pytest.raises(UserError, match=f"other {name}; choose another --out"):
+            cutouts(table, out, other, quiet=True, pause=0)
+    moved = pd.read_csv(table)
+    moved.loc[2, "ra"] = 13.5
+    moved.to_csv(table, index=False)
+    cutouts(table, out, config, quiet=True, pause=0)  # what was refused elsewhere is asked for again
+    assert read_image(out / "o_20.fits").columns["ra"] == 13.5
+    report = ingest(out, tmp_path / "store")
+    assert report.read == 4
+    assert report.catalog == str(out / "catalog.csv")
+    moved.assign(ra=[1.5, 11.5, 13.5]).to_csv(table, index=False)
+    with pytest.raises(UserError, match=r"o_0\.fits is not of the position"):
+        cutouts(table, out, config, quiet=True, pause=0)
+    assert service.asked == [0.5, 11.5, 20.5, 12.5, 13.5]
+    (out / download.RECORD).unlink()
+    with pytest.raises(UserError, match=r"o_0\.fits is not of the position"):
+        cutouts(table, out, config, quiet=True, pause=0)
+
+
+def test_rows_without_a_position_are_listed(service, config, tmp_path):
+    table, out = catalogue(tmp_path / "c.csv", [0, 11, 12, 13]), tmp_path / "out"
+    rows = pd.read_csv(table)
+    rows.loc[1, "ra"], rows.loc[2, "dec"], rows.loc[2, "id"] = np.nan, np.nan, None
+    rows.to_csv(table, index=False)
+    for _ in range(2):
+        text = cutouts(table, out, config, quiet=True, pause=0)
+        assert "2 of 4 cutouts" in text
+        assert ", 2 listed" in text
+        listed = pd.read_csv(out / "set_aside.csv")
+        assert list(listed.itertuples(index=False, name=None)) == [(n, "has no position") for n in ("o 11", "row 3")]
+    rows.assign(ra=np.nan).to_csv(table, index=False)
+    with pytest.raises(UserError, match=r"no row of .* has a position"):
+        cutouts(table, tmp_path / "none", config, quiet=True, pause=0)
+
+
+def test_a_file_is_no_folder_to_write(service, config, tmp_path):
+    table = catalogue(tmp_path / "c.csv", [0])
+    with pytest.raises(UserError, match="cannot write"):
+        cutouts(table, table, config, quiet=True, pause=0)
 
 
 def test_one_band_at_a_time_of_hips2fits(service, config, tmp_path):

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from zwicky.data.ingest import ingest
 from zwicky.data.labels import read_labels
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
-from zwicky.io import replacing, write_set_aside, write_table
+from zwicky.io import read_json, replacing, write_json, write_set_aside, write_table
 from zwicky.progress import StepProgress
 from zwicky.survey.config import CutoutsConfig
 
@@ -46,6 +46,8 @@ LAYERS = {"legacy": "ls-dr10", "hips2fits": "CDS/P/DESI-Legacy-Surveys/DR10"}
 BLANK = "blank: outside the footprint"
 FIELD = 0.5  # degrees within which negatives are in the field of a lens
 EXCLUDED = 10.0  # arcsec around a lens without negatives
+RECORD = ".cutouts.json"  # hidden from ingest, which reads JSON as a catalogue
+SETTINGS = ("service", "layer", "bands", "size", "pixel_scale")  # that the cutouts of a folder share
 
 
 class _Refused(Exception):
@@ -137,17 +139,15 @@ def cutouts(
         What was fetched, and the audit of the set.
 
     Raises:
-        UserError: The catalogue has no positions, or nothing could be fetched.
+        UserError: The catalogue has no positions, nothing could be fetched, or `out` holds other cutouts.
     """
     config.check()
-    table = _objects(catalog)
+    table, unplaced = _objects(catalog)
     if pool is not None:
-        table = add_negatives(table, _objects(pool), config.match, config.per_lens)
-    out.mkdir(parents=True, exist_ok=True)
-    aside = out / "set_aside.csv"
-    refused = dict(pd.read_csv(aside, dtype=str).itertuples(index=False)) if aside.exists() else {}
-    refused = {file: reason for file, reason in refused.items() if not reason.startswith("no proper answer")}
-    downloader, files = Downloader(config, pause), _file_names(table["id"])
+        table = add_negatives(table, _objects(pool)[0], config.match, config.per_lens)
+    aside, files = out / "set_aside.csv", _file_names(table["id"])
+    refused = _resume(out, dict(zip(files, table[["ra", "dec"]].to_numpy().tolist(), strict=True)), config)
+    downloader = Downloader(config, pause)
     done = [(out / file).exists() or file in refused for file in files]
     with StepProgress("cutouts", len(files), sum(done), 1, quiet, "object") as progress:
         for file, is_done, row in zip(files, done, table.itertuples(index=False), strict=True):
@@ -157,33 +157,60 @@ def cutouts(
                 _write(out / file, downloader.fetch(row.ra, row.dec), row, config)
             except (_Refused, OSError) as error:
                 refused[file] = str(error)
-                write_set_aside(aside, refused.items())
+                write_set_aside(aside, [*unplaced, *refused.items()])
             progress.advance()
-    write_set_aside(aside, refused.items())
+    write_set_aside(aside, [*unplaced, *refused.items()])
     fetched = table.assign(file=files)[[(out / file).exists() for file in files]]
     if not len(fetched):
         raise UserError(f"nothing could be fetched: {next(iter(refused.values()))}; see {aside}")
     write_table(out / "catalog.csv", fetched[["file", *table]])
-    summary = f"{len(fetched)} of {len(table)} cutouts in {out}, {len(refused)} listed in {aside}"
+    listed = len(unplaced) + len(refused)
+    summary = f"{len(fetched)} of {len(table) + len(unplaced)} cutouts in {out}, {listed} listed in {aside}"
     with tempfile.TemporaryDirectory() as folder:
         ingest(out, Path(folder) / "store", out / "catalog.csv")
         store = open_store(Path(folder) / "store")
         return f"{summary}\n{audit_text(audit(store, read_labels(Path(folder) / 'store')))}"
 
 
-def _objects(path: Path) -> pd.DataFrame:
-    """The table with id, ra and dec (degrees) first, without rows that have no position."""
+def _resume(out: Path, positions: dict[str, list[float]], config: CutoutsConfig) -> dict[str, str]:
+    """Write RECORD, the settings and the position of each file, and return what the service does not have.
+
+    UserError if the files in `out` are of other settings or positions.
+    """
+    record, aside = out / RECORD, out / "set_aside.csv"
+    settings = {name: value for name, value in asdict(config).items() if name in SETTINGS}
+    settings["layer"] = config.layer or LAYERS[config.service]
+    old = read_json(record) if record.exists() else settings | {"positions": {}}
+    if different := [name for name, value in settings.items() if old.get(name) != value]:
+        raise UserError(f"{out} holds cutouts with other {', '.join(different)}; choose another --out")
+    same = {file for file, position in positions.items() if old["positions"].get(file) == position}
+    for file in positions:
+        if file not in same and (out / file).exists():
+            raise UserError(f"{out / file} is not of the position in the catalogue; remove it, or choose another --out")
+    refused = dict(pd.read_csv(aside, dtype=str).itertuples(index=False)) if same and aside.exists() else {}
+    refused = {f: reason for f, reason in refused.items() if f in same and not reason.startswith("no proper answer")}
+    write_set_aside(aside, refused.items())
+    write_json(record, settings | {"positions": old["positions"] | positions})
+    return refused
+
+
+def _objects(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+    """The table with id, ra and dec (degrees) first, and the rows that have no position, with the reason."""
     table = read_catalog(path)
     pair = find_position_columns(list(table))
     if not pair:
         raise UserError(f"{path} has no positions; name its columns ra and dec, in degrees")
     ra, dec, _ = parse_positions(table, pair)
+    is_placed = np.isfinite(ra) & np.isfinite(dec)
+    if not is_placed.any():
+        raise UserError(f"no row of {path} has a position; write {' and '.join(pair)} in degrees")
     name = find_column(list(table), "id")
     ids = as_text(table[name]) if name else pd.Series([""] * len(table))
+    unplaced = [(ids[row] or f"row {row + 1}", "has no position") for row in np.flatnonzero(~is_placed)]
     ids = ids.where((ids != "") & ~ids.duplicated(), [f"{a:.5f}{d:+.5f}" for a, d in zip(ra, dec, strict=True)])
     rest = table.drop(columns=[column for column in {name, *pair, "id", "ra", "dec"} if column in table])
     result = pd.concat([pd.DataFrame({"id": ids, "ra": ra, "dec": dec}), rest], axis=1)
-    return result[np.isfinite(ra) & np.isfinite(dec)].reset_index(drop=True)
+    return result[is_placed].reset_index(drop=True), unplaced
 
 
 def add_negatives(lenses: pd.DataFrame, pool: pd.DataFrame, match: Sequence[str], per_lens: int) -> pd.DataFrame:
