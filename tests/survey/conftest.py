@@ -121,6 +121,12 @@ def survey(request, cutouts, tmp_path):
 
 
 @pytest.fixture
+def write_survey():
+    """write_survey(name of the format, cutouts, folder) → path of the cutouts in it."""
+    return lambda name, cutouts, folder: FORMATS[name](cutouts, folder)
+
+
+@pytest.fixture
 def store(cutouts, tmp_path):
     return _write_store(cutouts, tmp_path)
 

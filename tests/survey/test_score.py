@@ -85,6 +85,23 @@ def test_other_settings_are_refused(store, make_run, tmp_path):
         score([run], store, run, ScoreConfig(**SMALL), workers=1, quiet=True)
 
 
+@pytest.mark.parametrize("name", ["store", "fits", "npy"])
+def test_other_data_are_refused(name, cutouts, make_run, write_survey, tmp_path):
+    """As many cutouts of the same names and sizes, but other pixels; the same ones elsewhere are the same data."""
+    hashes = cutouts.table["pixel_hash"].to_numpy()[::-1]
+    other = replace(cutouts, images=cutouts.images[::-1].copy(), table=cutouts.table.assign(pixel_hash=hashes))
+    paths = {}
+    for folder, content in {"a": cutouts, "b": other, "elsewhere": cutouts}.items():
+        (tmp_path / folder).mkdir()
+        paths[folder] = write_survey(name, content, tmp_path / folder)
+    run, out = make_run(), tmp_path / "scores"
+    for _ in range(2):
+        score([run], paths["a"], out, ScoreConfig(**SMALL), part="1/2", workers=1, quiet=True)
+        with pytest.raises(UserError, match="other data; choose another --out"):
+            score([run], paths["b"], out, ScoreConfig(**SMALL), workers=1, quiet=True)
+        score([run], paths["elsewhere"], out, ScoreConfig(**SMALL), workers=1, quiet=True)
+
+
 def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
     images = cutouts.images.copy()
     images[::5] = np.nan
@@ -164,6 +181,10 @@ def test_distance_to_the_training_set(cutouts, store, make_run, tmp_path):
     assert distance[:20].max() < 0.05 < distance[20:].min()
     with pytest.raises(UserError, match="not trained on"):
         score([make_run()], store, tmp_path / "t", ScoreConfig(**SMALL), training=store, workers=1, quiet=True)
+    score([run], store, tmp_path / "t", ScoreConfig(**SMALL), workers=1, quiet=True)  # the mistake left nothing
+    for folder, given in (("s", None), ("t", store)):
+        with pytest.raises(UserError, match="other training"):
+            score([run], store, tmp_path / folder, ScoreConfig(**SMALL), training=given, workers=1, quiet=True)
 
 
 @pytest.mark.slow

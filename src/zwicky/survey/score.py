@@ -33,7 +33,7 @@ from zwicky.progress import StepProgress
 from zwicky.survey.candidates import Selection, save_selection, write_candidates
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.ensemble import Ensemble, Training, training_features
-from zwicky.survey.parts import Part, SurveyData, display_names
+from zwicky.survey.parts import Part, SurveyData, display_names, store_digest
 from zwicky.training.distributed import device
 
 TRAINING = "training_features.npy"
@@ -91,9 +91,11 @@ def score(
             advice = "so its classes are taken as equally frequent in it; fine-tune again to record them"
             print(f"warning: {run} does not record how many labels of each class it learned, {advice}", file=sys.stderr)
     survey = SurveyData.open(data, ensemble.networks[0], config.part_size)
-    _write_settings(out, runs, survey, config)
+    features = None
     if training is not None and not (out / TRAINING).exists():
         features = training_features(runs[0], ensemble.networks[0], training, ensemble.turns)
+    _write_settings(out, runs, survey, training, config)
+    if features is not None:
         write_array(out / TRAINING, features)
     job = _Job(runs, replace(survey, parts=(), listed=[]), out.absolute(), config)
     parts = part_of(survey.parts, part)
@@ -115,12 +117,16 @@ def _table_path(out: Path, number: int) -> Path:
     return out / f"part-{number:05d}.parquet"
 
 
-def _write_settings(out: Path, runs: Sequence[Path], survey: SurveyData, config: ScoreConfig) -> None:
+def _write_settings(
+    out: Path, runs: Sequence[Path], survey: SurveyData, training: Path | None, config: ScoreConfig
+) -> None:
     """Write `score.json`, or check that the scores in `out` are those of the same networks, data and settings."""
     plan = repr([(sorted(part.units), part.first, part.last) for part in survey.parts])
     settings = {
         "schema_version": 1,
         "networks": [file_digest(run / WEIGHTS) for run in runs],
+        "data": survey.digest(),
+        "training": None if training is None else store_digest(training),
         "parts": len(survey.parts),
         "plan": hashlib.blake2b(plan.encode(), digest_size=16).hexdigest(),
         **asdict(config),
