@@ -1,5 +1,7 @@
 """`zwicky start`: a page and a ranking from a folder; a map without labels; it goes on after a kill."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,11 @@ import yaml
 from PIL import Image
 
 from zwicky import cli, provenance
+from zwicky import start as start_module
+from zwicky.data.image_format import IngestConfig
 from zwicky.data.splits import read_split
 from zwicky.data.store import open_store
+from zwicky.errors import UserError
 from zwicky.evaluation.explore import central, components, explore, neighbours
 
 SIDE = 20
@@ -115,6 +120,48 @@ def test_settings_of_the_table_can_be_overridden(tmp_path):
     write_folder(tmp_path / "cutouts", 40, 0)
     out = start(tmp_path, "--methods.simmim.views.crop=16")
     assert yaml.safe_load((out / "run" / "config.yaml").read_text())["views"]["crop"] == 16
+
+
+def test_the_store_of_other_data_is_not_taken(tmp_path):
+    """Another folder, catalogue, option or file is refused; a copy of the same data elsewhere goes on."""
+
+    class Ingested(Exception):
+        pass
+
+    def configure(settings):
+        raise Ingested
+
+    def begin(folder, catalog="catalog.csv", **options):
+        cutouts, options = tmp_path / folder / "cutouts", IngestConfig(**options)
+        with pytest.raises(Ingested):
+            start_module.start(
+                cutouts, cutouts / "zwicky", 1, configure, catalog=tmp_path / folder / catalog, options=options
+            )
+
+    def refused(name, *arguments, **options):
+        with pytest.raises(UserError, match=f"started with other {name}; choose another --out"):
+            begin(*arguments, **options)
+
+    write_folder(tmp_path / "a" / "cutouts", 20, 20)
+    begin("a")
+    begin("a", workers=1)
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    begin("copy")
+    refused("label_column", "a", label_column="label")
+    refused("size", "a", size=8)
+    table = tmp_path / "a" / "catalog.csv"
+    table.write_text(table.read_text().replace("nonlens", "others "))
+    refused("catalog", "a")
+    image = tmp_path / "copy" / "cutouts" / "003.png"
+    before = image.read_bytes()
+    image.write_bytes(before[:-20] + bytes(20))
+    refused("data", "copy")
+    image.write_bytes(before)
+    begin("copy")
+    (tmp_path / "copy" / "cutouts" / "labels.csv").write_text("file,label\n003.png,lens\n")
+    refused("data", "copy")
+    with pytest.raises(UserError, match="does not exist"):
+        start_module.start(tmp_path / "none", tmp_path / "b", 1, configure)
 
 
 def test_clusters_oddities_and_neighbours_of_known_groups():

@@ -11,23 +11,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from zwicky.data.catalog import is_catalog_name
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.image_format import IngestConfig
 from zwicky.data.ingest import ingest
 from zwicky.data.labels import Labels
+from zwicky.data.source import scan_folder
 from zwicky.data.splits import DEFAULT, Split
 from zwicky.data.store import DESCRIPTION
+from zwicky.errors import UserError
 from zwicky.evaluation.arms import make_arms
 from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
 from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import components, explore
 from zwicky.evaluation.label_draws import make_label_draws
-from zwicky.io import read_json, write_array, write_json, write_table
+from zwicky.io import file_digest, read_json, write_array, write_json, write_table
 from zwicky.report.explore import write_explore_page
 from zwicky.report.page import write_report
 from zwicky.simulate.stream import Data, open_data
 from zwicky.survey.ensemble import Training
+from zwicky.survey.parts import files_digest, store_digest
 from zwicky.training.budget import Fits, budget_text, spend, timed
 from zwicky.training.config import PretrainConfig
 from zwicky.training.linear_probe import LinearProbe
@@ -62,10 +66,14 @@ def start(
         catalog: table of files, labels and positions.
         options: what the files do not say.
         learn: number of labels to learn from; 0 is all that are not tested.
+
+    Raises:
+        UserError: `out` was started with other data, or they cannot be read.
     """
     out = out or Path(f"zwicky-{source.resolve().stem}")
     began, run = time.monotonic(), out / "run"
     store = source if (source / DESCRIPTION).exists() else out / "store"
+    _check_data(out, source, catalog, options or IngestConfig())
     if store != source and not store.exists():
         _say(ingest(source, store, catalog, options).text())
     data = open_data(store)
@@ -85,6 +93,32 @@ def start(
     benchmark(config, store, run)
     rank(run, config, data)
     return write_report(run, data.cutouts, out / "report.html")
+
+
+def _check_data(out: Path, source: Path, catalog: Path | None, options: IngestConfig) -> None:
+    """Write `start.json`, what the store is made from, or check that what `out` holds was made from the same."""
+    record = to_plain(options) | {"data": _data_digest(out, source), "catalog": ""}
+    record.pop("workers")
+    if catalog is not None and catalog.is_file():
+        record["catalog"] = file_digest(catalog)
+    path = out / "start.json"
+    if not any((out / name).exists() for name in ("store", "run")):
+        write_json(path, record)
+        return
+    started = read_json(path) if path.exists() else {}
+    if different := [name for name, value in record.items() if started.get(name) != value]:
+        raise UserError(f"{out} was started with other {', '.join(different)}; choose another --out")
+
+
+def _data_digest(out: Path, source: Path) -> str:
+    """Return a hash of the store, or of the images and tables that ingest finds; "" if there are none."""
+    if (source / DESCRIPTION).exists() or not source.exists():
+        return store_digest(source) if source.exists() else ""
+    files, others = scan_folder(source)
+    tables = [name for name, reason in others if reason == "not an image" and is_catalog_name(name)]
+    folder = source if source.is_dir() else source.parent
+    names = [name for name in [*files, *tables] if not (folder / name).resolve().is_relative_to(out.resolve())]
+    return files_digest(folder, names) + "".join(file_digest(folder / name) for name in names if name in set(tables))
 
 
 def short_of_steps(minutes: float, bought: int, wanted: int) -> str:
