@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -73,7 +74,38 @@ def test_a_job_array_scores_all_parts(store, make_run, tmp_path):
     score([run], store, whole, ScoreConfig(**SMALL), workers=1, quiet=True)
     for task, left in (("3/3", 4), ("1/3", 2), ("2/3", 0)):
         assert score([run], store, out, ScoreConfig(**SMALL), part=task, workers=1, quiet=True)["left"] == left
+    assert not (out / "summary.json").exists()
+    for part in ("", "2/3"):
+        assert score([run], store, out, ScoreConfig(**SMALL), part=part, workers=1, quiet=True)["scored"] == 45
     assert files(whole) == files(out)
+
+
+def test_tasks_that_start_together(cutouts, store, make_run, tmp_path, monkeypatch):
+    """While a task writes the training features, or checks the settings, another one does the same."""
+    run, out, save, glob = make_run(3), tmp_path / "scores", np.save, Path.glob
+    history = provenance.record(open_store(store), {"fit": np.arange(20)})
+    save_network(run, replace(load_network(run), history=history))
+
+    def task(number, target):
+        part = f"{number}/2"
+        return score([run], store, target, ScoreConfig(**SMALL), training=store, part=part, workers=1, quiet=True)
+
+    def save_late(file, array):
+        monkeypatch.setattr(np, "save", save)
+        task(2, out)
+        save(file, array)
+
+    def glob_late(path, pattern):
+        monkeypatch.setattr(Path, "glob", glob)
+        task(2, tmp_path / "other")
+        return glob(path, pattern)
+
+    monkeypatch.setattr(np, "save", save_late)
+    assert task(1, out)["left"] == 0
+    assert tables(out)["distance"].notna().all()
+    (tmp_path / "other").mkdir()
+    monkeypatch.setattr(Path, "glob", glob_late)
+    assert task(1, tmp_path / "other")["left"] == 0
 
 
 def test_other_settings_are_refused(store, make_run, tmp_path):

@@ -358,7 +358,7 @@ def _score(args: Namespace) -> None:
     config = parsing.settings_of(ScoreConfig, args)
     options = {name: args[name] for name in ("training", "part", "workers", "ray")}
     done = score(args.runs, args.data, args.out, config, **options)
-    if done["left"]:
+    if "scored" not in done:
         print(f"{done['left']} parts are left; when all are scored, repeat the command without --part")
         return
     print(f"{done['scored']} of {done['found']} cutouts scored in {args.out}, {done['listed']} set aside")

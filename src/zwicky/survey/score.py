@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -77,7 +77,7 @@ def score(
         quiet: show no progress.
 
     Returns:
-        The number of cutouts scored and listed, of parts that are left, and of candidates.
+        The number of parts that are left and, when all is written, of cutouts scored and listed, and of candidates.
 
     Raises:
         UserError: Networks and data do not fit, or `out` holds other scores.
@@ -96,7 +96,7 @@ def score(
         features = training_features(runs[0], ensemble.networks[0], training, ensemble.turns)
     _write_settings(out, runs, survey, training, config)
     if features is not None:
-        write_array(out / TRAINING, features)
+        _write_shared(out / TRAINING, write_array, features)
     job = _Job(runs, replace(survey, parts=(), listed=[]), out.absolute(), config)
     parts = part_of(survey.parts, part)
     missing = [one for one in parts if not _table_path(out, one.number).exists()]
@@ -106,9 +106,10 @@ def score(
         for count in map_parts(partial(_score_part, job), missing, workers=workers, ray=ray, gpus=float(on_gpu)):
             progress.advance(count)
     left = sum(not _table_path(out, one.number).exists() for one in survey.parts)
-    if left:
+    is_finished = (out / "summary.json").exists()
+    if left or (part and not is_finished):  # of the last tasks of a job array several may see that nothing is left
         return {"left": left, "seconds": time.perf_counter() - started}
-    if not (out / "summary.json").exists():
+    if not is_finished:
         _finish(out, survey, config, bool(ensemble.networks[0].classes))
     return {"left": 0, "seconds": time.perf_counter() - started, **read_json(out / "summary.json")}
 
@@ -132,15 +133,21 @@ def _write_settings(
         **asdict(config),
     }
     path = out / "score.json"
+    is_other = out.exists() and (not out.is_dir() or any(out.glob("[!.]*")))  # before another task writes settings
     if path.exists():
         if different := [name for name, value in settings.items() if read_json(path).get(name) != value]:
             raise UserError(f"{out} holds scores with other {', '.join(different)}; choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.glob("[!.]*"))):
+    elif is_other:
         raise UserError(f"{out} exists and holds no scores; choose another --out")
     else:
-        own = out / f".{uuid.uuid4().hex}.json"  # the tasks of a job array may start together
-        write_json(own, settings)
-        os.replace(own, path)
+        _write_shared(path, write_json, settings)
+
+
+def _write_shared(path: Path, write: Callable[[Path, Any], None], value: Any) -> None:
+    """Write a file that all tasks of a job array write, and may at the same time."""
+    own = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    write(own, value)
+    os.replace(own, path)
 
 
 _SELECTIONS: dict[Path, Selection] = {}  # of this process: what earlier parts selected, to keep fewer pixels of later
