@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 
@@ -47,6 +49,51 @@ def test_parts_hold_each_cutout_once(cutouts, survey, make_run, size):
         assert longest <= size + {"parquet": 7, "hats": 10}.get(name, 0)  # whole row groups
     if name == "hats":
         assert found["healpix"].tolist() == list(range(len(cutouts)))
+
+
+def write_parquet(cutouts, path, columns):
+    """Write some of the cutouts in two bands, with further columns."""
+    images = cutouts.images[: len(next(iter(columns.values())))]
+    kind = pa.list_(pa.list_(pa.float32()))
+    bands = {f"image_{band}": pa.array(images[:, n].tolist(), kind) for n, band in enumerate(cutouts.bands)}
+    pq.write_table(pa.table(columns | bands), path)
+    return path
+
+
+def read_survey(path, run):
+    data = SurveyData.open(path, load_network(run))
+    blocks = [block for part in data.parts for block in data.blocks(part)]
+    return pd.concat([block.table for block in blocks], ignore_index=True), [row for b in blocks for row in b.listed]
+
+
+def test_long_ids_are_exact_beside_missing_ones(cutouts, make_run, tmp_path):
+    long = 1234567890123456789
+    columns = {"object_id": pa.array([long, None, long + 2]), "ra": [10.0, 20.0, None], "dec": [1.0, 2.0, None]}
+    columns["_healpix_29"] = pa.array([long, long + 1, long + 2])
+    table, _ = read_survey(write_parquet(cutouts, tmp_path / "s.parquet", columns), make_run())
+    assert table["id"].tolist() == [str(long), "s.parquet#1", str(long + 2)]
+    assert table["ra"].tolist()[:2] == [10, 20]
+    assert table["healpix"].tolist() == columns["_healpix_29"].to_pylist()
+    assert table["healpix"].dtype == np.int64
+    assert table[["ra", "dec"]].dtypes.tolist() == [np.float64] * 2
+
+
+@pytest.mark.parametrize("column", ["source", "objname"])
+def test_what_need_not_be_an_id_is_none(column, cutouts, make_run, tmp_path):
+    table, _ = read_survey(write_parquet(cutouts, tmp_path / "s.parquet", {column: ["HSC", "HSC"]}), make_run())
+    expected = ["HSC", "HSC"] if column == "objname" else ["s.parquet#0", "s.parquet#1"]
+    assert table["id"].tolist() == expected
+
+
+def test_a_pixel_scale_per_band_is_checked(cutouts, make_run, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "s.hdf5", "w") as file:
+        file["images"] = cutouts.images[:3]
+        file["images"].attrs["bands"] = list(cutouts.bands)
+        file["image_scale"] = np.repeat([[0.2], [0.3], [0.2]], 2, axis=1)
+    table, listed = read_survey(tmp_path / "s.hdf5", make_run())
+    assert len(table) == 2
+    assert listed == [("s.hdf5#1", 'has 0.3" a pixel, and the network was made for 0.2"')]
 
 
 def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from zwicky.data.columns import as_text, find_column, find_position_columns, parse_positions
+from zwicky.data.columns import as_text, find_column, find_position_columns, is_id, parse_positions
 from zwicky.data.cutouts import batches
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat
 from zwicky.data.ingest import choose_store_format
@@ -253,17 +253,19 @@ def _divide(source: Source, size: int) -> Iterator[Part]:
 
 def _table(facts: list[dict[str, Any]]) -> pd.DataFrame:
     """Return id, file, ra, dec (degrees), pixel_scale and, where the files have it, healpix."""
-    columns = pd.DataFrame(facts, columns=None if facts else ["_file"])
+    columns = pd.DataFrame(facts, columns=None if facts else ["_file"], dtype=object)  # floats would round long ids
     names = [str(name) for name in columns if name != "_file"]
     table = pd.DataFrame({"id": columns["_file"], "file": columns["_file"]}).astype(str)
-    if identifier := find_column(names, "id"):
+    if (identifier := find_column(names, "id")) and is_id(identifier):
         ids = as_text(columns[identifier])
         table["id"] = ids.where(ids != "", table["file"])
     table["ra"], table["dec"] = (np.full(len(table), np.nan) for _ in range(2))
     if pair := find_position_columns(names):
         table["ra"], table["dec"], _ = parse_positions(columns, pair)
-    scale = find_column(names, "pixel_scale")
-    table["pixel_scale"] = pd.to_numeric(columns[scale], errors="coerce") if scale else np.nan
+    table["pixel_scale"] = np.nan
+    if scale := find_column(names, "pixel_scale"):
+        first = columns[scale].map(lambda value: value[0] if isinstance(value, tuple) and value else value)
+        table["pixel_scale"] = pd.to_numeric(first, errors="coerce").astype(np.float64)
     if HEALPIX in names:
-        table["healpix"] = columns[HEALPIX]
+        table["healpix"] = columns[HEALPIX].infer_objects()
     return table
