@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logit
 
-from zwicky import provenance
+from zwicky import cli, provenance
 from zwicky.data.store import open_store, write_store
 from zwicky.errors import UserError
 from zwicky.survey.config import ScoreConfig
@@ -115,6 +115,14 @@ def test_other_settings_are_refused(store, make_run, tmp_path):
         score([run], store, out, ScoreConfig(**SMALL, views=1, seed=4), workers=1, quiet=True)
     with pytest.raises(UserError, match="holds no scores"):
         score([run], store, run, ScoreConfig(**SMALL), workers=1, quiet=True)
+
+
+@pytest.mark.parametrize(
+    "option", ["part_size=0", "part_size=-8", "seed=-1", f"seed={2**64}", "top=-5", "random=-1", "views=4", "views=0"]
+)
+def test_settings_out_of_range_are_refused(option, store, make_run, tmp_path):
+    with pytest.raises(UserError, match=f"{option.replace('=', ' is ')}; choose"):
+        cli.run(["score", str(make_run()), "--data", str(store), "--out", str(tmp_path / "s"), f"--{option}"])
 
 
 @pytest.mark.parametrize("name", ["store", "fits", "npy"])

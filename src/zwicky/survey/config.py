@@ -30,6 +30,14 @@ class ScoreConfig:
     seed: int = 0
     part_size: int = 16384
 
+    def __post_init__(self) -> None:
+        if self.views not in (1, 8):
+            raise UserError(f"views is {self.views}; choose 1 or 8")
+        for name in ("top", "random", "seed", "part_size"):
+            least, value = int(name == "part_size"), getattr(self, name)
+            if not least <= value < 2**64:
+                raise UserError(f"{name} is {value}; choose a whole number from {least} to below 2⁶⁴")
+
 
 @dataclass(frozen=True)
 class CutoutsConfig:
