@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from sklearn.metrics.pairwise import cosine_similarity
 
 from zwicky.errors import UserError
@@ -109,3 +110,32 @@ def test_mistakes_are_one_line(store, make_run, tmp_path):
     score([run], store, out, ScoreConfig(), workers=1, quiet=True)
     with pytest.raises(UserError, match="--features true"):
         write_similar(out, ["obj001"], [], tmp_path / "n.csv")
+
+
+def test_examples_are_found_beside_parts_without_a_cutout(tmp_path):
+    features = write_features(tmp_path, np.random.default_rng(0).normal(size=(30, 8)), size=10)
+    for name in ("features-00000.npy", "features-00001.npy"):
+        np.save(tmp_path / name, np.load(tmp_path / name)[:0])
+    for path in features.tables[:2]:
+        pd.read_parquet(path)[:0].to_parquet(path)
+    features = Features.open(tmp_path)
+    table = features.table(np.array([3]))
+    assert features.find(["o23", f"{table['ra'][0]},{table['dec'][0]}"]).tolist() == [3, 3]
+    assert similar(features, features.take(np.array([3])), count=5)[0][0] == 3
+
+
+def test_an_example_that_the_network_cannot_take_is_named(cutouts, store, make_run, tmp_path):
+    run, out = make_run(), tmp_path / "scores"
+    score([run], store, out, ScoreConfig(features=True), workers=1, quiet=True)
+    image, good, bad = cutouts.images[7], tmp_path / "good.npy", tmp_path / "bad.fits"
+    np.save(good, image)
+    header = {"BAND0": "g", "BAND1": "r"}
+    for pixels, cards, reason in [
+        (image, header | {"PIXSCALE": 0.3}, 'has 0.3" a pixel'),
+        (np.where(np.arange(16) < 9, np.nan, image), header, "56% of its pixels are invalid"),
+        (np.stack([np.full((16, 16), np.nan), image[1]]), header, "lacks the bands g"),
+    ]:
+        fits.PrimaryHDU(pixels, fits.Header(cards)).writeto(bad, overwrite=True)
+        for like, unlike in [([bad], []), ([good, bad], []), ([good], [bad])]:
+            with pytest.raises(UserError, match=f"bad.fits {reason}"):
+                write_similar(out, [*map(str, like)], [*map(str, unlike)], tmp_path / "n.csv", run=run)

@@ -95,12 +95,14 @@ class Features:
         start = 0
         for path in self.tables:
             table = pd.read_parquet(path, columns=["id", "ra", "dec"])
+            if not len(table):  # nothing of the part could be scored
+                continue
             by_id = pd.Index(table["id"]).get_indexer_for(list(examples)) if table["id"].is_unique else None
             for number, (text, position) in enumerate(zip(examples, positions, strict=True)):
                 place = int(by_id[number]) if by_id is not None else int((table["id"] == text).to_numpy().argmax())
                 if table["id"].iloc[place] == text and place >= 0:
                     rows[number], best[number] = start + place, -1
-                elif position is not None and best[number] >= 0 and len(table):
+                elif position is not None and best[number] >= 0:
                     distance = np.nan_to_num(_separation(table, *position), nan=np.inf)
                     if distance.min() <= best[number]:
                         rows[number], best[number] = start + distance.argmin(), distance.min()
@@ -261,6 +263,11 @@ def _example_features(features: Features, names: Sequence[str], scores: Path, ru
     settings, network = read_json(scores / "score.json"), load_network(run)
     if file_digest(run / WEIGHTS) != settings["networks"][0]:
         raise UserError(f"{run} is not the first run that {scores} was scored with; name that one by --run")
-    blocks = [SurveyData.open(name, network) for name in files]
-    images = [block.images for survey in blocks for part in survey.parts for block in survey.blocks(part)]
-    return np.concatenate([inside, *(network.features(one, turns=settings["views"] == 8) for one in images)])
+    found = [inside]
+    for name in files:
+        survey = SurveyData.open(name, network)
+        for block in (block for part in survey.parts for block in survey.blocks(part)):
+            for example, reason in block.listed:
+                raise UserError(f"{Path(name).with_name(example)} {reason}; give another example, or leave it out")
+            found.append(network.features(block.images, turns=settings["views"] == 8))
+    return np.concatenate(found)
