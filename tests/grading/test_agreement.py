@@ -1,11 +1,13 @@
 """Agreement and reliability against published values, formulas in loops and simulated graders."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
+from zwicky.grading import agreement
 from zwicky.grading.agreement import Reliability, krippendorff_alpha
 from zwicky.rng import numpy_rng
 
@@ -41,6 +43,19 @@ def test_alpha_by_its_definition_in_loops():
     observed = sum(sum(distance(a, b) for a, b in itertools.permutations(row, 2)) / (len(row) - 1) for row in units)
     expected = sum(distance(a, b) for a, b in itertools.permutations(pooled, 2)) / (len(pooled) - 1)
     assert krippendorff_alpha(grades).value == pytest.approx(1 - observed / expected)
+
+
+def test_replicates_are_drawn_in_blocks(monkeypatch):
+    grades = numpy_rng(0).integers(0, 4, (10_000, 2)).astype(float)
+    tracemalloc.start()
+    try:
+        whole = krippendorff_alpha(grades)
+        assert tracemalloc.get_traced_memory()[1] < 100e6  # 1000 replicates of 10,000 objects take 80 MB an array
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setattr(agreement, "BLOCK", 70_001)
+    blocks = krippendorff_alpha(grades)
+    assert (blocks.low, blocks.high) == pytest.approx((whole.low, whole.high), abs=1e-12)
 
 
 def test_alpha_at_the_extremes():

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 from scipy.special import expit, logit
 
-from zwicky.evaluation.bootstrap import LEVEL, Interval, resample
+from zwicky.evaluation.bootstrap import BLOCK, LEVEL, Interval, resample
 from zwicky.rng import numpy_rng
 
 
@@ -32,7 +32,9 @@ def krippendorff_alpha(grades: np.ndarray, replicates: int = 1000, seed: int = 0
     pairs = counts[:, :, None] * counts[:, None] - counts[:, :, None] * np.eye(len(levels))
     coincidences = (pairs / (counts.sum(1) - 1)[:, None, None]).reshape(len(counts), -1)
     value = _alpha(coincidences.sum(0)[None], len(levels))[0]
-    drawn = resample(numpy_rng(seed), len(counts), replicates) @ coincidences
+    random, step = numpy_rng(seed), max(1, BLOCK // len(counts))
+    blocks = [min(step, replicates - start) for start in range(0, replicates, step)]
+    drawn = np.concatenate([resample(random, len(counts), size) @ coincidences for size in blocks])
     low, high = np.nanquantile(_alpha(drawn, len(levels)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(value), float(low), float(high))
 
