@@ -188,6 +188,8 @@ def test_mistakes(make_candidates, tmp_path):
         )
     with pytest.raises(UserError, match="random_share is 1"):
         SessionConfig(random_share=1)
+    with pytest.raises(UserError, match="seed is -1"):
+        SessionConfig(seed=-1)
     write_store(cutouts.images, cutouts.table, tmp_path / "same", bands=cutouts.bands)
     with pytest.raises(UserError, match="two classes"):
         Session(cutouts, SessionConfig(calibration=tmp_path / "same"))

@@ -165,6 +165,21 @@ def test_mistakes_are_user_errors(tmp_path, monkeypatch):
             cli.run(words)
 
 
+def test_rows_that_name_nothing_are_counted(tmp_path):
+    (tmp_path / "m.csv").write_text("file_name,classification,grid_pos\na.png,1,here\nb.png,0,\nc.png,0,0\n,1,4\n")
+    rows, notes = read_grades(tmp_path / "m.csv")
+    assert dict(zip(rows["id"], rows["grade"], strict=True)) == {"a.png": "A", "b.png": "X", "c.png": ""}
+    assert notes == ["m.csv: 1 rows without a file name or id left out"]
+    yes = json.dumps([{"task": "T0", "value": "Yes"}])
+    pairs = [(yes, '{"7": {"Filename": "a.png"}}'), (yes, "{}"), (yes, ""), (yes, "[]"), (yes, '{"8": null}')]
+    pairs += [("", '{"9": {}}'), ("{", '{"9": {}}'), ('["perhaps"]', '{"9": {}}')]
+    pd.DataFrame(pairs, columns=["annotations", "subject_data"]).to_csv(tmp_path / "z.csv", index=False)
+    rows, notes = read_grades(tmp_path / "z.csv")
+    assert list(zip(rows["id"], rows["grade"], strict=True)) == [("a.png", "A"), ("8", "A"), ("9", "")]
+    assert notes[0] == "z.csv: 3 rows without a file name or id left out"
+    assert len(notes) == 3
+
+
 @pytest.mark.parametrize("name", ["grades.csv", "graders.csv"])
 def test_no_table_of_someone_else_is_overwritten(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

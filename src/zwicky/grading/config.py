@@ -34,3 +34,5 @@ class SessionConfig:
         for name in ("random_share", "calibration_share", "repeat_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; choose a share from 0 to below 1")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; choose a whole number from 0")

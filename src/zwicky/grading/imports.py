@@ -44,11 +44,15 @@ def read_grades(path: Path) -> tuple[pd.DataFrame, list[str]]:
         rows = _zooniverse(table.rename(columns={name: lower for lower, name in columns.items()}))
     else:
         rows = _from_csv(table, columns, path)
+    notes = (
+        [f"{path.name}: {n} rows without a file name or id left out"] if (n := int((rows["id"] == "").sum())) else []
+    )
+    rows = rows[rows["id"] != ""]
     kept = rows["grade"].str.lower().isin(UNGRADED)
     plain = rows["grade"].str.lower().str.replace(r"\.0+$|[^a-z0-9]", "", regex=True)
     grades = plain.map(GRADE_OF).where(~kept, "")
     strange = rows["grade"][grades.isna()]
-    notes = [f"{path.name}: {n} rows with the grade {value!r} left out" for value, n in strange.value_counts().items()]
+    notes += [f"{path.name}: {n} rows with the grade {value!r} left out" for value, n in strange.value_counts().items()]
     rows = rows.assign(grade=grades)[grades.notna()].reset_index(drop=True)
     rows["key"] = [f"{path.name}:{number}" for number in range(len(rows))]
     return rows.reindex(columns=list(COLUMNS)).assign(repeat=0), notes
@@ -63,7 +67,9 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
     rows = pd.DataFrame({"id": as_text(table[identity[0]]), "grade": as_text(table[labels[0]])})
     if "grid_pos" in columns:
         rows["grade"] = rows["grade"].str.replace(r"\.0$", "", regex=True).map(MOSAIC).fillna(rows["grade"])
-        rows.loc[pd.to_numeric(table[columns["grid_pos"]]).to_numpy() == 0, "grade"] = ""  # on a page never shown
+        rows.loc[pd.to_numeric(table[columns["grid_pos"]], errors="coerce").to_numpy() == 0, "grade"] = (
+            ""  # on a page never shown
+        )
     for name, others in {
         "subclass": ["subclassification"],
         "comment": ["comments"],
@@ -86,8 +92,16 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
 def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
     """One row a classification: a yes, or a mark on the image, is A; a no, or no mark, is X."""
 
+    def parse(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return None
+
     def answer(text: str) -> str:
-        tasks: list[Any] = json.loads(text)
+        tasks = parse(text)
+        if not (isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks)):
+            return text
         for task in tasks:  # a combination of tasks holds them as its value; they are appended, and read last
             value = task.get("value")
             if isinstance(value, list) and any(isinstance(part, dict) and "task" in part for part in value):
@@ -101,13 +115,18 @@ def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
         return "X" if word.startswith(("no", "nothing")) else "A" if word.startswith("yes") else str(value)
 
     def subject(text: str) -> str:
-        number, facts = next(iter(json.loads(text).items()))
+        found = parse(text)
+        number, facts = next(iter(found.items())) if isinstance(found, dict) and found else ("", {})
+        facts = facts if isinstance(facts, dict) else {}
         names = usual_columns([name for name in facts if facts[name]], "file")
         return str(facts[names[0]]) if names else str(number)
 
     users = as_text(table["user_name"]) if "user_name" in table else pd.Series("volunteer", index=table.index)
-    rows = {"id": [subject(text) for text in table["subject_data"]], "grader": users}
-    rows |= {"grade": [answer(text) for text in table["annotations"]], "time": as_text(table.get("created_at", users))}
+    rows = {"id": [subject(text) for text in as_text(table["subject_data"])], "grader": users}
+    rows |= {
+        "grade": [answer(text) for text in as_text(table["annotations"])],
+        "time": as_text(table.get("created_at", users)),
+    }
     return pd.DataFrame(rows).assign(subclass="", comment="", view="zooniverse", stratum="")
 
 
