@@ -122,9 +122,6 @@ def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
     for setting, names in networks.items():
         for name in set(names) - set(config.backbones):
             raise UserError(f"{setting}: no network is called {name!r}; choose of {', '.join(config.backbones)}")
-    names = [arm.name for arm in make_arms(config)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"two arms would both be called {twice[0]!r}; give a method or backbone another short name")
     if config.finetune_best and not config.finetune.select:
         raise UserError("finetune_best chooses by the labels for selection; set finetune.select, such as 0.2")
     for name, fit in {"scratch": config.scratch, "convnet": config.convnet}.items():
@@ -136,6 +133,9 @@ def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
         raise UserError(f"fit_labels: {config.fit_labels} are not all among labels {config.labels}; add them there")
     for name in set(config.baselines) - set(BASELINES):
         raise UserError(f"baselines: no baseline is named {name!r}; choose of {', '.join(BASELINES)}")
+    arms = [arm.name for arm in make_arms(config)]
+    if twice := sorted({name for name in arms if arms.count(name) > 1}):
+        raise UserError(f"two arms would both be called {twice[0]!r}; give a method or backbone another short name")
 
 
 def _window(views: ViewsConfig, size: tuple[int, int]) -> tuple[int | None, int | None]:
