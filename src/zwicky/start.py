@@ -16,9 +16,9 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.data.image_format import IngestConfig
 from zwicky.data.ingest import ingest
 from zwicky.data.labels import Labels
-from zwicky.data.source import scan_folder
+from zwicky.data.source import files_digest, scan_folder
 from zwicky.data.splits import DEFAULT, Split
-from zwicky.data.store import DESCRIPTION
+from zwicky.data.store import DESCRIPTION, store_digest
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import make_arms
 from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
@@ -31,7 +31,6 @@ from zwicky.report.explore import write_explore_page
 from zwicky.report.page import write_report
 from zwicky.simulate.stream import Data, open_data
 from zwicky.survey.ensemble import Training
-from zwicky.survey.parts import files_digest, store_digest
 from zwicky.training.budget import Fits, budget_text, spend, timed
 from zwicky.training.config import PretrainConfig
 from zwicky.training.linear_probe import LinearProbe

@@ -37,7 +37,8 @@ from zwicky.progress import StepProgress
 
 SAMPLE = 500  # files read to choose the format of the store
 BATCH = 64  # files or images read at a time
-_DAMAGED = (OSError, EOFError, KeyError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
+# Damaged or, RuntimeError, encrypted or packed by a method that Python lacks.
+_DAMAGED = (OSError, EOFError, KeyError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with content, path.open("wb") as file:
                     shutil.copyfileobj(content, file)
-    except (*_DAMAGED, RuntimeError) as error:  # RuntimeError: encrypted, or packed by a method that Python lacks
+    except _DAMAGED as error:
         raise UserError(f"{archive} cannot be unpacked ({error}); unpack it, and give the folder") from error
 
 

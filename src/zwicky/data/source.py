@@ -1,11 +1,13 @@
 """The files of a folder: found, grouped into objects and read; folders that are classes or parts of a split."""
 
+import contextlib
+import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,11 +20,13 @@ from zwicky.data.image_format import STRAY
 from zwicky.data.labels import is_usual_class
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
 from zwicky.data.readers.numpy import SafeUnpickler, is_archive
+from zwicky.data.store import OBJECTS
 
 STORE = "store.json"
 MANY = (".hdf5", ".h5", ".hdf", ".npz", ".parquet", ".pq", STORE)
 LARGE = 2**26  # bytes; larger files, and those of many images, are read in pieces
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # that shutil unpacks
+DIGESTED, END = 64, 2**16  # files whose ends are part of a digest, and bytes of an end
 MAX_ARRAYS = 20  # files of a folder that may be columns of one another
 _ROLES = "|".join(sorted(ROLES, key=len, reverse=True)).replace("_", "[_-]?")
 # A role in any case between separators, or with a capital after a small letter: lensesTrain.
@@ -167,6 +171,23 @@ def scan_folder(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
 
     visit(folder, "")
     return files, set_aside
+
+
+def files_digest(folder: Path, names: Iterable[str]) -> str:
+    """Return a hash of the names and sizes of files, and of both ends of some; a store within counts by its table."""
+    paths = [(folder / name).with_name(OBJECTS) if Path(name).name == STORE else folder / name for name in names]
+    paths = [*chain.from_iterable(sorted(path.iterdir()) if path.is_dir() else [path] for path in paths)]
+    digest = hashlib.blake2b(digest_size=16)
+    for number, path in enumerate(paths):
+        with contextlib.suppress(OSError):  # what cannot be read is listed when it is scored
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+            if number % max(1, len(paths) // DIGESTED) == 0:
+                with path.open("rb") as file:
+                    digest.update(file.read(END))
+                    file.seek(max(0, size - END))
+                    digest.update(file.read(END))
+    return digest.hexdigest()
 
 
 def group_units(folder: Path, files: Sequence[str], bands: Sequence[str]) -> dict[str, Unit]:

@@ -33,7 +33,7 @@ from zwicky.data.cutouts import (
 )
 from zwicky.data.labels import Labels, write_labels
 from zwicky.errors import UserError
-from zwicky.io import read_json, replacing_directory, write_json
+from zwicky.io import file_digest, read_json, replacing_directory, write_json
 
 SCHEMA_VERSION = 1
 SHARD_BYTES = 10**9
@@ -199,6 +199,13 @@ def open_store(path: Path | str) -> Cutouts:
     except (OSError, EOFError, ValueError, LookupError, pa.ArrowException) as error:
         problem = str(error).splitlines()[0]
         raise UserError(f"{path} is incomplete ({problem}); copy or write the store again") from error
+
+
+def store_digest(store: Path) -> str:
+    """Return a hash of the table of a store, which has the ids and a hash of the pixels of each object."""
+    if not (store / OBJECTS).is_file():
+        raise UserError(f"{store} is no store; make one with `zwicky ingest`")
+    return file_digest(store / OBJECTS)
 
 
 def open_images(path: Path) -> ShardedImages:

@@ -137,12 +137,12 @@ class CellRunner:
     def apply(self, arm: Arm, draw: LabelDraw, labels: int, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
         """Predictions of the rows `query` by an arm: the network kept in its cell, or a model fitted to `rows`."""
         truth = self.task.truth[rows]
-        train: Any = self.cutouts.take(rows).images  # all read their images in blocks
-        images: Any = self.cutouts.take(query).images
+        images: Any = self.cutouts.take(query).images  # all read them in blocks
         if arm.trains_network:
             return load_network(self._cell(arm, draw, labels)).probabilities(images)
         if arm.protocol == "baseline":
             seed = self.config.seed + draw.index
+            train: Any = self.cutouts.take(rows).images
             return BASELINES[arm.method](train, truth, images, self.task, seed)
         features = self.features(arm, draw)
         if np.isnan(features[query]).any():

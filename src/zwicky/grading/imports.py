@@ -44,10 +44,9 @@ def read_grades(path: Path) -> tuple[pd.DataFrame, list[str]]:
         rows = _zooniverse(table.rename(columns={name: lower for lower, name in columns.items()}))
     else:
         rows = _from_csv(table, columns, path)
-    notes = (
-        [f"{path.name}: {n} rows without a file name or id left out"] if (n := int((rows["id"] == "").sum())) else []
-    )
-    rows = rows[rows["id"] != ""]
+    is_named = rows["id"] != ""
+    notes = [] if is_named.all() else [f"{path.name}: {(~is_named).sum()} rows without a file name or id left out"]
+    rows = rows[is_named]
     kept = rows["grade"].str.lower().isin(UNGRADED)
     plain = rows["grade"].str.lower().str.replace(r"\.0+$|[^a-z0-9]", "", regex=True)
     grades = plain.map(GRADE_OF).where(~kept, "")
@@ -67,9 +66,8 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
     rows = pd.DataFrame({"id": as_text(table[identity[0]]), "grade": as_text(table[labels[0]])})
     if "grid_pos" in columns:
         rows["grade"] = rows["grade"].str.replace(r"\.0$", "", regex=True).map(MOSAIC).fillna(rows["grade"])
-        rows.loc[pd.to_numeric(table[columns["grid_pos"]], errors="coerce").to_numpy() == 0, "grade"] = (
-            ""  # on a page never shown
-        )
+        is_unseen = pd.to_numeric(table[columns["grid_pos"]], errors="coerce").to_numpy() == 0  # on a page never shown
+        rows.loc[is_unseen, "grade"] = ""
     for name, others in {
         "subclass": ["subclassification"],
         "comment": ["comments"],
@@ -122,11 +120,9 @@ def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
         return str(facts[names[0]]) if names else str(number)
 
     users = as_text(table["user_name"]) if "user_name" in table else pd.Series("volunteer", index=table.index)
-    rows = {"id": [subject(text) for text in as_text(table["subject_data"])], "grader": users}
-    rows |= {
-        "grade": [answer(text) for text in as_text(table["annotations"])],
-        "time": as_text(table.get("created_at", users)),
-    }
+    subjects, annotations = as_text(table["subject_data"]), as_text(table["annotations"])
+    rows = {"id": subjects.map(subject), "grader": users}
+    rows |= {"grade": annotations.map(answer), "time": as_text(table.get("created_at", users))}
     return pd.DataFrame(rows).assign(subclass="", comment="", view="zooniverse", stratum="")
 
 

@@ -1,9 +1,7 @@
 """The cutouts that are scored, read part by part: a store, or files of any format without making a store first."""
 
-import contextlib
-import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -18,15 +16,14 @@ from zwicky.data.cutouts import batches
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat
 from zwicky.data.ingest import choose_store_format
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, spans
-from zwicky.data.source import STORE, Source, Unit
-from zwicky.data.store import OBJECTS, open_images, open_store, read_rows
+from zwicky.data.source import STORE, Source, Unit, files_digest
+from zwicky.data.store import open_images, open_store, read_rows, store_digest
 from zwicky.errors import UserError
-from zwicky.io import file_digest, read_json
+from zwicky.io import read_json
 from zwicky.survey.config import ScoreConfig
 from zwicky.training.network import Network
 
 BLOCK = 512  # cutouts read at a time
-DIGESTED, END = 64, 2**16  # files whose ends are part of a digest, and bytes of an end
 HEALPIX = "_healpix_29"  # the pixel of order 29 (nested) in HATS catalogues
 
 Listed = list[tuple[str, str]]  # (file or id, reason) of cutouts that cannot be scored
@@ -196,30 +193,6 @@ def read_images(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], tupl
         images.append(record.image)
         bands = record.bands or tuple(f"band{number}" for number in range(1, len(record.image) + 1))
     return images, bands
-
-
-def store_digest(store: Path) -> str:
-    """Return a hash of the table of a store, which has the ids and a hash of the pixels of each object."""
-    if not (store / OBJECTS).is_file():
-        raise UserError(f"{store} is no store; make one with `zwicky ingest`")
-    return file_digest(store / OBJECTS)
-
-
-def files_digest(folder: Path, names: Iterable[str]) -> str:
-    """Return a hash of the names and sizes of files, and of both ends of some; a store within counts by its table."""
-    paths = [(folder / name).with_name(OBJECTS) if Path(name).name == STORE else folder / name for name in names]
-    paths = [*chain.from_iterable(sorted(path.iterdir()) if path.is_dir() else [path] for path in paths)]
-    digest = hashlib.blake2b(digest_size=16)
-    for number, path in enumerate(paths):
-        with contextlib.suppress(OSError):  # what cannot be read is listed when it is scored
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(folder)} {size}\n".encode())
-            if number % max(1, len(paths) // DIGESTED) == 0:
-                with path.open("rb") as file:
-                    digest.update(file.read(END))
-                    file.seek(max(0, size - END))
-                    digest.update(file.read(END))
-    return digest.hexdigest()
 
 
 def display_names(table: pd.DataFrame) -> pd.Series:

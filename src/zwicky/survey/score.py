@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from zwicky.data.store import store_digest
 from zwicky.errors import UserError
 from zwicky.io import WEIGHTS, file_digest, read_json, write_array, write_json, write_set_aside, write_table
 from zwicky.parallel import map_parts, part_of
@@ -33,7 +34,7 @@ from zwicky.progress import StepProgress
 from zwicky.survey.candidates import Selection, save_selection, write_candidates
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.ensemble import Ensemble, Training, training_features
-from zwicky.survey.parts import Part, SurveyData, display_names, store_digest
+from zwicky.survey.parts import Part, SurveyData, display_names
 from zwicky.training.distributed import device
 
 TRAINING = "training_features.npy"

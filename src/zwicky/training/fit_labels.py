@@ -190,11 +190,11 @@ def init_from_probe(
 
     Views and repetitions of a row stay in one fold of the probe's cross-validation.
     """
-    indices, objects = np.tile(np.arange(len(truth)), len(features)), np.tile(pd.factorize(rows)[0], len(features))
     if task.is_regression:
         truth = method.scaler.transform(truth)
-    x = features.reshape(len(objects), -1)
-    weight, bias = LinearProbe.fit(x, truth[indices], task, groups=objects, seed=seed).to_linear()
+    x, groups = np.concatenate(features), np.tile(pd.factorize(rows)[0], len(features))
+    probe = LinearProbe.fit(x, np.concatenate([truth] * len(features)), task, groups=groups, seed=seed)
+    weight, bias = probe.to_linear()
     assert isinstance(method.head, LinearHead)
     method.head.set_linear(*(torch.from_numpy(values).float() for values in (weight, bias, x)))
 
