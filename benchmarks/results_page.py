@@ -27,7 +27,8 @@ METHODS |= {"byol": "BYOL", "beit": "BEiT", "lejepa": "LeJEPA", "view-only": "Es
 METHODS |= {"rings": "zwicky-rings"}
 ENDS = {"finetune": "fine-tuned", "linear": "frozen, linear probe", "knn": "frozen, kNN probe"}
 ENDS |= {"blocks": "frozen, probe of all blocks", "supervised": "from scratch", "selftrain": "self-trained"}
-NAMES = {"radial-colour": "radial colours + logistic regression", "pca-logistic": "PCA + logistic regression"}
+NAMES = {"radial-colour": "radial colours + logistic regression", "pca-linear": "PCA + logistic regression"}
+NAMES["pca-logistic"] = NAMES["pca-linear"]  # as tables before 2026-11-27 name it
 NAMES |= {"pca-boosting": "PCA + boosted trees", "modes": "radial × azimuthal modes + logistic regression"}
 
 
@@ -53,7 +54,9 @@ def add(name: str, run: Path) -> None:
     for option, folder in (("--data", "stores"), ("--out", "runs")):
         words[words.index(option) + 1] = f"{folder}/{Path(words[words.index(option) + 1]).name}"
     made = {"command": shlex.join(words), "date": str(record["finished"])[:10], "commit": commit.strip()}
-    records = json.loads(RECORDS.read_text()) | {name: made | state(name)}
+    recipe = words[2] if words[1] == "benchmark" else name
+    made |= {"of": recipe} if recipe != name else {}
+    records = json.loads(RECORDS.read_text()) | {name: made | state(recipe)}
     RECORDS.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
 
 
@@ -61,7 +64,8 @@ def title(arm: str) -> str:
     """Return the name of an arm in words."""
     if arm in NAMES:
         return NAMES[arm]
-    view, arm = ", one view" * arm.endswith("-one-view"), arm.removesuffix("-one-view")
+    several = arm.removesuffix("-one-view").removesuffix("-no-tta")
+    view, arm = ", one view" * (arm != several), several
     arm = arm.replace("self-training", "selftrain")
     method = next((m for m in METHODS if arm.startswith(f"{m}-")), "")
     network, _, end = arm.removeprefix(f"{method}-").rpartition("-")
