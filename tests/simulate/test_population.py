@@ -12,6 +12,9 @@ from zwicky.simulate.population import read_population
 from zwicky.simulate.priors import Prior
 from zwicky.simulate.simulation import simulate_population
 
+FIXED = {"number": 25, "slope": -0.9, "mass_min": 1e6, "mass_max": 1e10, "r_min": 0.2, "r_max": 2.0}
+COMPOSITE = {"channels": {"R": "r", "G": "r", "B": "r"}, "scales": [1, 1, 1], "Q": 1, "alpha": 1}
+
 
 def changed(description, path, value):
     """A copy with one entry changed; `path` as a.b.c."""
@@ -76,7 +79,12 @@ def test_a_base_is_changed_and_a_null_removes(one_galaxy, write_population):
         ("classes.galaxy.substructure", {"dust": {}}, "must be one of"),
         ("classes.galaxy.substructure", {"axion_vortex": {"compensated": 3}}, "true or false"),
         ("classes.galaxy.substructure", {"axion_vortex": {}}, "theta_E_1e12"),
+        ("classes.galaxy.substructure", {"axion_vortex": {"mass": -1}}, "mass must be above 0"),
+        ("classes.galaxy.substructure", {"fixed_number": FIXED | {"slope": -1}}, "slope must not be -1"),
+        ("classes.galaxy.substructure", {"fixed_number": FIXED | {"mass_min": 1e11}}, "mass_min below"),
+        ("classes.galaxy.substructure", {"fixed_number": FIXED | {"number": -3}}, "number"),
         ("composite", {"channels": {"R": "r"}, "scales": [1, 1, 1], "Q": 1, "alpha": 1}, "R, G and B"),
+        ("composite", COMPOSITE | {"resampling": 0.3}, "above 0.5"),
         ("pairs", ["nothing"], "'nothing' is neither"),
         ("base", "nowhere", "nowhere"),
         ("base", "mine.yaml", "itself"),

@@ -68,7 +68,8 @@ class Composite:
     def __post_init__(self) -> None:
         require(tuple(self.channels) == CHANNELS, "channels must give R, G and B a band each")
         require(min(*self.scales, self.Q, self.alpha) > 0, "scales, Q and alpha must be above 0")
-        require(0 <= self.resampling < 8, "resampling must be from 0 to 8 pixels")
+        reaching = self.resampling == 0 or 0.5 < self.resampling < 8  # a pixel within half a pixel, whatever the shift
+        require(reaching, "resampling must be 0, or above 0.5 and below 8 pixels")
 
 
 @dataclass(frozen=True)

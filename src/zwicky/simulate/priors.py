@@ -133,6 +133,12 @@ class FixedNumber:
     r_min: float
     r_max: float
 
+    def __post_init__(self) -> None:
+        require(self.number >= 1, "number must be 1 or more")
+        require(self.slope != -1, "slope must not be -1; take -1.0001 for masses uniform in their logarithm")
+        require(0 < self.mass_min < self.mass_max, "masses must be above 0, mass_min below mass_max")
+        require(0 <= self.r_min <= self.r_max, "distances must be 0 or more, r_min at most r_max")
+
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the truth columns of `count` lenses, [count] or [count, S]."""
         shape = (count, self.number)
@@ -156,6 +162,10 @@ class ColdDarkMatter:
     radius: float = 3.0  # of the disc, arcsec
     concentration: float = 13.0  # of a subhalo of 1e8 Msun
     tau: Prior = TAU  # truncation radius over scale radius
+
+    def __post_init__(self) -> None:
+        require(0 < self.mass_min < self.mass_max, "masses must be above 0, mass_min below mass_max")
+        require(min(self.radius, self.concentration) > 0, "radius and concentration must be above 0")
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the truth columns of `count` lenses, [count] or [count, S]."""
@@ -194,6 +204,9 @@ class AxionVortex:
     mass: float = 3e10  # Msun
     log10_axion_mass: Prior = LOG10_AXION_MASS
     compensated: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.mass > 0, "mass must be above 0")
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the truth columns of `count` lenses, [count] or [count, S]."""

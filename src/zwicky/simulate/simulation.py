@@ -242,6 +242,8 @@ def _check(name: str, population: Population) -> None:
         for what, names, allowed in uses:
             if unknown := [used for used in names if used not in allowed]:
                 raise UserError(f"{name}: there is no {what} {unknown[0]!r}; choose one of {', '.join(allowed)}")
+        if lensed := [layer for layer, shape in one.layers.items() if shape in SOURCES and layer != "arc"]:
+            raise UserError(f"{name}: the layer of a lensed source must be called arc; rename {lensed[0]}")
         for galaxy in sorted({"source", "lens"} - set(population.galaxies)):
             if f"real_{galaxy}" in one.layers.values():
                 raise UserError(f"{name}: real_{galaxy} needs a store of galaxies; name one in galaxies.{galaxy}")
