@@ -208,7 +208,7 @@ def test_eval_views_resize_both_axes_of_the_centre():
 @pytest.mark.parametrize("grid", [(4, 4), (5, 3)])
 def test_a_patch_is_valid_where_half_of_its_pixels_are(grid):
     valid = torch.rand(3, 2, 60, 60, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 60)
-    views = Views([], [], [valid], torch.arange(3))
+    views = Views([valid.float()], [], [valid], torch.arange(3))
     h, w = 60 // grid[0], 60 // grid[1]
     for image in range(3):
         for y in range(grid[0]):

@@ -130,9 +130,34 @@ def test_the_centre_is_found():
     assert find_centre(torch.zeros(1, 1, 32, 32), "centroid").tolist() == [[15.5, 15.5]]
 
 
+@pytest.mark.parametrize("centre", ["brightest", "centroid"])
+def test_what_is_valid_is_resampled_about_the_centre_of_the_image(centre, small_backbone):
+    backbone = small_backbone("polar_vit", bands=1, centre=centre)
+    images = torch.zeros(1, 1, 32, 32)
+    images[..., 12, 18] = 9.0
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 9:16, 15:22] = 1.0  # a square about that point: near the centre in every direction, and nowhere else
+    polar = backbone.canvas(mask, images)[0, 0]
+    assert polar[0].min() == 1
+    assert polar[-1].max() == 0
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "polar_vit", "d4_vit"])
+def test_a_batch_of_one_is_refused_in_one_line(name, small_backbone):
+    backbone = small_backbone(name, bands=1)
+    head = backbone.prediction_head(2).train()
+    with pytest.raises(UserError, match="batch_size"):
+        head(backbone(torch.randn(1, 1, 32, 32)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"radii": 7}, "multiples of 4 and 32"), ({"spacing": "cubic"}, "linear, log"), ({"centre": "left"}, "frame")],
+    [
+        ({"stem": []}, "cannot be built"),
+        ({"radii": 7}, "multiples of 4 and 32"),
+        ({"spacing": "cubic"}, "linear, log"),
+        ({"centre": "left"}, "frame"),
+    ],
 )
 def test_wrong_options_are_one_line(options, message, small_backbone):
     with pytest.raises(UserError, match=message):

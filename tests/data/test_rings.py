@@ -26,8 +26,9 @@ def test_modes_are_the_power_of_a_fourier_sum_on_circles(side):
     np.testing.assert_allclose(got, expected, atol=2e-3)
 
 
-def test_modes_do_not_change_under_quarter_turns_and_reflections():
-    images = np.random.default_rng(1).integers(0, 255, (2, 1, 31, 31)).astype(np.uint8)
+@pytest.mark.parametrize("side", [31, 63, 75, 101])
+def test_modes_do_not_change_under_quarter_turns_and_reflections(side):
+    images = np.random.default_rng(1).integers(0, 255, (2, 1, side, side)).astype(np.uint8)
     centre, scale = robust_scale(images, seed=0)
     modes = ring_modes(images, centre, scale)
     for turned in (np.rot90(images, axes=(2, 3)), images[..., ::-1]):
@@ -38,7 +39,8 @@ def test_modes_do_not_change_under_quarter_turns_and_reflections():
 def test_bins_are_centred_and_leave_out_invalid_pixels():
     images = np.zeros((1, 1, 51, 51), np.float32)
     images[0, 0, 25, 25] = 4
-    assert binned(images, 25)[0, 0].shape == (25, 25)
+    assert binned(images[..., :50, :50], 25)[0, 0].shape == (25, 25)
+    assert binned(images, 10)[0, 0].shape == (17, 17)  # of 5, 4 and 3 the largest that leaves out as much on both sides
     images[0, 0, :2] = np.nan
     assert np.isfinite(binned(images, 17)).all()
     middle = binned(np.pad(np.ones((1, 1, 2, 2)), ((0, 0), (0, 0), (24, 24), (24, 24))), 12)[0, 0]

@@ -268,6 +268,16 @@ def test_a_planted_signal_is_learned(tmp_path, make_blobs, tune, finetune_config
     assert table["value"][table["metric"] == "r2"].min() > 0.7
 
 
+@pytest.mark.parametrize("mirror", [True, False])
+def test_the_scale_of_directed_targets_is_that_of_the_equivariant_head(mirror, tune, finetune_config):
+    config = finetune_config(targets=DIRECTED, labels=0, steps=1)
+    options = {"width": 32, "depth": 1, "radii": 8, "angles": 32, "stem": [8, 16, 16], "mirror": mirror}
+    config.backbone = BackboneConfig("polar_vit", options)
+    scaler = tune(config, start=None).scaler
+    assert scaler.mean[1:] == (0, 0, 0, 0)
+    assert (scaler.std[1], scaler.std[3]) == (scaler.std[2], scaler.std[4])
+
+
 def test_directed_targets_of_an_equivariant_network_rotate(tmp_path, tune, data, finetune_config):
     config = finetune_config(targets=DIRECTED, labels=0, steps=3)
     config.backbone = BackboneConfig("d4_vit", SMALL_VIT)

@@ -60,10 +60,10 @@ class Views:
         return len(self.rows)
 
     def patch_valid(
-        self, crop: int, grid: tuple[int, int], canvas: Callable[[Tensor], Tensor] = lambda images: images
+        self, crop: int, grid: tuple[int, int], canvas: Callable[[Tensor, Tensor], Tensor] = lambda images, like: images
     ) -> Tensor:
         """Return which patches [B, h, w] of crop number `crop` are at least half valid; see `Backbone.canvas`."""
-        bands = canvas(self.valid[crop].sum(1, keepdim=True).float())
+        bands = canvas(self.valid[crop].sum(1, keepdim=True).float(), self.crops[crop])
         return F.adaptive_avg_pool2d(bands, grid)[:, 0] >= self.valid[crop].shape[1] / 2
 
     def interleave_partner(self) -> Self:

@@ -42,6 +42,8 @@ class LinearHead(nn.Linear):
 
     def forward(self, features: Features) -> Tensor:  # type: ignore[override]
         """Return [B, n_outputs]."""
+        if self.training and len(features.pooled) < 2:
+            raise UserError("train.batch_size: BatchNorm needs at least two images per process; raise it")
         with torch.autocast(features.pooled.device.type, enabled=False):
             return super().forward(self.norm(features.pooled.float()))
 
@@ -101,6 +103,7 @@ class Backbone(nn.Module, ABC):
         net: the network itself, without the mask token.
         prefers_bf16_on_cpu: whether bfloat16 is faster on CPUs that have it.
         invariant: whether rotations by 90° and reflections leave the pooled features unchanged.
+        turns_heads: whether its heads turn targets with a direction as the image is turned.
         supports_masking: whether patches can be replaced by a mask token.
         circular: whether the columns of the patch grid are angles, so that the first follows the last.
     """
@@ -111,6 +114,7 @@ class Backbone(nn.Module, ABC):
     grids: "StageGrids"
     prefers_bf16_on_cpu = True
     invariant = False
+    turns_heads = False
     supports_masking = True
     circular = False
     decoder_class: type[nn.Module] = PixelDecoder
@@ -130,8 +134,11 @@ class Backbone(nn.Module, ABC):
         """Return (h, w) of the patch grid of a square image of `size` pixels; raises UserError if it does not fit."""
         return self.grids.last(size)
 
-    def canvas(self, images: Tensor) -> Tensor:
-        """Return the images [B, bands, H', W'] whose h × w cells the patch tokens stand for; here the same."""
+    def canvas(self, images: Tensor, like: Tensor | None = None) -> Tensor:
+        """Return the images [B, bands, H', W'] whose h × w cells the patch tokens stand for; here the same.
+
+        What belongs to images, such as which pixels are valid, is resampled as the images `like`.
+        """
         return images
 
     def patch_centres(self, size: int) -> Tensor:

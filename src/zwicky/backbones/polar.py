@@ -181,7 +181,7 @@ class PolarBackbone(Backbone):
         mirror: tie the kernels to their mirror images, which makes the network exactly invariant under reflections.
     """
 
-    invariant = circular = True
+    invariant = circular = turns_heads = True
 
     def __init__(
         self,
@@ -227,12 +227,13 @@ class PolarBackbone(Backbone):
             raise UserError(f"backbone: images of {size} px are too small for polar coordinates; take 4 px or more")
         return self.radii // self.patch[0], self.angles // self.patch[1]
 
-    def canvas(self, images: Tensor) -> Tensor:
-        """Resample images [B, bands, H, W] to [B, bands, radii, angles]."""
+    def canvas(self, images: Tensor, like: Tensor | None = None) -> Tensor:
+        """Resample images [B, bands, H, W] to [B, bands, radii, angles], about the centre of `like` if it is given."""
         points = polar_points(OVERSAMPLING * self.radii, OVERSAMPLING * self.angles, self.spacing)
         radius = self.radius * min(images.shape[2:]) / 2
         with torch.autocast(images.device.type, enabled=False):
-            fine = sample_polar(images.float(), points, find_centre(images.float(), self.centre), radius)
+            centre = find_centre((images if like is None else like).float(), self.centre)
+            fine = sample_polar(images.float(), points, centre, radius)
             return F.avg_pool2d(fine, OVERSAMPLING)
 
     def patch_centres(self, size: int) -> Tensor:

@@ -15,7 +15,7 @@ from zwicky.rng import numpy_rng
 
 SCALING_IMAGES = 500  # images from which centre and scale of the pixels are measured
 RADII, ANGLES, MODES = 32, 64, 9  # m = 0 … 8
-SIDE = 24  # images are binned by the largest whole number that leaves this side; finer pixels add noise
+SIDE = 24  # images are binned by the largest whole number that leaves this side, centred; finer pixels add noise
 SOFTENING = 3.0
 FLOOR = 1e-3  # added to the power before its logarithm
 
@@ -42,9 +42,12 @@ def asinh_scaled(images: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> n
 
 def binned(images: np.ndarray, side: int) -> np.ndarray:
     """Means over square bins that leave at least `side`; 0, the median, where a bin has no valid pixel."""
-    factor = max(1, min(images.shape[2:]) // side)
-    height, width = images.shape[2] // factor, images.shape[3] // factor
-    top, left = images.shape[2] % factor // 2, images.shape[3] % factor // 2  # the bins are centred
+    sizes = images.shape[2:]
+    factors = range(1, max(1, min(sizes) // side) + 1)
+    # The largest whose bins are centred: what they leave out is the same on both sides.
+    factor = max(factor for factor in factors if all(size % factor % 2 == 0 for size in sizes))
+    height, width = (size // factor for size in sizes)
+    top, left = (size % factor // 2 for size in sizes)
     inner = images[:, :, top : top + height * factor, left : left + width * factor]
     bins = inner.reshape(*images.shape[:2], height, factor, width, factor)
     valid = np.isfinite(bins)

@@ -39,7 +39,7 @@ class MaskedMethod(Method):
 
     def patches(self, views: Views) -> tuple[Tensor, Tensor]:
         """Return the pixels of the patches, [B, h, w, pixels], and which of them are valid."""
-        valid = self.encoder.canvas(views.valid[0].float()) > 0.999
+        valid = self.encoder.canvas(views.valid[0].float(), views.crops[0]) > 0.999
         return patchify(self.encoder.canvas(views.crops[0]), self.grid), patchify(valid, self.grid)
 
     def mask(self, views: Views) -> Tensor:

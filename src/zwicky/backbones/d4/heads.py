@@ -86,7 +86,7 @@ class D4PixelDecoder(nn.Module):
 class D4Backbone(Backbone):
     """A backbone whose pooled features are invariant and whose group features are equivariant under D4."""
 
-    invariant = True
+    invariant = turns_heads = True
     decoder_class = D4PixelDecoder
 
     def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
