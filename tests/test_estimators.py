@@ -218,6 +218,11 @@ def test_mistakes_are_one_line(images, labels, message: str):
         LensClassifier(**SMALL).fit(images, labels)
 
 
+def test_unknown_features_are_one_line():
+    with pytest.raises(UserError, match="'blocks' or 'pooled'"):
+        LensEncoder(features="block").fit(np.zeros((4, 1, 16, 16)))
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

@@ -113,6 +113,22 @@ def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
     assert (out / "ranked.csv").exists() == bool(labelled)
     if labelled:
         assert len(pd.read_csv(out / "ranked.csv")) == 32
+        assert "nan</" not in page
+
+
+@pytest.mark.parametrize(
+    ("count", "labelled", "more", "message"),
+    [
+        (2, 0, [], "3 cutouts or more"),
+        (40, 0, ["--methods.simmim.weights=zwicky-rings"], "methods.simmim.weights"),
+        (40, 40, ["--targets=[theta_E]"], "benchmark start --targets"),
+    ],
+)
+def test_what_start_cannot_do_is_said_before_any_training(count, labelled, more, message, tmp_path):
+    write_folder(tmp_path / "cutouts", count, labelled)
+    with pytest.raises(UserError, match=message):
+        start(tmp_path, *more)
+    assert not (tmp_path / "out" / "run").exists()
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ from zwicky.training.settings import FEW, Facts, as_settings, choose
 from zwicky.training.task import Task
 
 FEW_OF_A_CLASS = 5
+LEAST_MAPPED = 3
 OF_LABELS = ("fit steps", "split", "test share", "label draws", "labels")  # settings that need labels
 
 
@@ -81,6 +82,8 @@ def start(
     for choice in table if tested else [row for row in table if row.name not in OF_LABELS]:
         _say(f"  {choice.name}: {choice.value} ({choice.reason})")
     config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))
+    if config.targets:
+        raise UserError("targets: start learns classes; numbers are learned by `zwicky benchmark start --targets …`")
     if given is None:
         config.design.split = None
     if not tested:
@@ -192,6 +195,12 @@ def map_cutouts(
     there are can order the cutouts.
     """
     name, options = next(iter(config.methods.items()))
+    if options.weights:
+        raise UserError(
+            f"methods.{name}.weights: with too few labels to test, start pretrains on the cutouts; leave it out"
+        )
+    if len(cutouts) < LEAST_MAPPED:
+        raise UserError(f"a map takes {LEAST_MAPPED} cutouts or more, and there are {len(cutouts)}; add some")
     backbone = next(iter(config.backbones.values()))
     settings = PretrainConfig(options.method, backbone, options.views, config.normalisation, options.train)
     rows, run = np.arange(len(cutouts)), out / "run"

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from zwicky.errors import UserError
-from zwicky.report.page import write_report
+from zwicky.io import write_json
+from zwicky.report.data import load_results
+from zwicky.report.page import ranked, write_report
 
 from .conftest import make_cutouts, make_run
 
@@ -152,8 +154,17 @@ def test_three_classes_and_one_draw(tmp_path):
     assert all(f"predicted {name}" in page.text for name in ("no_sub", "sphere", "vort"))
 
 
+def test_ids_and_labels_of_the_ranking_are_text(tmp_path):
+    run, cutouts = make_run(tmp_path, classes=("0", "1")), make_cutouts()
+    cutouts.table["id"] = [f"{number:04d}" for number in range(len(cutouts))]
+    (run / "ranked.csv").write_text("id,file,label,probability\n0003,a,1,0.9\n0001,b,,0.8\n0002,c,0,0.7\n")
+    write_json(run / "ranking.json", {"arm": load_results(run).featured[0].name, "title": "T", "labels": 100})
+    top = ranked(load_results(run), cutouts)
+    assert (top["known"], top["positive"], len(top["pictures"])) == (2, 1, 3)
+
+
 def test_regression(tmp_path):
-    run = make_run(tmp_path, columns=("theta_E", "e1"), objects=60)
+    run = make_run(tmp_path, columns=("theta_E", "$\\foo$"), objects=60)
     page = Page(write_report(run, make_cutouts(60)))
     sections = [section["id"] for section in page.all("section")]
     assert ("scatter" in sections, "roc" in sections) == (True, False)

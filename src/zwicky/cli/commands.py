@@ -372,6 +372,7 @@ def _write_page(run: Path, data: Path | None, out: Path | None = None) -> Path:
     from zwicky.simulate.stream import data_exists, open_data
 
     name = str(data or BenchmarkResult(run).data.get("store", ""))
-    page = write_report(run, open_data(name).cutouts if data_exists(name) else None, out)
+    found = data is not None or data_exists(name)  # a store that is named must open; one of the run may be gone
+    page = write_report(run, open_data(name).cutouts if found else None, out)
     print(f"report: {page}")
     return page

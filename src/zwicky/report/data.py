@@ -140,6 +140,11 @@ class ReportData(BenchmarkResult):
         leading = [self.primary, self.reference(self.primary), self.best_baseline(True), self.best_baseline(False)]
         return list(dict.fromkeys(arm for arm in [*leading, *self.arms] if arm is not None))[:4]
 
+    @property
+    def scattered(self) -> list[Arm]:
+        """The first two featured arms with predictions at the largest number of labels."""
+        return [arm for arm in self.featured if arm.name in self.predicted[self.ends[-1]]][:2]
+
     @cached_property
     def markers(self) -> dict[str, int]:
         """Number of the colour and marker of each arm by its title, the featured arms first."""

@@ -46,7 +46,7 @@ def write_explore_page(
     oddest = table["oddity"].sort_values(ascending=False).index[:ODDITIES]
     ranked = []
     if "score" in table:
-        ranked = _show(cutouts, table, table["score"].sort_values(ascending=False).index[:RANKED], "score")
+        ranked = _show(cutouts, table, table["score"].dropna().sort_values(ascending=False).index[:RANKED], "score")
     page = (
         make_environment()
         .get_template("explore.html")

@@ -140,7 +140,7 @@ def scatter(data: ReportData) -> list[Panel]:
     cells, panels = data.predicted[data.ends[-1]], []
     for column, name in enumerate(data.columns):
         figure, axes = canvas()
-        for arm in [arm for arm in data.featured if arm.name in cells][:2]:
+        for arm in data.scattered:
             truth, predicted = (getattr(cells[arm.name][0], of)[:, column] for of in OUTPUTS)
             rows = spread(len(truth), 3 * MAX_POINTS)
             axes.plot(truth[rows], predicted[rows], **look(data, arm) | {"linestyle": "", "alpha": 0.4})

@@ -143,12 +143,12 @@ def ranked(data: ReportData, cutouts: Cutouts | None) -> dict[str, Any] | None:
         return None
     if cutouts is None:
         raise NotRun(NO_CUTOUTS)
-    table, network = read_table(data.path / "ranked.csv"), read_json(data.path / "ranking.json")
+    table, network = read_table(data.path / "ranked.csv", ("id", "label")), read_json(data.path / "ranking.json")
     alike = table[table["distance"] <= 1] if "distance" in table else table
     top = alike.head(RANKED)
     known = top["label"].dropna() if "label" in top else top["id"][:0]
     labels = top["label"].fillna("no label") if "label" in top else "no label"
-    ids = top["id"].astype(str)
+    ids = top["id"]
     rows = pd.Index(cutouts.ids.astype(str)).get_indexer(ids)
     sheet = pd.DataFrame({"row": rows, "id": ids, "label": labels, "score": top["probability"]}).query("row >= 0")
     return {
