@@ -218,9 +218,10 @@ def test_mistakes_are_one_line(images, labels, message: str):
         LensClassifier(**SMALL).fit(images, labels)
 
 
-def test_unknown_features_are_one_line():
+@pytest.mark.parametrize("pretrained", [None, "zwicky-rings"])
+def test_unknown_features_are_one_line(pretrained):
     with pytest.raises(UserError, match="'blocks' or 'pooled'"):
-        LensEncoder(features="block").fit(np.zeros((4, 1, 16, 16)))
+        LensEncoder(pretrained=pretrained, features="block").fit(np.zeros((4, 1, 16, 16)))
 
 
 @pytest.mark.parametrize(

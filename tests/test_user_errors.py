@@ -164,6 +164,7 @@ def error_of(capsys, monkeypatch):
         (["verify", "tuned", "--data", "other_scale"], '0.2"'),
         (["verify", "tuned", "--data", "store", "--n", "0"], "n"),
         (["report", "pretrained"], "pretrained"),
+        (["report", "pretrained", "--data", "nowhere"], "nowhere"),
         (["export", "store", "--out", "new"], "store"),
         (["export", "tuned", "--out", "new", "--format", "pickle"], "format"),
         (["demo", "--size", "huge"], "huge"),

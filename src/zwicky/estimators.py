@@ -310,6 +310,8 @@ class LensEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _LensEstima
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Pretrain on images X; y is not used."""
+        if self.features not in ("blocks", "pooled"):
+            raise InputError(f"features is {self.features!r}; choose 'blocks' or 'pooled'")
         cutouts = self._cutouts(X, fitting=True)
         self.image_shape_ = cutouts.images.shape[1:]
         if self.pretrained is not None:
@@ -317,8 +319,6 @@ class LensEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _LensEstima
             return self
         if len(cutouts) < 2:
             raise InputError("there is 1 sample; give at least two images")
-        if self.features not in ("blocks", "pooled"):
-            raise InputError(f"features is {self.features!r}; choose 'blocks' or 'pooled'")
         settings, bands = self._settings(cutouts), len(cutouts.bands)
         backbone, views = self._network(settings, bands)
         simmim = settings["methods"]["simmim"]

@@ -205,6 +205,15 @@ def test_eval_views_resize_both_axes_of_the_centre():
     assert crops[0, 0, 0, 0] == 0
 
 
+def test_what_changes_the_images_is_said():
+    changed = ViewsConfig(global_scale=(0.2, 0.5), blur=0.9, noise=0.0, reddening=0.05, band_dropout=0.5)
+    assert changed.text().endswith(
+        "contrast ±10%, crops of 20% to 50% of the area, blur 0.9, reddening 0.05, band dropout 0.5"
+    )
+    plain = ViewsConfig(global_scale=(1.0, 1.0), blur=0.0, noise=0.0)
+    assert plain.text().endswith("contrast ±10%")
+
+
 @pytest.mark.parametrize("grid", [(4, 4), (5, 3)])
 def test_a_patch_is_valid_where_half_of_its_pixels_are(grid):
     valid = torch.rand(3, 2, 60, 60, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 60)

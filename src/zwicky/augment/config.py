@@ -55,6 +55,15 @@ class ViewsConfig:
         crop = min(source) if self.crop is None else self.crop
         return replace(self, crop=crop, image_size=crop if self.image_size is None else self.image_size)
 
+    def text(self) -> str:
+        """Say in a line how images are changed, besides the crops of pretraining."""
+        parts = [f"rotation {self.rotation}", "mirror" if self.flip else "no mirror", f"shift ±{self.shift:g} px"]
+        parts += [f"brightness ±{self.brightness:.0%}", f"contrast ±{self.contrast:.0%}"]
+        low, high = self.global_scale
+        parts += [f"crops of {low:.0%} to {high:.0%} of the area"] if low < 1 else []
+        chances = {name: getattr(self, name) for name in ("blur", "noise", "reddening", "band_dropout")}
+        return ", ".join(parts + [f"{name.replace('_', ' ')} {value:g}" for name, value in chances.items() if value])
+
     def validate(
         self, source: tuple[int, int], bands: tuple[str, ...], n_local: int = 0, targets: tuple[Any, ...] = ()
     ) -> None:

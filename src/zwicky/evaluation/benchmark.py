@@ -249,9 +249,6 @@ def dataset_card(
     split = draws[0].split
     simulated, surveys = set(cutouts.column("simulated")), sorted({s for s in cutouts.column("survey") if s})
     folds = config.design.kind == "folds"
-    views = config.label_views
-    augmentation = f"rotation {views.rotation}, {'mirror' if views.flip else 'no mirror'}, shift ±{views.shift:g} px, "
-    augmentation += f"brightness ±{views.brightness:.0%}, contrast ±{views.contrast:.0%}; the same for every network, "
     return {
         "title": config.title,
         "store": str(store),
@@ -279,7 +276,8 @@ def dataset_card(
         "select_counts": {count: len(select) for count, (_, select) in draws[0].subsets.items()},
         "balanced": config.balanced,
         "pretraining_images": len(draws[0].pretrain_rows(cutouts)),
-        "augmentation": augmentation + "and the mean over eight turns and mirrors at test time",
+        "augmentation": f"{config.label_views.text()}; the same for every network, and the mean over eight turns and "
+        "mirrors at test time",
         "compare_with": config.compare_with or None,
         "size_note": config.size_note or None,
     }
