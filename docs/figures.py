@@ -23,7 +23,7 @@ from zwicky import backbones, methods
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Augment, Views
-from zwicky.backbones.base import unpatchify
+from zwicky.backbones.heads import unpatchify
 from zwicky.evaluation.correspondence import informative, match_regions, partners
 from zwicky.methods import losses
 from zwicky.methods.base import Method

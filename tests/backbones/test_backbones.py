@@ -6,7 +6,8 @@ import torch
 from zwicky import backbones
 from zwicky.augment.views import Target
 from zwicky.backbones import BACKBONES
-from zwicky.backbones.base import Features, LinearHead
+from zwicky.backbones.base import Features
+from zwicky.backbones.heads import LinearHead
 from zwicky.errors import UserError
 
 CARTESIAN = [name for name in BACKBONES if name != "resnet18" and "polar" not in name]  # maskable patches of the image
@@ -181,3 +182,11 @@ def test_a_stem_sees_nothing_of_masked_patches(name, stem, small_backbone):
             assert torch.equal(backbone.visible(images, kept), backbone.visible(changed, kept))
     with pytest.raises(UserError, match="patch_size"):
         small_backbone(name, stem=(8,))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "polar_vit", "d4_vit"])
+def test_a_batch_of_one_is_refused_in_one_line(name, small_backbone):
+    backbone = small_backbone(name, bands=1)
+    head = backbone.prediction_head(2).train()
+    with pytest.raises(UserError, match="batch_size"):
+        head(backbone(torch.randn(1, 1, 32, 32)))

@@ -142,14 +142,6 @@ def test_what_is_valid_is_resampled_about_the_centre_of_the_image(centre, small_
     assert polar[-1].max() == 0
 
 
-@pytest.mark.parametrize("name", ["vit_tiny", "polar_vit", "d4_vit"])
-def test_a_batch_of_one_is_refused_in_one_line(name, small_backbone):
-    backbone = small_backbone(name, bands=1)
-    head = backbone.prediction_head(2).train()
-    with pytest.raises(UserError, match="batch_size"):
-        head(backbone(torch.randn(1, 1, 32, 32)))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -90,14 +90,8 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
     except TypeError as error:
         reason = str(error).split("() ")[-1]
         raise UserError(f"backbone: {name} does not take these options ({reason}); remove or rename") from error
-    except (
-        ValueError,
-        IndexError,
-        ZeroDivisionError,
-        AssertionError,
-        RuntimeError,
-    ) as error:  # raised by torch and timm
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except (ValueError, IndexError, ZeroDivisionError, AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__  # as torch, timm or Python say it
         raise UserError(f"backbone: {name} cannot be built with these options ({reason}); correct them") from error
     backbone.config = {"name": name, "bands": bands, "image_size": image_size, **options}
     if pretrained is not None:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zwicky.errors import UserError
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute softmax(q·kᵀ/√d + bias)·v, Eq. 1 of arXiv:1706.03762, of q [..., n, d] and k, v [..., N, d].
@@ -93,3 +95,11 @@ def window_layout(window: int, side: int, shifted: bool) -> tuple[int, int, Tens
     size = min(window, side)
     shift = size // 2 if shifted and side > size else 0
     return size, shift, relative_position_index(window, size), shifted_window_mask(side, size, shift) if shift else None
+
+
+def check_heads(width: int, heads: int, suffix: str = "") -> None:
+    """Raise UserError unless `heads` divide the width."""
+    if width % heads:
+        raise UserError(
+            f"backbone: width {width}{suffix} is not divisible by {heads} heads; take a multiple of {heads}"
+        )

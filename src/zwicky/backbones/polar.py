@@ -17,8 +17,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from zwicky.augment.views import Target
-from zwicky.backbones.attention import attention_weights, forward_block, project_qkv
-from zwicky.backbones.base import Backbone, Features, PixelDecoder, check_heads, conv_stem, unpatchify
+from zwicky.backbones.attention import attention_weights, check_heads, forward_block, project_qkv
+from zwicky.backbones.base import Backbone, Features
+from zwicky.backbones.heads import PixelDecoder, unpatchify
+from zwicky.backbones.patches import conv_stem
 from zwicky.errors import UserError
 
 OVERSAMPLING = 2  # samples per polar pixel and axis, which are averaged

@@ -12,8 +12,8 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from zwicky.backbones.attention import attend, attention_weights, project_qkv
-from zwicky.backbones.base import Features, check_heads
+from zwicky.backbones.attention import attend, attention_weights, check_heads, project_qkv
+from zwicky.backbones.base import Features
 from zwicky.backbones.polar import PolarBackbone, PolarConv2d
 from zwicky.backbones.swin import cut_stages
 from zwicky.errors import UserError

@@ -6,7 +6,8 @@ import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from zwicky.backbones.base import Features, TimmBackbone
+from zwicky.backbones.base import Features
+from zwicky.backbones.timm_backbone import TimmBackbone
 from zwicky.errors import UserError
 
 

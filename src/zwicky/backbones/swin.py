@@ -11,8 +11,10 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
-from zwicky.backbones.attention import attend, attention_weights, window_layout
-from zwicky.backbones.base import Features, StageGrids, TimmBackbone, check_heads
+from zwicky.backbones.attention import attend, attention_weights, check_heads, window_layout
+from zwicky.backbones.base import Features
+from zwicky.backbones.patches import StageGrids
+from zwicky.backbones.timm_backbone import TimmBackbone
 from zwicky.errors import UserError
 
 

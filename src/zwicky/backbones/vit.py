@@ -11,8 +11,16 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from zwicky.backbones.attention import attention_weights, forward_block, project_qkv, relative_position_index
-from zwicky.backbones.base import Features, StageGrids, TimmBackbone, check_heads
+from zwicky.backbones.attention import (
+    attention_weights,
+    check_heads,
+    forward_block,
+    project_qkv,
+    relative_position_index,
+)
+from zwicky.backbones.base import Features
+from zwicky.backbones.patches import StageGrids
+from zwicky.backbones.timm_backbone import TimmBackbone
 from zwicky.errors import UserError
 
 

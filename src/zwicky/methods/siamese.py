@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
-from zwicky.errors import UserError
+from zwicky.backbones.heads import check_batch
 from zwicky.methods.base import Method, ViewsNeeded
 from zwicky.methods.collapse import embedding_std
 from zwicky.methods.ema import MomentumTeacher, make_teacher
@@ -103,8 +103,7 @@ class MLP(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features [B, widths[0]] to [B, widths[-1]]."""
-        if self.training and len(features) < 2:
-            raise UserError("train.batch_size: BatchNorm needs at least two images per process; raise it")
+        check_batch(self, features)
         return super().forward(features)
 
 

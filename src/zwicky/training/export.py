@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zwicky import __version__
-from zwicky.backbones.base import LinearHead
+from zwicky.backbones.heads import LinearHead
 from zwicky.errors import UserError
 from zwicky.io import read_json, write_json
 from zwicky.rng import torch_rng

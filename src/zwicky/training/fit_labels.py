@@ -16,7 +16,8 @@ import torch
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.views import Augment
-from zwicky.backbones.base import Backbone, LinearHead
+from zwicky.backbones.base import Backbone
+from zwicky.backbones.heads import LinearHead
 from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, fit_select

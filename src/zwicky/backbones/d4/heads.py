@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from zwicky.augment.views import Target
-from zwicky.backbones.base import Backbone, Features, unpatchify
+from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.d4.irreps import orbit, to_irreps
 from zwicky.backbones.d4.layers import by_irreps
+from zwicky.backbones.heads import unpatchify
 from zwicky.d4 import ORDER
 
 # The irreps of `irreps.CHANGE` that each kind of target consists of.

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from zwicky.backbones.base import check_stem
 from zwicky.backbones.d4.irreps import CHARACTERS, BlockProduct, orbit, to_irreps, to_regular
+from zwicky.backbones.patches import check_stem
 from zwicky.d4 import INVERSE, ORDER, PRODUCT
 from zwicky.errors import UserError
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from zwicky.backbones.attention import attend, attention_weights, window_layout
-from zwicky.backbones.base import Features, StageGrids, hide_patches
+from zwicky.backbones.base import Features
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.d4.heads import D4Backbone
 from zwicky.backbones.d4.irreps import orbit
 from zwicky.backbones.d4.vit import Block
+from zwicky.backbones.patches import StageGrids, hide_patches
 from zwicky.backbones.swin import cut_stages
 from zwicky.d4 import INVERSE, ORDER
 from zwicky.errors import UserError

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zwicky.backbones.attention import attend, attention_weights
-from zwicky.backbones.base import Features, StageGrids, hide_patches
+from zwicky.backbones.base import Features
 from zwicky.backbones.d4 import layers
 from zwicky.backbones.d4.heads import D4Backbone
 from zwicky.backbones.d4.irreps import orbit
+from zwicky.backbones.patches import StageGrids, hide_patches
 
 
 class Embed(nn.Module):

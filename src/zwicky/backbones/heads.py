@@ -1,0 +1,86 @@
+"""The heads that a backbone has unless it brings its own: linear on pooled features, pixels of each patch."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from zwicky.errors import UserError
+
+if TYPE_CHECKING:
+    from zwicky.backbones.base import Features
+
+
+def check_batch(module: nn.Module, features: Tensor) -> None:
+    """Raise UserError if `module` is to take BatchNorm's statistics of fewer than two rows of features [B, ...]."""
+    if module.training and len(features) < 2:
+        raise UserError("train.batch_size: BatchNorm needs at least two images per process; raise it")
+
+
+class LinearHead(nn.Linear):
+    """A linear layer on standardised pooled features: BatchNorm without affine parameters, as in MAE's linear probe.
+
+    Pooled features of different images are nearly parallel and differ in a small part of their length; a linear layer
+    on raw features needs large weights, which the first steps of a fit destroy (Appendix A.1 of arXiv:2111.06377). It
+    computes in float32, since bfloat16 would round small differences between classes away.
+    """
+
+    uses_patch_tokens = False
+
+    def __init__(self, dim: int, n_outputs: int) -> None:
+        super().__init__(dim, n_outputs)
+        self.norm = nn.BatchNorm1d(dim, affine=False)
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: "Features") -> Tensor:  # type: ignore[override]
+        """Return [B, n_outputs]."""
+        check_batch(self, features.pooled)
+        with torch.autocast(features.pooled.device.type, enabled=False):
+            return super().forward(self.norm(features.pooled.float()))
+
+    @torch.no_grad()
+    def set_linear(self, weight: Tensor, bias: Tensor, features: Tensor) -> None:
+        """Take over a linear model of raw features: weight [n_outputs, D] and bias [n_outputs].
+
+        The mean and variance of `features` [n, D] become the running statistics.
+        """
+        weight, bias, features = (values.to(self.weight) for values in (weight, bias, features))
+        self._mean().copy_(features.mean(0))
+        self._variance().copy_(features.var(0))
+        self.weight.copy_(weight * self._std())
+        self.bias.copy_(bias + weight @ self._mean())
+
+    @torch.no_grad()
+    def as_linear(self) -> dict[str, Tensor]:
+        """Return weight and bias of the same linear model of raw features."""
+        weight = self.weight / self._std()
+        return {"weight": weight, "bias": self.bias - weight @ self._mean()}
+
+    def _mean(self) -> Tensor:
+        return self.norm.get_buffer("running_mean")
+
+    def _variance(self) -> Tensor:
+        return self.norm.get_buffer("running_var")
+
+    def _std(self) -> Tensor:
+        return (self._variance() + self.norm.eps).sqrt()
+
+
+class PixelDecoder(nn.Module):
+    """One linear layer: each patch token gives the pixels of its own patch, the head of SimMIM (arXiv:2111.09886)."""
+
+    def __init__(self, dim: int, bands: int, patch_size: int) -> None:
+        super().__init__()
+        self.bands, self.patch_size = bands, patch_size
+        self.linear = nn.Linear(dim, bands * patch_size**2)
+
+    def forward(self, features: "Features") -> Tensor:
+        """Decode patch tokens [B, h, w, D] to [B, bands, H, W]."""
+        pixels = self.linear(features.patch_tokens)
+        return unpatchify(pixels.unflatten(3, (self.bands, self.patch_size, self.patch_size)))
+
+
+def unpatchify(patches: Tensor) -> Tensor:
+    """Join patches [B, h, w, bands, p, p] into images [B, bands, h·p, w·p]."""
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
