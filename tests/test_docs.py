@@ -186,6 +186,13 @@ def test_figures_with_intervals_are_those_of_the_tables():
     assert counted > 200
 
 
+def test_arms_of_the_results_page_have_their_names():
+    title = runpy.run_path(str(ROOT / "benchmarks" / "results_page.py"))["title"]
+    assert title("pca-linear") == "PCA + logistic regression"
+    assert title("dino-ViT-finetune-no-tta") == "DINO, ViT, fine-tuned, one view"
+    assert title("rings-polar-self-training") == "zwicky-rings, polar, self-trained"
+
+
 def test_results_page_is_written_from_tables_that_are_not_stale():
     module = runpy.run_path(str(ROOT / "benchmarks" / "results_page.py"))
     assert module["render"]() == TEXTS["docs/results.md"], "run python benchmarks/results_page.py"

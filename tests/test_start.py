@@ -113,7 +113,8 @@ def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
     assert (out / "ranked.csv").exists() == bool(labelled)
     if labelled:
         assert len(pd.read_csv(out / "ranked.csv")) == 32
-        assert "nan</" not in page
+        assert "The first 32<" in page
+        assert ": nan" not in page
 
 
 @pytest.mark.parametrize(

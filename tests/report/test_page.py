@@ -5,6 +5,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from zwicky.errors import UserError
@@ -161,6 +162,16 @@ def test_ids_and_labels_of_the_ranking_are_text(tmp_path):
     write_json(run / "ranking.json", {"arm": load_results(run).featured[0].name, "title": "T", "labels": 100})
     top = ranked(load_results(run), cutouts)
     assert (top["known"], top["positive"], len(top["pictures"])) == (2, 1, 3)
+
+
+def test_the_legend_of_a_scatter_is_of_its_points(tmp_path):
+    run = make_run(tmp_path, columns=("theta_E",), objects=60)
+    first, second, third, *_ = (arm for arm in load_results(run).featured)
+    table = pd.read_csv(run / "results.csv")
+    table[(table["arm"] != first.name) | (table["labels"] < table["labels"].max())].to_csv(run / "results.csv")
+    assert load_results(run).featured[0] == first
+    section = Page(write_report(run, make_cutouts(60))).source.split('<section id="scatter">')[1].split("</section>")[0]
+    assert [arm.title in section for arm in (first, second, third)] == [False, True, True]
 
 
 def test_regression(tmp_path):
