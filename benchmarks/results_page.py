@@ -28,7 +28,7 @@ METHODS |= {"rings": "zwicky-rings"}
 ENDS = {"finetune": "fine-tuned", "linear": "frozen, linear probe", "knn": "frozen, kNN probe"}
 ENDS |= {"blocks": "frozen, probe of all blocks", "supervised": "from scratch", "selftrain": "self-trained"}
 NAMES = {"radial-colour": "radial colours + logistic regression", "pca-linear": "PCA + logistic regression"}
-NAMES["pca-logistic"] = NAMES["pca-linear"]  # as tables before 2026-11-27 name it
+NAMES["pca-logistic"] = NAMES["pca-linear"]  # in older tables
 NAMES |= {"pca-boosting": "PCA + boosted trees", "modes": "radial × azimuthal modes + logistic regression"}
 
 
@@ -64,8 +64,8 @@ def title(arm: str) -> str:
     """Return the name of an arm in words."""
     if arm in NAMES:
         return NAMES[arm]
-    several = arm.removesuffix("-one-view").removesuffix("-no-tta")
-    view, arm = ", one view" * (arm != several), several
+    averaged = arm.removesuffix("-one-view").removesuffix("-no-tta")
+    view, arm = ", one view" * (arm != averaged), averaged
     arm = arm.replace("self-training", "selftrain")
     method = next((m for m in METHODS if arm.startswith(f"{m}-")), "")
     network, _, end = arm.removeprefix(f"{method}-").rpartition("-")

@@ -56,7 +56,7 @@ class ViewsConfig:
         return replace(self, crop=crop, image_size=crop if self.image_size is None else self.image_size)
 
     def text(self) -> str:
-        """Say in a line how images are changed, besides the crops of pretraining."""
+        """Return in one line how crops are changed; blur, noise and band dropout by their probabilities."""
         parts = [f"rotation {self.rotation}", "mirror" if self.flip else "no mirror", f"shift ±{self.shift:g} px"]
         parts += [f"brightness ±{self.brightness:.0%}", f"contrast ±{self.contrast:.0%}"]
         low, high = self.global_scale

@@ -113,6 +113,10 @@ def power_law(rng: np.random.Generator, shape: tuple[int, ...], slope: np.ndarra
     return (low**index + rng.random(shape) * (high**index - low**index)) ** (1 / index)
 
 
+def _require_masses(low: float, high: float) -> None:
+    require(0 < low < high, "masses must be above 0, mass_min below mass_max")
+
+
 def _place(drawn: Mapping[str, np.ndarray], r: np.ndarray, angle: np.ndarray, mass: np.ndarray):
     return {
         "subhalo_x": drawn["lens_x"][:, None] + r * np.cos(angle),
@@ -136,7 +140,7 @@ class FixedNumber:
     def __post_init__(self) -> None:
         require(self.number >= 1, "number must be 1 or more")
         require(self.slope != -1, "slope must not be -1; take -1.0001 for masses uniform in their logarithm")
-        require(0 < self.mass_min < self.mass_max, "masses must be above 0, mass_min below mass_max")
+        _require_masses(self.mass_min, self.mass_max)
         require(0 <= self.r_min <= self.r_max, "distances must be 0 or more, r_min at most r_max")
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -164,7 +168,7 @@ class ColdDarkMatter:
     tau: Prior = TAU  # truncation radius over scale radius
 
     def __post_init__(self) -> None:
-        require(0 < self.mass_min < self.mass_max, "masses must be above 0, mass_min below mass_max")
+        _require_masses(self.mass_min, self.mass_max)
         require(min(self.radius, self.concentration) > 0, "radius and concentration must be above 0")
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
