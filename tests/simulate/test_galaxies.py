@@ -158,6 +158,19 @@ def test_noise_and_neighbours_are_not_taken_for_the_galaxy(write):
     assert abs(apart.mean()) < 0.002
 
 
+def test_a_band_with_missing_pixels_is_left_out(tmp_path):
+    clean = discs([0.2])[0].astype(np.float32)
+    images = np.stack([clean, clean, clean])[None].repeat(2, 0)
+    images[0, 1, 12, 12:15] = np.nan
+    images[1, :, 12, 12] = np.nan
+    cutouts = make_cutouts(images, ["g", "r", "i"], pixel_scale=[SCALE] * 2)
+    write_store(cutouts.images, cutouts.table, tmp_path / "bands", bands=cutouts.bands)
+    catalog = load_galaxies(GalaxyStore(str(tmp_path / "bands")))
+    assert catalog.ids == ("000000",)  # the other has no complete band
+    (galaxy,) = catalog.images.numpy()
+    np.testing.assert_allclose(galaxy, galaxy[:, ::-1], atol=1e-5 * galaxy.max())
+
+
 def test_mistakes_are_one_line(write, described):
     dark = write(np.ones((1, 9, 9)))
     messages = {"no image has a galaxy": {}, "no galaxies in the part": {"part": (0.0, 1e-9)}}

@@ -194,3 +194,53 @@ def test_folders_as_deeplense_has_them(population, tmp_path):
     for identifier, image in zip(cutouts.ids, cutouts.images, strict=True):
         assert np.array_equal(np.load(folders / labels.values[identifier] / f"{identifier}.npy"), image[0])
     assert (folders / "catalog.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "words"),
+    [
+        ("demo-lenses", {"common": {"lens_R": {"value": 0.0}}}, "not finite.*lens_R 0"),
+        ("demo-lenses", {"common": {"lens_e1": {"value": 1.2}}}, "not finite"),
+        ("demo-lenses", {"classes": {"lens": {"parameters": {"source_n": {"value": 0.0}}}}}, "class lens are not"),
+        ("deeplense-repaired-2", {"common": {"z_source": {"value": 0.1}}}, "not finite"),
+        (
+            "deeplense-repaired-2",
+            {"classes": {"cdm": {"substructure": {"cold_dark_matter": {"sigma_sub": {"uniform": [-0.1, 0.1]}}}}}},
+            "sigma_sub is drawn below 0",
+        ),
+        (
+            "deeplense-repaired-2",
+            {"classes": {"cdm": {"substructure": {"cold_dark_matter": {"tau": {"value": 0.01}}}}}},
+            "tau is drawn outside 0.06",
+        ),
+    ],
+)
+def test_a_prior_beyond_what_its_parameter_may_be_is_one_line(base, changes, words, small):
+    with pytest.raises(UserError, match=words), np.errstate(all="ignore"):
+        simulate_population(small(base, **changes), 1)
+
+
+def test_magnitudes_of_an_unlensed_population_are_those_of_its_light(small):
+    """Unlensed magnitudes are brightened by the magnification of a source; what is no source keeps its own."""
+    population = read_population(small("demo-lenses", light={"arc": {"unlensed": True}}))
+    drawn = draw_block(population, 0, 0)
+    _, truth = render_block(population, drawn)
+    for band in population.instrument.bands:
+        given = drawn.values[f"source_mag_{band}"]
+        expected = given - 2.5 * np.log10(np.where(np.isnan(truth["magnification"]), 1, truth["magnification"]))
+        np.testing.assert_allclose(truth[f"arc_mag_{band}"], expected)
+    assert np.isnan(truth["magnification"]).any()
+    assert (truth["magnification"] > 1).any()
+
+
+def test_the_signal_to_noise_of_model_1_is_that_of_its_noise(small):
+    population = read_population(small("deeplense-legacy-1"))
+    one = Simulation(population, 1, 0, torch.device("cpu"))
+    _, drawn = one.render(0)
+    layers, _ = render_block(population, drawn)
+    light = layers.sum(1)
+    exposure = drawn.values["exposure"][:, None, None, None]
+    noise = 2 * np.abs(light) / exposure + 1e-4
+    for index, name in enumerate(population.light):
+        expected = np.sqrt((layers[:, index] ** 2 / noise).sum((1, 2, 3)))
+        np.testing.assert_allclose(drawn.values[f"{name}_snr"], expected, rtol=1e-4)

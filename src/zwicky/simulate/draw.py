@@ -48,6 +48,8 @@ def draw_block(population: Population, seed: int, block: int) -> ParameterBlock:
         except KeyError as error:
             message = f"{name} needs {error.args[0]}, not drawn before it; declare it above"
             raise UserError(f"{population.name}: {message}") from None
+        except ValueError as error:
+            raise UserError(f"{population.name}: {name}: {error}") from None
 
     names = np.array(list(population.classes))
     fractions = np.array([one.fraction for one in population.classes.values()])

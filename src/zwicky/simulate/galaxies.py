@@ -40,7 +40,7 @@ class GalaxyCatalog:
 
 @lru_cache(maxsize=4)
 def load_galaxies(galaxies: GalaxyStore) -> GalaxyCatalog:
-    """Return the central galaxy of each image in a store, all bands summed, without sky, noise or neighbours.
+    """Return the central galaxy of each image in a store, its complete bands summed, without sky, noise or neighbours.
 
     `part` selects by pixel hash, so that duplicates of a galaxy are in the same part.
     """
@@ -56,7 +56,8 @@ def load_galaxies(galaxies: GalaxyStore) -> GalaxyCatalog:
     images = np.empty((len(cutouts), *cutouts.size), np.float32)
     for rows in batches(len(cutouts), 256):
         for row, image in enumerate(cutouts.images[rows], start=rows.start):
-            images[row] = _isolate(np.asarray(np.nansum(image, axis=0, dtype=np.float64)))
+            complete = image[np.isfinite(image).all((1, 2))]
+            images[row] = _isolate(complete.sum(0, dtype=np.float64)) if len(complete) else 0
     total = images.sum((1, 2), dtype=np.float64)
     bright = total > 0
     if not bright.any():

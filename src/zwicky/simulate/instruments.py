@@ -124,19 +124,27 @@ def sky_noise(instrument: Instrument) -> np.ndarray:
     return np.array([(sky + r**2) ** 0.5 / b.electrons(22.5) for (sky, r), b in zip(sky_and_read, bands, strict=True)])
 
 
-def variance(images: np.ndarray, instrument: Instrument) -> np.ndarray:
-    """Return the variance per pixel, nanomaggies², of noiseless images [n, bands, H, W]: sky, read noise, photons."""
-    gain = np.array([band.electrons(22.5) for band in instrument.bands.values()], dtype=np.float32)
+def variance(images: np.ndarray, instrument: Instrument, exposure: np.ndarray | None = None) -> np.ndarray:
+    """Return the variance per pixel of noiseless images [n, bands, H, W]: sky, read noise, photons; nanomaggies².
+
+    With `exposure` [n], s, images are in counts per second and the noise is that of DeepLense's Model I: shot noise
+    √(|counts| / exposure) is added twice, as published, and constant sky noise once.
+    """
     sky = sky_noise(instrument).astype(np.float32)[:, None, None]
+    if exposure is not None:
+        return sky**2 + 2 * np.abs(images) / exposure.astype(np.float32)[:, None, None, None]
+    gain = np.array([band.electrons(22.5) for band in instrument.bands.values()], dtype=np.float32)
     return sky**2 + np.maximum(images, 0) / gain[:, None, None]
 
 
-def signal_to_noise(light: np.ndarray, images: np.ndarray, instrument: Instrument) -> np.ndarray:
+def signal_to_noise(
+    light: np.ndarray, images: np.ndarray, instrument: Instrument, exposure: np.ndarray | None = None
+) -> np.ndarray:
     """Return the signal-to-noise [n] of a layer `light` in `images` for a matched filter, all bands together.
 
-    S/N² = Σ light² / variance over pixels and bands; both arrays are noiseless, [n, bands, H, W].
+    S/N² = Σ light² / variance over pixels and bands; both arrays are noiseless, [n, bands, H, W]. See `variance`.
     """
-    return np.sqrt((light**2 / variance(images, instrument)).sum((1, 2, 3), dtype=np.float64))
+    return np.sqrt((light**2 / variance(images, instrument, exposure)).sum((1, 2, 3), dtype=np.float64))
 
 
 def add_noise(
@@ -145,12 +153,7 @@ def add_noise(
     """Return noisy, sky-subtracted images [n, bands, H, W] float32 from noiseless ones, in nanomaggies.
 
     Photon counts are Gaussian with Poisson variance: with thousands of sky electrons per pixel the two are the same.
-    With `exposure` [n], s, images are in counts per second and the noise is that of DeepLense's Model I: shot noise
-    √(|counts| / exposure) is added twice, as published, and constant sky noise once.
+    See `variance`.
     """
-    if exposure is None:
-        sigma = np.sqrt(variance(images, instrument))
-    else:
-        shot = np.sqrt(2 * np.abs(images) / exposure.astype(np.float32)[:, None, None, None])
-        sigma = np.hypot(shot, sky_noise(instrument).astype(np.float32)[:, None, None])
+    sigma = np.sqrt(variance(images, instrument, exposure))
     return images + sigma * rng.standard_normal(images.shape, dtype=np.float32)

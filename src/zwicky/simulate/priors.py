@@ -104,6 +104,7 @@ class Prior:
 
 
 TAU = Prior("uniform", (2.0, 8.0))
+TAU_LIMITS = (0.06, 1500.0)  # for which the deflection is computed
 LOG10_AXION_MASS = Prior("uniform", (-24.0, -22.0))
 
 
@@ -174,6 +175,7 @@ class ColdDarkMatter:
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the truth columns of `count` lenses, [count] or [count, S]."""
         sigma, slope = self.sigma_sub.draw(rng, count, drawn), self.slope.draw(rng, count, drawn)
+        require(sigma.min(initial=0) >= 0, "sigma_sub is drawn below 0; truncate its prior with between")
         kpc = COSMOLOGY.kpc_proper_per_arcmin(drawn["z_lens"]).value / 60  # per arcsec
         critical_density = COSMOLOGY.critical_density(drawn["z_lens"]).to_value("Msun / kpc3")[:, None]
         index = slope + 1
@@ -186,7 +188,10 @@ class ColdDarkMatter:
         scatter = 10 ** rng.normal(0.0, 0.1, shape)
         columns = _place(drawn, self.radius * np.sqrt(rng.random(shape)), rng.uniform(0, 2 * np.pi, shape), mass)
         columns["subhalo_Rs"] = r200 / (self.concentration * (mass / 1e8) ** -0.08 * scatter) / kpc[:, None]
-        columns["subhalo_tau"] = self.tau.draw(rng, count * shape[1], drawn).reshape(shape)
+        tau = self.tau.draw(rng, count * shape[1], drawn).reshape(shape)
+        low, high = TAU_LIMITS
+        require(low <= tau.min() and tau.max() <= high, f"tau is drawn outside {low:g} to {high:g}; narrow its prior")
+        columns["subhalo_tau"] = tau
         columns = {name: np.where(absent, np.nan, values) for name, values in columns.items()}
         return columns | {
             "sigma_sub": sigma,

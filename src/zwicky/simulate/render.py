@@ -119,7 +119,9 @@ def _lensing_truth(population: Population, drawn: ParameterBlock, magnification:
         return {}
     magnification = magnification[:, list(population.light).index("arc")]
     fainter = 2.5 * np.log10(magnification)
-    given, new, change = ("source", "arc", -fainter) if population.light["arc"].unlensed else ("arc", "source", fainter)
+    # What is no source has the magnitude drawn for it, lensed or not.
+    unlensed = population.light["arc"].unlensed
+    given, new, change = ("source", "arc", -np.nan_to_num(fainter)) if unlensed else ("arc", "source", fainter)
     magnitudes = {f"{new}_mag_{b}": drawn.values[f"{given}_mag_{b}"] + change for b in population.instrument.bands}
     return {"magnification": magnification} | magnitudes
 

@@ -88,11 +88,13 @@ class Simulation:
         drawn = draw_block(population, self.seed, block)
         layers, truth = render_block(population, drawn, self.device)
         images = layers.sum(1)
+        if not np.isfinite(images).all():
+            raise UserError(_not_finite(population, drawn, images))
+        exposure = drawn.values["exposure"] if population.noise == "deeplense-1" else None
         for index, name in enumerate(population.light):
-            truth[f"{name}_snr"] = signal_to_noise(layers[:, index], images, instrument)
+            truth[f"{name}_snr"] = signal_to_noise(layers[:, index], images, instrument, exposure)
         rng = block_rng(population, self.seed, block, "noise")
         if population.noise != "none":
-            exposure = drawn.values["exposure"] if population.noise == "deeplense-1" else None
             images = add_noise(images, instrument, rng, exposure)
         if population.composite is not None:
             rng = block_rng(population, self.seed, block, "composite")
@@ -220,6 +222,19 @@ def truth_of(table: pd.DataFrame) -> tuple[str, ...]:
 def _digest(data: bytes) -> str:
     """Return the hash by which a resumed simulation recognises its inputs."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _not_finite(population: Population, drawn: ParameterBlock, images: np.ndarray) -> str:
+    """Say which images [n, bands, H, W] are not finite, and from which parameters the first of them was made."""
+    bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
+    first = {name: column[bad[0]] for name, column in drawn.values.items() if "_mag_" not in name}
+    values = ", ".join(f"{name} {value:.4g}" for name, value in first.items() if not np.isnan(value))
+    classes = ", ".join(sorted(set(drawn.object_class[bad])))
+    return (
+        f"{population.name}: {len(bad)} of {len(images)} images of class {classes} are not finite; keep its priors to "
+        "radii and Sersic indices above 0, ellipticities below 1, sources behind the lens and light within the image. "
+        f"The first was made of {values}"
+    )
 
 
 def find_device(name: str) -> torch.device:
