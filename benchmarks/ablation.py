@@ -1,8 +1,9 @@
 """What each part is worth: `python benchmarks/ablation.py --data STORE --out runs/ablation [settings]`.
 
-The whole is recipe `polar` at one number of labels: the polar network, pretrained by SimMIM, fine-tuned, self-trained
-and tested on eight views. Each row leaves out one thing, with the same draws and tested objects, and is compared in
-pairs with the whole. Further words are settings of the benchmarks. Runs in OUT resume; the table is OUT/ablation.csv.
+The whole is a recipe (`polar` or `lens-finding`) at one number of labels: the polar network, pretrained by SimMIM,
+fine-tuned, self-trained and tested on eight views. Each row leaves something out, with the same draws and tested
+objects, and is compared in pairs with the whole. Further words are settings of the benchmarks. Runs in OUT resume; the
+table is OUT/ablation.csv.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ LEFT_OUT = {
     "self-training": ("networks", "simmim-polar-finetune"),
     "pretraining and self-training": ("networks", "polar-supervised"),
     "eight views at test": ("networks", "simmim-polar-self-training-no-tta"),
-    "polar coordinates": ("networks", "simmim-hybrid-self-training"),
-    "polar coordinates and convolutional stem": ("networks", "simmim-vit-self-training"),
+    "polar coordinates": ("controls", "simmim-hybrid-self-training"),
+    "polar coordinates, pretraining and self-training": ("controls", "hybrid-supervised"),
+    "polar coordinates and convolutional stem": ("controls", "simmim-vit-self-training"),
+    "polar coordinates, stem, pretraining and self-training": ("controls", "vit-supervised"),
     "asinh (linear pixels)": ("linear", WHOLE[1]),
     "three quarters of the steps of fits": ("short", WHOLE[1]),
     "four fifths of the steps of pretraining": ("hasty", WHOLE[1]),
@@ -36,28 +39,34 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="store or simulation")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", default="polar")
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--size")
     given, words = parser.parse_known_args()
     one = {"labels": [given.labels], "probes": [], "baselines": [], "convnet": None}
-    base = recipes.merge(recipes.read("polar", given.size), one)
-    networks = {
+    base = recipes.merge(recipes.read(given.recipe, given.size), one | {"self_training": ["polar"]})
+    base["methods"] = {"simmim": base["methods"]["simmim"]}
+    controls = {
         "hybrid": {"name": "hybrid_vit", "options": {"patch_size": 4, "stem": [32, 64]}},
         "vit": {"name": "vit_tiny", "options": {"patch_size": 4, "width": 128, "depth": 4, "heads": 2, "pool": "mean"}},
     }
     fits, simmim = base["finetune"]["train"]["max_steps"], base["methods"]["simmim"]["train"]["max_steps"]
     fewer = {"train": {"max_steps": max(fits // 4, 1)}}
     runs = {
-        "networks": {"backbones": networks, "self_training": ["polar", *networks], "without_tta": True},
+        "networks": {"without_tta": True},
+        "controls": {"backbones": controls, "self_training": [*controls]},
         "linear": {"normalisation": {"stretch": "linear"}},
         "short": {"finetune": fewer, "scratch": fewer},
         "hasty": {"methods": {"simmim": {"train": {"max_steps": max(simmim // 5, 1)}}}},
     }
     command, cells = cli.COMMANDS["benchmark"], {}
     for name, changes in runs.items():
-        line = ["polar", "--data", given.data, "--out", str(given.out / name), *words]
-        config = settings_of(command.settings, parse(command, "benchmark", recipes.merge(base, changes), line))
+        line = [given.recipe, "--data", given.data, "--out", str(given.out / name), *words]
+        settings = recipes.merge(base, changes)
+        if name == "controls":
+            settings["backbones"] = controls
+        config = settings_of(command.settings, parse(command, "benchmark", settings, line))
         result = benchmark(config, given.data, given.out / name, workers=given.workers)
         arms = {arm for run, arm in [WHOLE, *LEFT_OUT.values()] if run == name}
         cells |= {(name, arm): own for arm, own in result.cells(result.results["labels"].iloc[0], [*arms]).items()}

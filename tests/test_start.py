@@ -14,6 +14,7 @@ from zwicky.data.image_format import IngestConfig
 from zwicky.data.splits import read_split
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
+from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import central, components, explore, neighbours
 
 SIDE = 20
@@ -130,6 +131,7 @@ def test_what_start_cannot_do_is_said_before_any_training(count, labelled, more,
     with pytest.raises(UserError, match=message):
         start(tmp_path, *more)
     assert not (tmp_path / "out" / "run").exists()
+    assert (tmp_path / "out").exists() != ("targets" in str(more)), "targets are refused before anything is written"
 
 
 @pytest.mark.slow
@@ -146,7 +148,9 @@ def test_the_store_of_other_data_is_not_taken(tmp_path):
         pass
 
     def configure(settings):
-        raise Ingested
+        if settings:
+            raise Ingested
+        return BenchmarkConfig()
 
     def begin(folder, catalog="catalog.csv", **options):
         cutouts, options = tmp_path / folder / "cutouts", IngestConfig(**options)

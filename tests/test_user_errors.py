@@ -127,7 +127,7 @@ def error_of(capsys, monkeypatch):
         (pretrain(store="empty"), ""),
         (pretrain(store="single"), ""),
         (pretrain(store="nan"), ""),
-        (pretrain("--views.crop=0"), "0 px"),
+        (pretrain("--views.crop=0"), "views.crop"),
         (pretrain("--views.local_size=7"), "7"),
         (pretrain("--backbone.name=vgg"), "vgg"),
         (pretrain("--method.name=moco"), "moco"),

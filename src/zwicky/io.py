@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WEIGHTS = "network.safetensors"  # of a run
+NETWORK = "network.json"  # its description, see `training.network`
 
 
 def temporary_path(path: Path) -> Path:

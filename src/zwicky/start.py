@@ -72,6 +72,8 @@ def start(
     """
     out = out or Path(f"zwicky-{source.resolve().stem}")
     began, run = time.monotonic(), out / "run"
+    if configure({}).targets:
+        raise UserError("targets: start learns classes; numbers are learned by `zwicky benchmark start --targets …`")
     store = source if (source / DESCRIPTION).exists() else out / "store"
     _check_data(out, source, catalog, options or IngestConfig())
     if store != source and not store.exists():
@@ -82,8 +84,6 @@ def start(
     for choice in table if tested else [row for row in table if row.name not in OF_LABELS]:
         _say(f"  {choice.name}: {choice.value} ({choice.reason})")
     config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))
-    if config.targets:
-        raise UserError("targets: start learns classes; numbers are learned by `zwicky benchmark start --targets …`")
     if given is None:
         config.design.split = None
     if not tested:

@@ -1,5 +1,7 @@
 """Every backbone by every number of bands and size keeps the contract."""
 
+import re
+
 import pytest
 import torch
 
@@ -67,6 +69,11 @@ def test_config_builds_the_same_network_again(name, small_backbone):
         ("d4_vit", {"width": 64, "heads": 3}, "take 72"),
         ("d4_swin", {"window": 3}, "take 2"),
         ("d4_swin", {"heads": [1]}, "one of each"),
+        ("vit_tiny", {"depth": 0}, "depth is 0; choose from 1"),
+        ("swin_tiny", {"depths": [2, 0, 2, 2]}, "depths is"),
+        ("vit_tiny", {"drop_path": 1.0}, "drop_path is 1.0; choose from 0 to 0.99"),
+        ("polar_vit", {"radius": 0.0}, "radius is 0.0"),
+        ("polar_vit", {"radius": float("nan")}, "radius is nan"),
     ],
 )
 def test_a_wrong_backbone_is_one_line(name, options, message):
@@ -190,3 +197,33 @@ def test_a_batch_of_one_is_refused_in_one_line(name, small_backbone):
     head = backbone.prediction_head(2).train()
     with pytest.raises(UserError, match="batch_size"):
         head(backbone(torch.randn(1, 1, 32, 32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        ("vit_tiny", 32, {"patch_size": 8}),
+        ("vit_tiny", 32, {"patch_size": 8, "stem": [4, 4, 4]}),
+        ("swin_tiny", 32, {"patch_size": 2}),
+        ("swin_tiny", 32, {"patch_size": 4, "stem": [4, 4]}),
+        ("d4_vit", 32, {"patch_size": 8, "stem": [4, 4, 4]}),
+        ("resnet18", 32, {}),
+        ("resnet18", 160, {}),
+    ],
+)
+def test_a_patch_is_centred_on_the_pixels_that_it_sees(name, size, options, small_backbone):
+    """Where blocks add nothing, the gradient of a patch token is centred on the position of the patch."""
+    backbone = small_backbone(name, image_size=size, **options).eval()
+    for part, weights in backbone.named_parameters():
+        if re.search(r"blocks.*(\bproj|fc2)\.weight", part):
+            torch.nn.init.zeros_(weights)
+    images = torch.randn(16, 3, size, size, requires_grad=True)
+    height, width = backbone.grid(size)
+    row, column = height // 2, width // 2
+    (backbone(images).patch_tokens[:, row, column] * torch.randn(16, backbone.dim)).sum().backward()
+    seen = images.grad.square().sum((0, 1))
+    place = torch.arange(size).float()
+    centre = torch.stack([(seen.sum(0) * place).sum(), (seen.sum(1) * place).sum()]) / seen.sum()
+    assert torch.allclose(centre.double(), backbone.patch_centres(size)[row, column], atol=0.03 * size)
+    indices = torch.arange(height * width).unflatten(0, (height, width))
+    assert torch.equal(backbone.patch_at(backbone.patch_centres(size), size), indices)

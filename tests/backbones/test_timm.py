@@ -4,6 +4,7 @@ import math
 import pickle
 import re
 import sys
+from contextlib import nullcontext
 
 import pytest
 import timm
@@ -323,6 +324,22 @@ def test_weights_of_another_architecture_are_a_user_error(tmp_path, changes, ban
     options = {} if name == "resnet18" else {"patch_size": 16, **TINY}
     with pytest.raises(UserError, match=f"do not fit {name}|one or three"):
         backbones.create(name, bands=bands, image_size=32, pretrained=path, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"heads": 4}, "options heads: 2"),
+        ({"spacing": "log"}, "options spacing: linear"),
+        ({"mirror": False}, "options mirror: True"),
+        ({"depth": 3}, "do not fit polar_vit"),
+        ({"heads": 2, "radius": 0.8, "centre": "brightest", "drop_path": 0.1}, None),
+    ],
+)
+def test_weights_of_a_run_are_refused_where_the_same_numbers_would_mean_another_network(changes, words):
+    source = str(backbones.NETWORKS / "zwicky-rings")
+    with nullcontext() if words is None else pytest.raises(UserError, match=words):
+        backbones.create("polar_vit", bands=1, image_size=48, pretrained=source, **changes)
 
 
 class Payload:

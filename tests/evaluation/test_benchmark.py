@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from zwicky import provenance
-from zwicky.augment.config import ViewsConfig
+from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.backbones import BackboneConfig
 from zwicky.data.labels import Labels, read_labels
 from zwicky.data.splits import Split, read_split, write_split
@@ -21,6 +21,7 @@ from zwicky.evaluation.label_draws import LabelDraw, make_label_draws
 from zwicky.evaluation.metrics import CLASSIFICATION
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
 from zwicky.io import read_json
+from zwicky.methods import MethodConfig
 from zwicky.training.config import FitConfig, TrainConfig
 
 from .conftest import make_blobs, small_config, small_vit
@@ -29,6 +30,12 @@ from .conftest import make_blobs, small_config, small_vit
 def folds(**changes):
     design = DesignConfig(kind="folds", folds=2, repeats=2, group="object")
     return small_config(design=design, labels=[0], probes=["knn"], **changes)
+
+
+def two(**changes):
+    """The method of `small_config`, and a second one with these changes."""
+    (first,) = small_config().methods.values()
+    return {"dino": first, "second": replace(first, **changes)}
 
 
 def without_time(path):
@@ -134,7 +141,7 @@ def test_numbers_are_benchmarked_like_classes(store, tmp_path):
     assert result.columns == tuple(columns)
     assert set(table["arm"]) >= {"dino-vit-finetune", "dino-vit-linear", "dino-vit-knn", "vit-supervised"}
     assert "auc" not in table
-    metrics = {"mae", "r2"} | {f"{metric}_{name}" for metric in ("mae", "r2") for name in columns}
+    metrics = {"r2"} | {f"{metric}_{name}" for metric in ("mae", "r2") for name in columns}
     assert set(result.summary["metric"]) == set(result.comparisons["metric"]) == metrics <= set(table)
     assert table.set_index(["arm", "labels", "draw"])["r2_width"]["radial-colour", 40, 0] > 0.5
     predictions = result.predictions("pca-linear", 40, 0)
@@ -238,6 +245,15 @@ def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
         ({"labels": [1]}, "2 classes"),
         ({"methods": {"dino": SelfSupervision(networks=["C"])}}, "'C'"),
         ({"methods": {"dino": SelfSupervision(views=ViewsConfig(crop=8))}}, "label_views"),
+        ({"methods": two(views=ViewsConfig(local_crops=1, local_size=8, brightness=2.0))}, "second.views.bright"),
+        ({"methods": two(views=ViewsConfig(local_crops=1, local_size=9))}, "patches of 8"),
+        ({"methods": two(method=MethodConfig("dino", {"prototype": 8}))}, "prototype"),
+        ({"label_views": ViewsConfig(noise=2.0)}, "label_views.noise"),
+        ({"normalisation": NormalisationConfig(softening=0.0)}, "normalisation.softening"),
+        (
+            {"correspondence": 8, "backbones": {"vit": BackboneConfig("polar_vit", {"centre": "brightest"})}},
+            "correspondence: the patches of vit lie about the brightest",
+        ),
         ({"compare_with": "C"}, "choose of vit"),
         ({"fit_labels": [30]}, "labels"),
         ({"targets": ["mass"]}, "mass"),
@@ -256,6 +272,7 @@ def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
 def test_mistakes_are_one_line_and_do_not_block_the_directory(store, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         benchmark(small_config(**changes), store, tmp_path / "run", quiet=True)
+    assert not [*(tmp_path / "run").glob("pretrain/*/metrics.csv")], "it is known before anything is trained"
     small = small_config(labels=[20], draws=1, methods={}, probes=[], scratch=small_config().finetune)
     assert len(benchmark(small, store, tmp_path / "run", quiet=True).results) == 2
 

@@ -118,3 +118,24 @@ def test_a_masked_method_no_better_than_a_trivial_prediction_is_reported(name, m
     assert "not finite" in method.diagnose(metrics | {"loss": float("nan")})
     if name == "beit":
         assert "one token covers 97%" in method.diagnose(metrics | {"majority_share": 0.97})
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dino", {"student_temperature": 0.0}),
+        ("dino", {"teacher_temperature_end": -0.04}),
+        ("dino", {"momentum": 1.1}),
+        ("ibot", {"center_momentum": -0.1}),
+        ("ibot", {"prototypes": 0}),
+        ("esvit", {"region_weight": 1.5}),
+        ("byol", {"momentum": float("nan")}),
+        ("simsiam", {"width": 0}),
+        ("lejepa", {"sigreg": 2.0}),
+        ("mae", {"decoder_depth": 0}),
+    ],
+)
+def test_an_option_out_of_range_is_one_line_that_names_it(name, options, tiny_vit):
+    (option,) = options
+    with pytest.raises(UserError, match=f"method: {name}'s {option} is .*; choose from"):
+        methods.create(name, tiny_vit(), **options)

@@ -65,7 +65,12 @@ class ViewsConfig:
         return ", ".join(parts + [f"{name.replace('_', ' ')} {value:g}" for name, value in chances.items() if value])
 
     def validate(
-        self, source: tuple[int, int], bands: tuple[str, ...], n_local: int = 0, targets: tuple[Any, ...] = ()
+        self,
+        source: tuple[int, int],
+        bands: tuple[str, ...],
+        n_local: int = 0,
+        targets: tuple[Any, ...] = (),
+        section: str = "views",
     ) -> None:
         """Raise UserError for the first option that does not fit images of `source` = (H, W) pixels or the targets."""
         filled = self.resolved(source)
@@ -91,7 +96,7 @@ class ViewsConfig:
             ("global_scale", not targets or tuple(self.global_scale) == (1, 1), "[1, 1]: a zoom changes theta_E"),
             ("local_crops", not targets or not n_local, "0 for regression: a local crop zooms, which changes theta_E"),
         ]
-        check("views", filled, *rules)
+        check(section, filled, *rules)
 
 
 @dataclass

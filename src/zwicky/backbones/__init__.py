@@ -29,6 +29,9 @@ BACKBONES: dict[str, tuple[str | type[Backbone], dict[str, Any]]] = {
     "hybrid_vit": ("vit.ViT", {"width": 128, "depth": 4, "heads": 2, "pool": "mean", "stem": (32, 64, 96)}),
 }
 
+# The lowest and the highest value of options; of all others 1 and 10,000.
+LIMITS = {"drop_path": (0, 0.99), "layer_scale": (0, 10), "registers": (0, 1000), "stages": (0, 4), "radius": (0.01, 4)}
+
 NETWORKS = Path(__file__).parent.parent / "networks"
 SHIPPED = ("zwicky-rings",)  # runs in NETWORKS
 
@@ -55,6 +58,16 @@ class BackboneConfig:
         return str(NETWORKS / self.pretrained) if self.pretrained in SHIPPED else self.pretrained
 
 
+def network_class(name: str) -> type[Backbone]:
+    """Return the class of a network of `BACKBONES`."""
+    target, _ = BACKBONES[name]
+    if not isinstance(target, str):
+        return target
+    module, class_name = target.rsplit(".", 1)
+    found: type[Backbone] = getattr(import_module(f"zwicky.backbones.{module}"), class_name)
+    return found
+
+
 def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:
     """Build a backbone; raises UserError for an unknown name, and options or weights that do not fit.
 
@@ -77,16 +90,13 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
     if name not in BACKBONES:
         raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")
     for option, value in {"bands": bands, "image_size": image_size, **options}.items():
-        numbers = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(number, int | float) and not 0 <= number <= 10_000 for number in numbers):
-            raise UserError(f"backbone: {option} is {value}; choose from 0 to 10000")
-    target, defaults = BACKBONES[name]
-    build: Any = target
-    if isinstance(target, str):
-        module, class_name = target.rsplit(".", 1)
-        build = getattr(import_module(f"zwicky.backbones.{module}"), class_name)
+        numbers = [one for one in (value if isinstance(value, list | tuple) else [value]) if type(one) in (int, float)]
+        low, high = LIMITS.get(option, (1, 10_000))
+        if any(not low <= number <= high for number in numbers):
+            raise UserError(f"backbone: {option} is {value}; choose from {low} to {high}")
+    build: Any = network_class(name)
     try:
-        backbone: Backbone = build(bands=bands, image_size=image_size, **{**defaults, **options})
+        backbone: Backbone = build(bands=bands, image_size=image_size, **{**BACKBONES[name][1], **options})
     except TypeError as error:
         reason = str(error).split("() ")[-1]
         raise UserError(f"backbone: {name} does not take these options ({reason}); remove or rename") from error

@@ -36,6 +36,7 @@ class Backbone(nn.Module, ABC):
         turns_heads: whether its heads turn targets with a direction as the image is turned.
         supports_masking: whether patches can be replaced by a mask token.
         circular: whether the columns of the patch grid are angles, so that the first follows the last.
+        convolved: side in pixels of what convolutions of odd kernels reduce to one value, centred on its first pixel.
     """
 
     dim: int
@@ -47,6 +48,7 @@ class Backbone(nn.Module, ABC):
     turns_heads = False
     supports_masking = True
     circular = False
+    convolved = 1
     decoder_class: type[nn.Module] = PixelDecoder
 
     @abstractmethod
@@ -71,16 +73,24 @@ class Backbone(nn.Module, ABC):
         """
         return images
 
+    def patch_step(self, size: int) -> float:
+        """Return the distance in pixels of neighbouring patches of a square image of `size` pixels."""
+        return size / self.grid(size)[0]
+
     def patch_centres(self, size: int) -> Tensor:
         """Return the centres of the patches in pixels of an image of `size`, [h, w, 2] float64 (x, y)."""
         height, width = self.grid(size)
         y, x = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
-        return (torch.stack([x, y], -1) + 0.5) * torch.tensor([size / width, size / height]).double() - 0.5
+        step = self.patch_step(size)
+        return torch.stack([x, y], -1) * step + (step - self.convolved) / 2
 
     def patch_at(self, points: Tensor, size: int) -> Tensor:
-        """Return the index of the patch that holds each point [..., 2] (x, y) in pixels, int64; −1 outside of all."""
+        """Return the index of the patch with the nearest centre to each point [..., 2] (x, y) in pixels, int64.
+
+        −1 where no centre lies within half the distance of two patches along both axes.
+        """
         height, width = self.grid(size)
-        column, row = torch.floor((points + 0.5) * points.new_tensor([width / size, height / size])).unbind(-1)
+        column, row = torch.floor((points + self.convolved / 2) / self.patch_step(size)).unbind(-1)
         inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
         return torch.where(inside, row * width + column, -1.0).long()
 

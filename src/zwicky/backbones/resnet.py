@@ -25,7 +25,7 @@ class ResNet18(TimmBackbone):
         self.dim = 512
         self.net = ResNet(BasicBlock, (2, 2, 2, 2), num_classes=0, in_chans=bands, zero_init_last=True)  # type: ignore[arg-type]
         self.net.to(memory_format=torch.channels_last)
-        self.stride = 32 if image_size >= 40 else 16
+        self.stride = self.convolved = 32 if image_size >= 40 else 16
         if self.stride == 16:
             self.net.add_module("maxpool", nn.Identity())
         else:
@@ -39,6 +39,10 @@ class ResNet18(TimmBackbone):
                 f"backbone: resnet18 needs images of at least {self.stride} px, not {size}; take larger crops"
             )
         return -(-size // self.stride), -(-size // self.stride)
+
+    def patch_step(self, size: int) -> float:
+        """Return the stride, at which the last cells may reach beyond the image."""
+        return self.stride
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; see `Backbone.forward`."""

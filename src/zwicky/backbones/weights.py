@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections import Counter
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from zwicky.backbones import BACKBONES, network_class
 from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
-from zwicky.io import weights_file
+from zwicky.io import NETWORK, read_json, weights_file
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+# Options that change what a network computes from the same weights, but no shape of them.
+UNSHAPED = ("heads", "window", "spacing", "mirror")
 # Parts of the task that the weights were trained for, which no backbone has.
 OTHER_PARTS = r"mask|head|fc\.|.*(head|proj|pred|decoder|prototypes|queue|classifier|center|loss)"
 
@@ -33,10 +37,12 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
     """
     net: Any = backbone.net
     if Path(source).exists() or source.endswith(SUFFIXES):
-        state, options = _find_network(_read(weights_file(source)), net.state_dict()), {}
+        state = _find_network(_read(weights_file(source)), net.state_dict())
+        options, ours = _saved_options(Path(source), backbone), _unshaped(backbone.config, type(backbone))
     else:
         model = _download(source.removeprefix("timm/"))
         state, options = model.state_dict(), _options(model)
+        ours = _options(net) if options else {}
     if not all(value.isfinite().all() for value in state.values()):
         raise UserError(f"pretrained {source}: its weights are not finite; its training diverged, take another file")
     for name in ("patch_embed.proj.weight", "conv1.weight", "stem.0.weight"):
@@ -62,7 +68,6 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
     state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
     wrong = sorted(state.keys() ^ expected.keys())
     wrong += sorted(name for name in state.keys() & expected.keys() if state[name].shape != expected[name].shape)
-    ours = _options(net) if options else {}
     differing = [f"{name}: {value}" for name, value in options.items() if name in ours and value != ours[name]]
     if wrong or differing:
         mismatch = f" ({len(wrong)} of {len(expected)} tensors differ, first {wrong[0]})" if wrong else ""
@@ -135,6 +140,23 @@ def _download(name: str) -> nn.Module:
             f"pretrained {name}: timm cannot load these weights ({reason}); check the name (timm.list_pretrained()) "
             "and the connection, or download them elsewhere and give the path of the safetensors file"
         ) from error
+
+
+def _saved_options(source: Path, backbone: Backbone) -> dict[str, Any]:
+    """Return the `UNSHAPED` options of the network in a run or an export; {} if none of this class is described."""
+    if not (source / NETWORK).exists():
+        return {}
+    config = read_json(source / NETWORK)["backbone"]
+    kind = network_class(config["name"])
+    return _unshaped(config, kind) if kind is type(backbone) else {}
+
+
+def _unshaped(config: dict[str, Any], kind: type[Backbone]) -> dict[str, Any]:
+    """Return the `UNSHAPED` options of a network from the arguments of `backbones.create`, defaults included."""
+    own = [signature(vars(base)["__init__"]).parameters for base in kind.__mro__[::-1] if "__init__" in vars(base)]
+    options = {name: p.default for parameters in own for name, p in parameters.items() if p.default is not p.empty}
+    options |= BACKBONES[config["name"]][1] | config
+    return {n: [*v] if isinstance(v, tuple) else v for n, v in options.items() if n in UNSHAPED}
 
 
 def _options(net: Any) -> dict[str, Any]:

@@ -122,6 +122,12 @@ def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
     for setting, names in networks.items():
         for name in set(names) - set(config.backbones):
             raise UserError(f"{setting}: no network is called {name!r}; choose of {', '.join(config.backbones)}")
+    for name, backbone in config.backbones.items():
+        if config.correspondence and (centre := backbone.options.get("centre", "frame")) != "frame":
+            raise UserError(
+                f"correspondence: the patches of {name} lie about the {centre} of each image, so that regions of two "
+                "views cannot be matched; set correspondence 0 or the network's centre frame"
+            )
     if config.finetune_best and not config.finetune.select:
         raise UserError("finetune_best chooses by the labels for selection; set finetune.select, such as 0.2")
     for name, fit in {"scratch": config.scratch, "convnet": config.convnet}.items():

@@ -32,6 +32,7 @@ from zwicky.simulate.stream import SIMULATION, Data, open_data
 from zwicky.training.budget import Fits, fits_of, spend, timed
 from zwicky.training.config import FitConfig
 from zwicky.training.distributed import device
+from zwicky.training.pretrain import check_pretraining
 from zwicky.training.run import Run, fingerprint
 from zwicky.training.task import Task
 
@@ -53,6 +54,7 @@ def benchmark(
     cutouts, labels = data.cutouts, data.labels
     check_recipe(config, cutouts.size)
     task, labels = _task(config, cutouts, labels)
+    _check_settings(config, cutouts, task)
     truth = task.truth if task.is_regression else labels.of(cutouts.ids)
     weights = {f"backbones.{name}.pretrained": backbone.source for name, backbone in config.backbones.items()}
     weights |= {f"methods.{n}.weights": BackboneConfig(pretrained=m.weights).source for n, m in config.methods.items()}
@@ -96,7 +98,7 @@ def benchmark(
         for arm, draw_index, count, row in done:
             rows[arms.index(arm), draw_index, count] = row
             if not quiet:
-                values = ", ".join(f"{n} {row[n]:.4f}" for n in ("accuracy", "auc", "mae", "r2") if row.get(n))
+                values = ", ".join(f"{n} {row[n]:.4f}" for n in ("accuracy", "auc", "r2", "mae") if row.get(n))
                 cell = f"{arm.title}, {count} labels, draw {draw_index}"
                 line = f"[{len(rows)}/{len(cells)}] {cell}: {values}, {row['seconds']:.0f} s"
                 print(line, file=sys.stderr, flush=True)
@@ -110,6 +112,17 @@ def benchmark(
     if not run.finished:
         run.finish(cells=len(cells))
     return BenchmarkResult(out)
+
+
+def _check_settings(config: BenchmarkConfig, cutouts: Cutouts, task: Task) -> None:
+    """Raise UserError before anything is trained if some network cannot be trained as the recipe says."""
+    config.normalisation.validate()
+    config.label_views.validate(cutouts.size, cutouts.bands, targets=task.targets, section="label_views")
+    for name, options in config.methods.items():
+        section = f"methods.{name}.views"
+        options.views.validate(cutouts.size, cutouts.bands, section=section)
+        for network in (options.networks or config.backbones) if options.weights is None else ():
+            check_pretraining(options.method, config.backbones[network], options.views, cutouts, section)
 
 
 def _runner(config: BenchmarkConfig, source: Path, out: Path, quiet: bool) -> CellRunner:

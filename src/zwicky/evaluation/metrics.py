@@ -19,9 +19,9 @@ CLASSIFICATION = ("accuracy", "auc", "tpr0", "tpr10", "ece", "nll")
 def scores(truth: np.ndarray, predicted: np.ndarray, columns: Sequence[str] = ()) -> dict[str, float]:
     """Score predicted numbers [N, columns] or, without `columns`, class probabilities [N, classes] of true classes [N].
 
-    Of numbers: mae and r2, their means over the columns, and those of each column. Of classes, the last one positive:
-    accuracy; auc, macro one-vs-rest for more than two; tpr0 and tpr10, the recall at 0 and 10 false positives; ece; nll
-    in nats. NaN where the objects do not define a metric. UserError if a prediction is not finite.
+    Of numbers: mae and r2; of several columns, whose units differ, r2, their mean, and both of each. Of classes, the
+    last one positive: accuracy; auc, macro one-vs-rest for more than two; tpr0 and tpr10, the recall at 0 and 10 false
+    positives; ece; nll in nats. NaN where the objects do not define a metric. UserError if a prediction is not finite.
     """
     if not np.isfinite(predicted).all():
         raise UserError("a prediction is NaN or infinite; look for a diverged training or bad pixels")
@@ -39,11 +39,14 @@ def statistics(columns: Sequence[str] = ()) -> dict[str, Statistic]:
     if not columns:
         recall = {f"tpr{k}": partial(weighted_tpr, k=k) for k in (0, 10)}
         return {"accuracy": weighted_accuracy, "auc": weighted_auc, **recall}
-    single = {f"_{name}": [number] for number, name in enumerate(columns)} if len(columns) > 1 else {}
+    selections: dict[str, list[int]] = {"": [*range(len(columns))]}
+    if len(columns) > 1:
+        selections |= {f"_{name}": [number] for number, name in enumerate(columns)}
     return {
         f"{metric}{suffix}": partial(_of_columns, function=function, selected=selected)
-        for suffix, selected in ({"": [*range(len(columns))]} | single).items()
+        for suffix, selected in selections.items()
         for metric, function in (("mae", weighted_mae), ("r2", weighted_r2))
+        if metric == "r2" or len(selected) == 1
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,13 @@ METHODS: dict[str, tuple[str, str] | type[Method]] = {
     "lejepa": ("lejepa", "LeJEPA"),
 }
 
+SHARES = ("momentum", "center_momentum", "temperature_ramp", "freeze_prototypes", "region_weight", "sigreg")
+TEMPERATURES = ("student_temperature", "teacher_temperature", "teacher_temperature_end")
+WIDTHS = ("prototypes", "hidden", "bottleneck", "width", "projection", "tokens", "components")
+COUNTS = (*WIDTHS, "decoder_width", "decoder_depth", "decoder_heads")
+# The lowest and the highest value of options of these names.
+LIMITS = dict.fromkeys(SHARES, (0, 1)) | dict.fromkeys(TEMPERATURES, (0.001, 10)) | dict.fromkeys(COUNTS, (1, 10**6))
+
 
 @dataclass
 class MethodConfig:
@@ -44,6 +52,10 @@ def create(name: str, backbone: Backbone, **options: Any) -> Method:
     """Build a method of `METHODS` around a backbone, which it trains in place; `options` are keywords of its class."""
     if name not in METHODS:
         raise UserError(f"method: no method is named {name!r}; choose one of {', '.join(METHODS)}")
+    for option, value in options.items():
+        low, high = LIMITS.get(option, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not low <= value <= high:
+            raise UserError(f"method: {name}'s {option} is {value}; choose from {low} to {high}")
     target: Any = METHODS[name]
     try:
         if isinstance(target, tuple):

@@ -63,7 +63,9 @@ class ReportData(BenchmarkResult):
     @property
     def main_metrics(self) -> tuple[str, str]:
         """The metrics of the label-efficiency figure; the first is that of the verdict."""
-        return ("r2", "mae") if self.columns else ("auc", "accuracy")
+        if not self.columns:
+            return "auc", "accuracy"
+        return "r2", "mae" if len(self.columns) == 1 else f"mae_{self.columns[0]}"
 
     @cached_property
     def arms(self) -> list[Arm]:

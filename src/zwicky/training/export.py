@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from zwicky import __version__
 from zwicky.backbones.heads import LinearHead
 from zwicky.errors import UserError
-from zwicky.io import read_json, write_json
+from zwicky.io import NETWORK, read_json, write_json
 from zwicky.rng import torch_rng
 from zwicky.training.checkpoint import save_weights
 from zwicky.training.network import Network, load_network, save_network
@@ -58,7 +58,7 @@ def export(run: Path | str, out: Path | str, form: Literal["safetensors", "onnx"
         raise UserError(f"export: there is no format {form!r}; choose safetensors or onnx")
     network = load_network(run)
     exported = ExportedNetwork(network).cpu().eval()
-    description = read_json(run / "network.json") | {"zwicky_version": __version__}
+    description = read_json(run / NETWORK) | {"zwicky_version": __version__}
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as temporary:

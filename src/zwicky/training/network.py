@@ -19,7 +19,7 @@ from zwicky.augment.views import Target, eval_views, transform_targets
 from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts, Images, LazyImages, as_pixels, batches
 from zwicky.errors import UserError
-from zwicky.io import WEIGHTS, read_json, replacing, write_json
+from zwicky.io import NETWORK, WEIGHTS, read_json, replacing, write_json
 from zwicky.methods.supervised import TargetScaler
 from zwicky.provenance import TrainingObjects
 from zwicky.training.checkpoint import save_weights
@@ -191,7 +191,7 @@ def save_network(folder: Path | str, network: Network) -> None:
     with replacing(folder / WEIGHTS) as temporary:
         save_weights(temporary, state | network.history.tensors(), network.history.metadata())
     write_json(
-        folder / "network.json",
+        folder / NETWORK,
         {
             "schema_version": SCHEMA_VERSION,
             "backbone": network.backbone.config,
@@ -208,11 +208,11 @@ def save_network(folder: Path | str, network: Network) -> None:
 def load_network(folder: Path | str) -> Network:
     """Read what `save_network` wrote; UserError if there is no network, or not one that this version can read."""
     folder = Path(folder)
-    if not (folder / "network.json").exists():
+    if not (folder / NETWORK).exists():
         raise UserError(
             f"{folder} holds no network; give the --out of `zwicky pretrain` or `zwicky finetune`, finished"
         )
-    description = read_json(folder / "network.json")
+    description = read_json(folder / NETWORK)
     if description.get("schema_version") != SCHEMA_VERSION:
         raise UserError(f"{folder} was written by another version of zwicky; make the run again")
     try:

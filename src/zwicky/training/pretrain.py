@@ -16,6 +16,7 @@ from zwicky.backbones.base import Backbone
 from zwicky.backbones.weights import published_scale
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
+from zwicky.methods import MethodConfig
 from zwicky.methods.base import Method
 from zwicky.methods.collapse import knn_predict, rankme
 from zwicky.rng import numpy_rng, seed_torch
@@ -46,23 +47,19 @@ def pretrain(
     An interrupted run in the directory `out` resumes, a finished one is read back. `labels`, [len(rows)] class names
     or None, are for the kNN accuracy in metrics.csv only.
     """
-    out, source = Path(out), config.backbone.source
+    out, source, views = Path(out), config.backbone.source, config.views.resolved(cutouts.size)
+    views.validate(cutouts.size, cutouts.bands)
     run = Run(out, "pretrain", config, config.seed, fingerprint(cutouts, rows), {"backbone.pretrained": source})
     if run.finished:
         return load_network(out)
     if len(rows) < 2:
         raise UserError(f"{title}: {len(rows)} images to pretrain on; give a store with more")
-    views = config.views.resolved(cutouts.size)
     network = new_network(config.backbone, config.normalisation, cutouts, rows, views, config.seed)
     backbone, normalisation = network.backbone, network.normalisation
     if not quiet:
         print(f"{title}: stretch {normalisation.reason}", file=sys.stderr, flush=True)
-    method = methods.create(config.method.name, backbone, **config.method.options)
+    method = create_method(config.method, backbone, views)
     needs = method.needs
-    if needs.targets:
-        raise UserError(f"{config.method.name} learns from labels; use `zwicky finetune`")
-    if needs.local_crops and views.local_crops:
-        backbone.grid(views.local_size)  # raises if the size does not fit
     augment = Augment.for_method(needs, views, normalisation, cutouts.size, cutouts.bands)
     if needs.preview:
         first = numpy_rng(config.seed).permutation(rows)[: needs.preview]
@@ -88,6 +85,27 @@ def pretrain(
         save_network(out, network)
     run.finish(**cost(result, network.backbone), images=len(rows), warnings=result.warnings)
     return network
+
+
+def create_method(config: MethodConfig, backbone: Backbone, views: ViewsConfig) -> Method:
+    """Build a self-supervised method around a backbone; UserError if it does not fit the backbone or the views."""
+    method = methods.create(config.name, backbone, **config.options)
+    if method.needs.targets:
+        raise UserError(f"{config.name} learns from labels; use `zwicky finetune`")
+    if method.needs.local_crops and views.local_crops:
+        backbone.grid(views.local_size)  # raises if the size does not fit
+    return method
+
+
+def check_pretraining(
+    method: MethodConfig, backbone: BackboneConfig, views: ViewsConfig, cutouts: Cutouts, section: str
+) -> None:
+    """Raise UserError unless network, method and views, the settings of `section`, fit the cutouts; trains nothing."""
+    views = views.resolved(cutouts.size)
+    size, bands = views.image_size or 0, cutouts.bands
+    net = backbones.create(backbone.name, bands=len(bands), image_size=size, **backbone.options)
+    local = create_method(method, net, views).needs.local_crops
+    views.validate(cutouts.size, bands, views.local_crops if local else 0, section=section)
 
 
 def new_network(
