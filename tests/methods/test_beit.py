@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from zwicky import methods
+from zwicky.backbones.patches import patchify
 from zwicky.errors import UserError
 from zwicky.methods.beit import Tokenizer
-from zwicky.methods.masked import patchify
 
 SMALL = {"tokens": 12, "components": 5}
 

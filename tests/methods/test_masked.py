@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from zwicky import backbones, methods
-from zwicky.methods.masked import normalise_patches, patchify
+from zwicky.backbones.patches import patchify
+from zwicky.methods.masked import normalise_patches
 
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 

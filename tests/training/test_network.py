@@ -45,7 +45,8 @@ def test_a_saved_network_gives_the_same_outputs(tmp_path, make_network, name, he
 def test_outputs_do_not_depend_on_the_batch_the_mode_or_the_byte_order(make_network):
     network, cutouts = make_network("resnet18")
     features = network.features(cutouts.images)
-    assert np.allclose(features, network.features(cutouts.images, batch_size=3), atol=0.05 * np.abs(features).max())
+    few = np.concatenate([network.features(cutouts.images[rows : rows + 3]) for rows in range(0, len(cutouts), 3)])
+    assert np.allclose(features, few, atol=0.05 * np.abs(features).max())
     network.backbone.train()
     assert np.array_equal(features, network.features(cutouts.images.astype(">f4")))  # as in FITS files
     assert network.backbone.training

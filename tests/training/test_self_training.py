@@ -54,8 +54,8 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
             predicted[-1] = np.nan  # of an image without a valid pixel
             return predicted
 
-    def learn(start, task, rows, config, folder, seed):
-        given.append((task.truth.copy(), task.soft.copy(), rows, config.train.steps(len(rows)), seed))
+    def learn(start, task, fit_rows, config, folder, seed):
+        given.append((task.truth.copy(), task.soft.copy(), fit_rows, config.train.steps(len(fit_rows)), seed))
         return Teacher(), FitResult()
 
     config = finetune_config(steps=7).fit
@@ -63,19 +63,19 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
     turned = np.where(np.isin(np.arange(len(cutouts)), rows), task.truth, 1 - task.truth)
     for truth in (task.truth, turned):
         known = dataclasses.replace(task, truth=truth)
-        _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, tmp_path)
+        _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, 5, tmp_path)
     (truth, soft, both, steps, seed), other = given
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(given[0], other, strict=True))
-    assert (steps, seed) == (7, 0)
+    assert (steps, seed) == (7, 5)
     rounds, seeds = dataclasses.replace(config, self_training=3), []
 
-    def note_seed(*given):
-        seeds.append(given[-1])
+    def note_seed(*_, seed, **others):
+        seeds.append(seed)
         return Teacher(), FitResult()
 
-    train_by_itself(note_seed, Teacher(), None, cutouts, task, rows, pool, rounds, tmp_path)
+    train_by_itself(note_seed, Teacher(), None, cutouts, task, rows, pool, rounds, 5, tmp_path)
     assert len(set(seeds)) == 3  # the same batches would repeat the mistakes of the teacher
-    assert seeds[-1] == 0
+    assert seeds[-1] == 5
     learned = np.setdiff1d(pool, rows)[:-1]
     assert set(both) == set(learned) | set(rows)
     assert np.isin(both, rows).mean() == pytest.approx(0.25, abs=0.05)

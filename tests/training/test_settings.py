@@ -13,7 +13,6 @@ from zwicky.augment.views import Augment
 from zwicky.cli.parsing import parse, settings_of
 from zwicky.data.store import write_store
 from zwicky.evaluation.config import BenchmarkConfig
-from zwicky.training.config import TrainConfig
 from zwicky.training.loop import make_optimizer
 from zwicky.training.settings import Facts, as_settings, choose, fit_views, largest_crop
 
@@ -142,16 +141,9 @@ def test_shipped_recipes_train_on_images_smaller_than_their_crop(recipe_name, tm
     cutouts, labels = make_blobs(24, size=31)
     write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands, labels=labels)
     paths = [f"--data={tmp_path / 'store'}", f"--out={tmp_path / 'run'}"]
-    fast = ["--train.max_steps=1", "--train.batch_size=8", "--train.precision=32", "--views.local_crops=1"]
+    fast = ["--train.max_steps=1", "--train.batch_size=8", "--train.precision=float32", "--views.local_crops=1"]
     cli.run(["pretrain", recipe_name, "--size=smoke", *paths, *fast])
     assert "crop 32 px does not fit images of 31 × 31 px; taking 31 px" in capsys.readouterr().err
     config = (tmp_path / "run" / "config.yaml").read_text()
     assert "precision: float32" in config
     assert "crop: 31" in config
-
-
-@pytest.mark.parametrize(
-    ("alias", "name"), [("fp16", "bf16"), ("16-mixed", "bf16"), ("bf16-mixed", "bf16"), ("32", "float32")]
-)
-def test_names_of_precision_of_other_programs(alias, name):
-    assert TrainConfig(precision=alias).precision == name

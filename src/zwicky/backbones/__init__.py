@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
 
 from zwicky.errors import UserError
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 # The class of each backbone and the options that make it the named one.
 # A class of your own can be added under a name: BACKBONES["mine"] = (MyBackbone, {}).
 BACKBONES: dict[str, tuple[str | type[Backbone], dict[str, Any]]] = {
-    "vit_tiny": ("vit.ViT", {"width": 192, "depth": 12, "heads": 3}),
-    "vit_small": ("vit.ViT", {"width": 384, "depth": 12, "heads": 6}),
-    "vit_base": ("vit.ViT", {"width": 768, "depth": 12, "heads": 12}),
-    "swin_tiny": ("swin.Swin", {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}),
-    "swin_small": ("swin.Swin", {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)}),
-    "beit_base": ("vit.BEiT", {"patch_size": 16, "width": 768, "depth": 12, "heads": 12, "pool": "mean"}),
-    "resnet18": ("resnet.ResNet18", {}),
-    "d4_vit": ("d4.vit.D4ViT", {}),
-    "d4_swin": ("d4.swin.D4Swin", {}),
-    "polar_vit": ("polar.PolarViT", {}),
-    "polar_swin": ("polar_swin.PolarSwin", {}),
-    "hybrid_vit": ("vit.ViT", {"width": 128, "depth": 4, "heads": 2, "pool": "mean", "stem": (32, 64, 96)}),
+    "vit_tiny": ("vit:ViT", {"width": 192, "depth": 12, "heads": 3}),
+    "vit_small": ("vit:ViT", {"width": 384, "depth": 12, "heads": 6}),
+    "vit_base": ("vit:ViT", {"width": 768, "depth": 12, "heads": 12}),
+    "swin_tiny": ("swin:Swin", {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)}),
+    "swin_small": ("swin:Swin", {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)}),
+    "beit_base": ("vit:BEiT", {"patch_size": 16, "width": 768, "depth": 12, "heads": 12, "pool": "mean"}),
+    "resnet18": ("resnet:ResNet18", {}),
+    "d4_vit": ("d4.vit:D4ViT", {}),
+    "d4_swin": ("d4.swin:D4Swin", {}),
+    "polar_vit": ("polar:PolarViT", {}),
+    "polar_swin": ("polar_swin:PolarSwin", {}),
+    "hybrid_vit": ("vit:ViT", {"width": 128, "depth": 4, "heads": 2, "pool": "mean", "stem": (32, 64, 96)}),
 }
 
 # The lowest and the highest value of options; of all others 1 and 10,000.
@@ -60,12 +60,8 @@ class BackboneConfig:
 
 def network_class(name: str) -> type[Backbone]:
     """Return the class of a network of `BACKBONES`."""
-    target, _ = BACKBONES[name]
-    if not isinstance(target, str):
-        return target
-    module, class_name = target.rsplit(".", 1)
-    found: type[Backbone] = getattr(import_module(f"zwicky.backbones.{module}"), class_name)
-    return found
+    target: Any = BACKBONES[name][0]
+    return cast("type[Backbone]", resolve_name(f"zwicky.backbones.{target}") if isinstance(target, str) else target)
 
 
 def create(name: str, *, bands: int, image_size: int, pretrained: str | None = None, **options: Any) -> Backbone:

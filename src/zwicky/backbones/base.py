@@ -33,7 +33,7 @@ class Backbone(nn.Module, ABC):
         net: the network itself, without the mask token.
         prefers_bf16_on_cpu: whether bfloat16 is faster on CPUs that have it.
         invariant: whether rotations by 90° and reflections leave the pooled features unchanged.
-        turns_heads: whether its heads turn targets with a direction as the image is turned.
+        target_head: head of targets with a direction, which turn as the image is turned; None: as of all others.
         supports_masking: whether patches can be replaced by a mask token.
         circular: whether the columns of the patch grid are angles, so that the first follows the last.
         convolved: side in pixels of what convolutions of odd kernels reduce to one value, centred on its first pixel.
@@ -45,10 +45,10 @@ class Backbone(nn.Module, ABC):
     grids: StageGrids
     prefers_bf16_on_cpu = True
     invariant = False
-    turns_heads = False
     supports_masking = True
     circular = False
     convolved = 1
+    target_head: type[nn.Module] | None = None
     decoder_class: type[nn.Module] = PixelDecoder
 
     @abstractmethod
@@ -114,6 +114,8 @@ class Backbone(nn.Module, ABC):
 
     def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
         """Return a new head `Features` → [B, n_outputs] for classes, or for `targets` in the order of the columns."""
+        if self.target_head is not None and any(target.kind != "scalar" for target in targets):
+            return self.target_head(self.dim, targets)
         return LinearHead(self.dim, n_outputs)
 
     def predict(self, head: nn.Module, images: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class Backbone(nn.Module, ABC):
                 f"backbone: {side} patches do not divide {size} px, so pixels cannot be decoded; "
                 f"take images of {size // side * side} px"
             )
-        return self.decoder_class(self.dim, self.config["bands"], size // side)
+        return self.decoder_class(self.dim, self.config["bands"], (size // side, size // side))
 
     def attention(self, images: Tensor) -> Tensor:
         """Return the attention of the last layer to each patch, [B, heads, h, w] with sum 1 per head."""

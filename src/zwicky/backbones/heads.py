@@ -1,10 +1,12 @@
 """The heads that a backbone has unless it brings its own: linear on pooled features, pixels of each patch."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from zwicky.backbones.patches import unpatchify
 from zwicky.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,17 +72,11 @@ class LinearHead(nn.Linear):
 class PixelDecoder(nn.Module):
     """One linear layer: each patch token gives the pixels of its own patch, the head of SimMIM (arXiv:2111.09886)."""
 
-    def __init__(self, dim: int, bands: int, patch_size: int) -> None:
+    def __init__(self, dim: int, bands: int, patch: tuple[int, int]) -> None:
         super().__init__()
-        self.bands, self.patch_size = bands, patch_size
-        self.linear = nn.Linear(dim, bands * patch_size**2)
+        self.shape = (bands, *patch)
+        self.linear = nn.Linear(dim, math.prod(self.shape))
 
     def forward(self, features: "Features") -> Tensor:
         """Decode patch tokens [B, h, w, D] to [B, bands, H, W]."""
-        pixels = self.linear(features.patch_tokens)
-        return unpatchify(pixels.unflatten(3, (self.bands, self.patch_size, self.patch_size)))
-
-
-def unpatchify(patches: Tensor) -> Tensor:
-    """Join patches [B, h, w, bands, p, p] into images [B, bands, h·p, w·p]."""
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        return unpatchify(self.linear(features.patch_tokens).unflatten(3, self.shape))

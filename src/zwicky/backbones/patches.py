@@ -36,7 +36,7 @@ class StageGrids:
     def refine(self, mask: Tensor) -> Tensor:
         """Enlarge a mask on the last stage's grid [B, h, w] to the first stage's."""
         factor = 1 << (self.stages - 1)
-        return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        return enlarge(mask, factor, factor)
 
     def _mismatch(self, size: int) -> str | None:
         """Return why images of this size cannot be cut into patches, stages and windows without padding."""
@@ -61,9 +61,8 @@ class PatchProjection(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Project the patches."""
-        size = self.kernel_size[0]
-        patches = images.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        height, width = (pixels // self.kernel_size[0] for pixels in images.shape[2:])
+        return F.linear(patchify(images, (height, width)), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def conv_stem(convolutions: Sequence[nn.Conv2d], width: int) -> nn.Sequential:
@@ -81,9 +80,25 @@ def check_stem(stem: Sequence[int], patch_size: int) -> None:
         )
 
 
-def hide_patches(images: Tensor, mask: Tensor | None, patch_size: int) -> Tensor:
-    """Return images with the masked patches [B, h, w] set to 0."""
-    if mask is None:
+def patchify(images: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cut images [B, bands, H, W] of any dtype into the patches of an h × w grid: [B, h, w, bands · H/h · W/w]."""
+    height, width = grid
+    patches = images.unflatten(3, (width, -1)).unflatten(2, (height, -1))  # [B, bands, h, p, w, p]
+    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+
+
+def unpatchify(patches: Tensor) -> Tensor:
+    """Join patches [B, h, w, bands, p, p] into images [B, bands, h·p, w·p]."""
+    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def enlarge(mask: Tensor, height: int, width: int) -> Tensor:
+    """Repeat each cell of a mask [B, h, w] as height × width cells."""
+    return mask.repeat_interleave(height, 1).repeat_interleave(width, 2)
+
+
+def hide_patches(images: Tensor, mask: Tensor | None, stem_patch: int) -> Tensor:
+    """Return images with the masked patches [B, h, w] set to 0 where a stem's, of `stem_patch` px, overlap; 0: none."""
+    if mask is None or not stem_patch:
         return images
-    hidden = mask.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
-    return images.masked_fill(hidden[:, None], 0.0)
+    return images.masked_fill(enlarge(mask, stem_patch, stem_patch)[:, None], 0.0)

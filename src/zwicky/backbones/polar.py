@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from zwicky.augment.views import Target
 from zwicky.backbones.attention import attention_weights, check_heads, forward_block, project_qkv
 from zwicky.backbones.base import Backbone, Features
-from zwicky.backbones.heads import PixelDecoder, unpatchify
-from zwicky.backbones.patches import conv_stem
+from zwicky.backbones.heads import PixelDecoder
+from zwicky.backbones.patches import conv_stem, enlarge
 from zwicky.errors import UserError
 
 OVERSAMPLING = 2  # samples per polar pixel and axis, which are averaged
@@ -153,19 +153,6 @@ class PolarTargetHead(nn.Module):
         return torch.cat(columns, 1)
 
 
-class PolarPixelDecoder(PixelDecoder):
-    """Each patch token gives the polar pixels of its own patch, [B, bands, radii, angles]."""
-
-    def __init__(self, dim: int, bands: int, patch: tuple[int, int]) -> None:
-        nn.Module.__init__(self)
-        self.shape = (bands, *patch)
-        self.linear = nn.Linear(dim, math.prod(self.shape))
-
-    def forward(self, features: Features) -> Tensor:
-        """Decode patch tokens [B, h, w, D]."""
-        return unpatchify(self.linear(features.patch_tokens).unflatten(3, self.shape))
-
-
 class PolarBackbone(Backbone):
     """A network over (radius, angle) patches: resampling, stem, positions in radius, heads and decoder.
 
@@ -183,7 +170,8 @@ class PolarBackbone(Backbone):
         mirror: tie the kernels to their mirror images, which makes the network exactly invariant under reflections.
     """
 
-    invariant = circular = turns_heads = True
+    invariant = circular = True
+    target_head = PolarTargetHead
 
     def __init__(
         self,
@@ -255,13 +243,7 @@ class PolarBackbone(Backbone):
 
     def pixel_decoder(self) -> nn.Module:
         """Return a new decoder of polar pixels."""
-        return PolarPixelDecoder(self.dim, self.config["bands"], self.patch)
-
-    def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
-        """Return a new head; targets with a direction get an equivariant one."""
-        if any(target.kind != "scalar" for target in targets):
-            return PolarTargetHead(self.dim, targets)
-        return super().prediction_head(n_outputs, targets)
+        return PixelDecoder(self.dim, self.config["bands"], self.patch)
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the mask token and the position embedding."""
@@ -271,11 +253,10 @@ class PolarBackbone(Backbone):
         """Return the tokens after the stem, [B, h, w, width], with positions in radius; see `Backbone.forward`."""
         polar = self.canvas(images)
         if mask is not None:
-            hidden = mask.repeat_interleave(self.patch[0], 1).repeat_interleave(self.patch[1], 2)
-            polar = polar.masked_fill(hidden[:, None], 0.0)
+            polar = polar.masked_fill(enlarge(mask, *self.patch)[:, None], 0.0)
         tokens = self.net.stem(polar).permute(0, 2, 3, 1)
         if mask is not None:
-            fine = mask.repeat_interleave(1 << self.halvings, 1).repeat_interleave(1 << self.halvings, 2)
+            fine = enlarge(mask, 1 << self.halvings, 1 << self.halvings)
             tokens = torch.where(fine[..., None], self.mask_token.to(tokens.dtype), tokens)
         return tokens + self.net.pos_embed
 

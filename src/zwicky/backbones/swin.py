@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zwicky.backbones.attention import attend, attention_weights, check_heads, window_layout
 from zwicky.backbones.base import Features
-from zwicky.backbones.patches import StageGrids
+from zwicky.backbones.patches import StageGrids, hide_patches
 from zwicky.backbones.timm_backbone import TimmBackbone
 from zwicky.errors import UserError
 
@@ -76,7 +76,7 @@ class Swin(TimmBackbone):
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
         self.grid(images.shape[-1])
         fine = None if mask is None else self.grids.refine(mask)
-        tokens = self.net.patch_embed(self._hide(images, fine))  # [B, h, w, width]
+        tokens = self.net.patch_embed(hide_patches(images, fine, self.stem_patch))  # [B, h, w, width]
         if fine is not None:
             tokens = torch.where(fine[..., None], self.mask_token.to(tokens.dtype), tokens)
         return tokens

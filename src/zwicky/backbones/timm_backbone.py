@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zwicky.backbones.base import Backbone
-from zwicky.backbones.patches import PatchProjection, check_stem, conv_stem, hide_patches
+from zwicky.backbones.patches import PatchProjection, check_stem, conv_stem
 
 
 class TimmBackbone(Backbone):
@@ -49,10 +49,6 @@ class TimmBackbone(Backbone):
         self.net.patch_embed.strict_img_size = False
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.set_trainable()
-
-    def _hide(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """Return images with the masked patches [B, h, w] set to 0 if the patches overlap, as those of a stem do."""
-        return hide_patches(images, mask, self.stem_patch) if self.stem_patch else images
 
     def timm_config(self) -> dict[str, Any] | None:
         """Return architecture, classifier and model_args for timm; None if it has no such network."""

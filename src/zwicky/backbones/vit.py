@@ -19,7 +19,7 @@ from zwicky.backbones.attention import (
     relative_position_index,
 )
 from zwicky.backbones.base import Features
-from zwicky.backbones.patches import StageGrids
+from zwicky.backbones.patches import StageGrids, hide_patches
 from zwicky.backbones.timm_backbone import TimmBackbone
 from zwicky.errors import UserError
 
@@ -106,7 +106,7 @@ class ViT(PlainTransformer):
         super().__init__({**timm_options, "fc_norm": False, "dynamic_img_size": True, "stem": stem}, **options)
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        patches = self.net.patch_embed(self._hide(images, mask))  # [B, h, w, D]
+        patches = self.net.patch_embed(hide_patches(images, mask, self.stem_patch))  # [B, h, w, D]
         if mask is not None:
             patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
         return self.net._pos_embed(patches)

@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from zwicky.evaluation.label_draws import LabelDraw
 from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
 from zwicky.io import WEIGHTS, read_json, write_array, write_json, write_table
-from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.fit_labels import fit_labels
 from zwicky.training.network import Network, load_network, save_network
@@ -168,28 +168,27 @@ class CellRunner:
         (fit_rows, select_rows), pool = draw.rows(self.cutouts, labels), draw.pretrain_rows(self.cutouts)
         uses = {"fit": fit_rows, "select": select_rows, "normalise": pool}
 
-        def learn(
-            start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path, seed: int = 0
-        ) -> tuple[Network, FitResult]:
-            data, seed = (self.cutouts, task, rows, select_rows), self.config.seed + draw.index + seed
-            return fit_labels(start, *data, views, fit, seed=seed, folder=folder, title=folder.name, quiet=self.quiet)
-
+        title, quiet, seed = folder.name, self.quiet, self.config.seed + draw.index
+        learn = partial(
+            fit_labels, cutouts=self.cutouts, select_rows=select_rows, views=views, title=title, quiet=quiet
+        )
         if arm.protocol == "self_training":
             teacher = load_network(self._cell(arm.teacher, draw, labels) / TEACHER)
             uses["pseudo_label"] = pool = np.setdiff1d(pool, select_rows)
-            network, result = self_train(learn, teacher, start, self.cutouts, self.task, fit_rows, pool, fit, folder)
+            data = (self.cutouts, self.task, fit_rows, pool)
+            network, result = self_train(learn, teacher, start, *data, fit, seed, folder)
         else:
-            network, result = learn(start, self.task, fit_rows, replace(fit, consistency=0.0), folder)
+            alone = replace(fit, consistency=0.0)
+            network, result = learn(start, task=self.task, fit_rows=fit_rows, config=alone, seed=seed, folder=folder)
             if arm.backbone in self.config.self_training:
                 save_network(folder / TEACHER, network)
         if self.config.keep_networks:
             network.history = provenance.record(self.cutouts, uses, start.history)
             save_network(folder, network)
         test = self.cutouts.take(draw.test_rows(self.cutouts)).images
-        predict = network.outputs if self.task.is_regression else network.probabilities
-        predicted = predict(test)
+        predicted = network.predict(test)
         if self.config.without_tta:
-            write_array(folder / NO_TTA, predict(test, turns=False))
+            write_array(folder / NO_TTA, network.predict(test, turns=False))
         for warning in () if self.quiet else result.warnings:
             print(f"warning: {folder.name}: {warning}", file=sys.stderr, flush=True)
         costs = {"used_probe": result.used_probe, "temperature": network.temperature}

@@ -103,7 +103,7 @@ def _predictions(
     """Predictions of the test objects by the name of what makes them."""
     images = cutouts.take(test).images
     if network.head is not None:
-        return {"network": network.outputs(images) if task.is_regression else network.probabilities(images)}
+        return {"network": network.predict(images)}
     train = cutouts.rows_of(split.ids("train"))
     train = train[task.known[train]]
     if not len(train):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
 
 from zwicky.errors import UserError
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from zwicky.methods.base import Method
 
 # The module and class of each method; one of your own can be added: METHODS["mine"] = MyMethod.
-METHODS: dict[str, tuple[str, str] | type[Method]] = {
-    "supervised": ("supervised", "Supervised"),
-    "dino": ("dino", "DINO"),
-    "ibot": ("ibot", "IBOT"),
-    "esvit": ("esvit", "EsViT"),
-    "simsiam": ("siamese", "SimSiam"),
-    "simmim": ("masked", "SimMIM"),
-    "beit": ("beit", "BEiT"),
-    "byol": ("siamese", "BYOL"),
-    "mae": ("masked", "MAE"),
-    "lejepa": ("lejepa", "LeJEPA"),
+METHODS: dict[str, str | type[Method]] = {
+    "supervised": "supervised:Supervised",
+    "dino": "dino:DINO",
+    "ibot": "ibot:IBOT",
+    "esvit": "esvit:EsViT",
+    "simsiam": "siamese:SimSiam",
+    "simmim": "masked:SimMIM",
+    "beit": "beit:BEiT",
+    "byol": "siamese:BYOL",
+    "mae": "masked:MAE",
+    "lejepa": "lejepa:LeJEPA",
 }
 
 SHARES = ("momentum", "center_momentum", "temperature_ramp", "freeze_prototypes", "region_weight", "sigreg")
@@ -56,11 +56,10 @@ def create(name: str, backbone: Backbone, **options: Any) -> Method:
         low, high = LIMITS.get(option, (-math.inf, math.inf))
         if isinstance(value, int | float) and not low <= value <= high:
             raise UserError(f"method: {name}'s {option} is {value}; choose from {low} to {high}")
-    target: Any = METHODS[name]
+    target = METHODS[name]
     try:
-        if isinstance(target, tuple):
-            target = getattr(import_module(f"zwicky.methods.{target[0]}"), target[1])
-        return target(backbone, **options)
+        build: Any = resolve_name(f"zwicky.methods.{target}") if isinstance(target, str) else target
+        return cast("Method", build(backbone, **options))
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:  # unknown options, sizes torch refuses
         reason = " ".join(str(error).split("() ")[-1].split())[:200] or type(error).__name__
         raise UserError(f"method: {name} cannot be built with these options ({reason}); correct them") from error

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zwicky.augment.views import Masking, Views
 from zwicky.backbones.attention import forward_block
 from zwicky.backbones.base import Backbone
+from zwicky.backbones.patches import patchify
 from zwicky.errors import UserError
 from zwicky.methods.base import Method, ViewsNeeded
 from zwicky.methods.losses import masked_mean
@@ -170,13 +171,6 @@ def require_masking(name: str, backbone: Backbone) -> None:
         raise UserError(
             f"{name}: {backbone.config['name']} has no tokens, so no patch can be masked; take a vit or a swin"
         )
-
-
-def patchify(images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cut images [B, bands, H, W] of any dtype into the patches of an h × w grid: [B, h, w, bands · H/h · W/w]."""
-    height, width = grid
-    patches = images.unflatten(3, (width, -1)).unflatten(2, (height, -1))  # [B, bands, h, p, w, p]
-    return patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
 def normalise_patches(x: Tensor, valid: Tensor, sky_variance: Tensor | float = 0.0) -> Tensor:

@@ -8,8 +8,6 @@ from zwicky.augment.config import NormalisationConfig, ViewsConfig, check
 from zwicky.backbones import BackboneConfig
 from zwicky.methods import MethodConfig
 
-PRECISIONS = {"fp16": "bf16", "16-mixed": "bf16", "bf16-mixed": "bf16", "32": "float32"}  # names of other programs
-
 
 @dataclass
 class TrainConfig:
@@ -34,8 +32,7 @@ class TrainConfig:
         layer_decay: factor on the learning rate per layer below the head.
         weight_ema: decay per step of the averaged weights that are kept; 0 keeps the last weights.
         evaluations: number of evaluations during training.
-        precision: bf16 (losses stay float32), float32, or auto, bf16 where the hardware supports it well. Also fp16,
-            16-mixed and bf16-mixed for bf16, 32 for float32.
+        precision: bf16 (losses stay float32), float32, or auto, bf16 where the hardware supports it well.
         compile: use torch.compile, which first takes a minute.
         checkpoint_seconds: shortest time between checkpoints, in seconds.
     """
@@ -55,12 +52,11 @@ class TrainConfig:
     layer_decay: float = 1.0
     weight_ema: float = 0.0
     evaluations: int = 20
-    precision: Literal["auto", "bf16", "float32", "fp16", "16-mixed", "bf16-mixed", "32"] = "auto"
+    precision: Literal["auto", "bf16", "float32"] = "auto"
     compile: bool = False
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        self.precision = PRECISIONS.get(self.precision, self.precision)  # type: ignore[assignment]
         positive = "lr min_lr weight_decay clip pflops checkpoint_seconds min_steps max_steps evaluations".split()
         rules = [(name, 0 <= getattr(self, name) < math.inf, "0 or more") for name in positive]
         rules += [

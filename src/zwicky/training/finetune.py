@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,7 @@ from zwicky.data.labels import Labels
 from zwicky.data.splits import RANDOM_STRATUM, Split, label_subsets
 from zwicky.errors import UserError
 from zwicky.rng import numpy_rng, seed_torch
-from zwicky.training.checkpoint import FitResult
-from zwicky.training.config import FinetuneConfig, FitConfig
+from zwicky.training.config import FinetuneConfig
 from zwicky.training.distributed import rank
 from zwicky.training.fit_labels import divide_labels, fit_labels
 from zwicky.training.loop import add_warning
@@ -91,17 +91,14 @@ def finetune(
     if config.unlabelled:
         check_self_training(fit, task.is_regression)
 
-    def learn(
-        start: Network, task: Task, rows: np.ndarray, fit: FitConfig, folder: Path, seed: int = 0
-    ) -> tuple[Network, FitResult]:
-        data, seed = (cutouts, task, rows, select_rows), config.seed + seed
-        return fit_labels(start, *data, views, fit, seed=seed, folder=folder, title="finetune", quiet=quiet)
-
-    network, result = learn(copy.deepcopy(pretrained), task, fit_rows, replace(fit, consistency=0.0), out)
+    learn = partial(fit_labels, cutouts=cutouts, select_rows=select_rows, views=views, title="finetune", quiet=quiet)
+    alone, seed = replace(fit, consistency=0.0), config.seed
+    begun = copy.deepcopy(pretrained)
+    network, result = learn(begun, task=task, fit_rows=fit_rows, config=alone, seed=seed, folder=out)
     if config.unlabelled:
-        uses["pseudo_label"] = unlabelled = np.setdiff1d(pool, select_rows)
+        uses["pseudo_label"] = pool = np.setdiff1d(pool, select_rows)
         folder = out / "self-training"
-        network, students = self_train(learn, network, pretrained, cutouts, task, fit_rows, unlabelled, fit, folder)
+        network, students = self_train(learn, network, pretrained, cutouts, task, fit_rows, pool, fit, seed, folder)
         result = students.after(result)
     network.history = provenance.record(cutouts, uses, before)
     for warning in (network.history.warning, pretrained.normalisation.warning):

@@ -159,7 +159,7 @@ def _supervised(backbone: Backbone, task: Task, truth: np.ndarray, config: FitCo
     if not task.is_regression:
         create = partial(Consistency, weight=config.consistency) if config.consistency else Supervised
         return create(backbone, classes=task.n_outputs, label_smoothing=config.label_smoothing)
-    scaler = TargetScaler.fit(truth, task.targets, backbone.turns_heads)
+    scaler = TargetScaler.fit(truth, task.targets, backbone.target_head is not None)
     return Supervised(backbone, targets=task.targets, scaler=scaler)
 
 

@@ -65,7 +65,7 @@ class Network:
         """Number of classes or of regressed columns."""
         return len(self.classes or columns_of(self.targets))
 
-    def features(self, images: Images, batch_size: int | None = None, turns: bool = True) -> np.ndarray:
+    def features(self, images: Images, turns: bool = True) -> np.ndarray:
         """Compute pooled features [N, D] float32 of raw images [N, bands, H, W], or one [bands, H, W].
 
         With `turns` they are averaged over the eight rotations and reflections.
@@ -74,9 +74,9 @@ class Network:
         def pooled(crops: Tensor, _: int) -> Tensor:
             return self.backbone(crops, patch_tokens=False).pooled
 
-        return self._mean_over_d4(pooled, self.backbone.dim, images, batch_size, turns)
+        return self._mean_over_d4(pooled, self.backbone.dim, images, turns)
 
-    def block_features(self, images: Images, batch_size: int | None = None) -> np.ndarray:
+    def block_features(self, images: Images) -> np.ndarray:
         """Compute mean and standard deviation over the tokens before each block and after the last, [N, K] float32.
 
         The last block of masked image modelling is the worst for probes, and a spread tells more than a mean. Networks
@@ -99,15 +99,13 @@ class Network:
         size, on = self.backbone.image_size, next(self.backbone.parameters()).device
         with torch.inference_mode(), eval_mode(self.backbone):
             width = spreads(torch.zeros(1, len(self.bands), size, size, device=on)).shape[1]
-        return self._mean_over_d4(spreads, width, images, batch_size, turns=True)
+        return self._mean_over_d4(spreads, width, images, turns=True)
 
-    def outputs(self, images: Images, batch_size: int | None = None, turns: bool = True) -> np.ndarray:
+    def outputs(self, images: Images, turns: bool = True) -> np.ndarray:
         """Compute logits [N, classes], not divided by the temperature, or values [N, columns]; see `features`."""
-        return self.features_and_outputs(images, batch_size, turns)[1]
+        return self.features_and_outputs(images, turns)[1]
 
-    def features_and_outputs(
-        self, images: Images, batch_size: int | None = None, turns: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def features_and_outputs(self, images: Images, turns: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Compute what `features` and `outputs` return in one pass."""
         if self.head is None:
             raise UserError("this network has no head yet; run `zwicky finetune` on it first")
@@ -122,20 +120,20 @@ class Network:
             return torch.cat([features.pooled.float(), outputs], 1)
 
         width = self.backbone.dim + self.n_outputs
-        result = self._mean_over_d4(both, width, images, batch_size, turns)
+        result = self._mean_over_d4(both, width, images, turns)
         return result[:, : self.backbone.dim], result[:, self.backbone.dim :]
 
-    def probabilities(self, images: Images, batch_size: int | None = None, turns: bool = True) -> np.ndarray:
+    def probabilities(self, images: Images, turns: bool = True) -> np.ndarray:
         """Compute calibrated class probabilities [N, classes]; see `features`."""
-        return self.to_probabilities(self.outputs(images, batch_size, turns))
+        return self.to_probabilities(self.outputs(images, turns))
 
     def to_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Turn logits [N, classes] into calibrated probabilities, float64."""
         return softmax(logits.astype(np.float64) / self.temperature, axis=1)
 
-    def predict(self, images: Images, batch_size: int | None = None, turns: bool = True) -> np.ndarray:
+    def predict(self, images: Images, turns: bool = True) -> np.ndarray:
         """Compute probabilities [N, classes] or, of a regression, values [N, columns]; see `features`."""
-        return (self.outputs if self.targets else self.probabilities)(images, batch_size, turns)
+        return (self.outputs if self.targets else self.probabilities)(images, turns)
 
     def check(self, cutouts: Cutouts) -> None:
         """Raise UserError if cutouts have other bands or another pixel scale than those of the training."""
@@ -161,7 +159,7 @@ class Network:
 
     @torch.inference_mode()
     def _mean_over_d4(
-        self, function: Callable[[Tensor, int], Tensor], width: int, images: Images, batch_size: int | None, turns: bool
+        self, function: Callable[[Tensor, int], Tensor], width: int, images: Images, turns: bool
     ) -> np.ndarray:
         """[N, width] mean of `function` over the D4 transformations of each image."""
         on = next(self.backbone.parameters()).device
@@ -171,7 +169,7 @@ class Network:
         result = np.empty((len(images), width), np.float32)
         with eval_mode(self.backbone, self.head), torch.autocast(on.type, torch.bfloat16, enabled=bf16):
             # A block of a transformer then stays in the cache of a core.
-            for rows in batches(len(images), batch_size or (256 if on.type == "cuda" else 64)):
+            for rows in batches(len(images), 256 if on.type == "cuda" else 64):
                 pixels = images[rows]
                 crops, _ = eval_views(torch.from_numpy(pixels).to(on), self.views, self.normalisation)
                 views = d4.apply(crops) if turns and not self.backbone.invariant else [crops]

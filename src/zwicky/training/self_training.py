@@ -37,11 +37,8 @@ def check_self_training(config: FitConfig, is_regression: bool) -> None:
         )
 
 
-Learn = Callable[[Network, Task, np.ndarray, FitConfig, Path, int], tuple[Network, FitResult]]
-
-
 def self_train(
-    learn: Learn,
+    learn: Callable[..., tuple[Network, FitResult]],
     teacher: Network,
     start: Network,
     cutouts: Cutouts,
@@ -49,13 +46,13 @@ def self_train(
     fit_rows: np.ndarray,
     unlabelled: np.ndarray,
     config: FitConfig,
+    seed: int,
     folder: Path,
 ) -> tuple[Network, FitResult]:
     """Fit `start` to the labels of `fit_rows` and to pseudo-labels of `unlabelled`, whose labels are not read.
 
     Args:
-        learn: `fit_labels` of a network, task, rows, fit, folder and number to add to the seed, with everything else
-            given. Each round but the last adds another: batches in the same order would repeat the teacher's mistakes.
+        learn: `fit_labels`, with everything given but start, task, fit_rows, config, seed and folder.
         teacher: network fitted to `fit_rows`; of a later round it is the last student.
         start: network that the teacher was fitted from; a copy is fitted, as by `config.student` or for as many steps.
         cutouts: the data set.
@@ -63,6 +60,8 @@ def self_train(
         fit_rows: rows of `cutouts` with labels to train on.
         unlabelled: rows to pseudo-label, those of `fit_rows` left out; not those that select the weights.
         config: the fit; `self_training` is the number of rounds.
+        seed: of the last round; each round before has another, since batches in the same order would repeat the
+            teacher's mistakes.
         folder: as of `fit_labels`; earlier rounds have folders in it while they run.
 
     Returns:
@@ -85,7 +84,8 @@ def self_train(
         learned, drift = pseudo_labelled(task, fit_rows, rows, predicted), _drift(task, fit_rows, predicted)
         both = np.concatenate([np.tile(fit_rows, copies), rows])
         where = folder if number == 1 else folder / f"before{number - 1}"
-        teacher, student = learn(copy.deepcopy(start), learned, both, config, where, ROUND_SEED * (number - 1))
+        this = {"task": learned, "fit_rows": both, "seed": seed + ROUND_SEED * (number - 1), "folder": where}
+        teacher, student = learn(copy.deepcopy(start), config=config, **this)
         result = student.after(result)
     for path in folder.glob("before*"):
         shutil.rmtree(path)

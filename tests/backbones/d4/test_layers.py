@@ -95,7 +95,7 @@ def test_lift_is_a_convolution_with_eight_kernels(irreps, fill):
 @torch.no_grad()
 def test_decoder_is_the_lift_transposed(fill):
     """⟨lift(I), F⟩ = 8 ⟨I, decode(F)⟩ for the same kernel, bias and level left out."""
-    decoder, lift = fill(D4PixelDecoder(24, 2, 4)), fill(Lift(2, 3, 4))
+    decoder, lift = fill(D4PixelDecoder(24, 2, (4, 4))), fill(Lift(2, 3, 4))
     lift.kernel, lift.bias.data = decoder.kernel, 0 * lift.bias
     for parameter in decoder.level.parameters():
         parameter.zero_()

@@ -11,7 +11,7 @@ from zwicky.augment.views import Target
 from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.d4.irreps import orbit, to_irreps
 from zwicky.backbones.d4.layers import by_irreps
-from zwicky.backbones.heads import unpatchify
+from zwicky.backbones.patches import unpatchify
 from zwicky.d4 import ORDER
 
 # The irreps of `irreps.CHANGE` that each kind of target consists of.
@@ -68,10 +68,10 @@ class D4PixelDecoder(nn.Module):
     The level is one number per band from the invariants, so that their read-out is trained as well.
     """
 
-    def __init__(self, dim: int, bands: int, patch_size: int) -> None:
+    def __init__(self, dim: int, bands: int, patch: tuple[int, int]) -> None:
         super().__init__()
         channels = dim // ORDER
-        self.kernel = nn.Parameter(torch.empty(channels, bands, patch_size, patch_size))
+        self.kernel = nn.Parameter(torch.empty(channels, bands, *patch))
         self.level = nn.Linear(dim, bands)
         nn.init.trunc_normal_(self.kernel, std=(ORDER / (3 * channels)) ** 0.5)
 
@@ -87,14 +87,9 @@ class D4PixelDecoder(nn.Module):
 class D4Backbone(Backbone):
     """A backbone whose pooled features are invariant and whose group features are equivariant under D4."""
 
-    invariant = turns_heads = True
+    invariant = True
+    target_head = TargetHead
     decoder_class = D4PixelDecoder
-
-    def prediction_head(self, n_outputs: int, targets: Sequence[Target] = ()) -> nn.Module:
-        """Return a new head; targets with a direction get an equivariant one."""
-        if any(target.kind != "scalar" for target in targets):
-            return TargetHead(self.dim, targets)
-        return super().prediction_head(n_outputs, targets)
 
     @property
     @abstractmethod

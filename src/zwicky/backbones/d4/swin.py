@@ -120,7 +120,7 @@ class D4Swin(D4Backbone):
         channels = [
             layers.channels_of(width * 2**stage, count, f" of stage {stage + 1}") for stage, count in enumerate(heads)
         ]
-        self.grids, self.overlap = StageGrids(patch_size, window, len(depths)), bool(stem)
+        self.grids, self.stem_patch = StageGrids(patch_size, window, len(depths)), patch_size if stem else 0
         self.dim = ORDER * channels[-1]
         self.grid(image_size)
         drops = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
@@ -155,7 +155,7 @@ class D4Swin(D4Backbone):
     def _embed(self, images: Tensor, mask: Tensor | None, irreps: bool) -> Tensor:
         self.grid(images.shape[-1])
         fine = None if mask is None else self.grids.refine(mask)
-        images = hide_patches(images, fine, self.grids.patch_size) if self.overlap else images
+        images = hide_patches(images, fine, self.stem_patch)
         tokens = self.net["norm1"](self.net["lift"](images, irreps), irreps)
         return tokens if fine is None else layers.mask_tokens(tokens, fine, self.mask_token, irreps)
 

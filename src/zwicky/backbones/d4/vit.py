@@ -23,8 +23,8 @@ class Embed(nn.Module):
 
     def __init__(self, bands: int, channels: int, patch_size: int, side: int, stem: Sequence[int] = ()) -> None:
         super().__init__()
-        self.lift, self.patch_size = layers.make_lift(bands, channels, patch_size, stem), patch_size
-        self.overlap = bool(stem)
+        self.lift = layers.make_lift(bands, channels, patch_size, stem)
+        self.stem_patch = patch_size if stem else 0
         self.position = nn.Parameter(torch.empty(channels, side, side))
         self.cls_token = nn.Parameter(torch.empty(channels))
         nn.init.trunc_normal_(self.position, std=0.02)
@@ -32,7 +32,7 @@ class Embed(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None, mask_token: Tensor, irreps: bool) -> Tensor:
         """Embed images [B, bands, H, W] as tokens [8, C, B, 1 + N]."""
-        images = hide_patches(images, mask, self.patch_size) if self.overlap else images
+        images = hide_patches(images, mask, self.stem_patch)
         tokens = self.lift(images, irreps)  # [8, C, B, h, w]
         side = tokens.shape[-1]
         if mask is not None:
