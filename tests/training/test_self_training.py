@@ -83,7 +83,7 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
     assert np.array_equal(truth[rows], task.truth[rows])
     assert "70 % of pseudo-labels are" in result.warnings[0]  # but half of the labels
     teacher = Teacher()
-    same, result = train_by_itself(learn, teacher, None, cutouts, task, rows, rows, config, tmp_path)
+    same, result = train_by_itself(learn, teacher, None, cutouts, task, rows, rows, config, 0, tmp_path)
     assert same is teacher
     assert "no image is without a label" in result.warnings[0]
 

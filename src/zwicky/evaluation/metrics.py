@@ -127,14 +127,14 @@ def weighted_tpr(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarr
     return np.where(too_many.any(axis=1), _ratio(recovered, weights[:, positives].sum(axis=1)), np.nan)
 
 
-def roc_curve(fpr: np.ndarray, positive: int = -1) -> Statistic:
-    """Return the statistic [R, len(fpr)]: recall of class `positive` at these false-positive rates."""
+def roc_curve(fpr: np.ndarray) -> Statistic:
+    """Return the statistic [R, len(fpr)]: recall of the last class at these false-positive rates."""
 
     def recall(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        score = probabilities[:, positive]
+        score = probabilities[:, -1]
         order = np.argsort(-score, kind="stable")
         steps = [0, *np.flatnonzero(np.diff(score[order])) + 1, len(order)]  # tied scores are one step
-        is_positive = truth[order] == positive % probabilities.shape[1]
+        is_positive = truth[order] == probabilities.shape[1] - 1
         hits, alarms = (_cumulative(weights[:, order] * side)[:, steps] for side in (is_positive, ~is_positive))
         curves = zip(_ratio(hits, hits[:, -1:]), _ratio(alarms, alarms[:, -1:]), strict=True)
         return np.stack([np.interp(fpr, x, y) if np.isfinite(x + y).all() else fpr * np.nan for y, x in curves])

@@ -15,6 +15,7 @@ from zwicky.errors import UserError
 from zwicky.methods import losses
 
 MIN_MARGINAL = 0.25  # of ln K; a head with BatchNorm keeps two or three of 64 prototypes where one without keeps one
+TEMPERATURE = 0.07  # τ of the kNN classifier
 MIN_SPREAD = 0.015  # of the spread of an isotropic cloud; healthy backbones on similar cutouts fall to 0.02
 
 
@@ -76,13 +77,11 @@ def rankme(embeddings: np.ndarray) -> float:
     return float(np.exp(-np.sum(p * np.log(p)))) if len(p) else 0.0
 
 
-def knn_predict(
-    train: np.ndarray, values: np.ndarray, query: np.ndarray, k: int = 20, temperature: float = 0.07
-) -> np.ndarray:
+def knn_predict(train: np.ndarray, values: np.ndarray, query: np.ndarray, k: int = 20) -> np.ndarray:
     """Average the values [N, K] of the k nearest training features by exp(cos / τ) (arXiv:1805.01978), [M, K].
 
     Features [N, D] and [M, D] are standardised: of raw ones that all point the same way, the cosines hardly differ.
     """
     # Of unit vectors, ‖a − b‖² = 2 − 2 cos.
-    knn = KNeighborsRegressor(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * temperature)))
+    knn = KNeighborsRegressor(min(k, len(train)), weights=lambda d: np.exp(-(d**2) / (2 * TEMPERATURE)))
     return make_pipeline(StandardScaler(), Normalizer(), knn).fit(train, values).predict(query)

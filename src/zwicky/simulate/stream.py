@@ -50,14 +50,12 @@ class SimulatedImages(LazyImages):
         return np.asarray(self._pixels[rows])
 
 
-def open_simulation(
-    population: str, count: int, seed: int = 0, quiet: bool = True, device: str = "cpu"
-) -> tuple[Cutouts, Labels]:
+def open_simulation(population: str, count: int, seed: int = 0, quiet: bool = True) -> tuple[Cutouts, Labels]:
     """Return the images and labels of `simulate_population`, bit for bit, each image rendered when it is first used.
 
     The table lacks what only rendering gives, as pixel hashes and magnifications, and lists of subhalos.
     """
-    simulation = Simulation.open(population, count, seed, device)
+    simulation = Simulation.open(population, count, seed)
     tables = []
     with StepProgress("draw", simulation.n_blocks, 0, BLOCK, quiet, "block") as progress:
         for block in range(simulation.n_blocks):
