@@ -20,7 +20,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.testing import assert_array_equal
 
-from zwicky.data.bands import by_wavelength, group_files, parse_bands
+from zwicky.data.bands import by_wavelength, group_files, parse_bands, wavelength_rank
 from zwicky.data.cutouts import make_table
 from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, format_of, read, read_image, to_image
 from zwicky.data.store import write_store
@@ -138,6 +138,8 @@ def test_names_of_bands():
     assert by_wavelength(("f277w", "f444w", "f115w")) == ("f115w", "f277w", "f444w")
     assert by_wavelength(("i-band", "g-band")) == ("g-band", "i-band")
     assert by_wavelength(("F160W", "F814W", "F475W")) == ("F475W", "F814W", "F160W")
+    assert by_wavelength(("ks", "unknown", "vis", "v", "h", "j")) == ("v", "vis", "j", "h", "ks", "unknown")
+    assert wavelength_rank("unknown") is None
 
 
 # ---------------------------------------------------------------------------------------------------- pictures

@@ -9,7 +9,9 @@ import numpy as np
 
 # By wavelength. A name may have a survey before it (HSC-G, DECam_r) or `band` before or after it.
 _NIRCAM = ("250", "277", "322", "335", "356", "360", "444", "460", "480")  # of F277W: 2.77 µm
-_LETTERS = "u U B blue g G V green r R r2 R2 red i I i2 I2 VIS z Z y Y NIR_Y J NIR_J H NIR_H K Ks KS".split()
+_LETTERS = (
+    "u U B b blue g G V v green r R r2 R2 red i I i2 I2 VIS vis z Z y Y NIR_Y J j NIR_J H h NIR_H K k Ks KS ks".split()
+)
 _FILTER = (
     r"(?:(?i:NIR[-_]?[YJH]|[FN]UV|VIS|KS)|[Ww][1-4]|[Ff]\d{3,4}(?:[WMNXwmnx]|LP|lp)?\d?|"
     r"[RIri]2|[ugrizyjhkUGRIZYBVJHK]|red|green|blue)"
@@ -50,17 +52,19 @@ def parse_bands(values: Any) -> tuple[str, ...]:
     return tuple(parts[0] if len(parts) == 1 and re.fullmatch("[ugrizyUGRIZYBVJHK]+", parts[0]) else parts)
 
 
+def wavelength_rank(band: str) -> float | None:
+    """Return a number that grows with the wavelength of a band, None where the name does not tell it."""
+    if numbered := re.search(r"[Ff](\d{3,4})", band):
+        return int(numbered[1]) * (10 if int(numbered[1]) < 200 or numbered[1] in _NIRCAM else 1)  # F160W: 1.6 µm
+    band = re.sub(r"(?i)[-_]?band$", "", band)
+    name = band if band in _LETTERS else re.split(r"[-_.]", band)[-1]
+    return _LETTERS.index(name) if name in _LETTERS else None
+
+
 def by_wavelength(bands: Sequence[str]) -> tuple[str, ...]:
     """Return bands ordered from blue to red where the names tell, else as they are."""
-
-    def position(band: str) -> float:
-        if numbered := re.search(r"[Ff](\d{3,4})", band):
-            return int(numbered[1]) * (10 if int(numbered[1]) < 200 or numbered[1] in _NIRCAM else 1)  # F160W: 1.6 µm
-        band = re.sub(r"(?i)[-_]?band$", "", band)
-        name = band if band in _LETTERS else re.split(r"[-_.]", band)[-1]
-        return _LETTERS.index(name) if name in _LETTERS else len(_LETTERS)
-
-    return tuple(sorted(bands, key=position))
+    ranks = [(len(_LETTERS) if (rank := wavelength_rank(band)) is None else rank, band) for band in bands]
+    return tuple(band for _, band in sorted(ranks, key=lambda pair: pair[0]))
 
 
 def group_files(files: Sequence[str], given: Sequence[str] = ()) -> dict[str, dict[str, str]]:

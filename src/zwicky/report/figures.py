@@ -19,6 +19,7 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from zwicky.data.bands import wavelength_rank
 from zwicky.evaluation.metrics import reliability
 from zwicky.report.data import Arm, NotRun, ReportData
 from zwicky.report.tables import CONTROLS, MEASURES, PERCENT, count, measured, metric_name, plural
@@ -37,9 +38,6 @@ NOT_DIAGNOSTICS = {"step", "images", "epoch", "seconds", "lr", "progress", "mome
 MATCHES_SHOWN = 8  # lines between two views
 TILE = 48  # pixels on a side of a cutout in a mosaic
 LARGEST = 96  # pixels on a side of a picture; larger cutouts are averaged down
-# Approximate wavelengths in micrometres, only to put the longest into red.
-WAVELENGTHS = {"u": 0.36, "b": 0.44, "g": 0.48, "v": 0.55, "r": 0.62, "vis": 0.72, "i": 0.76, "z": 0.88}
-WAVELENGTHS |= {"y": 1.0, "j": 1.25, "h": 1.63, "k": 2.2}
 
 
 class Panel(NamedTuple):
@@ -265,8 +263,9 @@ def to_rgba(image: np.ndarray, bands: Sequence[str]) -> np.ndarray:
     three the first, middle and last are used; with two, green is their mean; one is grey. 8-bit values are kept.
     """
     order = list(range(len(bands))) if len(bands) <= 3 else [0, len(bands) // 2, len(bands) - 1]
-    if all(bands[k].lower() in WAVELENGTHS for k in order):
-        order.sort(key=lambda k: -WAVELENGTHS[bands[k].lower()])
+    ranks = {k: rank for k in order if (rank := wavelength_rank(bands[k])) is not None}
+    if len(ranks) == len(order):
+        order.sort(key=lambda k: -ranks[k])
     planes = image[order].astype(np.float32)
     valid = np.any(np.isfinite(planes), axis=0)
     if image.dtype != np.uint8:
