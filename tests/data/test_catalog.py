@@ -155,6 +155,12 @@ def test_types_of_columns():
     assert (table["a"][0], table["d"][0]) == (LONG[0], LONG[2])
 
 
+def test_cells_that_hold_lists_are_text(tmp_path):
+    lists = pd.Series([np.array(["g", "r"], object), None, []], dtype=object)
+    pd.DataFrame({"file": ["a.npy", "b.npy", "c.npy"], "bands": lists}).to_parquet(tmp_path / "c.parquet")
+    assert as_text(read_catalog(tmp_path / "c.parquet")["bands"]).tolist() == ["['g' 'r']", "", "[]"]
+
+
 @pytest.mark.parametrize("row", ["-,[h],deg,mag", ",h,deg,AB", "str,hours,degrees,float", "none,hms,(deg),"])
 def test_units_in_a_row_of_their_own(tmp_path, row):
     (tmp_path / "c.csv").write_text(f"file,ra,dec,mag\n{row}\na.npy,10.5,2,20\nb.npy,10.6,2,21\n")

@@ -98,7 +98,7 @@ def is_id(column: str) -> bool:
 
 def to_text(value: Any) -> str:
     """Return a cell as text, "" where it is missing; whole numbers have no point, 'a' and b'a' no quotes."""
-    if value is None or value is pd.NA or value != value:
+    if pd.api.types.is_scalar(value) and pd.isna(value):
         return ""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
