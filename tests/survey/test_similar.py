@@ -10,6 +10,7 @@ from astropy.io import fits
 from sklearn.metrics.pairwise import cosine_similarity
 
 from zwicky.errors import UserError
+from zwicky.survey import index
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.index import INDEX
 from zwicky.survey.score import score
@@ -54,6 +55,17 @@ def test_negative_examples_turn_the_search(clusters):
     assert np.mean(rows % 10 == 0) > 0.9
     rows, _ = similar(clusters, like, clusters.take(np.array([0, 20, 40, 60, 80])), count=100)
     assert np.mean(rows % 20 == 10) > 0.9
+
+
+def test_an_index_is_asked_for_as_many_as_are_wanted(clusters, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(index, "CANDIDATES", 20)
+    monkeypatch.setattr(index, "is_available", lambda: True)
+    monkeypatch.setattr(index, "candidates", lambda *args: np.arange(min(args[-1], 70)))
+    scores, out = clusters.tables[0].parent, tmp_path / "n.csv"
+    assert write_similar(scores, ["o30"], [], out, count=60, index_above=0) == 60
+    assert capsys.readouterr().err == ""
+    assert write_similar(scores, ["o30"], [], out, count=80, index_above=0) == len(pd.read_csv(out)) == 70
+    assert capsys.readouterr().err == "note: 70 cutouts were found, fewer than the 80 asked for\n"
 
 
 @pytest.mark.slow

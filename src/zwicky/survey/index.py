@@ -15,7 +15,7 @@ import numpy as np
 from zwicky.io import replacing
 
 INDEX = "similar.faiss"  # in the folder of the scores
-CANDIDATES = 10_000  # nearest by the index, which are ranked exactly
+CANDIDATES = 10_000  # nearest by the index, or as many as are asked for, which are ranked exactly
 BLOCK = 16_384  # rows standardised at a time
 
 
@@ -25,7 +25,7 @@ def is_available() -> bool:
 
 
 def candidates(
-    folder: Path, files: Sequence[Path], mean: np.ndarray, std: np.ndarray, weights: np.ndarray, count: int = CANDIDATES
+    folder: Path, files: Sequence[Path], mean: np.ndarray, std: np.ndarray, weights: np.ndarray, count: int
 ) -> np.ndarray:
     """Return the rows x, standardised, with about the largest x·w / |x|, in order of their numbers.
 

@@ -149,7 +149,7 @@ def similar(
         positives: features of positive examples [P, D].
         negatives: features of negative examples [M, D].
         count: number of rows to return.
-        index_above: number of rows beyond which an index finds 10,000 candidates, which are ranked exactly.
+        index_above: number of rows beyond which an index finds 10,000 candidates or `count`, which are ranked exactly.
 
     Returns:
         (rows, similarity): of the most similar, best first.
@@ -174,7 +174,7 @@ def similar(
     blocks: Iterable[tuple[np.ndarray, np.ndarray]]
     if len(features) > index_above and index.is_available():
         folder, files = features.tables[0].parent, [_features_of(table) for table in features.tables]
-        found = index.candidates(folder, files, mean, std, weights)
+        found = index.candidates(folder, files, mean, std, weights, max(index.CANDIDATES, count))
         blocks = [(found, features.take(found))]
     else:
         blocks = ((np.arange(first, first + len(block)), block) for first, block in features.blocks())
@@ -238,6 +238,8 @@ def write_similar(
     if len(features) > index_above and not index.is_available():
         print("note: pip install 'zwicky[search]' adds an index, which spares reading all features", file=sys.stderr)
     rows, values = similar(features, positives, negatives, count, index_above)
+    if len(rows) < count:
+        print(f"note: {len(rows)} cutouts were found, fewer than the {count} asked for", file=sys.stderr)
     table = features.table(rows, ("id", "file", "ra", "dec", "score"))
     table.insert(0, "similarity", values)
     table.insert(0, "rank", np.arange(1, len(rows) + 1))
