@@ -235,5 +235,8 @@ def test_negatives_are_matched_in_the_field():
     assert negatives["id"].is_unique
     assert np.abs(negatives["mag"] - np.repeat([18.0, 21.0], 3)).max() < 1
     assert np.abs(negatives["ra"] - np.repeat([10.0, 200.0], 3)).max() < 0.5
+    table = add_negatives(lenses.assign(gr=[np.nan, 0.4]), pool, ("mag", "gr"), 3)
+    assert np.abs(table["ra"][2:] - 200).max() < 0.5  # nothing is alike to the first lens
+    assert len(table) == 2 + 3
     with pytest.raises(UserError, match="--match"):
         add_negatives(lenses, pool, ("size",), 1)

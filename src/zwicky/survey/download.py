@@ -217,7 +217,8 @@ def add_negatives(lenses: pd.DataFrame, pool: pd.DataFrame, match: Sequence[str]
     """Add to the lenses negatives from a pool, alike in the columns `match` (magnitudes, colours) and near on the sky.
 
     For one lens after the other the closest unused galaxies of its field (FIELD) are taken, by the Euclidean distance
-    of the columns in units of the pool's standard deviation; galaxies within EXCLUDED of any lens are left out.
+    of the columns in units of the pool's standard deviation; galaxies within EXCLUDED of any lens are left out. A lens
+    that lacks a value of these columns has no negatives.
 
     Returns:
         The table with a column `label`, lens or nonlens.
@@ -233,7 +234,8 @@ def add_negatives(lenses: pd.DataFrame, pool: pd.DataFrame, match: Sequence[str]
     for row in range(len(lenses)):
         near = np.flatnonzero(free & (sky[0][row].separation(sky[1]) < FIELD * units.deg))
         distance = (((values[1][near] - values[0][row]) / scale) ** 2).sum(1)
-        closest = near[np.argsort(distance, kind="stable")[:per_lens]]
+        is_known = np.isfinite(distance)  # nothing is alike to a lens that lacks a value
+        closest = near[is_known][np.argsort(distance[is_known], kind="stable")[:per_lens]]
         free[closest] = False
         chosen += closest.tolist()
     negatives = pool.iloc[chosen].assign(label="nonlens")
