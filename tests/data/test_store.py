@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from zwicky.data import store as store_module
 from zwicky.data.cutouts import Cutouts, make_cutouts, make_table, pixel_hash
 from zwicky.data.labels import Labels, read_labels, write_labels
-from zwicky.data.store import StoreWriter, open_store, write_store
+from zwicky.data.store import StoreWriter, open_store, read_rows, write_store
 from zwicky.errors import UserError
 
 DTYPES = ["uint8", "uint16", "float16", "float32"]
@@ -57,6 +57,13 @@ def test_round_trip_keeps_every_bit(images, step, shard_bytes):
         assert back.images[:].tobytes() == images.tobytes()
     assert list(back.ids) == [f"id{row}" for row in range(len(images))]
     assert back.column("pixel_hash").tolist() == [pixel_hash(image) for image in images]
+
+
+def test_some_rows_and_columns_of_the_table(tmp_path):
+    path = write(tmp_path / "s", ramp(7), ra=list(range(7)))
+    assert read_rows(path, 2, 5, ["id", "ra"]).to_dict("list") == {"id": ["id2", "id3", "id4"], "ra": [2.0, 3.0, 4.0]}
+    empty = read_rows(write(tmp_path / "empty", ramp(0)), 0, 0, ["id", "ra"])
+    assert (len(empty), list(empty), empty["ra"].dtype) == (0, ["id", "ra"], np.float64)
 
 
 def test_columns_come_back_with_their_types(tmp_path):

@@ -215,8 +215,8 @@ def open_images(path: Path) -> ShardedImages:
 
 def read_rows(path: Path, first: int, last: int, columns: Sequence[str]) -> pd.DataFrame:
     """Read some rows and columns of the table of a store, in memory independent of its length."""
-    tables, start = [], 0
     with pq.ParquetFile(path / OBJECTS) as file:
+        tables, start = [file.schema_arrow.empty_table().select(list(columns))], 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
             if start < last and stop > first:
