@@ -9,7 +9,7 @@ from zwicky.data.cutouts import make_table
 from zwicky.data.ingest import ingest
 from zwicky.data.labels import Labels, read_labels, write_labels
 from zwicky.data.store import StoreWriter, open_store
-from zwicky.data.write import write_folder
+from zwicky.data.write import unique_names, write_folder
 from zwicky.errors import UserError
 
 IDS = ["lens/a.png", "lens_a.png", "LENS_a.png", "12", "J1000+02", "ü", "///"]
@@ -62,6 +62,10 @@ def test_the_forms_are_what_others_read(tmp_path, store):
     with h5py.File(tmp_path / "h" / "cutouts.hdf5") as file:
         np.testing.assert_array_equal(file["images"][:], cutouts.images)
         assert list(file["images"].attrs["bands"]) == list(cutouts.bands)
+
+
+def test_names_of_files_differ():
+    assert unique_names(["a_b", "a_b", "a_b_1", "A_B", "a_b_"]) == ["a_b", "a_b_", "a_b_1", "A_B__", "a_b___"]
 
 
 def test_mistakes_are_one_line(tmp_path, store):

@@ -133,7 +133,7 @@ def test_a_service_that_misbehaves_in_fourteen_ways(service, config, tmp_path):
 
 def test_an_interrupted_download_goes_on(service, config, tmp_path, monkeypatch):
     table, out, written = catalogue(tmp_path / "c.csv", [0, 11, 12, 13]), tmp_path / "out", []
-    write = download._write
+    write = download.write_cutout
 
     def interrupted(path, *arguments):
         if len(written) == 2:
@@ -141,7 +141,7 @@ def test_an_interrupted_download_goes_on(service, config, tmp_path, monkeypatch)
         written.append(write(path, *arguments))
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "_write", interrupted)
+        patch.setattr(download, "write_cutout", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cutouts(table, out, config, quiet=True, pause=0)
     assert not list(out.glob(".*.tmp"))
@@ -196,6 +196,15 @@ def test_rows_without_a_position_are_listed(service, config, tmp_path):
     rows.assign(ra=np.nan).to_csv(table, index=False)
     with pytest.raises(UserError, match=r"no row of .* has a position"):
         cutouts(table, tmp_path / "none", config, quiet=True, pause=0)
+
+
+def test_ids_that_differ_in_signs_have_files_of_their_own(service, config, tmp_path):
+    table, out = catalogue(tmp_path / "c.csv", [0, 11, 12, 13]), tmp_path / "out"
+    pd.read_csv(table).assign(id=["a b", "a/b", "a_b_1", "A b"]).to_csv(table, index=False)
+    assert "4 of 4 cutouts" in cutouts(table, out, config, quiet=True, pause=0)
+    written = pd.read_csv(out / "catalog.csv")
+    assert written["file"].tolist() == ["a_b.fits", "a_b_.fits", "a_b_1.fits", "A_b__.fits"]
+    assert [fits.getval(out / file, "RA") for file in written["file"]] == [0.5, 11.5, 12.5, 13.5]
 
 
 def test_a_file_is_no_folder_to_write(service, config, tmp_path):

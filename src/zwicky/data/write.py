@@ -1,8 +1,9 @@
 """Export a store in formats that other programs read: DeepLense's class folders, FITS files, HDF5."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -49,27 +50,42 @@ def _write_deeplense(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> Non
 
 
 def _write_fits(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> None:
+    files = _write_catalog(table, [_safe(name) for name in cutouts.ids], ".fits", folder)
+    facts = table[["ra", "dec", "pixel_scale", "survey"]].itertuples(index=False, name=None)
+    for row, (file, values) in enumerate(zip(files, facts, strict=True)):
+        write_cutout(folder / file, cutouts.images[row], cutouts.bands, *values)
+
+
+def write_cutout(
+    path: Path, image: np.ndarray, bands: Sequence[str], ra: float, dec: float, pixel_scale: float, survey: str
+) -> None:
+    """Write an image [bands, H, W] as FITS with BAND0, BAND1, …, RA, DEC, PIXSCALE and SURVEY, but those unknown.
+
+    `ra` and `dec` are in degrees, `pixel_scale` in arcsec.
+    """
     from astropy.io import fits
 
-    keywords = {"RA": "ra", "DEC": "dec", "PIXSCALE": "pixel_scale", "SURVEY": "survey"}
-    bands = {f"BAND{number}": band for number, band in enumerate(cutouts.bands)}
-    for row, file in enumerate(_write_catalog(table, [_safe(name) for name in cutouts.ids], ".fits", folder)):
-        values = {key: table[name].iat[row] for key, name in keywords.items()}
-        cards = {key: value for key, value in values.items() if not pd.isna(value)}
-        fits.PrimaryHDU(cutouts.images[row], fits.Header(bands | cards)).writeto(folder / file)
+    cards: dict[str, Any] = {f"BAND{number}": band for number, band in enumerate(bands)}
+    facts = {"RA": ra, "DEC": dec, "PIXSCALE": pixel_scale, "SURVEY": survey}
+    cards |= {key: value for key, value in facts.items() if not pd.isna(value)}
+    fits.PrimaryHDU(image, fits.Header(cards)).writeto(path, overwrite=True)
 
 
 def _write_catalog(table: pd.DataFrame, names: list[str], suffix: str, folder: Path) -> list[str]:
-    """Write `catalog.csv` and return the file names: unique, also where A and a are one name."""
-    taken: set[str] = set()
-    files = []
+    """Write `catalog.csv` and return the file names."""
+    files = [name + suffix for name in unique_names(names)]
+    table.assign(file=files)[["file", *table]].to_csv(folder / "catalog.csv", index=False)
+    return files
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Return names of files that differ, also where A and a are one name, by "_" after those that are taken."""
+    taken: dict[str, str] = {}
     for name in names:
         while name.lower() in taken:
             name += "_"
-        taken.add(name.lower())
-        files.append(name + suffix)
-    table.assign(file=files)[["file", *table]].to_csv(folder / "catalog.csv", index=False)
-    return files
+        taken[name.lower()] = name
+    return list(taken.values())
 
 
 def _safe(text: str) -> str:

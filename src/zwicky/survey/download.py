@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +29,7 @@ from zwicky.data.columns import as_text, find_column, find_position_columns, par
 from zwicky.data.ingest import ingest
 from zwicky.data.labels import read_labels
 from zwicky.data.store import open_store
+from zwicky.data.write import unique_names, write_cutout
 from zwicky.errors import UserError
 from zwicky.io import read_json, replacing, write_json, write_set_aside, write_table
 from zwicky.progress import StepProgress
@@ -145,16 +145,19 @@ def cutouts(
     table, unplaced = _objects(catalog)
     if pool is not None:
         table = add_negatives(table, _objects(pool)[0], config.match, config.per_lens)
-    aside, files = out / "set_aside.csv", _file_names(table["id"])
+    names = unique_names(re.sub(r"[^\w.+-]+", "_", identifier) for identifier in table["id"])
+    aside, files = out / "set_aside.csv", [f"{name}.fits" for name in names]
     refused = _resume(out, dict(zip(files, table[["ra", "dec"]].to_numpy().tolist(), strict=True)), config)
-    downloader = Downloader(config, pause)
+    downloader, survey = Downloader(config, pause), config.layer or config.service
     done = [(out / file).exists() or file in refused for file in files]
     with StepProgress("cutouts", len(files), sum(done), 1, quiet, "object") as progress:
         for file, is_done, row in zip(files, done, table.itertuples(index=False), strict=True):
             if is_done:
                 continue
             try:
-                _write(out / file, downloader.fetch(row.ra, row.dec), row, config)
+                image = downloader.fetch(row.ra, row.dec)
+                with replacing(out / file) as temporary:
+                    write_cutout(temporary, image, config.bands, row.ra, row.dec, config.pixel_scale, survey)
             except (_Refused, OSError) as error:
                 refused[file] = str(error)
                 write_set_aside(aside, [*unplaced, *refused.items()])
@@ -240,19 +243,3 @@ def add_negatives(lenses: pd.DataFrame, pool: pd.DataFrame, match: Sequence[str]
         chosen += closest.tolist()
     negatives = pool.iloc[chosen].assign(label="nonlens")
     return pd.concat([lenses.assign(label="lens"), negatives], ignore_index=True, join="inner")
-
-
-def _file_names(ids: pd.Series) -> list[str]:
-    names = [re.sub(r"[^\w.+-]+", "_", name) for name in ids]
-    repeated = pd.Series(names).str.lower().duplicated()
-    return [
-        f"{name}{f'_{row}' if again else ''}.fits"
-        for row, (name, again) in enumerate(zip(names, repeated, strict=True))
-    ]
-
-
-def _write(path: Path, image: np.ndarray, row: Any, config: CutoutsConfig) -> None:
-    cards: dict[str, Any] = {f"BAND{number}": band for number, band in enumerate(config.bands)}
-    cards |= {"RA": row.ra, "DEC": row.dec, "PIXSCALE": config.pixel_scale, "SURVEY": config.layer or config.service}
-    with replacing(path) as temporary:
-        fits.PrimaryHDU(image, fits.Header(cards)).writeto(temporary, overwrite=True)
