@@ -319,6 +319,14 @@ def parse_positions(table: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarr
     return a, d, int((filled & ~is_known).sum())
 
 
+def positions_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return right ascension and declination in degrees, NaN where unknown, also where no column is of positions."""
+    if names := find_position_columns(list(table)):
+        ra, dec, _ = parse_positions(table, names)
+        return ra, dec
+    return np.full(len(table), np.nan), np.full(len(table), np.nan)
+
+
 def is_galactic(name: str) -> bool:
     """Return whether a column of longitudes is galactic by its name."""
     return "glon" in name.lower() or plain_name(_UNIT.sub("", name.lower())) in _GALACTIC

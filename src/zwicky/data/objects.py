@@ -210,12 +210,7 @@ def _match(
 
 def _match_positions(table: pd.DataFrame, from_files: pd.DataFrame) -> np.ndarray:
     """Return the row of a catalogue within 1″ of each image, -1 where there is none."""
-
-    def positions(columns: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        names, unknown = meanings.find_position_columns(list(columns)), np.full(len(columns), np.nan)
-        return meanings.parse_positions(columns, names)[:2] if names else (unknown, unknown)
-
-    return nearest_position(*positions(from_files), *positions(table))
+    return nearest_position(*meanings.positions_of(from_files), *meanings.positions_of(table))
 
 
 def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.DataFrame:

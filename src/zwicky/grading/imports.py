@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from zwicky.data.catalog import FileFinder, read_catalog
-from zwicky.data.columns import as_text, find_position_columns, parse_positions, usual_columns
+from zwicky.data.columns import as_text, positions_of, usual_columns
 from zwicky.errors import UserError
 from zwicky.grading.database import COLUMNS, read_judgements
 
@@ -81,8 +81,7 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
         rows[name] = pd.to_numeric(table[columns[name]], errors="coerce") if name in columns else None
     for name in ("view", "stratum"):
         rows[name] = as_text(table[columns[name]]) if name in columns else ""
-    if position := find_position_columns(names):
-        rows["ra"], rows["dec"], _ = parse_positions(table, position)
+    rows["ra"], rows["dec"] = positions_of(table)
     rows["subclass"] = rows["subclass"].where(~rows["subclass"].str.lower().isin(UNGRADED), "")
     return rows
 

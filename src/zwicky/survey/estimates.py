@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scipy.stats import beta
 
 from zwicky.data.catalog import read_catalog
-from zwicky.data.columns import as_text, find_column, find_position_columns, parse_positions
+from zwicky.data.columns import as_text, find_column, find_position_columns, positions_of
 from zwicky.data.duplicates import nearest_position
 from zwicky.data.labels import GRADES, LENS_GRADE
 from zwicky.data.splits import RANDOM_STRATUM
@@ -128,11 +128,11 @@ def _mean_grades(path: Path) -> pd.Series:
 def known_scores(scores: Path, known: Path) -> np.ndarray:
     """Return the scores of the cutouts that are known lenses, by id or within 1″, each lens once."""
     table = read_catalog(known)
-    ids, pair = find_column(list(table), "id"), find_position_columns(list(table))
-    if not ids and not pair:
+    ids = find_column(list(table), "id")
+    if not ids and not find_position_columns(list(table)):
         raise UserError(f"{known} has neither ids nor positions; name its columns id, or ra and dec")
-    best, unknown = np.full(len(table), np.nan), np.full(len(table), np.nan)
-    ra, dec, _ = parse_positions(table, pair) if pair else (unknown, unknown, 0)
+    best = np.full(len(table), np.nan)
+    ra, dec = positions_of(table)
     for path in sorted(scores.glob("part-*.parquet")):
         part = pq.read_table(path, columns=["id", "ra", "dec", "score"]).to_pandas()
         score_of = part.drop_duplicates("id").set_index("id")["score"]

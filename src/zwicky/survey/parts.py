@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from zwicky.data.columns import as_text, find_column, find_position_columns, is_id, parse_positions
+from zwicky.data.columns import as_text, find_column, is_id, positions_of
 from zwicky.data.cutouts import batches
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat
 from zwicky.data.ingest import choose_store_format
@@ -232,9 +232,7 @@ def _table(facts: list[dict[str, Any]]) -> pd.DataFrame:
     if (identifier := find_column(names, "id")) and is_id(identifier):
         ids = as_text(columns[identifier])
         table["id"] = ids.where(ids != "", table["file"])
-    table["ra"], table["dec"] = (np.full(len(table), np.nan) for _ in range(2))
-    if pair := find_position_columns(names):
-        table["ra"], table["dec"], _ = parse_positions(columns, pair)
+    table["ra"], table["dec"] = positions_of(columns)
     table["pixel_scale"] = np.nan
     if scale := find_column(names, "pixel_scale"):
         first = columns[scale].map(lambda value: value[0] if isinstance(value, tuple) and value else value)
