@@ -25,6 +25,7 @@ from zwicky import backbones, provenance, recipes
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.augment.views import Target
 from zwicky.backbones import SHIPPED, BackboneConfig
+from zwicky.data.bands import unnamed_bands
 from zwicky.data.columns import sentinels
 from zwicky.data.cutouts import Cutouts, Images, LazyImages, as_pixels, make_cutouts
 from zwicky.data.duplicates import find_groups
@@ -106,13 +107,13 @@ class _LensEstimator(BaseEstimator):
                 images = as_pixels(images, self.image_shape_[0] if ndim == 3 and not fitting else None)
             if not len(images):
                 raise InputError(f"there are no images in {list(images.shape)}; give numbers [N, bands, H, W]")
-            images = make_cutouts(images, _unnamed(images.shape[1]))
+            images = make_cutouts(images, unnamed_bands(images.shape[1]))
             if images.images.dtype.kind == "f" and not np.isfinite(images.images).any(axis=(1, 2, 3)).all():
                 raise InputError("an image has no valid pixel; leave it out")
         shape = images.images.shape[1:]
         if not fitting and shape != self.image_shape_:
             raise InputError(f"fitted to images {self.image_shape_}, given {shape}; give images of that shape")
-        if not fitting and _unnamed(shape[0]) not in (images.bands, self.network_.bands):
+        if not fitting and unnamed_bands(shape[0]) not in (images.bands, self.network_.bands):
             self.network_.check(images)
         return images
 
@@ -151,9 +152,9 @@ class _LensEstimator(BaseEstimator):
         count = len(cutouts.bands)
         if len(network.bands) != count:
             raise InputError(f"pretrained on {len(network.bands)} bands, given {count}; give the same bands")
-        if cutouts.bands == _unnamed(count):
+        if cutouts.bands == unnamed_bands(count):
             cutouts = replace(cutouts, bands=network.bands)
-        if network.bands != _unnamed(count):
+        if network.bands != unnamed_bands(count):
             network.check(cutouts)
         return replace(network, bands=cutouts.bands), cutouts
 
@@ -375,8 +376,3 @@ def _largest_size(backbone: BackboneConfig, bands: int, most: int) -> int:
         except UserError as error:
             problem = problem or error
     raise problem or InputError(f"images of {most} px are too small")
-
-
-def _unnamed(count: int) -> tuple[str, ...]:
-    """Names of the bands of an array."""
-    return tuple(f"band{number}" for number in range(1, count + 1))

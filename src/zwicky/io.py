@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "network.safetensors"  # of a run
 NETWORK = "network.json"  # its description, see `training.network`
+STORE = "store.json"  # the description of a store, see `data.store`
 
 
 def temporary_path(path: Path) -> Path:
@@ -118,6 +119,11 @@ def file_digest(path: Path) -> str:
     """Return a 128-bit hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def is_store(path: Path | str) -> bool:
+    """Return whether a path is a store."""
+    return (Path(path) / STORE).is_file()
 
 
 def weights_file(source: Path | str) -> Path:

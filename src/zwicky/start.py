@@ -18,7 +18,7 @@ from zwicky.data.ingest import ingest
 from zwicky.data.labels import Labels
 from zwicky.data.source import files_digest, scan_folder
 from zwicky.data.splits import DEFAULT, Split
-from zwicky.data.store import DESCRIPTION, store_digest
+from zwicky.data.store import store_digest
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import make_arms
 from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
@@ -26,7 +26,7 @@ from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import components, explore
 from zwicky.evaluation.label_draws import make_label_draws
-from zwicky.io import file_digest, read_json, write_array, write_json, write_table
+from zwicky.io import file_digest, is_store, read_json, write_array, write_json, write_table
 from zwicky.report.explore import write_explore_page
 from zwicky.report.page import write_report
 from zwicky.simulate.stream import Data, open_data
@@ -74,7 +74,7 @@ def start(
     began, run = time.monotonic(), out / "run"
     if configure({}).targets:
         raise UserError("targets: start learns classes; numbers are learned by `zwicky benchmark start --targets …`")
-    store = source if (source / DESCRIPTION).exists() else out / "store"
+    store = source if is_store(source) else out / "store"
     _check_data(out, source, catalog, options or IngestConfig())
     if store != source and not store.exists():
         _say(ingest(source, store, catalog, options).text())
@@ -114,7 +114,7 @@ def _check_data(out: Path, source: Path, catalog: Path | None, options: IngestCo
 
 def _data_digest(out: Path, source: Path) -> str:
     """Return a hash of the store, or of the images and tables that ingest finds; "" if there are none."""
-    if (source / DESCRIPTION).exists() or not source.exists():
+    if is_store(source) or not source.exists():
         return store_digest(source) if source.exists() else ""
     files, others = scan_folder(source)
     tables = [name for name, reason in others if reason == "not an image" and is_catalog_name(name)]

@@ -23,6 +23,7 @@ from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.grading.config import SessionConfig
+from zwicky.io import is_store
 from zwicky.survey.config import CutoutsConfig, ScoreConfig
 from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.distributed import rank
@@ -175,7 +176,6 @@ def _fitting(views: ViewsConfig, data: Data, quiet: bool = False) -> ViewsConfig
 def _evaluate(args: Namespace) -> None:
     """Evaluate a network on test objects."""
     from zwicky.data.ingest import ingest
-    from zwicky.data.store import DESCRIPTION
     from zwicky.evaluation.evaluate import evaluate, evaluation_text
     from zwicky.simulate.stream import SIMULATION, open_data
     from zwicky.training.network import load_network
@@ -192,7 +192,7 @@ def _evaluate(args: Namespace) -> None:
     columns = columns_of(network.targets)
     with tempfile.TemporaryDirectory() as temporary:
         store = args.data
-        if not str(store).startswith(SIMULATION) and store.exists() and not (store / DESCRIPTION).exists():
+        if not str(store).startswith(SIMULATION) and store.exists() and not is_store(store):
             store = Path(temporary) / "store"
             print(ingest(args.data, store, args.catalog, IngestConfig(network.bands)).text(), file=sys.stderr)
         data, runs = open_data(store), [args.run]

@@ -52,6 +52,11 @@ def parse_bands(values: Any) -> tuple[str, ...]:
     return tuple(parts[0] if len(parts) == 1 and re.fullmatch("[ugrizyUGRIZYBVJHK]+", parts[0]) else parts)
 
 
+def unnamed_bands(count: int) -> tuple[str, ...]:
+    """Return names for `count` bands that have none: band1, band2 and so on."""
+    return tuple(f"band{number}" for number in range(1, count + 1))
+
+
 def wavelength_rank(band: str) -> float | None:
     """Return a number that grows with the wavelength of a band, None where the name does not tell it."""
     if numbered := re.search(r"[Ff](\d{3,4})", band):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from zwicky.errors import UserError
-from zwicky.io import read_json, write_table
+from zwicky.io import STORE, is_store, read_json, write_table
 
 LABELS = "labels.csv"
 
@@ -79,13 +79,13 @@ def write_labels(store: Path | str, labels: Labels) -> None:
 
 def read_labels(store: Path | str) -> Labels:
     """Read the labels of a store; without `labels.csv` there are none."""
-    path, description = Path(store) / LABELS, Path(store) / "store.json"
+    path = Path(store) / LABELS
     if not path.exists():
         return Labels({})
     table = read_table(path, ("id", "label"))
     table = table[table["label"] != ""]
     source, time = (table[name].iloc[0] if name in table and len(table) else "" for name in ("source", "time"))
-    metadata = read_json(description)["metadata"] if description.exists() else {}
+    metadata = read_json(Path(store) / STORE)["metadata"] if is_store(store) else {}
     values = dict(zip(table["id"], table["label"], strict=True))
     return Labels(values, source, time, metadata.get("positive", ""))
 

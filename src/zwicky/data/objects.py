@@ -19,9 +19,10 @@ from zwicky.data.duplicates import nearest_position
 from zwicky.data.image_format import IngestConfig
 from zwicky.data.labels import Labels
 from zwicky.data.readers import Unreadable, format_of
-from zwicky.data.source import STORE, Source, read_folders, read_index, split_role
+from zwicky.data.source import Source, read_folders, read_index, split_role
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
+from zwicky.io import STORE
 
 _PER_BAND = ["bands_present", "psf_fwhm", "noise"]
 _STANDARD = ("id", "label", "ra", "dec", "split", "pixel_scale", "survey")

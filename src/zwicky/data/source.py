@@ -21,8 +21,8 @@ from zwicky.data.labels import is_usual_class
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
 from zwicky.data.readers.numpy import SafeUnpickler, is_archive
 from zwicky.data.store import OBJECTS
+from zwicky.io import STORE, is_store
 
-STORE = "store.json"
 MANY = (".hdf5", ".h5", ".hdf", ".npz", ".parquet", ".pq", STORE)
 LARGE = 2**26  # bytes; larger files, and those of many images, are read in pieces
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # that shutil unpacks
@@ -154,7 +154,7 @@ def scan_folder(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
         if (status.st_dev, status.st_ino) in visited:
             raise OSError(0, "it was already read under another name (a link)")
         visited.add((status.st_dev, status.st_ino))
-        if (path / STORE).is_file():  # a store of ours, which is read as one
+        if is_store(path):  # a store of ours, which is read as one
             files.append(prefix + STORE)
             return
         for entry in sorted(os.scandir(path), key=lambda entry: os.fsencode(entry.name)):

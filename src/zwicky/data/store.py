@@ -33,11 +33,11 @@ from zwicky.data.cutouts import (
 )
 from zwicky.data.labels import Labels, write_labels
 from zwicky.errors import UserError
-from zwicky.io import file_digest, read_json, replacing_directory, write_json
+from zwicky.io import STORE, file_digest, is_store, read_json, replacing_directory, write_json
 
 SCHEMA_VERSION = 1
 SHARD_BYTES = 10**9
-OBJECTS, DESCRIPTION = "objects.parquet", "store.json"
+OBJECTS = "objects.parquet"
 BATCH = 1024  # images written at a time
 
 
@@ -153,7 +153,7 @@ class StoreWriter:
             "truth": list(self.truth),
             "metadata": self.metadata,
         }
-        write_json(self.folder / DESCRIPTION, description)
+        write_json(self.folder / STORE, description)
 
 
 def write_store(
@@ -183,10 +183,10 @@ def write_store(
 def open_store(path: Path | str) -> Cutouts:
     """Open a store: the table is read, the pixels are memory-mapped; UserError if it is absent or incomplete."""
     path = Path(path)
-    if not (path / DESCRIPTION).is_file():
-        problem = "is no store (it has no store.json)" if path.exists() else "does not exist"
+    if not is_store(path):
+        problem = f"is no store (it has no {STORE})" if path.exists() else "does not exist"
         raise UserError(f"{path} {problem}; make a store with `zwicky ingest` or `zwicky simulate`")
-    description = read_json(path / DESCRIPTION)
+    description = read_json(path / STORE)
     if (version := description.get("schema_version")) != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; write the store again")
     try:

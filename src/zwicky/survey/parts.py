@@ -11,15 +11,16 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from zwicky.data.bands import unnamed_bands
 from zwicky.data.columns import as_text, find_column, is_id, positions_of
 from zwicky.data.cutouts import batches
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat
 from zwicky.data.ingest import choose_store_format
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, spans
-from zwicky.data.source import STORE, Source, Unit, files_digest
+from zwicky.data.source import Source, Unit, files_digest
 from zwicky.data.store import open_images, open_store, read_rows, store_digest
 from zwicky.errors import UserError
-from zwicky.io import read_json
+from zwicky.io import STORE, is_store, read_json
 from zwicky.survey.config import ScoreConfig
 from zwicky.training.network import Network
 
@@ -75,7 +76,7 @@ class SurveyData:
         UserError if there are none, or they do not fit the network.
         """
         path = Path(path)
-        if (path / STORE).is_file():
+        if is_store(path):
             store = read_json(path / STORE)
             network.check_bands(tuple(store["bands"]))
             form = StoreFormat(network.bands, (), tuple(store["size"]), store["dtype"])
@@ -177,7 +178,7 @@ def read_images(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], tupl
 
     UserError if the survey lacks one of them.
     """
-    if (path / STORE).is_file():
+    if is_store(path):
         cutouts = open_store(path)
         return list(cutouts.images[cutouts.rows_of(table["id"].to_numpy(object))]), cutouts.bands
     source, images, bands = Source.open(path, ReadOptions()), [], tuple[str, ...]()
@@ -191,7 +192,7 @@ def read_images(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], tupl
         if isinstance(record, Unreadable):
             raise UserError(f"{path}: {file} {record}")
         images.append(record.image)
-        bands = record.bands or tuple(f"band{number}" for number in range(1, len(record.image) + 1))
+        bands = record.bands or unnamed_bands(len(record.image))
     return images, bands
 
 

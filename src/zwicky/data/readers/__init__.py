@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from zwicky.io import STORE
+
 FEW = 6  # an axis this short is that of the bands
 MANY = 64  # a longer one is not
 GRAY, RGB = ("gray",), ("R", "G", "B")  # the bands of pictures
@@ -19,7 +21,7 @@ _READERS: dict[tuple[str, ...], str] = {
     tuple(".fits .fit .fts .fits.gz .fit.gz .fits.bz2 .fits.fz .fz".split()): "fits:read_fits",
     (".hdf5", ".h5", ".hdf"): "numpy:read_hdf5",
     (".parquet", ".pq"): "parquet:read_parquet",
-    ("store.json",): "numpy:read_store",
+    (STORE,): "numpy:read_store",
 }
 
 
