@@ -215,7 +215,7 @@ class LensClassifier(ClassifierMixin, _LensEstimator):
             if not isinstance(X, str | Path):
                 raise InputError("LensClassifier requires y to be passed, but the target y is None")
             labels = open_data(X).labels.of(cutouts.ids)
-            known = np.flatnonzero([label is not None for label in labels])
+            known = np.flatnonzero(pd.notna(labels))
             cutouts, labels = cutouts.take(known), labels[known].astype(str)
         labels = column_or_1d(labels, warn=True)
         if len(labels) != len(cutouts) or any(label is None or label != label for label in labels.tolist()):

@@ -177,7 +177,7 @@ def rank(run: Path, config: BenchmarkConfig, data: Data) -> dict[str, Any]:
         labelled = Training.of(network.features(cutouts.images[used]))
         ranked["distance"] = labelled.distance(network.features(cutouts.take(free).images)).round(3)
     known = labels.of(ranked["id"].to_numpy(object))
-    if any(label is not None for label in known):
+    if pd.notna(known).any():
         ranked["label"] = known
     ranked = ranked.sort_values("probability", ascending=False, kind="stable")
     write_table(run / "ranked.csv", ranked.round({"probability": 6}))
@@ -217,7 +217,7 @@ def map_cutouts(
     if len(labels.classes) > 1:
         task = Task.classification(cutouts, labels)
         score = LinearProbe.fit(features[task.known], task.truth[task.known], task).predict(features)[:, -1]
-        table["score"] = np.where([label is None for label in known], score, np.nan)
+        table["score"] = np.where(pd.isna(known), score, np.nan)
         write_table(out / "ranked.csv", table.dropna(subset="score").sort_values("score", ascending=False))
         sentences += [f"The {len(labels.values)} labels order the others by a linear probe, to look at first."]
     facts = {"Objects": len(cutouts), "Size": " × ".join(map(str, cutouts.size)), "Bands": ", ".join(cutouts.bands)}
@@ -239,14 +239,7 @@ def _few_sentence(labels: Labels) -> str:
 def _identity(cutouts: Cutouts, rows: np.ndarray) -> pd.DataFrame:
     """The id, file and position of these objects."""
     table = cutouts.table.iloc[rows].reset_index(drop=True)
-    return pd.DataFrame(
-        {
-            "id": table["id"],
-            "file": table["file"] if "file" in table else table["id"],
-            "ra": table["ra"],
-            "dec": table["dec"],
-        }
-    )
+    return table.assign(file=table.get("file", table["id"])).reindex(columns=["id", "file", "ra", "dec"])
 
 
 def _say(text: str) -> None:

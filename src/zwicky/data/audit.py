@@ -45,7 +45,7 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
     `properties[column]` is the same for the other columns of the table, except truth columns of simulations.
     """
     classes = labels.of(cutouts.ids)
-    labelled = np.array([label is not None for label in classes], dtype=bool)
+    labelled = pd.notna(classes)
     counts = Counter(classes[labelled])
     names = [name for name in labels.classes if name in counts]
     group = find_groups(cutouts)

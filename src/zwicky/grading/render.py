@@ -1,21 +1,16 @@
 """Pictures of cutouts for the page: stretch, limits, colour composite or one band in a colour map."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from astropy.visualization import AsinhStretch, LinearStretch, LogStretch, SqrtStretch
 from PIL import Image
 
 from zwicky.report.figures import to_rgba
 
-# Curves from [0, 1] to [0, 1], with the constants of astropy.visualization.
-STRETCHES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "linear": lambda x: x,
-    "sqrt": np.sqrt,
-    "log": lambda x: np.log1p(1000 * x) / np.log(1001),
-    "asinh": lambda x: np.arcsinh(10 * x) / np.arcsinh(10),
-}
+STRETCHES = {"linear": LinearStretch(), "sqrt": SqrtStretch(), "log": LogStretch(), "asinh": AsinhStretch()}
 COLOURS = ("gray", "gray_r", "viridis", "inferno")  # matplotlib's maps for single bands
 AUTO = "auto"  # the stretch of `to_rgba`: asinh above the sky that keeps colours; 8-bit values as they are
 
