@@ -93,7 +93,7 @@ def start(
     spend_on_benchmark(minutes, config, data, run, other, images, longest=1.0)
     config.size_note = short_of_steps(minutes, config.scratch.train.max_steps, wanted) or config.size_note
     benchmark(config, store, run)
-    rank(run, config, data)
+    rank_unlabelled(run, config, data)
     return write_report(run, data.cutouts, out / "report.html")
 
 
@@ -149,7 +149,7 @@ def usable_split(data: Data) -> Split | None:
     return split if data.labels.classes and enough else None
 
 
-def rank(run: Path, config: BenchmarkConfig, data: Data) -> dict[str, Any]:
+def rank_unlabelled(run: Path, config: BenchmarkConfig, data: Data) -> dict[str, Any]:
     """Write `ranked.csv`: the objects whose labels were neither used nor tested, by the probability of the last class.
 
     The arm is the one with the lowest loss on the selection labels, of the first draw at the most labels; probes and

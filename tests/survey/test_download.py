@@ -20,7 +20,7 @@ from zwicky.data.readers import read_image
 from zwicky.errors import UserError
 from zwicky.survey import download
 from zwicky.survey.config import CutoutsConfig
-from zwicky.survey.download import add_negatives, cutouts
+from zwicky.survey.download import add_negatives, download_cutouts
 
 SIZE = 8
 
@@ -113,7 +113,7 @@ def catalogue(path, kinds):
 def test_a_service_that_misbehaves_in_fourteen_ways(service, config, tmp_path):
     kinds = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 20, 21, 22, 23]
     table, out = catalogue(tmp_path / "c.csv", kinds), tmp_path / "out"
-    text = cutouts(table, out, config, quiet=True, pause=0.001)
+    text = download_cutouts(table, out, config, quiet=True, pause=0.001)
     assert "13 of 17 cutouts" in text
     reasons = pd.read_csv(out / "set_aside.csv").set_index("file")["reason"]
     expected = {"o_20.fits": "404", "o_21.fits": "footprint", "o_22.fits": "footprint", "o_23.fits": "no proper answer"}
@@ -127,7 +127,7 @@ def test_a_service_that_misbehaves_in_fourteen_ways(service, config, tmp_path):
     written = pd.read_csv(out / "catalog.csv")
     assert written["label"].tolist() == ["a", "b"] * 6 + ["a"]
     service.asked.clear()
-    cutouts(table, out, config, quiet=True, pause=0.001)
+    download_cutouts(table, out, config, quiet=True, pause=0.001)
     assert set(service.asked) == {23.5}  # all else is there, or known to be missing
 
 
@@ -143,17 +143,17 @@ def test_an_interrupted_download_goes_on(service, config, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(download, "write_cutout", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            cutouts(table, out, config, quiet=True, pause=0)
+            download_cutouts(table, out, config, quiet=True, pause=0)
     assert not list(out.glob(".*.tmp"))
-    cutouts(table, out, config, quiet=True, pause=0)
+    download_cutouts(table, out, config, quiet=True, pause=0)
     assert service.asked == [0.5, 11.5, 12.5, 12.5, 13.5]
 
 
 def test_cutouts_of_other_positions_or_settings_are_refused(service, config, tmp_path):
     table, out = catalogue(tmp_path / "c.csv", [0, 11, 20]), tmp_path / "out"
-    cutouts(table, out, config, quiet=True, pause=0)
+    download_cutouts(table, out, config, quiet=True, pause=0)
     catalogue(table, [0, 11, 20, 12])  # one more is no other
-    cutouts(table, out, config, quiet=True, pause=0)
+    download_cutouts(table, out, config, quiet=True, pause=0)
     assert service.asked == [0.5, 11.5, 20.5, 12.5]
     catalogue(table, [0, 11, 20])
     for other, name in [
@@ -164,22 +164,22 @@ def test_cutouts_of_other_positions_or_settings_are_refused(service, config, tmp
         (replace(config, pixel_scale=0.1), "pixel_scale"),
     ]:
         with pytest.raises(UserError, match=f"other {name}; choose another --out"):
-            cutouts(table, out, other, quiet=True, pause=0)
+            download_cutouts(table, out, other, quiet=True, pause=0)
     moved = pd.read_csv(table)
     moved.loc[2, "ra"] = 13.5
     moved.to_csv(table, index=False)
-    cutouts(table, out, config, quiet=True, pause=0)  # what was refused elsewhere is asked for again
+    download_cutouts(table, out, config, quiet=True, pause=0)  # what was refused elsewhere is asked for again
     assert read_image(out / "o_20.fits").columns["ra"] == 13.5
     report = ingest(out, tmp_path / "store")
     assert report.read == 4
     assert report.catalog == str(out / "catalog.csv")
     moved.assign(ra=[1.5, 11.5, 13.5]).to_csv(table, index=False)
     with pytest.raises(UserError, match=r"o_0\.fits is not of the position"):
-        cutouts(table, out, config, quiet=True, pause=0)
+        download_cutouts(table, out, config, quiet=True, pause=0)
     assert service.asked == [0.5, 11.5, 20.5, 12.5, 13.5]
     (out / download.RECORD).unlink()
     with pytest.raises(UserError, match=r"o_0\.fits is not of the position"):
-        cutouts(table, out, config, quiet=True, pause=0)
+        download_cutouts(table, out, config, quiet=True, pause=0)
 
 
 def test_rows_without_a_position_are_listed(service, config, tmp_path):
@@ -188,20 +188,20 @@ def test_rows_without_a_position_are_listed(service, config, tmp_path):
     rows.loc[1, "ra"], rows.loc[2, "dec"], rows.loc[2, "id"] = np.nan, np.nan, None
     rows.to_csv(table, index=False)
     for _ in range(2):
-        text = cutouts(table, out, config, quiet=True, pause=0)
+        text = download_cutouts(table, out, config, quiet=True, pause=0)
         assert "2 of 4 cutouts" in text
         assert ", 2 listed" in text
         listed = pd.read_csv(out / "set_aside.csv")
         assert list(listed.itertuples(index=False, name=None)) == [(n, "has no position") for n in ("o 11", "row 3")]
     rows.assign(ra=np.nan).to_csv(table, index=False)
     with pytest.raises(UserError, match=r"no row of .* has a position"):
-        cutouts(table, tmp_path / "none", config, quiet=True, pause=0)
+        download_cutouts(table, tmp_path / "none", config, quiet=True, pause=0)
 
 
 def test_ids_that_differ_in_signs_have_files_of_their_own(service, config, tmp_path):
     table, out = catalogue(tmp_path / "c.csv", [0, 11, 12, 13]), tmp_path / "out"
     pd.read_csv(table).assign(id=["a b", "a/b", "a_b_1", "A b"]).to_csv(table, index=False)
-    assert "4 of 4 cutouts" in cutouts(table, out, config, quiet=True, pause=0)
+    assert "4 of 4 cutouts" in download_cutouts(table, out, config, quiet=True, pause=0)
     written = pd.read_csv(out / "catalog.csv")
     assert written["file"].tolist() == ["a_b.fits", "a_b_.fits", "a_b_1.fits", "A_b__.fits"]
     assert [fits.getval(out / file, "RA") for file in written["file"]] == [0.5, 11.5, 12.5, 13.5]
@@ -210,12 +210,12 @@ def test_ids_that_differ_in_signs_have_files_of_their_own(service, config, tmp_p
 def test_a_file_is_no_folder_to_write(service, config, tmp_path):
     table = catalogue(tmp_path / "c.csv", [0])
     with pytest.raises(UserError, match="cannot write"):
-        cutouts(table, table, config, quiet=True, pause=0)
+        download_cutouts(table, table, config, quiet=True, pause=0)
 
 
 def test_one_band_at_a_time_of_hips2fits(service, config, tmp_path):
     table = catalogue(tmp_path / "c.csv", [11, 12])
-    cutouts(table, tmp_path / "out", replace(config, service="hips2fits"), quiet=True, pause=0)
+    download_cutouts(table, tmp_path / "out", replace(config, service="hips2fits"), quiet=True, pause=0)
     assert service.asked == [11.5] * 3 + [12.5] * 3
     assert read_image(tmp_path / "out" / "o_11.fits").image.shape == (3, SIZE, SIZE)
 

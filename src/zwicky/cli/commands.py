@@ -254,7 +254,7 @@ def _demo(args: Namespace) -> None:
     from zwicky.report.verdict import ranking_sentence, verdict
     from zwicky.simulate.simulation import simulate_store
     from zwicky.simulate.stream import open_data
-    from zwicky.start import rank
+    from zwicky.start import rank_unlabelled
 
     start = time.monotonic()
     settings = recipes.read("demo", args.size)
@@ -270,7 +270,7 @@ def _demo(args: Namespace) -> None:
         other, images = time.monotonic() - start, len(data.cutouts)
         spend_on_benchmark(args.minutes, config, data, run, other, images)
     benchmark(config, store, run)
-    ranking = rank(run, config, data)
+    ranking = rank_unlabelled(run, config, data)
     page = _write_page(run, store)
     results = load_results(run)
     print("\n".join([ranking_sentence(results, ranking["arm"], ranking["labels"]), *verdict(results)[:1]]))
@@ -345,9 +345,9 @@ def _similar(args: Namespace) -> None:
 @_command("CATALOG --out FOLDER [--service legacy|hips2fits] [--bands grz] [--size 101] [options]", arguments.cutouts)
 def _cutouts(args: Namespace) -> None:
     """Fetch cutouts of the objects of a catalogue from a public service."""
-    from zwicky.survey.download import cutouts
+    from zwicky.survey.download import download_cutouts
 
-    print(cutouts(args.catalog, args.out, parsing.settings_of(CutoutsConfig, args), pool=args.pool))
+    print(download_cutouts(args.catalog, args.out, parsing.settings_of(CutoutsConfig, args), pool=args.pool))
 
 
 @_command("RUN [RUN ...] --data DATA --out SCORES [--prevalence P] [--features true] [options]", arguments.score)

@@ -42,7 +42,7 @@ def explain(data: Source, store: StoreFormat, config: IngestConfig, description:
     return bands, about_labels, positions, about_splits
 
 
-def warn(data: Source, objects: pd.DataFrame, store: StoreFormat, description: Description) -> None:
+def add_warnings(data: Source, objects: pd.DataFrame, store: StoreFormat, description: Description) -> None:
     """Add what looks wrong to `data.warnings`."""
     labels, ids = description.labels, description.table["id"]
     if grays := int(objects["_gray"].sum()):

@@ -23,7 +23,7 @@ import pandas as pd
 from zwicky.data import image_format
 from zwicky.data.columns import exact_types
 from zwicky.data.cutouts import pixel_hash
-from zwicky.data.explain import explain, warn
+from zwicky.data.explain import add_warnings, explain
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, check_uniform
 from zwicky.data.labels import write_labels
 from zwicky.data.objects import describe
@@ -145,7 +145,7 @@ def ingest(
         with StoreWriter(out, store.bands, store.size, store.dtype, truth=tuple(sorted(options.truth))) as writer:
             objects = _read_all(data, store, config, pool, writer)
             description = describe(data, objects, config, catalog)
-            warn(data, objects, store, description)
+            add_warnings(data, objects, store, description)
             writer.replace_table(description.table)
             writer.metadata["positive"] = description.labels.positive
             if description.labels.values:

@@ -82,7 +82,7 @@ def read_labels(store: Path | str) -> Labels:
     path = Path(store) / LABELS
     if not path.exists():
         return Labels({})
-    table = read_table(path, ("id", "label"))
+    table = read_text_table(path, ("id", "label"))
     table = table[table["label"] != ""]
     source, time = (table[name].iloc[0] if name in table and len(table) else "" for name in ("source", "time"))
     metadata = read_json(Path(store) / STORE)["metadata"] if is_store(store) else {}
@@ -90,7 +90,7 @@ def read_labels(store: Path | str) -> Labels:
     return Labels(values, source, time, metadata.get("positive", ""))
 
 
-def read_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
+def read_text_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     """Read a CSV of strings ("" where empty); UserError where it cannot be read or lacks a required column."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.duplicates import find_groups
-from zwicky.data.labels import Labels, order_classes, read_table
+from zwicky.data.labels import Labels, order_classes, read_text_table
 from zwicky.errors import UserError
 from zwicky.io import write_table
 from zwicky.rng import numpy_rng
@@ -61,7 +61,7 @@ def write_split(folder: Path | str, split: Split) -> None:
 
 def read_split(path: Path | str) -> Split:
     """Read `NAME.csv`; UserError where it cannot be read, lacks id or role, or has a role that is not in ROLES."""
-    table = read_table(Path(path), ("id", "role")).set_index("id")
+    table = read_text_table(Path(path), ("id", "role")).set_index("id")
     if unknown := sorted(set(table["role"]) - set(ROLES)):
         raise UserError(f"{path}: unknown role {unknown[0]!r}; roles are {', '.join(ROLES)}")
     groups = table["group"][table["group"] != ""].to_dict() if "group" in table else {}

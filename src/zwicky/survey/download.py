@@ -116,7 +116,7 @@ def _read(data: bytes, count: int, size: int) -> np.ndarray:
     return image
 
 
-def cutouts(
+def download_cutouts(
     catalog: Path,
     out: Path,
     config: CutoutsConfig,

@@ -87,7 +87,7 @@ def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) ->
         groups.setdefault(group, {})[short] = array
     groups = {group: members for group, members in groups.items() if any(array.ndim > 1 for array in members.values())}
     for row, (group, members) in enumerate(groups.items()):
-        scalars = {name: to_plain([array[()]]) for name, array in members.items() if not array.ndim}
+        scalars = {name: plain_values([array[()]]) for name, array in members.items() if not array.ndim}
         columns = {"id": group.rpartition("/")[2]} | {name: values[0] for name, values in scalars.items() if values}
         try:
             image = next((array for array in members.values() if array.ndim in (2, 3)), None)
@@ -150,7 +150,7 @@ def _read_part(
     if len(names) > 1:
         common = tuple(map(band_of_column, names))
     if "N" not in axes:
-        scalars = {name: to_plain([array[()]]) for name, array in others.items() if not array.ndim}
+        scalars = {name: plain_values([array[()]]) for name, array in others.items() if not array.ndim}
         yield from to_records(first[()], axes, common, {name: values[0] for name, values in scalars.items() if values})
         return
     count, step = shape[axes.index("N")], max(1, BLOCK_BYTES // (int(np.prod(shape[1:])) * first.dtype.itemsize))
@@ -190,7 +190,7 @@ def _sort_columns(arrays: Arrays, count: int, options: ReadOptions) -> tuple[dic
         rows = slice(options.first, options.last)
         if key in _LABELS and array.ndim == 2 and has_rows:  # one column, or one-hot
             array = array[:, 0] if array.shape[1] == 1 else np.argmax(array[()], axis=1)
-        values = to_plain(array[rows]) if array.ndim == 1 and has_rows else None
+        values = plain_values(array[rows]) if array.ndim == 1 and has_rows else None
         if values is None and array.ndim:
             options.notes.add(f"{name} {list(array.shape)} is no column of plain values and was left out")
         elif values is not None:
@@ -198,7 +198,7 @@ def _sort_columns(arrays: Arrays, count: int, options: ReadOptions) -> tuple[dic
     return columns, per_band
 
 
-def to_plain(array: Any) -> list | None:
+def plain_values(array: Any) -> list | None:
     """Turn a column into int, float, bool, str and None (masked, NaN, empty text); None if it holds other things."""
     mask = np.ma.getmaskarray(array)
     values = np.ma.getdata(array).tolist()

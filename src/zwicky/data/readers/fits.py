@@ -16,7 +16,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from zwicky.data.bands import AUXILIARY, band_of_column, is_band, parse_bands
 from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, to_image, to_records, to_unreadable
-from zwicky.data.readers.arrays import read_arrays, to_plain
+from zwicky.data.readers.arrays import plain_values, read_arrays
 
 MAX_PIXEL_SCALE = 60.0  # arcsec; a header without CDELT means 1 degree
 _SCIENCE = re.compile(r"SCI|SCIENCE|COADD|DATA|IMAGE|IMG", re.IGNORECASE)
@@ -201,7 +201,7 @@ def _columns_beside(hdus: fits.HDUList, images: list[Any], path: Path, options: 
     chosen = fitting if len(fitting) == 1 else []
     _note_tables(hdus, [number for number in tables if number not in chosen], options)
     columns = {name: array for number in chosen for name, array in _read_table(path, number).items()}
-    return {name: values for name, array in columns.items() if array.ndim == 1 and (values := to_plain(array))}
+    return {name: values for name, array in columns.items() if array.ndim == 1 and (values := plain_values(array))}
 
 
 def _note_tables(hdus: fits.HDUList, numbers: list[int], options: ReadOptions) -> None:
