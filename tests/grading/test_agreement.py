@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from zwicky.grading import agreement
+from zwicky.evaluation import bootstrap
 from zwicky.grading.agreement import Reliability, krippendorff_alpha
 from zwicky.rng import numpy_rng
 
@@ -53,7 +53,7 @@ def test_replicates_are_drawn_in_blocks(monkeypatch):
         assert tracemalloc.get_traced_memory()[1] < 100e6  # 1000 replicates of 10,000 objects take 80 MB an array
     finally:
         tracemalloc.stop()
-    monkeypatch.setattr(agreement, "BLOCK", 70_001)
+    monkeypatch.setattr(bootstrap, "BLOCK", 70_001)
     blocks = krippendorff_alpha(grades)
     assert (blocks.low, blocks.high) == pytest.approx((whole.low, whole.high), abs=1e-12)
 

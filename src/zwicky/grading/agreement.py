@@ -6,11 +6,10 @@ from typing import Self
 import numpy as np
 from scipy.special import expit, logit
 
-from zwicky.evaluation.bootstrap import BLOCK, LEVEL, Interval, resample
-from zwicky.rng import numpy_rng
+from zwicky.evaluation.bootstrap import Bootstrap, Cell, Interval
 
 
-def krippendorff_alpha(grades: np.ndarray, replicates: int = 1000, seed: int = 0) -> Interval:
+def krippendorff_alpha(grades: np.ndarray) -> Interval:
     """Return Krippendorff's ordinal alpha of graders, 1 for perfect agreement and 0 for chance, with its interval.
 
     alpha = 1 − D_o / D_e from the coincidences of grades (Krippendorff 2004, Content Analysis, ch. 11). The ordinal
@@ -18,8 +17,6 @@ def krippendorff_alpha(grades: np.ndarray, replicates: int = 1000, seed: int = 0
 
     Args:
         grades: [objects, graders], NaN where a grader did not grade an object.
-        replicates: bootstrap replicates.
-        seed: seed of the bootstrap.
 
     Returns:
         The interval; NaN without two graders of one object, or if all grades are equal.
@@ -31,12 +28,10 @@ def krippendorff_alpha(grades: np.ndarray, replicates: int = 1000, seed: int = 0
     counts = np.stack([(grades == level).sum(1) for level in levels], axis=1).astype(float)  # [objects, levels]
     pairs = counts[:, :, None] * counts[:, None] - counts[:, :, None] * np.eye(len(levels))
     coincidences = (pairs / (counts.sum(1) - 1)[:, None, None]).reshape(len(counts), -1)
-    value = _alpha(coincidences.sum(0)[None], len(levels))[0]
-    random, step = numpy_rng(seed), max(1, BLOCK // len(counts))
-    blocks = [min(step, replicates - start) for start in range(0, replicates, step)]
-    drawn = np.concatenate([resample(random, len(counts), size) @ coincidences for size in blocks])
-    low, high = np.nanquantile(_alpha(drawn, len(levels)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(value), float(low), float(high))
+    rows = np.arange(len(counts))
+    cell = Cell(draw=0, unit=0, pretrain_seed=None, ids=rows, groups=rows, truth=rows, predicted=coincidences)
+    replicates = Bootstrap({"": [cell]}).apply(lambda _, pairs, weights: _alpha(weights @ pairs, len(levels)))
+    return replicates.interval("")
 
 
 def _alpha(coincidences: np.ndarray, levels: int) -> np.ndarray:
