@@ -64,8 +64,7 @@ def main() -> None:
     for name, changes in runs.items():
         line = [given.recipe, "--data", given.data, "--out", str(given.out / name), *words]
         settings = recipes.merge(base, changes)
-        if name == "controls":
-            settings["backbones"] = controls
+        settings["backbones"] = changes.get("backbones", base["backbones"])  # in place of the polar one, not beside it
         config = settings_of(command.settings, parse(command, "benchmark", settings, line))
         result = benchmark(config, given.data, given.out / name, workers=given.workers)
         arms = {arm for run, arm in [WHOLE, *LEFT_OUT.values()] if run == name}

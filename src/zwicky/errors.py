@@ -1,4 +1,7 @@
-"""The exception for mistakes that the user can fix."""
+"""The exception for mistakes that the user can fix, and the check of numbers that raises it."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class UserError(Exception):
@@ -6,3 +9,16 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with 2.
     """
+
+
+def check_limits(what: str, options: Mapping[str, Any], limits: Mapping[str, tuple[float, float]]) -> None:
+    """Raise UserError for the first number among the options, alone or in a list, that is outside its limits.
+
+    `limits` maps names of options to their lowest and highest value; others may have any. `what` begins the message.
+    """
+    for option, value in options.items():
+        several = value if isinstance(value, list | tuple) else [value]
+        numbers = [one for one in several if isinstance(one, int | float)]
+        if option in limits and not all(limits[option][0] <= number <= limits[option][1] for number in numbers):
+            low, high = limits[option]
+            raise UserError(f"{what}{option} is {value}; choose from {low} to {high}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
-from zwicky.errors import UserError
+from zwicky.errors import UserError, check_limits
 
 if TYPE_CHECKING:
     from zwicky.backbones.base import Backbone
@@ -30,7 +30,14 @@ BACKBONES: dict[str, tuple[str | type[Backbone], dict[str, Any]]] = {
 }
 
 # The lowest and the highest value of options; of all others 1 and 10,000.
-LIMITS = {"drop_path": (0, 0.99), "layer_scale": (0, 10), "registers": (0, 1000), "stages": (0, 4), "radius": (0.01, 4)}
+LIMITS: dict[str, tuple[float, float]] = {
+    "drop_path": (0, 0.99),
+    "layer_scale": (0, 10),
+    "registers": (0, 1000),
+    "stages": (0, 4),
+    "radius": (0.01, 4),
+    "mirror": (False, True),
+}
 
 NETWORKS = Path(__file__).parent.parent / "networks"
 SHIPPED = ("zwicky-rings",)  # runs in NETWORKS
@@ -85,11 +92,8 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
     """
     if name not in BACKBONES:
         raise UserError(f"backbone: no backbone is named {name!r}; choose one of {', '.join(BACKBONES)}")
-    for option, value in {"bands": bands, "image_size": image_size, **options}.items():
-        numbers = [one for one in (value if isinstance(value, list | tuple) else [value]) if type(one) in (int, float)]
-        low, high = LIMITS.get(option, (1, 10_000))
-        if any(not low <= number <= high for number in numbers):
-            raise UserError(f"backbone: {option} is {value}; choose from {low} to {high}")
+    numbers = {"bands": bands, "image_size": image_size, **options}
+    check_limits("backbone: ", numbers, dict.fromkeys(numbers, (1, 10_000)) | LIMITS)
     build: Any = network_class(name)
     try:
         backbone: Backbone = build(bands=bands, image_size=image_size, **{**BACKBONES[name][1], **options})

@@ -37,7 +37,8 @@ class TimmBackbone(Backbone):
         sizes = {"in_chans": bands, "img_size": image_size, "patch_size": patch_size, "embed_dim": width}
         args = {**sizes, **options}
         self.net = net(num_classes=0, drop_path_rate=drop_path, **args)
-        self.stem_patch, self.convolved = (2 ** len(stem) if stem else 0), 2 ** len(stem)
+        self.convolved = 2 ** len(stem)
+        self.stem_patch = self.convolved if stem else 0
         if not stem:
             self.model_args = args
             self.net.patch_embed.proj = PatchProjection(bands, width, patch_size, patch_size)

@@ -54,7 +54,10 @@ def benchmark(
     cutouts, labels = data.cutouts, data.labels
     check_recipe(config, cutouts.size)
     task, labels = _task(config, cutouts, labels)
-    _check_settings(config, cutouts, task)
+    if not (
+        Path(out) / "summary.csv"
+    ).exists():  # else a finished benchmark is read back, or refused for other settings
+        _check_settings(config, cutouts, task)
     truth = task.truth if task.is_regression else labels.of(cutouts.ids)
     weights = {f"backbones.{name}.pretrained": backbone.source for name, backbone in config.backbones.items()}
     weights |= {f"methods.{n}.weights": BackboneConfig(pretrained=m.weights).source for n, m in config.methods.items()}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
-from zwicky.errors import UserError
+from zwicky.errors import UserError, check_limits
 
 if TYPE_CHECKING:
     from zwicky.backbones.base import Backbone
@@ -52,10 +51,7 @@ def create(name: str, backbone: Backbone, **options: Any) -> Method:
     """Build a method of `METHODS` around a backbone, which it trains in place; `options` are keywords of its class."""
     if name not in METHODS:
         raise UserError(f"method: no method is named {name!r}; choose one of {', '.join(METHODS)}")
-    for option, value in options.items():
-        low, high = LIMITS.get(option, (-math.inf, math.inf))
-        if isinstance(value, int | float) and not low <= value <= high:
-            raise UserError(f"method: {name}'s {option} is {value}; choose from {low} to {high}")
+    check_limits(f"method: {name}'s ", options, LIMITS)
     target = METHODS[name]
     try:
         build: Any = resolve_name(f"zwicky.methods.{target}") if isinstance(target, str) else target
