@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Augment, Masking, Target, Views, eval_views
+from zwicky.augment.views import Augment, Masking, Target, eval_views
 from zwicky.errors import UserError
 
 BANDS = ("u", "g", "r", "i", "z", "y")
@@ -212,18 +212,6 @@ def test_what_changes_the_images_is_said():
     )
     plain = ViewsConfig(global_scale=(1.0, 1.0), blur=0.0, noise=0.0)
     assert plain.text().endswith("contrast ±10%")
-
-
-@pytest.mark.parametrize("grid", [(4, 4), (5, 3)])
-def test_a_patch_is_valid_where_half_of_its_pixels_are(grid):
-    valid = torch.rand(3, 2, 60, 60, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 60)
-    views = Views([valid.float()], [], [valid], torch.arange(3))
-    h, w = 60 // grid[0], 60 // grid[1]
-    for image in range(3):
-        for y in range(grid[0]):
-            for x in range(grid[1]):
-                share = valid[image, :, y * h : (y + 1) * h, x * w : (x + 1) * w].double().mean()
-                assert views.patch_valid(0, grid)[image, y, x] == (share >= 0.5)
 
 
 OUT_OF_RANGE = {

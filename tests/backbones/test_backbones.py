@@ -227,3 +227,10 @@ def test_a_patch_is_centred_on_the_pixels_that_it_sees(name, size, options, smal
     assert torch.allclose(centre.double(), backbone.patch_centres(size)[row, column], atol=0.03 * size)
     indices = torch.arange(height * width).unflatten(0, (height, width))
     assert torch.equal(backbone.patch_at(backbone.patch_centres(size), size), indices)
+
+
+def test_a_patch_is_valid_where_half_of_its_pixels_are(small_backbone):
+    backbone = small_backbone("vit_tiny", bands=2)
+    valid = torch.rand(3, 2, 32, 32, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 32)
+    share = valid.double().unflatten(3, (4, 8)).unflatten(2, (4, 8)).mean((1, 3, 5))
+    assert torch.equal(backbone.valid_patches(valid.float(), valid), share >= 0.5)

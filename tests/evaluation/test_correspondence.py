@@ -42,9 +42,6 @@ class Stub(Backbone):
     def grid(self, size):
         return SIDE, SIDE
 
-    def group_matcher(self, coarse=False):
-        return {}
-
 
 def sky_code(maps):
     """A smooth unique code of the position that the pixels hold: cosines fall steadily with distance."""

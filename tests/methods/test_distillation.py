@@ -70,8 +70,7 @@ def by_hand(method, views):
     raw = teacher[head](tokens_t.flatten(0, 1))
     region_targets = ((raw - method.region_center.value) / TAU_T).softmax(-1).unflatten(0, tokens_t.shape[:2])
     backbone = method.backbone
-    grids = [backbone.grid(crop.shape[-1]) for crop in views.crops]
-    good = [views.patch_valid(v, grid, backbone.canvas).flatten(1) for v, grid in enumerate(grids)]
+    good = [backbone.valid_patches(*pair).flatten(1) for pair in zip(views.crops, views.valid, strict=True)]
     valid = torch.cat(good[:2])
     if views.masks is None:
         student_pairs = [(tokens, student[head](tokens)) for _, tokens in out_s]

@@ -103,15 +103,14 @@ def test_crops_alternate_between_the_two_images(pairs):
     augment = Augment(views, Normalisation.fit(pairs.images, pairs.bands), pairs.size, pairs.bands, 2, True)
     batches = loader(pairs.images, np.arange(64), augment=augment, partners=find_partners(pairs, np.arange(64)))
     for step in range(2):
-        rows, mixed = batches.rows(step), batches.views(step).interleave_partner()
+        rows, mixed = batches.rows(step), batches.views(step)
         images = [augment(torch.from_numpy(pairs.images[k]), k, seed=3, step=step) for k in (rows, rows ^ 1)]
         for index in range(4):
             for name in ("crops", "valid", "to_source"):
                 expected = getattr(images[index % 2], name)[index]
                 assert torch.equal(getattr(mixed, name)[index], expected)
             assert not torch.equal(images[0].crops[index], images[1].crops[index])
-        assert (mixed.partner, mixed.global_count) == (None, 2)
-        assert images[0].interleave_partner() is images[0]
+        assert mixed.global_count == 2
 
 
 @pytest.mark.parametrize("name", ["dino", "ibot", "esvit", "simsiam", "byol", "lejepa", "simmim"])

@@ -6,12 +6,10 @@ numbers has the same shape whatever the options: turning blur off moves no crop.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from zwicky.augment import geometry, photometry
@@ -53,29 +51,18 @@ class Views:
     global_count: int = 1
     targets: list[Tensor] | None = None  # one per crop: [B] int64, or [B, columns] float32 in the crop's axes
     masks: list[Tensor] | None = None  # one per global crop: [B, h, w] bool on the patch grid, True where masked
-    partner: "Views | None" = None  # of a second image of the same lens, if any, by the same random numbers
 
     def __len__(self) -> int:
         """Return B."""
         return len(self.rows)
 
-    def patch_valid(
-        self, crop: int, grid: tuple[int, int], canvas: Callable[[Tensor, Tensor], Tensor] = lambda images, like: images
-    ) -> Tensor:
-        """Return which patches [B, h, w] of crop number `crop` are at least half valid; see `Backbone.canvas`."""
-        bands = canvas(self.valid[crop].sum(1, keepdim=True).float(), self.crops[crop])
-        return F.adaptive_avg_pool2d(bands, grid)[:, 0] >= self.valid[crop].shape[1] / 2
-
-    def interleave_partner(self) -> Self:
-        """Return views with every second crop taken from the partner, so that a method compares the two images."""
-        if self.partner is None:
-            return self
-        own, other = vars(self), vars(self.partner)
-        names = [name for name in ("crops", "to_source", "valid", "targets", "masks") if own[name] is not None]
-        mixed: dict[str, Any] = {name: list(own[name]) for name in names}
+    def mixed_with(self, other: "Views") -> Self:
+        """Return views with every second crop from `other`, so that a method compares two images of the same lens."""
+        names = ("crops", "to_source", "valid", "targets", "masks")
+        mixed: dict[str, Any] = {name: list(getattr(self, name)) for name in names if getattr(self, name) is not None}
         for name, values in mixed.items():
-            values[1::2] = other[name][1::2]
-        return replace(self, partner=None, **mixed)
+            values[1::2] = getattr(other, name)[1::2]
+        return replace(self, **mixed)
 
 
 def transform_targets(values: Tensor, targets: tuple[Target, ...], to_source: Tensor) -> Tensor:

@@ -97,13 +97,11 @@ def create(name: str, *, bands: int, image_size: int, pretrained: str | None = N
     build: Any = network_class(name)
     try:
         backbone: Backbone = build(bands=bands, image_size=image_size, **{**BACKBONES[name][1], **options})
-    except TypeError as error:
-        reason = str(error).split("() ")[-1]
-        raise UserError(f"backbone: {name} does not take these options ({reason}); remove or rename") from error
-    except (ValueError, IndexError, ZeroDivisionError, AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__  # as torch, timm or Python say it
+    except (TypeError, ValueError, IndexError, ZeroDivisionError, AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split("() ")[-1].split())[:200] or type(error).__name__
         raise UserError(f"backbone: {name} cannot be built with these options ({reason}); correct them") from error
     backbone.config = {"name": name, "bands": bands, "image_size": image_size, **options}
+    backbone.set_trainable()
     if pretrained is not None:
         from zwicky.backbones.weights import load_pretrained
 

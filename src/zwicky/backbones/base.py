@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -13,6 +14,18 @@ from zwicky.augment.views import Target
 from zwicky.backbones.heads import LinearHead, PixelDecoder
 from zwicky.backbones.patches import StageGrids
 from zwicky.errors import UserError
+
+# Names of parameters of `net` by layer, in the form of timm's `group_parameters`; those not named are the last layer.
+LAYERS = {
+    "stem": r"^(?:stem|patch_embed|embed|lift|norm1|conv1|bn1|pos_|cls_token|reg_token)",
+    "blocks": [
+        (r"^(?:stages|layers)\.(\d+)\.(?:merge|downsample)", (0,)),  # merging belongs to its stage's first block
+        (r"^(?:stages|layers)\.(\d+)\.blocks\.(\d+)", None),
+        (r"^(?:blocks\.|layer)(\d+)", None),
+    ],
+}
+TOKENS = ("mask_token", "cls_token", "reg_token")
+POSITIONS = ("pos_embed", "position", "relative_position_bias_table", "bias")
 
 
 @dataclass
@@ -72,6 +85,11 @@ class Backbone(nn.Module, ABC):
         What belongs to images, such as which pixels are valid, is resampled as the images `like`.
         """
         return images
+
+    def valid_patches(self, images: Tensor, valid: Tensor) -> Tensor:
+        """Return which patches [B, h, w] of images are at least half valid; both are [B, bands, H, W]."""
+        bands = self.canvas(valid.sum(1, keepdim=True).float(), images)
+        return F.adaptive_avg_pool2d(bands, self.grid(images.shape[-1]))[:, 0] >= valid.shape[1] / 2
 
     def patch_step(self, size: int) -> float:
         """Return the distance in pixels of neighbouring patches of a square image of `size` pixels."""
@@ -140,16 +158,12 @@ class Backbone(nn.Module, ABC):
         """Return how timm builds the same network: architecture, classifier, model_args; None if it has none."""
         return None
 
-    @abstractmethod
-    def group_matcher(self) -> dict[str, Any]:
-        """Return timm's patterns of parameter names of `net`, layer by layer; names not matched are the last layer."""
-
     def layer_groups(self) -> list[list[str]]:
         """Return parameter names from input to output, one list per layer, for layer-wise learning-rate decay."""
-        layers = group_parameters(self.net, self.group_matcher()).values()
+        layers = group_parameters(self.net, LAYERS).values()
         first, *rest = [[f"net.{name}" for name in layer] for layer in layers]
         return [[name for name, _ in self.named_parameters(recurse=False)] + first, *rest]
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters never decayed besides biases and norms: tokens and position embeddings."""
-        return {name for name, _ in self.named_parameters(recurse=False)}
+        """Return the names of parameters never decayed besides norms: tokens, positions and biases of any shape."""
+        return {name for name, _ in self.named_parameters() if name.split(".")[-1] in TOKENS + POSITIONS}

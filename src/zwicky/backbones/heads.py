@@ -19,6 +19,13 @@ def check_batch(module: nn.Module, features: Tensor) -> None:
         raise UserError("train.batch_size: BatchNorm needs at least two images per process; raise it")
 
 
+def init_linear(module: nn.Module) -> None:
+    """Initialise a linear layer as ViTs do, other modules not at all; for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
 class LinearHead(nn.Linear):
     """A linear layer on standardised pooled features: BatchNorm without affine parameters, as in MAE's linear probe.
 
@@ -32,8 +39,7 @@ class LinearHead(nn.Linear):
     def __init__(self, dim: int, n_outputs: int) -> None:
         super().__init__(dim, n_outputs)
         self.norm = nn.BatchNorm1d(dim, affine=False)
-        nn.init.trunc_normal_(self.weight, std=0.02)
-        nn.init.zeros_(self.bias)
+        init_linear(self)
 
     def forward(self, features: "Features") -> Tensor:  # type: ignore[override]
         """Return [B, n_outputs]."""
@@ -48,25 +54,20 @@ class LinearHead(nn.Linear):
         The mean and variance of `features` [n, D] become the running statistics.
         """
         weight, bias, features = (values.to(self.weight) for values in (weight, bias, features))
-        self._mean().copy_(features.mean(0))
-        self._variance().copy_(features.var(0))
-        self.weight.copy_(weight * self._std())
-        self.bias.copy_(bias + weight @ self._mean())
+        self.norm.load_state_dict({"running_mean": features.mean(0), "running_var": features.var(0)}, strict=False)
+        mean, std = self._statistics()
+        self.weight.copy_(weight * std)
+        self.bias.copy_(bias + weight @ mean)
 
     @torch.no_grad()
     def as_linear(self) -> dict[str, Tensor]:
         """Return weight and bias of the same linear model of raw features."""
-        weight = self.weight / self._std()
-        return {"weight": weight, "bias": self.bias - weight @ self._mean()}
+        mean, std = self._statistics()
+        return {"weight": self.weight / std, "bias": self.bias - self.weight / std @ mean}
 
-    def _mean(self) -> Tensor:
-        return self.norm.get_buffer("running_mean")
-
-    def _variance(self) -> Tensor:
-        return self.norm.get_buffer("running_var")
-
-    def _std(self) -> Tensor:
-        return (self._variance() + self.norm.eps).sqrt()
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of each feature, [D]."""
+        return self.norm.get_buffer("running_mean"), (self.norm.get_buffer("running_var") + self.norm.eps).sqrt()
 
 
 class PixelDecoder(nn.Module):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,11 +33,6 @@ class StageGrids:
         step = self.patch_size * self.window << (self.stages - 1)  # multiples of it always fit
         fits = [s for s in range(smallest, max(size, smallest) + step + 1) if self._mismatch(s) is None]
         return min(fits, key=lambda fit: abs(fit - size))
-
-    def refine(self, mask: Tensor) -> Tensor:
-        """Enlarge a mask on the last stage's grid [B, h, w] to the first stage's."""
-        factor = 1 << (self.stages - 1)
-        return enlarge(mask, factor, factor)
 
     def _mismatch(self, size: int) -> str | None:
         """Return why images of this size cannot be cut into patches, stages and windows without padding."""
@@ -93,12 +89,17 @@ def unpatchify(patches: Tensor) -> Tensor:
 
 
 def enlarge(mask: Tensor, height: int, width: int) -> Tensor:
-    """Repeat each cell of a mask [B, h, w] as height × width cells."""
-    return mask.repeat_interleave(height, 1).repeat_interleave(width, 2)
+    """Repeat the cells of a mask [B, h, w] to a grid of height × width, multiples of h and w."""
+    return mask.repeat_interleave(height // mask.shape[1], 1).repeat_interleave(width // mask.shape[2], 2)
 
 
-def hide_patches(images: Tensor, mask: Tensor | None, stem_patch: int) -> Tensor:
-    """Return images with the masked patches [B, h, w] set to 0 where a stem's, of `stem_patch` px, overlap; 0: none."""
-    if mask is None or not stem_patch:
-        return images
-    return images.masked_fill(enlarge(mask, stem_patch, stem_patch)[:, None], 0.0)
+def hide_patches(images: Tensor, mask: Tensor | None) -> Tensor:
+    """Return images with the masked patches [B, h, w] set to 0, so that the convolutions of a stem do not see them."""
+    return images if mask is None else images.masked_fill(enlarge(mask, *images.shape[2:])[:, None], 0.0)
+
+
+def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: Tensor) -> Tensor:
+    """Replace the tokens [B, H, W, D] of the masked patches [B, h, w] by the mask token [D]."""
+    if mask is None:
+        return tokens
+    return torch.where(enlarge(mask, *tokens.shape[1:3])[..., None], mask_token.to(tokens.dtype), tokens)

@@ -17,10 +17,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from zwicky.augment.views import Target
-from zwicky.backbones.attention import attention_weights, check_heads, forward_block, project_qkv
+from zwicky.backbones.attention import check_heads
 from zwicky.backbones.base import Backbone, Features
-from zwicky.backbones.heads import PixelDecoder
-from zwicky.backbones.patches import conv_stem, enlarge
+from zwicky.backbones.heads import PixelDecoder, init_linear
+from zwicky.backbones.patches import conv_stem, hide_patches, mask_tokens
+from zwicky.backbones.transformer import VisibleEncoder
 from zwicky.errors import UserError
 
 OVERSAMPLING = 2  # samples per polar pixel and axis, which are averaged
@@ -109,10 +110,8 @@ class PolarConv2d(nn.Conv2d):
     def __init__(self, channels: int, width: int, kernel: tuple[int, int], *, mirror: bool, **options: Any) -> None:
         super().__init__(channels, width, kernel, bias=False, **options)
         self.mirror = mirror
-        self.margin = (
-            (kernel[1] - self.stride[1]) // 2,
-            kernel[1] - self.stride[1] - (kernel[1] - self.stride[1]) // 2,
-        )
+        overlap = kernel[1] - self.stride[1]
+        self.margin = overlap // 2, overlap - overlap // 2
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve [B, channels, R, A]."""
@@ -133,10 +132,7 @@ class PolarTargetHead(nn.Module):
     def __init__(self, dim: int, targets: Sequence[Target]) -> None:
         super().__init__()
         self.kinds = [target.kind for target in targets]
-        self.scalars = nn.ModuleList(nn.Linear(dim, 1) for _ in targets)
-        for linear in self.scalars:
-            nn.init.trunc_normal_(linear.get_parameter("weight"), std=0.02)
-            nn.init.zeros_(linear.get_parameter("bias"))
+        self.scalars = nn.ModuleList(nn.Linear(dim, 1) for _ in targets).apply(init_linear)
 
     def forward(self, features: Features) -> Tensor:
         """Predict [B, columns]."""
@@ -190,7 +186,7 @@ class PolarBackbone(Backbone):
     ) -> None:
         super().__init__()
         strides = [(2, 2)] * (len(stem) - 1) + [(1, 2)]
-        self.halvings, self.patch = halvings, (2 ** (len(stem) - 1 + halvings), 2 ** (len(stem) + halvings))
+        self.patch = 2 ** (len(stem) - 1 + halvings), 2 ** (len(stem) + halvings)
         if radii % self.patch[0] or angles % (4 * self.patch[1]) or not radii or not angles:
             raise UserError(
                 f"backbone: {radii} radii and {angles} angles do not suit a stem of {len(stem)} convolutions; take "
@@ -245,23 +241,13 @@ class PolarBackbone(Backbone):
         """Return a new decoder of polar pixels."""
         return PixelDecoder(self.dim, self.config["bands"], self.patch)
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of the mask token and the position embedding."""
-        return super().no_weight_decay() | {"net.pos_embed"}
-
     def _stem(self, images: Tensor, mask: Tensor | None) -> Tensor:
         """Return the tokens after the stem, [B, h, w, width], with positions in radius; see `Backbone.forward`."""
-        polar = self.canvas(images)
-        if mask is not None:
-            polar = polar.masked_fill(enlarge(mask, *self.patch)[:, None], 0.0)
-        tokens = self.net.stem(polar).permute(0, 2, 3, 1)
-        if mask is not None:
-            fine = enlarge(mask, 1 << self.halvings, 1 << self.halvings)
-            tokens = torch.where(fine[..., None], self.mask_token.to(tokens.dtype), tokens)
-        return tokens + self.net.pos_embed
+        tokens = self.net.stem(hide_patches(self.canvas(images), mask)).permute(0, 2, 3, 1)
+        return mask_tokens(tokens, mask, self.mask_token) + self.net.pos_embed
 
 
-class PolarViT(PolarBackbone):
+class PolarViT(PolarBackbone, VisibleEncoder):
     """A transformer over (radius, angle) patches. Pooled features are the mean of the normed patch tokens.
 
     Positions are known in radius by a learned embedding and relative in angle by a depth-wise convolution
@@ -294,41 +280,7 @@ class PolarViT(PolarBackbone):
         rates = torch.linspace(0, drop_path, depth).tolist()
         self.net.blocks = nn.ModuleList(Block(width, heads, qkv_bias=True, drop_path=rate) for rate in rates)
         self.net.norm = nn.LayerNorm(width, eps=1e-6)
-        self.set_trainable()
-
-    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
-        """Encode images; masked patches are hidden before the stem. See `Backbone.forward`."""
-        tokens = self._until_last(images, mask)
-        tokens = self.net.norm(forward_block(self.net.blocks[-1], tokens))
-        return Features(tokens.mean(1), tokens.unflatten(1, self.grid(images.shape[-1])))
-
-    def attention(self, images: Tensor) -> Tensor:
-        """Return the mean attention of all queries of the last block, [B, heads, h, w]."""
-        last = self.net.blocks[-1]
-        q, k, _ = project_qkv(last.attn, last.norm1(self._until_last(images, None)))
-        return attention_weights(q, k).mean(2).unflatten(2, self.grid(images.shape[-1]))
-
-    def _until_last(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the tokens that enter the last block, [B, h·w, D]."""
-        tokens = self._embed(images, mask)
-        for block in self.net.blocks[:-1]:
-            tokens = forward_block(block, tokens)
-        return tokens
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the tokens that enter the first block, [B, h·w, D]."""
         tokens = self._stem(images, mask)
         return (tokens + self.net.pos_conv(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)).flatten(1, 2)
-
-    def visible(self, images: Tensor, kept: Tensor) -> Tensor:
-        """Encode only some patches of each image, [B, K] indices along rows; the others are hidden before the stem."""
-        mask = torch.ones(len(images), math.prod(self.grid(images.shape[-1])), dtype=torch.bool, device=images.device)
-        mask = mask.scatter(1, kept, False).unflatten(1, self.grid(images.shape[-1]))
-        tokens = self._embed(images, mask).gather(1, kept[..., None].expand(-1, -1, self.dim))
-        for block in self.net.blocks:
-            tokens = forward_block(block, tokens)
-        return self.net.norm(tokens)
-
-    def group_matcher(self) -> dict[str, Any]:
-        """Return timm's patterns of the layers."""
-        return {"stem": r"^stem|^pos_", "blocks": [(r"^blocks\.(\d+)", None)]}

@@ -125,7 +125,6 @@ class PolarSwin(PolarBackbone):
             merge = [Merge(wide // 2, self.invariant)] if stage else []
             self.net.stages.append(nn.ModuleDict({"merge": nn.ModuleList(merge), "blocks": nn.ModuleList(blocks)}))
         self.net.norm = nn.LayerNorm(self.dim, eps=1e-6)
-        self.set_trainable()
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; masked patches are hidden before the stem. See `Backbone.forward`."""
@@ -145,13 +144,3 @@ class PolarSwin(PolarBackbone):
     @property
     def _layers(self) -> list[Any]:
         return [layer for stage in self.net.stages for part in stage.values() for layer in part]
-
-    def group_matcher(self) -> dict[str, Any]:
-        """Return timm's patterns of the layers; merging belongs to its stage's first block."""
-        blocks = [(r"^stages\.(\d+)\.merge", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        return {"stem": r"^stem|^pos_", "blocks": blocks}
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of mask token, positions and bias tables."""
-        tables = {f"{name}.bias" for name, module in self.named_modules() if isinstance(module, SectorBlock)}
-        return super().no_weight_decay() | tables

@@ -1,7 +1,5 @@
 """ResNet-18 (arXiv:1512.03385) through timm: the small convolutional network everything is compared with."""
 
-from typing import Any
-
 import torch
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
@@ -50,11 +48,3 @@ class ResNet18(TimmBackbone):
             raise UserError("backbone: resnet18 has no tokens to mask; take a vit for methods that mask")
         maps = self.net.forward_features(images.contiguous(memory_format=torch.channels_last))
         return Features(maps.mean((2, 3)), maps.permute(0, 2, 3, 1))
-
-    def group_matcher(self) -> dict[str, Any]:
-        """Return timm's patterns of the layers."""
-        return self.net.group_matcher(coarse=True)
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of tokens, position embeddings and bias tables."""
-        return set()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zwicky.backbones.attention import attend, attention_weights, check_heads, window_layout
 from zwicky.backbones.base import Features
-from zwicky.backbones.patches import StageGrids, hide_patches
+from zwicky.backbones.patches import StageGrids
 from zwicky.backbones.timm_backbone import TimmBackbone
 from zwicky.errors import UserError
 
@@ -65,28 +65,23 @@ class Swin(TimmBackbone):
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; see `Backbone.forward`."""
-        tokens = self.net.norm(self._blocks(self._embed(images, mask)))
+        tokens = self.net.norm(forward_window_block(self._last, self._until_last(images, mask)))
         return Features(tokens.mean((1, 2)), tokens)
 
     def attention(self, images: Tensor) -> Tensor:
         """Return the mean over the queries of each window of the last block."""
-        tokens = self._blocks(self._embed(images, None), skip_last=True)
-        return attention_received(self.net.layers[-1].blocks[-1], tokens)
+        return attention_received(self._last, self._until_last(images, None))
 
-    def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        self.grid(images.shape[-1])
-        fine = None if mask is None else self.grids.refine(mask)
-        tokens = self.net.patch_embed(hide_patches(images, fine, self.stem_patch))  # [B, h, w, width]
-        if fine is not None:
-            tokens = torch.where(fine[..., None], self.mask_token.to(tokens.dtype), tokens)
-        return tokens
+    @property
+    def _last(self) -> Any:
+        return self.net.layers[-1].blocks[-1]
 
-    def _blocks(self, tokens: Tensor, skip_last: bool = False) -> Tensor:
-        """Run all stages; `skip_last` leaves out the last block."""
+    def _until_last(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the tokens that enter the last block, [B, h, w, D]."""
+        tokens = self._patches(images, mask)
         for stage in self.net.layers:
             tokens = stage.downsample(tokens)
-            last = skip_last and stage is self.net.layers[-1]
-            for block in stage.blocks[: len(stage.blocks) - last]:
+            for block in stage.blocks[: -1 if stage is self.net.layers[-1] else None]:
                 tokens = forward_window_block(block, tokens)
         return tokens
 

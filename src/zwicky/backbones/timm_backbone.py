@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zwicky.backbones.base import Backbone
-from zwicky.backbones.patches import PatchProjection, check_stem, conv_stem
+from zwicky.backbones.patches import PatchProjection, check_stem, conv_stem, hide_patches, mask_tokens
 
 
 class TimmBackbone(Backbone):
@@ -33,12 +33,11 @@ class TimmBackbone(Backbone):
         stem: Sequence[int] = (),
         **options: Any,
     ) -> None:
-        """Build timm's transformer, replace its patch embedding, accept any image size, and add a mask token."""
+        """Build timm's transformer, replace its patch embedding, and add a mask token."""
         sizes = {"in_chans": bands, "img_size": image_size, "patch_size": patch_size, "embed_dim": width}
         args = {**sizes, **options}
         self.net = net(num_classes=0, drop_path_rate=drop_path, **args)
         self.convolved = 2 ** len(stem)
-        self.stem_patch = self.convolved if stem else 0
         if not stem:
             self.model_args = args
             self.net.patch_embed.proj = PatchProjection(bands, width, patch_size, patch_size)
@@ -47,21 +46,16 @@ class TimmBackbone(Backbone):
             channels = zip((bands, *stem), stem, strict=False)
             convolutions = [nn.Conv2d(one, other, 3, 2, 1, bias=False) for one, other in channels]
             self.net.patch_embed.proj = conv_stem(convolutions, width)
-        self.net.patch_embed.strict_img_size = False
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.set_trainable()
+
+    def _patches(self, images: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the embedded patches, [B, h, w, D] of the first stage; raises UserError if the size does not fit."""
+        self.grid(images.shape[-1])
+        embed = self.net.patch_embed
+        patches = embed.norm(embed.proj(hide_patches(images, mask)).permute(0, 2, 3, 1))
+        return mask_tokens(patches, mask, self.mask_token)
 
     def timm_config(self) -> dict[str, Any] | None:
         """Return architecture, classifier and model_args for timm; None if it has no such network."""
         names = ("architecture", "classifier", "model_args")
         return None if self.model_args is None else {name: getattr(self, name) for name in names}
-
-    def group_matcher(self) -> dict[str, Any]:
-        """Return timm's patterns of the layers."""
-        matcher = self.net.group_matcher()  # without the final norm, which timm would join to the last block
-        return {**matcher, "blocks": [(names, suffix) for names, suffix in matcher["blocks"] if names != "^norm"]}
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of tokens, position embeddings and bias tables."""
-        names = {name for name, _ in self.net.named_parameters()}
-        return super().no_weight_decay() | {f"net.{name}" for name in self.net.no_weight_decay() & names}

@@ -1,6 +1,5 @@
 """Vision transformers (arXiv:2010.11929) and BEiTs (arXiv:2106.08254) through timm, at any size the patch divides."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,21 +10,15 @@ from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from zwicky.backbones.attention import (
-    attention_weights,
-    check_heads,
-    forward_block,
-    project_qkv,
-    relative_position_index,
-)
-from zwicky.backbones.base import Features
-from zwicky.backbones.patches import StageGrids, hide_patches
+from zwicky.backbones.attention import check_heads, relative_position_index
+from zwicky.backbones.patches import StageGrids
 from zwicky.backbones.timm_backbone import TimmBackbone
+from zwicky.backbones.transformer import Transformer, VisibleEncoder
 from zwicky.errors import UserError
 
 
-class PlainTransformer(TimmBackbone):
-    """A transformer of one stage: what ViT and BEiT share, and the options of `backbones.create`."""
+class PlainTransformer(TimmBackbone, Transformer):
+    """What ViT and BEiT share, and the options of `backbones.create`."""
 
     net_class: type[torch.nn.Module]
 
@@ -54,46 +47,10 @@ class PlainTransformer(TimmBackbone):
             "global_pool": "avg" if pool == "mean" else "token",
         }
         self._build(self.net_class, bands, image_size, patch_size, width, drop_path, **options, **timm_options)
-
-    @abstractmethod
-    def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """Return prefix and patch tokens, [B, prefix + h·w, D]."""
-
-    @abstractmethod
-    def _pool(self, tokens: Tensor, n_prefix: int) -> tuple[Tensor, Tensor]:
-        """Return pooled features [B, D] and normed patch tokens [B, N, D], from the last block's tokens."""
-
-    def _bias(self, block: Any, side: int) -> Tensor | None:
-        """Return the block's relative position bias [heads, N, N]."""
-        return None
-
-    def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
-        """Encode images; see `Backbone.forward`."""
-        grid = self.grid(images.shape[-1])
-        tokens = self._until_last(images, mask)
-        cls_only = self.pool == "cls" and not patch_tokens  # the last block computes only what [CLS] needs
-        last = self.net.blocks[-1]
-        tokens = forward_block(last, tokens, self._bias(last, grid[0]), 1 if cls_only else None)
-        pooled, patches = self._pool(tokens, 1 if cls_only else self.net.num_prefix_tokens)
-        return Features(pooled, patches.unflatten(1, (0, 0) if cls_only else grid))
-
-    def attention(self, images: Tensor) -> Tensor:
-        """Return the attention of [CLS], or where patch tokens are averaged, the mean over their queries."""
-        grid, last, n_prefix = self.grid(images.shape[-1]), self.net.blocks[-1], self.net.num_prefix_tokens
-        q, k, _ = project_qkv(last.attn, last.norm1(self._until_last(images, None)))
-        weights = attention_weights(q, k, self._bias(last, grid[0]))
-        weights = (weights[:, :, 0] if self.pool == "cls" else weights[:, :, n_prefix:].mean(2))[..., n_prefix:]
-        return (weights / weights.sum(-1, keepdim=True)).unflatten(2, grid)
-
-    def _until_last(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the tokens that enter the last block."""
-        tokens, side = self._embed(images, mask), self.grid(images.shape[-1])[0]
-        for block in self.net.blocks[:-1]:
-            tokens = forward_block(block, tokens, self._bias(block, side))
-        return tokens
+        self.n_prefix = self.net.num_prefix_tokens
 
 
-class ViT(PlainTransformer):
+class ViT(PlainTransformer, VisibleEncoder):
     """A ViT; its patch tokens are the normed tokens of the last block."""
 
     architecture, net_class = "vit_base_patch16_224", VisionTransformer
@@ -106,32 +63,7 @@ class ViT(PlainTransformer):
         super().__init__({**timm_options, "fc_norm": False, "dynamic_img_size": True, "stem": stem}, **options)
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        patches = self.net.patch_embed(hide_patches(images, mask, self.stem_patch))  # [B, h, w, D]
-        if mask is not None:
-            patches = torch.where(mask[..., None], self.mask_token.to(patches.dtype), patches)
-        return self.net._pos_embed(patches)
-
-    def _pool(self, tokens: Tensor, n_prefix: int) -> tuple[Tensor, Tensor]:
-        tokens = self.net.norm(tokens)
-        patches = tokens[:, n_prefix:]
-        return (tokens[:, 0] if self.pool == "cls" else patches.mean(1)), patches
-
-    def visible(self, images: Tensor, kept: Tensor) -> Tensor:
-        """Encode only the patches `kept` [B, K] (indices along rows), each with its position: [B, prefix + K, D].
-
-        It is the encoder of MAE (arXiv:2111.06377); the tokens are normed.
-        """
-        mask = None
-        if self.stem_patch:  # its patches overlap, so that the others must be hidden before it
-            mask = torch.ones(
-                len(images), images[0, 0].numel() // self.stem_patch**2, dtype=torch.bool, device=kept.device
-            )
-            mask = mask.scatter(1, kept, False).unflatten(1, self.grid(images.shape[-1]))
-        prefix, patches = self._embed(images, mask).tensor_split([self.net.num_prefix_tokens], dim=1)
-        tokens = torch.cat([prefix, patches.gather(1, kept[..., None].expand(-1, -1, self.dim))], 1)
-        for block in self.net.blocks:
-            tokens = forward_block(block, tokens)
-        return self.net.norm(tokens)
+        return self.net._pos_embed(self._patches(images, mask))
 
 
 class BEiT(PlainTransformer):
@@ -149,9 +81,7 @@ class BEiT(PlainTransformer):
         super().__init__({"init_values": 0.1, "use_abs_pos_emb": False, "use_rel_pos_bias": True}, **options)
 
     def _embed(self, images: Tensor, mask: Tensor | None) -> Tensor:
-        patches = self.net.patch_embed(images)  # [B, N, D]
-        if mask is not None:
-            patches = torch.where(mask.flatten(1)[..., None], self.mask_token.to(patches.dtype), patches)
+        patches = self._patches(images, mask).flatten(1, 2)
         return torch.cat([self.net.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
 
     def _pool(self, tokens: Tensor, n_prefix: int) -> tuple[Tensor, Tensor]:

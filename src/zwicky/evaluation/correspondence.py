@@ -157,12 +157,13 @@ def view_pairs(
         raw = torch.from_numpy(np.ascontiguousarray(cutouts.images[batch])).to(device)
         made = augment(raw, torch.from_numpy(batch), seed=seed, step=step)
         first, second = made.crops
-        grid = network.backbone.grid(first.shape[-1])
-        partner = partners(made.to_source[0], made.to_source[1], network.backbone, first.shape[-1])
-        canvas = network.backbone.canvas
-        valid, other_valid = (made.patch_valid(number, grid, canvas).flatten(1) for number in (0, 1))
+        backbone, size = network.backbone, first.shape[-1]
+        partner = partners(made.to_source[0], made.to_source[1], backbone, size)
+        pairs = zip(made.crops, made.valid, strict=True)
+        valid, other_valid = (backbone.valid_patches(*pair).flatten(1) for pair in pairs)
         invalid = ~valid | ~other_valid.gather(1, partner.clamp(min=0))
-        yield ViewPair((first, second), partner.masked_fill(invalid, -1), informative(canvas(first), grid))
+        shown = informative(backbone.canvas(first), backbone.grid(size))
+        yield ViewPair((first, second), partner.masked_fill(invalid, -1), shown)
 
 
 def partners(to_source: Tensor, other_to_source: Tensor, backbone: Backbone, size: int) -> Tensor:

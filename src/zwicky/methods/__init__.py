@@ -52,6 +52,7 @@ def create(name: str, backbone: Backbone, **options: Any) -> Method:
     if name not in METHODS:
         raise UserError(f"method: no method is named {name!r}; choose one of {', '.join(METHODS)}")
     check_limits(f"method: {name}'s ", options, LIMITS)
+    backbone.set_trainable()
     target = METHODS[name]
     try:
         build: Any = resolve_name(f"zwicky.methods.{target}") if isinstance(target, str) else target

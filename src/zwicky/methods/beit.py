@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone
+from zwicky.backbones.heads import init_linear
 from zwicky.errors import UserError
 from zwicky.methods.losses import masked_mean
 from zwicky.methods.masked import MaskedMethod
@@ -34,13 +35,11 @@ class BEiT(MaskedMethod):
     def __init__(self, backbone: Backbone, *, tokens: int = 256, components: int = 8, mask_ratio: float = 0.4) -> None:
         super().__init__("beit", backbone, mask_ratio, blocks=True, preview=1024)
         self.tokenizer = Tokenizer(backbone.patch_pixels, tokens, components)
-        self.head = nn.Linear(backbone.dim, tokens)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.head = nn.Linear(backbone.dim, tokens).apply(init_linear)
 
     def patch_valid(self, views: Views) -> Tensor:
         """Return which patches [B, h, w] are at least half valid."""
-        return views.patch_valid(0, self.grid, self.encoder.canvas)
+        return self.encoder.valid_patches(views.crops[0], views.valid[0])
 
     def prepare(self, views: Views) -> None:
         """Fit the tokenizer to the valid patches of these views."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zwicky.augment.views import Views
 from zwicky.backbones.base import Backbone, Features
+from zwicky.backbones.heads import init_linear
 from zwicky.errors import UserError
 from zwicky.methods import losses
 from zwicky.methods.base import ViewsNeeded
@@ -31,10 +32,7 @@ class PrototypeHead(nn.Module):
         for width in (dim, hidden):
             layers += [nn.Linear(width, hidden), *([nn.BatchNorm1d(hidden)] if batch_norm else []), nn.GELU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(hidden, bottleneck))
-        for layer in self.mlp:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        self.mlp.apply(init_linear)
         self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
         nn.init.uniform_(self.prototypes, -(bottleneck**-0.5), bottleneck**-0.5)  # nn.Linear's, as in DINO's code
 
@@ -110,7 +108,6 @@ class DINO(MomentumTeacher):
         freeze_prototypes: float = 0.01,
     ) -> None:
         super().__init__()
-        backbone.set_trainable()
         self.prototypes = prototypes
         self._new_head = partial(PrototypeHead, backbone.dim, prototypes, hidden, bottleneck, batch_norm)
         self._new_center = partial(Center, prototypes, center_momentum)
@@ -144,7 +141,6 @@ class DINO(MomentumTeacher):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss and the metrics of collapse."""
-        views = views.interleave_partner()
         with torch.no_grad():
             teacher = encode(self.teacher["backbone"], views.crops[: views.global_count])
         student = encode(self.student["backbone"], views.crops)

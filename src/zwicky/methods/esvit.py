@@ -46,15 +46,14 @@ class EsViT(DINO):
         """Return the loss and the metrics of collapse, those of the regions with the prefix region_."""
         if not self.region_loss:
             return super().forward(views)
-        views = views.interleave_partner()
         count = views.global_count
         student = encode(self.student["backbone"], views.crops, patch_tokens=True)
         with torch.no_grad():
             teacher = encode(self.teacher["backbone"], views.crops[:count], patch_tokens=True)
         metrics = self.view_loss(student, teacher, len(views))
 
-        grids, canvas = [crop.patch_tokens.shape[1:3] for crop in student], self.backbone.canvas
-        valid = [views.patch_valid(v, (h, w), canvas).flatten(1) for v, (h, w) in enumerate(grids)]  # [B, T_v] each
+        pairs = zip(views.crops, views.valid, strict=True)
+        valid = [self.backbone.valid_patches(*pair).flatten(1) for pair in pairs]  # [B, T_v] each
         regions_s, regions_t = ([crop.patch_tokens.flatten(1, 2) for crop in crops] for crops in (student, teacher))
         with torch.no_grad():
             t = on_regions(self.teacher["region_head"], regions_t)

@@ -45,12 +45,10 @@ class IBOT(DINO):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return L_[CLS] + L_MIM and the metrics of collapse, those of the patches with the prefix region_."""
-        views = views.interleave_partner()
         assert views.masks is not None, "views for iBOT carry masks"
         count = views.global_count
         x, mask = torch.cat(views.crops[:count]), torch.cat(views.masks)  # [2B, bands, H, W], [2B, h, w]
-        grid, canvas = (mask.shape[1], mask.shape[2]), self.backbone.canvas
-        valid = torch.cat([views.patch_valid(crop, grid, canvas) for crop in range(count)])
+        valid = self.backbone.valid_patches(x, torch.cat(views.valid[:count]))
         predicted = (mask & valid).flatten()
         order = predicted.int().argsort(descending=True, stable=True)
         index = order[: max(int(predicted.sum()), 2)]  # BatchNorm needs two

@@ -40,11 +40,9 @@ class LeJEPA(Method):
         self.encoder = backbone
         self.projector = MLP([backbone.dim, hidden, hidden, projection])
         self.sigreg, self.embedding_dim = sigreg, projection
-        backbone.set_trainable()
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, its two terms and the spread of the projections."""
-        views = views.interleave_partner()
         embeddings = torch.cat([self.encoder(crop, patch_tokens=False).pooled for crop in views.crops])
         z = self.projector(embeddings).float().unflatten(0, (len(views.crops), -1))  # [V, B, D]
         prediction = (z - z[: views.global_count].mean(0)).square().mean()

@@ -38,7 +38,6 @@ class SimSiam(Method):
         self.projector = MLP([backbone.dim, width, width, width], last_norm=True)
         self.predictor = MLP([width, bottleneck, width])
         self.embedding_dim = width
-        backbone.set_trainable()
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss and the spread of the projections."""
@@ -73,7 +72,6 @@ class BYOL(MomentumTeacher):
 
     def __init__(self, backbone: Backbone, *, hidden: int = 1024, width: int = 128, momentum: float = 0.996) -> None:
         super().__init__()
-        backbone.set_trainable()
         self.student = nn.ModuleDict({"backbone": backbone, "projector": MLP([backbone.dim, hidden, width])})
         self.teacher = make_teacher(self.student)
         self.predictor = MLP([width, hidden, width])
@@ -109,4 +107,4 @@ class MLP(nn.Sequential):
 
 def project(encoder: nn.Module, projector: nn.Module, views: Views) -> list[Tensor]:
     """Return the projections [B, width] of each view; one view at a time, for the statistics of BatchNorm."""
-    return [projector(encoder(crop, patch_tokens=False).pooled) for crop in views.interleave_partner().crops]
+    return [projector(encoder(crop, patch_tokens=False).pooled) for crop in views.crops]

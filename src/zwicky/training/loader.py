@@ -1,6 +1,6 @@
 """How a batch is made: shuffled row numbers → pixels → augmented views, a function of (seed, step) alone."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -73,13 +73,13 @@ class BatchLoader:
         return self._order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def views(self, step: int) -> Views:
-        """Return this process's views of a step; with partners, `Views.partner` holds theirs."""
+        """Return this process's views of a step, mixed with those of the partners if there are any."""
         rows = self.rows(step)[self.part]
         views = self._augmented(rows, step)
         if self.data.partners is None:
             return views
         partners = torch.from_numpy(self.data.partners)[rows]
-        return replace(views, partner=self._augmented(partners, step))
+        return views.mixed_with(self._augmented(partners, step))
 
     def _augmented(self, rows: Tensor, step: int) -> Views:
         targets = None if self.data.targets is None else self.data.targets[rows].to(self.device)

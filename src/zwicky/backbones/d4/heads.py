@@ -11,6 +11,7 @@ from zwicky.augment.views import Target
 from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.d4.irreps import orbit, to_irreps
 from zwicky.backbones.d4.layers import by_irreps
+from zwicky.backbones.heads import init_linear
 from zwicky.backbones.patches import unpatchify
 from zwicky.d4 import ORDER
 
@@ -34,14 +35,11 @@ class TargetHead(nn.Module):
         channels = dim // ORDER
         self.kinds = [target.kind for target in targets]
         # By target: a scalar's prediction, or what scales the weights of a direction's 2C channels.
-        gates = [nn.Linear(dim, 1 if kind == "scalar" else 2 * channels) for kind in self.kinds]
-        self.gates = nn.ModuleList(gates)
+        self.gates = nn.ModuleList(nn.Linear(dim, 1 if kind == "scalar" else 2 * channels) for kind in self.kinds)
         directed = [kind for kind in self.kinds if kind != "scalar"]
         self.weight = nn.Parameter(torch.empty(len(directed), 2, channels))
         nn.init.trunc_normal_(self.weight, std=0.02)
-        for gate in gates:
-            nn.init.trunc_normal_(gate.weight, std=0.02)
-            nn.init.zeros_(gate.bias)
+        self.gates.apply(init_linear)
 
     def forward(self, features: Features) -> Tensor:
         """Predict [B, columns] from features with group features."""

@@ -15,7 +15,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from zwicky.backbones.d4.irreps import CHARACTERS, BlockProduct, orbit, to_irreps, to_regular
-from zwicky.backbones.patches import check_stem
+from zwicky.backbones.patches import check_stem, enlarge
 from zwicky.d4 import INVERSE, ORDER, PRODUCT
 from zwicky.errors import UserError
 
@@ -42,10 +42,12 @@ def constant(token: Tensor, irreps: bool) -> Tensor:
     return token.expand(ORDER, -1)
 
 
-def mask_tokens(tokens: Tensor, mask: Tensor, mask_token: Tensor, irreps: bool) -> Tensor:
-    """Replace masked tokens of a map [8, C, B, h, w] by the mask token [C]; mask [B, h, w] bool."""
+def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: Tensor, irreps: bool) -> Tensor:
+    """Replace the tokens [8, C, B, H, W] of the masked patches [B, h, w] by the mask token [C]."""
+    if mask is None:
+        return tokens
     hidden = constant(mask_token, irreps)[:, :, None, None, None].to(tokens.dtype)
-    return torch.where(mask, hidden, tokens)
+    return torch.where(enlarge(mask, *tokens.shape[3:]), hidden, tokens)
 
 
 def channels_of(width: int, heads: int, suffix: str = "") -> int:

@@ -120,8 +120,7 @@ class D4Swin(D4Backbone):
         channels = [
             layers.channels_of(width * 2**stage, count, f" of stage {stage + 1}") for stage, count in enumerate(heads)
         ]
-        self.grids, self.stem_patch = StageGrids(patch_size, window, len(depths)), patch_size if stem else 0
-        self.dim = ORDER * channels[-1]
+        self.grids, self.dim = StageGrids(patch_size, window, len(depths)), ORDER * channels[-1]
         self.grid(image_size)
         drops = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
         stage_layers = []
@@ -139,7 +138,6 @@ class D4Swin(D4Backbone):
             }
         )
         self.mask_token = nn.Parameter(torch.zeros(channels[0]))
-        self.set_trainable()
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; see `Backbone.forward`."""
@@ -154,22 +152,10 @@ class D4Swin(D4Backbone):
 
     def _embed(self, images: Tensor, mask: Tensor | None, irreps: bool) -> Tensor:
         self.grid(images.shape[-1])
-        fine = None if mask is None else self.grids.refine(mask)
-        images = hide_patches(images, fine, self.stem_patch)
-        tokens = self.net["norm1"](self.net["lift"](images, irreps), irreps)
-        return tokens if fine is None else layers.mask_tokens(tokens, fine, self.mask_token, irreps)
+        tokens = self.net["norm1"](self.net["lift"](hide_patches(images, mask), irreps), irreps)
+        return layers.mask_tokens(tokens, mask, self.mask_token, irreps)
 
     @property
     def _blocks(self) -> list[Any]:
         """All blocks, and the merging before those of each stage after the first."""
         return [block for layer in self.net["layers"] for part in layer.values() for block in part]
-
-    def group_matcher(self) -> dict[str, Any]:
-        """Return the patterns of the layers: merging belongs to its stage's first block, norm and read-out are last."""
-        blocks = [(r"^layers\.(\d+)\.merge", (0,)), (r"^layers\.(\d+)\.blocks\.(\d+)", None)]
-        return {"stem": r"^(?:lift|norm1)\.", "blocks": blocks}
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of the mask token and the bias tables."""
-        tables = {f"{name}.bias" for name, module in self.named_modules() if isinstance(module, WindowBlock)}
-        return super().no_weight_decay() | tables

@@ -24,7 +24,6 @@ class Embed(nn.Module):
     def __init__(self, bands: int, channels: int, patch_size: int, side: int, stem: Sequence[int] = ()) -> None:
         super().__init__()
         self.lift = layers.make_lift(bands, channels, patch_size, stem)
-        self.stem_patch = patch_size if stem else 0
         self.position = nn.Parameter(torch.empty(channels, side, side))
         self.cls_token = nn.Parameter(torch.empty(channels))
         nn.init.trunc_normal_(self.position, std=0.02)
@@ -32,11 +31,8 @@ class Embed(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None, mask_token: Tensor, irreps: bool) -> Tensor:
         """Embed images [B, bands, H, W] as tokens [8, C, B, 1 + N]."""
-        images = hide_patches(images, mask, self.stem_patch)
-        tokens = self.lift(images, irreps)  # [8, C, B, h, w]
-        side = tokens.shape[-1]
-        if mask is not None:
-            tokens = layers.mask_tokens(tokens, mask, mask_token, irreps)
+        tokens = self.lift(hide_patches(images, mask), irreps)  # [8, C, B, h, w]
+        tokens, side = layers.mask_tokens(tokens, mask, mask_token, irreps), tokens.shape[-1]
         position: Tensor = self.position
         if side != position.shape[-1]:
             position = F.interpolate(position[None], (side, side), mode="bicubic", antialias=True)[0]
@@ -118,7 +114,6 @@ class D4ViT(D4Backbone):
             }
         )
         self.mask_token = nn.Parameter(torch.zeros(channels))
-        self.set_trainable()
 
     def forward(self, images: Tensor, mask: Tensor | None = None, patch_tokens: bool = True) -> Features:
         """Encode images; see `Backbone.forward`."""
@@ -143,11 +138,3 @@ class D4ViT(D4Backbone):
     @property
     def _blocks(self) -> list[Any]:
         return list(self.net["blocks"])
-
-    def group_matcher(self) -> dict[str, Any]:
-        """Return the patterns of the layers; norm and read-out are the last."""
-        return {"stem": r"^embed\.", "blocks": r"^blocks\.(\d+)"}
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of tokens and positions."""
-        return super().no_weight_decay() | {"net.embed.cls_token", "net.embed.position"}
