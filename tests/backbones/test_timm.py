@@ -259,15 +259,14 @@ def test_weights_of_a_zwicky_network(tmp_path, name):
     assert all(torch.equal(reference[key], ours[key]) for key in reference)
 
 
-def test_one_band_becomes_the_mean_of_several(tmp_path):
-    """An image of three equal bands is seen as the one band was."""
-    options = {"image_size": 32, "width": 16, "depth": 1, "radii": 8, "angles": 32, "stem": [8, 8, 8]}
-    source, path = backbones.create("polar_vit", bands=1, **options).eval(), str(tmp_path / "network.safetensors")
+@pytest.mark.parametrize("stem", [None, (8, 16)])
+@pytest.mark.parametrize("name", ["vit_tiny", "swin_tiny", "d4_vit", "d4_swin", "polar_vit", "polar_swin"])
+def test_one_band_becomes_the_mean_of_several(tmp_path, name, stem, small_backbone):
+    """An image of three equal bands is seen as the one band was, with a patch embedding and with a stem."""
+    options = {"stem": stem, **({} if "polar" in name else {"patch_size": 4})} if stem else {}
+    source, path = small_backbone(name, bands=1, **options).eval(), str(tmp_path / "network.safetensors")
     save_file({f"backbone.{key}": value.contiguous() for key, value in source.state_dict().items()}, path)
-    backbone, images = (
-        backbones.create("polar_vit", bands=3, **options, pretrained=path).eval(),
-        torch.randn(2, 1, 32, 32),
-    )
+    backbone, images = small_backbone(name, pretrained=path, **options).eval(), torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         assert torch.allclose(backbone(images.expand(2, 3, 32, 32)).pooled, source(images).pooled, atol=1e-5)
 

@@ -24,8 +24,8 @@ def make_views():
         crops = [torch.randn(batch, bands, size, size, generator=generator) for size in sizes]
         maps = [torch.eye(2, 3).expand(batch, 2, 3)] * len(crops)
         valid = [torch.ones((), dtype=torch.bool).expand_as(crop) for crop in crops]
-        turned = None if targets is None else [targets] * len(crops)
-        masks = None if masking is None else list(masking.draw(2 * batch, generator).split(batch))
+        turned = [] if targets is None else [targets] * len(crops)
+        masks = [] if masking is None else list(masking.draw(2 * batch, generator).split(batch))
         return Views(crops, maps, valid, torch.arange(batch), 2, turned, masks)
 
     return make

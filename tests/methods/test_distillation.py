@@ -42,12 +42,12 @@ def made(name, backbone, **options):
     return method
 
 
-def features(backbone, crops, masks=None):
+def features(backbone, crops, masks=()):
     """(pooled, tokens [B, N, D]) of each crop; crops of one size together, as BatchNorm of a ResNet has them."""
     found = []
-    for group, mask in ((crops[:2], masks), (crops[2:], None)):
+    for group, mask in ((crops[:2], masks), (crops[2:], ())):
         if group:
-            result = backbone(torch.cat(group), mask=None if mask is None else torch.cat(mask))
+            result = backbone(torch.cat(group), mask=torch.cat(mask) if mask else None)
             parts = (value.split(len(group[0])) for value in (result.pooled, result.patch_tokens.flatten(1, 2)))
             found += zip(*parts, strict=True)
     return found
@@ -72,7 +72,7 @@ def by_hand(method, views):
     backbone = method.backbone
     good = [backbone.valid_patches(*pair).flatten(1) for pair in zip(views.crops, views.valid, strict=True)]
     valid = torch.cat(good[:2])
-    if views.masks is None:
+    if not views.masks:
         student_pairs = [(tokens, student[head](tokens)) for _, tokens in out_s]
         teacher_pairs = list(zip(tokens_t.split(batch), region_targets.split(batch), strict=True))
         region = slow_regions(student_pairs, teacher_pairs, good, TAU_S)

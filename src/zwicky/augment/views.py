@@ -6,7 +6,7 @@ numbers has the same shape whatever the options: turning blur off moves no crop.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -49,8 +49,10 @@ class Views:
     valid: list[Tensor]  # each [B, bands, h, w] bool
     rows: Tensor  # [B] int64 row numbers of the images in their `Cutouts`
     global_count: int = 1
-    targets: list[Tensor] | None = None  # one per crop: [B] int64, or [B, columns] float32 in the crop's axes
-    masks: list[Tensor] | None = None  # one per global crop: [B, h, w] bool on the patch grid, True where masked
+    # Where a method needs them, targets of each crop: [B] int64, or [B, columns] float32 in the crop's axes; and masks
+    # of each global crop: [B, h, w] bool on the patch grid, True where masked.
+    targets: list[Tensor] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return B."""
@@ -58,11 +60,11 @@ class Views:
 
     def mixed_with(self, other: "Views") -> Self:
         """Return views with every second crop from `other`, so that a method compares two images of the same lens."""
-        names = ("crops", "to_source", "valid", "targets", "masks")
-        mixed: dict[str, Any] = {name: list(getattr(self, name)) for name in names if getattr(self, name) is not None}
-        for name, values in mixed.items():
-            values[1::2] = getattr(other, name)[1::2]
-        return replace(self, **mixed)
+        mixed = replace(self)
+        for name in ("crops", "to_source", "valid", "targets", "masks"):
+            own, others = getattr(self, name), getattr(other, name)
+            setattr(mixed, name, [pair[index % 2] for index, pair in enumerate(zip(own, others, strict=True))])
+        return mixed
 
 
 def transform_targets(values: Tensor, targets: tuple[Target, ...], to_source: Tensor) -> Tensor:

@@ -152,6 +152,8 @@ class PolarTargetHead(nn.Module):
 class PolarBackbone(Backbone):
     """A network over (radius, angle) patches: resampling, stem, positions in radius, heads and decoder.
 
+    The grid is the same for images of any size.
+
     Args:
         bands: channels of the images.
         width: of the tokens after the stem.
@@ -251,16 +253,7 @@ class PolarViT(PolarBackbone, VisibleEncoder):
     """A transformer over (radius, angle) patches. Pooled features are the mean of the normed patch tokens.
 
     Positions are known in radius by a learned embedding and relative in angle by a depth-wise convolution
-    (arXiv:2102.10882) that is circular in angle.
-
-    Args:
-        bands: channels of the images.
-        image_size: side in pixels of the images it is built for; other sizes are sampled to the same polar grid.
-        width: D.
-        depth: number of blocks.
-        heads: of each block.
-        drop_path: largest rate of stochastic depth.
-        options: radii, angles, radius, spacing, centre, stem and mirror, see `PolarBackbone`.
+    (arXiv:2102.10882) that is circular in angle. Options as in `backbones.create`, and those of `PolarBackbone`.
     """
 
     def __init__(

@@ -84,17 +84,8 @@ class Merge(nn.Module):
 class PolarSwin(PolarBackbone):
     """Patch tokens are the normed cells of the last stage, pooled features their mean.
 
-    Args:
-        bands: channels of the images.
-        image_size: side in pixels of the images it is built for; other sizes are sampled to the same polar grid.
-        width: of the first stage; each stage after it has half the grid and twice the width.
-        depths: number of blocks of each stage.
-        heads: of each stage.
-        stages: keep only so many stages; 0 keeps all.
-        window: angles of a sector, in cells.
-        drop_path: largest rate of stochastic depth.
-        stem: channels of the stem's convolutions, see `PolarBackbone`.
-        options: radii, angles, radius, spacing, centre and mirror, see `PolarBackbone`.
+    Each stage after the first has half the grid and twice the width; the window is the number of angles of a sector,
+    in cells. Options as in `backbones.create`, and those of `PolarBackbone`.
     """
 
     def __init__(

@@ -45,9 +45,10 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
         ours = _options(net) if options else {}
     if not all(value.isfinite().all() for value in state.values()):
         raise UserError(f"pretrained {source}: its weights are not finite; its training diverged, take another file")
-    for name in ("patch_embed.proj.weight", "conv1.weight", "stem.0.weight"):
-        weight, bands = state.get(name), backbone.config["bands"]
-        if weight is not None and weight.ndim == 4 and weight.shape[1] != bands:
+    expected, bands = net.state_dict(), backbone.config["bands"]
+    for name in state.keys() & expected.keys():  # of the first layer, whose kernels are [outputs, bands, h, w]
+        weight, ours_shape = state[name], expected[name].shape
+        if weight.ndim == 4 and len(ours_shape) == 4 and ours_shape[1] == bands != weight.shape[1]:
             if weight.shape[1] not in (1, 3):
                 raise UserError(
                     f"pretrained {source}: has {weight.shape[1]} bands; only weights of one or three can be adapted"
@@ -61,7 +62,6 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
         with contextlib.suppress(RuntimeError, AttributeError, ValueError, AssertionError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = resample(state, net)
-    expected = net.state_dict()
     parts = {name.split(".")[0] for name in expected}
     state = {n: v for n, v in state.items() if n.split(".")[0] in parts or not re.match(OTHER_PARTS, n)}
     # Old files lack BatchNorm's count of batches, which a fixed momentum does not use.

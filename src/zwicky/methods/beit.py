@@ -48,7 +48,7 @@ class BEiT(MaskedMethod):
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, the accuracy, and what trivial predictions reach."""
         assert self.tokenizer.centroids.any(), "prepare comes before the first step"
-        mask, tokens = self.mask(views), self.tokenizer(self.patches(views)[0])  # [B, h, w]
+        mask, tokens = views.masks[0], self.tokenizer(self.patches(views)[0])  # [B, h, w]
         logits = self.head(self.encoder(views.crops[0], mask=mask).patch_tokens).float()  # [B, h, w, K]
         masked = mask & self.patch_valid(views)
         loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), masked)

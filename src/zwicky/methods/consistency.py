@@ -41,7 +41,6 @@ class Consistency(Supervised):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, the accuracy, and of the targets the share that is used and agrees with the labels given."""
-        assert views.targets is not None, "supervised views carry targets"
         weak, strong = views.crops
         deviation = NOISE * torch.rand(len(strong), 1, 1, 1, device=strong.device)
         noisy = strong + deviation * torch.randn_like(strong) * views.valid[1]

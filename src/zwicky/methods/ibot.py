@@ -45,7 +45,6 @@ class IBOT(DINO):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return L_[CLS] + L_MIM and the metrics of collapse, those of the patches with the prefix region_."""
-        assert views.masks is not None, "views for iBOT carry masks"
         count = views.global_count
         x, mask = torch.cat(views.crops[:count]), torch.cat(views.masks)  # [2B, bands, H, W], [2B, h, w]
         valid = self.backbone.valid_patches(x, torch.cat(views.valid[:count]))

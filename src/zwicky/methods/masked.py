@@ -43,11 +43,6 @@ class MaskedMethod(Method):
         valid = self.encoder.canvas(views.valid[0].float(), views.crops[0]) > 0.999
         return patchify(self.encoder.canvas(views.crops[0]), self.grid), patchify(valid, self.grid)
 
-    def mask(self, views: Views) -> Tensor:
-        """Return the mask [B, h, w] of the first crop."""
-        assert views.masks is not None, "views of a masked method carry masks"
-        return views.masks[0]
-
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
         """Compare the loss with that of a trivial prediction, then look for collapse."""
         if metrics["loss"] > 0.98 * metrics["constant_loss"]:
@@ -72,7 +67,7 @@ class SimMIM(MaskedMethod):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, and that of the best constant prediction."""
-        mask, (x, valid) = self.mask(views), self.patches(views)  # [B, h, w], [B, h, w, pixels]
+        mask, (x, valid) = views.masks[0], self.patches(views)  # [B, h, w], [B, h, w, pixels]
         masked = mask[..., None] & valid
         y = patchify(self.decoder(self.encoder(views.crops[0], mask=mask)), self.grid)
         loss = masked_mean((y.float() - x).abs(), masked)
@@ -126,7 +121,7 @@ class MAE(MaskedMethod):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, and that of predicting each patch's mean."""
-        mask, (x, valid) = self.mask(views), self.patches(views)
+        mask, (x, valid) = views.masks[0], self.patches(views)
         # Every image masks as many patches as the others, so the visible ones form a rectangle [B, K].
         visible = (~mask).flatten(1).nonzero()[:, 1].unflatten(0, (len(x), -1))
         y = self.decoder(self.encoder.visible(views.crops[0], visible), visible)  # [B, h, w, pixels]

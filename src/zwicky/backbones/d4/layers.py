@@ -21,7 +21,7 @@ from zwicky.errors import UserError
 
 
 def by_irreps(device: torch.device, width: int) -> bool:
-    """Return whether to work in the irreps at this width D = 8C, as measured (see benchmarks/README.md)."""
+    """Return whether to work in the irreps at this width D = 8C, the faster way on CPUs (see benchmarks/README.md)."""
     return device.type == "cpu" or width > 768
 
 
