@@ -5,14 +5,16 @@ import re
 import pytest
 import torch
 
-from zwicky import backbones
-from zwicky.augment.views import Target
+from zwicky import backbones, d4
+from zwicky.augment.views import Target, transform_targets
 from zwicky.backbones import BACKBONES
 from zwicky.backbones.base import Features
 from zwicky.backbones.heads import LinearHead
 from zwicky.errors import UserError
 
-CARTESIAN = [name for name in BACKBONES if name != "resnet18" and "polar" not in name]  # maskable patches of the image
+TRANSFORMERS = [name for name in BACKBONES if name != "resnet18"]
+STEMS = {"vit_tiny": (8, 8, 16), "swin_tiny": (8, 16), "d4_vit": (2, 2, 2), "d4_swin": (2, 3)}
+TARGETS = (Target(("dx", "dy"), "vector"), Target(("theta_E",)), Target(("gamma1", "gamma2"), "spin2"))
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -74,6 +76,12 @@ def test_config_builds_the_same_network_again(name, small_backbone):
         ("vit_tiny", {"drop_path": 1.0}, "drop_path is 1.0; choose from 0 to 0.99"),
         ("polar_vit", {"radius": 0.0}, "radius is 0.0"),
         ("polar_vit", {"radius": float("nan")}, "radius is nan"),
+        ("polar_vit", {"stem": []}, "cannot be built"),
+        ("polar_vit", {"radii": 7}, "multiples of 4 and 32"),
+        ("polar_vit", {"spacing": "cubic"}, "linear, log"),
+        ("polar_vit", {"centre": "left"}, "frame"),
+        ("polar_swin", {"window": 3}, "take 2"),
+        *[(name, {"stem": (2, 2, 2, 2, 2)}, "take patch_size 32") for name in ("vit_tiny", "d4_vit", "d4_swin")],
     ],
 )
 def test_a_wrong_backbone_is_one_line(name, options, message):
@@ -121,6 +129,7 @@ def test_heads_and_decoder_fit_every_backbone(name, small_backbone):
     for head in (backbone.prediction_head(2), backbone.prediction_head(2, (offset,))):
         assert backbone.predict(head, images).shape == (2, 2)
     assert isinstance(head, torch.nn.Linear) != backbone.invariant
+    assert isinstance(backbone.prediction_head(1, TARGETS[1:2]), torch.nn.Linear)  # a scalar has no direction
     assert backbone.pixel_decoder()(backbone(images)).shape == backbone.canvas(images).shape
 
 
@@ -153,42 +162,50 @@ def test_resampled_positions_turn_with_the_image(small_backbone):
             assert torch.allclose(placed, placed.rot90(1, (1, 2)), atol=1e-5), side
 
 
-@pytest.mark.parametrize("name", CARTESIAN)
-def test_masked_cells_are_hidden_and_only_those(name, small_backbone):
-    backbone = small_backbone(name).eval()
-    with torch.no_grad():
-        backbone.mask_token.normal_()
-    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
-    mask[:, 1, 2] = True
-    images = torch.randn(2, 3, 32, 32)
-    hidden, shown = images.clone(), images.clone()
-    hidden[:, :, 8:16, 16:24] += 5
-    shown[:, :, 0:8, 0:8] += 5
+@pytest.mark.parametrize(("name", "stem"), [*((name, None) for name in TRANSFORMERS), *STEMS.items()])
+def test_masked_patches_are_hidden_and_only_those(name, stem, small_backbone, filled):
+    """No pixel of theirs reaches a token, though the convolutions of a stem overlap. Polar patches are the canvas's."""
+    backbone = filled(small_backbone(name, **({"stem": stem} if stem else {})))
+    images = torch.randn_like(backbone.canvas(torch.zeros(2, 3, 32, 32)))
+    backbone.canvas = lambda images: images
+    mask = torch.rand(2, *backbone.grid(32)) < 0.4
+    hidden = torch.nn.functional.interpolate(mask[:, None].float(), images.shape[2:])
+    behind, visible = images + hidden * torch.randn_like(images), images + (1 - hidden) * torch.randn_like(images)
     with torch.no_grad():
         masked = backbone(images, mask).patch_tokens
-        assert torch.equal(backbone(hidden, mask).patch_tokens, masked)
-        assert not torch.allclose(backbone(shown, mask).patch_tokens, masked, atol=1e-3)
+        assert torch.equal(backbone(behind, mask).patch_tokens, masked)
+        assert not torch.allclose(backbone(visible, mask).patch_tokens, masked, atol=1e-3)
         assert torch.equal(backbone(images, torch.zeros_like(mask)).patch_tokens, backbone(images).patch_tokens)
-        assert not torch.allclose(masked, backbone(images).patch_tokens, atol=1e-3)
-
-
-@pytest.mark.parametrize(("name", "stem"), [("hybrid_vit", (8, 8, 16)), ("swin_tiny", (8, 16))])
-def test_a_stem_sees_nothing_of_masked_patches(name, stem, small_backbone):
-    """Its convolutions overlap, so pixels are hidden before them; neighbours still see each other."""
-    backbone = small_backbone(name, stem=stem).eval()
-    images, mask = torch.randn(1, 3, 32, 32), torch.zeros(1, *backbone.grid(32), dtype=torch.bool)
-    mask[0, 1, 1] = True
-    side = 32 // mask.shape[1]
-    changed = images.clone()
-    changed[..., side : 2 * side, side : 2 * side] += 1
-    with torch.no_grad():
-        assert torch.equal(backbone(images, mask=mask).pooled, backbone(changed, mask=mask).pooled)
-        assert not torch.allclose(backbone(images).pooled, backbone(changed).pooled, atol=1e-4)
+        assert not torch.allclose(backbone(images).patch_tokens, masked, atol=1e-3)
         if hasattr(backbone, "visible"):
-            kept = (~mask).flatten().nonzero().T
-            assert torch.equal(backbone.visible(images, kept), backbone.visible(changed, kept))
-    with pytest.raises(UserError, match="patch_size"):
-        small_backbone(name, stem=(8,))
+            kept = (~mask[:1]).flatten().nonzero().T.expand(2, -1)
+            images[1], behind[1] = images[0], behind[0]
+            assert torch.equal(backbone.visible(images, kept), backbone.visible(behind, kept))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_attention_is_a_share_of_each_patch(name, small_backbone, filled):
+    backbone = filled(small_backbone(name))
+    for size in (16, 32, 48):
+        attention = backbone.attention(torch.randn(2, 3, size, size))
+        assert attention.shape[2:] == backbone.grid(size)
+        assert torch.allclose(attention.sum((2, 3)), torch.ones(attention.shape[:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["d4_vit", "d4_swin", "polar_vit", "polar_swin"])
+@torch.no_grad()
+def test_predictions_transform_with_the_image(name, small_backbone, filled):
+    options = {"angles": 64} if "polar" in name else {}  # at four angles cos 2θ is 0
+    backbone, images = small_backbone(name, **options).eval(), torch.randn(3, 3, 32, 32)
+    head = filled(backbone.prediction_head(5, TARGETS))
+    upright = backbone.predict(head, images)
+    assert upright.std(0).min() > 1e-4
+    for g, transformed in enumerate(d4.apply(images)):
+        expected = transform_targets(upright, TARGETS, d4.to_source(g).expand(3, 2, 3))
+        assert torch.allclose(backbone.predict(head, transformed), expected, atol=2e-5), g
+        moved = (expected - upright).abs().amax(0) > 1e-4
+        assert moved.any() == (g > 0)
+        assert not moved[2]
 
 
 @pytest.mark.parametrize("name", ["vit_tiny", "polar_vit", "d4_vit"])

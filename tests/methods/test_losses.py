@@ -1,6 +1,4 @@
-"""The losses against their formulas in loops, and against lightly's."""
-
-import math
+"""The losses against lightly's, and the oracles of the other tests too."""
 
 import pytest
 import torch
@@ -11,38 +9,34 @@ from zwicky.methods import losses
 
 from .oracles import slow_mim, slow_regions, slow_view_loss
 
+lightly = pytest.importorskip("lightly.loss")
+
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("local", [0, 3])
 def test_view_loss_is_the_double_sum_and_lightlys(batch, local):
-    lightly = pytest.importorskip("lightly.loss")
     generator = torch.Generator().manual_seed(local)
     student, logits = (torch.rand(n, batch, 16, generator=generator) for n in (2 + local, 2))
     teacher = (logits / 0.04).softmax(-1)
     loss = float(losses.view_loss(student.flatten(0, 1), teacher.flatten(0, 1), batch, 0.1))
-    assert loss == pytest.approx(slow_view_loss(student, teacher, 0.1), rel=1e-6, abs=1e-6)
     oracle = lightly.DINOLoss(output_dim=16, warmup_teacher_temp=0.04, teacher_temp=0.04, warmup_teacher_temp_epochs=1)
     assert loss == pytest.approx(float(oracle(list(logits), list(student), epoch=5)), abs=1e-5)
+    assert loss == pytest.approx(slow_view_loss(student, teacher, 0.1), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("grid", [(2, 2), (3, 5)])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_masked_patch_loss_is_the_double_sum_and_lightlys(batch, grid, share):
     generator = torch.Generator().manual_seed(batch + grid[1])
-    tokens, prototypes = grid[0] * grid[1], 7
     mask = torch.rand(batch, *grid, generator=generator) < share
-    student, logits = (torch.rand(batch, tokens, prototypes, generator=generator) * 2 - 1 for _ in range(2))
-    teacher = (logits / 0.07).softmax(-1)
-    weights, flat = losses.patch_weights(mask), mask.flatten(1)
-    loss = (weights[mask] * losses.cross_entropy(student[flat], teacher[flat], 0.1)).sum()
+    student, logits = (torch.rand(batch, grid[0] * grid[1], 7, generator=generator) * 2 - 1 for _ in range(2))
+    teacher, flat = (logits / 0.07).softmax(-1), mask.flatten(1)
+    loss = (losses.patch_weights(mask)[mask] * losses.cross_entropy(student[flat], teacher[flat], 0.1)).sum()
     assert float(loss) == pytest.approx(slow_mim(student, teacher, flat, 0.1), rel=1e-6, abs=1e-6)
-    if not mask.any():
-        assert float(loss) == 0
-        return
-    lightly = pytest.importorskip("lightly.loss")
-    oracle = lightly.IBOTPatchLoss(output_dim=prototypes, teacher_temp=0.07, student_temp=0.1)
-    assert float(loss) == pytest.approx(float(oracle(logits[flat], student[flat], mask)), rel=1e-5)
+    if mask.any():
+        oracle = lightly.IBOTPatchLoss(output_dim=7, teacher_temp=0.07, student_temp=0.1)
+        assert float(loss) == pytest.approx(float(oracle(logits[flat], student[flat], mask)), rel=1e-5)
 
 
 def made_regions(batch, grid, local, seed, share_valid=1.0, prototypes=6, dim=5):
@@ -73,12 +67,8 @@ def test_region_loss_is_the_double_sum_in_which_position_plays_no_part(batch, gr
 @pytest.mark.parametrize("batch", [1, 2, 7])
 @pytest.mark.parametrize("width", [1, 3, 32])
 def test_negative_cosine_is_the_formula_and_lightlys(batch, width):
-    lightly = pytest.importorskip("lightly.loss")
     p, z = torch.randn(2, batch, width, generator=torch.Generator().manual_seed(batch + width))
-    total = 0.0
-    for a, b in zip(p.double().tolist(), z.double().tolist(), strict=True):
-        dot = sum(x * y for x, y in zip(a, b, strict=True))
-        total -= dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b)) / batch
+    expected = -sum(float(a @ b / a.norm() / b.norm()) for a, b in zip(p.double(), z.double(), strict=True)) / batch
     loss = float(losses.negative_cosine(p, z))
-    assert loss == pytest.approx(total, abs=1e-6)
+    assert loss == pytest.approx(expected, abs=1e-6)
     assert loss == pytest.approx(float(lightly.NegativeCosineSimilarity()(p, z)), abs=1e-6)

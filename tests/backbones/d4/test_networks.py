@@ -4,15 +4,11 @@ import pytest
 import torch
 
 from zwicky import d4
-from zwicky.augment.views import Target, transform_targets
 from zwicky.backbones.d4 import layers
-from zwicky.backbones.d4.heads import TargetHead
-from zwicky.errors import UserError
 
 both = pytest.mark.parametrize("name", ["d4_vit", "d4_swin"])
 CHOICES = [("cpu", 192), ("cuda", 384), ("cuda", 1024)]
 STEM = {"patch_size": 4, "stem": (2, 3)}
-TARGETS = (Target(("dx", "dy"), "vector"), Target(("theta_E",)), Target(("gamma1", "gamma2"), "spin2"))
 
 
 @both
@@ -27,19 +23,12 @@ def test_exact_for_all_eight_elements(name, size, masked, network, errors):
 
 
 @both
-def test_a_convolutional_stem_is_exact_and_sees_no_masked_pixel(name, network, errors):
+def test_a_convolutional_stem_is_exact(name, network, errors):
     net = network(name, **STEM).train()
     net(torch.randn(8, 2, 32, 32) + 1)  # running statistics
     images, mask = torch.randn(2, 2, 32, 32), torch.rand(2, *net.grid(32)) < 0.4
     for hidden in (None, mask):
         assert errors(net.eval(), images, hidden).max() < 3e-5
-    cell = 32 // net.grid(32)[0]
-    behind = mask.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, None] * torch.randn(2, 2, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(net(images + behind, mask=mask).pooled, net(images, mask=mask).pooled)
-        assert not torch.allclose(net(images + behind).pooled, net(images).pooled, atol=1e-3)
-    with pytest.raises(UserError, match="take patch_size"):
-        network(name, stem=(2, 2, 2, 2, 2))
 
 
 @both
@@ -96,29 +85,8 @@ def test_decoded_pixels_and_attention_are_equivariant(name, network):
     decoder = net.pixel_decoder()
     pixels, attention = decoder(net(images)), net.attention(images)
     assert pixels.shape == images.shape
-    assert attention.shape[2:] == net.grid(32)
-    assert torch.allclose(attention.sum((2, 3)), torch.ones(attention.shape[:2]), atol=1e-5)
     assert not torch.allclose(pixels, pixels.flip(-1), atol=0.1)
     assert not torch.allclose(attention, attention.flip(-1), atol=1e-3)
     for g, transformed in enumerate(d4.apply(images)):
         assert torch.allclose(decoder(net(transformed)), d4.apply(pixels)[g], atol=1e-4)
         assert torch.allclose(net.attention(transformed), d4.apply(attention)[g], atol=1e-5)
-
-
-@both
-@torch.no_grad()
-def test_predictions_transform_with_the_image(name, network):
-    net, images = network(name), torch.randn(3, 2, 32, 32)
-    head = net.prediction_head(5, TARGETS)
-    assert isinstance(head, TargetHead)
-    assert isinstance(net.prediction_head(1, TARGETS[1:2]), torch.nn.Linear)  # a scalar has no direction
-    for parameter in head.parameters():
-        parameter += 0.3 * torch.randn_like(parameter)
-    upright = net.predict(head, images)
-    assert upright.std(0).min() > 1e-3
-    for g, transformed in enumerate(d4.apply(images)):
-        expected = transform_targets(upright, TARGETS, d4.to_source(g).expand(3, 2, 3))
-        assert torch.allclose(net.predict(head, transformed), expected, atol=2e-5), g
-        moved = (expected - upright).abs().amax(0) > 1e-3
-        assert moved.any() == (g > 0)
-        assert not moved[2]
