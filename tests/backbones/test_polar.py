@@ -117,26 +117,21 @@ def test_patches_lie_where_their_pixels_do(spacing, small_backbone):
 
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("angles", [8, 16])
-def test_sector_attention_is_the_formula_in_loops(shifted, angles):
+def test_sector_attention_is_its_formula(shifted, angles):
     """A sector of four of eight angles does not tile a quarter of the circle: the whole circle is one sector then."""
     torch.manual_seed(0)
     block = SectorBlock(8, 2, (3, angles), sector=4, shifted=shifted, drop=0.0).eval()
     maps, sector = torch.randn(2, 3, angles, 8), 4 if angles == 16 else 8
     shift = 2 if shifted and angles == 16 else 0
-    normed = block.norm1(maps)
-    q, k, v = block.attn.qkv(normed).unflatten(3, (3, 2, 4)).unbind(3)
-    expected = torch.empty_like(maps)
-    for r in range(3):
-        for a in range(angles):
-            first = (a - shift) // sector * sector + shift
-            cells = [(i, (first + j) % angles) for i in range(3) for j in range(sector)]
-            for head in range(2):
-                apart = [min(abs(a - b), angles - abs(a - b)) for _, b in cells]
-                bias = torch.stack([block.bias[head, r - i + 2, d] for (i, _), d in zip(cells, apart, strict=True)])
-                keys = torch.stack([k[:, i, j, head] for i, j in cells], 1)
-                weights = ((keys @ q[:, r, a, head, :, None])[..., 0] / 2 + bias).softmax(1)
-                values = torch.stack([v[:, i, j, head] for i, j in cells], 1)
-                expected[:, r, a, 4 * head : 4 * head + 4] = (weights[..., None] * values).sum(1)
+    qkv = block.attn.qkv(block.norm1(maps)).flatten(1, 2).unflatten(2, (3, 2, 4))
+    q, k, v = qkv.unbind(2)  # [B, N, heads, d]
+    r, a = torch.cartesian_prod(torch.arange(3), torch.arange(angles)).unbind(1)
+    near = (a[:, None] - shift) % angles // sector == (a - shift) % angles // sector
+    apart = torch.minimum((a[:, None] - a).abs(), angles - (a[:, None] - a).abs())
+    bias = block.bias[:, r[:, None] - r + 2, apart.clamp(max=block.bias.shape[2] - 1)]
+    scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / 2 + bias
+    weights = scores.masked_fill(~near, -torch.inf).softmax(-1)
+    expected = torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2).unflatten(1, (3, angles))
     expected = maps + block.attn.proj(expected)
     expected = expected + block.mlp(block.norm2(expected))
     assert torch.allclose(block(maps), expected, atol=1e-5)

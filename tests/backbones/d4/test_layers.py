@@ -105,41 +105,31 @@ def test_decoder_is_the_lift_transposed(fill):
     assert float((lifted * field).sum()) == pytest.approx(8 * float((images * decoded).sum()), rel=1e-9)
 
 
-def literal(block, x):
-    """Attention of one image, cell by cell: cells attend to those of their own window; [8, C, h, w]."""
-    side = x.shape[-1]
+def windowed_attention(block, x):
+    """Attention of one image among the cells of a window, no window wrapping around the edge; [8, C, h, w]."""
+    side, heads = x.shape[-1], block.heads
     size = min(block.window, side)
     shift = size // 2 if block.shifted and side > size else 0
-    heads, depth = block.heads, x.shape[1] // block.heads
-    qkv = block.qkv(block.norm1(x[:, :, None], False), False)[:, :, 0].unflatten(1, (3, heads, depth))
-    out = torch.zeros(8, heads, depth, side, side, dtype=x.dtype)
-    cells = [(y, x) for y in range(side) for x in range(side)]
-
-    def window(cell):  # no window wraps around the edge
-        return tuple((coordinate - shift) // size for coordinate in cell)
-
-    for g in range(8):
-        bias = d4.apply(block.bias)[g]
-        for head in range(heads):
-            for n in cells:
-                near, scores = [m for m in cells if window(m) == window(n)], []
-                for m in near:
-                    product = qkv[g, 0, head, :, n[0], n[1]] @ qkv[g, 1, head, :, m[0], m[1]]
-                    offset = (n[0] - m[0] + block.window - 1, n[1] - m[1] + block.window - 1)
-                    scores.append(product / math.sqrt(depth) + bias[head][offset])
-                for weight, m in zip(torch.stack(scores).softmax(0), near, strict=True):
-                    out[g, head, :, n[0], n[1]] += weight * qkv[g, 2, head, :, m[0], m[1]]
-    return block.proj(out.flatten(1, 2)[:, :, None], False)
+    cells = torch.cartesian_prod(torch.arange(side), torch.arange(side))
+    near = ((cells - shift).div(size, rounding_mode="floor")[:, None] == (cells - shift) // size).all(-1)
+    dy, dx = (cells[:, None] - cells + block.window - 1).clamp(0, 2 * block.window - 2).unbind(-1)
+    bias = torch.stack([each[:, dy, dx] for each in d4.apply(block.bias)])  # [8, heads, N, N]
+    qkv = block.qkv(block.norm1(x[:, :, None], False), False)[:, :, 0].flatten(2).unflatten(1, (3, heads, -1))
+    q, k, v = qkv.unbind(1)  # [8, heads, d, N]
+    scores = torch.einsum("ghdn,ghdm->ghnm", q, k) / math.sqrt(q.shape[2]) + bias
+    weights = scores.masked_fill(~near, -torch.inf).softmax(-1)
+    mixed = torch.einsum("ghnm,ghdm->ghdn", weights, v).flatten(1, 2).unflatten(2, (side, side))
+    return block.proj(mixed[:, :, None], False)
 
 
 @pytest.mark.parametrize(("side", "shifted"), [(4, False), (4, True), (2, True), (1, False)])
 @torch.no_grad()
-def test_window_attention_is_the_literal_loop(side, shifted, fill):
+def test_window_attention_is_its_formula(side, shifted, fill):
     block = fill(WindowBlock(4, 2, 2, shifted, 0.0))
     block.mlp.fc2.weight.zero_()
     block.mlp.fc2.bias.zero_()
     x = torch.randn(8, 4, 1, side, side, dtype=torch.float64)
-    assert torch.allclose(block(x, False) - x, literal(block, x[:, :, 0]), atol=1e-10)
+    assert torch.allclose(block(x, False) - x, windowed_attention(block, x[:, :, 0]), atol=1e-10)
 
 
 @torch.no_grad()
