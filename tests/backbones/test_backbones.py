@@ -148,20 +148,6 @@ def test_a_linear_head_standardises_features():
     assert torch.allclose(features.pooled @ linear["weight"].T + linear["bias"], expected, atol=1e-2)
 
 
-def test_resampled_positions_turn_with_the_image(small_backbone):
-    """Positions symmetric under a quarter turn stay so at any other size; `scale_factor` would shift them."""
-    backbone = small_backbone("vit_tiny", image_size=32).eval()
-    net = backbone.net
-    with torch.no_grad():
-        grid = net.pos_embed[:, 1:].unflatten(1, (4, 4))
-        symmetric = sum(grid.rot90(k, (1, 2)) for k in range(4)) / 4
-        net.pos_embed[:, 1:] = symmetric.flatten(1, 2)
-        for side in (2, 3, 5, 6):
-            patches = torch.zeros(1, side, side, backbone.dim)
-            placed = net._pos_embed(patches)[:, 1:].unflatten(1, (side, side))
-            assert torch.allclose(placed, placed.rot90(1, (1, 2)), atol=1e-5), side
-
-
 @pytest.mark.parametrize(("name", "stem"), [*((name, None) for name in TRANSFORMERS), *STEMS.items()])
 def test_masked_patches_are_hidden_and_only_those(name, stem, small_backbone, filled):
     """No pixel of theirs reaches a token, though the convolutions of a stem overlap. Polar patches are the canvas's."""

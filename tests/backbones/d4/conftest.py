@@ -3,12 +3,7 @@
 import pytest
 import torch
 
-from zwicky import backbones, d4
-
-OPTIONS = {
-    "d4_vit": {"patch_size": 4, "width": 64, "depth": 3, "heads": 2},
-    "d4_swin": {"patch_size": 2, "window": 4, "width": 32, "depths": [2, 2], "heads": [1, 2]},
-}
+from zwicky import d4
 
 
 def _act(g, features):
@@ -22,18 +17,8 @@ def act():
 
 
 @pytest.fixture
-def network():
-    def make(name, image_size=32, dtype=torch.float32, matrices=True, **options):
-        """matrices: whether the weights of linear layers grow too, which amplifies rounding in deep nets."""
-        torch.manual_seed(0)
-        made = backbones.create(name, bands=2, image_size=image_size, **{**OPTIONS[name], **options}).to(dtype).eval()
-        with torch.no_grad():  # position and bias tables too
-            for key, parameter in made.named_parameters():
-                if matrices or not key.endswith("weight") or parameter.dim() == 1:
-                    parameter += 0.2 * torch.randn_like(parameter)
-        return made
-
-    return make
+def network(small_backbone, filled):
+    return lambda name, dtype=torch.float32, **options: filled(small_backbone(name, 2, **options), 0.2, dtype).to(dtype)
 
 
 @pytest.fixture

@@ -71,11 +71,11 @@ def test_what_is_no_symmetry_changes_the_answer(name, network):
     """Another image, a shift by a pixel, and a crop that is not the transformed crop: else exactness means nothing."""
     net, images = network(name), torch.randn(2, 2, 35, 35)
     base = net(images[..., :32, :32]).pooled
-    spread = base.std()
+    spread = (base[0] - base[1]).abs().max()
+    assert spread > 0.01 * base.std()
     assert (net(images[..., :32, 1:33]).pooled - base).abs().max() > 0.05 * spread
-    assert (base[0] - base[1]).abs().max() > 0.05 * spread
     apart = sorted((net(each[..., :32, :32]).pooled - base).abs().max() / spread for each in d4.apply(images))
-    assert apart[1] < 1e-5 < 0.05 < apart[2]  # the corner is fixed by the mirror along the diagonal
+    assert apart[1] < 1e-3 < 0.05 < apart[2]  # the corner is fixed by the mirror along the diagonal
 
 
 @both
