@@ -38,14 +38,15 @@ class Photometry:
         return cls(
             brightness=1 + config.brightness * (2 * brightness - 1),
             contrast=1 + config.contrast * (2 * contrast - 1),
-            blur_sigma=torch.where(blur < config.blur, _log_uniform(sigma, config.blur_sigma), 0.0),
-            noise_sigma=torch.where(noise < config.noise, _log_uniform(level, config.noise_sigma), 0.0),
+            blur_sigma=torch.where(blur < config.blur, log_uniform(sigma, config.blur_sigma), 0.0),
+            noise_sigma=torch.where(noise < config.noise, log_uniform(level, config.noise_sigma), 0.0),
             reddening=config.reddening * dust,
             dropped_band=torch.where(drop < config.band_dropout, (band * n_bands).long().clamp(max=n_bands - 1), -1),
         )
 
 
-def _log_uniform(u: Tensor, limits: tuple[float, float]) -> Tensor:
+def log_uniform(u: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Map uniform numbers to log-uniform ones within limits."""
     low, high = math.log(limits[0]), math.log(limits[1])
     return torch.exp(low + (high - low) * u)
 

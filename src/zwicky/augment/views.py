@@ -5,7 +5,6 @@ global batch from (seed, step) and then sliced, so that two processes together g
 numbers has the same shape whatever the options: turning blur off moves no crop.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -121,8 +120,7 @@ class Masking:
         height, width = self.grid
         smallest = max((min(height, width) // 3) ** 2, 1)  # as in iBOT's code, and BEiT's on its 14 × 14 patches
         area = (smallest + u[:, 0] * (n_left - smallest)).clamp(min=1)
-        low, high = (math.log(value) for value in self.aspect)
-        aspect = torch.exp(low + (high - low) * u[:, 1])
+        aspect = photometry.log_uniform(u[:, 1], self.aspect)
         h = (area * aspect).sqrt().round().clamp(1, height)
         w = (area / aspect).sqrt().round().clamp(1, width)
         top, left = (u[:, 2] * (height - h + 1)).floor(), (u[:, 3] * (width - w + 1)).floor()

@@ -8,7 +8,7 @@ it; with mirror-symmetric kernels both leave the pooled features unchanged, and 
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from zwicky.backbones.patches import conv_stem, hide_patches, mask_tokens
 from zwicky.backbones.transformer import VisibleEncoder
 from zwicky.errors import UserError
 
+Spacing = Literal["linear", "log"]
+Centre = Literal["frame", "brightest", "centroid"]
 OVERSAMPLING = 2  # samples per polar pixel and axis, which are averaged
 
 
@@ -181,8 +183,8 @@ class PolarBackbone(Backbone):
         radii: int = 24,
         angles: int = 64,
         radius: float = 1.0,
-        spacing: Literal["linear", "log"] = "linear",
-        centre: Literal["frame", "brightest", "centroid"] = "frame",
+        spacing: Spacing = "linear",
+        centre: Centre = "frame",
         stem: Sequence[int] = (32, 64, 96),
         mirror: bool = True,
     ) -> None:
@@ -194,11 +196,8 @@ class PolarBackbone(Backbone):
                 f"backbone: {radii} radii and {angles} angles do not suit a stem of {len(stem)} convolutions; take "
                 f"multiples of {self.patch[0]} and {4 * self.patch[1]}"
             )
-        for option, value, choices in (
-            ("spacing", spacing, ("linear", "log")),
-            ("centre", centre, ("frame", "brightest", "centroid")),
-        ):
-            if value not in choices:
+        for option, value, kind in (("spacing", spacing, Spacing), ("centre", centre, Centre)):
+            if value not in (choices := get_args(kind)):
                 raise UserError(f"backbone: {option} is {value!r}; choose one of {', '.join(choices)}")
         self.dim, self.radii, self.angles = dim, radii, angles
         self.radius, self.spacing, self.centre, self.invariant = radius, spacing, centre, mirror

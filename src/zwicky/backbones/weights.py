@@ -47,8 +47,8 @@ def load_pretrained(backbone: Backbone, source: str) -> None:
         raise UserError(f"pretrained {source}: its weights are not finite; its training diverged, take another file")
     expected, bands = net.state_dict(), backbone.config["bands"]
     for name in state.keys() & expected.keys():  # of the first layer, whose kernels are [outputs, bands, h, w]
-        weight, ours_shape = state[name], expected[name].shape
-        if weight.ndim == 4 and len(ours_shape) == 4 and ours_shape[1] == bands != weight.shape[1]:
+        weight, kernel = state[name], expected[name]
+        if weight.ndim == kernel.ndim == 4 and kernel.shape[:2] == (len(weight), bands) != weight.shape[:2]:
             if weight.shape[1] not in (1, 3):
                 raise UserError(
                     f"pretrained {source}: has {weight.shape[1]} bands; only weights of one or three can be adapted"
