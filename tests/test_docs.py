@@ -20,8 +20,8 @@ import pytest
 import zwicky
 from zwicky import cli, recipes
 from zwicky.cli.parsing import make_parser
-from zwicky.simulate.draw import truth_columns
 from zwicky.simulate.population import read_population
+from zwicky.simulate.truth import truth_columns
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks/README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -224,7 +224,8 @@ def test_recipes_of_the_docs_are_those_that_ship():
 def test_truth_table_is_that_of_the_code():
     kinds, _, truth = TEXTS["docs/simulate.md"].partition("## The truth")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|$", truth, flags=re.M)
-    assert {name: (unit.replace("–", ""), meaning) for name, unit, meaning in rows} == truth_columns(DEMO)
+    documented = {name: {"unit": unit.replace("–", ""), "meaning": meaning} for name, unit, meaning in rows}
+    assert documented == truth_columns(DEMO)
     shares = re.findall(r"^\| `(\w+)` \| (\w+) \| (\d+) % \|", kinds, flags=re.M)
     assert {name: (label, int(share) / 100) for name, label, share in shares} == {
         name: (kind.label, kind.fraction) for name, kind in DEMO.classes.items()

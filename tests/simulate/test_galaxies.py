@@ -10,7 +10,7 @@ from zwicky.data.cutouts import make_cutouts
 from zwicky.data.splits import holdout_split
 from zwicky.data.store import write_store
 from zwicky.errors import UserError
-from zwicky.simulate.draw import draw_block, truth_columns
+from zwicky.simulate.draw import draw_block
 from zwicky.simulate.galaxies import galaxy_tensors, load_galaxies
 from zwicky.simulate.population import GalaxyStore, read_population
 from zwicky.simulate.render import CPU, grid, parameter_tensors, render_light
@@ -86,8 +86,9 @@ def render(name):
     population = read_population(name)
     drawn, rows = draw_block(population, 3, 0), np.arange(8)
     p = parameter_tensors(drawn, rows)
-    p.update(galaxy_tensors(population.galaxies, {name: one[rows] for name, one in drawn.values.items()}, CPU))
-    return *render_light(population, population.classes["lens"], *grid(121, SCALE), SCALE, p), p
+    lens, values = population.classes["lens"], {name: one[rows] for name, one in drawn.values.items()}
+    p.update(galaxy_tensors(population, lens, values, CPU))
+    return *render_light(population, lens, *grid(121, SCALE), SCALE, p), p
 
 
 def test_without_a_lens_the_image_is_the_interpolated_original(write, described):
@@ -129,7 +130,7 @@ def test_each_image_names_its_galaxy_and_a_split_keeps_its_images_together(write
     sources = cutouts.column("source_id")
     assert [int(one) for one in sources] == (cutouts.column("source_pick") * 12).astype(int).tolist()
     assert "source_id" in cutouts.truth
-    assert "source_id" in truth_columns(read_population(name))
+    assert cutouts.metadata["columns"]["source_id"]["meaning"] == "id of the real galaxy that is the source"
     roles = holdout_split(cutouts, labels, seed=0).roles
     assert len({(source, roles[identifier]) for identifier, source in zip(cutouts.ids, sources, strict=True)}) == 12
     assert set(roles.values()) == {"train", "validation", "test"}
@@ -177,6 +178,8 @@ def test_mistakes_are_one_line(write, described):
     messages |= {"from 0 to 1": {"part": (0.5, 0.5)}}
     names = {message: described(dark, f"{len(message)}.yaml", **changes) for message, changes in messages.items()}
     names |= {"nowhere": described("nowhere"), "real_source needs a store": described("", "none.yaml")}
+    bright, no_pick = write(discs([0.2]), "bright"), {name: REAL[name] for name in REAL if name != "source_pick"}
+    names["needs the parameter 'source_pick'"] = described(bright, "no_pick.yaml", parameters=no_pick)
     for message, name in names.items():
         with pytest.raises(UserError, match=message):
             simulate_population(name, 1)

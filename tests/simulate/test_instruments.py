@@ -184,6 +184,17 @@ def test_the_image_of_a_star_is_the_point_spread_function(tmp_path, suffix, thro
     assert np.abs(image - pixels).max() < 1e-4 * pixels.max()
 
 
+@pytest.mark.parametrize("seeing", [1.0, 8.0])
+def test_the_margin_holds_the_wings_of_any_seeing(seeing, one_galaxy, write_population):
+    """An image is the middle of a larger one, whose edges are far away."""
+    changes = {"noise": "none", "common": one_galaxy["common"] | {"seeing": {"value": seeing}}}
+    small, large = (
+        simulate_population(write_population(one_galaxy | changes | {"size": size}), 1)[0].images[0, 0]
+        for size in (40, 120)
+    )
+    assert np.abs(small - large[40:-40, 40:-40]).max() < 5e-3 * large.max()
+
+
 @pytest.mark.parametrize(
     ("star", "message"),
     [

@@ -71,6 +71,7 @@ def test_a_base_is_changed_and_a_null_removes(one_galaxy, write_population):
         ("common", ["seeing"], "common"),
         ("light.lens.colour", "red", "colour"),
         ("light", {}, "light needs"),
+        ("light.lens.unlensed", True, "light.lens.unlensed: only the layer arc"),
         ("classes", {}, "fraction above 0"),
         ("classes.galaxy.layers", {}, "each of lens"),
         ("classes.galaxy.layers.lens", "cube", "cube"),

@@ -1,5 +1,7 @@
 """Whole populations: determinism, the table and its truth, light and magnitudes, pairs, warnings and mistakes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.data.splits import holdout_split
 from zwicky.errors import UserError
 from zwicky.simulate import population_names, simulation
-from zwicky.simulate.draw import BLOCK, draw_block, truth_columns
+from zwicky.simulate.draw import BLOCK, draw_block
 from zwicky.simulate.instruments import nanomaggies
 from zwicky.simulate.population import read_population
 from zwicky.simulate.render import render_block
@@ -44,7 +46,7 @@ def test_truth_is_present_where_the_class_has_it(name, small):
     cutouts, labels = simulate_population(small(name), BLOCK, seed=2)
     classes = cutouts.column("object_class")
     assert {labels.values[one] for one in cutouts.ids} <= {one.label for one in population.classes.values()}
-    assert set(cutouts.truth) == {"object_class"} | set(truth_columns(population))
+    assert set(cutouts.truth) == {"object_class", *cutouts.metadata["columns"]}
     assert set(cutouts.truth) == set(cutouts.table) - set(STANDARD_COLUMNS)
     assert np.isfinite(cutouts.images).all()
     for column in population.common:
@@ -172,6 +174,8 @@ def test_an_interrupted_simulation_resumes_to_the_same_bytes(population, tmp_pat
     simulate_store(population, COUNT, 3, tmp_path / "killed")
     assert rendered == [0, 1, 2, 2, 3]
     simulate_store(population, COUNT, 3, tmp_path / "whole")
+    columns = json.loads((tmp_path / "whole" / "store.json").read_text())["metadata"]["columns"]
+    assert columns["theta_E"] == {"unit": "arcsec", "meaning": "Einstein radius of the SIE, circularised"}
     killed, whole = (
         {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*")} for name in ("killed", "whole")
     )

@@ -11,8 +11,6 @@ from zlib import crc32
 import numpy as np
 
 from zwicky.errors import UserError
-from zwicky.io import read_settings
-from zwicky.simulate import FOLDER
 from zwicky.simulate.population import Population
 from zwicky.simulate.priors import Prior, Substructure
 
@@ -85,26 +83,3 @@ def _merge(merged: np.ndarray | None, column: np.ndarray, rows: np.ndarray) -> n
     width = max(merged.shape[1], column.shape[1])
     padded = [np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=np.nan) for one in (column, merged)]
     return np.where(rows[:, None], *padded)
-
-
-def truth_columns(population: Population) -> dict[str, tuple[str, str]]:
-    """Return the (unit, meaning) of each truth column."""
-    drawn, bands, classes = draw_block(population, 0, 0), population.instrument.bands, population.classes.values()
-    substructure = read_settings(FOLDER.parent / "truth.yaml")
-    names = [name for name in (*drawn.values, *drawn.lists) if name in substructure]
-    table = {name: (substructure[name]["unit"], substructure[name]["meaning"]) for name in names}
-    for parameters in (*(one.parameters for one in classes), population.common):
-        table |= {name: (prior.unit, prior.meaning) for name, prior in parameters.items() if name not in table}
-    for name in population.galaxies:
-        if f"{name}_pick" in table:
-            table[f"{name}_id"] = ("", f"id of the real galaxy that is the {name}")
-    if population.pairs:
-        table["pair_id"] = ("", "the same for the two images of one lens")
-    for layer, light in population.light.items():
-        for band in {light.band, *bands}:
-            table[f"{layer}_mag_{band}"] = ("mag", f"AB magnitude of the {layer} light in {band}, as observed")
-        table[f"{layer}_snr"] = ("", f"signal-to-noise ratio of the {layer} light, all bands together")
-    if any(one.deflectors for one in classes):
-        table["magnification"] = ("", "total magnification of the source, within the image")
-        table |= {f"source_mag_{band}": ("mag", f"AB magnitude of the unlensed source in {band}") for band in bands}
-    return table

@@ -18,7 +18,7 @@ from torch import Tensor
 from zwicky.data.cutouts import batches
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
-from zwicky.simulate.population import GalaxyStore
+from zwicky.simulate.population import GalaxyStore, ObjectClass, Population
 
 TAPER = 0.25  # of half the stamp, over which light fades out, so that stamps have no edges
 SMOOTHING = 2.0  # pixels, before the galaxy is segmented
@@ -90,12 +90,12 @@ def _isolate(image: np.ndarray) -> np.ndarray:
 
 
 def galaxy_tensors(
-    galaxies: Mapping[str, GalaxyStore], values: Mapping[str, np.ndarray], device: torch.device
+    population: Population, object_class: ObjectClass, values: Mapping[str, np.ndarray], device: torch.device
 ) -> dict[str, Tensor]:
-    """Return `NAME_images` [n, H, W] and `NAME_scale` [1, 1, 1] of the galaxies that `values` [n] pick."""
+    """Return `NAME_images` [n, H, W] and `NAME_scale` [1, 1, 1] that `values` [n] pick for a class."""
     tensors = {}
-    for name in (name for name in galaxies if f"{name}_pick" in values):
-        catalog = load_galaxies(galaxies[name])
+    for name in (name for name in population.galaxies if f"real_{name}" in object_class.layers.values()):
+        catalog = load_galaxies(population.galaxies[name])
         tensors[f"{name}_images"] = catalog.images[torch.from_numpy(catalog.rows(values[f"{name}_pick"]))].to(device)
         tensors[f"{name}_scale"] = torch.full((1, 1, 1), catalog.scale, device=device)
     return tensors

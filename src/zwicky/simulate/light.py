@@ -14,6 +14,7 @@ from caustics.light.func import brightness_sersic, k_sersic
 from torch import Tensor
 
 from zwicky.simulate.galaxies import sample_galaxy
+from zwicky.simulate.population import Population
 
 Parameters = Mapping[str, Tensor]
 Shape = Callable[[Tensor, Tensor, Parameters], Tensor]
@@ -154,3 +155,8 @@ SOURCES: dict[str, tuple[Shape, Callable[[Parameters], Tensor]]] = {
     "clumpy_source": (partial(sersic_source, clumps=CLUMPS), partial(source_flux, clumps=CLUMPS)),
     "real_source": (real_source, lambda p: torch.ones_like(p["source_zoom"])),
 }
+
+
+def has_source(population: Population) -> bool:
+    """Return whether any class of a population shows a source, whose magnification is part of the truth."""
+    return any(shape in SOURCES for one in population.classes.values() for shape in one.layers.values())

@@ -128,6 +128,7 @@ class Population:
         twice = self.eight_bit and self.composite is not None
         require(not twice, "eight_bit: a composite has 8 bits already; leave one of the two out")
         for layer, light in self.light.items():
+            require(layer == "arc" or not light.unlensed, f"light.{layer}.unlensed: only the layer arc is lensed")
             missing = ", ".join(band for band in bands if band not in light.columns(layer))
             require(not missing, f"light.{layer}.colours lacks {missing}, a band of the instrument")
         for name, one in self.classes.items():

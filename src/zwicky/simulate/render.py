@@ -14,18 +14,22 @@ from zwicky.simulate.draw import ParameterBlock
 from zwicky.simulate.galaxies import galaxy_tensors
 from zwicky.simulate.instruments import nanomaggies, transfer
 from zwicky.simulate.lensing import ray_trace
-from zwicky.simulate.light import LAYERS, SOURCES, Parameters
+from zwicky.simulate.light import LAYERS, SOURCES, Parameters, has_source
 from zwicky.simulate.population import CHANNELS, Composite, ObjectClass, Population
 
-MARGIN = 8  # pixels around the image whose light the point spread function scatters into it
+MARGIN = 8  # pixels around the image whose light the point spread function scatters into it, at least …
+MARGIN_FWHM = 4 / 3  # … and in units of the widest full width at half maximum, up to the size of the image
 CELLS_CPU = 2**18  # cells of the fine grid rendered at a time by a CPU …
 CELLS_GPU = 2**24  # … and by another device
 CPU = torch.device("cpu")
 
 
-def fine_size(population: Population) -> int:
-    """Return the cells per side of the fine grid: the image and its margin."""
-    return (population.size + 2 * MARGIN) * population.supersampling
+def fine_size(population: Population, seeing: float = 0.0) -> int:
+    """Return the cells per side of the fine grid, the image and its margin, for images of a seeing up to this."""
+    instrument = population.instrument
+    fwhm = seeing * max(band.fwhm for band in instrument.bands.values()) / instrument.pixel_scale
+    margin = max(MARGIN, min(int(np.ceil(MARGIN_FWHM * fwhm)), population.size))
+    return (population.size + 2 * margin) * population.supersampling
 
 
 def grid(size: int, scale: float, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
@@ -45,7 +49,7 @@ def render_block(
     n, layers, bands = len(drawn.object_class), len(population.light), population.instrument.bands
     images = np.empty((n, layers, len(bands), population.size, population.size), np.float32)
     magnification = np.full((n, layers), np.nan)
-    size = fine_size(population)
+    size = fine_size(population, drawn.values["seeing"].max())
     scale = population.instrument.pixel_scale / population.supersampling
     x, y = grid(size, scale, device)
     step = max(1, (CELLS_CPU if device.type == "cpu" else CELLS_GPU) // size**2)
@@ -55,8 +59,8 @@ def render_block(
             rows = members[start : start + step]
             p = parameter_tensors(drawn, rows, device)
             values = {key: column[rows] for key, column in drawn.values.items()}
-            p.update(galaxy_tensors(population.galaxies, values, device))
             try:
+                p.update(galaxy_tensors(population, object_class, values, device))
                 cells, factors = render_light(population, object_class, x, y, scale, p)
             except KeyError as error:
                 raise UserError(f"{population.name}: {name} needs the parameter {error}; declare it") from None
@@ -100,6 +104,7 @@ def render_light(
 def observe(population: Population, cells: Tensor, drawn: ParameterBlock, rows: np.ndarray) -> Tensor:
     """Return images [n, layers, bands, size, size], nanomaggies, of light on the fine grid [n, layers, fine, fine]."""
     size, device = cells.shape[-1], cells.device
+    margin = (size // population.supersampling - population.size) // 2
     scale = population.instrument.pixel_scale / population.supersampling
     spectra = torch.fft.rfft2(cells)  # [n, layers, size, size//2+1]
     bands = []
@@ -109,13 +114,13 @@ def observe(population: Population, cells: Tensor, drawn: ParameterBlock, rows: 
         pixels = torch.nn.functional.avg_pool2d(light, population.supersampling, divisor_override=1)  # sums
         columns = [photometry.columns(layer)[name] for layer, photometry in population.light.items()]
         flux = np.stack([nanomaggies(drawn.values[column][rows]) for column in columns], 1)
-        bands.append(pixels[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * _tensor(flux, device)[:, :, None, None])
+        bands.append(pixels[:, :, margin:-margin, margin:-margin] * _tensor(flux, device)[:, :, None, None])
     return torch.stack(bands, 2)
 
 
 def _lensing_truth(population: Population, drawn: ParameterBlock, magnification: np.ndarray) -> dict[str, np.ndarray]:
     """Return the truth that follows from magnification: the source is fainter by 2.5 log10 of it."""
-    if not any(shape in SOURCES for one in population.classes.values() for shape in one.layers.values()):
+    if not has_source(population):
         return {}
     magnification = magnification[:, list(population.light).index("arc")]
     fainter = 2.5 * np.log10(magnification)

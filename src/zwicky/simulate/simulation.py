@@ -29,6 +29,7 @@ from zwicky.simulate.lensing import DEFLECTORS
 from zwicky.simulate.light import LAYERS, SOURCES
 from zwicky.simulate.population import Population, read_population
 from zwicky.simulate.render import MARGIN, fine_size, make_composite, render_block, to_eight_bit
+from zwicky.simulate.truth import truth_columns
 
 PIECE = 8  # blocks that are written and resumed together
 
@@ -78,9 +79,9 @@ class Simulation:
         named = {"name": population.name, "population": population.text, "seed": self.seed}
         return named | {"device": self.device.type, "files": files}
 
-    def metadata(self) -> dict[str, str]:
-        """Return the metadata by which a store, and images rendered on access, are known to be the same simulation."""
-        return {"simulation": _digest(repr(self.identity()).encode())}
+    def metadata(self) -> dict[str, Any]:
+        """Return `simulation`, by which its images are recognised, stored or not; `columns`: see `truth_columns`."""
+        return {"simulation": _digest(repr(self.identity()).encode()), "columns": truth_columns(self.population)}
 
     def render(self, block: int) -> tuple[np.ndarray, ParameterBlock]:
         """Return noisy images [BLOCK, bands, size, size], and parameters with the truth that only rendering gives."""
@@ -153,7 +154,7 @@ def simulate_population(population: str, count: int, seed: int = 0, device: str 
 
     Image i depends only on (population, seed, i), bit for bit on one type of `device`, "cpu" or "cuda". Images are
     float32 nanomaggies with noise, or uint8 pictures. Truth columns are NaN where a class has no such parameter;
-    `zwicky.simulate.draw.truth_columns` gives unit and meaning of each.
+    `metadata["columns"]` of the cutouts gives unit and meaning of each.
     """
     simulation = Simulation.open(population, count, seed, device)
     images, tables = zip(*simulation.blocks(), strict=True)
