@@ -138,6 +138,13 @@ def write_set_aside(path: Path | str, entries: Iterable[tuple[str, str]]) -> Non
     write_table(path, pd.DataFrame(entries, columns=["file", "reason"]))
 
 
+def read_set_aside(path: Path | str) -> list[tuple[str, str]]:
+    """Read such a list; a file may be called `nan`."""
+    import pandas as pd
+
+    return list(pd.read_csv(path, dtype=str, na_filter=False).itertuples(index=False, name=None))
+
+
 def write_array(path: Path | str, array: np.ndarray) -> None:
     """Write an array atomically as .npy."""
     import numpy as np

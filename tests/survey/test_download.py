@@ -200,9 +200,11 @@ def test_rows_without_a_position_are_listed(service, config, tmp_path):
 
 def test_ids_that_differ_in_signs_have_files_of_their_own(service, config, tmp_path):
     table, out = catalogue(tmp_path / "c.csv", [0, 11, 12, 13]), tmp_path / "out"
-    pd.read_csv(table).assign(id=["a b", "a/b", "a_b_1", "A b"]).to_csv(table, index=False)
+    rows = pd.read_csv(table).assign(id=["a b", "a/b", "a_b_1", "A b"], file="of another folder")
+    rows.to_csv(table, index=False)
     assert "4 of 4 cutouts" in download_cutouts(table, out, config, quiet=True, pause=0)
     written = pd.read_csv(out / "catalog.csv")
+    assert written.columns.tolist() == ["file", "id", "ra", "dec", "label"]
     assert written["file"].tolist() == ["a_b.fits", "a_b_.fits", "a_b_1.fits", "A_b__.fits"]
     assert [fits.getval(out / file, "RA") for file in written["file"]] == [0.5, 11.5, 12.5, 13.5]
 

@@ -102,6 +102,18 @@ def test_known_lenses_are_matched_by_position_and_id(cutouts, scored, tmp_path):
     assert evaluate_grades(scored, tmp_path / "g.csv", tmp_path / "ids.csv") == text
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_random_stratum_alone_estimates_the_lenses_of_a_survey(store, make_run, cutouts, tmp_path):
+    """All of the survey is the random stratum, and a third of it is graded as lenses; no top found any."""
+    score([make_run()], store, tmp_path / "s", ScoreConfig(top=0, random=45), workers=1, quiet=True)
+    grades = pd.DataFrame({"id": cutouts.ids, "grade_mean": np.where(np.arange(45) < 15, 3, 0)})
+    grades.to_csv(tmp_path / "g.csv", index=False)
+    grades[:15].to_csv(tmp_path / "known.csv", index=False)
+    text = evaluate_grades(tmp_path / "s", tmp_path / "g.csv", tmp_path / "known.csv")
+    assert text.splitlines()[2] == "lenses in the survey: 15 [15, 15]; 95 % intervals, given that the grades are right"
+    assert pd.read_csv(tmp_path / "s" / "estimates.csv")["known_found"].tolist() == [0]
+
+
 def test_grades_of_other_objects_are_refused(scored, tmp_path):
     pd.DataFrame({"id": ["x"], "grade_mean": [1]}).to_csv(tmp_path / "g.csv", index=False)
     with pytest.raises(UserError, match="no object of"):

@@ -19,6 +19,7 @@ from scipy.special import expit, logit
 from zwicky import cli, provenance
 from zwicky.data.store import open_store, write_store
 from zwicky.errors import UserError
+from zwicky.io import read_set_aside
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.ensemble import Ensemble, Training
 from zwicky.survey.score import score
@@ -143,13 +144,13 @@ def test_other_data_are_refused(name, cutouts, make_run, write_survey, tmp_path)
 
 
 def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
-    images = cutouts.images.copy()
+    images, ids = cutouts.images.copy(), np.array(["nan", *cutouts.ids[1:]], object)
     images[::5] = np.nan
-    write_store(images, cutouts.table, tmp_path / "store", bands=cutouts.bands)
+    write_store(images, cutouts.table.assign(id=ids), tmp_path / "store", bands=cutouts.bands)
     done = score([make_run()], tmp_path / "store", tmp_path / "s", ScoreConfig(**SMALL), workers=1, quiet=True)
     assert (done["scored"], done["listed"], done["found"]) == (36, 9, 45)
-    listed = pd.read_csv(tmp_path / "s" / "set_aside.csv")
-    assert set(listed["file"]) | set(tables(tmp_path / "s")["id"]) == set(cutouts.ids)
+    assert {file for file, _ in read_set_aside(tmp_path / "s" / "set_aside.csv")} == set(ids[::5])
+    assert set(tables(tmp_path / "s")["id"]) == set(ids) - set(ids[::5])
 
 
 def test_an_ensemble_averages_log_odds_and_moves_the_prevalence(cutouts, make_run):

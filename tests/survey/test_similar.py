@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from sklearn.metrics.pairwise import cosine_similarity
 
@@ -14,7 +13,7 @@ from zwicky.survey import index
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.index import INDEX
 from zwicky.survey.score import score
-from zwicky.survey.similar import Features, _separation, similar, write_similar
+from zwicky.survey.similar import Features, similar, write_similar
 
 
 def write_features(folder, values, size=700):
@@ -39,7 +38,7 @@ def clusters(tmp_path_factory):
 
 
 def test_one_example_gives_the_cosine_neighbours(clusters):
-    everything = np.concatenate(clusters.arrays).astype(np.float64)
+    everything = clusters.take(slice(None)).astype(np.float64)
     standard = (everything - everything.mean(0)) / everything.std(0)
     expected = cosine_similarity(standard[[1230]], standard)[0]
     rows, values = similar(clusters, clusters.take(np.array([1230])), count=60)
@@ -93,13 +92,6 @@ def test_examples_are_found_by_id_and_position(clusters):
     for unknown in ("o3000", f"{table['ra'][2]},{table['dec'][2] + 2 / 3600}"):
         with pytest.raises(UserError, match="within 1"):
             clusters.find(["o5", unknown])
-
-
-def test_separation_agrees_with_astropy():
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"ra": rng.uniform(0, 360, 50), "dec": rng.uniform(-90, 90, 50)})
-    expected = SkyCoord(table["ra"], table["dec"], unit="deg").separation(SkyCoord(12.3, 45.6, unit="deg")).arcsec
-    np.testing.assert_allclose(_separation(table, 12.3, 45.6), expected, rtol=1e-9)
 
 
 def test_the_page_shows_the_neighbours(cutouts, survey, make_run, tmp_path):

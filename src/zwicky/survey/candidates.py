@@ -35,37 +35,35 @@ class Selection:
     top: int  # number of cutouts with the highest scores
     random: int  # number of the others
     seed: int  # of the random stratum
-    rows: pd.DataFrame = field(default_factory=pd.DataFrame)  # COLUMNS, key, part and position, best first
-    pixels: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)  # (part, position) → image
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)  # COLUMNS, key, part, position, image; best first
 
     def add(self, table: pd.DataFrame, images: np.ndarray, part: int, first: int) -> None:
         """Add cutouts `first`, first + 1, … of a part, with a score each."""
-        names = display_names(table)
         position = np.arange(first, first + len(table))
-        new = table[COLUMNS].assign(key=random_keys(names, self.seed), part=part, position=position)
-        self.merge(new, {(part, row): image for row, image in zip(position.tolist(), images, strict=True)})
+        keys = random_keys(display_names(table), self.seed)
+        self.merge(table[COLUMNS].assign(key=keys, part=part, position=position, image=list(images)))
 
-    def merge(self, rows: pd.DataFrame, pixels: dict[tuple[int, int], np.ndarray]) -> None:
-        """Add rows with their images, e.g. of another selection; the images that are kept are copied."""
-        order = pd.concat([self.rows, rows]).drop_duplicates(["part", "position"])
-        order = order.sort_values(["score", "key", "id"], ascending=[False, True, True], ignore_index=True)
+    def merge(self, rows: pd.DataFrame) -> None:
+        """Add rows, e.g. of another selection; the images that are kept are copied out of larger arrays."""
+        order = pd.concat([self.rows, rows]).drop_duplicates(["part", "position"], keep="last")
+        order = order.sort_values(["score", "key", "id"], ascending=[False, True, True])
         best, rest = order[: self.top], order[self.top :]
-        self.rows = pd.concat([best, rest.sort_values(["key", "id"])[: self.random]], ignore_index=True)
-        kept = set(zip(self.rows["part"].tolist(), self.rows["position"].tolist(), strict=True))
-        self.pixels = {place: image for place, image in self.pixels.items() if place in kept}
-        self.pixels |= {place: image.copy() for place, image in pixels.items() if place in kept}
+        kept = pd.concat([best, rest.sort_values(["key", "id"])[: self.random]], ignore_index=True)
+        kept["image"] = [np.array(one) if getattr(one, "base", None) is not None else one for one in kept["image"]]
+        self.rows = kept
 
-    def pop_part(self, part: int) -> tuple[pd.DataFrame, np.ndarray]:
-        """Return the rows of a part that are still selected, and their images, which are given up here."""
-        rows = self.rows[self.rows["part"] == part]
-        images = [self.pixels.pop((part, position)) for position in rows["position"]]
-        return rows.reset_index(drop=True), np.array(images)
+    def pop_part(self, part: int) -> pd.DataFrame:
+        """Return the rows of a part that are still selected, whose images are given up here."""
+        of_part = self.rows["part"] == part
+        rows = self.rows[of_part].reset_index(drop=True)
+        self.rows.loc[of_part, "image"] = None
+        return rows
 
 
-def save_selection(path: Path, rows: pd.DataFrame, images: np.ndarray) -> None:
+def save_selection(path: Path, rows: pd.DataFrame) -> None:
     """Write the selection of one part: `path` with the table, and `.npy` with the images beside it."""
-    write_array(path.with_suffix(".npy"), images)
-    write_table(path, rows)
+    write_array(path.with_suffix(".npy"), np.array(rows["image"].tolist()))
+    write_table(path, rows.drop(columns="image"))
 
 
 def write_candidates(folder: Path, out: Path, selection: Selection, scored: int, bands: tuple[str, ...]) -> int:
@@ -74,9 +72,8 @@ def write_candidates(folder: Path, out: Path, selection: Selection, scored: int,
     Its table has `score`, `spread`, `stratum` (top or random) and `inclusion_probability`, 1 or random / rest.
     """
     for path in sorted(folder.glob("*.parquet")):
-        rows, images = pd.read_parquet(path), np.load(path.with_suffix(".npy"), mmap_mode="r")
-        places = zip(rows["part"].tolist(), rows["position"].tolist(), strict=True)
-        selection.merge(rows, dict(zip(places, images, strict=True)))
+        images = np.load(path.with_suffix(".npy"), mmap_mode="r")
+        selection.merge(pd.read_parquet(path).assign(image=list(images)))
     rows = selection.rows
     is_top = np.arange(len(rows)) < selection.top
     table = rows[["ra", "dec", "score", "spread"]].assign(
@@ -85,8 +82,7 @@ def write_candidates(folder: Path, out: Path, selection: Selection, scored: int,
         stratum=np.where(is_top, TOP, RANDOM_STRATUM),
         inclusion_probability=np.where(is_top, 1.0, (~is_top).sum() / max(scored - selection.top, 1)),
     )
-    places = zip(rows["part"].tolist(), rows["position"].tolist(), strict=True)
-    images = np.stack([selection.pixels[place] for place in places])
+    images = np.stack(rows["image"].tolist())
     with StoreWriter(out, bands, images.shape[2:], images.dtype) as writer:
         writer.append(images, complete_table(table))
     return len(table)

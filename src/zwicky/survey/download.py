@@ -13,7 +13,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from zwicky.data.labels import read_labels
 from zwicky.data.store import open_store
 from zwicky.data.write import unique_names, write_cutout
 from zwicky.errors import UserError
-from zwicky.io import read_json, replacing, write_json, write_set_aside, write_table
+from zwicky.io import read_json, read_set_aside, replacing, write_json, write_set_aside, write_table
 from zwicky.progress import StepProgress
 from zwicky.survey.config import CutoutsConfig
 
@@ -54,51 +54,44 @@ class _Refused(Exception):
     """An answer that will not change when the request is repeated."""
 
 
-@dataclass(frozen=True)
-class Downloader:
-    """Fetches images from one service."""
+def fetch(config: CutoutsConfig, ra: float, dec: float, pause: float) -> np.ndarray:
+    """Return the image [bands, H, W] float32 around a position in degrees, with a pause (s) before each request.
 
-    config: CutoutsConfig
-    pause: float = 0.5  # seconds between requests
-
-    def fetch(self, ra: float, dec: float) -> np.ndarray:
-        """Return the image [bands, H, W] float32 around a position in degrees.
-
-        Raises:
-            _Refused: The service has none.
-            OSError: It does not answer properly, after all attempts.
-        """
-        config = self.config
-        groups = ["".join(config.bands)] if config.service == "legacy" else list(config.bands)
-        planes = [self._request(ra, dec, group, len(config.bands) // len(groups)) for group in groups]
-        image = np.concatenate(planes)
-        if not np.nan_to_num(image).any(axis=(1, 2)).all():
-            raise _Refused(BLANK if not np.nan_to_num(image).any() else "blank in some bands")
-        return image
-
-    def _request(self, ra: float, dec: float, bands: str, count: int) -> np.ndarray:
-        config = self.config
-        fov = config.size * config.pixel_scale / 3600
-        facts = {"ra": ra, "dec": dec, "bands": bands, "size": config.size, "pixel_scale": config.pixel_scale}
-        address = SERVICES[config.service].format(**facts, fov=fov, layer=config.layer or LAYERS[config.service])
+    Raises:
+        _Refused: The service has none.
+        OSError: It does not answer properly, after all attempts.
+    """
+    groups = [config.bands] if config.service == "legacy" else config.bands
+    facts = asdict(config) | {"ra": ra, "dec": dec, "layer": config.layer or LAYERS[config.service]}
+    facts["fov"] = config.size * config.pixel_scale / 3600
+    planes = []
+    for bands in groups:
+        address = SERVICES[config.service].format(**facts | {"bands": bands})
         if config.address:
-            address = config.address + "?" + address.partition("?")[2]
-        wait, reason = self.pause, ""
-        for _ in range(config.attempts):
-            time.sleep(wait)
-            wait = 2 * wait
-            try:
-                request = urllib.request.Request(address, headers={"User-Agent": f"zwicky/{__version__}"})
-                with urllib.request.urlopen(request, timeout=config.timeout) as answer:
-                    return _read(answer.read(), count, config.size)
-            except urllib.error.HTTPError as error:
-                if error.code not in (408, 425, 429) and error.code < 500:
-                    raise _Refused(f"the service answers {error.code} {error.reason}") from error
-                after = error.headers.get("Retry-After", "")
-                wait, reason = max(wait, float(after) if after.isdigit() else 0), f"{error.code} {error.reason}"
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise OSError(f"no proper answer in {config.attempts} attempts: {reason}")
+            address = f"{config.address}?{address.partition('?')[2]}"
+        planes.append(_request(address, config, len(bands), pause))
+    image = np.concatenate(planes)
+    if not np.nan_to_num(image).any(axis=(1, 2)).all():
+        raise _Refused("blank in some bands" if np.nan_to_num(image).any() else BLANK)
+    return image
+
+
+def _request(address: str, config: CutoutsConfig, bands: int, wait: float) -> np.ndarray:
+    request, reason = urllib.request.Request(address, headers={"User-Agent": f"zwicky/{__version__}"}), ""
+    for _ in range(config.attempts):
+        time.sleep(wait)
+        wait = 2 * wait
+        try:
+            with urllib.request.urlopen(request, timeout=config.timeout) as answer:
+                return _read(answer.read(), bands, config.size)
+        except urllib.error.HTTPError as error:
+            if error.code not in (408, 425, 429) and error.code < 500:
+                raise _Refused(f"the service answers {error.code} {error.reason}") from error
+            after = error.headers.get("Retry-After", "")
+            wait, reason = max(wait, float(after) if after.isdigit() else 0), f"{error.code} {error.reason}"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = " ".join(str(error).split())[:100] or type(error).__name__
+    raise OSError(f"no proper answer in {config.attempts} attempts: {reason}")
 
 
 def _read(data: bytes, count: int, size: int) -> np.ndarray:
@@ -148,14 +141,14 @@ def download_cutouts(
     names = unique_names(re.sub(r"[^\w.+-]+", "_", identifier) for identifier in table["id"])
     aside, files = out / "set_aside.csv", [f"{name}.fits" for name in names]
     refused = _resume(out, dict(zip(files, table[["ra", "dec"]].to_numpy().tolist(), strict=True)), config)
-    downloader, survey = Downloader(config, pause), config.layer or config.service
+    survey = config.layer or config.service
     done = [(out / file).exists() or file in refused for file in files]
     with StepProgress("cutouts", len(files), sum(done), 1, quiet, "object") as progress:
         for file, is_done, row in zip(files, done, table.itertuples(index=False), strict=True):
             if is_done:
                 continue
             try:
-                image = downloader.fetch(row.ra, row.dec)
+                image = fetch(config, row.ra, row.dec, pause)
                 with replacing(out / file) as temporary:
                     write_cutout(temporary, image, config.bands, row.ra, row.dec, config.pixel_scale, survey)
             except (_Refused, OSError) as error:
@@ -190,7 +183,7 @@ def _resume(out: Path, positions: dict[str, list[float]], config: CutoutsConfig)
     for file in positions:
         if file not in same and (out / file).exists():
             raise UserError(f"{out / file} is not of the position in the catalogue; remove it, or choose another --out")
-    refused = dict(pd.read_csv(aside, dtype=str).itertuples(index=False)) if same and aside.exists() else {}
+    refused = dict(read_set_aside(aside)) if same and aside.exists() else {}
     refused = {f: reason for f, reason in refused.items() if f in same and not reason.startswith("no proper answer")}
     write_set_aside(aside, refused.items())
     write_json(record, settings | {"positions": old["positions"] | positions})
@@ -211,7 +204,7 @@ def _objects(path: Path) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
     ids = as_text(table[name]) if name else pd.Series([""] * len(table))
     unplaced = [(ids[row] or f"row {row + 1}", "has no position") for row in np.flatnonzero(~is_placed)]
     ids = ids.where((ids != "") & ~ids.duplicated(), [f"{a:.5f}{d:+.5f}" for a, d in zip(ra, dec, strict=True)])
-    rest = table.drop(columns=[column for column in {name, *pair, "id", "ra", "dec"} if column in table])
+    rest = table.drop(columns=[column for column in {name, *pair, "id", "ra", "dec", "file"} if column in table])
     result = pd.concat([pd.DataFrame({"id": ids, "ra": ra, "dec": dec}), rest], axis=1)
     return result[is_placed].reset_index(drop=True), unplaced
 

@@ -42,6 +42,11 @@ def lens_interval(size: int, graded: int, lenses: int, level: float = 0.95) -> t
     return size * lenses / graded, max(lenses, size * low), min(size * high, size - (graded - lenses))
 
 
+def _lens_intervals(strata: Sequence[tuple[int, np.ndarray]], level: float) -> np.ndarray:
+    """Return `lens_interval` of each stratum, a size and the graded objects in it: [strata, 3]."""
+    return np.array([lens_interval(size, len(graded), int(graded.sum()), level) for size, graded in strata])
+
+
 def estimate(
     top: np.ndarray, rest: np.ndarray, n_rest: int, sizes: Sequence[int] = SIZES, level: float = 0.95
 ) -> pd.DataFrame:
@@ -61,20 +66,20 @@ def estimate(
     rows = []
     for n in sorted({size for size in sizes if size < len(top)} | {len(top)}):
         strata = [(len(part), part[~np.isnan(part)]) for part in (top[:n], top[n:])] + [(n_rest, rest)]
-        unknown = sum(len(graded) < size for size, graded in strata)
-        share = 1 - (1 - level) / max(unknown, 1)  # Bonferroni: all hold together with the level
-        found, beyond, below = (
-            np.array(lens_interval(size, len(graded), int(graded.sum()), share)) for size, graded in strata
-        )
-        others = beyond + below
-        alone = np.array(lens_interval(strata[0][0], len(strata[0][1]), int(strata[0][1].sum()), level))
+        unknown = sum(len(part) < size for size, part in strata)
+        joint = 1 - (1 - level) / max(unknown, 1)  # Bonferroni: all hold together with the level
+        inside, *others = _lens_intervals(strata, joint)
+        beyond = np.sum(others, axis=0)
+        alone, total = (
+            _lens_intervals(strata, level)[0],
+            inside + beyond[[0, 2, 1]],
+        )  # fewest within and most beyond: the low end
+        complete = np.divide(inside, total, out=np.array([np.nan, 0.0, 1.0]), where=total > 0)
         row = {"top": n, "graded": len(strata[0][1])}
-        for name, values in (("lenses", alone), ("purity", alone / n), ("all_lenses", found + others)):
+        found = {"lenses": alone, "purity": alone / (n or np.nan), "all_lenses": inside + beyond}
+        for name, values in (found | {"completeness": complete}).items():
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-        ends = [(found[0], others[0]), (found[1], others[2]), (found[2], others[1])]
-        complete = [a / (a + b) if a + b > 0 else np.nan for a, b in ends]
-        complete[1:] = [0.0 if np.isnan(complete[1]) else complete[1], 1.0 if np.isnan(complete[2]) else complete[2]]
-        rows.append(row | dict(zip(("completeness", "completeness_low", "completeness_high"), complete, strict=True)))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -100,13 +105,12 @@ def evaluate_grades(scores: Path, grades: Path, known: Path | None = None, lens:
     is_top = (candidates["stratum"] == TOP).to_numpy()
     rest = verdict[(candidates["stratum"] == RANDOM_STRATUM).to_numpy() & ~np.isnan(verdict)]
     table = estimate(verdict[is_top], rest, scored - int(is_top.sum()))
-    thresholds = candidates["score"].to_numpy()[table["top"] - 1]
+    thresholds = np.array([np.inf, *candidates["score"]])[table["top"]]  # nothing is in a top of 0
     table.insert(1, "score", thresholds)
     lines = [f"lenses: mean grade of {lens:g} or more; {len(rest)} graded objects of the random stratum"]
     if known is not None:
         found = known_scores(scores, known)
-        for name, value in zip(("known", "known_found"), (len(found), 0), strict=True):
-            table[name] = value
+        table["known"] = len(found)
         table["known_found"] = [(found >= threshold).sum() for threshold in thresholds]
         lines.append(f"{len(found)} known lenses are in the survey")
     write_table(scores / "estimates.csv", table)
@@ -147,7 +151,7 @@ def known_scores(scores: Path, known: Path) -> np.ndarray:
 def _text(table: pd.DataFrame) -> str:
     """The table for the terminal."""
     lines = []
-    for row in table.to_dict("records"):
+    for row in table[table["top"] > 0].to_dict("records"):
         purity, complete = (
             f"{row[name]:.1%} [{row[f'{name}_low']:.1%}, {row[f'{name}_high']:.1%}]"
             for name in ("purity", "completeness")

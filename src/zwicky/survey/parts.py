@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,13 +105,12 @@ class SurveyData:
 
     def blocks(self, part: Part) -> Iterator[Block]:
         """Read a part, some cutouts at a time."""
-        for images, table, listed in self._store_blocks(part) if not part.units else self._file_blocks(part):
-            reasons = self._reasons(images, table)
+        for block in self._file_blocks(part) if part.units else self._store_blocks(part):
+            reasons = self._reasons(block.images, block.table)
             good = reasons == ""
-            names = display_names(table)
-            listed = listed + [*zip(names[~good], reasons[~good], strict=True)]
-            table = table.drop(columns="pixel_scale")
-            yield Block(images if good.all() else images[good], table[good].reset_index(drop=True), listed)
+            listed = block.listed + [*zip(display_names(block.table)[~good], reasons[~good], strict=True)]
+            table = block.table[good].drop(columns="pixel_scale").reset_index(drop=True)
+            yield Block(block.images if good.all() else block.images[good], table, listed)
 
     def _reasons(self, images: np.ndarray, table: pd.DataFrame) -> np.ndarray:
         """Why each cutout cannot be scored, "" if it can: bands, invalid pixels, pixel scale."""
@@ -129,32 +128,34 @@ class SurveyData:
                 reasons[row] = f"lacks the bands {', '.join(np.array(self.form.bands)[absent[row]])}"
         return reasons
 
-    def _store_blocks(self, part: Part) -> Iterator[tuple[np.ndarray, pd.DataFrame, Listed]]:
-        images, rows = open_images(self.path), slice(part.first, part.last)
-        table = read_rows(self.path, part.first, part.last or len(images), ["id", "ra", "dec", "pixel_scale"])
+    def _store_blocks(self, part: Part) -> Iterator[Block]:
+        images = open_images(self.path).take(slice(part.first, part.last))
+        table = read_rows(self.path, part.first, part.first + len(images), ["id", "ra", "dec", "pixel_scale"])
         table.insert(1, "file", "")
-        for block in batches(len(table), BLOCK):
-            yield images.take(rows)[block], table[block].reset_index(drop=True), []
+        for rows in batches(len(table), BLOCK):
+            yield Block(images[rows], table[rows].reset_index(drop=True), [])
 
-    def _file_blocks(self, part: Part) -> Iterator[tuple[np.ndarray, pd.DataFrame, Listed]]:
-        options = replace(self.options, first=part.first, last=part.last)
-        source = Source(self.path, dict(part.units), options, [])
-        if len(part.units) > 1:  # files are decoded by threads
-            names = list(part.units)
-            groups = (names[first : first + BLOCK // 8] for first in range(0, len(names), BLOCK // 8))
-            with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-                warnings.simplefilter("ignore")
-                read = (pool.map(lambda name: [(name, item) for item in source.read(name)], group) for group in groups)
-                yield from self._collect(chain.from_iterable(chain.from_iterable(read)))
+    def _file_blocks(self, part: Part) -> Iterator[Block]:
+        source = Source(self.path, dict(part.units), replace(self.options, first=part.first, last=part.last), [])
+
+        def in_part(name: str) -> Iterator[tuple[str, Record | Unreadable]]:
+            for item in source.read(name):
+                if part.last is not None and item.row is not None and item.row >= part.last:
+                    return
+                if item.row is None or item.row >= part.first:
+                    yield name, item
+
+        if len(part.units) == 1:
+            yield from self._collect(in_part(*part.units))
             return
-        (name,) = part.units
-        first, last = part.first, part.last
-        of_part = (item for item in source.read(name) if item.row is None or first <= item.row)
-        yield from self._collect((name, item) for item in _until(of_part, last))
+        names = list(part.units)
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            warnings.simplefilter("ignore")
+            groups = (names[rows] for rows in batches(len(names), BLOCK // 8))
+            read = (pool.map(lambda name: list(in_part(name)), group) for group in groups)
+            yield from self._collect(chain.from_iterable(chain.from_iterable(read)))
 
-    def _collect(
-        self, items: Iterator[tuple[str, Record | Unreadable]]
-    ) -> Iterator[tuple[np.ndarray, pd.DataFrame, Listed]]:
+    def _collect(self, items: Iterator[tuple[str, Record | Unreadable]]) -> Iterator[Block]:
         """Put items into the common format, some at a time."""
         chunk = list(islice(items, BLOCK))
         while True:  # an empty part has one empty block
@@ -168,7 +169,7 @@ class SurveyData:
                     images.append(self.form.conform(item))
                     facts.append({"_file": name, **item.columns})
             shape = (len(images), len(self.form.bands), *self.form.size)
-            yield np.array(images, self.form.dtype).reshape(shape), _table(facts), listed
+            yield Block(np.array(images, self.form.dtype).reshape(shape), _table(facts), listed)
             if not (chunk := list(islice(items, BLOCK))):
                 return
 
@@ -201,28 +202,17 @@ def display_names(table: pd.DataFrame) -> pd.Series:
     return table["file"].where(table["file"] != "", table["id"])
 
 
-def _until(items: Iterator[Any], last: int | None) -> Iterator[Any]:
-    for item in items:
-        if last is not None and item.row is not None and item.row >= last:
-            return
-        yield item
-
-
 def _divide(source: Source, size: int) -> Iterator[Part]:
     """Yield ranges of rows of each large file, and groups of small ones."""
-    number, small = 0, {}
+    number, small = count(), []
     for name, unit in source.units.items():
-        if not source.is_large(name):
-            small[name] = unit
-            continue
-        ranges = spans(source.folder / unit[""], size) if "" in unit else [(0, None)]
-        for first, last in ranges:
-            yield Part(number, {name: unit}, first, last)
-            number += 1
-    names = list(small)
-    for first in range(0, len(names), size):
-        yield Part(number, {name: small[name] for name in names[first : first + size]})
-        number += 1
+        if source.is_large(name):
+            for first, last in spans(source.folder / unit[""], size) if "" in unit else [(0, None)]:
+                yield Part(next(number), {name: unit}, first, last)
+        else:
+            small.append(name)
+    for rows in batches(len(small), size):
+        yield Part(next(number), {name: source.units[name] for name in small[rows]})
 
 
 def _table(facts: list[dict[str, Any]]) -> pd.DataFrame:

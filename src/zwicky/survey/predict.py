@@ -40,7 +40,7 @@ def predict(
     vectors, listed, count = [], list(survey.listed), 0
     with replacing(out) as temporary, StepProgress("predict", len(survey.parts), 0, 0, quiet, "part") as progress:
         for part in survey.parts:
-            done = 0
+            before = count
             for block in survey.blocks(part):
                 listed += block.listed
                 table = block.table[["id", *["file"] * survey.has_files, "ra", "dec"]]
@@ -50,12 +50,11 @@ def predict(
                     found, outputs = network.features_and_outputs(block.images, turns=turns)
                     values = network.to_probabilities(outputs) if network.classes else outputs
                     table = pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
-                table.to_csv(temporary, mode="a" if count + done else "w", header=not count + done, index=False)
+                table.to_csv(temporary, mode="a" if count else "w", header=not count, index=False)
                 if features is not None:
                     vectors.append(found)
-                done += len(table)
-            count += done
-            progress.advance(done)
+                count += len(table)
+            progress.advance(count - before)
         if not count:
             file, reason = listed[0] if listed else (data, "is empty")
             raise UserError(f"nothing in {data} can be scored: {file} {reason}")

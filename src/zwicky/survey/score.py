@@ -24,11 +24,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 
 from zwicky.data.store import store_digest
 from zwicky.errors import UserError
-from zwicky.io import WEIGHTS, file_digest, read_json, write_array, write_json, write_set_aside, write_table
+from zwicky.io import (
+    WEIGHTS,
+    file_digest,
+    read_json,
+    read_set_aside,
+    write_array,
+    write_json,
+    write_set_aside,
+    write_table,
+)
 from zwicky.parallel import map_parts, part_of
 from zwicky.progress import StepProgress
 from zwicky.survey.candidates import Selection, save_selection, write_candidates
@@ -84,8 +94,7 @@ def score(
         UserError: Networks and data do not fit, or `out` holds other scores.
     """
     config, runs, started = config or ScoreConfig(), tuple(Path(run).absolute() for run in runs), time.perf_counter()
-    _SELECTIONS.clear()
-    _load.cache_clear()
+    _start_worker.cache_clear()
     ensemble = Ensemble.load(runs, config.prevalence, config.views == 8)
     if config.prevalence is not None:
         for run in (run for run, share in zip(runs, ensemble.shares, strict=True) if np.isnan(share)):
@@ -151,13 +160,13 @@ def _write_shared(path: Path, write: Callable[[Path, Any], None], value: Any) ->
     os.replace(own, path)
 
 
-_SELECTIONS: dict[Path, Selection] = {}  # of this process: what earlier parts selected, to keep fewer pixels of later
-
-
 @lru_cache(1)
-def _load(runs: tuple[Path, ...], prevalence: float | None, turns: bool, training: Path) -> Ensemble:
-    ensemble = Ensemble.load(runs, prevalence, turns)
-    return replace(ensemble, training=Training.of(np.load(training))) if training.exists() else ensemble
+def _start_worker(runs: tuple[Path, ...], config: ScoreConfig, out: Path) -> tuple[Ensemble, Selection]:
+    """Load what a process needs once: the networks, and the best of its parts so far, to keep fewer pixels of later."""
+    ensemble = Ensemble.load(runs, config.prevalence, config.views == 8)
+    if (out / TRAINING).exists():
+        ensemble = replace(ensemble, training=Training.of(np.load(out / TRAINING)))
+    return ensemble, Selection(config.top, config.random, config.seed)
 
 
 @contextmanager
@@ -175,12 +184,9 @@ def _score_part(job: _Job, part: Part) -> int:
     """Score a part, write its files, the table last, and return the number of cutouts."""
     config, out = job.config, job.out
     with _one_thread():
-        ensemble = _load(job.runs, config.prevalence, config.views == 8, out / TRAINING)
+        ensemble, selection = _start_worker(job.runs, config, out)
         selects = bool(ensemble.networks[0].classes) and config.top + config.random > 0
-        if out not in _SELECTIONS:
-            _SELECTIONS.clear()
-            _SELECTIONS[out] = Selection(config.top, config.random, config.seed)
-        selection, tables, features, listed, count = _SELECTIONS[out], [], [], [], 0
+        tables, features, listed, count = [], [], [], 0
         for block in job.survey.blocks(part):
             scores, found = ensemble(block.images)
             table = pd.concat([block.table, scores], axis=1)
@@ -196,7 +202,7 @@ def _score_part(job: _Job, part: Part) -> int:
     if config.features:
         write_array(out / f"features-{part.number:05d}.npy", np.concatenate(features))
     if selects:
-        save_selection(out / "selection" / f"{part.number:05d}.parquet", *selection.pop_part(part.number))
+        save_selection(out / "selection" / f"{part.number:05d}.parquet", selection.pop_part(part.number))
     if listed:
         write_set_aside(out / "set_aside" / f"{part.number:05d}.csv", listed)
     scored = pd.concat(tables, ignore_index=True)
@@ -206,11 +212,8 @@ def _score_part(job: _Job, part: Part) -> int:
 
 def _finish(out: Path, survey: SurveyData, config: ScoreConfig, selects: bool) -> None:
     """Write what needs all parts: `set_aside.csv`, the candidates and `summary.json`."""
-    import pyarrow.parquet as pq
-
     scored = sum(pq.read_metadata(_table_path(out, part.number)).num_rows for part in survey.parts)
-    parts = [pd.read_csv(path, dtype=str) for path in sorted((out / "set_aside").glob("*.csv"))]
-    listed = [*survey.listed, *chain.from_iterable(part.itertuples(index=False, name=None) for part in parts)]
+    listed = [*survey.listed, *chain.from_iterable(map(read_set_aside, sorted((out / "set_aside").glob("*.csv"))))]
     write_set_aside(out / "set_aside.csv", listed)
     count = 0
     if selects and scored and config.top + config.random:

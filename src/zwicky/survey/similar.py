@@ -6,11 +6,10 @@ index of faiss, if installed, finds the candidates that are ranked exactly.
 """
 
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,9 @@ import pyarrow.parquet as pq
 import torch
 from astropy.coordinates import angular_separation
 
+from zwicky.data.cutouts import batches
 from zwicky.data.duplicates import SAME_POSITION
+from zwicky.data.store import ShardedImages
 from zwicky.errors import UserError
 from zwicky.io import WEIGHTS, file_digest, read_json, write_table
 from zwicky.report.explore import write_gallery
@@ -36,8 +37,8 @@ SAMPLE = 20_000  # rows that mean, standard deviation and negatives are estimate
 class Features:
     """Features of a survey in their files, with the tables of the same rows."""
 
-    arrays: tuple[np.ndarray, ...]  # memory-mapped [n, D] float16
-    tables: tuple[Path, ...]  # Parquet with id, ra, dec, one row for each of the array
+    vectors: ShardedImages  # [N, D] float16, memory-mapped
+    tables: tuple[Path, ...]  # Parquet with id, ra, dec, one row for each of a shard
 
     @classmethod
     def open(cls, scores: Path) -> Self:
@@ -45,44 +46,23 @@ class Features:
         tables = [path for path in sorted(scores.glob("part-*.parquet")) if _features_of(path).exists()]
         if not tables:
             raise UserError(f"{scores} holds no features; score the survey with --features true")
-        arrays = [np.load(_features_of(path), mmap_mode="r") for path in tables]
-        return cls(tuple(arrays), tuple(tables))
+        return cls(ShardedImages([np.load(_features_of(path), mmap_mode="r") for path in tables]), tuple(tables))
 
     def __len__(self) -> int:
-        return sum(map(len, self.arrays))
+        return len(self.vectors)
 
-    @property
-    def dim(self) -> int:
-        """Number of features."""
-        return self.arrays[0].shape[1]
-
-    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, features [n, D] float32), some rows at a time."""
-        start = 0
-        for array in self.arrays:
-            for first in range(0, len(array), BLOCK):
-                with warnings.catch_warnings():  # the array is read-only, and is only read
-                    warnings.simplefilter("ignore")
-                    yield start + first, torch.from_numpy(array[first : first + BLOCK]).float().numpy()
-            start += len(array)
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Return the features of some rows, [len(rows), D] float32."""
-        starts = np.cumsum([0, *map(len, self.arrays)])
-        places = np.searchsorted(starts, rows, side="right") - 1
-        return np.array(
-            [self.arrays[a][row - starts[a]] for a, row in zip(places, rows, strict=True)], np.float32
-        ).reshape(len(rows), self.dim)
+    def take(self, rows: Any) -> np.ndarray:
+        """Return the features [len(rows), D] float32 of some rows, or of a slice."""
+        return torch.from_numpy(self.vectors[rows]).float().numpy()  # many times as fast as NumPy
 
     def table(self, rows: np.ndarray, columns: Sequence[str] = ("id", "ra", "dec")) -> pd.DataFrame:
         """Return columns of some rows, in their order, reading each table once."""
-        starts, found = np.cumsum([0, *map(len, self.arrays)]), []
-        for number, path in enumerate(self.tables):
-            inside = np.flatnonzero((rows >= starts[number]) & (rows < starts[number + 1]))
-            if len(inside):
-                names = [name for name in columns if name in pq.read_schema(path).names]
-                table = pd.read_parquet(path, columns=names).iloc[rows[inside] - starts[number]]
-                found.append(table.set_axis(inside))
+        part, found = np.searchsorted(self.vectors.starts, rows, side="right") - 1, []
+        for number in np.unique(part):
+            path, inside = self.tables[number], np.flatnonzero(part == number)
+            names = [name for name in columns if name in pq.read_schema(path).names]
+            table = pd.read_parquet(path, columns=names).iloc[rows[inside] - self.vectors.starts[number]]
+            found.append(table.set_axis(inside))
         return pd.concat(found).sort_index()
 
     def find(self, examples: Sequence[str]) -> np.ndarray:
@@ -92,21 +72,16 @@ class Features:
         """
         positions = [_position(text) for text in examples]
         rows, best = np.full(len(examples), -1), np.full(len(examples), SAME_POSITION)
-        start = 0
-        for path in self.tables:
+        for start, path in zip(self.vectors.starts, self.tables, strict=False):
             table = pd.read_parquet(path, columns=["id", "ra", "dec"])
-            if not len(table):  # nothing of the part could be scored
-                continue
-            by_id = pd.Index(table["id"]).get_indexer_for(list(examples)) if table["id"].is_unique else None
+            sky = np.deg2rad(table[["ra", "dec"]].to_numpy(float).T)
             for number, (text, position) in enumerate(zip(examples, positions, strict=True)):
-                place = int(by_id[number]) if by_id is not None else int((table["id"] == text).to_numpy().argmax())
-                if table["id"].iloc[place] == text and place >= 0:
-                    rows[number], best[number] = start + place, -1
-                elif position is not None and best[number] >= 0:
-                    distance = np.nan_to_num(_separation(table, *position), nan=np.inf)
-                    if distance.min() <= best[number]:
-                        rows[number], best[number] = start + distance.argmin(), distance.min()
-            start += len(table)
+                separation = np.where(table["id"] == text, -1, np.inf)  # an id comes before any position
+                if position is not None:
+                    arcsec = np.rad2deg(angular_separation(*sky, *np.deg2rad(position))) * 3600
+                    separation = np.fmin(separation, arcsec)
+                if separation.min(initial=np.inf) <= best[number]:
+                    rows[number], best[number] = start + separation.argmin(), separation.min()
         for text, row in zip(examples, rows, strict=True):
             if row < 0:
                 raise UserError(f'no cutout has the id {text!r}, or a position within {SAME_POSITION:g}" of it')
@@ -123,12 +98,6 @@ def _position(text: str) -> tuple[float, float] | None:
     except ValueError:
         return None
     return ra, dec
-
-
-def _separation(table: pd.DataFrame, ra: float, dec: float) -> np.ndarray:
-    """Separation of the rows from a position (degrees) in arcsec."""
-    a, d = np.deg2rad(table["ra"].to_numpy(float)), np.deg2rad(table["dec"].to_numpy(float))
-    return np.rad2deg(angular_separation(a, d, np.deg2rad(ra), np.deg2rad(dec))) * 3600
 
 
 def similar(
@@ -154,31 +123,25 @@ def similar(
     Returns:
         (rows, similarity): of the most similar, best first.
     """
-    rng = numpy_rng(0)
+    rng, negatives = numpy_rng(0), np.empty((0, positives.shape[1])) if negatives is None else negatives
     sample = features.take(np.sort(rng.choice(len(features), min(SAMPLE, len(features)), replace=False)))
     mean, std = sample.mean(0), sample.std(0) + 1e-6
-    positives = (positives - mean) / std
-    is_single = len(positives) == 1 and (negatives is None or not len(negatives))
-    if is_single:
+    positives, others = ((examples - mean) / std for examples in (positives, sample[:2000]))
+    if is_single := len(positives) == 1 and not len(negatives):
         weights = positives[0] / np.linalg.norm(positives[0])
     else:
-        others = (sample[:2000] - mean) / std
-        if negatives is not None and len(negatives):
-            others = np.concatenate([others, (negatives - mean) / std])
-        weights = _probe(positives, others, 0 if negatives is None else len(negatives))
+        weights = _probe(positives, others, (negatives - mean) / std)
     rows, values = np.empty(0, np.int64), np.empty(0, np.float32)
     # Of x = (f − mean) / std: x·w = f·(w / std) − mean·(w / std), and
     # |x|² = f²·(1 / std²) − 2 f·(mean / std²) + |mean / std|².
     columns = np.stack([weights / std, mean / std**2], 1).astype(np.float32)
     offset, norm, inverse = mean @ columns[:, 0], mean @ columns[:, 1], (1 / std**2).astype(np.float32)
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+    blocks: Iterable[np.ndarray] = (np.arange(one.start, one.stop) for one in batches(len(features), BLOCK))
     if len(features) > index_above and index.is_available():
         folder, files = features.tables[0].parent, [_features_of(table) for table in features.tables]
-        found = index.candidates(folder, files, mean, std, weights, max(index.CANDIDATES, count))
-        blocks = [(found, features.take(found))]
-    else:
-        blocks = ((np.arange(first, first + len(block)), block) for first, block in features.blocks())
-    for numbers, block in blocks:
+        blocks = [index.candidates(folder, files, mean, std, weights, max(index.CANDIDATES, count))]
+    for numbers in blocks:
+        block = features.take(numbers)
         products = block @ columns
         value = products[:, 0] - offset
         if is_single:
@@ -191,16 +154,14 @@ def similar(
     return rows, values
 
 
-def _probe(positives: np.ndarray, others: np.ndarray, n_negatives: int) -> np.ndarray:
+def _probe(positives: np.ndarray, sample: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """Weights [D] of a logistic regression; positives, named negatives and the sample count equally."""
     from sklearn.linear_model import LogisticRegression
 
-    x = np.concatenate([positives, others])
+    groups = [positives, sample, negatives]
+    shares = np.array([2 if len(negatives) else 1, 1, 1]) / [max(len(group), 1) for group in groups]
+    x, weight = np.concatenate(groups), np.repeat(shares, [len(group) for group in groups])
     y = np.arange(len(x)) < len(positives)
-    weight = np.full(len(x), 1 / max(len(others) - n_negatives, 1))
-    weight[: len(positives)] = (2 if n_negatives else 1) / len(positives)
-    if n_negatives:
-        weight[-n_negatives:] = 1 / n_negatives
     return LogisticRegression(C=10 / len(x), max_iter=1000).fit(x, y, weight * len(x) / weight.sum()).coef_[0]
 
 
