@@ -19,12 +19,6 @@ FLAGS += "--disable-component-update --disable-sync".split()
 TOKEN = "secret"
 
 
-@pytest.fixture
-def make_candidates():
-    """The function `candidates`."""
-    return candidates
-
-
 def candidates(count=120, ids=None, bands=("g", "r", "i")):
     """Cutouts of noise with a score, one in four of the random stratum."""
     rng = np.random.default_rng(0)
@@ -37,37 +31,50 @@ def candidates(count=120, ids=None, bands=("g", "r", "i")):
 
 
 @pytest.fixture
+def make_candidates():
+    """The function `candidates`."""
+    return candidates
+
+
+@pytest.fixture
+def in_order():
+    """A function that returns a session of all cutouts once, in the order of their rows."""
+
+    def make(cutouts):
+        session = Session(cutouts, SessionConfig(repeat_share=0, random_share=0))
+        session.slots = session.slots.sort_values("row").reset_index(drop=True)
+        return session
+
+    return make
+
+
+@pytest.fixture
+def plain_session(in_order):
+    return in_order(candidates())
+
+
+@pytest.fixture
 def serve(tmp_path):
     """A function that serves a session from a thread: (address, judgements), as a context."""
-    return lambda session, path=None, keys=None: server(session, path or tmp_path / "ana.db", keys)
-
-
-@contextlib.contextmanager
-def server(session, path, keys):
-    """(address, judgements) of a page that a thread serves."""
     import uvicorn
 
     from zwicky.grading import app
 
-    judgements, listener = Judgements(path), app.listen([0])
-    application = app.create_app(session, judgements, "ana", TOKEN, keys or app.KEYS)
-    runner = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/{TOKEN}/", judgements
-    finally:
-        runner.should_exit = True
-        thread.join(5)
-        judgements.close()
+    @contextlib.contextmanager
+    def server(session, keys=app.KEYS):
+        judgements, listener = Judgements(tmp_path / "ana.db"), app.listen([0])
+        application = app.create_app(session, judgements, "ana", TOKEN, keys)
+        runner = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/{TOKEN}/", judgements
+        finally:
+            runner.should_exit = True
+            thread.join(5)
+            judgements.close()
 
-
-@pytest.fixture
-def plain_session():
-    """All candidates once, in the order of their rows."""
-    session = Session(candidates(), SessionConfig(repeat_share=0, random_share=0))
-    session.slots = session.slots.sort_values("row").reset_index(drop=True)
-    return session
+    return server
 
 
 @pytest.fixture(scope="session")

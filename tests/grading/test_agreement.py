@@ -92,13 +92,6 @@ def test_swap_recovers_graders_and_calibrated_probabilities():
         assert is_lens[inside].mean() == pytest.approx(probability[inside].mean(), abs=0.04)
 
 
-def test_swap_by_hand():
-    """One grader: 30 % votes for a lens are 90 % of the lenses and 20 % of the others, so 1 object in 7 is a lens."""
-    votes = np.repeat([1.0, 0.0], [30, 70])[:, None]
-    probability = Reliability(np.array([0.9]), np.array([0.8])).probability(votes)
-    assert probability[[0, -1]] == pytest.approx([0.9 / 7 / 0.3, 0.1 / 7 / 0.7], rel=1e-6)
-
-
 def test_swap_by_bayes_theorem_in_loops():
     rng, on_lenses, on_others = numpy_rng(3), np.array([0.95, 0.8, 0.6]), np.array([0.9, 0.7, 0.7])
     votes = simulated_votes(rng, rng.random(300) < 0.2, on_lenses, on_others)

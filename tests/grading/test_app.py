@@ -1,6 +1,7 @@
 """The server and the file of judgements, without a browser."""
 
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -182,10 +183,10 @@ def test_mistakes(make_candidates, tmp_path):
     from zwicky.grading.app import read_keys
 
     cutouts = make_candidates(20)
-    with pytest.raises(UserError, match="score"):
-        Session(
-            cutouts.__class__(cutouts.images, cutouts.table.drop(columns="score"), cutouts.bands), SessionConfig("top")
-        )
+    for table in (cutouts.table.drop(columns="score"), cutouts.table.assign(score="high")):
+        with pytest.raises(UserError, match="needs a column `score` of numbers"):
+            Session(replace(cutouts, table=table), SessionConfig("top"))
+        assert len(Session(replace(cutouts, table=table), SessionConfig(repeat_share=0)).slots) == 20
     with pytest.raises(UserError, match="random_share is 1"):
         SessionConfig(random_share=1)
     with pytest.raises(UserError, match="seed is -1"):

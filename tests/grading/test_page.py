@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import product
 
+import numpy as np
 import pytest
 
-from zwicky.data.cutouts import make_cutouts
+from zwicky.data.cutouts import Cutouts
 from zwicky.data.store import write_store
 from zwicky.grading.config import SessionConfig
 from zwicky.grading.database import read_judgements
@@ -135,11 +137,9 @@ def test_two_tabs_of_one_grader(plain_session, serve, open_page, wait_until):
 
 
 @pytest.mark.slow
-def test_hostile_names_and_comments_are_text(serve, open_page, wait_until, make_candidates):
+def test_hostile_names_and_comments_are_text(serve, open_page, wait_until, make_candidates, in_order):
     ids = [HOSTILE, *(f"{row:03d}" for row in range(9))]
-    session = Session(make_candidates(10, ids), SessionConfig(repeat_share=0, random_share=0))
-    session.slots = session.slots.sort_values("row").reset_index(drop=True)
-    with serve(session) as (address, judgements):
+    with serve(in_order(make_candidates(10, ids))) as (address, judgements):
         page = open_page(address)
         press(page, "om")
         assert HOSTILE in page.inner_text("#known")
@@ -155,27 +155,6 @@ def test_hostile_names_and_comments_are_text(serve, open_page, wait_until, make_
         press(page, "m")
         assert HOSTILE in page.locator(".cell").first.inner_text()
         assert page.evaluate("window.hacked") is None
-
-
-@pytest.mark.slow
-def test_without_the_token_or_from_another_origin_nothing_is_answered(
-    plain_session, serve, browser, wait_until, tmp_path
-):
-    with serve(plain_session) as (address, judgements), serve(plain_session, tmp_path / "other.db") as (other, _):
-        page = browser.new_page()
-        answer = page.goto(address.rsplit("/", 2)[0] + "/")
-        assert answer.status == 403
-        page.goto(other)  # a page of another port is another origin
-        body = json.dumps({"judgements": [], "since": 0})
-        post = (
-            "([url, body]) => fetch(url, {method: 'POST', body, mode: 'no-cors'}).then(() => 'sent', () => 'refused')"
-        )
-        assert page.evaluate(post, [address + "judgements", body]) == "refused"  # by the page's own policy
-        headers = {"Origin": other.rsplit("/", 2)[0]}
-        assert page.request.post(address + "judgements", data=body, headers=headers).status == 403
-        assert page.request.post(address + "judgements", data=body).status == 200
-        assert judgements.since(0) == []
-        page.close()
 
 
 @pytest.mark.slow
@@ -242,23 +221,10 @@ def test_kill_of_the_server_and_of_the_tab(open_page, wait_until, tmp_path, make
 
 @pytest.mark.slow
 def test_a_key_is_answered_within_50_ms_with_100000_candidates(serve, open_page, wait_until, make_candidates):
-    cutouts = make_candidates(100)
-    table = cutouts.table.loc[cutouts.table.index.repeat(1000)].reset_index(drop=True)
+    few = make_candidates(100)
+    table = few.table.loc[few.table.index.repeat(1000)].reset_index(drop=True)
     table["id"] = [f"object-{row:06d}" for row in range(len(table))]
-
-    class Repeated:
-        """100,000 images that take the memory of 100."""
-
-        ndim, dtype, shape = 4, cutouts.images.dtype, (len(table), *cutouts.images.shape[1:])
-
-        def __len__(self):
-            return self.shape[0]
-
-        def __getitem__(self, rows):
-            return cutouts.images[rows % 100]
-
-    many = make_cutouts(cutouts.images, cutouts.bands)
-    many = type(many)(Repeated(), table, cutouts.bands)
+    many = Cutouts(np.broadcast_to(few.images[:1], (len(table), *few.images.shape[1:])), table, few.bands)
     with serve(Session(many, SessionConfig())) as (address, judgements):
         page = open_page(address)
         measure = """async ([key, view]) => {
@@ -273,8 +239,7 @@ def test_a_key_is_answered_within_50_ms_with_100000_candidates(serve, open_page,
             }
             return times.sort((a, b) => a - b)[times.length >> 1];
         }"""
-        seconds = {(key, view): page.evaluate(measure, [key, view]) for key in "qzn" for view in ("single", "mosaic")}
-        print({key: round(value, 1) for key, value in seconds.items()})
-        assert max(seconds.values()) < 50, seconds
+        milliseconds = {pair: page.evaluate(measure, pair) for pair in product("qzn", ("single", "mosaic"))}
+        assert max(milliseconds.values()) < 50, milliseconds
         wait_until(lambda: page.evaluate("queue.length") == 0, 30)
         assert len(judgements.since(0)) == 160

@@ -32,47 +32,40 @@ def image(ra, bands=3, size=SIZE, value=None):
     return stream.getvalue()
 
 
+GOOD = image(3.5)
+ONCE = {  # the whole part of ra → what is answered at first: status, body and headers
+    1: (503, b"busy"),
+    2: (429, b"slow down", {"Retry-After": "0"}),
+    3: (200, GOOD[: len(GOOD) // 2], {"Content-Length": str(len(GOOD))}),  # ends in the middle of the file
+    4: (200, b""),
+    5: (200, b"<html>maintenance</html>"),
+    6: (200, GOOD[:2000]),
+    8: (200, image(1, bands=2)),
+    9: (200, image(1, size=SIZE + 1)),
+}
+ALWAYS = {
+    20: (404, b"no such field"),
+    21: (200, image(1, value=0.0)),
+    22: (200, image(1, value=np.nan)),
+    23: (500, b"always"),
+}
+
+
 class Service(http.server.BaseHTTPRequestHandler):
-    """The whole part of ra says how it misbehaves at first; later it answers properly, but for 20 and more."""
+    """Misbehaves as ONCE and ALWAYS say; 7 comes after the timeout, and 10 closes the connection."""
 
     def do_GET(self):
         query = {key: values[0] for key, values in parse_qs(urlparse(self.path).query).items()}
-        ra, server = float(query["ra"]), self.server
-        kind, again = int(ra), ra in server.asked
-        server.asked.append(ra)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.answer(kind, again, image(ra, len(query.get("bands", "g")), int(query.get("size") or query["width"])))
-
-    def answer(self, kind, again, good):
-        if kind == 1 and not again:
-            return self.send(503, b"busy")
-        if kind == 2 and not again:
-            return self.send(429, b"slow down", {"Retry-After": "0"})
-        if kind == 3 and not again:  # the connection ends in the middle of the file
-            return self.send(200, good[: len(good) // 2], {"Content-Length": str(len(good))})
-        if kind == 4 and not again:
-            return self.send(200, b"")
-        if kind == 5 and not again:
-            return self.send(200, b"<html>maintenance</html>")
-        if kind == 6 and not again:
-            return self.send(200, good[:2000])
-        if kind == 7 and not again:
-            return time.sleep(0.6)  # longer than the timeout, then nothing
-        if kind == 8 and not again:
-            return self.send(200, image(1, bands=2))
-        if kind == 9 and not again:
-            return self.send(200, image(1, size=SIZE + 1))
-        if kind == 10 and not again:
+        ra, asked = float(query["ra"]), self.server.asked
+        kind, is_first = int(ra), ra not in asked
+        asked.append(ra)
+        if is_first and kind == 7:
+            return time.sleep(0.6)
+        if is_first and kind == 10:
             return self.connection.close()
-        if kind == 20:
-            return self.send(404, b"no such field")
-        if kind == 21:
-            return self.send(200, image(1, value=0.0))
-        if kind == 22:
-            return self.send(200, image(1, value=np.nan))
-        if kind == 23:
-            return self.send(500, b"always")
-        return self.send(200, good)
+        good = 200, image(ra, len(query.get("bands", "g")), int(query.get("size") or query["width"]))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.send(*((ONCE if is_first else {}) | ALWAYS).get(kind, good))
 
     def send(self, code, body, headers=None):
         self.send_response(code)

@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from zwicky.data.labels import GRADES
 from zwicky.errors import UserError
@@ -29,7 +31,6 @@ from zwicky.grading.session import Session
 from zwicky.io import read_json, read_settings
 
 STATIC = Path(__file__).parent / "static"
-FILES = {"": "index.html", "app.js": "app.js", "style.css": "style.css"}
 KEYS: dict[str, dict[str, str]] = {
     "grades": {"A": "q", "B": "w", "C": "e", "X": "r"},
     "subclasses": {"merger": "a", "spiral": "s", "ring": "d", "elliptical": "f", "disc": "g", "edge-on": "h"},
@@ -69,30 +70,6 @@ def read_keys(path: Path | None) -> dict[str, dict[str, str]]:
     return keys
 
 
-class Guard:
-    """Refuse (403) what lacks the token, or comes from a page of another origin or through another host name."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self.app, self.prefix = app, f"/{token}/"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] == "http" and not self._is_allowed(scope):
-            await PlainTextResponse("403: open the address that `zwicky grade` printed", 403)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    def _is_allowed(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
-        path = scope["path"][: len(self.prefix)].encode()
-        return (
-            urlsplit(f"//{host}").hostname in ("127.0.0.1", "localhost")
-            and (origin is None or urlsplit(origin).netloc == host)
-            and secrets.compare_digest(path, self.prefix.encode())
-        )
-
-
 def create_app(session: Session, judgements: Judgements, grader: str, token: str, keys: Mapping[str, Any]) -> ASGIApp:
     """Return the ASGI application of one grader."""
     slots, bands = session.slots, session.cutouts.bands
@@ -103,11 +80,6 @@ def create_app(session: Session, judgements: Judgements, grader: str, token: str
     @lru_cache(maxsize=4096)
     def picture(row: int, stretch: str, low: float, high: float, band: int, colours: str) -> bytes:
         return render(session.image(row), bands, stretch, low, high, band, colours)
-
-    def static(request: Request) -> Response:
-        return FileResponse(
-            STATIC / FILES[request.url.path.rpartition("/")[2]], headers=HEADERS | {"Cache-Control": "no-cache"}
-        )
 
     def thumbnail(request: Request) -> Response:
         query, row = request.query_params, request.path_params["row"]
@@ -121,14 +93,13 @@ def create_app(session: Session, judgements: Judgements, grader: str, token: str
         if not exists or not 0 <= low < high <= 100:
             return PlainTextResponse("no such picture", 404)
         content = picture(row, stretch, low, high, max(band, -1), colours)
-        return Response(content, media_type="image/png", headers=HEADERS | {"Cache-Control": "max-age=86400"})
+        return Response(content, media_type="image/png", headers={"Cache-Control": "max-age=86400"})
 
     def state(request: Request) -> Response:
         columns = {name: plain[name].tolist() for name in ("id", "repeat", "row", "ra", "dec", "score")}
         facts = {"grader": grader, "keys": keys, "bands": bands, "stretches": [AUTO, *STRETCHES]}
         facts |= {"colours": COLOURS, "slots": columns}
-        latest = judgements.latest()
-        return JSONResponse(facts | _changes(latest, 0), headers=HEADERS | {"Cache-Control": "no-store"})
+        return JSONResponse(facts | _changes(judgements.latest(), 0))
 
     async def judge(request: Request) -> Response:
         try:
@@ -141,15 +112,35 @@ def create_app(session: Session, judgements: Judgements, grader: str, token: str
             await run_in_threadpool(judgements.append, sent)
         except sqlite3.Error as error:
             return PlainTextResponse(str(error), 507)
-        return JSONResponse(_changes(await run_in_threadpool(judgements.since, since), since), headers=HEADERS)
+        return JSONResponse(_changes(await run_in_threadpool(judgements.since, since), since))
+
+    async def guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        if not _is_allowed(request, token):
+            return PlainTextResponse("403: open the address that `zwicky grade` printed", 403)
+        response = await call_next(request)
+        response.headers.update(HEADERS | {"Cache-Control": response.headers.get("Cache-Control", "no-cache")})
+        return response
 
     routes = [
         Route("/state", state),
         Route("/judgements", judge, methods=["POST"]),
         Route("/thumb/{row:int}.png", thumbnail),
-        *(Route(f"/{name}", static) for name in FILES),
+        Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
-    return Guard(Starlette(routes=[Mount(f"/{token}", routes=routes)]), token)
+    return Starlette(
+        routes=[Mount(f"/{token}", routes=routes)], middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)]
+    )
+
+
+def _is_allowed(request: Request, token: str) -> bool:
+    """Whether a request has the token, and comes from no page of another origin and through no other host name."""
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    prefix = f"/{token}/"
+    return (
+        urlsplit(f"//{host}").hostname in ("127.0.0.1", "localhost")
+        and (origin is None or urlsplit(origin).netloc == host)
+        and secrets.compare_digest(request.url.path[: len(prefix)].encode(), prefix.encode())
+    )
 
 
 def _changes(rows: list[dict[str, Any]], since: int) -> dict[str, Any]:

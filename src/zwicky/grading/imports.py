@@ -120,9 +120,9 @@ def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
 
     users = as_text(table["user_name"]) if "user_name" in table else pd.Series("volunteer", index=table.index)
     subjects, annotations = as_text(table["subject_data"]), as_text(table["annotations"])
-    rows = {"id": subjects.map(subject), "grader": users}
-    rows |= {"grade": annotations.map(answer), "time": as_text(table.get("created_at", users))}
-    return pd.DataFrame(rows).assign(subclass="", comment="", view="zooniverse", stratum="")
+    time = as_text(table["created_at"]) if "created_at" in table else ""
+    rows = pd.DataFrame({"id": subjects.map(subject), "grader": users, "grade": annotations.map(answer), "time": time})
+    return rows.assign(subclass="", comment="", view="zooniverse", stratum="")
 
 
 def match_ids(ids: pd.Series, known: Sequence[str]) -> pd.Series:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from zwicky.io import replacing, write_table
 TEAM = {"A": 2.5, "B": 1.5, "C": 0.5, "X": -np.inf}  # smallest mean of the graders
 GRADES_COLUMNS = "id ra dec score grader grade subclass comment seconds time view".split()
 GRADERS_COLUMNS = "grader graded median_seconds right_on_lenses right_on_others known_images repeats same_grade".split()
+CATALOGUE_COLUMNS = "id ra dec grade_mean n_graders team_grade p_lens known score stratum".split()
+CATALOGUE_COLUMNS += "inclusion_probability subclass comment".split()
 BESIDE = {"grades.csv": GRADES_COLUMNS, "graders.csv": GRADERS_COLUMNS}  # written beside the catalogue
 PROPERTIES = ("ra", "dec", "score", "stratum", "inclusion_probability")
 FORMATS = {".csv": "csv", ".fits": "fits", ".vot": "votable", ".xml": "votable"}
@@ -82,15 +85,10 @@ def _check_overwrites(paths: Sequence[Path], out: Path) -> None:
 
 def read_all(paths: Sequence[Path], cutouts: Cutouts | None = None) -> tuple[pd.DataFrame, list[str]]:
     """Return the graded rows of all files, the latest of each grader, object and repeat, and notes."""
-    tables, notes = [], []
-    for path in paths:
-        table, unclear = read_grades(path)
-        tables.append(table)
-        notes += unclear
+    tables, notes = zip(*map(read_grades, paths), strict=True)
     rows = pd.concat([table.astype(object) for table in tables], ignore_index=True)
-    own = [] if cutouts is None else list(cutouts.ids)
-    known = own or [name for table in tables for name in table["id"][table["view"].isin(("single", "mosaic", "undo"))]]
-    rows["id"] = match_ids(rows["id"], list(dict.fromkeys(known)))
+    graded_here = rows["id"][rows["view"].isin(("single", "mosaic", "undo"))]
+    rows["id"] = match_ids(rows["id"], list(graded_here.unique() if cutouts is None else cutouts.ids))
     rows = rows.sort_values("time", kind="stable").drop_duplicates(["grader", "id", "repeat"], keep="last")
     rows = rows[(rows["grade"] != "") | (rows["comment"] != "")]
     if not (rows["grade"] != "").any():
@@ -100,8 +98,8 @@ def read_all(paths: Sequence[Path], cutouts: Cutouts | None = None) -> tuple[pd.
         for name in set(PROPERTIES) & set(table.columns):
             rows[name] = rows[name].where(rows[name].notna(), rows["id"].map(table[name]))
     numeric = ["ra", "dec", "score", "inclusion_probability", "seconds", "truth"]
-    rows[numeric] = rows[numeric].apply(pd.to_numeric)
-    return rows, notes
+    rows[numeric] = rows[numeric].apply(pd.to_numeric, errors="coerce")  # a store may have texts in such a column
+    return rows, list(chain.from_iterable(notes))
 
 
 def grade_matrix(rows: pd.DataFrame) -> pd.DataFrame:
@@ -133,10 +131,8 @@ def catalogue(rows: pd.DataFrame, values: pd.DataFrame, reliable: Reliability | 
     """
     table = pd.DataFrame({"id": values.index, "grade_mean": values.mean(axis=1).to_numpy()})
     table["n_graders"] = values.notna().sum(axis=1).to_numpy()
-    limits = list(TEAM.values())[-1::-1]
-    table["team_grade"] = pd.cut(table["grade_mean"], [*limits, np.inf], right=False, labels=list(TEAM)[::-1]).astype(
-        str
-    )
+    names, limits = zip(*reversed(TEAM.items()), strict=True)
+    table["team_grade"] = pd.cut(table["grade_mean"], [*limits, np.inf], right=False, labels=names).astype(str)
     table["p_lens"] = np.nan if reliable is None else reliable.probability(_votes(values.to_numpy()))
     grouped = rows.groupby("id", sort=True)
     for name in PROPERTIES:
@@ -144,11 +140,8 @@ def catalogue(rows: pd.DataFrame, values: pd.DataFrame, reliable: Reliability | 
     table["known"] = known_lenses(table["ra"].to_numpy(float), table["dec"].to_numpy(float))
     for name in ("subclass", "comment"):
         table[name] = table["id"].map(grouped[name].agg(lambda texts: " | ".join(dict.fromkeys(filter(None, texts)))))
-    order = ["id", "ra", "dec", "grade_mean", "n_graders", "team_grade", "p_lens", "known"]
-    order += ["score", "stratum", "inclusion_probability", "subclass", "comment"]
-    return table.sort_values(["grade_mean", "p_lens", "id"], ascending=[False, False, True])[order].reset_index(
-        drop=True
-    )
+    table = table.sort_values(["grade_mean", "p_lens", "id"], ascending=[False, False, True], ignore_index=True)
+    return table[CATALOGUE_COLUMNS]
 
 
 def known_lenses(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -191,13 +184,8 @@ def _write(table: pd.DataFrame, out: Path) -> None:
     if out.suffix == ".csv":
         write_table(out, table)
         return
-    columns = {}
-    for name, values in table.items():
-        is_text = not pd.api.types.is_numeric_dtype(values)
-        columns[name] = (
-            [str(text).encode("ascii", "backslashreplace").decode() for text in values.fillna("")]
-            if is_text
-            else values
-        )
+    columns = {name: values.to_numpy() for name, values in table.items()}
+    for name, texts in table.select_dtypes(exclude="number").fillna("").items():
+        columns[name] = [str(text).encode("ascii", "backslashreplace").decode() for text in texts]
     with replacing(out) as temporary:
         Table(columns).write(temporary, format=FORMATS[out.suffix], overwrite=True)

@@ -1,7 +1,6 @@
 """What one grader is shown, in which order: candidates, the random stratum, hidden calibration images, repeats."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from zwicky.errors import UserError
 from zwicky.grading.config import SessionConfig
 from zwicky.rng import numpy_rng
 
+NUMBERS = ["ra", "dec", "score", "inclusion_probability"]  # of OBJECT_COLUMNS
 REPEAT_DISTANCE = 50  # an object comes again at least this many objects later
 
 
@@ -94,12 +94,9 @@ def _round_robin(clusters: np.ndarray, cost: np.ndarray) -> np.ndarray:
 
 
 def _objects(cutouts: Cutouts) -> pd.DataFrame:
-    """Return the OBJECT_COLUMNS of all rows but `repeat`, missing ones as NaN or None."""
-    columns: dict[str, Any] = {"id": cutouts.ids, "truth": None}
-    for name in ("ra", "dec", "score", "inclusion_probability"):
-        columns[name] = cutouts.table[name].to_numpy(float) if name in cutouts.table else np.nan
-    columns["stratum"] = cutouts.table["stratum"].to_numpy(object) if "stratum" in cutouts.table else None
-    return pd.DataFrame(columns)
+    """Return the OBJECT_COLUMNS of all rows but `repeat`, missing ones as NaN."""
+    numbers = cutouts.table.reindex(columns=NUMBERS).apply(pd.to_numeric, errors="coerce").astype(float)
+    return cutouts.table.reindex(columns=["id", "stratum"]).join(numbers).assign(truth=None)
 
 
 def _calibration(path: Path, cutouts: Cutouts) -> tuple[Cutouts, np.ndarray]:
