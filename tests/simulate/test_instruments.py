@@ -11,14 +11,7 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 
 from zwicky.errors import UserError
-from zwicky.simulate.instruments import (
-    BETA,
-    add_noise,
-    moffat,
-    nanomaggies,
-    signal_to_noise,
-    sky_noise,
-)
+from zwicky.simulate.instruments import BETA, add_noise, moffat, nanomaggies, signal_to_noise, sky_noise
 from zwicky.simulate.light import sersic, sersic_flux, spiral_arms
 from zwicky.simulate.population import Composite, load_instruments, read_population
 from zwicky.simulate.render import MARGIN, grid, make_composite, resample

@@ -1,5 +1,6 @@
 """A simulation in place of a store: the same images, splits and networks, each block rendered when it is first used."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def test_the_images_are_those_of_a_simulation(name):
         lazy, held = (data.column(column) for data in (cutouts, expected))
         assert np.array_equal(lazy, held, equal_nan=lazy.dtype == float), column
     assert cutouts.column("pixel_hash").tolist() == [None] * COUNT
+
+
+def test_a_full_disk_is_one_line(monkeypatch):
+    images = open_simulation("tiny.yaml", COUNT)[0].images
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: len(data) // 2)  # as a full disk does first
+    with pytest.raises(UserError, match=r"is full; set TMPDIR to a folder with 0\.00039 GB"):
+        images[:1]
 
 
 def test_a_run_on_it_is_a_run_on_its_store():

@@ -142,22 +142,19 @@ def some(images, count, seed):
     return {name: torch.from_numpy(values).float() for name, values in columns.items()}
 
 
-@pytest.mark.parametrize("profile", list(PROFILES))
-def test_fused_is_plain(profile):
-    @settings(max_examples=8, derandomize=True)
-    @given(st.sampled_from([1, 2, 5, 17]), st.sampled_from([20, 33]), st.integers(0, 2**32 - 1))
-    def check(count, size, seed):
-        x, y = grid(size, 0.1)
-        drawn = some(2, count, seed)
-        plain, summed = deflect_plain(profile, x, y, drawn), deflect_fused(profile, x, y, drawn)
-        peak = torch.hypot(*plain).amax((1, 2)) + 1e-9
-        for one, other in zip(plain, summed, strict=True):
-            assert ((one - other).abs().amax((1, 2)) < 1e-5 * peak).all()
-
-    check()
+@pytest.mark.parametrize("profile", PROFILES)
+@settings(max_examples=8, derandomize=True)
+@given(count=st.sampled_from([1, 2, 5, 17]), size=st.sampled_from([20, 33]), seed=st.integers(0, 2**32 - 1))
+def test_fused_is_plain(profile, count, size, seed):
+    x, y = grid(size, 0.1)
+    drawn = some(2, count, seed)
+    plain, summed = deflect_plain(profile, x, y, drawn), deflect_fused(profile, x, y, drawn)
+    peak = torch.hypot(*plain).amax((1, 2)) + 1e-9
+    for one, other in zip(plain, summed, strict=True):
+        assert ((one - other).abs().amax((1, 2)) < 1e-5 * peak).all()
 
 
-@pytest.mark.parametrize("profile", list(PROFILES))
+@pytest.mark.parametrize("profile", PROFILES)
 def test_the_number_of_threads_and_of_images_changes_no_bit(profile, monkeypatch):
     x, y = grid(24, 0.1)
     drawn = some(5, 6, 1)

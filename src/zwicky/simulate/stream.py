@@ -1,5 +1,6 @@
 """What a command's `--data` names: a store, or a simulation whose images are rendered when they are first used."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,8 +35,8 @@ class SimulatedImages(LazyImages):
         self.simulation, self.quiet = simulation, quiet
         self.dtype, self.image_shape = simulation.dtype, simulation.image_shape
         self.rows = np.arange(simulation.count)
-        with tempfile.TemporaryFile() as file:
-            self._pixels = np.memmap(file, self.dtype, "w+", shape=(simulation.n_blocks * BLOCK, *self.image_shape))
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the images are)
+        self._pixels = np.memmap(self._file, self.dtype, "w+", shape=(simulation.n_blocks * BLOCK, *self.image_shape))
         self._rendered = np.zeros(simulation.n_blocks, bool)
 
     def _load(self, rows: np.ndarray) -> np.ndarray:
@@ -44,10 +45,20 @@ class SimulatedImages(LazyImages):
         quiet = self.quiet or len(missing) <= SHOWN_BLOCKS
         with StepProgress("simulate", len(missing), 0, BLOCK, quiet, "block") as progress:
             for block in missing:
-                self._pixels[block * BLOCK : (block + 1) * BLOCK] = self.simulation.render(block)[0]
-                self._rendered[block] = True
+                self._keep(block, self.simulation.render(block)[0].tobytes())
                 progress.advance()
         return np.asarray(self._pixels[rows])
+
+    def _keep(self, block: int, pixels: bytes) -> None:
+        """Write a block into the file: where a disk is full, assigning to the map would kill the process."""
+        try:
+            written = os.pwrite(self._file.fileno(), pixels, block * len(pixels))
+        except OSError:
+            written = 0
+        if written < len(pixels):
+            size = f"{self._pixels.nbytes / 1e9:.2g} GB"
+            raise UserError(f"{tempfile.gettempdir()} is full; set TMPDIR to a folder with {size} for the images")
+        self._rendered[block] = True
 
 
 def open_simulation(population: str, count: int, seed: int = 0, quiet: bool = True) -> tuple[Cutouts, Labels]:
