@@ -187,10 +187,9 @@ def test_mistakes(make_candidates, tmp_path):
         with pytest.raises(UserError, match="needs a column `score` of numbers"):
             Session(replace(cutouts, table=table), SessionConfig("top"))
         assert len(Session(replace(cutouts, table=table), SessionConfig(repeat_share=0)).slots) == 20
-    with pytest.raises(UserError, match="random_share is 1"):
-        SessionConfig(random_share=1)
-    with pytest.raises(UserError, match="seed is -1"):
-        SessionConfig(seed=-1)
+    for name, value in (("random_share", 1), ("seed", -1), ("seed", 2**32)):
+        with pytest.raises(UserError, match=f"{name} is {value}; choose from 0"):
+            SessionConfig(**{name: value})
     write_store(cutouts.images, cutouts.table, tmp_path / "same", bands=cutouts.bands)
     with pytest.raises(UserError, match="two classes"):
         Session(cutouts, SessionConfig(calibration=tmp_path / "same"))

@@ -202,6 +202,14 @@ def test_ids_that_differ_in_signs_have_files_of_their_own(service, config, tmp_p
     assert [fits.getval(out / file, "RA") for file in written["file"]] == [0.5, 11.5, 12.5, 13.5]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("size", 3001), ("pixel_scale", 0), ("attempts", 0), ("timeout", -1), ("per_lens", -1)]
+)
+def test_settings_that_no_service_takes_are_refused(name, value):
+    with pytest.raises(UserError, match=f"{name} is {value}; choose from"):
+        CutoutsConfig(**{name: value})
+
+
 def test_a_file_is_no_folder_to_write(service, config, tmp_path):
     table = catalogue(tmp_path / "c.csv", [0])
     with pytest.raises(UserError, match="cannot write"):

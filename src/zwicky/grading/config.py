@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from zwicky.errors import UserError
+from zwicky.errors import check_limits
 
 Order = Literal["random", "top", "uncertain", "diverse"]
 
@@ -31,8 +31,5 @@ class SessionConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("random_share", "calibration_share", "repeat_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; choose a share from 0 to below 1")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; choose a whole number from 0")
+        limits = dict.fromkeys(("random_share", "calibration_share", "repeat_share"), (0, 0.99))
+        check_limits("", vars(self), limits | {"seed": (0, 2**32 - 1)})  # of scikit-learn's clusters

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from zwicky.errors import UserError
+from zwicky.errors import UserError, check_limits
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,9 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         if self.views not in (1, 8):
             raise UserError(f"views is {self.views}; choose 1 or 8")
-        for name in ("top", "random", "seed", "part_size"):
-            least, value = int(name == "part_size"), getattr(self, name)
-            if not least <= value < 2**64:
-                raise UserError(f"{name} is {value}; choose a whole number from {least} to below 2⁶⁴")
+        largest = 2**64 - 1
+        limits = dict.fromkeys(("top", "random", "seed"), (0, largest)) | {"part_size": (1, largest)}
+        check_limits("", vars(self), limits)
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,8 @@ class CutoutsConfig:
     match: tuple[str, ...] = ()
     per_lens: int = 1
 
-    def check(self) -> None:
-        """Raise a UserError for values that no service takes."""
-        if not 1 <= self.size <= 3000:
-            raise UserError(f"the size is {self.size}; ask for 1 to 3000 pixels")
-        if not self.bands or not self.pixel_scale > 0 or self.attempts < 1:
-            raise UserError("give at least one band, a pixel scale above 0 and one attempt or more")
+    def __post_init__(self) -> None:
+        if not self.bands:
+            raise UserError("bands is empty; name at least one, e.g. grz")
+        limits = {"size": (1, 3000), "pixel_scale": (1e-3, 3600), "attempts": (1, 1000), "timeout": (1e-3, 3600)}
+        check_limits("", vars(self), limits | {"per_lens": (0, 10**6)})

@@ -134,7 +134,6 @@ def download_cutouts(
     Raises:
         UserError: The catalogue has no positions, nothing could be fetched, or `out` holds other cutouts.
     """
-    config.check()
     table, unplaced = _objects(catalog)
     if pool is not None:
         table = add_negatives(table, _objects(pool)[0], config.match, config.per_lens)
