@@ -19,12 +19,8 @@ from zwicky.grading.simulated import SimulatedGrader
 from zwicky.training.finetune import finetune
 from zwicky.training.task import Task
 
-FAST = [
-    "--fit.train.max_steps=20",
-    "--fit.train.min_steps=0",
-    "--fit.train.batch_size=16",
-    "--fit.train.precision=float32",
-]
+LOOP = {"max_steps": 20, "min_steps": 0, "batch_size": 16, "precision": "float32"}
+FAST = [f"--fit.train.{name}={value}" for name, value in LOOP.items()]
 
 
 @pytest.fixture
@@ -58,9 +54,8 @@ def test_grades_become_soft_labels_without_the_random_stratum(rings, tmp_path):
     for name, seed in (("ana", 1), ("bob", 2), ("cleo", 3)):
         SimulatedGrader(name, 0.8, 0.2, seed).grade(slots[:100], truth, tmp_path / f"{name}.db")
     merge_grades([tmp_path / f"{name}.db" for name in ("ana", "bob", "cleo")], tmp_path / "catalogue.fits")
-    labels, split = learn_from_grades(
-        tmp_path / "catalogue.fits", cutouts, Labels({}), default_split(cutouts, Labels({}))
-    )
+    unlabelled = default_split(cutouts, Labels({}))
+    labels, split = learn_from_grades(tmp_path / "catalogue.fits", cutouts, Labels({}), unlabelled)
     stratum = dict(zip(cutouts.ids, cutouts.table["stratum"], strict=True))
     trained = split.ids("train")
     assert set(trained) == {name for name in slots["id"][:100] if stratum[name] == "top"}
@@ -70,11 +65,9 @@ def test_grades_become_soft_labels_without_the_random_stratum(rings, tmp_path):
     rows = cutouts.rows_of(trained)
     np.testing.assert_allclose(task.learned[rows].sum(1), 1, atol=1e-6)
     assert len(np.unique(task.learned[rows, 1])) > 4
-    grades = pd.read_csv(tmp_path / "grades.csv", dtype={"id": str}).replace(
-        {"grade": {"A": 3, "B": 2, "C": 1, "X": 0}}
-    )
-    mean = grades.groupby("id")["grade"].mean()
-    np.testing.assert_allclose(task.learned[rows, 1], [mean[name] / 3 for name in trained], atol=1e-6)
+    grades = pd.read_csv(tmp_path / "grades.csv", dtype={"id": str})
+    mean = grades["grade"].map({"A": 3, "B": 2, "C": 1, "X": 0}).groupby(grades["id"]).mean()
+    np.testing.assert_allclose(task.learned[rows, 1], mean[trained] / 3, atol=1e-6)
 
 
 def test_labels_and_roles_of_the_store_stay(rings, tmp_path):

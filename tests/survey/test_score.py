@@ -146,11 +146,21 @@ def test_other_data_are_refused(name, cutouts, make_run, write_survey, tmp_path)
 def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
     images, ids = cutouts.images.copy(), np.array(["nan", *cutouts.ids[1:]], object)
     images[::5] = np.nan
-    write_store(images, cutouts.table.assign(id=ids), tmp_path / "store", bands=cutouts.bands)
+    table = cutouts.table.assign(id=ids, pixel_scale=np.where(np.arange(45) == 7, 0.4, 0.2))
+    write_store(images, table, tmp_path / "store", bands=cutouts.bands)
     done = score([make_run()], tmp_path / "store", tmp_path / "s", ScoreConfig(**SMALL), workers=1, quiet=True)
-    assert (done["scored"], done["listed"], done["found"]) == (36, 9, 45)
-    assert {file for file, _ in read_set_aside(tmp_path / "s" / "set_aside.csv")} == set(ids[::5])
-    assert set(tables(tmp_path / "s")["id"]) == set(ids) - set(ids[::5])
+    assert (done["scored"], done["listed"], done["found"]) == (35, 10, 45)
+    listed = dict(read_set_aside(tmp_path / "s" / "set_aside.csv"))
+    assert listed.keys() == {*ids[::5], "obj007"}
+    assert listed["obj007"] == 'has 0.4" a pixel, and the network was made for 0.2"'
+    assert set(tables(tmp_path / "s")["id"]) == set(ids) - set(listed)
+
+
+def test_an_empty_store_has_no_scores(cutouts, make_run, tmp_path):
+    write_store(cutouts.images[:0], cutouts.table[:0], tmp_path / "store", bands=cutouts.bands)
+    done = score([make_run()], tmp_path / "store", tmp_path / "s", ScoreConfig(features=True), workers=1, quiet=True)
+    assert (done["found"], done["candidates"]) == (0, 0)
+    assert len(tables(tmp_path / "s")) == 0
 
 
 def test_an_ensemble_averages_log_odds_and_moves_the_prevalence(cutouts, make_run):
@@ -193,16 +203,13 @@ def test_scores_are_calibrated_at_the_prevalence_of_a_survey(prevalence, make_ru
         assert abs(truth[inside].sum() - expected) < 4.5 * np.sqrt(variance + 1)
 
 
-@pytest.mark.parametrize("name", ["bands", "head"])
-def test_networks_of_other_tasks_are_refused(name, make_run):
-    runs = [make_run(), make_run()]
-    if name == "head":
-        runs[1] = make_run(head=False)
-    else:
-        path = runs[1] / "network.json"
-        path.write_text(path.read_text().replace('"g"', '"i"'))
-    with pytest.raises(UserError, match="bands" if name == "bands" else "classes"):
-        Ensemble.load(runs, None, True)
+def test_networks_of_other_tasks_are_refused(make_run):
+    without_head, other_bands = make_run(head=""), make_run()
+    path = other_bands / "network.json"
+    path.write_text(path.read_text().replace('"g"', '"i"'))
+    for run, difference in ((without_head, "classes"), (other_bands, "bands")):
+        with pytest.raises(UserError, match=f"differ in {difference}"):
+            Ensemble.load([make_run(), run], None, True)
 
 
 def test_distance_to_the_training_set(cutouts, store, make_run, tmp_path):

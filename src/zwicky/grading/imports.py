@@ -75,8 +75,8 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
         "time": [],
     }.items():
         column = next((columns[other] for other in (name, *others) if other in columns), None)
-        default = path.stem if name == "grader" else ""
-        rows[name] = default if column is None else as_text(table[column])
+        rows[name] = "" if column is None else as_text(table[column])
+    rows["grader"] = rows["grader"].replace("", path.stem)
     for name in ("score", "seconds", "inclusion_probability"):
         rows[name] = pd.to_numeric(table[columns[name]], errors="coerce") if name in columns else None
     for name in ("view", "stratum"):
@@ -118,10 +118,11 @@ def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
         names = usual_columns([name for name in facts if facts[name]], "file")
         return str(facts[names[0]]) if names else str(number)
 
-    users = as_text(table["user_name"]) if "user_name" in table else pd.Series("volunteer", index=table.index)
-    subjects, annotations = as_text(table["subject_data"]), as_text(table["annotations"])
+    subjects, annotations = as_text(table["subject_data"]).map(subject), as_text(table["annotations"]).map(answer)
+    nameless = "volunteer " + (subjects.groupby(subjects).cumcount() + 1).astype(str)  # so each vote counts
+    users = as_text(table["user_name"]).where(lambda name: name != "", nameless) if "user_name" in table else nameless
     time = as_text(table["created_at"]) if "created_at" in table else ""
-    rows = pd.DataFrame({"id": subjects.map(subject), "grader": users, "grade": annotations.map(answer), "time": time})
+    rows = pd.DataFrame({"id": subjects, "grader": users, "grade": annotations, "time": time})
     return rows.assign(subclass="", comment="", view="zooniverse", stratum="")
 
 

@@ -132,7 +132,7 @@ class SurveyData:
         images = open_images(self.path).take(slice(part.first, part.last))
         table = read_rows(self.path, part.first, part.first + len(images), ["id", "ra", "dec", "pixel_scale"])
         table.insert(1, "file", "")
-        for rows in batches(len(table), BLOCK):
+        for rows in [*batches(len(table), BLOCK)] or [slice(0)]:  # an empty part has one empty block
             yield Block(images[rows], table[rows].reset_index(drop=True), [])
 
     def _file_blocks(self, part: Part) -> Iterator[Block]:
@@ -158,7 +158,7 @@ class SurveyData:
     def _collect(self, items: Iterator[tuple[str, Record | Unreadable]]) -> Iterator[Block]:
         """Put items into the common format, some at a time."""
         chunk = list(islice(items, BLOCK))
-        while True:  # an empty part has one empty block
+        while True:  # once at least
             images, facts, listed = [], [], []
             for unit, item in chunk:
                 name = unit if item.row is None else f"{unit}#{item.row}"
