@@ -53,15 +53,15 @@ def sersic_flux(R: Tensor, n: Tensor) -> Tensor:
     return 2 * torch.pi * n * R**2 * torch.exp(b - 2 * n * torch.log(b) + torch.lgamma(2 * n))
 
 
-def _add_galaxy(light, x, y, p: Parameters, prefix: str, flux: Tensor, center, n: Tensor | float, ellipticity=None):
-    """Return `light` with a Sérsic galaxy of this flux at `PREFIX_distance` and `PREFIX_angle` from `center`.
+def _galaxy(x, y, p: Parameters, prefix: str, flux: Tensor, center, n: Tensor | float, ellipticity=None) -> Tensor:
+    """Return a Sérsic galaxy of this flux at `PREFIX_distance` and `PREFIX_angle` from `center`.
 
     Its half-light radius is `PREFIX_R`, its ellipticity (`PREFIX_e1`, `PREFIX_e2`) unless another is given.
     """
     r, angle, R = (p[f"{prefix}_{name}"] for name in ("distance", "angle", "R"))
     x0, y0, n = center[0] + r * torch.cos(angle), center[1] + r * torch.sin(angle), 0 * R + n
     e1, e2 = ellipticity or (p[f"{prefix}_e1"], p[f"{prefix}_e2"])
-    return light + flux / sersic_flux(R, n) * sersic(x, y, x0, y0, e1, e2, R, n)
+    return flux / sersic_flux(R, n) * sersic(x, y, x0, y0, e1, e2, R, n)
 
 
 def sersic_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
@@ -73,7 +73,7 @@ def double_nucleus(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
     """Return the lens galaxy with a second nucleus of the same colour: a merger."""
     light, center = sersic_lens(x, y, p) / sersic_flux(p["lens_R"], p["lens_n"]), (p["lens_x"], p["lens_y"])
     turned = (p["lens_e2"], p["lens_e1"])
-    return _add_galaxy(light, x, y, p, "second", p["second_weight"], center, p["lens_n"], turned)
+    return light + _galaxy(x, y, p, "second", p["second_weight"], center, p["lens_n"], turned)
 
 
 def real_lens(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
@@ -104,17 +104,17 @@ def ring(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
 
 def companions(x: Tensor, y: Tensor, p: Parameters) -> Tensor:
     """Return one to three exponential discs near the lens galaxy."""
-    light = torch.zeros_like(x)
+    center, light = (p["lens_x"], p["lens_y"]), torch.zeros_like(x)
     for k in (1, 2, 3):
         flux = p[f"companion{k}_weight"] * (p["companions"] >= k)
-        light = _add_galaxy(light, x, y, p, f"companion{k}", flux, (p["lens_x"], p["lens_y"]), 1.0)
+        light = light + _galaxy(x, y, p, f"companion{k}", flux, center, 1.0)
     return light
 
 
 def field_galaxies(x: Tensor, y: Tensor, p: Parameters, colour: str, n: float) -> Tensor:
     """Return two unrelated galaxies of Sérsic index n anywhere in the image; `colour` is "red" or "blue"."""
-    first = _add_galaxy(0, x, y, p, f"{colour}1", p[f"{colour}1_weight"], (0, 0), n)
-    return _add_galaxy(first, x, y, p, f"{colour}2", p[f"{colour}2_weight"], (0, 0), n)
+    first, second = (_galaxy(x, y, p, name, p[f"{name}_weight"], (0, 0), n) for name in (f"{colour}1", f"{colour}2"))
+    return first + second
 
 
 def sersic_source(u: Tensor, v: Tensor, p: Parameters, clumps: int = 0) -> Tensor:
@@ -124,7 +124,7 @@ def sersic_source(u: Tensor, v: Tensor, p: Parameters, clumps: int = 0) -> Tenso
     flux = sersic_flux(p["source_R"], p["source_n"])
     round_ = (torch.zeros_like(flux),) * 2
     for prefix in (f"clump{k}" for k in range(1, clumps + 1)):
-        light = _add_galaxy(light, u, v, p, prefix, p[f"{prefix}_weight"] * flux, (x0, y0), 1.0, round_)
+        light = light + _galaxy(u, v, p, prefix, p[f"{prefix}_weight"] * flux, (x0, y0), 1.0, round_)
     return light
 
 

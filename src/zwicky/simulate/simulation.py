@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from zwicky import __version__
-from zwicky.data.cutouts import Cutouts, Images, make_table, pixel_hash
+from zwicky.data.cutouts import Cutouts, Images, batches, make_table, pixel_hash
 from zwicky.data.labels import Labels, write_labels
 from zwicky.data.store import StoreWriter, check_writable, open_store
 from zwicky.errors import UserError
@@ -129,9 +129,9 @@ class Simulation:
         }
         return make_table(ids, standard | truth)
 
-    def blocks(self, first: int = 0, last: int | None = None) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
-        """Yield the images and table of blocks `first` to `last`, without the images beyond `count`."""
-        for block in range(self.n_blocks)[first:last]:
+    def blocks(self, blocks: slice = slice(None)) -> Iterator[tuple[np.ndarray, pd.DataFrame]]:
+        """Yield the images and table of each block, without the images beyond `count`."""
+        for block in range(self.n_blocks)[blocks]:
             images, drawn = self.render(block)
             table = self.table(block, drawn, images)
             yield images[: len(table)], table
@@ -184,30 +184,30 @@ def simulate_store(
     if (folder / "simulation.json").exists() and read_json(folder / "simulation.json") != identity:
         raise UserError(f"{folder} holds pieces of another simulation; remove it, or choose another --out")
     write_json(folder / "simulation.json", identity)
-    ranges = ((first, min(first + PIECE, simulation.n_blocks)) for first in range(0, simulation.n_blocks, PIECE))
-    pieces = [(first, last, folder / f"{first * BLOCK}-{min(last * BLOCK, count)}") for first, last in ranges]
-    missing = [piece for piece in pieces if not piece[2].exists()]
+    ranges = batches(simulation.n_blocks, PIECE)
+    pieces = [(blocks, folder / f"{blocks.start * BLOCK}-{min(blocks.stop * BLOCK, count)}") for blocks in ranges]
+    missing = [piece for piece in pieces if not piece[1].exists()]
     gpus = float(simulation.device.type == "cuda")
     with StepProgress("simulate", len(pieces), len(pieces) - len(missing), 0, quiet, "piece") as progress:
         for images in map_parts(partial(_write_piece, simulation), missing, workers=workers, ray=ray, gpus=gpus):
             progress.advance(images)
-    stores = (open_store(path) for _, _, path in pieces)
+    stores = (open_store(path) for _, path in pieces)
     _write(out, simulation, ((store.images, store.table) for store in stores))
     shutil.rmtree(folder)
 
 
-def _write_piece(simulation: Simulation, piece: tuple[int, int, Path]) -> int:
-    """Render blocks `first` to `last` into a store of their own, and return the number of images."""
-    first, last, path = piece
-    return _write(path, simulation, simulation.blocks(first, last))
+def _write_piece(simulation: Simulation, piece: tuple[slice, Path]) -> int:
+    """Render blocks into a store of their own, and return the number of images."""
+    blocks, path = piece
+    return _write(path, simulation, simulation.blocks(blocks))
 
 
-def _write(path: Path, simulation: Simulation, batches: Iterator[tuple[Images, pd.DataFrame]]) -> int:
-    """Write batches of images and their tables as one store, with labels, and return the number of images."""
+def _write(path: Path, simulation: Simulation, contents: Iterator[tuple[Images, pd.DataFrame]]) -> int:
+    """Write images and their tables as one store, with labels, and return the number of images."""
     bands, size = tuple(simulation.population.channels), simulation.image_shape[1:]
     tables = []
     with StoreWriter(path, bands, size, simulation.dtype, metadata=simulation.metadata()) as writer:
-        for images, table in batches:
+        for images, table in contents:
             writer.append(images, table)
             tables.append(table[["id", "object_class"]])
             writer.truth = truth_of(table)

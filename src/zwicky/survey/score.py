@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -48,16 +48,6 @@ from zwicky.survey.parts import Part, SurveyData, display_names
 from zwicky.training.distributed import device
 
 TRAINING = "training_features.npy"
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every part needs to know."""
-
-    runs: tuple[Path, ...]
-    survey: SurveyData  # without its parts
-    out: Path
-    config: ScoreConfig
 
 
 def score(
@@ -107,13 +97,13 @@ def score(
     _write_settings(out, runs, survey, training, config)
     if features is not None:
         _write_shared(out / TRAINING, write_array, features)
-    job = _Job(runs, replace(survey, parts=(), listed=[]), out.absolute(), config)
+    score_part = partial(_score_part, runs, replace(survey, parts=(), listed=[]), out.absolute(), config)
     parts = part_of(survey.parts, part)
     missing = [one for one in parts if not _table_path(out, one.number).exists()]
     on_gpu = device().type == "cuda"
     workers = workers or on_gpu
     with StepProgress("score", len(parts), len(parts) - len(missing), 0, quiet, "part") as progress:
-        for count in map_parts(partial(_score_part, job), missing, workers=workers, ray=ray, gpus=float(on_gpu)):
+        for count in map_parts(score_part, missing, workers=workers, ray=ray, gpus=float(on_gpu)):
             progress.advance(count)
     left = sum(not _table_path(out, one.number).exists() for one in survey.parts)
     is_finished = (out / "summary.json").exists()
@@ -180,14 +170,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _score_part(job: _Job, part: Part) -> int:
+def _score_part(runs: tuple[Path, ...], survey: SurveyData, out: Path, config: ScoreConfig, part: Part) -> int:
     """Score a part, write its files, the table last, and return the number of cutouts."""
-    config, out = job.config, job.out
     with _one_thread():
-        ensemble, selection = _start_worker(job.runs, config, out)
+        ensemble, selection = _start_worker(runs, config, out)
         selects = bool(ensemble.networks[0].classes) and config.top + config.random > 0
         tables, features, listed, count = [], [], [], 0
-        for block in job.survey.blocks(part):
+        for block in survey.blocks(part):
             scores, found = ensemble(block.images)
             table = pd.concat([block.table, scores], axis=1)
             good = np.isfinite(table[ensemble.columns]).all(axis=1).to_numpy()
