@@ -145,6 +145,15 @@ def test_orders_keep_the_share_of_the_random_stratum(order, make_candidates):
     assert list(again.slots["id"]) == list(slots["id"])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("top", [0, 1, 2])
+def test_few_candidates_are_shown_in_any_order(top, make_candidates):
+    cutouts = make_candidates(8)
+    cutouts.table["stratum"] = np.where(np.arange(8) < top, "top", "random")
+    for order in ("random", "top", "uncertain", "diverse"):
+        assert sorted(Session(cutouts, SessionConfig(next=order, repeat_share=0)).slots["row"]) == list(range(8))
+
+
 def test_diverse_shows_every_kind_of_image_first(make_candidates):
     cutouts = make_candidates(90)
     kinds = np.arange(90) % 3 == 0  # a third has a bright corner

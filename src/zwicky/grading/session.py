@@ -64,7 +64,7 @@ def candidate_order(cutouts: Cutouts, table: pd.DataFrame, config: SessionConfig
         spread = cutouts.table["spread"].fillna(0).to_numpy(float)[rows] if "spread" in cutouts.table else 0.0
         variance = score * (1 - score)  # and that of an ensemble whose log-odds have the standard deviation `spread`
         rows = rows[np.argsort(-(variance + (variance * spread) ** 2), kind="stable")]
-    elif config.next == "diverse":
+    elif config.next == "diverse" and len(rows) > 1:
         rows = rows[_round_robin(_clusters(cutouts, rows, config.seed), -np.nan_to_num(score))]
     share = config.random_share if len(stratum) else 0.0
     steps = (np.arange(len(rows)) + 0.5) / (1 - share), (np.arange(len(stratum)) + 0.5) / max(share, 1e-9)
