@@ -24,6 +24,7 @@ from zwicky.survey.config import ScoreConfig
 from zwicky.survey.ensemble import Ensemble, Training
 from zwicky.survey.score import score
 from zwicky.training.network import load_network, save_network
+from zwicky.training.task import parse_targets
 
 SMALL = {"top": 6, "random": 5, "part_size": 8}
 
@@ -176,6 +177,17 @@ def test_an_ensemble_averages_log_odds_and_moves_the_prevalence(cutouts, make_ru
     np.testing.assert_allclose(shifted["spread"], moved.std(0, ddof=1), atol=1e-4)
     np.testing.assert_array_equal(np.argsort(shifted["score"]), np.argsort(table["score"]))
     assert np.isnan(Ensemble.load(runs[:1], None, True)(cutouts.images)[0]["spread"]).all()
+
+
+def test_a_regressed_column_called_score_is_no_probability(cutouts, store, make_run, tmp_path):
+    runs = [make_run(seed, parse_targets(["score"])) for seed in range(2)]
+    values = np.array([load_network(run).predict(cutouts.images)[:, 0] for run in runs])
+    table, _ = Ensemble.load(runs, None, True)(cutouts.images)
+    np.testing.assert_allclose(table["score"], values.mean(0), atol=1e-5)
+    np.testing.assert_allclose(table["spread_score"], values.std(0, ddof=1), atol=1e-5)
+    for name in ("distance", "ra"):
+        with pytest.raises(UserError, match=f"predicts '{name}', a column of all tables"):
+            score([make_run(0, parse_targets([name]))], store, tmp_path / "s", workers=1, quiet=True)
 
 
 def test_a_run_without_counts_of_its_labels_is_named(cutouts, make_run, tmp_path, capsys):

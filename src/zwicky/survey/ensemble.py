@@ -115,20 +115,20 @@ class Ensemble:
             deviation of the log-odds over the networks (NaN for one); for a regression each column and
             `spread_COLUMN`; `distance` (NaN without a training set). Features [N, D] of the first network.
         """
-        columns, features, values = self.columns, [], []
+        columns, are_classes, features, values = self.columns, bool(self.networks[0].classes), [], []
         for network, share in zip(self.networks, self.shares, strict=True):
             if not columns:
                 features.append(network.features(images, turns=self.turns))
                 continue
             found, outputs = network.features_and_outputs(images, turns=self.turns)
             features.append(found)
-            values.append(self._log_odds(outputs, network, share) if network.classes else outputs.astype(np.float64))
+            values.append(self._log_odds(outputs, network, share) if are_classes else outputs.astype(np.float64))
         table = {}
         if columns:
             mean = np.mean(values, axis=0)
             spread = np.std(values, axis=0, ddof=1) if len(values) > 1 else np.full_like(mean, np.nan)
-            table = dict(zip(columns, (expit(mean) if columns == ["score"] else mean).T, strict=True))
-            names = ["spread"] if columns == ["score"] else [f"spread_{name}" for name in columns]
+            table = dict(zip(columns, (expit(mean) if are_classes else mean).T, strict=True))
+            names = ["spread"] if are_classes else [f"spread_{name}" for name in columns]
             table |= dict(zip(names, spread.T.astype(np.float32), strict=True))
         distance = self.training.distance(features[0]) if self.training else np.full(len(images), np.nan, np.float32)
         return pd.DataFrame(table | {"distance": distance}), features[0]

@@ -23,8 +23,10 @@ from zwicky.errors import UserError
 from zwicky.io import STORE, is_store, read_json
 from zwicky.survey.config import ScoreConfig
 from zwicky.training.network import Network
+from zwicky.training.task import columns_of
 
 BLOCK = 512  # cutouts read at a time
+COLUMNS = frozenset(("id", "file", "ra", "dec", "pixel_scale", "healpix", "distance"))  # of cutouts, beside scores
 HEALPIX = "_healpix_29"  # the pixel of order 29 (nested) in HATS catalogues
 
 Listed = list[tuple[str, str]]  # (file or id, reason) of cutouts that cannot be scored
@@ -76,6 +78,8 @@ class SurveyData:
         UserError if there are none, or they do not fit the network.
         """
         path = Path(path)
+        if clash := sorted(COLUMNS.intersection(columns_of(network.targets))):
+            raise UserError(f"the network predicts {clash[0]!r}, a column of all tables; fine-tune with another name")
         if is_store(path):
             store = read_json(path / STORE)
             network.check_bands(tuple(store["bands"]))
