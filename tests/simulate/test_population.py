@@ -69,6 +69,7 @@ def test_a_base_is_changed_and_a_null_removes(one_galaxy, write_population):
         ("common.lens_R", {"choice": [1, 2], "weights": [1]}, "weights"),
         ("common.lens_R", {"einstein_radius": 1e12}, "z_lens"),
         ("common", ["seeing"], "common"),
+        ("common.survey", {"value": 1}, "survey is a column of every simulation"),
         ("light.lens.colour", "red", "colour"),
         ("light", {}, "light needs"),
         ("light.lens.unlensed", True, "light.lens.unlensed: only the layer arc"),

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
+from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.errors import UserError
 from zwicky.io import read_settings
 from zwicky.simulate import FOLDER, population_names
@@ -18,6 +19,7 @@ from zwicky.simulate.priors import FAMILIES, SUBSTRUCTURES, Prior, Substructure,
 
 NOISE_MODELS = ("instrument", "none", "deeplense-1")
 CHANNELS = ("R", "G", "B")
+RESERVED = {*STANDARD_COLUMNS, "object_class", "pair_id", "magnification"}  # columns that are no parameters
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,10 @@ class Population:
             require(complete, f"classes.{name}.layers must give the shape of each of {', '.join(self.light)}")
             repeated = ", ".join(common & set(one.parameters))
             require(not repeated, f"classes.{name}.parameters repeats {repeated} of common; give it another name")
-        names = common.union(self.light, *(one.parameters for one in self.classes.values()))
-        unknown = ", ".join(name for name in self.pairs if name not in names)
+        parameters = common.union(*(one.parameters for one in self.classes.values()))
+        taken = ", ".join(sorted(parameters & RESERVED))
+        require(not taken, f"{taken} is a column of every simulation; give the parameter another name")
+        unknown = ", ".join(name for name in self.pairs if name not in parameters.union(self.light))
         require(not unknown, f"pairs: {unknown!r} is neither a parameter nor a layer of light")
 
     @property

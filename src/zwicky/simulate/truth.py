@@ -26,7 +26,7 @@ def truth_columns(population: Population) -> dict[str, dict[str, str]]:
         add("pair_id", "", "the same for the two images of one lens")
     lights = {layer: f"the {layer} light in {{}}, as observed" for layer in population.light}
     if has_source(population):
-        add("magnification", "", "total magnification of the source, within the image")
+        add("magnification", "", "total magnification of the source, within the image and its margin")
         lights["source"] = "the unlensed source in {}"
     for layer, light in lights.items():
         for band in dict.fromkeys([*bands, *(photometry.band for photometry in population.light.values())]):
