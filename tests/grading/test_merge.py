@@ -11,6 +11,7 @@ from astropy.table import Table
 from zwicky import cli
 from zwicky.data.labels import GRADES
 from zwicky.errors import UserError
+from zwicky.grading import merge
 from zwicky.grading.database import COLUMNS, Judgements
 from zwicky.grading.imports import read_grades
 from zwicky.grading.merge import known_lenses, merge_grades
@@ -52,7 +53,7 @@ def test_team_grades_by_hand(tmp_path):
     assert "5 objects by 3 graders: 2 A, 0 B, 2 C, 1 X" in text
     assert "Krippendorff's alpha 0." in text
     grades = pd.read_csv(tmp_path / "grades.csv")
-    assert list(grades) == "id ra dec score grader grade subclass comment seconds time view".split()
+    assert list(grades) == merge.GRADES_COLUMNS
     assert len(grades) == 13
     graders = pd.read_csv(tmp_path / "graders.csv").set_index("grader")
     assert graders.loc["ana", ["graded", "repeats", "same_grade"]].tolist() == [5, 2, 0.5]
@@ -89,6 +90,7 @@ def test_catalogue_formats_agree(suffix, tmp_path):
 
 def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
     cutouts = make_candidates(6, [f"images/{name}.png" for name in "abcdef"])
+    cutouts.table["stratum"] = ["random"] * 2 + ["top"] * 4
     (tmp_path / "mosaic.csv").write_text(
         "file_name,classification,grid_pos,page,time\na.png,1.0,1,0,3\nb.png,0.0,2,0,0\nc.png,2,3,0,1\nd.png,0,0,0,0\n"
     )
@@ -123,6 +125,9 @@ def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
     assert grades["time"][grades["view"] == "zooniverse"].isna().all()  # this export has none
     again = merge_grades([tmp_path / "grades.csv"], tmp_path / "again.csv")  # its own grades.csv is a source, too
     assert again.splitlines()[0] == text.splitlines()[0]
+    for name in ("catalogue", "again"):  # a network must not learn from the random stratum
+        stratum = pd.read_csv(tmp_path / f"{name}.csv").set_index("id")["stratum"].dropna()
+        assert stratum.to_dict() == dict.fromkeys(cutouts.ids[:2], "random") | {cutouts.ids[2]: "top"}
 
 
 def test_votes_without_names_all_count(tmp_path):

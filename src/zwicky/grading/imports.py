@@ -79,8 +79,8 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
     rows["grader"] = rows["grader"].replace("", path.stem)
     for name in ("score", "seconds", "inclusion_probability"):
         rows[name] = pd.to_numeric(table[columns[name]], errors="coerce") if name in columns else None
-    for name in ("view", "stratum"):
-        rows[name] = as_text(table[columns[name]]) if name in columns else ""
+    rows["view"] = as_text(table[columns["view"]]) if "view" in columns else ""
+    rows["stratum"] = as_text(table[columns["stratum"]]).replace("", None) if "stratum" in columns else None
     rows["ra"], rows["dec"] = positions_of(table)
     rows["subclass"] = rows["subclass"].where(~rows["subclass"].str.lower().isin(UNGRADED), "")
     return rows
@@ -123,7 +123,7 @@ def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
     users = as_text(table["user_name"]).where(lambda name: name != "", nameless) if "user_name" in table else nameless
     time = as_text(table["created_at"]) if "created_at" in table else ""
     rows = pd.DataFrame({"id": subjects, "grader": users, "grade": annotations, "time": time})
-    return rows.assign(subclass="", comment="", view="zooniverse", stratum="")
+    return rows.assign(subclass="", comment="", view="zooniverse")
 
 
 def match_ids(ids: pd.Series, known: Sequence[str]) -> pd.Series:

@@ -18,7 +18,8 @@ from zwicky.grading.imports import match_ids, read_grades
 from zwicky.io import replacing, write_table
 
 TEAM = {"A": 2.5, "B": 1.5, "C": 0.5, "X": -np.inf}  # smallest mean of the graders
-GRADES_COLUMNS = "id ra dec score grader grade subclass comment seconds time view".split()
+GRADES_COLUMNS = "id ra dec score grader grade subclass comment seconds time view stratum".split()
+GRADES_COLUMNS += ["inclusion_probability"]
 GRADERS_COLUMNS = "grader graded median_seconds right_on_lenses right_on_others known_images repeats same_grade".split()
 CATALOGUE_COLUMNS = "id ra dec grade_mean n_graders team_grade p_lens known score stratum".split()
 CATALOGUE_COLUMNS += "inclusion_probability subclass comment".split()
