@@ -2,13 +2,15 @@
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.io import fits
 
+from zwicky.data.columns import as_text
 from zwicky.data.cutouts import make_table
 from zwicky.data.ingest import ingest
 from zwicky.data.labels import Labels, read_labels, write_labels
-from zwicky.data.store import StoreWriter, open_store
+from zwicky.data.store import StoreWriter, open_store, write_store
 from zwicky.data.write import unique_names, write_folder
 from zwicky.errors import UserError
 
@@ -62,6 +64,23 @@ def test_the_forms_are_what_others_read(tmp_path, store):
     with h5py.File(tmp_path / "h" / "cutouts.hdf5") as file:
         np.testing.assert_array_equal(file["images"][:], cutouts.images)
         assert list(file["images"].attrs["bands"]) == list(cutouts.bands)
+
+
+@pytest.mark.parametrize("form", ["deeplense", "fits", "hdf5"])
+def test_properties_named_as_what_is_written_half_floats_and_long_numbers_beside_null(tmp_path, form):
+    """A table may hold a `label` or `file` of its own; FITS has no float16, and HDF5 no null among integers."""
+    images, ids = np.arange(96, dtype=np.float16).reshape(3, 2, 4, 4), ["a", "b", "c"]
+    own = {"label": ["x", "y", "x"], "file": ["1", "2", "3"], "images": [7, 8, 9]}
+    table = make_table(ids, own | {"gaia": pd.array([2**60 + 1, None, 2**60 + 3], "Int64")})
+    write_store(images, table, tmp_path / "s", bands=("g", "r"), labels=Labels({"a": "lens", "b": "non"}))
+    write_folder(tmp_path / "s", tmp_path / "out", form)
+    assert ingest(tmp_path / "out", tmp_path / "back").classes == {"non": 1, "lens": 1}
+    back = open_store(tmp_path / "back")
+    back = back.take(back.rows_of(ids))
+    np.testing.assert_array_equal(back.images[:], images)
+    assert back.column("catalog_label").tolist() == own["label"]
+    assert back.numbers(["catalog_file", "catalog_images"]).tolist() == [[1, 7], [2, 8], [3, 9]]
+    assert as_text(back.table["gaia"]).tolist() == [str(2**60 + 1), "", str(2**60 + 3)]
 
 
 def test_names_of_files_differ():

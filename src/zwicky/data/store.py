@@ -39,6 +39,7 @@ SCHEMA_VERSION = 1
 SHARD_BYTES = 10**9
 OBJECTS = "objects.parquet"
 BATCH = 1024  # images written at a time
+_INTEGERS = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}  # beside nulls they keep every digit
 
 
 class ShardedImages(LazyImages):
@@ -190,7 +191,7 @@ def open_store(path: Path | str) -> Cutouts:
     if (version := description.get("schema_version")) != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {version!r}, not {SCHEMA_VERSION}; write the store again")
     try:
-        table = pq.read_table(path / OBJECTS).to_pandas()
+        table = pq.read_table(path / OBJECTS).to_pandas(types_mapper=_INTEGERS.get)
         images = open_images(path)
         if not len(images) == len(table) == description["objects"]:
             raise ValueError(f"{len(images)} images, {len(table)} rows, {description['objects']} objects")

@@ -16,6 +16,7 @@ from zwicky.io import replacing_directory
 
 Format = Literal["deeplense", "fits", "hdf5"]
 NOT_EXPORTED = ("bands_present", "pixel_hash", "psf_fwhm", "noise")  # lists, and what the pixels tell
+WRITTEN = ("label", "file", "images")  # columns and arrays that an export adds
 BATCH = 1024  # images written to HDF5 at a time
 
 
@@ -35,6 +36,7 @@ def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
     table = cutouts.table.drop(columns=list(NOT_EXPORTED))
     lists = [name for name in table if table[name].map(lambda value: isinstance(value, list | np.ndarray)).any()]
     table = table.drop(columns=lists)
+    table = table.rename(columns={name: f"catalog_{name}" for name in WRITTEN})  # properties that are called alike
     table.insert(1, "label", [label or "" for label in read_labels(store).of(cutouts.ids)])
     with replacing_directory(out) as folder:
         writers[format](cutouts, table, folder)
@@ -68,6 +70,7 @@ def write_cutout(
     cards: dict[str, Any] = {f"BAND{number}": band for number, band in enumerate(bands)}
     facts = {"RA": ra, "DEC": dec, "PIXSCALE": pixel_scale, "SURVEY": survey}
     cards |= {key: value for key, value in facts.items() if not pd.isna(value)}
+    image = image.astype(np.float32) if image.dtype == np.float16 else image  # of which FITS has none
     fits.PrimaryHDU(image, fits.Header(cards)).writeto(path, overwrite=True)
 
 
@@ -108,7 +111,8 @@ def _write_hdf5(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> None:
         for rows in batches(len(cutouts), BATCH):
             pixels[rows] = images[rows]
         for name, values in table.items():
-            if is_numeric(values):
+            is_exact = values.dtype.kind == "f" or not values.isna().any()  # HDF5 has no null among integers
+            if is_numeric(values) and is_exact:
                 file[str(name)] = values.to_numpy()
             else:
                 text = ["" if pd.isna(value) else str(value) for value in values]
