@@ -214,6 +214,9 @@ def test_a_split_is_a_table_that_people_can_write(tmp_path):
     assert read_split(tmp_path / "splits" / "mine.csv") == split
     (tmp_path / "new.csv").write_text("role,id\ntrain,1\ntest,2\n")
     assert read_split(tmp_path / "new.csv") == Split("new", {"1": "train", "2": "test"})
+    (tmp_path / "new.csv").write_text("role,id\ntrain,1\ntest,1\n")
+    with pytest.raises(UserError, match="two rows for '1' that differ"):
+        read_split(tmp_path / "new.csv")
     (tmp_path / "new.csv").write_text("role,id\nboth,1\n")
     with pytest.raises(UserError, match="unknown role 'both'"):
         read_split(tmp_path / "new.csv")

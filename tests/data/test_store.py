@@ -116,6 +116,11 @@ def test_labels_may_have_any_name(tmp_path):
     (tmp_path / "labels.csv").write_text("name,label\n1,lens\n")
     with pytest.raises(UserError, match="lacks the column 'id'"):
         read_labels(tmp_path)
+    (tmp_path / "labels.csv").write_text("id,label\n1,lens\n2,\n1,lens\n")
+    assert read_labels(tmp_path).values == {"1": "lens"}
+    (tmp_path / "labels.csv").write_text("id,label\n1,lens\n1,non\n")
+    with pytest.raises(UserError, match="two rows for '1' that differ"):
+        read_labels(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

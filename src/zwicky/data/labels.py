@@ -91,11 +91,17 @@ def read_labels(store: Path | str) -> Labels:
 
 
 def read_text_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV of strings ("" where empty); UserError where it cannot be read or lacks a required column."""
+    """Read a CSV of strings ("" where empty) with one row an id.
+
+    UserError where it cannot be read, lacks a required column, or differs in what it says of one id.
+    """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; it must be CSV in UTF-8") from error
     if missing := [name for name in required if name not in table]:
         raise UserError(f"{path} lacks the column {missing[0]!r}; it needs {', '.join(required)}")
+    table = table.drop_duplicates(list(required))
+    if len(repeated := table["id"][table["id"].duplicated()]):
+        raise UserError(f"{path} has two rows for {repeated.iloc[0]!r} that differ; keep one")
     return table
