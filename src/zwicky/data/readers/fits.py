@@ -35,7 +35,7 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
     with fits.open(path, memmap=path.stat().st_size > 2**26 and not path.name.endswith((".gz", ".bz2"))) as hdus:
         images = _choose_images(hdus, options)
         if not images:
-            if not (tables := _table_numbers(hdus)):
+            if not (tables := _wanted(hdus, _table_numbers(hdus), options)):
                 raise Unreadable("has no image HDU and no table with a column of images")
             first, *others = sorted(tables, key=lambda number: isinstance(hdus[number], fits.TableHDU))  # text: last
             bands = parse_bands(_text(hdus[first].header, "BANDS")) or _numbered(hdus[first].header, "BAND")
@@ -58,15 +58,24 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
 
 def _choose_images(hdus: fits.HDUList, options: ReadOptions) -> list[Any]:
     """Return the image extensions the user names, else science, else all but masks, errors and weights."""
-    images = {number: hdu for number, hdu in enumerate(hdus) if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2}
+    numbers = [number for number, hdu in enumerate(hdus) if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2]
+    images = [hdus[number] for number in _wanted(hdus, numbers, options)]
     if options.hdu:
-        wanted = {name.upper() for name in options.hdu}
-        return [hdu for number, hdu in images.items() if {str(number), hdu.name.upper()} & wanted]
-    science = [hdu for hdu in images.values() if not _AUXILIARY.fullmatch(hdu.name)] or list(images.values())
+        return images
+    science = [hdu for hdu in images if not _AUXILIARY.fullmatch(hdu.name)] or images
     chosen = [hdu for hdu in science if _SCIENCE.fullmatch(hdu.name)] or science
-    if left := sorted({hdu.name or "unnamed" for hdu in images.values() if hdu not in chosen}):
+    if left := sorted({hdu.name or "unnamed" for hdu in images if hdu not in chosen}):
         options.notes.add(f"image HDUs {', '.join(left[:5])} were not read (--hdu)")
     return chosen
+
+
+def _wanted(hdus: fits.HDUList, numbers: list[int], options: ReadOptions) -> list[int]:
+    """Return those of some extensions that the user names, or all; Unreadable if the file has none so named."""
+    wanted = [{str(number), hdu.name.upper()} & set(map(str.upper, options.hdu)) for number, hdu in enumerate(hdus)]
+    if options.hdu and not any(wanted):
+        names = ", ".join(hdu.name or str(number) for number, hdu in enumerate(hdus))
+        raise Unreadable(f"has no extension {', '.join(options.hdu)} (--hdu); it has {names}")
+    return [number for number in numbers if wanted[number] or not options.hdu]
 
 
 def _band_names(images: list[Any], options: ReadOptions) -> tuple[str, ...]:
