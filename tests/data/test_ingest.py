@@ -278,10 +278,11 @@ def test_columns_that_may_be_positions_are_named(tmp_path, names):
     assert f"no position was taken from column {expected};" in read(tmp_path)[1].text()
 
 
-SIDECARS = [("txt", "{}"), ("cls", "{}\n"), ("json", '{{"label": {}, "sky": {{"ra": 150.5, "dec": 2}}}}')]
+SIDECARS = [("txt", "{}"), ("cls", "{}\n"), ("json", '{{\n\t"label": {}, "sky": {{"ra": 150.5, "dec": 2}}}}')]
+SIDECARS += [("yaml", "label: {}\nra: 10:02:00\ndec: +02:00:00\nmag: 2e1\ncode: 010\nseen: no\n")]  # a tab above
 
 
-@pytest.mark.parametrize(("suffix", "content"), [*SIDECARS, ("yaml", "label: {}\nra: 150.5\ndec: 2\n")])
+@pytest.mark.parametrize(("suffix", "content"), SIDECARS)
 def test_a_text_beside_each_image(tmp_path, suffix, content):
     for number in range(4):
         write(tmp_path / "in" / "ab"[number % 2] / f"{number}.npy", plane(number))
@@ -289,7 +290,9 @@ def test_a_text_beside_each_image(tmp_path, suffix, content):
     cutouts, report = read(tmp_path)
     assert (report.classes, report.set_aside) == ({"0": 2, "1": 2}, ())
     assert read_labels(tmp_path / "s").values["a/2.npy"] == "1"
-    assert cutouts.column("ra")[0] == 150.5 or suffix in ("txt", "cls")
+    assert cutouts.column("ra")[0] == pytest.approx(150.5) or suffix in ("txt", "cls")
+    if suffix == "yaml":  # texts, as they are written
+        assert [cutouts.column(name)[0] for name in ("mag", "code", "seen")] == [20, "010", "no"]
 
 
 @pytest.mark.parametrize("name", ["consensus", "lens_flag", "GRADE_FINAL"])
@@ -513,6 +516,10 @@ def test_grey_and_colour_pictures(tmp_path):
     cutouts, report = read(tmp_path)
     assert_array_equal(cutouts.images[0], [grey] * 3)
     assert "1 grey pictures repeated into R, G, B" in report.text()
+    for number in range(4):
+        write(tmp_path / "mixed" / f"{number}.npy", grey) if number else write(tmp_path / "mixed" / "0.png", grey)
+    ingest(tmp_path / "mixed", tmp_path / "t")
+    assert open_store(tmp_path / "t").bands == ("gray",)  # whatever the order of a set
     cutouts, _ = read(tmp_path, bands=("gray",))
     luminance = np.asarray(PIL.Image.fromarray(colour).convert("L")).astype(int)
     assert abs(cutouts.images[1][0] - luminance).max() <= 1

@@ -85,8 +85,8 @@ def read_sidecars(folder: Path, files: Sequence[str]) -> pd.DataFrame:
     for file in files:
         text = _decode((folder / file).read_bytes(), "")[0].strip()
         try:
-            facts = yaml.safe_load(text)
-        except yaml.YAMLError:
+            facts = json.loads(text) if file.endswith(".json") else yaml.load(text, yaml.BaseLoader)
+        except (ValueError, yaml.YAMLError):
             facts = text
         word = {"label": text} if len(text) <= 50 and "\n" not in text else {}
         rows.append(_flatten(facts if isinstance(facts, dict) else word) | {"file": file.rpartition(".")[0]})
@@ -155,9 +155,12 @@ def _read_text(data: bytes, path: Path, encoding: str) -> pd.DataFrame:
     if form := next((form for form, fits in formats.items() if fits), ""):
         table = _from_astropy(Table.read(io.BytesIO(data) if form == "votable" else text, format=form))
     elif text.lstrip()[:1] in ("{", "["):
-        table = _from_json(text)
+        try:
+            table = _from_objects(json.loads(text))
+        except json.JSONDecodeError:
+            table = _from_objects([json.loads(line) for line in text.splitlines() if line.strip()])
     elif path.suffix.lower() in (".yaml", ".yml"):
-        table = _from_json(json.dumps(yaml.safe_load(text), default=str))
+        table = _from_objects(yaml.load(text, yaml.BaseLoader))  # all is text: 007 is no octal, 10:00:42 no number
     elif text.lstrip().startswith("<?xml") or path.suffix.lower() == ".xml":
         records = [row.attrib | {cell.tag: cell.text or "" for cell in row} for row in ElementTree.fromstring(text)]
         table = pd.DataFrame(records)
@@ -171,12 +174,8 @@ def _read_text(data: bytes, path: Path, encoding: str) -> pd.DataFrame:
     return table
 
 
-def _from_json(text: str) -> pd.DataFrame:
+def _from_objects(data: Any) -> pd.DataFrame:
     """Return a table of objects: of records, of columns, of records by name, of labels by name or of names by label."""
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError:
-        data = [json.loads(line) for line in text.splitlines() if line.strip()]
     while isinstance(data, dict) and "columns" not in data:  # records in a wrapper: {"images": [{…}, …]}
         lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         if not lists:

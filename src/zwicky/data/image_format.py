@@ -210,7 +210,7 @@ def choose_format(formats: Counter[ImageFormat], config: IngestConfig) -> StoreF
             number = len(given)  # grey and colour are converted as the user asks
         formats = Counter({f: n for f, n in formats.items() if f.shape[0] == number or f.is_picture})
         names = {f.bands for f in formats if len(f.bands) == number} or {GRAY if number == 1 else ()}
-        bands = names.pop() or unnamed_bands(number)
+        bands = max(names) or unnamed_bands(number)
     if given and len(given) != number:
         raise UserError(f"{len(given)} band names given ({', '.join(given)}) but the images have {number}; name each")
     if number > MAX_BANDS and is_named:
