@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from zwicky.data import audit as audit_module
 from zwicky.data.audit import audit, audit_text, category_scores, image_statistics, separation, trivial_features
 from zwicky.data.cutouts import Cutouts, make_cutouts
 from zwicky.data.labels import Labels
+from zwicky.rng import numpy_rng
 
 COUNT = 300
 
@@ -132,6 +134,17 @@ def test_three_classes_are_each_against_the_rest():
     assert shortcuts["c"]["total_flux"]["auc"] > 0.95
     assert shortcuts["c"]["all together"]["auc"] > 0.95
     assert set(shortcuts) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("limit", ["MAX_MODES", "MAX_BOOSTED"])
+@pytest.mark.parametrize("common", ["ab", "a"])
+def test_a_class_too_rare_for_the_sample_is_not_measured(monkeypatch, limit, common):
+    monkeypatch.setattr(audit_module, limit, 120)
+    cutouts = make_cutouts(sky(bands=1), ("g",))
+    last = cutouts.ids[numpy_rng(0).permutation(COUNT)[-1]]  # no sample has it
+    result = audit(cutouts, Labels(dict(zip(cutouts.ids, common * COUNT, strict=False)) | {last: "lens"}))
+    together = {name for name, features in result["shortcuts"].items() if "all together" in features}
+    assert together == set(result["modes"]) == (set("ab") if common == "ab" else set())
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])

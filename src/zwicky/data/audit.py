@@ -151,13 +151,13 @@ def out_of_fold(
 ) -> np.ndarray | float:
     """Return out-of-fold probabilities [N, classes in alphabetical order], in folds that separate no group.
 
-    Folds are stratified. NaN where a class has fewer than two groups.
+    Folds are stratified. NaN where a class has fewer than two groups, or there is one class.
     """
     y, group = classes.astype(str), pd.factorize(groups)[0]
-    folds = min(FOLDS, *(len(np.unique(group[y == name])) for name in np.unique(y)))
-    if folds < 2:
+    apart = [len(np.unique(group[y == name])) for name in np.unique(y)]
+    if len(apart) < 2 or min(apart) < 2:
         return np.nan
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(min(FOLDS, *apart), shuffle=True, random_state=seed)
     return cross_val_predict(model, features, y, groups=group, cv=splitter, method="predict_proba")
 
 
@@ -209,19 +209,31 @@ def _shortcuts(
     features: dict[str, np.ndarray], is_class: dict[str, np.ndarray], groups: np.ndarray, seed: int
 ) -> dict[str, dict[str, Separation]]:
     features = {name: values for name, values in features.items() if len(np.unique(values[np.isfinite(values)])) > 1}
-    classes = np.select([*is_class.values()], [*is_class], "")
-    together = np.full((len(classes), len(is_class)), np.nan)
-    if features:
-        rows = np.sort(numpy_rng(seed).permutation(len(classes))[:MAX_BOOSTED])
-        model = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
-        x = np.stack([values[rows] for values in features.values()], axis=1)
-        together[rows] = out_of_fold(model, x, classes[rows], groups[rows], seed)
+    model = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
+    rows = np.sort(numpy_rng(seed).permutation(len(groups))[:MAX_BOOSTED])
+    x = np.stack([values[rows] for values in features.values()] or [np.zeros(len(rows))], axis=1)
+    together = _together(model, x, rows, is_class, groups, seed)
     shortcuts: dict[str, dict[str, Separation]] = {}
     for name, positive in _compared(is_class).items():
         results = {feature: separation(positive, values) for feature, values in features.items()}
-        results[ALL_TOGETHER] = separation(positive, together[:, sorted(is_class).index(name)], directed=True)
+        results[ALL_TOGETHER] = together.get(name)
         shortcuts[name] = {feature: result for feature, result in results.items() if result is not None}
     return shortcuts
+
+
+def _together(
+    model: Any, x: np.ndarray, rows: np.ndarray, is_class: dict[str, np.ndarray], groups: np.ndarray, seed: int
+) -> dict[str, Separation]:
+    """How well a model of the features `x` of some rows separates each class of two groups or more, out of fold."""
+    classes = np.select([*is_class.values()], [*is_class], "")[rows]
+    is_spread = pd.Series(groups[rows]).groupby(classes).transform("nunique").to_numpy() > 1
+    x, rows, classes = x[is_spread], rows[is_spread], classes[is_spread]
+    present = np.unique(classes)
+    scores = np.empty((len(rows), len(present)))
+    scores[:] = out_of_fold(model, x, classes, groups[rows], seed)
+    compared = [name for name in _compared(is_class) if name in present]
+    results = {name: separation(is_class[name][rows], scores[:, list(present).index(name)], True) for name in compared}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def _modes(
@@ -233,11 +245,7 @@ def _modes(
     centre, scale = robust_scale(images, seed)
     modes = [ring_modes(images[block], centre, scale) for block in batches(len(rows), BATCH)]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
-    classes = np.select([*is_class.values()], [*is_class], "")[rows]
-    scores = np.empty((len(rows), len(is_class)))
-    scores[:] = out_of_fold(model, np.concatenate(modes), classes, groups[rows], seed)
-    of = {n: separation(m[rows], scores[:, sorted(is_class).index(n)], True) for n, m in _compared(is_class).items()}
-    return {name: result for name, result in of.items() if result is not None}
+    return _together(model, np.concatenate(modes), rows, is_class, groups, seed)
 
 
 def _properties(
