@@ -169,7 +169,8 @@ def test_bands_that_do_not_belong_together_are_listed(tmp_path, side, bands, rea
 
 
 ASIDE = dict.fromkeys(
-    ["{}_g {}_r {}_g_wht {}_r_wht", "{}_sci {}_rms", "{} {}_mask"], "a map of weights, errors or masks"
+    ["{}_g {}_r {}_g_wht {}_r_wht", "{}_sci {}_rms", "{}_sci {}_sci_wht", "{} {}_mask"],
+    "a map of weights, errors or masks",
 )
 ASIDE["{} {}.png"] = "a picture of "
 

@@ -296,8 +296,10 @@ def parse_positions(table: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarr
     """Return right ascension and declination in degrees, NaN where unknown, and how many filled cells are unknown.
 
     Decimal degrees (with point or comma, from -180 or 0), sexagesimal text, hours and radians by unit, galactic
-    coordinates by name. (0, 0), -99 and what is no angle are unknown.
+    coordinates by name. (0, 0), -99 and what is no angle are unknown; without `names` all are.
     """
+    if not names:
+        return np.full(len(table), np.nan), np.full(len(table), np.nan), 0
     texts = [as_text(table[name]).str.lower().str.replace("−", "-") for name in names]
     units = [unit_of(table, name) for name in names]
     if len(names) == len(_PARTS):
@@ -321,10 +323,7 @@ def parse_positions(table: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarr
 
 def positions_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return right ascension and declination in degrees, NaN where unknown, also where no column is of positions."""
-    if names := find_position_columns(list(table)):
-        ra, dec, _ = parse_positions(table, names)
-        return ra, dec
-    return np.full(len(table), np.nan), np.full(len(table), np.nan)
+    return parse_positions(table, find_position_columns(list(table)))[:2]
 
 
 def is_galactic(name: str) -> bool:

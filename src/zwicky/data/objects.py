@@ -192,7 +192,7 @@ def _match(
     except UserError:
         if config.file_column:
             raise
-        rows = _match_positions(table, from_files)
+        rows = nearest_position(*meanings.positions_of(from_files), *meanings.positions_of(table))
         if (rows >= 0).any():
             data.warnings.append(
                 f"{file} names no images: {(rows >= 0).sum()} were matched by their positions on the sky"
@@ -207,11 +207,6 @@ def _match(
     for name, row in reversed(row_of.items()):
         rows[index_of[name]] = row
     return rows, [(f"{file} {name}" if name.startswith("row ") else name, reason) for name, reason in orphans], column
-
-
-def _match_positions(table: pd.DataFrame, from_files: pd.DataFrame) -> np.ndarray:
-    """Return the row of a catalogue within 1″ of each image, -1 where there is none."""
-    return nearest_position(*meanings.positions_of(from_files), *meanings.positions_of(table))
 
 
 def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.DataFrame:

@@ -55,18 +55,19 @@ class Source:
         """Find the files of a folder, or one file, and what they are of; pictures of FITS and arrays are set aside."""
         files, set_aside = scan_folder(path)
         folder = path.parent if path.is_file() else path
-        stems = {_STEM.sub("", file): file for file in files if not format_of(file).startswith("pictures")}
-        science = {_AUXILIARY.sub("", _SCIENCE.sub("", stem)) for stem in stems if not _AUXILIARY.search(stem)}
-        maps = [
-            f for f in files if (m := _AUXILIARY.search(s := _STEM.sub("", f))) and s.replace(m[0], "", 1) in science
-        ]
-        set_aside += [(file, "a map of weights, errors or masks by its name") for file in maps]
-        previews = {file: stems[_STEM.sub("", file)] for file in files if _STEM.sub("", file) in stems}
-        previews = {file: original for file, original in previews.items() if format_of(file).startswith("pictures")}
-        set_aside += [(file, f"a picture of {original}") for file, original in previews.items()]
-        files = [file for file in files if file not in previews and file not in maps]
+        stems = {file: _STEM.sub("", file) for file in files}
+        original = {stem: file for file, stem in stems.items() if not format_of(file).startswith("pictures")}
+        science = {_SCIENCE.sub("", stem) for stem in original if not _AUXILIARY.search(stem)}
+        reasons = {}
+        for file, stem in stems.items():
+            if _AUXILIARY.search(stem) and _SCIENCE.sub("", _AUXILIARY.sub("", stem, 1)) in science:
+                reasons[file] = "a map of weights, errors or masks by its name"
+            elif original.get(stem, file) != file and format_of(file).startswith("pictures"):
+                reasons[file] = f"a picture of {original[stem]}"
+        set_aside += reasons.items()
+        files = [file for file in files if file not in reasons]
         arrays = [file for file in files if not format_of(file).startswith(("pictures", "parquet"))]
-        names = [name for name in (_STEM.sub("", file) for file in arrays) if not re.search(r"\d", name)]
+        names = [stems[file] for file in arrays if not re.search(r"\d", stems[file])]
         are_classes = len(arrays) <= MAX_ARRAYS and any(map(is_usual_class, names))
         options.stacks |= len(arrays) == 1 or are_classes
         return cls(folder, group_units(folder, files, options.bands), options, set_aside)

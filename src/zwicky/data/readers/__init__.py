@@ -1,7 +1,7 @@
 """Readers: each a generator from a path to records of one image each, in one form whatever the file held."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ class Unreadable(ValueError):
         super().__init__(reason)
         self.row = row
 
+    def at(self, row: int | None, columns: Mapping[str, Any]) -> "Unreadable":
+        """Return the same reason for a row."""
+        return Unreadable(str(self), row)
+
 
 @dataclass(frozen=True)
 class Record:
@@ -44,6 +48,10 @@ class Record:
     bands: tuple[str, ...] = ()  # empty where the file names none
     columns: dict[str, Any] = field(default_factory=dict)
     row: int | None = None  # its number in a file of many images, None in a file of one
+
+    def at(self, row: int | None, columns: Mapping[str, Any]) -> "Record":
+        """Return the same cutout at a row, with these columns beside its own."""
+        return replace(self, columns={**columns, **self.columns}, row=row)
 
 
 @dataclass
@@ -111,7 +119,8 @@ def spans(path: Path, size: int) -> list[tuple[int, int | None]]:
             from pyarrow.parquet import ParquetFile
 
             with ParquetFile(path) as file:
-                ends = np.cumsum([file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]).tolist()
+                lengths = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            ends = np.cumsum(lengths[:-1], dtype=int).tolist()
         elif reader == "numpy:read_hdf5":
             import h5py
 
@@ -128,8 +137,6 @@ def spans(path: Path, size: int) -> list[tuple[int, int | None]]:
     for end in ends:
         if end >= starts[-1] + size:
             starts.append(end)
-    if reader.startswith("parquet") and len(starts) > 1 and starts[-1] == ends[-1]:
-        starts.pop()
     return list(zip(starts, [*starts[1:], None], strict=True))
 
 

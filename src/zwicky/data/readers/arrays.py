@@ -60,10 +60,7 @@ def read_arrays(
         if len({group for _, group in images}) > 1 and not set(_LABELS) & {name.lower() for name in members}:
             facts["label"] = group.rpartition("/")[2]
         for item in _read_part(members, names, options, bands, may_be_single):
-            if isinstance(item, Record):
-                yield replace(item, columns=facts | item.columns, row=None if item.row is None else row)
-            else:
-                yield Unreadable(str(item), row)
+            yield item.at(None if item.row is None else row, facts)
             row += 1
 
 
@@ -87,8 +84,7 @@ def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) ->
         groups.setdefault(group, {})[short] = array
     groups = {group: members for group, members in groups.items() if any(array.ndim > 1 for array in members.values())}
     for row, (group, members) in enumerate(groups.items()):
-        scalars = {name: plain_values([array[()]]) for name, array in members.items() if not array.ndim}
-        columns = {"id": group.rpartition("/")[2]} | {name: values[0] for name, values in scalars.items() if values}
+        columns = {"id": group.rpartition("/")[2]} | _scalars(members)
         try:
             image = next((array for array in members.values() if array.ndim in (2, 3)), None)
             if image is None:
@@ -150,12 +146,11 @@ def _read_part(
     if len(names) > 1:
         common = tuple(map(band_of_column, names))
     if "N" not in axes:
-        scalars = {name: plain_values([array[()]]) for name, array in others.items() if not array.ndim}
-        yield from to_records(first[()], axes, common, {name: values[0] for name, values in scalars.items() if values})
+        yield from to_records(first[()], axes, common, _scalars(others))
         return
     count, step = shape[axes.index("N")], max(1, BLOCK_BYTES // (int(np.prod(shape[1:])) * first.dtype.itemsize))
     begin, end = options.first, min(count, options.last or count)
-    columns, per_band = _sort_columns(others, count, options)
+    columns = _columns(others, range(count)[begin:end], count, options)
     if axes[0] == "N":
         step = max(step, *(getattr(first, "chunks", None) or (1,))[:1])  # a chunk of HDF5 is decompressed whole
     else:
@@ -165,7 +160,6 @@ def _read_part(
             start, stop = row, min(row - row % step + step, end)
             blocks = [arrays[name][start:stop] for name in names]
         facts = {name: values[row - begin] for name, values in columns.items()}
-        facts |= {key: tuple(np.ravel(v[row] if len(v) == count else v).tolist()) for key, v in per_band.items()}
         named = parse_bands(facts.pop("bands")) if "bands" in facts else common
         planes = [block[row - start].reshape(shape[1:]) if side else block[row - start] for block in blocks]
         try:
@@ -174,28 +168,35 @@ def _read_part(
                 raise Unreadable(f"names {len(named)} bands and has {len(image)}")
             yield Record(image, named, facts, row)
         except Unreadable as error:
-            yield error
+            yield error.at(row, {})
 
 
-def _sort_columns(arrays: Arrays, count: int, options: ReadOptions) -> tuple[dict[str, list], dict[str, Any]]:
-    """Split the arrays beside the images into columns with one value an image, and arrays with one a band."""
+def _columns(arrays: Arrays, rows: range, count: int, options: ReadOptions) -> dict[str, list]:
+    """Return the columns beside `count` images, for some rows: plain values, or tuples with one a band."""
     columns: dict[str, list] = {}
-    per_band: dict[str, Any] = {}
     for name, array in arrays.items():
-        key, has_rows = name.lower(), array.ndim > 0 and len(array) == count
-        if key in _PER_BAND and (array.ndim, has_rows) in ((1, False), (2, True)):
-            if array.ndim == 2 or key not in BANDS:
-                per_band[_PER_BAND[key]] = array[()]
-            continue
-        rows = slice(options.first, options.last)
-        if key in _LABELS and array.ndim == 2 and has_rows:  # one column, or one-hot
-            array = array[:, 0] if array.shape[1] == 1 else np.argmax(array[()], axis=1)
-        values = plain_values(array[rows]) if array.ndim == 1 and has_rows else None
-        if values is None and array.ndim:
-            options.notes.add(f"{name} {list(array.shape)} is no column of plain values and was left out")
-        elif values is not None:
+        key, values, some = name.lower(), None, slice(rows.start, rows.stop)
+        if not array.ndim or len(array) != count:
+            if array.ndim == 1 and key in _PER_BAND:  # the same for all images
+                columns |= {_PER_BAND[key]: [tuple(array[()].tolist())] * len(rows)} if key not in BANDS else {}
+                continue
+        elif array.ndim == 1:
+            values = plain_values(array[some])
+        elif array.ndim == 2 and key in _PER_BAND:
+            name, values = _PER_BAND[key], [tuple(of_bands) for of_bands in array[some].tolist()]
+        elif array.ndim == 2 and key in _LABELS:  # one column, or one-hot
+            values = plain_values(array[some, 0] if array.shape[1] == 1 else np.argmax(array[some], axis=1))
+        if values is not None:
             columns[name] = values
-    return columns, per_band
+        elif array.ndim:
+            options.notes.add(f"{name} {list(array.shape)} is no column of plain values and was left out")
+    return columns
+
+
+def _scalars(arrays: Arrays) -> dict[str, Any]:
+    """Return the plain values of arrays without axes."""
+    values = {name: plain_values([array[()]]) for name, array in arrays.items() if not array.ndim}
+    return {name: of_one[0] for name, of_one in values.items() if of_one}
 
 
 def plain_values(array: Any) -> list | None:

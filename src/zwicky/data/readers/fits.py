@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +48,7 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
             columns = _columns_beside(hdus, images, path, options)
             for count, item in enumerate(_read_images(images, path, options)):
                 row = None if len(images) == 1 and item.row is None else count
-                if isinstance(item, Record):
-                    facts = {name: values[count] for name, values in columns.items()}
-                    yield replace(item, columns=facts | item.columns, row=row)
-                else:
-                    yield Unreadable(str(item), row)
+                yield item.at(row, {name: values[count] for name, values in columns.items()})
 
 
 def _choose_images(hdus: fits.HDUList, options: ReadOptions) -> list[Any]:
