@@ -25,15 +25,13 @@ from zwicky.data.cutouts import make_table
 from zwicky.data.readers import ReadOptions, Record, Unreadable, find_axes, format_of, read, read_image, to_image
 from zwicky.data.store import write_store
 
-RNG = np.random.default_rng(0)
+from .conftest import RNG, noise, write
+
 GREY8 = RNG.integers(0, 256, (5, 7), np.uint8)
 GREY16 = RNG.integers(0, 65536, (5, 7), np.uint16)
 COLOUR = RNG.integers(0, 256, (5, 7, 3), np.uint8)
-FLOAT = RNG.normal(size=(5, 7)).astype(np.float32)
 N = 9
-STACK = RNG.normal(size=(N, 8, 10)).astype(np.float32)
-CUBES = RNG.normal(size=(N, 3, 8, 10)).astype(np.float32)
-NINE = RNG.normal(size=(9, 8, 8)).astype(np.float32)
+FLOAT, STACK, CUBES, NINE = noise(5, 7), noise(N, 8, 10), noise(N, 3, 8, 10), noise(9, 8, 8)
 RA = np.linspace(10, 11, N)
 
 
@@ -151,8 +149,7 @@ PICTURES = [(name, array) for name, arrays in FORMS.items() for array in arrays]
 
 @pytest.mark.parametrize(("name", "array"), PICTURES)
 def test_pictures_keep_values_and_type(tmp_path, name, array):
-    PIL.Image.fromarray(array).save(tmp_path / name)
-    record = read_image(tmp_path / name)
+    record = read_image(write(tmp_path / name, array))
     assert record.bands == (("gray",) if array.ndim == 2 else ("R", "G", "B"))
     assert record.image.dtype == array.dtype
     assert_array_equal(record.image, array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
@@ -220,8 +217,7 @@ ARRAYS = [
 
 @pytest.mark.parametrize(("array", "expected"), ARRAYS)
 def test_npy(tmp_path, array, expected):
-    np.save(tmp_path / "a.npy", array)
-    assert_array_equal(images(tmp_path / "a.npy"), expected)
+    assert_array_equal(images(write(tmp_path / "a.npy", array)), expected)
 
 
 UNUSABLE = [
@@ -238,10 +234,8 @@ UNUSABLE = [
 
 @pytest.mark.parametrize(("content", "reason"), UNUSABLE)
 def test_unusable_npy_gives_the_reason(tmp_path, content, reason):
-    path = tmp_path / "a.npy"
-    path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content, allow_pickle=True)
     with pytest.raises(Unreadable, match=reason):
-        read_image(path)
+        read_image(write(tmp_path / "a.npy", content))
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -268,9 +262,8 @@ def test_a_pickle_runs_nothing(tmp_path):
 
     pair = np.empty(2, object)
     pair[:] = [FLOAT, Evil()]
-    np.save(tmp_path / "a.npy", pair, allow_pickle=True)
     with pytest.raises(Unreadable, match="never run"):
-        read_image(tmp_path / "a.npy")
+        read_image(write(tmp_path / "a.npy", pair))
     assert not (tmp_path / "touched").exists()
 
 
@@ -288,29 +281,28 @@ ARCHIVES = [
     ({"lens": STACK, "nonlens": X}, np.concatenate([STACK, X])[:, None], {"label": ["lens"] * 9 + ["nonlens"] * 3}),
     ({"images": np.moveaxis(CUBES, 0, 3), "ids": np.arange(N)}, CUBES, {"ids": [0, 1, 2]}),
     (
-        {"x_train": STACK[:6], "y_train": np.arange(6) % 2, "x_test": STACK[6:], "y_test": [1, 1, 0]},
+        {"x_test": STACK[:3], "x_train": STACK[3:], "y_test": [1, 1, 0], "y_train": np.arange(6) % 2},
         STACK[:, None],
-        {"split": ["train"] * 6 + ["test"] * 3, "y": [0, 1, 0, 1, 0, 1, 1, 1, 0]},
+        {"split": ["test"] * 3 + ["train"] * 6, "y": [1, 1, 0, 0, 1, 0, 1, 0, 1]},
     ),
 ]
 
 
 @pytest.mark.parametrize(("arrays", "expected", "columns"), ARCHIVES)
-def test_npz(tmp_path, arrays, expected, columns):
-    np.savez_compressed(tmp_path / "a.npz", **arrays)
-    assert_array_equal(images(tmp_path / "a.npz"), expected)
-    for name, values in columns.items():
-        assert column(tmp_path / "a.npz", name)[: len(values)] == values
+@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.h5"])
+def test_arrays_by_name(tmp_path, arrays, expected, columns, name):
+    """An archive, a pickled dictionary, or HDF5."""
+    path = write(tmp_path / name, arrays)
+    assert_array_equal(images(path), expected)
+    for key, values in columns.items():
+        assert column(path, key)[: len(values)] == values
 
 
-@pytest.mark.parametrize("as_records", [True, False])
-def test_an_array_of_records_and_a_dictionary_of_arrays(tmp_path, as_records):
-    array = {"images": X, "labels": np.array([1, 0, 1])}
-    if as_records:
-        array = np.array(list(zip(*array.values(), strict=True)), [("images", "f4", (8, 10)), ("labels", "i4")])
-    np.save(tmp_path / "a.npy", array, allow_pickle=True)
-    assert_array_equal(images(tmp_path / "a.npy"), X[:, None])
-    assert column(tmp_path / "a.npy", "labels") == [1, 0, 1]
+def test_an_array_of_records(tmp_path):
+    array = np.array(list(zip(X, [1, 0, 1], strict=True)), [("images", "f4", (8, 10)), ("labels", "i4")])
+    path = write(tmp_path / "a.npy", array)
+    assert_array_equal(images(path), X[:, None])
+    assert column(path, "labels") == [1, 0, 1]
 
 
 # ---------------------------------------------------------------------------------------------------- HDF5
@@ -341,12 +333,9 @@ def test_hdf5_with_columns(tmp_path, options):
 
 
 def test_hdf5_of_multimodal_universe(tmp_path):
-    with h5py.File(tmp_path / "a.hdf5", "w") as file:
-        file["image_array"], file["object_id"] = CUBES, np.arange(N) + 10**12
-        file["image_band"] = np.array([[b"DES-G", b"DES-R", b"DES-Z"]] * N)
-        file["image_psf_fwhm"] = np.tile([1.1, 1.2, 1.3], (N, 1))
-        file["image_scale"], file["image_ivar"] = np.full((N, 3), 0.262), CUBES
-    record = records(tmp_path / "a.hdf5")[4]
+    arrays = {"image_array": CUBES, "object_id": np.arange(N) + 10**12, "image_scale": np.full((N, 3), 0.262)}
+    arrays |= {"image_band": [[b"DES-G", b"DES-R", b"DES-Z"]] * N, "image_psf_fwhm": [[1.1, 1.2, 1.3]] * N}
+    record = records(write(tmp_path / "a.hdf5", arrays | {"image_ivar": CUBES}))[4]
     assert_array_equal(record.image, CUBES[4])
     assert record.bands == ("DES-G", "DES-R", "DES-Z")
     assert record.columns == {"object_id": 10**12 + 4, "psf_fwhm": (1.1, 1.2, 1.3), "pixel_scale": (0.262,) * 3}
@@ -354,20 +343,16 @@ def test_hdf5_of_multimodal_universe(tmp_path):
 
 @pytest.mark.parametrize(("first", "second", "key"), [("train", "test", "split"), ("lens", "non", "label")])
 def test_hdf5_groups_are_a_split_or_classes(tmp_path, first, second, key):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file[f"{first}/images"], file[f"{second}/images"] = STACK[:4], STACK[4:]
-    pairs = dict(zip(column(tmp_path / "a.h5", key), images(tmp_path / "a.h5")[:, 0], strict=True))
+    path = write(tmp_path / "a.h5", {f"{first}/images": STACK[:4], f"{second}/images": STACK[4:]})
+    pairs = dict(zip(column(path, key), images(path)[:, 0], strict=True))
     assert_array_equal([pairs[first], pairs[second]], STACK[[3, 8]])
 
 
 @pytest.mark.parametrize(("name", "image"), [("o{}", FLOAT), ("o{}/image", FLOAT), ("o{}/image", CUBES[0])])
 def test_hdf5_of_an_array_or_group_an_object(tmp_path, name, image):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        for number in range(4):
-            file[name.format(number)] = image + number
-            if "/" in name:
-                file[f"o{number}/z"] = 0.5 * number
-    held = records(tmp_path / "a.h5")
+    arrays = {name.format(number): image + number for number in range(4)}
+    arrays |= {f"o{number}/z": 0.5 * number for number in range(4)} if "/" in name else {}
+    held = records(write(tmp_path / "a.h5", arrays))
     assert_array_equal(held[3].image, np.reshape(image, (-1, *image.shape[-2:])) + 3)
     assert held[2].columns == {"id": "o2"} | ({"z": 1.0} if "/" in name else {})
 
@@ -421,24 +406,22 @@ CARDS = [
 
 @pytest.mark.parametrize(("cards", "expected"), CARDS)
 def test_fits_position_from_keywords(tmp_path, cards, expected):
-    fits.PrimaryHDU(FLOAT, fits.Header(cards)).writeto(tmp_path / "a.fits")
-    columns = read_image(tmp_path / "a.fits").columns
+    columns = read_image(write(tmp_path / "a.fits", FLOAT, **cards)).columns
     position = (columns.get("ra"), columns.get("dec"))
     assert position == (expected if expected[0] is None else pytest.approx(expected))
     assert "pixel_scale" not in columns
-    fits.PrimaryHDU(FLOAT, fits.Header(cards | {"PIXSCALE": 0.2, "LABEL": 1})).writeto(tmp_path / "b.fits")
-    assert read_image(tmp_path / "b.fits").columns == columns | {"pixel_scale": 0.2, "label": "1"}
+    record = read_image(write(tmp_path / "b.fits", FLOAT, **cards, PIXSCALE=0.2, LABEL=1))
+    assert record.columns == columns | {"pixel_scale": 0.2, "label": "1"}
 
 
 def test_fits_kinds_of_pixels(tmp_path):
-    fits.PrimaryHDU(GREY16).writeto(tmp_path / "unsigned.fits")
-    assert read_image(tmp_path / "unsigned.fits").image.dtype == np.uint16
+    assert read_image(write(tmp_path / "unsigned.fits", GREY16)).image.dtype == np.uint16
     scaled = fits.PrimaryHDU(np.array([[0, 1], [2, -7]], np.int16))
     scaled.header["BSCALE"], scaled.header["BZERO"], scaled.header["BLANK"] = 0.5, 10.0, -7
     big = RNG.integers(0, 1000, (40, 50)).astype(np.int32)
     scaled.writeto(tmp_path / "scaled.fits")
     fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(big)]).writeto(tmp_path / "tiles.fits.fz")
-    fits.PrimaryHDU(FLOAT[None, None]).writeto(tmp_path / "radio.fits.gz")
+    write(tmp_path / "radio.fits.gz", FLOAT[None, None])
     expected = {"scaled.fits": np.array([[10, 10.5], [11, np.nan]]), "tiles.fits.fz": big, "radio.fits.gz": FLOAT}
     for name, array in expected.items():
         assert_array_equal(read_image(tmp_path / name).image[0], array)
@@ -480,15 +463,13 @@ def test_fits_extensions_that_are_masks_objects_or_bands(tmp_path):
 
 @pytest.mark.parametrize("cards", [{"BANDS": "u,g,r,i,Z,Y,J,H,Ks"}, {f"BAND{n}": b for n, b in enumerate("ugrizyJHK")}])
 def test_fits_cube_of_nine_bands(tmp_path, cards):
-    fits.PrimaryHDU(NINE, fits.Header(cards)).writeto(tmp_path / "a.fits")
-    record = read_image(tmp_path / "a.fits", ReadOptions(stacks=True))
+    record = read_image(write(tmp_path / "a.fits", NINE, **cards), ReadOptions(stacks=True))
     assert_array_equal(record.image, NINE)
     assert len(record.bands) == 9
 
 
 def test_fits_cubes_of_many(tmp_path):
-    fits.PrimaryHDU(STACK).writeto(tmp_path / "planes.fits")
-    assert_array_equal(images(tmp_path / "planes.fits", stacks=True)[:, 0], STACK)
+    assert_array_equal(images(write(tmp_path / "planes.fits", STACK), stacks=True)[:, 0], STACK)
     header = fits.Header({"BAND0": "g", "BAND1": "r", "BAND2": "z"})
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(CUBES, header)]).writeto(tmp_path / "cubes.fits.gz")
     assert_array_equal(images(tmp_path / "cubes.fits.gz"), CUBES)
@@ -592,10 +573,11 @@ CELLS = [
 
 @pytest.mark.parametrize(("cells", "expected"), CELLS)
 def test_parquet_image_columns(tmp_path, cells, expected):
-    pq.write_table(pa.table({"image": cells, "z": RA}), tmp_path / "a.parquet", row_group_size=4)
-    assert_array_equal(images(tmp_path / "a.parquet"), expected)
-    assert images(tmp_path / "a.parquet").dtype == expected.dtype
-    assert column(tmp_path / "a.parquet", "z") == list(RA)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": cells, "z": RA}), path, row_group_size=4)
+    assert_array_equal(images(path), expected)
+    assert images(path).dtype == expected.dtype
+    assert column(path, "z") == list(RA)
 
 
 @pytest.mark.parametrize("is_list", [False, True])
@@ -605,10 +587,9 @@ def test_parquet_of_multimodal_universe(tmp_path, is_list):
     rows = [facts | {"flux": cube.tolist()} for cube in CUBES]
     if is_list:
         rows = [[{key: values[band] for key, values in row.items()} for band in range(3)] for row in rows]
-    table = pa.table({"image": pa.array(rows), "object_id": [f"o{n}" for n in range(N)]})
-    pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
-    assert_array_equal(images(tmp_path / "a.parquet"), CUBES)
-    record = records(tmp_path / "a.parquet")[7]
+    path = write(tmp_path / "a.parquet", {"image": pa.array(rows), "object_id": [f"o{n}" for n in range(N)]})
+    assert_array_equal(images(path), CUBES)
+    record = records(path)[7]
     assert record.bands == ("DES-G", "DES-R", "DES-Z")
     assert record.columns == {"psf_fwhm": (1.0, 2.0, 3.0), "pixel_scale": 0.262, "object_id": "o7"}
 
@@ -616,9 +597,8 @@ def test_parquet_of_multimodal_universe(tmp_path, is_list):
 def test_parquet_with_a_column_a_band_and_a_missing_one(tmp_path):
     red = CUBES[:, 1].tolist()
     red[2] = None
-    table = pa.table({"image_g": nested(CUBES[:, 0]), "image_r": pa.array(red, nested_type(2))})
-    pq.write_table(table, tmp_path / "a.parquet")
-    held = records(tmp_path / "a.parquet")
+    arrays = {"image_g": nested(CUBES[:, 0]), "image_r": pa.array(red, nested_type(2))}
+    held = records(write(tmp_path / "a.parquet", arrays))
     assert [record.bands for record in held[1:3]] == [("g", "r"), ("g",)]
     assert_array_equal(held[3].image, CUBES[3, :2])
 
@@ -647,18 +627,13 @@ BLANK = np.where(np.arange(N)[:, None, None] == 3, np.float32(np.nan), STACK)
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "cube.fits", "a.fits", "a.h5", "store.json"])
 def test_a_blank_image_among_many_is_listed_and_the_others_are_read(tmp_path, name):
     path = tmp_path / name
-    if name.endswith((".npy", ".npz")):
-        np.save(path, BLANK) if name.endswith(".npy") else np.savez(path, images=BLANK, id=np.arange(N))
-    elif name == "a.h5":
-        with h5py.File(path, "w") as file:
-            file["images"] = BLANK
-    elif name == "store.json":
+    if name == "store.json":
         write_store(BLANK[:, None], make_table([f"o{row}" for row in range(N)]), tmp_path / "s", bands=("g",))
         path = tmp_path / "s" / name
-    elif name == "cube.fits":
-        fits.PrimaryHDU(BLANK).writeto(path)
-    else:
+    elif name == "a.fits":
         hdus(path, *((f"OBJ{row}", plane) for row, plane in enumerate(BLANK)))
+    else:
+        write(path, BLANK if name in ("a.npy", "cube.fits") else {"images": BLANK, "id": np.arange(N)})
     held = records(path, stacks=True)
     assert [item.row for item in held] == list(range(N))
     assert [row for row, item in enumerate(held) if isinstance(item, Unreadable)] == [3]
@@ -689,18 +664,8 @@ def test_a_damaged_fits_extension_among_many_is_listed_and_the_others_are_read(t
 @pytest.mark.parametrize("suffix", "png jpg tif npy npz fits fits.gz h5 parquet".split())
 def test_cut_and_garbled_files_are_unreadable_and_nothing_worse(tmp_path, suffix):
     noise, path = RNG.integers(0, 256, (90, 90), np.uint8), tmp_path / f"a.{suffix}"
-    if suffix in ("npy", "npz"):
-        (np.save if suffix == "npy" else np.savez)(path, noise)
-    elif "fits" in suffix:
-        fits.PrimaryHDU(noise).writeto(path)
-    elif suffix == "h5":
-        with h5py.File(path, "w") as file:
-            file["images"] = noise[None]
-    elif suffix == "parquet":
-        pq.write_table(pa.table({"image": nested(noise[None])}), path)
-    else:
-        PIL.Image.fromarray(noise).save(path)
-    whole = path.read_bytes()
+    arrays = {"npz": {"image": noise}, "h5": {"images": noise[None]}, "parquet": {"image": nested(noise[None])}}
+    whole = write(path, arrays.get(suffix, noise)).read_bytes()
     for content in (whole[: len(whole) // 2], np.random.default_rng(0).bytes(500)):
         path.write_bytes(content)
         with pytest.raises(Unreadable) as raised:
