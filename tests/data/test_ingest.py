@@ -31,6 +31,7 @@ from zwicky.errors import UserError
 from .conftest import RNG, SIZE, listed, noise, plane, write, write_noise, write_planes
 
 NAN = np.nan
+RAMP = np.arange(6.0)
 
 
 def write_stack(folder: Path, **columns) -> None:
@@ -276,6 +277,17 @@ def test_columns_of_a_file_of_many_images(folder, read):
     assert {name: table[name].tolist() for name in texts} == {"name": texts["name"], "flag": [True, False] * 3}
 
 
+def test_columns_of_files_named_like_those_of_a_store_or_with_an_underscore(folder, read):
+    """One number an image is that of all bands; `_name` and `_RAJ2000` are columns like others."""
+    columns = {"psf_fwhm": np.arange(6.0), "_name": np.arange(6), "_RAJ2000": RAMP + 10, "_DEJ2000": RAMP}
+    columns |= {"survey": ["N/A", "x"] * 3, "bands_present": RAMP}
+    write(folder / "a.h5", {"images": np.stack([[plane(n)] * 2 for n in range(6)]), **columns})
+    cutouts = read().cutouts
+    assert cutouts.column("psf_fwhm").tolist() == [[n, n] for n in range(6)]
+    assert_array_equal(cutouts.numbers(["_name", "ra", "catalog_bands_present"]).T, [RAMP, RAMP + 10, RAMP])
+    assert cutouts.column("survey").tolist() == [None, "x"] * 3
+
+
 ORDER = [3, 1, 0, 5, 4, 2]
 OF_STACKS = [  # a catalogue goes by number from 0 or 1, id or order
     *(["index,label", *(f"{n + first},{'ab'[n % 2]}" for n in ORDER)] for first in (0, 1)),
@@ -296,8 +308,8 @@ def test_a_catalogue_of_a_file_of_many_images(folder, read, lines):
 
 
 def test_a_hats_catalogue(folder, read):
-    names, rows = [f"o{n}" for n in range(6)], np.arange(6.0)
-    table = pa.table({"object_id": names, "RAJ": rows, "DEJ": rows})
+    names = [f"o{n}" for n in range(6)]
+    table = pa.table({"object_id": names, "RAJ": RAMP, "DEJ": RAMP})
     table = table.append_column("image", pa.array([plane(n).tolist() for n in range(6)]))
     for path, some in {"Norder=1/Dir=0/Npix=44": (0, 4), "Norder=4/Dir=0/Npix=180": (4, 2)}.items():
         write(

@@ -45,25 +45,25 @@ def explain(data: Source, store: StoreFormat, config: IngestConfig, description:
 def add_warnings(data: Source, objects: pd.DataFrame, store: StoreFormat, description: Description) -> None:
     """Add what looks wrong to `data.warnings`."""
     labels, ids = description.labels, description.table["id"]
-    if grays := int(objects["_gray"].sum()):
+    if grays := int(objects["gray"].sum()):
         to_colour = ("grey pictures repeated into R, G, B", "[gray]")
         change, option = to_colour if len(store.bands) == 3 else ("colour pictures turned into grey", "[R, G, B]")
         data.warnings.append(f"{grays} {change} (--bands '{option}' does the reverse)")
     for split in description.splits:
         role = ids.map(split.roles)
-        if shared := set(objects["_hash"][role == "test"]) & set(objects["_hash"][role == "train"]):
+        if shared := set(objects["pixel_hash"][role == "test"]) & set(objects["pixel_hash"][role == "train"]):
             data.warnings.append(f"{len(shared)} images are both in train and in test of {split.name!r}")
     files: defaultdict[str | None, set[str]] = defaultdict(set)
-    for name, file in zip(labels.of(ids), objects["_unit"], strict=True):
+    for name, file in zip(labels.of(ids), objects["unit"], strict=True):
         files[name].add(os.path.basename(file))
     first, *others = files.values()
-    is_picture = format_of(objects["_unit"][0]).startswith("pictures")
+    is_picture = format_of(objects["unit"][0]).startswith("pictures")
     may_be_bands = labels.source == "class folders" and len(store.bands) == 1 and not is_picture and len(first) > 4
     may_be_bands &= not any(map(is_usual_class, labels.classes))
     if may_be_bands and others and all(names == first for names in others):
         folders = ", ".join(map(str, files))
         data.warnings.append(f"the class folders hold the same file names; if they are bands: --bands '[{folders}]'")
-    names = objects["_name"].map(os.path.basename)
+    names = objects["name"].map(os.path.basename)
     ends = names.str.extract(r"^(.*\d.*)[_-]([A-Za-z]+|\d\d?)\.\w+$").groupby(0)[1].agg(frozenset)
     if len(store.bands) == 1 and len(ends) > 1 and len(set(ends)) == 1 < len(ends.iloc[0]) <= MAX_ENDS:
         listed = ", ".join(sorted(ends.iloc[0]))

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from zwicky.data.cutouts import pixel_hash
 from zwicky.data.explain import add_warnings, explain
 from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, check_uniform
 from zwicky.data.labels import write_labels
-from zwicky.data.objects import describe
+from zwicky.data.objects import PER_BAND, describe
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of
 from zwicky.data.source import ARCHIVES, Source
 from zwicky.data.splits import write_split
@@ -143,8 +143,8 @@ def ingest(
         data.units.pop("" if catalog is None else os.path.relpath(catalog, data.folder), None)
         store = choose_store_format(data, config, pool)
         with StoreWriter(out, store.bands, store.size, store.dtype, truth=tuple(sorted(options.truth))) as writer:
-            objects = _read_all(data, store, config, pool, writer)
-            description = describe(data, objects, config, catalog)
+            objects, from_files = _read_all(data, store, config, pool, writer)
+            description = describe(data, objects, from_files, config, catalog)
             add_warnings(data, objects, store, description)
             writer.replace_table(description.table)
             writer.metadata["positive"] = description.labels.positive
@@ -219,63 +219,74 @@ def _nothing_read(data: Source) -> UserError:
     )
 
 
+@dataclass
+class _Image:
+    """One image in the format of the store, or the reason why it is set aside."""
+
+    facts: dict[str, Any]  # name (the path, with #row in a file of many), unit, row, gray, and its standard columns
+    columns: dict[str, Any] = field(default_factory=dict)  # what the file says
+    form: ImageFormat | None = None  # in the file
+    pixels: np.ndarray = field(default_factory=lambda: np.empty(0))
+    reason: str = ""
+
+
 def _read_all(
     data: Source, store: StoreFormat, config: IngestConfig, pool: ThreadPoolExecutor, writer: StoreWriter
-) -> pd.DataFrame:
-    """Write all pixels and return what the files say about each image, one row an image."""
-    tables: list[pd.DataFrame] = []
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write all pixels; return what is known of each image, and what its file says, one row an image."""
+    tables: list[tuple[pd.DataFrame, pd.DataFrame]] = []
     formats: Counter[tuple[str, ImageFormat]] = Counter()
     for batch in _batches(data, lambda name, item: _conform(name, item, store, config), pool):
-        formats.update((data.folder_of(facts["_unit"]), facts["_format"]) for facts in batch if "_format" in facts)
-        data.set_aside += [(facts["_name"], facts["_reason"]) for facts in batch if "_reason" in facts]
-        good = [facts for facts in batch if "_reason" not in facts]
-        if good:
-            pixels = np.stack([facts.pop("_pixels") for facts in good])
-            tables.append(exact_types(pd.DataFrame(good, dtype=object).drop(columns="_format")))
+        formats.update((data.folder_of(image.facts["unit"]), image.form) for image in batch if image.form)
+        data.set_aside += [(image.facts["name"], image.reason) for image in batch if image.reason]
+        if good := [image for image in batch if not image.reason]:
+            objects = pd.DataFrame([image.facts for image in good], dtype=object)
+            tables.append((objects, exact_types(pd.DataFrame([image.columns for image in good], dtype=object))))
             ids = [str(len(writer) + row) for row in range(len(good))]  # until all is known
-            writer.append(pixels, pd.DataFrame({"id": ids, "pixel_hash": [facts["_hash"] for facts in good]}))
+            writer.append(np.stack([image.pixels for image in good]), objects[["pixel_hash"]].assign(id=ids))
     stray = check_uniform(formats, store)
     if not tables:
         raise _nothing_read(data)
     data.warnings += [f"folder {name.partition(':')[2]!r} holds other images: set aside" for name in stray]
-    return pd.concat(tables, ignore_index=True)
+    objects, from_files = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    return objects, from_files
 
 
-def _conform(name: str, item: Record | Unreadable, store: StoreFormat, config: IngestConfig) -> dict[str, Any]:
-    """Return what a file says about one image, its format and its pixels in that of the store, or why there are none.
-
-    Keys that begin with `_` are of the ingest: `_name`, `_unit`, `_row`, `_format`, `_pixels`, `_hash`, `_reason`.
-    """
-    facts: dict[str, Any] = {"_name": name if item.row is None else f"{name}#{item.row}", "_unit": name}
-    facts["_row"] = item.row
+def _conform(name: str, item: Record | Unreadable, store: StoreFormat, config: IngestConfig) -> _Image:
+    """Put one image into the format of the store, if it fits."""
+    facts: dict[str, Any] = {"name": name if item.row is None else f"{name}#{item.row}", "unit": name, "row": item.row}
     if isinstance(item, Unreadable):
-        return facts | {"_reason": str(item)}
+        return _Image(facts, reason=str(item))
     if config.invalid is not None and item.image.dtype.kind == "f":
         item = replace(item, image=np.where(item.image == config.invalid, np.float32(np.nan), item.image))
-    facts["_format"] = ImageFormat.of(item)
-    if reason := store.mismatch(facts["_format"]):
-        return facts | {"_reason": reason}
+    form = ImageFormat.of(item)
+    if reason := store.mismatch(form):
+        return _Image(facts, form=form, reason=reason)
     if (share := np.isnan(item.image).mean()) > config.max_invalid:
-        return facts | {"_reason": f"{share:.0%} of its pixels are invalid"}
+        return _Image(facts, form=form, reason=f"{share:.0%} of its pixels are invalid")
     pixels = store.conform(item)
     is_present = ~np.isnan(pixels).all((1, 2))
     if not is_present.any():
-        return facts | {"_reason": "has no valid pixel in the bands and the middle that are kept"}
-    facts["_gray"] = len(item.image) != len(store.bands) and not store.source_bands
-    for key, value in item.columns.items():
-        if isinstance(value, tuple) and key not in ("psf_fwhm", "noise"):
-            value = value[0] if value else None  # of the first band
-        elif isinstance(value, tuple):
-            indices = store.band_indices(item) if len(value) == len(item.image) else []
-            value = [None if index is None else value[index] for index in indices] or None
-        facts[key] = value
-    present = [band for band, present in zip(store.bands, is_present, strict=True) if present]
-    return facts | {"_pixels": pixels, "_hash": pixel_hash(pixels), "bands_present": present}
+        return _Image(facts, form=form, reason="has no valid pixel in the bands and the middle that are kept")
+    facts["gray"] = len(item.image) != len(store.bands) and not store.source_bands
+    facts["pixel_hash"] = pixel_hash(pixels)
+    facts["bands_present"] = [band for band, present in zip(store.bands, is_present, strict=True) if present]
+    columns = dict(item.columns)
+    for key in PER_BAND:
+        values = columns.get(key)
+        if isinstance(values, int | float):  # the same in all bands
+            values = (values,) * max(len(item.image), len(store.bands))
+        if isinstance(values, tuple):
+            of_band: dict[int | None, float] = dict(enumerate(values))
+            facts[key] = [of_band.get(index) for index in store.band_indices(item)]
+            del columns[key]
+    columns = {key: next(iter(value), None) if isinstance(value, tuple) else value for key, value in columns.items()}
+    return _Image(facts, columns, form, pixels)
 
 
 def _batches(
-    data: Source, conform: Callable[[str, Record | Unreadable], dict[str, Any]], pool: ThreadPoolExecutor
-) -> Iterator[list[dict[str, Any]]]:
+    data: Source, conform: Callable[[str, Record | Unreadable], _Image], pool: ThreadPoolExecutor
+) -> Iterator[list[_Image]]:
     """Yield all images, some at a time, decoded by threads."""
     large = [name for name in data.units if data.is_large(name)]
     small = [name for name in data.units if name not in set(large)]

@@ -24,7 +24,7 @@ from zwicky.data.splits import Split
 from zwicky.errors import UserError
 from zwicky.io import STORE
 
-_PER_BAND = ["bands_present", "psf_fwhm", "noise"]
+PER_BAND = ("psf_fwhm", "noise")  # standard columns with a number a band
 _STANDARD = ("id", "label", "ra", "dec", "split", "pixel_scale", "survey")
 _POSITION = re.compile(r"(?<![\d.])(\d{1,3}\.\d{4,})[_, ]*([-+_ ,]\d{1,2}\.\d{4,})")  # cutout_150.1234_2.1234
 
@@ -40,15 +40,17 @@ class Description:
     position_columns: str
 
 
-def describe(data: Source, objects: pd.DataFrame, config: IngestConfig, catalog: Path | str | None) -> Description:
+def describe(
+    data: Source, objects: pd.DataFrame, from_files: pd.DataFrame, config: IngestConfig, catalog: Path | str | None
+) -> Description:
     """Combine what the catalogue, the files and the folders say; tables that are used leave `data.set_aside`.
 
-    `objects` is what the files say, one row an image; its columns that begin with `_` are of the ingest. Without a
-    catalogue those in the folder are taken. UserError if a catalogue, column or class that the user names does not fit.
+    `objects` has the name of each image (the path, with #row in a file of many), its unit, its row in a file of many
+    and its standard columns; `from_files` has what the files say. Without a catalogue those in the folder are taken.
+    UserError if a catalogue, column or class that the user names does not fit.
     """
-    from_files = objects[[name for name in objects if name[0] != "_" and name not in _PER_BAND]]
     if not meanings.find_position_columns(list(from_files)):
-        positions = objects["_name"].map(os.path.basename).str.extract(_POSITION)
+        positions = objects["name"].map(os.path.basename).str.extract(_POSITION)
         if positions[0].notna().any():
             from_files = from_files.assign(ra=positions[0], dec=positions[1].str.replace(r"[_ ,]", "", regex=True))
             data.warnings.append(f"{positions[0].notna().sum()} positions were taken from the file names")
@@ -64,7 +66,7 @@ def describe(data: Source, objects: pd.DataFrame, config: IngestConfig, catalog:
     def sources_of(role: str) -> str:
         return " and ".join(dict.fromkeys(source[role] for source in sources if role in source))
 
-    paths = [_path(data, name, row) for name, row in zip(objects["_unit"], objects["_row"], strict=True)]
+    paths = [_path(data, name, row) for name, row in zip(objects["unit"], objects["row"], strict=True)]
     class_of, role_of = read_folders(paths)
     label, source = pd.Series([class_of.get(path) for path in paths], dtype=object), "class folders"
     if "label" in facts and facts["label"].notna().any():
@@ -76,7 +78,7 @@ def describe(data: Source, objects: pd.DataFrame, config: IngestConfig, catalog:
     label, merged = meanings.merge_spellings(label, config.positive)
     if merged:
         data.warnings.append(f"spellings of one class: {'; '.join(merged)}; the first of each names it")
-    ids = _ids(objects["_name"], facts.get("id"))
+    ids = _ids(objects["name"], facts.get("id"))
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     values = dict(zip(ids[label.notna()], label.dropna(), strict=True))
     labels = Labels(values, config.label_source or source, time, config.positive)
@@ -87,9 +89,8 @@ def describe(data: Source, objects: pd.DataFrame, config: IngestConfig, catalog:
         role = facts["split"].astype(object).where(facts["split"].notna(), role)
     splits = _splits(data, objects, ids, role, label)
 
-    columns = {name: objects[name] for name in _PER_BAND if name in objects}
-    columns |= {"id": ids, "simulated": config.simulated, "pixel_hash": objects["_hash"]}
-    columns |= {"ra": facts.get("ra"), "dec": facts.get("dec")}
+    columns = {name: objects[name] for name in ("pixel_hash", "bands_present", *PER_BAND) if name in objects}
+    columns |= {"id": ids, "simulated": config.simulated, "ra": facts.get("ra"), "dec": facts.get("dec")}
     columns |= {name: getattr(config, name) or facts.get(name) for name in ("pixel_scale", "survey")}
     columns |= {name: facts[name] for name in facts if name not in _STANDARD}
     return Description(pd.DataFrame(columns), labels, splits, ", ".join(catalogs), sources_of("positions"))
@@ -174,16 +175,16 @@ def _match(
     table: pd.DataFrame, data: Source, objects: pd.DataFrame, from_files: pd.DataFrame, config: IngestConfig, file: str
 ) -> tuple[np.ndarray, list[tuple[str, str]], str]:
     """Return the row of each image, (what a row names, why it has no image), and the column that names images."""
-    index_of = {name: index for index, name in enumerate(objects["_name"])}
-    is_stacked = objects["_row"].notna()
+    index_of = {name: index for index, name in enumerate(objects["name"])}
+    is_stacked = objects["row"].notna()
     for index in np.flatnonzero(~is_stacked):
-        index_of |= dict.fromkeys(data.units[objects["_unit"][index]].values(), int(index))
-    if is_stacked.any() and (column := find_column(list(objects), "id")):
-        index_of |= {text: index for index, text in enumerate(as_text(objects[column])) if text}
+        index_of |= dict.fromkeys(data.units[objects["unit"][index]].values(), int(index))
+    if is_stacked.any() and (column := find_column(list(from_files), "id")):
+        index_of |= {text: index for index, text in enumerate(as_text(from_files[column])) if text}
     numbers = pd.to_numeric(table.get(find_column(list(table), "id"), pd.Series(dtype=float)), errors="coerce")
     order = numbers.sort_values()
     for first in (0, 1):  # of the numbers of all images of the one file
-        is_one = is_stacked.all() and objects["_unit"].nunique() == 1 and not config.file_column
+        is_one = is_stacked.all() and objects["unit"].nunique() == 1 and not config.file_column
         if is_one and order.tolist() == list(range(first, first + len(objects))):
             return order.index.to_numpy(), [], str(numbers.name)
     try:
@@ -264,7 +265,7 @@ def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.Da
             scale = pd.to_numeric(values, errors="coerce")
             facts[role] = scale.where((scale > 0) & (scale < np.inf)).map(lambda value: float(f"{value:.6g}"))
         elif role == "survey":
-            facts[role] = values.where(values != "", None)
+            facts[role] = values.where(~values.map(is_unknown).astype(bool), None)
         elif (values.str.lower().isin(list(ROLES)) | values.map(is_unknown)).all():
             facts[role] = values.str.lower().map(ROLES)
         used |= {name} if role in facts else set()
@@ -296,7 +297,7 @@ def _splits(data: Source, objects: pd.DataFrame, ids: pd.Series, role: pd.Series
     if role.isin(["test", "validation"]).any():
         default = np.where(label.isna(), "unlabelled", "train")
         splits.append(Split("holdout", dict(zip(ids, role.where(role.notna(), default), strict=True))))
-    id_of = dict(zip(objects["_unit"], ids, strict=True))
+    id_of = dict(zip(objects["unit"], ids, strict=True))
     set_aside, data.set_aside[:] = list(data.set_aside), []
     for file, reason in set_aside:
         if not file.lower().endswith((".pkl", ".pickle")):

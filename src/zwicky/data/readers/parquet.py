@@ -30,8 +30,9 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Record | Unreadab
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         images = _image_columns(schema)
-        plain = [field.name for field in schema if field.name not in images and _is_plain(field.type)]
-        left_out = [name for name in schema.names if name not in (*images, *plain)]
+        others = [field for field in schema if field.name not in images and "__index_level_" not in field.name]
+        plain = [field.name for field in others if _is_plain(field.type)]
+        left_out = [field.name for field in others if field.name not in plain]
         options.notes.update(f"{name} is no column of plain values and was left out" for name in left_out)
         renamed = _hats_names(path)
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
