@@ -225,6 +225,14 @@ def test_a_catalogue_of_positions_alone(folder, read, name):
     assert "4 were matched by their positions on the sky" in report.text()
 
 
+def test_columns_that_hold_no_positions_are_kept(folder, read):
+    write_planes(folder, 2)
+    write(folder / "c.csv", "file,l,b\nimg000.npy,short,x\nimg001.npy,long,y\n")
+    cutouts, report, *_ = read()
+    assert cutouts.column("l").tolist() == ["short", "long"]
+    assert "2 positions in l, b taken as unknown" in report.text()
+
+
 @pytest.mark.parametrize("names", ["longitude,latitude", "elon,elat", "ra,flat", "dec,plate"])
 def test_columns_that_may_be_positions_are_named(folder, read, names):
     write_planes(folder, 2)
@@ -568,8 +576,7 @@ MISTAKES = [
     ("", None, {}, "does not exist"),
     ("in", "text", {}, "is a file"),
     ("in/.hidden", "x", {}, "no image could be read"),
-    ("in/a.npy", plane(), {"pixel_scale": -1.0}, "pixel scale"),
-    ("in/a.npy", plane(), {"size": 0}, "size is 0"),
+    *(("in/a.npy", plane(), {name: -1}, f"{name} is -1") for name in ("pixel_scale", "size", "max_invalid", "workers")),
     ("in/a.npy", plane(), {"bands": ("g", "g")}, "repeat a name"),
     ("in/a.npy", plane(), {"axes": "XY"}, "axes"),
     ("in/a.npy", plane(), {"encoding": "klingon"}, "no encoding 'klingon'"),

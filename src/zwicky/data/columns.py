@@ -84,7 +84,7 @@ def find_column(columns: Sequence[str], role: str, wanted: str = "") -> str:
         return next(iter(usual_columns(columns, role)), "")
     alike = [column for column in columns if plain_name(column) == plain_name(wanted)]
     if not alike:
-        raise UserError(f"there is no column {wanted!r}; the columns are {', '.join(columns)[:200]}")
+        raise UserError(f"there is no column {wanted!r}; the columns are {', '.join(columns)[:200] or 'none'}")
     return wanted if wanted in alike else alike[0]
 
 

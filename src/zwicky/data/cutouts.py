@@ -201,12 +201,16 @@ def as_pixels(images: Any, n_bands: int | None = None) -> np.ndarray:
 
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with every standard column, in their order, before its other columns; null where absent."""
-    columns: dict[str, Any] = {}
-    for name, dtype in STANDARD_COLUMNS.items():
-        values = table[name] if name in table else pd.Series([None] * len(table), dtype=object)
-        columns[name] = values.astype(np.float64 if dtype == pa.float64() else object).to_numpy()
-    columns |= {name: table[name].array for name in table.columns if name not in columns}
-    return pd.DataFrame(columns)
+    table = table.reindex(columns=dict.fromkeys([*STANDARD_COLUMNS, *table])).reset_index(drop=True)
+    return table.astype({name: np.float64 if t == pa.float64() else object for name, t in STANDARD_COLUMNS.items()})
+
+
+def fill_table(table: pd.DataFrame, images: Images, bands: Sequence[str]) -> pd.DataFrame:
+    """Return the table with the pixel hash and the bands of each image where it has none."""
+    given = enumerate(table["pixel_hash"])
+    hashes = [value if isinstance(value, str) else pixel_hash(images[row]) for row, value in given]
+    present = [value if np.ndim(value) else list(bands) for value in table["bands_present"]]
+    return table.assign(pixel_hash=hashes, bands_present=pd.Series(present, dtype=object))
 
 
 def make_table(ids: Sequence[str], columns: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -219,6 +223,4 @@ def make_cutouts(images: np.ndarray, bands: Sequence[str], ids: Sequence[str] | 
     """Return `Cutouts` of an array (see `as_pixels`); ids, hashes and `bands_present` are filled in where not given."""
     images = images if isinstance(images, LazyImages) else as_pixels(images, len(bands))
     ids = [f"{row:06d}" for row in range(len(images))] if ids is None else ids
-    columns.setdefault("pixel_hash", [pixel_hash(image) for image in images])
-    columns.setdefault("bands_present", [list(bands)] * len(images))
-    return Cutouts(images, make_table(ids, columns), tuple(bands))
+    return Cutouts(images, fill_table(make_table(ids, columns), images, bands), tuple(bands))

@@ -11,11 +11,11 @@ import numpy as np
 
 from zwicky.data.bands import unnamed_bands
 from zwicky.data.readers import GRAY, RGB, Record
-from zwicky.errors import UserError
+from zwicky.errors import UserError, check_limits
 
 MINORITY = 0.1  # a larger share of images of another format is refused
 MAX_BANDS = 64
-MAX_SIDE = 8192  # pixels
+LIMITS = {"pixel_scale": (1e-6, 1e6), "size": (1, 8192), "max_invalid": (0, 1), "workers": (1, 1024)}
 STRAY = re.compile(
     r"(.*:)?(plot|fig|figure|thumb|thumbnail|preview|mask|psf|log|result|output|seg|weight|rms|err|tmp)s?", re.I
 )
@@ -70,10 +70,7 @@ class IngestConfig:
 
     def check(self) -> None:
         """Raise a UserError for values that no ingest can use."""
-        if self.pixel_scale is not None and not 0 < self.pixel_scale < float("inf"):
-            raise UserError(f"the pixel scale is {self.pixel_scale}; it must be a positive number of arcsec per pixel")
-        if self.size is not None and not 1 <= self.size <= MAX_SIDE:
-            raise UserError(f"the size is {self.size}; it must be a number of pixels from 1 to {MAX_SIDE}")
+        check_limits("", vars(self), LIMITS)
         if len(set(self.bands)) < len(self.bands) or not all(self.bands):
             raise UserError(f"the bands {', '.join(self.bands)} repeat a name or lack one; give each its own")
         try:

@@ -136,7 +136,7 @@ def ingest(
             except UserError as error:
                 raise UserError(str(error).replace(unpacked, str(source))) from error
     started = time.perf_counter()
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=max(1, config.workers)) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(config.workers) as pool:
         warnings.simplefilter("ignore")  # decoders warn of odd headers; what matters comes as an error
         options = ReadOptions(config.bands, config.axes.upper(), config.hdu)
         data = Source.open(source, options)

@@ -246,11 +246,11 @@ def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.Da
             used.add(identifier)
     if pair := meanings.find_position_columns(names, named(config.ra_column), named(config.dec_column)):
         ra, dec, count = meanings.parse_positions(table, pair)
-        if len(pair) > 1 or np.isfinite(ra).any():
+        if np.isfinite(ra).any() or not count:  # else they hold something else
             facts["ra"], facts["dec"] = ra, dec
             sources["positions"] = ", ".join(pair) + " (galactic)" * meanings.is_galactic(pair[0])
             used |= set(pair)
-        if count and "ra" in facts:
+        if count and len(pair) > 1:
             reason = "no angle, out of range, (0, 0) or -99"
             data.warnings.append(f"{count} positions in {', '.join(pair)} taken as unknown: {reason}")
     elif maybe := [name for name in names if meanings.MAYBE_POSITION.fullmatch(name)]:

@@ -28,8 +28,8 @@ from zwicky.data.cutouts import (
     as_pixels,
     batches,
     complete_table,
+    fill_table,
     is_numeric,
-    pixel_hash,
 )
 from zwicky.data.labels import Labels, write_labels
 from zwicky.errors import UserError
@@ -115,7 +115,7 @@ class StoreWriter:
         if len(set(ids)) < len(ids) or not self._ids.isdisjoint(ids) or not all(isinstance(name, str) for name in ids):
             raise ValueError("ids must be unique strings")
         self._ids.update(ids)
-        self._tables.append(_to_arrow(_fill(complete_table(table), images, self.bands)))
+        self._tables.append(_to_arrow(fill_table(complete_table(table), images, self.bands)))
         while len(images):
             shard, row = divmod(self._rows, self._shard_rows)
             part, images = np.split(images, [self._shard_rows - row])
@@ -234,15 +234,6 @@ def check_writable(path: Path | str) -> None:
         raise UserError(f"{path} is a file; choose another name")
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path} exists already and is not empty; choose another name or remove it")
-
-
-def _fill(table: pd.DataFrame, images: np.ndarray, bands: Sequence[str]) -> pd.DataFrame:
-    """Fill in pixel hashes and the bands present where the table has none."""
-    rows = zip(table["pixel_hash"], table["pixel_hash"].isna(), images, strict=True)
-    hashes = [pixel_hash(image) if unknown else value for value, unknown, image in rows]
-    lists = zip(table["bands_present"], table["bands_present"].isna(), strict=True)
-    present = [list(bands) if unknown else value for value, unknown in lists]
-    return table.assign(pixel_hash=hashes, bands_present=pd.Series(present, dtype=object))
 
 
 def _to_arrow(table: pd.DataFrame) -> pa.Table:
