@@ -147,9 +147,9 @@ def test_a_class_too_rare_for_the_sample_is_not_measured(monkeypatch, limit, com
     assert together == set(result["modes"]) == (set("ab") if common == "ab" else set())
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_tiny_data_sets_do_not_crash(count):
-    cutouts = make_cutouts(sky(count=count), ("g", "r"))
+@pytest.mark.parametrize(("count", "side"), [(0, 16), (1, 16), (2, 16), (5, 16), (40, 2), (40, 1)])
+def test_tiny_data_sets_and_images_do_not_crash(count, side):
+    cutouts = make_cutouts(sky(count=count)[:, :, :side], ("g", "r"))
     result = audit(cutouts, halves(cutouts))
     assert result["objects"] == count
     json.dumps(result, allow_nan=False)

@@ -75,9 +75,10 @@ def _polar_weights(height: int, width: int) -> csr_matrix:
     angle = 2 * np.pi * np.arange(ANGLES) / ANGLES
     y = ((height - 1) / 2 + radius[:, None] * np.sin(angle)).ravel()
     x = ((width - 1) / 2 + radius[:, None] * np.cos(angle)).ravel()
-    x0, y0 = np.clip(np.floor(x), 0, width - 2), np.clip(np.floor(y), 0, height - 2)
+    x0, y0 = np.clip(np.floor(x), 0, max(0, width - 2)), np.clip(np.floor(y), 0, max(0, height - 2))
     points = np.tile(np.arange(RADII * ANGLES), 4)
-    pixels = [(y0 + dy) * width + x0 + dx for dy in (0, 1) for dx in (0, 1)]
+    rows, columns = np.minimum(y0 + [[0], [1]], height - 1), np.minimum(x0 + [[0], [1]], width - 1)
+    pixels = [row * width + column for row in rows for column in columns]
     weights = [np.abs(1 - dy - y + y0) * np.abs(1 - dx - x + x0) for dy in (0, 1) for dx in (0, 1)]
     index = (points, np.concatenate(pixels).astype(int))
     return csr_matrix((np.concatenate(weights).astype(np.float32), index), shape=(RADII * ANGLES, height * width))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from zwicky.data.columns import as_text, to_text
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.duplicates import find_groups
 from zwicky.data.labels import Labels, order_classes, read_text_table
@@ -300,8 +301,8 @@ def _make_split(name: str, ids: np.ndarray, role: np.ndarray, group: np.ndarray)
 
 def _matching(cutouts: Cutouts, where: Mapping[str, str] | None) -> np.ndarray:
     """[N] bool, or True: the objects whose columns have these values."""
-    matches = [cutouts.column(column).astype(str) == str(value) for column, value in (where or {}).items()]
-    return np.all(matches, axis=0)
+    texts = {column: as_text(pd.Series(cutouts.column(column))) for column in where or {}}  # 3, for 3 and for 3.0
+    return np.all([texts[column] == to_text(value) for column, value in (where or {}).items()], axis=0)
 
 
 def _distribute(
