@@ -341,6 +341,15 @@ def test_hdf5_of_multimodal_universe(tmp_path):
     assert record.columns == {"object_id": 10**12 + 4, "psf_fwhm": (1.1, 1.2, 1.3), "pixel_scale": (0.262,) * 3}
 
 
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 3, 1)])
+def test_hdf5_of_arrays_with_a_number_a_band(tmp_path, axes):
+    """Their length is that of the bands and not of the images, wherever the bands are."""
+    arrays = {"images": CUBES.transpose(axes), "bands": [b"g", b"r", b"z"], "psf_fwhm": [1.0, 2.0, 3.0]}
+    path = write(tmp_path / "a.h5", arrays)
+    assert_array_equal(images(path), CUBES)
+    assert {(item.bands, item.columns["psf_fwhm"]) for item in records(path)} == {(("g", "r", "z"), (1, 2, 3))}
+
+
 @pytest.mark.parametrize(("first", "second", "key"), [("train", "test", "split"), ("lens", "non", "label")])
 def test_hdf5_groups_are_a_split_or_classes(tmp_path, first, second, key):
     path = write(tmp_path / "a.h5", {f"{first}/images": STACK[:4], f"{second}/images": STACK[4:]})

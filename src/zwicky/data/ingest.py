@@ -273,12 +273,12 @@ def _conform(name: str, item: Record | Unreadable, store: StoreFormat, config: I
     facts["bands_present"] = [band for band, present in zip(store.bands, is_present, strict=True) if present]
     columns = dict(item.columns)
     for key in PER_BAND:
-        values = columns.get(key)
+        values, indices = columns.get(key), store.band_indices(item)
         if isinstance(values, int | float):  # the same in all bands
-            values = (values,) * max(len(item.image), len(store.bands))
-        if isinstance(values, tuple):
-            of_band: dict[int | None, float] = dict(enumerate(values))
-            facts[key] = [of_band.get(index) for index in store.band_indices(item)]
+            facts[key] = [None if index is None else columns[key] for index in indices]
+        elif isinstance(values, tuple) and len(values) == len(item.image):
+            facts[key] = [None if index is None else values[index % len(values)] for index in indices]
+        if isinstance(values, int | float | tuple):
             del columns[key]
     columns = {key: next(iter(value), None) if isinstance(value, tuple) else value for key, value in columns.items()}
     return _Image(facts, columns, form, pixels)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -28,9 +28,8 @@ def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
     id, label, position and properties, which `ingest` reads. hdf5: `cutouts.hdf5` with `images`, their attribute
     `bands`, and a dataset for each column. UserError if `out` exists or cannot be written, or the format is unknown.
     """
-    writers = {"deeplense": _write_deeplense, "fits": _write_fits, "hdf5": _write_hdf5}
-    if format not in writers:
-        raise UserError(f"there is no format {format!r} to write; choose one of {', '.join(writers)}")
+    if format not in get_args(Format):
+        raise UserError(f"there is no format {format!r} to write; choose one of {', '.join(get_args(Format))}")
     check_writable(out)
     cutouts = open_store(store)
     table = cutouts.table.drop(columns=list(NOT_EXPORTED))
@@ -39,23 +38,26 @@ def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
     table = table.rename(columns={name: f"catalog_{name}" for name in WRITTEN})  # properties that are called alike
     table.insert(1, "label", [label or "" for label in read_labels(store).of(cutouts.ids)])
     with replacing_directory(out) as folder:
-        writers[format](cutouts, table, folder)
+        _write_hdf5(cutouts, table, folder) if format == "hdf5" else _write_files(cutouts, table, folder, format)
     return len(cutouts)
 
 
-def _write_deeplense(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> None:
-    names = [f"{_safe(label or 'unlabelled')}/{_safe(i)}" for label, i in zip(table["label"], cutouts.ids, strict=True)]
-    for row, file in enumerate(_write_catalog(table, names, ".npy", folder)):
-        image = cutouts.images[row]
-        (folder / file).parent.mkdir(exist_ok=True)
-        np.save(folder / file, image[0] if len(image) == 1 else image)
-
-
-def _write_fits(cutouts: Cutouts, table: pd.DataFrame, folder: Path) -> None:
-    files = _write_catalog(table, [_safe(name) for name in cutouts.ids], ".fits", folder)
+def _write_files(cutouts: Cutouts, table: pd.DataFrame, folder: Path, format: Format) -> None:
+    """Write a file an object, in class folders or as FITS, and `catalog.csv`."""
+    names, suffix = [_safe(name) for name in cutouts.ids], ".fits"
+    if format == "deeplense":
+        names = [f"{_safe(label or 'unlabelled')}/{name}" for label, name in zip(table["label"], names, strict=True)]
+        suffix = ".npy"
+    files = [name + suffix for name in unique_names(names)]
+    table.assign(file=files)[["file", *table]].to_csv(folder / "catalog.csv", index=False)
     facts = table[["ra", "dec", "pixel_scale", "survey"]].itertuples(index=False, name=None)
     for row, (file, values) in enumerate(zip(files, facts, strict=True)):
-        write_cutout(folder / file, cutouts.images[row], cutouts.bands, *values)
+        image = cutouts.images[row]
+        if format == "fits":
+            write_cutout(folder / file, image, cutouts.bands, *values)
+        else:
+            (folder / file).parent.mkdir(exist_ok=True)
+            np.save(folder / file, image[0] if len(image) == 1 else image)
 
 
 def write_cutout(
@@ -72,13 +74,6 @@ def write_cutout(
     cards |= {key: value for key, value in facts.items() if not pd.isna(value)}
     image = image.astype(np.float32) if image.dtype == np.float16 else image  # of which FITS has none
     fits.PrimaryHDU(image, fits.Header(cards)).writeto(path, overwrite=True)
-
-
-def _write_catalog(table: pd.DataFrame, names: list[str], suffix: str, folder: Path) -> list[str]:
-    """Write `catalog.csv` and return the file names."""
-    files = [name + suffix for name in unique_names(names)]
-    table.assign(file=files)[["file", *table]].to_csv(folder / "catalog.csv", index=False)
-    return files
 
 
 def unique_names(names: Iterable[str]) -> list[str]:

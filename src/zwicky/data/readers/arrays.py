@@ -134,7 +134,7 @@ def _read_part(
     lengths = {
         len(array)
         for name, array in others.items()
-        if (array.ndim == 1 and name.lower() not in BANDS) or (array.ndim == 2 and name.lower() in _LABELS)
+        if (array.ndim == 1 and name.lower() not in _PER_BAND) or (array.ndim == 2 and name.lower() in _LABELS)
     }
     side = _flat_side(first) if not may_be_single or len(first) in lengths else 0
     shape = (len(first), side, side) if side else first.shape
