@@ -314,6 +314,10 @@ FORMS += [{f"ra_{word}": 150.177, f"dec_{word}": -2.2058} for word in ("truth", 
 FORMS += [{name: 10.0118, "dec": -2.2058} for name in ("ra_hr", "RA hours", "RA.h", "RAhour", "ra-h")]
 FORMS += [ROW, {"ra_rad": np.radians(150.177), "dec_rad": np.radians(-2.2058)}, {"RA [h]": "10.0118", "dec": -2.2058}]
 GALACTIC = SkyCoord(150.177, -2.2058, unit="deg").galactic
+B1950 = SkyCoord(150.177, -2.2058, unit="deg").fk4
+FORMS += [
+    {f"RA{name}1950": B1950.ra.deg, f"DE{end}1950": B1950.dec.deg} for name, end in (("B", "B"), ("", "C"), ("_", "_"))
+]
 FORMS += [{"GLON": GALACTIC.l.deg, "GLAT": GALACTIC.b.deg}, {"l": GALACTIC.l.deg, "b": GALACTIC.b.deg}]
 
 

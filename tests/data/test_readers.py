@@ -59,6 +59,7 @@ WITH_FACTS = [
     ("3x32x32=NHW", {}, 0, (3,)),
     ("32x32x500=HWN", {}, 0, (500,)),
     ("3x32x32x100=BHWN", {}, 0, (100,)),
+    ("100x32x32x3=NHWB", {}, 0, (3,)),
     ("32x32x32=HWB", {"axes": "HWB"}, 0, ()),
     *((case, {}, 0, ()) for case in f"{ALONE} {STACKS}".split()),
 ]

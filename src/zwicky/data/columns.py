@@ -296,7 +296,7 @@ def parse_positions(table: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarr
     """Return right ascension and declination in degrees, NaN where unknown, and how many filled cells are unknown.
 
     Decimal degrees (with point or comma, from -180 or 0), sexagesimal text, hours and radians by unit, galactic
-    coordinates by name. (0, 0), -99 and what is no angle are unknown; without `names` all are.
+    coordinates and those of B1950 by name. (0, 0), -99 and what is no angle are unknown; without `names` all are.
     """
     if not names:
         return np.full(len(table), np.nan), np.full(len(table), np.nan), 0
@@ -315,8 +315,8 @@ def parse_positions(table: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarr
         is_known &= ~text.str.fullmatch(r"-9{2,}(\.[09]*)?").to_numpy(bool)
     filled = ~np.all([text.map(is_unknown).to_numpy(bool) for text in texts], axis=0)
     a, d = np.where(is_known, a % 360, np.nan), np.where(is_known, d, np.nan)
-    if is_galactic(names[0]) and is_known.any():
-        sky = SkyCoord(a[is_known], d[is_known], unit="deg", frame="galactic").icrs
+    if (frame := frame_of(names[0])) != "icrs" and is_known.any():
+        sky = SkyCoord(a[is_known], d[is_known], unit="deg", frame=frame).icrs
         a[is_known], d[is_known] = sky.ra.deg, sky.dec.deg
     return a, d, int((filled & ~is_known).sum())
 
@@ -326,9 +326,10 @@ def positions_of(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return parse_positions(table, find_position_columns(list(table)))[:2]
 
 
-def is_galactic(name: str) -> bool:
-    """Return whether a column of longitudes is galactic by its name."""
-    return "glon" in name.lower() or plain_name(_UNIT.sub("", name.lower())) in _GALACTIC
+def frame_of(name: str) -> str:
+    """Return the frame of a column of longitudes by its name: galactic, fk4 (B1950) or icrs."""
+    is_galactic = "glon" in name.lower() or plain_name(_UNIT.sub("", name.lower())) in _GALACTIC
+    return "galactic" if is_galactic else "fk4" if "1950" in name else "icrs"
 
 
 def _parse_angles(text: pd.Series, unit: str, sexagesimal: str) -> np.ndarray:

@@ -248,7 +248,8 @@ def _interpret(table: pd.DataFrame, config: IngestConfig, data: Source) -> pd.Da
         ra, dec, count = meanings.parse_positions(table, pair)
         if np.isfinite(ra).any() or not count:  # else they hold something else
             facts["ra"], facts["dec"] = ra, dec
-            sources["positions"] = ", ".join(pair) + " (galactic)" * meanings.is_galactic(pair[0])
+            frame = meanings.frame_of(pair[0])
+            sources["positions"] = ", ".join(pair) + f" ({frame})" * (frame != "icrs")
             used |= set(pair)
         if count and len(pair) > 1:
             reason = "no angle, out of range, (0, 0) or -99"

@@ -156,7 +156,7 @@ def find_axes(shape: tuple[int, ...], options: ReadOptions, n_bands: int = 0, ro
     n_bands = n_bands or len(options.bands)
     if len(shape) == 4:
         square_first = shape[0] == shape[1] not in shape[2:] and shape[2] != shape[3]
-        last = shape[0] not in rows and (shape[3] in rows or square_first)
+        last = shape[0] not in rows and ((shape[3] in rows and shape[3] > FEW) or square_first)
         axes = ("BHW", "HBW", "HWB")[_band_axis(shape[:3] if last else shape[1:], n_bands) or 0]
         return axes + "N" if last else "N" + axes
     if shape[0] in rows or (shape[2] in rows and shape[0] == shape[1]):
