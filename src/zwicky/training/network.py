@@ -70,11 +70,7 @@ class Network:
 
         With `turns` they are averaged over the eight rotations and reflections.
         """
-
-        def pooled(crops: Tensor, _: int) -> Tensor:
-            return self.backbone(crops, patch_tokens=False).pooled
-
-        return self._mean_over_d4(pooled, self.backbone.dim, images, turns)
+        return self._mean_over_d4(lambda crops, _: self.backbone(crops, patch_tokens=False).pooled, images, turns)
 
     def block_features(self, images: Images) -> np.ndarray:
         """Compute mean and standard deviation over the tokens before each block and after the last, [N, K] float32.
@@ -83,7 +79,7 @@ class Network:
         without transformer blocks of timm's kind give those of their last feature map.
         """
 
-        def spreads(crops: Tensor, _: int = 0) -> Tensor:
+        def spreads(crops: Tensor, _: int) -> Tensor:
             tokens: list[Tensor] = []
             blocks = [m for m in self.backbone.modules() if hasattr(m, "norm1") and hasattr(m, "attn")]
             norms = [block.get_submodule("norm1") for block in blocks]
@@ -96,10 +92,7 @@ class Network:
             flat = [each.float().flatten(1, -2) for each in tokens]
             return torch.cat([value for each in flat for value in (each.mean(1), each.std(1, correction=0))], 1)
 
-        size, on = self.backbone.image_size, next(self.backbone.parameters()).device
-        with torch.inference_mode(), eval_mode(self.backbone):
-            width = spreads(torch.zeros(1, len(self.bands), size, size, device=on)).shape[1]
-        return self._mean_over_d4(spreads, width, images, turns=True)
+        return self._mean_over_d4(spreads, images, turns=True)
 
     def outputs(self, images: Images, turns: bool = True) -> np.ndarray:
         """Compute logits [N, classes], not divided by the temperature, or values [N, columns]; see `features`."""
@@ -119,8 +112,7 @@ class Network:
                 outputs = transform_targets(self.scaler.inverse(outputs), self.targets, back)
             return torch.cat([features.pooled.float(), outputs], 1)
 
-        width = self.backbone.dim + self.n_outputs
-        result = self._mean_over_d4(both, width, images, turns)
+        result = self._mean_over_d4(both, images, turns)
         return result[:, : self.backbone.dim], result[:, self.backbone.dim :]
 
     def probabilities(self, images: Images, turns: bool = True) -> np.ndarray:
@@ -158,23 +150,24 @@ class Network:
             raise UserError(f"the network was made for bands {', '.join(self.bands)}; {have}; {advice}")
 
     @torch.inference_mode()
-    def _mean_over_d4(
-        self, function: Callable[[Tensor, int], Tensor], width: int, images: Images, turns: bool
-    ) -> np.ndarray:
-        """[N, width] mean of `function` over the D4 transformations of each image."""
+    def _mean_over_d4(self, function: Callable[[Tensor, int], Tensor], images: Images, turns: bool) -> np.ndarray:
+        """[N, K] mean of `function` over the D4 transformations of each image."""
         on = next(self.backbone.parameters()).device
         # The mean of eight removes the rounding of bfloat16; the single view of an invariant network must be exact.
         bf16 = use_bf16("auto", self.backbone) and not self.backbone.invariant
         images = images if isinstance(images, LazyImages) else as_pixels(images, len(self.bands))
-        result = np.empty((len(images), width), np.float32)
+        if not len(images):  # timm's networks take no empty batch
+            return self._mean_over_d4(function, np.zeros((1, *images.shape[1:]), images.dtype), turns)[:0]
+        result = np.empty(0)
         with eval_mode(self.backbone, self.head), torch.autocast(on.type, torch.bfloat16, enabled=bf16):
             # A block of a transformer then stays in the cache of a core.
             for rows in batches(len(images), 256 if on.type == "cuda" else 64):
                 pixels = images[rows]
                 crops, _ = eval_views(torch.from_numpy(pixels).to(on), self.views, self.normalisation)
                 views = d4.apply(crops) if turns and not self.backbone.invariant else [crops]
-                outputs = [function(view, g).float() for g, view in enumerate(views)]
-                result[rows] = torch.stack(outputs).mean(0).cpu().numpy()
+                mean = torch.stack([function(view, g).float() for g, view in enumerate(views)]).mean(0)
+                result = result if result.ndim == 2 else np.empty((len(images), mean.shape[1]), np.float32)
+                result[rows] = mean.cpu().numpy()
                 if pixels.dtype.kind == "f":  # an image without a valid pixel has no features
                     result[rows][~np.isfinite(pixels).any((1, 2, 3))] = np.nan
         return result
