@@ -148,7 +148,7 @@ def test_numbers_are_benchmarked_like_classes(store, tmp_path):
     assert list(predictions) == ["id", "group", *[f"true_{c}" for c in columns], *[f"predicted_{c}" for c in columns]]
     rows = cutouts.rows_of(predictions["id"].to_numpy())
     assert np.allclose(predictions[[f"true_{name}" for name in columns]], cutouts.numbers(columns)[rows])
-    assert result.data["targets"] == targets
+    assert result.config["targets"] == targets
 
 
 def test_self_training_is_compared_with_its_teacher(store, tmp_path):

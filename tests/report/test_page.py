@@ -108,8 +108,9 @@ def test_ids_are_unique_and_references_resolve(page):
 
 
 def test_facts_warnings_and_reproducibility(page):
-    texts = ["simulated images", "conditional on one pretraining", "rotation: any", "2.8.0", "the loss stopped falling"]
-    texts += ["zwicky benchmark desk --data stores/demo --out runs/desk", "DINO, fine-tuned: in 2 of 4 fits", "75 s"]
+    texts = ["simulated images", "conditional on one pretraining", "rotation: auto", "2.8.0", "75 s"]
+    texts += ["the loss stopped falling", "DINO, fine-tuned: in 2 of 4 fits"]
+    texts += ["zwicky benchmark desk --data stores/demo --out runs/desk"]
     assert [text for text in texts if text not in page.text] == []
 
 
@@ -123,7 +124,7 @@ def test_same_input_same_page(run, tmp_path):
 
 def test_names_are_escaped(tmp_path):
     name = "<script>alert('x')</script>&\"lens"
-    run = make_run(tmp_path, classes=("no", name), survey=name, store=name, title=name, size_note=name)
+    run = make_run(tmp_path, classes=("no", name), survey=name, title=name, size_note=name)
     page = Page(write_report(run, make_cutouts()))
     assert "<script" not in page.source
     assert name in page.text
@@ -172,6 +173,22 @@ def test_the_legend_of_a_scatter_is_of_its_points(tmp_path):
     assert load_results(run).featured[0] == first
     section = Page(write_report(run, make_cutouts(60))).source.split('<section id="scatter">')[1].split("</section>")[0]
     assert [arm.title in section for arm in (first, second, third)] == [False, True, True]
+
+
+@pytest.mark.parametrize("columns", [(), ("theta_E",)])
+def test_more_labels_may_be_those_of_arms_that_are_not_featured(tmp_path, columns):
+    """Probes and baselines are trained with all numbers of labels, networks perhaps with the fewest only."""
+    run = make_run(tmp_path, columns=columns, objects=60)
+    table = pd.read_csv(run / "results.csv")
+    table.loc[table["labels"] == 400, ["arm", "method", "protocol", "kind"]] = [
+        "modes",
+        "modes",
+        "baseline",
+        "baseline",
+    ]
+    table.to_csv(run / "results.csv")
+    assert load_results(run).ends == [100]
+    assert "400" in Page(write_report(run)).text
 
 
 def test_regression(tmp_path):

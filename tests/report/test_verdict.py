@@ -3,50 +3,52 @@
 import pandas as pd
 import pytest
 
+from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.bootstrap import Interval
+from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import write_json
 from zwicky.report import tables
 from zwicky.report.data import load_results
 from zwicky.report.verdict import verdict
+from zwicky.training.run import to_plain
 
-ROWS = (  # arm, title, kind, backbone, protocol, auc
-    ("dino", "DINO", "ssl", "vit", "finetune", 0.93),
-    ("vit", "ViT", "supervised", "vit", "scratch", 0.90),
-    ("resnet18", "ResNet-18", "baseline", "resnet18", "scratch", 0.92),
-    ("pca", "PCA", "baseline", "", "baseline", 0.85),
-)
-SWAPPED = (
-    ("vit", "ViT", "supervised", "ViT", "scratch", 0.90),
-    ("vit-dino", "DINO, ViT", "ssl", "ViT", "finetune", 0.91),
-    ("d4", "D4", "supervised", "D4", "scratch", 0.92),
-    ("d4-dino", "DINO, D4", "ssl", "D4", "finetune", 0.93),
-)
+
+def supervised(network, kind="supervised"):
+    return Arm("", network, "scratch", kind, f"{network} from scratch")
+
+
+def finetuned(method, network):
+    return Arm(method.lower(), network, "finetune", "ssl", f"{method}, {network}")
+
+
+DINO, VIT, RESNET = finetuned("DINO", "ViT"), supervised("ViT"), supervised("ResNet-18", "baseline")
+PCA = Arm("pca_linear", "", "baseline", "baseline", "PCA")
+AUC = {DINO: 0.93, VIT: 0.90, RESNET: 0.92, PCA: 0.85}
 
 
 def difference(arm, reference, low, middle, high, significant):
-    row = {"labels": 300, "metric": "auc", "arm": arm, "reference": reference, "difference": middle}
+    row = {"labels": 300, "metric": "auc", "arm": arm.name, "reference": reference.name, "difference": middle}
     return row | {"low": low, "high": high, "p": 0.01, "p_holm": 0.02, "significant": significant}
 
 
-BETTER = difference("dino", "vit", 0.01, 0.03, 0.05, True)
+BETTER = difference(DINO, VIT, 0.01, 0.03, 0.05, True)
 
 
 @pytest.fixture
 def load(tmp_path):
     """A function that opens a benchmark with these differences."""
 
-    def make(differences, draws=3, seeds=1, rows=ROWS, **card):
-        columns = ["arm", "title", "kind", "backbone", "protocol", "auc"]
-        table = pd.DataFrame(rows, columns=columns).merge(pd.DataFrame({"draw": range(draws)}), how="cross")
-        table = table.assign(labels=300, tta=True, test_objects=500)
+    def make(differences, draws=3, seeds=1, auc=AUC, simulated=False, compare_with=""):
+        rows = [{"arm": arm.name, **vars(arm), "auc": value} for arm, value in auc.items()]
+        table = pd.DataFrame(rows).merge(pd.DataFrame({"draw": range(draws)}), how="cross")
+        table = table.assign(labels=300, test_objects=500)
         table["pretrain_seed"] = (table["draw"] % seeds).where(table["kind"] == "ssl")
         table.to_csv(tmp_path / "results.csv", index=False)
-        summary = pd.DataFrame([{"arm": row[0], "labels": 300, "metric": "auc", "value": row[-1]} for row in rows])
+        summary = pd.DataFrame(rows)[["arm", "auc"]].rename(columns={"auc": "value"}).assign(labels=300, metric="auc")
         summary.assign(low=None, high=None, test_objects=500).to_csv(tmp_path / "summary.csv", index=False)
-        names = list(difference("", "", 0, 0, 0, False))
-        pd.DataFrame(differences, columns=names).to_csv(tmp_path / "comparisons.csv", index=False)
-        card = {"simulated": False, "design": "holdout", "compare_with": None, "columns": []} | card
-        write_json(tmp_path / "data.json", card)
+        pd.DataFrame(differences, columns=list(BETTER)).to_csv(tmp_path / "comparisons.csv", index=False)
+        write_json(tmp_path / "config.yaml", to_plain(BenchmarkConfig(compare_with=compare_with)))
+        write_json(tmp_path / "data.json", {"simulated": simulated, "columns": []})
         write_json(tmp_path / "run.json", {"finished": "2026-03-01"})
         return load_results(tmp_path)
 
@@ -64,9 +66,9 @@ def load(tmp_path):
     ],
 )
 def test_headline(load, swapped, low, middle, high, significant, tone, text):
-    row = difference("dino", "vit", low, middle, high, significant)
+    row = difference(DINO, VIT, low, middle, high, significant)
     if swapped:  # written the other way round
-        row = difference("vit", "dino", -high, -middle, -low, significant)
+        row = difference(VIT, DINO, -high, -middle, -low, significant)
     conclusion = verdict(load([row]))
     assert conclusion.headline.startswith("At 300 labels, pretraining changes AUC by ")
     assert text in conclusion.headline
@@ -77,31 +79,35 @@ def test_headline(load, swapped, low, middle, high, significant, tone, text):
     ("low", "middle", "high", "significant", "text"),
     [
         (-0.01, 0.01, 0.03, False, "no significant difference, +0.010"),
-        (-0.03, -0.02, -0.01, True, "“DINO” is significantly worse, −0.020"),
-        (0.002, 0.004, 0.006, True, "“DINO” is significantly better but close, +0.004"),
-        (0.01, 0.03, 0.05, True, "“DINO” is significantly better, +0.030"),
+        (-0.03, -0.02, -0.01, True, "“DINO, ViT” is significantly worse, −0.020"),
+        (0.002, 0.004, 0.006, True, "“DINO, ViT” is significantly better but close, +0.004"),
+        (0.01, 0.03, 0.05, True, "“DINO, ViT” is significantly better, +0.030"),
     ],
 )
 def test_baselines(load, low, middle, high, significant, text):
-    details = " ".join(verdict(load([BETTER, difference("dino", "resnet18", low, middle, high, significant)])).details)
-    assert f"“ResNet-18”: {text}" in details
-    assert "Best simple baseline at 300 labels, “PCA”: AUC 0.850, that of “DINO” is 0.930; not tested." in details
+    details = " ".join(verdict(load([BETTER, difference(DINO, RESNET, low, middle, high, significant)])).details)
+    assert f"“ResNet-18 from scratch”: {text}" in details
+    assert "Best simple baseline at 300 labels, “PCA”: AUC 0.850, that of “DINO, ViT” is 0.930; not tested." in details
 
 
 def test_no_claim_without_a_comparison(load):
-    assert "no difference can be stated" in verdict(load([])).headline
-    assert "gain from pretraining is unknown" in verdict(load([], rows=ROWS[:1])).headline
-    assert "no pretraining to evaluate" in verdict(load([], rows=ROWS[1:])).headline
-    assert {verdict(load([], rows=rows)).tone for rows in (ROWS, ROWS[:1], ROWS[1:])} == {"unknown"}
+    for auc, text in (
+        (AUC, "no difference can be stated"),
+        ({DINO: 0.9}, "gain from pretraining is unknown"),
+        ({VIT: 0.9, PCA: 0.8}, "no pretraining to evaluate"),
+    ):
+        conclusion = verdict(load([], auc=auc))
+        assert text in conclusion.headline
+        assert conclusion.tone == "unknown"
 
 
 def test_each_arm_is_compared_with_its_own_network(load):
-    swin = ("swin", "Swin", "supervised", "swin", "scratch", 0.9)
-    rows = (*ROWS, ("simsiam", "SimSiam", "ssl", "swin", "finetune", 0.8), swin)
-    worse = difference("simsiam", "swin", -0.2, -0.1, -0.05, True)
-    details = " ".join(verdict(load([BETTER, worse], rows=rows)).details)
-    assert "“SimSiam” relative to “Swin”: −0.100 [−0.200, −0.050] at 300 labels, a significant deterioration" in details
-    data = load([difference("dino", "swin", 0.01, 0.03, 0.05, True)], rows=(ROWS[0], swin))
+    simsiam, swin = finetuned("SimSiam", "Swin"), supervised("Swin")
+    worse = difference(simsiam, swin, -0.2, -0.1, -0.05, True)
+    details = " ".join(verdict(load([BETTER, worse], auc=AUC | {simsiam: 0.8, swin: 0.9})).details)
+    text = "“SimSiam, Swin” relative to “Swin from scratch”: −0.100 [−0.200, −0.050] at 300 labels, a significant det"
+    assert text in details
+    data = load([difference(DINO, swin, 0.01, 0.03, 0.05, True)], auc={DINO: 0.93, swin: 0.9})
     assert "relative to a different network trained from scratch" in verdict(data).headline
 
 
@@ -115,12 +121,12 @@ def test_conditions(load):
 
 
 def test_best_arm_only_where_the_runner_up_is_beaten(load):
-    assert tables.best_arm(load([BETTER]), 300, "auc") is None  # ResNet-18 is the runner-up and was not compared
-    tie, win = (difference("dino", "resnet18", low, 0.02, 0.05, low > 0) for low in (-0.01, 0.01))
-    assert tables.best_arm(load([BETTER, tie]), 300, "auc") is None
+    tie, win = (difference(DINO, RESNET, low, 0.02, 0.05, low > 0) for low in (-0.01, 0.01))
+    for rows in ([BETTER], [BETTER, tie]):  # ResNet-18 is the runner-up: not compared, or not beaten
+        assert tables.best_arm(load(rows), 300, "auc") is None
     data = load([BETTER, win])
-    assert tables.best_arm(data, 300, "auc").title == "DINO"
-    assert tables.by_labels(data, "auc").loc["DINO", "300"] == "★ 0.930"
+    assert tables.best_arm(data, 300, "auc") == DINO
+    assert tables.by_labels(data, "auc").loc[DINO.title, "300"] == "★ 0.930"
 
 
 @pytest.mark.parametrize(
@@ -133,13 +139,14 @@ def test_best_arm_only_where_the_runner_up_is_beaten(load):
     ],
 )
 def test_network_comparison(load, first, second, text):
-    pairs = (("d4", "vit", *first), ("d4-dino", "vit-dino", *second))
+    d4, d4_dino = supervised("D4"), finetuned("DINO", "D4")
+    pairs = ((d4, VIT, *first), (d4_dino, DINO, *second))
     rows = [difference(a, b, gap - 0.005, gap, gap + 0.005, significant) for a, b, gap, significant in pairs]
-    pretraining = difference("vit-dino", "vit", 0.005, 0.01, 0.015, True)  # no comparison of networks
-    data = load([*rows, pretraining], rows=SWAPPED, compare_with="ViT")
+    # The last is no comparison of networks.
+    data = load([*rows, BETTER], auc={VIT: 0.9, DINO: 0.91, d4: 0.92, d4_dino: 0.93}, compare_with="ViT")
     assert verdict(data).headline.startswith("D4 instead of ViT: AUC is ")
     assert text in verdict(data).headline
-    assert list(tables.differences(data, tables.network_differences(data)).index) == ["D4", "DINO, D4"]
+    assert list(tables.differences(data, tables.network_differences(data)).index) == [d4.title, d4_dino.title]
 
 
 def test_numbers_intervals_counts_and_times():

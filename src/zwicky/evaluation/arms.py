@@ -40,6 +40,11 @@ class Arm:
         return self.protocol in ("finetune", "self_training", "scratch")
 
     @property
+    def is_finetuned(self) -> bool:
+        """Whether it is a pretrained network fine-tuned on the labels, tested with test-time augmentation."""
+        return self.kind == "ssl" and self.protocol == "finetune" and self.tta
+
+    @property
     def features(self) -> str:
         """The method of `Network` that computes the frozen features of a probe."""
         return "block_features" if self.protocol == "blocks" else "features"

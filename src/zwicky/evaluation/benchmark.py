@@ -54,19 +54,15 @@ def benchmark(
     cutouts, labels = data.cutouts, data.labels
     check_recipe(config, cutouts.size)
     task, labels = _task(config, cutouts, labels)
-    if not (
-        Path(out) / "summary.csv"
-    ).exists():  # else a finished benchmark is read back, or refused for other settings
-        _check_settings(config, cutouts, task)
     truth = task.truth if task.is_regression else labels.of(cutouts.ids)
     weights = {f"backbones.{name}.pretrained": backbone.source for name, backbone in config.backbones.items()}
     weights |= {f"methods.{n}.weights": BackboneConfig(pretrained=m.weights).source for n, m in config.methods.items()}
     run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), truth), weights)
-    draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
-    runner = CellRunner(config, cutouts, task, out)
-    arms = make_arms(config)
     if run.finished and (out / "summary.csv").exists():
         return BenchmarkResult(out)
+    _check_settings(config, cutouts, task)
+    draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
+    runner, arms = CellRunner(config, cutouts, task, out), make_arms(config)
     write_label_draws(out, draws)
     write_json(out / "data.json", dataset_card(store, config, cutouts, labels, task, draws))
     if not (out / "audit.json").exists():
@@ -261,12 +257,13 @@ def write_correspondence(runner: CellRunner, draws: Sequence[LabelDraw], arms: S
 def dataset_card(
     store: Path, config: BenchmarkConfig, cutouts: Cutouts, labels: Labels, task: Task, draws: Sequence[LabelDraw]
 ) -> dict[str, Any]:
-    """Describe the data of a benchmark, `data.json`. Roles are those of the first split; other folds are alike."""
+    """Describe the data of a benchmark, `data.json`; settings are in `config.yaml`.
+
+    Roles and counts are those of the first draw; other folds are alike.
+    """
     split = draws[0].split
     simulated, surveys = set(cutouts.column("simulated")), sorted({s for s in cutouts.column("survey") if s})
-    folds = config.design.kind == "folds"
     return {
-        "title": config.title,
         "store": str(store),
         "name": Path(store).resolve().name,
         "objects": len(cutouts),
@@ -278,22 +275,12 @@ def dataset_card(
         "classes": task.classes,
         "positive": task.classes[-1] if task.classes else None,
         "columns": task.columns,
-        "targets": config.targets,
         "class_counts": Counter(labels.values.values()),
         "unlabelled": len(cutouts) - len(labels.values),
         "label_source": labels.source,
         "roles": {role: Counter(labels.values.get(i, "unlabelled") for i in split.ids(role)) for role in ROLES},
-        "design": config.design.kind,
-        "folds": config.design.folds if folds else None,
-        "repeats": config.design.repeats if folds else None,
-        "draws": len(draws),
-        "pretrain_seeds": config.pretrain_seeds,
-        "label_counts": sorted(draws[0].subsets),
         "select_counts": {count: len(select) for count, (_, select) in draws[0].subsets.items()},
-        "balanced": config.balanced,
         "pretraining_images": len(draws[0].pretrain_rows(cutouts)),
         "augmentation": f"{config.label_views.text()}; the same for every network, and the mean over eight turns and "
         "mirrors at test time",
-        "compare_with": config.compare_with or None,
-        "size_note": config.size_note or None,
     }

@@ -3,7 +3,7 @@
 A file that a finished benchmark lacks is a `UserError`; in an unfinished one the section says that it was not run yet.
 """
 
-from dataclasses import dataclass
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from zwicky.errors import UserError
+from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.bootstrap import Bootstrap, Cell, Interval, Replicates
 from zwicky.evaluation.metrics import roc_curve
 from zwicky.evaluation.results import BenchmarkResult, read_table
@@ -25,23 +26,6 @@ ROC_REPLICATES = 1000  # at most, since a curve takes longer than a number
 
 class NotRun(Exception):
     """A section of the page has nothing to show; the message is printed instead."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of training, as in the columns of results.csv."""
-
-    name: str
-    title: str
-    kind: str
-    backbone: str
-    protocol: str
-    tta: bool
-
-    @property
-    def is_finetuned(self) -> bool:
-        """Whether it is a pretrained network fine-tuned on the labels, tested with test-time augmentation."""
-        return self.kind == "ssl" and self.protocol == "finetune" and self.tta
 
 
 class ReportData(BenchmarkResult):
@@ -70,8 +54,8 @@ class ReportData(BenchmarkResult):
     @cached_property
     def arms(self) -> list[Arm]:
         """All arms: self-supervised, supervised, baselines; each in the order of the benchmark."""
-        rows = self.results.drop_duplicates("arm").fillna({"backbone": "", "tta": True}).astype({"tta": bool})
-        rows = rows[["arm", "title", "kind", "backbone", "protocol", "tta"]]
+        rows = self.results.drop_duplicates("arm").fillna({"method": "", "backbone": ""})
+        rows = rows[[field.name for field in fields(Arm)]]
         return sorted((Arm(*row) for row in rows.itertuples(index=False)), key=lambda arm: KINDS.index(arm.kind))
 
     def arm(self, name: str) -> Arm:
@@ -89,16 +73,18 @@ class ReportData(BenchmarkResult):
         rows = self.results[self.results["arm"] == self.primary.name] if self.primary else self.results
         return int(rows["labels"].min())
 
-    @property
+    @cached_property
     def ends(self) -> list[int]:
-        """`first` and the largest number of labels, or the only one."""
-        return sorted({self.first, self.labels[-1]})
+        """`first` and the largest number of labels at which a featured arm was run, or the only one."""
+        featured = self.results["arm"].isin([arm.name for arm in self.featured])
+        return sorted({self.first, int(self.results["labels"][featured].max())})
 
     @property
     def trials(self) -> str:
         """What the values are means over."""
-        if self.data["design"] == "folds":
-            return f"{self.data['repeats']} × {self.data['folds']}-fold cross-validation"
+        design = self.config["design"]
+        if design["kind"] == "folds":
+            return f"{design['repeats']} × {design['folds']}-fold cross-validation"
         draws = self.results["draw"].nunique()
         return f"{draws} draw{'s' if draws > 1 else ''} of the labels"
 
@@ -107,7 +93,8 @@ class ReportData(BenchmarkResult):
         """What the intervals are conditional on: one pretraining seed, or nothing."""
         if self.results.groupby("arm")["pretrain_seed"].nunique().max() != 1:
             return ""
-        return "one pretraining" + ("" if self.data["design"] == "holdout" else " seed, one pretraining per fold")
+        is_holdout = self.config["design"]["kind"] == "holdout"
+        return "one pretraining" + ("" if is_holdout else " seed, one pretraining per fold")
 
     @cached_property
     def test_objects(self) -> int:

@@ -20,8 +20,9 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from zwicky.data.bands import wavelength_rank
+from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.metrics import reliability
-from zwicky.report.data import Arm, NotRun, ReportData
+from zwicky.report.data import NotRun, ReportData
 from zwicky.report.tables import CONTROLS, MEASURES, PERCENT, count, measured, metric_name, plural
 
 # Placeholder colours of figures.mplstyle and of this file; in the SVG they become variables of style.css.

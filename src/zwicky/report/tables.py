@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
+from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.bootstrap import Interval
 from zwicky.evaluation.metrics import purity
-from zwicky.report.data import RATES, Arm, NotRun, ReportData
+from zwicky.report.data import RATES, NotRun, ReportData
 
 PERCENT = ("accuracy", "tpr0", "tpr10")  # metrics written in per cent
 LOWER_IS_BETTER = ("ece", "nll", "mae")
@@ -128,7 +129,7 @@ def key_differences(data: ReportData) -> list[Any]:
 
 def network_differences(data: ReportData) -> list[Any]:
     """Return the differences between each arm and the arm of the network `compare_with` trained in the same way."""
-    network = data.data.get("compare_with")
+    network = data.config["compare_with"]
     if not network:
         return []
     data.require("comparisons.csv")

@@ -56,7 +56,7 @@ def network_sentences(data: ReportData) -> list[str]:
         better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
         result = results.get((better > 0, worse > 0), "no significant difference")
         counts = f"better in {better} and worse in {worse} of {plural(len(gains), 'paired comparison')}"
-        sentences.append(f"{network} instead of {data.data['compare_with']}: {name} is {counts}: {result}.")
+        sentences.append(f"{network} instead of {data.config['compare_with']}: {name} is {counts}: {result}.")
     return sentences
 
 
