@@ -106,15 +106,9 @@ def test_a_class_without_a_label_is_unlikely():
 def test_bad_labels_and_features_are_refused():
     bad, labels = np.eye(6), np.arange(6) % 2
     bad[2, 3] = np.nan
-    for x, y, message in (
-        (np.eye(6), [1] * 6, "1 class"),
-        (np.eye(6), [0, 1, 2, 0, 1, 2], "outside"),
-        (np.eye(6), [-1, 0, 1, 0, 1, 0], "outside"),
-        (np.eye(6), [0, 1], "give one"),
-        (bad, labels, "training features hold NaN"),
-    ):
+    for x, y, message in ((np.eye(6), np.ones(6), "1 class"), (bad, labels, "training features hold NaN")):
         with pytest.raises(UserError, match=message):
-            LinearProbe.fit(x, np.array(y), classification())
+            LinearProbe.fit(x, y, classification())
     with pytest.raises(UserError, match="test features hold NaN"):
         LinearProbe.fit(np.eye(6), labels, classification()).predict(bad)
 

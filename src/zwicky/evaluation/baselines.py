@@ -33,8 +33,7 @@ def knn_probe(features: np.ndarray, truth: np.ndarray, query: np.ndarray, task: 
     `features` [n, D] are those of labelled objects, `truth` their classes [n] int or values [n, columns]. Returns
     probabilities [M, classes] or values [M, columns] of the features `query` [M, D].
     """
-    classes = task.n_outputs
-    values = truth if task.is_regression else np.eye(classes)[check_labels(truth, len(features), classes)]
+    values = truth if task.is_regression else np.eye(task.n_outputs)[check_labels(truth)]
     return knn_predict(check_features(features, "training"), values, check_features(query, "test"))
 
 
@@ -62,7 +61,7 @@ def pca_boosting(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: T
     options = {"learning_rate": 0.05, "max_iter": 300, "early_stopping": False, "random_state": seed}
     if task.is_regression:
         return np.stack([HistGradientBoostingRegressor(**options).fit(x, y).predict(query) for y in truth.T], axis=1)
-    model = HistGradientBoostingClassifier(**options).fit(x, check_labels(truth, len(x), task.n_outputs))
+    model = HistGradientBoostingClassifier(**options).fit(x, check_labels(truth))
     probabilities = np.zeros((len(query), task.n_outputs))  # 0 for a class without a label
     probabilities[:, model.classes_] = model.predict_proba(query)
     return probabilities

@@ -37,21 +37,18 @@ class LinearProbe:
         """Fit to features [n, D]; the penalty has the lowest cross-validated log loss or squared error.
 
         `truth` has classes [n] int or values [n, columns]; rows with equal `groups` [n] stay in one fold. UserError if
-        features are not finite or the labels are not at least two of the task's classes.
+        features are not finite, or all labels are of one class.
         """
-        features, truth = check_features(features, "training"), np.asarray(truth)
-        if len(truth) != len(features):
-            raise UserError(f"{len(features)} training objects but labels of shape {list(truth.shape)}; give one each")
+        features = check_features(features, "training")
         scaler = StandardScaler().fit(features)
         x = scaler.transform(features)
-        if task.is_regression:
-            columns = truth.astype(np.float64).reshape(len(x), -1).T
-            fits = [fit_ridge(x, column, seed, groups) for column in columns]
-            losses = [loss / max(column.var(), 1e-300) for (_, loss), column in zip(fits, columns, strict=True)]
-            return cls(task, scaler, [model for model, _ in fits], float(np.mean(losses)))
-        truth = check_labels(truth, len(x), task.n_outputs)
-        model, loss = fit_logistic(x, truth, seed, groups=groups)
-        return cls(task, scaler, [model], loss)
+        if not task.is_regression:
+            model, loss = fit_logistic(x, check_labels(truth), seed, groups=groups)
+            return cls(task, scaler, [model], loss)
+        columns = np.asarray(truth, np.float64).reshape(len(x), -1).T
+        fits = [fit_ridge(x, column, seed, groups) for column in columns]
+        losses = [loss / max(column.var(), 1e-300) for (_, loss), column in zip(fits, columns, strict=True)]
+        return cls(task, scaler, [model for model, _ in fits], float(np.mean(losses)))
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return probabilities [M, classes] (0 for a class without a label) or values [M, columns]."""
@@ -90,7 +87,8 @@ def fit_logistic(
     Returns (model, cross-validated log loss). If a class has one object, nothing can be cross-validated: C = 0.01, NaN.
     """
     model = LogisticRegression(C=0.01, max_iter=300, tol=1e-3)
-    n_folds = fold_count(y if groups is None else y[np.unique(groups, return_index=True)[1]])
+    objects = y if groups is None else y[np.unique(groups, return_index=True)[1]]
+    n_folds = int(min(FOLDS, np.unique(objects, return_counts=True)[1].min()))
     with warnings.catch_warnings():
         # A fit stopped early at the weakest penalty is one more candidate, not worth a line to the user.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -118,25 +116,11 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None
     return search.best_estimator_, -float(search.best_score_)
 
 
-def fold_count(labels: np.ndarray) -> int:
-    """Return the number of folds of a cross-validation: 5, or the size of the rarest class."""
-    return int(min(FOLDS, np.unique(labels, return_counts=True)[1].min()))
-
-
-def check_labels(labels: np.ndarray, count: int, classes: int) -> np.ndarray:
-    """Return labels [count] as int64.
-
-    UserError if there is not one for each object, one is out of range, or all are of one class.
-    """
-    labels = np.asarray(labels).astype(np.int64)
-    if labels.shape != (count,):
-        raise UserError(f"{count} training objects but labels of shape {list(labels.shape)}; give one label each")
-    present = np.unique(labels)
-    if len(present) < 2:
-        raise UserError(f"the {count} labels hold {len(present)} class; draw labels from at least two classes")
-    if present[0] < 0 or present[-1] >= classes:
-        raise UserError(f"a training label lies outside 0 … {classes - 1}; give the number of classes")
-    return labels
+def check_labels(truth: np.ndarray) -> np.ndarray:
+    """Return class numbers as int64; UserError if all are of one class."""
+    if len(present := np.unique(truth)) < 2:
+        raise UserError(f"the {len(truth)} labels hold {len(present)} class; draw labels from at least two classes")
+    return np.asarray(truth, np.int64)
 
 
 def check_features(features: np.ndarray, role: str) -> np.ndarray:
