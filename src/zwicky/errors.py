@@ -1,4 +1,4 @@
-"""The exception for mistakes that the user can fix, and the check of numbers that raises it."""
+"""The exception for mistakes that the user can fix, the check of numbers that raises it, and the line of a warning."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,11 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with 2.
     """
+
+
+def format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Return a Python warning as the one line that the command line shows."""
+    return f"warning: {message}\n"
 
 
 def check_limits(what: str, options: Mapping[str, Any], limits: Mapping[str, tuple[float, float]]) -> None:

@@ -10,12 +10,13 @@ import os
 import re
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from zwicky.errors import UserError
+from zwicky.errors import UserError, format_warning
 
 IN_FLIGHT = 4  # parts given to a Ray cluster for each of its cores at a time
 
@@ -68,9 +69,10 @@ def part_of(parts: Sequence[P], text: str) -> list[P]:
 
 
 def _start(workers: int) -> None:
-    """Take a share of the cores, and end when the parent is killed, which would leave this process waiting for ever."""
+    """Take a share of the cores, warn in one line, and end with the parent, not wait for it for ever."""
     import torch
 
+    warnings.formatwarning = format_warning
     torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // workers)))
     parent = multiprocessing.parent_process()
     assert parent is not None

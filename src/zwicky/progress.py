@@ -62,13 +62,6 @@ class StepProgress:
         """Show these metrics from now on."""
         self._text = " ".join(f"{name} {row[name]:.3f}" for name in SHOWN if name in row)
 
-    def say(self, line: str) -> None:
-        """Print a line that stays."""
-        if self._bar:
-            self._bar.console.print(line)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
     def advance(self, images: int | None = None) -> None:
         """Count one step, of `images` where steps differ."""
         self._step += 1

@@ -353,11 +353,11 @@ def test_the_head_starts_as_the_probe(tune, started, data, finetune_config, monk
     config.fit.head, config.views, config.fit.select = head, STILL, 0.0  # each view is the image itself
     given = []
     monkeypatch.setattr(
-        "zwicky.training.finetune.fit_labels", lambda *args, **k: given.append(k) or fit_labels(*args, **k)
+        "zwicky.training.finetune.fit_labels", lambda *args, **k: given.append(args) or fit_labels(*args, **k)
     )
     network = tune(config)
     task = Task.regression(cutouts, targets) if targets else Task.classification(cutouts, labels)
-    rows = given[0]["fit_rows"]
+    rows = given[0][3]
     features, groups = load_network(started).features(cutouts.images, turns=False), np.tile(np.arange(60), PROBE_VIEWS)
     x, y = features[rows][groups], task.truth[rows][groups]
     probe = LinearProbe.fit(x, y, task, groups=groups, seed=config.seed)

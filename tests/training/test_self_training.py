@@ -12,11 +12,11 @@ from zwicky.errors import UserError
 from zwicky.evaluation.results import read_table
 from zwicky.io import read_json
 from zwicky.methods.supervised import Supervised
+from zwicky.training import self_training
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import TrainConfig
 from zwicky.training.finetune import finetune
 from zwicky.training.self_training import pseudo_labelled
-from zwicky.training.self_training import self_train as train_by_itself
 from zwicky.training.task import Task
 
 
@@ -42,7 +42,7 @@ def test_labels_are_true_where_given_and_predicted_elsewhere():
     assert np.allclose(learned.soft, [[1, 0], [0, 1], [0.1, 0.9], [0, 0], [9 / 13, 4 / 13]])
 
 
-def test_no_other_label_is_read(tmp_path, data, finetune_config):
+def test_no_other_label_is_read(tmp_path, data, finetune_config, monkeypatch):
     """Every label outside the draw is turned round, and the students are given the same to learn."""
     cutouts, labels, split = data
     rows, pool = np.arange(12), cutouts.rows_of(split.ids("train"))
@@ -54,36 +54,33 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config):
             predicted[-1] = np.nan  # of an image without a valid pixel
             return predicted
 
-    def learn(start, task, fit_rows, config, folder, seed):
+    def learn(start, cutouts, task, fit_rows, select_rows, views, config, *, seed, **_):
         given.append((task.truth.copy(), task.soft.copy(), fit_rows, config.train.steps(len(fit_rows)), seed))
         return Teacher(), FitResult()
 
-    config = finetune_config(steps=7).fit
-    task = Task.classification(cutouts, labels)
-    turned = np.where(np.isin(np.arange(len(cutouts)), rows), task.truth, 1 - task.truth)
-    for truth in (task.truth, turned):
-        known = dataclasses.replace(task, truth=truth)
-        _, result = train_by_itself(learn, Teacher(), None, cutouts, known, rows, pool, config, 5, tmp_path)
-    (truth, soft, both, steps, seed), other = given
-    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(given[0], other, strict=True))
+    def students(unlabelled, truth=None, rounds=1):
+        known = task if truth is None else dataclasses.replace(task, truth=truth)
+        fit = dataclasses.replace(finetune_config(steps=7).fit, self_training=rounds)
+        data = (None, cutouts, known, rows, pool[-9:], None, fit)
+        return self_training.self_train(teacher, unlabelled, *data, seed=5, folder=tmp_path)
+
+    monkeypatch.setattr(self_training, "fit_labels", learn)
+    task, teacher = Task.classification(cutouts, labels), Teacher()
+    _, result = students(pool)
+    students(pool, np.where(np.isin(np.arange(len(cutouts)), rows), task.truth, 1 - task.truth))
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(*given, strict=True))
+    truth, soft, both, steps, seed = given[0]
     assert (steps, seed) == (7, 5)
-    rounds, seeds = dataclasses.replace(config, self_training=3), []
-
-    def note_seed(*_, seed, **others):
-        seeds.append(seed)
-        return Teacher(), FitResult()
-
-    train_by_itself(note_seed, Teacher(), None, cutouts, task, rows, pool, rounds, 5, tmp_path)
-    assert len(set(seeds)) == 3  # the same batches would repeat the mistakes of the teacher
-    assert seeds[-1] == 5
-    learned = np.setdiff1d(pool, rows)[:-1]
+    learned = np.setdiff1d(pool[:-9], rows)[:-1]
     assert set(both) == set(learned) | set(rows)
     assert np.isin(both, rows).mean() == pytest.approx(0.25, abs=0.05)
     assert np.allclose(soft[learned], [0.09 / 0.58, 0.49 / 0.58])
     assert np.array_equal(truth[rows], task.truth[rows])
     assert "70 % of pseudo-labels are" in result.warnings[0]  # but half of the labels
-    teacher = Teacher()
-    same, result = train_by_itself(learn, teacher, None, cutouts, task, rows, rows, config, 0, tmp_path)
+    students(pool, rounds=3)
+    assert len({seed for *_, seed in given[2:]}) == 3  # the same batches would repeat the mistakes of the teacher
+    assert given[-1][-1] == 5
+    same, result = students(rows)
     assert same is teacher
     assert "no image is without a label" in result.warnings[0]
 

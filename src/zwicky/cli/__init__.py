@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError
 from zwicky import __version__
 from zwicky.cli.commands import COMMANDS
 from zwicky.cli.parsing import parse, read_recipe
-from zwicky.errors import UserError
+from zwicky.errors import UserError, format_warning
 from zwicky.training.distributed import rank, world_size
 
 MULTI_PROCESS = ("pretrain", "finetune")  # commands that torchrun or srun may start
@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run `zwicky` and exit: 0 done, 2 the user's mistake (one line on standard error), 1 a bug."""
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    warnings.formatwarning = format_warning
     try:
         run(sys.argv[1:])
     except UserError as error:

@@ -1,10 +1,8 @@
 """The cells of a benchmark: train one arm on the labels of one draw and predict the test objects."""
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +50,7 @@ class CellRunner:
             table = prediction_table(ids, draw.split.groups_of(ids), truth, predicted, self.task)
             write_table(folder / "predictions.parquet", table)
             row = {"arm": arm.name, **vars(arm), "labels": labels, "draw": draw.index, "unit": draw.unit}
-            row |= {"seed": self.config.seed + draw.index, "test_objects": len(test)}
+            row |= {"seed": self._seed(draw), "test_objects": len(test)}
             row |= {"seconds": time.monotonic() - start, **costs}
             metrics = scores(truth, predicted, self.task.columns)
             row = {n: row.get(n) for n in ARM_COLUMNS} | metrics | {n: row.get(n) for n in COST_COLUMNS}
@@ -114,6 +112,10 @@ class CellRunner:
             return provenance.read(self.pretrain_folder(arm, draw))
         return provenance.read(None if arm.kind == "baseline" else self.config.backbones[arm.backbone].source)
 
+    def _seed(self, draw: LabelDraw) -> int:
+        """The seed of all that is fitted to the labels of a draw."""
+        return self.config.seed + draw.index
+
     def _cell(self, arm: Arm, draw: LabelDraw, labels: int) -> Path:
         return self.folder / "cells" / cell_key(arm.name, labels, draw.index)
 
@@ -141,9 +143,8 @@ class CellRunner:
         if arm.trains_network:
             return load_network(self._cell(arm, draw, labels)).probabilities(images)
         if arm.protocol == "baseline":
-            seed = self.config.seed + draw.index
             train: Any = self.cutouts.take(rows).images
-            return BASELINES[arm.method](train, truth, images, self.task, seed)
+            return BASELINES[arm.method](train, truth, images, self.task, self._seed(draw))
         features = self.features(arm, draw)
         if np.isnan(features[query]).any():
             features[query] = getattr(self.pretrained(arm, draw), arm.features)(images)
@@ -153,9 +154,7 @@ class CellRunner:
         """Random weights, normalised by the images that the pretrained networks were normalised by."""
         backbone = BackboneConfig(CONVNET) if arm.kind == "baseline" else self.config.backbones[arm.backbone]
         views, rows = self.config.label_views.resolved(self.cutouts.size), draw.pretrain_rows(self.cutouts)
-        return new_network(
-            backbone, self.config.normalisation, self.cutouts, rows, views, self.config.seed + draw.index
-        )
+        return new_network(backbone, self.config.normalisation, self.cutouts, rows, views, self._seed(draw))
 
     def fit(
         self, arm: Arm, fit: FitConfig, draw: LabelDraw, labels: int, folder: Path
@@ -168,18 +167,14 @@ class CellRunner:
         (fit_rows, select_rows), pool = draw.rows(self.cutouts, labels), draw.pretrain_rows(self.cutouts)
         uses = {"fit": fit_rows, "select": select_rows, "normalise": pool}
 
-        title, quiet, seed = folder.name, self.quiet, self.config.seed + draw.index
-        learn = partial(
-            fit_labels, cutouts=self.cutouts, select_rows=select_rows, views=views, title=title, quiet=quiet
-        )
+        data: Any = (start, self.cutouts, self.task, fit_rows, select_rows, views, fit)
+        options: Any = {"seed": self._seed(draw), "folder": folder, "title": folder.name, "quiet": self.quiet}
         if arm.protocol == "self_training":
+            uses["pseudo_label"] = np.setdiff1d(pool, select_rows)
             teacher = load_network(self._cell(arm.teacher, draw, labels) / TEACHER)
-            uses["pseudo_label"] = pool = np.setdiff1d(pool, select_rows)
-            data = (self.cutouts, self.task, fit_rows, pool)
-            network, result = self_train(learn, teacher, start, *data, fit, seed, folder)
+            network, result = self_train(teacher, pool, *data, **options)
         else:
-            alone = replace(fit, consistency=0.0)
-            network, result = learn(start, task=self.task, fit_rows=fit_rows, config=alone, seed=seed, folder=folder)
+            network, result = fit_labels(*data, **options)
             if arm.backbone in self.config.self_training:
                 save_network(folder / TEACHER, network)
         if self.config.keep_networks:
@@ -189,8 +184,6 @@ class CellRunner:
         predicted = network.predict(test)
         if self.config.without_tta:
             write_array(folder / NO_TTA, network.predict(test, turns=False))
-        for warning in () if self.quiet else result.warnings:
-            print(f"warning: {folder.name}: {warning}", file=sys.stderr, flush=True)
         costs = {"used_probe": result.used_probe, "temperature": network.temperature}
         costs |= {**cost(result, network.backbone), "seconds": time.monotonic() - began}
         return predicted, costs

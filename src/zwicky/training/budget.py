@@ -6,18 +6,17 @@ import math
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from zwicky.errors import UserError
 from zwicky.io import read_json, read_settings
 from zwicky.training.config import FitConfig, TrainConfig
 from zwicky.training.distributed import world_size
-from zwicky.training.run import to_plain
+from zwicky.training.run import flat, to_plain
 
 TRIAL_STEPS = 6
 LEAST_STEPS = 10
@@ -87,7 +86,8 @@ def spend(
             fit.train.min_steps = fit.train.max_steps = TRIAL_STEPS
             for number, (count, trial) in enumerate(fit.trials):
                 start = time.monotonic()
-                with contextlib.redirect_stderr(io.StringIO()):  # a few steps learn nothing, which is no warning
+                # A few steps learn nothing, which is no warning.
+                with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
                     seconds = trial(Path(folder) / f"trial-{id(fit)}-{number}")
                 overhead += count * (time.monotonic() - start - TRIAL_STEPS * seconds)
                 cost += count * wanted[id(fit)] * seconds
@@ -115,9 +115,8 @@ def budget_text(settings: Mapping[str, Any]) -> str:
     """Say how many steps the budget of a resolved configuration (`config.yaml`) bought; "" without one."""
     if not settings.get("budget_minutes"):
         return ""
-    loops = pd.json_normalize(dict(settings)).to_dict("records")[0]
-    bought = {name.removesuffix(".max_steps"): steps for name, steps in loops.items() if name.endswith(".max_steps")}
-    text = ", ".join(f"{name} {steps}" for name, steps in bought.items())
+    bought = {name: steps for name, steps in flat(dict(settings)).items() if name.endswith(".max_steps")}
+    text = ", ".join(f"{name.removesuffix('.max_steps')} {steps}" for name, steps in bought.items())
     return f"steps within {settings['budget_minutes']:g} minutes: {text}"
 
 
@@ -127,20 +126,18 @@ def _restore(minutes: float, config: Any, out: Path) -> bool:
     settings = read_settings(path) if path.exists() else {}
     if settings.get("budget_minutes") != minutes:
         return False
+    recorded = flat(settings)
     for name, train in _loops(config):
-        recorded: Any = settings
-        for key in name.split("."):
-            recorded = recorded.get(key) or {}
         for option in ("min_steps", "max_steps", "pflops"):
-            setattr(train, option, recorded.get(option, getattr(train, option)))
+            setattr(train, option, recorded.get(f"{name}{option}", getattr(train, option)))
     config.budget_minutes = minutes
     return True
 
 
 def _loops(config: Any, prefix: str = "") -> Iterator[tuple[str, TrainConfig]]:
-    """Yield every `TrainConfig` in a configuration with its dotted name."""
+    """Yield every `TrainConfig` in a configuration with the prefix of its settings' dotted names."""
     if isinstance(config, TrainConfig):
-        yield prefix.removesuffix("."), config
+        yield prefix, config
     elif isinstance(config, Mapping):
         for key, value in config.items():
             yield from _loops(value, f"{prefix}{key}.")

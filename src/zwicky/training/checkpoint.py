@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from zwicky.errors import UserError
 from zwicky.io import replacing, write_table
 from zwicky.methods.base import Method
-from zwicky.training.distributed import run_on_rank_zero
+from zwicky.training.distributed import rank, run_on_rank_zero
 
 COSTS = ("steps", "images_seen", "flops", "seconds")  # of a fit, which add up
 
@@ -32,6 +33,14 @@ class FitResult:
     step_seconds: float = 0.0  # mean time of a step of this process, its first left out, without evaluations
     warnings: list[str] = field(default_factory=list)
     used_probe: bool = False  # whether the linear probe was better on the selection labels than the fine-tuned network
+
+    def warn(self, title: str, *messages: str | None) -> None:
+        """Give messages as Python warnings after `title`, and record them; one of a kind, the text before its colon."""
+        for message in filter(None, messages):
+            if message.split(":")[0] not in {warning.split(":")[0] for warning in self.warnings}:
+                self.warnings.append(message)
+                if rank() == 0:
+                    warnings.warn(f"{title}: {message}")
 
     def after(self, earlier: "FitResult") -> "FitResult":
         """Return this fit, or the earlier one if this had nothing to do, with the costs and the warnings of both."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,9 @@ from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training.config import FinetuneConfig
 from zwicky.training.distributed import rank
 from zwicky.training.fit_labels import divide_labels, fit_labels
-from zwicky.training.loop import add_warning
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network
-from zwicky.training.run import Run, fingerprint, to_plain
+from zwicky.training.run import Run, fingerprint
 from zwicky.training.self_training import check_self_training, self_train
 from zwicky.training.task import Task
 
@@ -64,11 +63,10 @@ def finetune(
     out, start = Path(out), None if start is None else Path(start)
     source = config.backbone.source if config.backbone and not from_scratch else None
     files = {"start": start, "backbone.pretrained": source}
-    settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
     pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None or config.unlabelled else rows[:0]
-    data = fingerprint(cutouts, np.concatenate([rows, pool]), task.learned[rows])
-    run = Run(out, "finetune", settings, config.seed, data, files)
+    digest = fingerprint(cutouts, np.concatenate([rows, pool]), task.learned[rows])
+    run = Run(out, "finetune", config, config.seed, digest, files, start=start, from_scratch=from_scratch)
     if run.finished:
         return load_network(out)
     pretrained = load_network(start) if start is not None else _published(config, cutouts, pool, from_scratch)
@@ -90,19 +88,15 @@ def finetune(
 
     if config.unlabelled:
         check_self_training(fit, task.is_regression)
-
-    learn = partial(fit_labels, cutouts=cutouts, select_rows=select_rows, views=views, title="finetune", quiet=quiet)
-    alone, seed = replace(fit, consistency=0.0), config.seed
-    begun = copy.deepcopy(pretrained)
-    network, result = learn(begun, task=task, fit_rows=fit_rows, config=alone, seed=seed, folder=out)
+    data = (cutouts, task, fit_rows, select_rows, views, fit)
+    options: dict[str, Any] = {"seed": config.seed, "title": "finetune", "quiet": quiet}
+    network, result = fit_labels(copy.deepcopy(pretrained), *data, folder=out, **options)
     if config.unlabelled:
-        uses["pseudo_label"] = pool = np.setdiff1d(pool, select_rows)
-        folder = out / "self-training"
-        network, students = self_train(learn, network, pretrained, cutouts, task, fit_rows, pool, fit, seed, folder)
+        uses["pseudo_label"] = np.setdiff1d(pool, select_rows)
+        network, students = self_train(network, pool, pretrained, *data, folder=out / "self-training", **options)
         result = students.after(result)
     network.history = provenance.record(cutouts, uses, before)
-    for warning in (network.history.warning, pretrained.normalisation.warning):
-        add_warning(result.warnings, warning)
+    result.warn("finetune", network.history.warning, pretrained.normalisation.warning)
     if rank() == 0:
         save_network(out, network)
     run.finish(

@@ -52,6 +52,7 @@ def fit_labels(
     title: str,
     quiet: bool = False,
     test: tuple[Images, np.ndarray] | None = None,
+    consistency: float = 0.0,
 ) -> tuple[Network, FitResult]:
     """Fit the backbone of `start` (in place) and a new head to labels.
 
@@ -68,13 +69,14 @@ def fit_labels(
         title: name for the progress bar and messages.
         quiet: show no progress.
         test: images and truth whose loss and accuracy are recorded in `metrics.csv`, and select nothing.
+        consistency: weight of the loss between two views of every image, for students of self-training.
 
     Returns:
         (network, result): the fitted network, or its linear probe where that is better on `select_rows`.
     """
     seed_torch(seed)
     start.backbone.set_trainable()  # a teacher's has no gradients
-    method = _supervised(start.backbone, task, task.truth[fit_rows], config)
+    method = _supervised(start.backbone, task, task.truth[fit_rows], config.label_smoothing, consistency)
     crops = method.needs.global_crops
     augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, crops, False, task.targets)
     start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)
@@ -96,11 +98,10 @@ def fit_labels(
     def evaluate(learner: Method) -> dict[str, float]:
         metrics: dict[str, float] = {}
         for name, (images, truth) in held_out.items():
-            outputs = _network(learner, start, task).outputs(images, turns=False)
-            if task.is_regression:
-                metrics[f"{name}_loss"] = _mean_error(outputs, truth, method.scaler)
-            else:
-                metrics[f"{name}_loss"] = cross_entropy(outputs, truth)
+            network = _network(learner, start, task)
+            outputs = network.outputs(images, turns=False)
+            metrics[f"{name}_loss"] = _loss(network, outputs, truth)
+            if not task.is_regression:
                 metrics[f"{name}_accuracy"] = float((outputs.argmax(1) == truth).mean())
         return metrics
 
@@ -124,41 +125,37 @@ def fit_labels(
     if probe is None or loss <= probe_loss:
         return network, result
     result.used_probe = True
-    result.warnings.append(
-        f"fine-tuning did not improve on the linear probe (validation loss {loss:.3f} vs {probe_loss:.3f}); "
-        "keeping the probe"
-    )
+    losses = f"validation loss {loss:.3f} vs {probe_loss:.3f}"
+    result.warn(title, f"fine-tuning did not improve on the linear probe ({losses}); keeping the probe")
     return probe, result
 
 
 def calibrate(network: Network, images: np.ndarray, truth: np.ndarray) -> float:
-    """Set the temperature of a classifier from held-out labels; return the loss on them.
+    """Set the temperature of a classifier from held-out labels; return the loss on them at that temperature."""
 
-    The loss is the cross-entropy at that temperature or, of regressed values, the mean absolute error in standard
-    deviations.
-    """
-    network.temperature, loss = run_on_rank_zero(partial(_temperature_and_loss, network, images, truth))
+    def measure() -> tuple[float, float]:
+        outputs = network.outputs(images)
+        temperature = 1.0 if network.targets else fit_temperature(outputs, truth)
+        return temperature, _loss(network, outputs / temperature, truth)
+
+    network.temperature, loss = run_on_rank_zero(measure)
     return loss
 
 
-def _temperature_and_loss(network: Network, images: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    outputs = network.outputs(images)
+def _loss(network: Network, outputs: np.ndarray, truth: np.ndarray) -> float:
+    """Cross-entropy of logits or, of values, their mean absolute error in standard deviations of the training ones."""
     if network.targets:
-        return 1.0, _mean_error(outputs, truth, network.scaler)
-    temperature = fit_temperature(outputs, truth)
-    return temperature, cross_entropy(outputs / temperature, truth)
+        return float(np.abs((outputs - truth) / network.scaler.std).mean())
+    return cross_entropy(outputs, truth)
 
 
-def _mean_error(outputs: np.ndarray, truth: np.ndarray, scaler: TargetScaler) -> float:
-    """Mean absolute error of regressed values [N, columns] in standard deviations of the training ones."""
-    return float(np.abs((outputs - truth) / scaler.std).mean())
-
-
-def _supervised(backbone: Backbone, task: Task, truth: np.ndarray, config: FitConfig) -> Supervised:
+def _supervised(
+    backbone: Backbone, task: Task, truth: np.ndarray, label_smoothing: float, consistency: float
+) -> Supervised:
     """The method that learns `task`; the scale of regressed columns is that of `truth`."""
     if not task.is_regression:
-        create = partial(Consistency, weight=config.consistency) if config.consistency else Supervised
-        return create(backbone, classes=task.n_outputs, label_smoothing=config.label_smoothing)
+        create = partial(Consistency, weight=consistency) if consistency else Supervised
+        return create(backbone, classes=task.n_outputs, label_smoothing=label_smoothing)
     scaler = TargetScaler.fit(truth, task.targets, backbone.target_head is not None)
     return Supervised(backbone, targets=task.targets, scaler=scaler)
 

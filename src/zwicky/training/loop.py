@@ -115,9 +115,8 @@ def fit(
                     evaluating += time.monotonic() - began
                 progress.rows.append(row)
                 bar.metrics(row)
-                warning = method.diagnose(row) if step + 1 > n_steps * DIAGNOSE_AFTER else None
-                if add_warning(progress.warnings, warning) and fabric.is_global_zero:
-                    bar.say(f"warning: {title}: {warning}")
+                if step + 1 > n_steps * DIAGNOSE_AFTER:
+                    progress.warn(title, method.diagnose(row))
                 if fabric.is_global_zero:
                     state.save(now=step + 1 == n_steps)
             bar.advance()
@@ -161,14 +160,6 @@ class MetricsLog:
         means = {name: float(total) / self._count for name, total in zip(self._sums, sums, strict=True)}
         self._sums, self._count = {}, 0
         return means
-
-
-def add_warning(warnings: list[str], message: str | None) -> bool:
-    """Append a message unless one of its kind, the text before its colon, is there; return whether it was added."""
-    if message is None or message.split(":")[0] in {warning.split(":")[0] for warning in warnings}:
-        return False
-    warnings.append(message)
-    return True
 
 
 def _count_flops(method: Method, loader: BatchLoader, config: TrainConfig) -> float:

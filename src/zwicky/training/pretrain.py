@@ -24,7 +24,7 @@ from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import PretrainConfig
 from zwicky.training.distributed import rank
 from zwicky.training.loader import TrainingSet, find_partners
-from zwicky.training.loop import add_warning, fit
+from zwicky.training.loop import fit
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.run import Run, fingerprint
 
@@ -79,8 +79,7 @@ def pretrain(
     data, run_fit = TrainingSet(cutouts.images, rows, partners=partners), partial(fit, evaluate=evaluate, quiet=quiet)
     result = run_fit(method, data, augment, config.train, seed=config.seed, folder=out, title=title)
     network.history = provenance.record(cutouts, {"pretrain": rows}, network.history)
-    for warning in (network.history.warning, normalisation.warning):
-        add_warning(result.warnings, warning)
+    result.warn(title, network.history.warning, normalisation.warning)
     if rank() == 0:
         save_network(out, network)
     run.finish(**cost(result, network.backbone), images=len(rows), warnings=result.warnings)

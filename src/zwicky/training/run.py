@@ -30,9 +30,10 @@ PACKAGES = ("torch", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarr
 class Run:
     """A run directory: `config.yaml`, `run.json`, `checkpoint/`, `metrics.csv` and results. Writes are atomic.
 
-    A directory with the same kind, settings `config` and `fingerprint` of the data resumes. With others it is refused
-    with UserError, unless nothing was trained yet. Rank 0 reads and writes for all processes. `files` are those the
-    run starts from, by the dotted name of their setting; they are compared by content, a run by that of its weights.
+    A directory with the same kind, settings `config`, `arguments` besides them and `fingerprint` of the data resumes.
+    With others it is refused with UserError, unless nothing was trained yet. Rank 0 reads and writes for all processes.
+    `files` are those the run starts from, by the dotted name of their setting; they are compared by content, a run by
+    that of its weights. `config.yaml` has the settings alone, so that it is a recipe of the same command.
     """
 
     def __init__(
@@ -43,13 +44,15 @@ class Run:
         seed: int,
         data: str,
         files: Mapping[str, Path | str | None] | None = None,
+        **arguments: Any,
     ) -> None:
         self.path = Path(path)
         if not 0 <= seed < MAX_SEED:
             raise UserError(f"seed is {seed}; choose 0 or more, below {MAX_SEED}")
         paths = {name: weights_file(path) for name, path in (files or {}).items() if path}
         digests = {name: file_digest(path) for name, path in paths.items() if path.is_file()}
-        self.info = run_on_rank_zero(lambda: self._open(kind, to_plain(config), seed, data, digests))
+        same = {"kind": kind, "data": data, "files": digests, "arguments": to_plain(arguments)}
+        self.info = run_on_rank_zero(lambda: self._open(to_plain(config), seed, same))
         if self.info["data"] != data:
             raise UserError("this process has other data than rank 0; give all machines the same store")
         self._started = time.monotonic() - self.info["seconds"]
@@ -65,21 +68,18 @@ class Run:
         if rank() == 0:
             write_json(self.path / "run.json", self.info)
 
-    def _open(self, kind: str, settings: dict[str, Any], seed: int, data: str, files: dict[str, str]) -> dict[str, Any]:
-        """Return `run.json`, new unless the run resumes."""
+    def _open(self, settings: dict[str, Any], seed: int, same: dict[str, Any]) -> dict[str, Any]:
+        """Return `run.json`, new unless the run resumes; `same` are the entries that a resumed one shares."""
         is_run = (self.path / "run.json").exists()
-        if is_run and self._resumes(kind, settings, data, files):
+        if is_run and self._resumes(settings, **same):
             return read_json(self.path / "run.json")
         if not is_run and self.path.exists() and (not self.path.is_dir() or any(self.path.glob("[!.]*"))):
             raise UserError(f"{self.path} exists and is not a zwicky run; choose another --out")
         from_command_line = Path(sys.argv[0]).name in ("zwicky", "__main__.py")
-        info = {
-            "kind": kind,
+        info = same | {
             "command": " ".join(["zwicky", *sys.argv[1:]]) if from_command_line else None,
             "schema_version": SCHEMA_VERSION,
             "seed": seed,
-            "data": data,
-            "files": files,
             "started": _now(),
             "finished": None,
             "seconds": 0.0,
@@ -91,7 +91,9 @@ class Run:
         write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         return info
 
-    def _resumes(self, kind: str, settings: dict[str, Any], data: str, files: dict[str, str]) -> bool:
+    def _resumes(
+        self, settings: dict[str, Any], kind: str, data: str, files: dict[str, str], arguments: dict[str, Any]
+    ) -> bool:
         """Whether the directory holds this run; False if it holds another that has not trained anything."""
         info = read_json(self.path / "run.json")
         if info.get("schema_version") != SCHEMA_VERSION:
@@ -101,8 +103,9 @@ class Run:
         if not (self.path / "config.yaml").exists():
             return False
         shared = files.keys() & info["files"].keys()
-        before = _flat(read_settings(self.path / "config.yaml")) | {name: info["files"][name] for name in shared}
-        after = _flat(settings) | {name: files[name] for name in shared}
+        recorded = read_settings(self.path / "config.yaml") | info.get("arguments", {})
+        before = flat(recorded) | {name: info["files"][name] for name in shared}
+        after = flat(settings | arguments) | {name: files[name] for name in shared}
         changed = sorted(name for name in before | after if before.get(name) != after.get(name))
         if not changed and info["data"] == data:
             return True
@@ -130,8 +133,8 @@ def to_plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda item: vars(item) if is_dataclass(item) else str(item)))
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name."""
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings by dotted name."""
     return pd.json_normalize(settings).to_dict("records")[0]
 
 

@@ -7,17 +7,17 @@ are learned from augmented views.
 
 import copy
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from zwicky.augment.config import ViewsConfig
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig
-from zwicky.training.loop import add_warning
+from zwicky.training.fit_labels import fit_labels
 from zwicky.training.network import Network
 from zwicky.training.task import Task
 
@@ -38,58 +38,71 @@ def check_self_training(config: FitConfig, is_regression: bool) -> None:
 
 
 def self_train(
-    learn: Callable[..., tuple[Network, FitResult]],
     teacher: Network,
+    unlabelled: np.ndarray,
     start: Network,
     cutouts: Cutouts,
     task: Task,
     fit_rows: np.ndarray,
-    unlabelled: np.ndarray,
+    select_rows: np.ndarray,
+    views: ViewsConfig,
     config: FitConfig,
+    *,
     seed: int,
     folder: Path,
+    title: str,
+    quiet: bool = False,
 ) -> tuple[Network, FitResult]:
     """Fit `start` to the labels of `fit_rows` and to pseudo-labels of `unlabelled`, whose labels are not read.
 
     Args:
-        learn: `fit_labels`, with everything given but start, task, fit_rows, config, seed and folder.
         teacher: network fitted to `fit_rows`; of a later round it is the last student.
+        unlabelled: rows to pseudo-label, those of `fit_rows` and `select_rows` left out.
         start: network that the teacher was fitted from; a copy is fitted, as by `config.student` or for as many steps.
-        cutouts: the data set.
+        cutouts: this and task, fit_rows, select_rows and views as of `fit_labels`.
         task: the classes.
-        fit_rows: rows of `cutouts` with labels to train on.
-        unlabelled: rows to pseudo-label, those of `fit_rows` left out; not those that select the weights.
+        fit_rows: rows to train on.
+        select_rows: rows for selection.
+        views: augmentation.
         config: the fit; `self_training` is the number of rounds.
         seed: of the last round; each round before has another, since batches in the same order would repeat the
             teacher's mistakes.
         folder: as of `fit_labels`; earlier rounds have folders in it while they run.
+        title: name for the progress bar and messages.
+        quiet: show no progress.
 
     Returns:
         (network, result): the last student and the cost of all rounds, or the teacher if no image is without a label.
     """
-    rows = np.setdiff1d(unlabelled, fit_rows)
+    rows = np.setdiff1d(unlabelled, np.concatenate([fit_rows, select_rows]))
+    result = FitResult()
     if not len(rows):
-        return teacher, FitResult(warnings=["self-training: no image is without a label; the network is its teacher"])
+        result.warn(title, "self-training: no image is without a label; the network is its teacher")
+        return teacher, result
     copies = max(round(LABELLED / (1 - LABELLED) * len(rows) / len(fit_rows)), 1)
     if config.student is None:
         steps = config.train.steps(len(fit_rows))
         config = replace(config, train=replace(config.train, min_steps=steps, max_steps=steps, pflops=0.0))
     else:
         config = replace(config, train=config.student)
-    result, drift = FitResult(), None
     for number in range(config.self_training, 0, -1):
         predicted = teacher.probabilities(cutouts.take(rows).images)
         valid = np.isfinite(predicted).all(1)  # an image without a valid pixel has no prediction
         rows, predicted = rows[valid], predicted[valid]
-        learned, drift = pseudo_labelled(task, fit_rows, rows, predicted), _drift(task, fit_rows, predicted)
+        learned = pseudo_labelled(task, fit_rows, rows, predicted)
         both = np.concatenate([np.tile(fit_rows, copies), rows])
-        where = folder if number == 1 else folder / f"before{number - 1}"
-        this = {"task": learned, "fit_rows": both, "seed": seed + ROUND_SEED * (number - 1), "folder": where}
-        teacher, student = learn(copy.deepcopy(start), config=config, **this)
+        teacher, student = fit_labels(
+            *(copy.deepcopy(start), cutouts, learned, both, select_rows, views, config),
+            seed=seed + ROUND_SEED * (number - 1),
+            folder=folder if number == 1 else folder / f"before{number - 1}",
+            title=title,
+            quiet=quiet,
+            consistency=config.consistency,
+        )
         result = student.after(result)
     for path in folder.glob("before*"):
         shutil.rmtree(path)
-    add_warning(result.warnings, drift)
+    result.warn(title, _drift(task, fit_rows, predicted))
     return teacher, result
 
 
