@@ -78,7 +78,7 @@ for folder in Path(sys.argv[1]).iterdir():
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
     """zwicky computes in bfloat16 where that is fast; the files are compared in float32."""
-    monkeypatch.setattr("zwicky.training.network.use_bf16", lambda *_: False)
+    monkeypatch.setattr("zwicky.training.distributed.use_bf16", lambda *_: False)
 
 
 @pytest.fixture(scope="module")

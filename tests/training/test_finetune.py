@@ -1,6 +1,7 @@
 """Fine-tuning: what is learned, from which objects, and what is refused."""
 
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +33,7 @@ from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import new_network, pretrain
 from zwicky.training.task import Task
 
-from ..conftest import SMALL_VIT
+from ..conftest import SMALL_VIT, small_options
 from .conftest import STILL
 
 DIRECTED = ["flux", "vector:dx/dy", "spin2:e1/e2"]
@@ -268,27 +269,22 @@ def test_a_planted_signal_is_learned(tmp_path, make_blobs, tune, finetune_config
     assert table["value"][table["metric"] == "r2"].min() > 0.7
 
 
-@pytest.mark.parametrize("mirror", [True, False])
-def test_the_scale_of_directed_targets_is_that_of_the_equivariant_head(mirror, tune, finetune_config):
-    config = finetune_config(targets=DIRECTED, labels=0, steps=1)
-    options = {"width": 32, "depth": 1, "radii": 8, "angles": 32, "stem": [8, 16, 16], "mirror": mirror}
-    config.backbone = BackboneConfig("polar_vit", options)
-    scaler = tune(config, start=None).scaler
-    assert scaler.mean[1:] == (0, 0, 0, 0)
-    assert (scaler.std[1], scaler.std[3]) == (scaler.std[2], scaler.std[4])
-
-
-def test_directed_targets_of_an_equivariant_network_rotate(tmp_path, tune, data, finetune_config):
+@pytest.mark.parametrize(
+    ("name", "options"), [("d4_vit", {}), ("polar_vit", {"angles": 64}), ("polar_vit", {"angles": 64, "mirror": False})]
+)
+def test_directed_targets_of_an_equivariant_network_rotate(tmp_path, tune, data, finetune_config, name, options):
     config = finetune_config(targets=DIRECTED, labels=0, steps=3)
-    config.backbone = BackboneConfig("d4_vit", SMALL_VIT)
+    config.backbone = BackboneConfig(name, small_options(name) | options)
     tune(config, start=None)
     network, images = load_network(tmp_path / "run"), data[0].images[:20]
     assert network.scaler.mean[1:] == (0, 0, 0, 0)
+    assert network.scaler.std[1] == network.scaler.std[2]
+    assert network.scaler.std[3] == network.scaler.std[4]
     upright = network.outputs(images, turns=False)
     rotated = network.outputs(np.ascontiguousarray(np.rot90(images, axes=(2, 3))), turns=False)
     # rot90 takes (x, y) to (y, −x), and a spin-2 pair to its opposite.
     expected = upright[:, [0, 2, 1, 3, 4]] * [1, 1, -1, -1, -1]
-    assert np.allclose(rotated, expected, atol=1e-4 * upright[:, 1:].std(0).max())
+    assert np.allclose(rotated, expected, atol=1e-3 * upright[:, 1:].std(0).max())
     assert upright[:, 1:].std(0).min() > 1e-5
 
 
@@ -399,13 +395,13 @@ def test_a_fit_that_does_harm_gives_back_the_probe(
     config.fit.head = "probe"
     if targets:  # two standard deviations off, so that fitting can only help
         monkeypatch.setattr(LinearProbe, "to_linear", lambda _: (np.zeros((1, 32)), np.array([2.0])))
-    tune(config, labels=labels)
+    with warnings.catch_warnings(record=True) as given:
+        tune(config, labels=labels)
     weights = load_network(tmp_path / "run").backbone.state_dict()  # as it was saved
     kept = all(torch.equal(v, weights[name]) for name, v in load_network(started).backbone.state_dict().items())
     assert kept == (lr == 30.0)
-    assert (
-        any("keeping the probe" in warning for warning in read_json(tmp_path / "run" / "run.json")["warnings"]) == kept
-    )
+    for texts in (read_json(tmp_path / "run" / "run.json")["warnings"], [str(one.message) for one in given]):
+        assert any("keeping the probe" in text for text in texts) == kept
 
 
 @pytest.mark.parametrize("blur", [0.0, 1.0])

@@ -28,34 +28,10 @@ def recipe(size, bands, objects, labels, pixel_scale=None):
     return settings_of(BenchmarkConfig, given)
 
 
-def step_memory(name, backbone, views, train, size, bands, options, batch=8):
-    """Take a step of a method; return the bytes that backward keeps, and of weights, their gradients and copies."""
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(batch, bands, size, size)).astype(np.float32)
-    names = [str(band) for band in range(bands)]
-    method = methods.create(name, backbone, **options)
-    augment = Augment.for_method(method.needs, views, Normalisation.fit(images, names), (size, size), names)
-    targets = torch.arange(batch) % 2 if method.needs.targets else None
-    drawn = augment(torch.from_numpy(images), torch.arange(batch), seed=0, step=0, targets=targets)
-    kept = 0
-
-    def pack(tensor):
-        nonlocal kept
-        kept += tensor.nbytes
-        return tensor
-
-    optimizer = make_optimizer(method, train)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = method(drawn)["loss"]
-    loss.backward()
-    optimizer.step()
-    assert torch.isfinite(loss)
-    weights = sum(parameter.nbytes for parameter in method.parameters())
-    return kept + images.nbytes, 5 * weights  # and gradients, AdamW's two moments, the average of the weights
-
-
-def check_steps(size, bands, config, batches):
-    """Take steps of 8 images; memory is that of the batches."""
+def check_steps(size, bands, config, batches, count=8):
+    """Take a step of pretraining and of a fit; what backward keeps of a batch, and the weights, fit in memory."""
+    images, names = np.random.default_rng(0).normal(size=(count, bands, size, size)).astype(np.float32), [*"123456"]
+    normalisation = Normalisation.fit(images, names[:bands])
     network, simmim = config.backbones["polar"], config.methods["simmim"]
     for name, views, train, options, batch in (
         ("simmim", simmim.views, simmim.train, simmim.method.options, batches[0]),
@@ -63,8 +39,18 @@ def check_steps(size, bands, config, batches):
     ):
         side = views.resolved((size, size)).image_size
         backbone = backbones.create(network.name, bands=bands, image_size=side, **network.options)
-        kept, weights = step_memory(name, backbone, views, train, size, bands, options)
-        assert kept * batch / 8 + weights < MEMORY
+        method = methods.create(name, backbone, **options)
+        augment = Augment.for_method(method.needs, views, normalisation, (size, size), names[:bands])
+        targets = torch.arange(count) % 2 if method.needs.targets else None
+        drawn = augment(torch.from_numpy(images), torch.arange(count), seed=0, step=0, targets=targets)
+        optimizer, kept = make_optimizer(method, train), [images.nbytes]
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.nbytes) or x, lambda x: x):
+            loss = method(drawn)["loss"]
+        loss.backward()
+        optimizer.step()
+        assert torch.isfinite(loss)
+        weights = 5 * sum(p.nbytes for p in method.parameters())  # and gradients, AdamW's two moments, their average
+        assert sum(kept) * batch / count + weights < MEMORY
 
 
 @pytest.mark.parametrize(("size", "bands", "objects", "labels"), [(32, 1, 100, 10), (64, 3, 10**4, 100)])

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from zwicky.io import read_json, replacing, write_json, write_table
 from zwicky.parallel import map_parts
 from zwicky.rng import numpy_rng
 from zwicky.simulate.stream import SIMULATION, Data, open_data
-from zwicky.training.budget import Fits, fits_of, spend, timed
+from zwicky.training.budget import Fits, fits_of, spend
 from zwicky.training.config import FitConfig
 from zwicky.training.distributed import device
 from zwicky.training.pretrain import check_pretraining
@@ -175,25 +175,27 @@ def spend_on_benchmark(
         arms = make_arms(config)
         runner, first, most = CellRunner(config, cutouts, task, folder, quiet=True), draws[0], max(draws[0].fit_counts)
 
-        def pretraining(arm: Arm) -> Callable[[Path], float]:
-            folder = runner.pretrain_folder(arm, first)
-            return lambda _: timed(lambda _: runner.pretrained(arm, first))(folder)
+        def pretraining(arm: Arm, _: Path) -> float:
+            runner.pretrained(arm, first)
+            return read_json(runner.pretrain_folder(arm, first) / "run.json")["step_seconds"]
 
-        def fitting(arm: Arm, fit: FitConfig) -> Callable[[Path], float]:
-            return lambda path: runner.fit(arm, fit, first, most, path)[1]["step_seconds"]
+        def fitting(arm: Arm, fit: FitConfig, path: Path) -> float:
+            return runner.fit(arm, fit, first, most, path)[1]["step_seconds"]
 
         result = []
         networks = [arm for arm in arms if arm.trains_network and arm.tta and arm.protocol != "self_training"]
-        trained = {name: options for name, options in config.methods.items() if not options.weights}
-        for name, options in trained.items():
-            used = {arm.backbone: arm for arm in arms if arm.kind == "ssl" and arm.method == name}
-            runs = [(len({runner.pretrain_folder(arm, d) for d in draws}), pretraining(arm)) for arm in used.values()]
+        for name, options in config.methods.items():
+            if options.weights:
+                continue
+            used = {arm.backbone: arm for arm in arms if arm.kind == "ssl" and arm.method == name}.values()
+            folders = {arm: {runner.pretrain_folder(arm, draw) for draw in draws} for arm in used}
+            runs = [(len(folders[arm]), partial(pretraining, arm)) for arm in used]
             result.append(Fits(options.train, len(first.pretrain_rows(cutouts)), runs))
         for kind, fit in (("ssl", config.finetune), ("supervised", config.scratch), ("baseline", config.convnet)):
             if fit is not None and (used_by := [arm for arm in networks if arm.kind == kind]):
                 count = len(draws) * len(set(first.fit_counts))
                 rounds = {arm: fit.self_training * (arm.backbone in config.self_training) for arm in used_by}
-                trials = [(count, rounds[arm], fitting(arm, fit)) for arm in used_by]
+                trials = [(count, rounds[arm], partial(fitting, arm, fit)) for arm in used_by]
                 result += fits_of(fit, len(first.rows(cutouts, most)[0]), len(first.pretrain_rows(cutouts)), trials)
         return result
 

@@ -23,7 +23,7 @@ from zwicky.io import NETWORK, WEIGHTS, read_json, replacing, write_json
 from zwicky.methods.supervised import TargetScaler
 from zwicky.provenance import TrainingObjects
 from zwicky.training.checkpoint import save_weights
-from zwicky.training.distributed import device, use_bf16
+from zwicky.training.distributed import autocast, device
 from zwicky.training.task import columns_of
 
 SCHEMA_VERSION = 2
@@ -154,12 +154,12 @@ class Network:
         """[N, K] mean of `function` over the D4 transformations of each image."""
         on = next(self.backbone.parameters()).device
         # The mean of eight removes the rounding of bfloat16; the single view of an invariant network must be exact.
-        bf16 = use_bf16("auto", self.backbone) and not self.backbone.invariant
+        precision = "float32" if self.backbone.invariant else "auto"
         images = images if isinstance(images, LazyImages) else as_pixels(images, len(self.bands))
         if not len(images):  # timm's networks take no empty batch
             return self._mean_over_d4(function, np.zeros((1, *images.shape[1:]), images.dtype), turns)[:0]
         result = np.empty(0)
-        with eval_mode(self.backbone, self.head), torch.autocast(on.type, torch.bfloat16, enabled=bf16):
+        with eval_mode(self.backbone, self.head), autocast(self.backbone, precision):
             # A block of a transformer then stays in the cache of a core.
             for rows in batches(len(images), 256 if on.type == "cuda" else 64):
                 pixels = images[rows]
