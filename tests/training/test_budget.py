@@ -14,9 +14,9 @@ from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, Tr
 from zwicky.training.run import to_plain
 
 
-def trial_of(train, seconds, overhead, clock):
+def trial_of(trains, seconds, overhead, clock):
     def trial(folder):
-        assert train.min_steps == train.max_steps == TRIAL_STEPS
+        assert {steps for train in trains for steps in (train.min_steps, train.max_steps)} == {TRIAL_STEPS}
         clock[0] += overhead + TRIAL_STEPS * seconds
         return seconds
 
@@ -34,9 +34,9 @@ def clock(monkeypatch):
 def test_what_is_bought_takes_the_budget(tmp_path, clock, minutes):
     """The time of all fits, overheads and trials is the budget without the reserve; ratios of steps are kept."""
     config = PretrainConfig(train=TrainConfig(min_steps=1000, max_steps=1000))
-    fast, slow = config.train, TrainConfig(min_steps=200, max_steps=200)
-    trials = [(3, trial_of(slow, 0.2, 0.5, clock)), (1, trial_of(slow, 0.4, 1.0, clock))]
-    used = [Fits(fast, 500, [(1, trial_of(fast, 0.05, 2.0, clock))]), Fits(slow, 500, trials)]
+    fast, slow = both = config.train, TrainConfig(min_steps=200, max_steps=200)
+    trials = [(3, trial_of(both, 0.2, 0.5, clock)), (1, trial_of(both, 0.4, 1.0, clock))]
+    used = [Fits(fast, 500, [(1, trial_of(both, 0.05, 2.0, clock))]), Fits(slow, 500, trials)]
     spend(minutes, config, tmp_path, lambda folder: used, other=3.0)
     assert config.budget_minutes == minutes
     total = clock[0] + 3.0 + (2.0 + 3 * 0.5 + 1.0) + fast.max_steps * 0.05 + slow.max_steps * (3 * 0.2 + 0.4)
@@ -57,7 +57,7 @@ def test_students_are_counted_with_their_teachers_or_by_themselves():
 
 def test_too_small_a_budget_is_said_and_steps_remain(tmp_path, clock, capsys):
     config = PretrainConfig()
-    used = [Fits(config.train, 64, [(1, trial_of(config.train, 9.0, 1.0, clock))])]
+    used = [Fits(config.train, 64, [(1, trial_of([config.train], 9.0, 1.0, clock))])]
     spend(0.1, config, tmp_path, lambda folder: used)
     assert config.train.min_steps == config.train.max_steps == LEAST_STEPS
     assert "too few" in capsys.readouterr().err

@@ -32,7 +32,7 @@ class Fits:
 
     train: TrainConfig  # their settings, of which the steps are set
     images: int  # number of images they train on
-    trials: list[tuple[int, Callable[[Path], float]]]
+    trials: Sequence[tuple[int, Callable[[Path], float]]]
 
 
 def fits_of(
@@ -84,6 +84,7 @@ def spend(
             fit.train.pflops = 0.0
             wanted[id(fit)] = fit.train.steps(fit.images)
             fit.train.min_steps = fit.train.max_steps = TRIAL_STEPS
+        for fit in used:  # all are short now: the trial of a teacher trains its students
             for number, (count, trial) in enumerate(fit.trials):
                 start = time.monotonic()
                 # A few steps learn nothing, which is no warning.
