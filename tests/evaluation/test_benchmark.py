@@ -317,9 +317,10 @@ def test_the_split_of_the_data_is_kept():
         assert set(draw.split.ids("test")) == {ids[0], *ids[61:80]}
         assert set(draw.subsets[57][0]) | set(draw.subsets[57][1]) == set(ids[3:60])
         assert set(cutouts.ids[draw.pretrain_rows(cutouts)]) == {*ids[3:60], *ids[85:]}
-    for role in ("train", "test"):
+    lenses = {i: "test" if labels.values.get(i) == "lens" else "train" for i in ids}
+    for bad in (dict.fromkeys(ids, "train"), dict.fromkeys(ids, "test"), lenses):
         with pytest.raises(UserError, match=r"--design\.split null"):
-            make_label_draws(small_config(), cutouts, labels, Split("holdout", dict.fromkeys(ids, role)))
+            make_label_draws(small_config(), cutouts, labels, Split("holdout", bad))
 
 
 def test_weights_in_place_of_a_pretraining(store, tmp_path):

@@ -11,6 +11,7 @@ import pandas as pd
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, clean_split, fold_splits, holdout_split, label_subsets, write_split
+from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import write_table
 from zwicky.training.fit_labels import divide_labels
@@ -60,6 +61,10 @@ def make_label_draws(
             )
         else:
             split = clean_split(given, cutouts, labels, design.group)
+            tested = set(labels.of(split.ids("test")))
+            if len(tested) == 1 < len(labels.classes):
+                only = f"split {split.name!r} of the data tests only {tested.pop()}"
+                raise UserError(f"{only}; correct it, or draw one with --design.split null")
         splits = [(split, f"draw {draw}") for draw in range(config.draws)]
     else:
         folds = fold_splits(
