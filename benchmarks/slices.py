@@ -20,11 +20,12 @@ import numpy as np
 
 from zwicky import cli, recipes
 from zwicky.cli.parsing import parse, settings_of
-from zwicky.evaluation.benchmark import _task, benchmark
+from zwicky.evaluation.benchmark import benchmark
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import read_json
 from zwicky.simulate.stream import open_data
 from zwicky.training.run import Run, fingerprint
+from zwicky.training.task import Task
 
 MEGABYTE = 2**20
 WEIGHTS = (
@@ -69,7 +70,8 @@ def drop_weights(folder: Path) -> float:
 def run(config: BenchmarkConfig, store: Path, out: Path, finished_parts: list[Path]) -> None:
     """Run a benchmark, or go on with it, with the cells that these parts have already."""
     data = open_data(store)
-    task, labels = _task(config, data.cutouts, data.labels)
+    task = Task.of(data.cutouts, data.labels, config.targets)
+    labels = task.strata(data.cutouts, data.labels)
     truth = task.truth if task.is_regression else labels.of(data.cutouts.ids)
     Run(out, "benchmark", config, config.seed, fingerprint(data.cutouts, np.arange(len(data.cutouts)), truth))
     for folder in finished_parts:

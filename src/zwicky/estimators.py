@@ -166,7 +166,7 @@ class _LensEstimator(BaseEstimator):
         fit = settings["scratch" if self._is_new else "finetune"]
         config = FitConfig(**fit | {"train": self._train(fit["train"])})
         views = ViewsConfig(**settings["label_views"])
-        views = replace(views, crop=start.views.crop, image_size=start.views.image_size)
+        views = replace(views, crop=start.views.crop)
         strata = np.zeros(len(cutouts), int) if task.is_regression else task.truth
         labels = Labels(dict(zip(cutouts.ids, map(str, strata), strict=True)))
         groups = dict(zip(cutouts.ids, find_groups(cutouts), strict=True))

@@ -83,7 +83,7 @@ def test_files_are_compared_by_content_not_by_path(tmp_path):
         path.write_bytes(content)
 
     def finetuning(path):
-        return Run(tmp_path / "run", "finetune", {"start": str(path)}, 0, "data", {"start": path})
+        return Run(tmp_path / "run", "finetune", {"seed": 0}, 0, "data", {"start": path}, start=path)
 
     trained(finetuning(first))
     first.unlink()

@@ -62,7 +62,7 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config, monkeypatch):
         known = task if truth is None else dataclasses.replace(task, truth=truth)
         fit = dataclasses.replace(finetune_config(steps=7).fit, self_training=rounds)
         data = (None, cutouts, known, rows, pool[-9:], None, fit)
-        return self_training.self_train(teacher, unlabelled, *data, seed=5, folder=tmp_path)
+        return self_training.self_train(teacher, unlabelled, *data, seed=5, folder=tmp_path, title="fit")
 
     monkeypatch.setattr(self_training, "fit_labels", learn)
     task, teacher = Task.classification(cutouts, labels), Teacher()

@@ -51,9 +51,10 @@ def benchmark(
     """
     _open_data.cache_clear()
     data = _open_data(source := store if str(store).startswith(SIMULATION) else Path(store).absolute())
-    cutouts, labels = data.cutouts, data.labels
+    cutouts = data.cutouts
     check_recipe(config, cutouts.size)
-    task, labels = _task(config, cutouts, labels)
+    task = Task.of(cutouts, data.labels, config.targets)
+    labels = task.strata(cutouts, data.labels)
     truth = task.truth if task.is_regression else labels.of(cutouts.ids)
     weights = {f"backbones.{name}.pretrained": backbone.source for name, backbone in config.backbones.items()}
     weights |= {f"methods.{n}.weights": BackboneConfig(pretrained=m.weights).source for n, m in config.methods.items()}
@@ -127,7 +128,7 @@ def _check_settings(config: BenchmarkConfig, cutouts: Cutouts, task: Task) -> No
 def _runner(config: BenchmarkConfig, source: Path, out: Path, quiet: bool) -> CellRunner:
     """Open the data, once a process, and return what runs the cells."""
     data = _open_data(source)
-    return CellRunner(config, data.cutouts, _task(config, data.cutouts, data.labels)[0], out, quiet)
+    return CellRunner(config, data.cutouts, Task.of(data.cutouts, data.labels, config.targets), out, quiet)
 
 
 def _pretrain(
@@ -149,14 +150,6 @@ def _run_cells(
     return [(arm, draw.index, count, runner.run(arm, draw, count)) for arm, draw, count in cells]
 
 
-def _task(config: BenchmarkConfig, cutouts: Cutouts, labels: Labels) -> tuple[Task, Labels]:
-    """What is learned, and the labels to draw from: for a regression one class of all objects whose truth is known."""
-    if not config.targets:
-        return Task.classification(cutouts, labels), labels
-    task = Task.regression(cutouts, config.targets)
-    return task, Labels(dict.fromkeys(cutouts.ids[task.known], "known"), source=labels.source)
-
-
 def spend_on_benchmark(
     minutes: float,
     config: BenchmarkConfig,
@@ -167,10 +160,10 @@ def spend_on_benchmark(
     longest: float = math.inf,
 ) -> None:
     """Set the steps of all fits of a benchmark so that it takes `minutes`; see `training.budget.spend`."""
-    cutouts = data.cutouts
-    task, labels = _task(config, cutouts, data.labels)
+    cutouts, task = data.cutouts, Task.of(data.cutouts, data.labels, config.targets)
 
     def fits(folder: Path) -> list[Fits]:
+        labels = task.strata(cutouts, data.labels)
         draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
         arms = make_arms(config)
         runner, first, most = CellRunner(config, cutouts, task, folder, quiet=True), draws[0], max(draws[0].fit_counts)

@@ -163,11 +163,10 @@ class CellRunner:
         start = self.pretrained(arm, draw) if arm.kind == "ssl" else self._new_network(arm, draw)
         provenance.check_no_leakage(self.cutouts, draw.test_rows(self.cutouts), start.history, "the test")
         began = time.monotonic()  # pretraining is shared by many cells and counted by itself
-        views = replace(self.config.label_views, crop=start.views.crop, image_size=start.views.image_size)
         (fit_rows, select_rows), pool = draw.rows(self.cutouts, labels), draw.pretrain_rows(self.cutouts)
         uses = {"fit": fit_rows, "select": select_rows, "normalise": pool}
 
-        data: Any = (start, self.cutouts, self.task, fit_rows, select_rows, views, fit)
+        data: Any = (start, self.cutouts, self.task, fit_rows, select_rows, self.config.label_views, fit)
         options: Any = {"seed": self._seed(draw), "folder": folder, "title": folder.name, "quiet": self.quiet}
         if arm.protocol == "self_training":
             uses["pseudo_label"] = np.setdiff1d(pool, select_rows)

@@ -90,11 +90,9 @@ def evaluation_text(table: pd.DataFrame) -> str:
 
 def _task(network: Network, cutouts: Cutouts, labels: Labels) -> Task:
     """The task of the network or, before fine-tuning, that of telling the labels apart."""
-    if network.targets:
-        return Task.regression(cutouts, network.targets)
     if network.classes:
         return Task(pd.Index(network.classes).get_indexer(labels.of(cutouts.ids)), classes=network.classes)
-    return Task.classification(cutouts, labels)
+    return Task.of(cutouts, labels, network.targets)
 
 
 def _predictions(

@@ -14,11 +14,11 @@ import pandas as pd
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import Arm
 from zwicky.evaluation.bootstrap import Bootstrap, Cell, Interval, Replicates
-from zwicky.evaluation.metrics import roc_curve
+from zwicky.evaluation.metrics import CLASSIFICATION, roc_curve
 from zwicky.evaluation.results import BenchmarkResult, read_table
 
 KINDS = ("ssl", "semi", "supervised", "baseline")
-METRICS = ("accuracy", "auc", "tpr0", "tpr10", "ece", "nll", "mae", "r2")
+METRICS = (*CLASSIFICATION, "mae", "r2")
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)  # false-positive rates at which purity is given
 ROC_POINTS = 150
 ROC_REPLICATES = 1000  # at most, since a curve takes longer than a number

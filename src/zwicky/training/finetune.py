@@ -55,7 +55,7 @@ def finetune(
     """
     if start is not None and (config.backbone is not None or config.normalisation is not None):
         raise UserError(f"finetune: {start} has a backbone and a normalisation; leave them out, or name a recipe")
-    task = Task.regression(cutouts, config.targets) if config.targets else Task.classification(cutouts, labels)
+    task = Task.of(cutouts, labels, config.targets)
     ids = _draw_labels(config, cutouts, labels, split, task)
     split.check_roles(ids, "learning from labels", ("train",))
     if "stratum" in cutouts.table and (cutouts.table["stratum"][cutouts.rows_of(ids)] == RANDOM_STRATUM).any():
@@ -79,16 +79,14 @@ def finetune(
     if from_scratch:
         seed_torch(config.seed)
         pretrained.backbone = backbones.create(**pretrained.backbone.config)
-    strata = Labels(dict.fromkeys(ids, "known")) if task.is_regression else labels  # regression needs no class labels
-    fit_rows, select_rows = map(cutouts.rows_of, divide_labels(ids, strata, config.fit, config.draw, split))
+    divided = divide_labels(ids, task.strata(cutouts, labels), config.fit, config.draw, split)
+    fit_rows, select_rows = map(cutouts.rows_of, divided)
     uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if start is None else {})
-    crop = config.views.crop or pretrained.views.crop
-    views = replace(config.views, crop=crop, image_size=pretrained.views.image_size)
     fit = replace(config.fit, head="random") if from_scratch else config.fit
 
     if config.unlabelled:
         check_self_training(fit, task.is_regression)
-    data = (cutouts, task, fit_rows, select_rows, views, fit)
+    data = (cutouts, task, fit_rows, select_rows, config.views, fit)
     options: dict[str, Any] = {"seed": config.seed, "title": "finetune", "quiet": quiet}
     network, result = fit_labels(copy.deepcopy(pretrained), *data, folder=out, **options)
     if config.unlabelled:

@@ -62,7 +62,7 @@ def fit_labels(
         task: what is learned.
         fit_rows: rows of `cutouts` to train on.
         select_rows: rows that select the weights and the temperature; with none, the last weights are returned.
-        views: augmentation.
+        views: augmentation; image size, and crop where it is null, are those of `start`.
         config: the fit.
         seed: seed of the head, order and augmentation.
         folder: receives `metrics.csv` and `checkpoint/`; a fit interrupted there resumes.
@@ -77,6 +77,7 @@ def fit_labels(
     seed_torch(seed)
     start.backbone.set_trainable()  # a teacher's has no gradients
     method = _supervised(start.backbone, task, task.truth[fit_rows], config.label_smoothing, consistency)
+    views = replace(views, crop=views.crop or start.views.crop, image_size=start.views.image_size)
     crops = method.needs.global_crops
     augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, crops, False, task.targets)
     start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)

@@ -45,6 +45,17 @@ class Task:
         parsed = parse_targets(targets)
         return cls(cutouts.numbers(columns_of(parsed)).astype(np.float32), targets=parsed)
 
+    @classmethod
+    def of(cls, cutouts: Cutouts, labels: Labels, targets: Sequence[str | Target]) -> Self:
+        """Return the regression of `targets` or, without any, the task of telling the classes of `labels` apart."""
+        return cls.regression(cutouts, targets) if targets else cls.classification(cutouts, labels)
+
+    def strata(self, cutouts: Cutouts, labels: Labels) -> Labels:
+        """Return the labels to draw from: for a regression one class of all objects whose values are known."""
+        if not self.is_regression:
+            return labels
+        return Labels(dict.fromkeys(cutouts.ids[self.known], "known"), source=labels.source)
+
     @property
     def learned(self) -> np.ndarray:
         """What the loss compares with: `soft` where given, else `truth`."""
