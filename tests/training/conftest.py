@@ -11,6 +11,7 @@ from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import make_cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import holdout_split
+from zwicky.data.store import write_store
 from zwicky.methods import MethodConfig
 from zwicky.training.config import FinetuneConfig, FitConfig, PretrainConfig, TrainConfig
 from zwicky.training.loader import TrainingSet
@@ -45,6 +46,18 @@ def blobs(count, seed=0, bands=2, size=16):
 @pytest.fixture(scope="session")
 def make_blobs():
     return blobs
+
+
+@pytest.fixture(scope="session")
+def store_of_blobs(tmp_path_factory):
+    """A function that writes blobs into a store and returns its path."""
+
+    def make(count, **options):
+        (cutouts, labels), path = blobs(count, **options), tmp_path_factory.mktemp("data") / "store"
+        write_store(cutouts.images, cutouts.table, path, bands=cutouts.bands, labels=labels)
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from zwicky import cli
-from zwicky.data.store import write_store
 from zwicky.errors import UserError
 from zwicky.training import budget
 from zwicky.training.budget import LEAST_STEPS, RESERVE, TRIAL_STEPS, Fits, fits_of, spend
@@ -78,20 +77,18 @@ def test_a_budget_needs_one_process(monkeypatch, tmp_path):
         spend(1, PretrainConfig(), tmp_path, lambda folder: [])
 
 
-def test_commands_keep_the_steps_they_bought(tmp_path, make_blobs, capsys):
-    cutouts, labels = make_blobs(48)
-    write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands, labels=labels)
-    small = ["--data", str(tmp_path / "store"), "--minutes", "0.02"]
-    polar = ["polar-finetune", "--size", "smoke", "--views.crop", "16", "--fit.train.evaluations=1", *small]
-    cli.run(["finetune", *polar, "--out", str(tmp_path / "fit")])
+def test_commands_keep_the_steps_they_bought(tmp_path, store_of_blobs, capsys):
+    store = ["--data", str(store_of_blobs(48))]
+    polar = ["polar-finetune", "--size", "smoke", "--views.crop", "16", "--fit.train.evaluations=1", *store]
+    polar += ["--minutes", "0.02", "--out", str(tmp_path / "fit")]
+    cli.run(["finetune", *polar])
     config = yaml.safe_load((tmp_path / "fit" / "config.yaml").read_text())
     steps = config["fit"]["train"]["max_steps"]
     assert steps == config["fit"]["train"]["min_steps"] >= LEAST_STEPS
     assert config["budget_minutes"] == 0.02
     assert f"fit.train {steps}" in capsys.readouterr().err
     written = (tmp_path / "fit" / "network.safetensors").stat().st_mtime
-    cli.run(["finetune", *polar, "--out", str(tmp_path / "fit")])  # finished: read back
+    cli.run(["finetune", *polar])  # finished: read back
     assert (tmp_path / "fit" / "network.safetensors").stat().st_mtime == written
-    recipe, store, out = (str(tmp_path / name) for name in ("fit/config.yaml", "store", "again"))
-    cli.run(["finetune", recipe, "--data", store, "--out", out])
+    cli.run(["finetune", str(tmp_path / "fit" / "config.yaml"), *store, "--out", str(tmp_path / "again")])
     assert yaml.safe_load((tmp_path / "again" / "config.yaml").read_text()) == config

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from zwicky import cli
-from zwicky.data.store import write_store
 from zwicky.io import read_json
 from zwicky.training import checkpoint
 from zwicky.training.distributed import local_world_size, rank, synchronise_batch_norm, world_size
@@ -124,14 +123,6 @@ def test_two_processes_equal_one(tmp_path):
         assert (one - two).norm() < 1e-4 * (one - start).norm(), name  # of what was learned
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, make_blobs):
-    cutouts, labels = make_blobs(60)
-    path = tmp_path_factory.mktemp("data") / "store"
-    write_store(cutouts.images, cutouts.table, path, bands=cutouts.bands, labels=labels)
-    return path
-
-
 def run_two(folder, store, *more, starter="torchrun"):
     """Run `zwicky pretrain` on two processes as torchrun or srun would; return (arguments, exit codes, output)."""
     arguments = ["pretrain", "dino", "--size", "smoke", "--data", str(store), "--out", str(folder / "two")]
@@ -171,8 +162,8 @@ def test_a_command_that_two_processes_cannot_share_is_one_line(monkeypatch, caps
 
 
 @pytest.mark.slow
-def test_a_batch_that_does_not_divide_is_one_line(tmp_path, store):
-    _, codes, output = run_two(tmp_path, store, "--train.batch_size=13")
+def test_a_batch_that_does_not_divide_is_one_line(tmp_path, store_of_blobs):
+    _, codes, output = run_two(tmp_path, store_of_blobs(60), "--train.batch_size=13")
     assert codes[0] != 0
     assert "13 images per step do not divide among 2 processes; set train.batch_size to 12" in output
     assert not (tmp_path / "two" / "checkpoint").exists()
@@ -180,8 +171,8 @@ def test_a_batch_that_does_not_divide_is_one_line(tmp_path, store):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("starter", ["torchrun", "srun"])
-def test_two_processes_write_one_run_that_equals_that_of_one(tmp_path, store, starter):
-    arguments, codes, output = run_two(tmp_path, store, starter=starter)
+def test_two_processes_write_one_run_that_equals_that_of_one(tmp_path, store_of_blobs, starter):
+    arguments, codes, output = run_two(tmp_path, store_of_blobs(60), starter=starter)
     assert set(codes) == {0}, output
     assert output.count("pretrained on") == 1
     one, two = tmp_path / "one", tmp_path / "two"

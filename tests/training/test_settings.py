@@ -11,7 +11,6 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Augment
 from zwicky.cli.parsing import parse, settings_of
-from zwicky.data.store import write_store
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.training.loop import make_optimizer
 from zwicky.training.settings import Facts, as_settings, choose, fit_views, largest_crop
@@ -123,10 +122,8 @@ def test_the_views_of_every_recipe_fit_small_images(name, side):
 
 
 @pytest.mark.parametrize("recipe_name", ["dino", "esvit"])
-def test_shipped_recipes_train_on_images_smaller_than_their_crop(recipe_name, tmp_path, capsys, make_blobs):
-    cutouts, labels = make_blobs(24, size=31)
-    write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands, labels=labels)
-    paths = [f"--data={tmp_path / 'store'}", f"--out={tmp_path / 'run'}"]
+def test_shipped_recipes_train_on_images_smaller_than_their_crop(recipe_name, tmp_path, capsys, store_of_blobs):
+    paths = [f"--data={store_of_blobs(24, size=31)}", f"--out={tmp_path / 'run'}"]
     fast = ["--train.max_steps=1", "--train.batch_size=8", "--train.precision=float32", "--views.local_crops=1"]
     cli.run(["pretrain", recipe_name, "--size=smoke", *paths, *fast])
     assert "crop 32 px does not fit images of 31 × 31 px; taking 31 px" in capsys.readouterr().err

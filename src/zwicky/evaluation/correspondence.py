@@ -93,12 +93,12 @@ def correspondence(
     ids = np.array([str(identifier) for identifier in cutouts.ids[rows]])
     groups = ids if groups is None else groups
 
-    subsets = {"": arrays["counted"], "informative_": arrays["informative_counted"]}
-    names = [subset + m + control for subset in subsets for m in MARGINS for control in ("", *CONTROLS)]
-    cells = {name: [_cell(ids, groups, subsets["informative_" * name.startswith("i")], arrays[name])] for name in names}
-    shares = Bootstrap(cells, REPLICATES, seed).apply(weighted_share)
     row: dict[str, Any] = {"objects": len(rows), "regions": f"{grid[0]}×{grid[1]}"}
-    for subset, total in subsets.items():
+    for subset in ("", "informative_"):
+        total = arrays[f"{subset}counted"]
+        names = [subset + measure + control for measure in MARGINS for control in ("", *CONTROLS)]
+        cells = {name: [_cell(ids, groups, total, arrays[name])] for name in names}
+        shares = Bootstrap(cells, REPLICATES, seed).apply(weighted_share)
         row[f"{subset}counted"] = int(total.sum())
         for name in (subset + measure for measure in MARGINS):
             interval = shares.interval(name)
