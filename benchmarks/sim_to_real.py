@@ -113,7 +113,7 @@ class Table:
     def record(self, test: str, arm: str, probabilities: np.ndarray, labels: int, repeat: int = 0) -> None:
         """Probabilities [M, 2] that an arm gives to a test."""
         it, self.labels[arm] = self.tests[test], labels
-        cell = Cell(repeat, repeat, None, it.ids, it.groups, it.truth, probabilities)
+        cell = Cell(it.ids, it.groups, it.truth, probabilities, repeat, repeat)
         self.cells[test].setdefault(arm, []).append(cell)
         auc = roc_auc_score(it.truth, probabilities[:, 1])
         print(f"{test}: {arm}, repeat {repeat}: AUC {auc:.3f}", flush=True)

@@ -47,7 +47,7 @@ def make_cells(random, draws=3, objects=60, seeds=(None,), signal=1.0, unit=lamb
         ids = np.array([f"o{n}" for n in range(objects)], dtype=object)
         groups = np.array([f"g{n // 2}" for n in range(objects)], dtype=object)
         seed = seeds[draw % len(seeds)]
-        cells.append(Cell(draw, unit(draw), seed, ids, groups, truth, np.stack([1 - lens, lens], 1)))
+        cells.append(Cell(ids, groups, truth, np.stack([1 - lens, lens], 1), draw, unit(draw), seed))
     return cells
 
 
@@ -59,7 +59,7 @@ def fold_cells(random, repeats=3, folds=5, objects=100):
         scores = truth + random.normal(size=objects)
         for fold, rows in enumerate(np.array_split(random.permutation(objects), folds)):
             predicted = np.stack([-scores[rows], scores[rows]], 1)
-            cells.append(Cell((repeat, fold), f"r{repeat}", 0, ids[rows], ids[rows], truth[rows], predicted))
+            cells.append(Cell(ids[rows], ids[rows], truth[rows], predicted, (repeat, fold), f"r{repeat}", 0))
     return cells
 
 
@@ -185,7 +185,7 @@ def test_intervals_cover_the_truth():
                 truth * random.normal(delta, scatter) + np.sqrt(0.7) * base + np.sqrt(0.3) * random.normal(size=objects)
                 for _ in range(draws)
             ]
-            arms[arm] = [Cell(d, d, None, ids, ids, truth, np.stack([-s, s], 1)) for d, s in enumerate(scores)]
+            arms[arm] = [Cell(ids, ids, truth, np.stack([-s, s], 1), d, d) for d, s in enumerate(scores)]
         replicates = applied(arms, replicates=200, seed=trial)
         interval = replicates.interval("a")
         covered += interval.low <= expected <= interval.high

@@ -38,13 +38,13 @@ BLOCK = 2**21  # object weights in memory at once
 class Cell:
     """One trained network and its N test objects."""
 
-    draw: Hashable  # the name of the draw or fold; the same draw has the same test objects in every arm
-    unit: Hashable  # what is resampled as a whole, within one seed: the draw, or the repeat that a fold belongs to
-    pretrain_seed: Hashable | None  # None where nothing was pretrained
     ids: np.ndarray  # [N]
     groups: np.ndarray  # [N]; objects of one group are resampled together
     truth: np.ndarray  # [N] int or [N, columns]; whatever the statistic takes
     predicted: np.ndarray  # [N, classes] probabilities or [N, columns]
+    draw: Hashable = 0  # the name of the draw or fold; the same draw has the same test objects in every arm
+    unit: Hashable = 0  # what is resampled as a whole, within one seed: the draw, or the repeat that a fold belongs to
+    pretrain_seed: Hashable | None = None  # None where nothing was pretrained
 
 
 @dataclass(frozen=True)

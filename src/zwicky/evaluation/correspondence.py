@@ -97,7 +97,7 @@ def correspondence(
     for subset in ("", "informative_"):
         total = arrays[f"{subset}counted"]
         names = [subset + measure + control for measure in MARGINS for control in ("", *CONTROLS)]
-        cells = {name: [_cell(ids, groups, total, arrays[name])] for name in names}
+        cells = {name: [Cell(ids, groups, total, arrays[name])] for name in names}
         shares = Bootstrap(cells, REPLICATES, seed).apply(weighted_share)
         row[f"{subset}counted"] = int(total.sum())
         for name in (subset + measure for measure in MARGINS):
@@ -120,11 +120,11 @@ def correspondence_pairs(
     for row, counts in zip(rows, arrays, strict=True):
         name = f"{row['network']} {row['method']}"
         networks[name] = row
-        unit = row["split"].split("f")[0], row["seed"]  # folds of a repeat, r0f0, r0f1, …, are resampled together
+        repeat = row["split"].split("f")[0]  # folds of a repeat, r0f0, r0f1, …, are resampled together
+        draw, unit = (row["split"], row["seed"]), (repeat, row["seed"])
         for measure in MARGINS:
-            cell = _cell(counts["objects"], counts["groups"], counts["counted"], counts[measure])
-            cell = replace(cell, draw=(row["split"], row["seed"]), unit=unit, pretrain_seed=row["seed"])
-            cells[measure].setdefault(name, []).append(cell)
+            tested, hits = (counts["objects"], counts["groups"]), (counts["counted"], counts[measure])
+            cells[measure].setdefault(name, []).append(Cell(*tested, *hits, draw, unit, row["seed"]))
     shares = {measure: Bootstrap(cells[measure], replicates, seed).apply(weighted_share) for measure in MARGINS}
     table = []
     for one, other in combinations(networks, 2):
@@ -138,10 +138,6 @@ def correspondence_pairs(
             names = (first["network"], first["method"], second["network"], second["method"])
             table.append((*names, measure, gap.value, gap.low, gap.high, objects))
     return pd.DataFrame(table, columns=PAIR_COLUMNS)
-
-
-def _cell(ids: np.ndarray, groups: np.ndarray, counted: np.ndarray, hits: np.ndarray) -> Cell:
-    return Cell(0, 0, None, ids, groups, counted.astype(np.float64), hits.astype(np.float64))
 
 
 def view_pairs(

@@ -61,10 +61,10 @@ def evaluate(
         write_table((out or run) / f"predictions-{name}.parquet", prediction_table(ids, groups, truth, predicted, task))
         if task.is_regression:
             for number, column in enumerate(task.columns):
-                cell = Cell(0, 0, None, ids, groups, truth[:, [number]], predicted[:, [number]])
+                cell = Cell(ids, groups, truth[:, [number]], predicted[:, [number]])
                 parts.append(_measure(column, cell, (column,), replicates))
         else:
-            parts.append(_measure(name, Cell(0, 0, None, ids, groups, truth, predicted), (), replicates))
+            parts.append(_measure(name, Cell(ids, groups, truth, predicted), (), replicates))
     table = pd.concat(parts, ignore_index=True).assign(test_objects=len(test))
     table = table.assign(history=history.warning) if history.warning else table
     if task.classes:

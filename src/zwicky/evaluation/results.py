@@ -144,7 +144,7 @@ class BenchmarkResult:
                 table, seed = self.predictions(row["arm"], labels, row["draw"]), row["pretrain_seed"]
                 identity = (row["draw"], row["unit"], None if pd.isna(seed) else int(seed))
                 ids, groups = (table[name].to_numpy(object) for name in ("id", "group"))
-                cells.setdefault(row["arm"], []).append(Cell(*identity, ids, groups, *self._arrays(table)))
+                cells.setdefault(row["arm"], []).append(Cell(ids, groups, *self._arrays(table), *identity))
         return cells
 
     def _arrays(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

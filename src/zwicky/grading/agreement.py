@@ -29,7 +29,7 @@ def krippendorff_alpha(grades: np.ndarray) -> Interval:
     pairs = counts[:, :, None] * counts[:, None] - counts[:, :, None] * np.eye(len(levels))
     coincidences = (pairs / (counts.sum(1) - 1)[:, None, None]).reshape(len(counts), -1)
     rows = np.arange(len(counts))
-    cell = Cell(draw=0, unit=0, pretrain_seed=None, ids=rows, groups=rows, truth=rows, predicted=coincidences)
+    cell = Cell(ids=rows, groups=rows, truth=rows, predicted=coincidences)
     replicates = Bootstrap({"": [cell]}).apply(lambda _, pairs, weights: _alpha(weights @ pairs, len(levels)))
     return replicates.interval("")
 
