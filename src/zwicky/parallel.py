@@ -69,7 +69,7 @@ def part_of(parts: Sequence[P], text: str) -> list[P]:
 
 
 def _start(workers: int) -> None:
-    """Take a share of the cores, warn in one line, and end with the parent, not wait for it for ever."""
+    """Take a share of the cores, warn in one line, and end with the parent instead of waiting for ever."""
     import torch
 
     warnings.formatwarning = format_warning
