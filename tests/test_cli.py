@@ -1,17 +1,21 @@
 """The command line: help without heavy imports, settings laid over recipes, and the pipeline end to end."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 import zwicky
 from zwicky import cli
 from zwicky.cli.parsing import make_parser
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
+from zwicky.io import read_settings
 
 from .conftest import BENCHMARK, write_class_folders
 
@@ -120,8 +124,14 @@ def test_pipeline_end_to_end(tmp_path, capsys, monkeypatch):
     assert all(part in text for part in ("mirrored, 270°", "Not invariant"))
     assert (tmp_path / "beit-finetune" / "equivariance.csv").exists()
     # A run directory takes precedence over the recipe of the same name.
-    out("finetune", "beit-finetune", *data, "--labels", "20", "--out", "more", *fast)
-    assert yaml.safe_load((tmp_path / "more" / "config.yaml").read_text())["start"] == "beit-finetune"
+    out("finetune", "beit-finetune", *data, "--labels", "20", "--from_scratch", "true", "--out", "more", *fast)
+    for name, command in (("run", "pretrain"), ("tuned", "finetune"), ("more", "finetune")):
+        out(command, f"{name}/config.yaml", *data, "--out", "again")  # what a run keeps repeats it
+        assert read_settings("again/config.yaml") == read_settings(f"{name}/config.yaml")
+        weights = [load_file(f"{run}/network.safetensors") for run in (name, "again")]
+        assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+        shutil.rmtree("again")
+    assert read_settings("more/config.yaml")["start"] == "beit-finetune"
 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(BENCHMARK | {"labels": [12, 20], "draws": 2}))
     assert "report.html" in out("benchmark", "mine.yaml", *data, "--out", "bench")

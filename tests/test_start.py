@@ -78,7 +78,7 @@ def test_no_test_object_is_learned_from_or_ranked(out):
 def test_the_page_shows_verdict_ranking_and_budget(out):
     page = (out / "report.html").read_text()
     assert page.count("<h2>Ranked objects</h2>") == 1
-    assert "Ranked first of 20 objects without a label" in page
+    assert "Highest probability of lens, of 20 new objects" in page
     config = yaml.safe_load((out / "run" / "config.yaml").read_text())
     assert config["label_views"]["crop"] == SIDE
     assert f"finetune.train {config['finetune']['train']['max_steps']}" in page

@@ -89,8 +89,9 @@ def test_examples_are_found_by_id_and_position(clusters):
     assert table["id"].tolist() == ["o2999", "o5", "o1400"]
     near = f"{table['ra'][2]},{table['dec'][2] + 0.4 / 3600}"
     assert clusters.find(["o2999", near, "o5"]).tolist() == [2999, 1400, 5]
-    for unknown in ("o3000", f"{table['ra'][2]},{table['dec'][2] + 2 / 3600}"):
-        with pytest.raises(UserError, match="within 1"):
+    far = f"{table['ra'][2]},{table['dec'][2] + 2 / 3600}"
+    for unknown, message in (("2999", "did you mean 'o2999'"), (far, "within 1")):
+        with pytest.raises(UserError, match=message):
             clusters.find(["o5", unknown])
 
 

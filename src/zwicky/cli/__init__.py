@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from jsonargparse import ArgumentError
 
 from zwicky import __version__
-from zwicky.cli.commands import COMMANDS
-from zwicky.cli.parsing import parse, read_recipe
+from zwicky.cli import data, surveys, training  # noqa: F401  which add their commands
+from zwicky.cli.parsing import COMMANDS, parse, read_recipe
 from zwicky.errors import UserError, format_warning
 from zwicky.training.distributed import rank, world_size
 
@@ -34,8 +34,10 @@ def run(arguments: Sequence[str]) -> None:
     if world_size() > 1 and name not in MULTI_PROCESS:
         raise UserError(f"{name} runs in one process; start it without torchrun or srun")
     command = COMMANDS[name]
-    asks_help = not rest or any(argument in ("-h", "--help") for argument in rest)
-    settings = read_recipe(COMMANDS, name, rest) if not asks_help and command.takes_recipe(rest[0]) else None
+    settings, asks_help = None, not rest or any(argument in ("-h", "--help") for argument in rest)
+    if not asks_help and command.takes_recipe(rest[0]):
+        settings = read_recipe(name, rest)
+        rest[0] = settings.pop("start", None) or rest[0]  # of the config.yaml of `finetune`: the run it started from
     parsed = parse(command, name, settings, rest)
     parsed["given"] = rest
     command.run(parsed)

@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -14,22 +15,19 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from zwicky import recipes
 from zwicky.errors import UserError
 
+Run = Callable[[Namespace], None]
 REQUIRED = object()  # in place of a default
 _TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 
 
-class Parser(ArgumentParser):
-    """A parser whose arguments are added on one line each."""
+class Argument(NamedTuple):
+    """An argument of a command. An option without a default is required, unless it may be None."""
 
-    def add(self, name: str, kind: Any, help: str, default: Any = REQUIRED, **options: Any) -> None:
-        """Add an argument of this type; an option without a default is required, unless it may be None."""
-        if default is REQUIRED and NoneType in get_args(kind):
-            default = None
-        if default is not REQUIRED:
-            options["default"] = default
-        elif name.startswith("--"):
-            options["required"] = True
-        self.add_argument(name, type=kind, help=help, **options)
+    name: str  # with two dashes that of an option
+    kind: Any  # its type
+    help: str
+    default: Any = REQUIRED
+    more: Mapping[str, Any] = {}  # further keywords of `add_argument`
 
 
 @dataclass(frozen=True)
@@ -38,20 +36,59 @@ class Command:
 
     help: str  # one sentence for the list of commands
     usage: str  # what follows `zwicky COMMAND` in the usage line
-    arguments: Callable[[Parser], Any]  # adds the arguments to a parser
-    run: Callable[[Namespace], None]  # does the work with the parsed arguments
+    arguments: Sequence[Argument | type]  # a dataclass stands for an option for each of its fields
+    run: Run  # does the work with the parsed arguments
     settings: type | None = None  # the dataclass that a recipe fills, if any
-    takes_recipe: Callable[[str], bool] = lambda argument: False  # whether the first argument names a recipe
+
+    @property
+    def setting_names(self) -> set[str]:
+        """The settings that a recipe, or the config.yaml of a run, may hold."""
+        names = {field.name for field in fields(self.settings)} if self.settings else set()
+        return names | {"start", "from_scratch"} if self.usage.startswith("RUN|RECIPE") else names
+
+    def takes_recipe(self, argument: str) -> bool:
+        """Whether the first argument names a recipe; that of `finetune` may be a run, that of `start` is a folder."""
+        first = self.usage.split()[0]
+        return first == "RECIPE" or (first == "RUN|RECIPE" and is_recipe(argument))
 
 
-def make_parser(name: str, command: Command) -> Parser:
+COMMANDS: dict[str, Command] = {}
+
+
+def command(usage: str, *arguments: tuple | type, settings: type | None = None) -> Callable[[Run], Run]:
+    """Add the function below to COMMANDS by its name, with its docstring as help; see `Command`, `Argument`."""
+
+    def add(run: Run) -> Run:
+        known = [argument if isinstance(argument, type) else Argument(*argument) for argument in arguments]
+        COMMANDS[run.__name__] = Command(run.__doc__ or "", usage, known, run, settings)
+        return run
+
+    return add
+
+
+def is_recipe(argument: str | Path) -> bool:
+    """Tell a recipe from a run: a run of the same name comes first."""
+    named = str(argument) in recipes.names() or str(argument).endswith((".yaml", ".yml"))
+    return named and not (Path(argument) / "run.json").exists()
+
+
+def make_parser(name: str, command: Command) -> ArgumentParser:
     """Return the parser of a command."""
     usage = f"zwicky {name} {command.usage}".rstrip()
-    parser = Parser(prog=f"zwicky {name}", usage=usage, description=command.help, exit_on_error=False)
+    parser = ArgumentParser(prog=f"zwicky {name}", usage=usage, description=command.help, exit_on_error=False)
     if command.settings is not None:
         parser.add_argument("--config", action="config", help="YAML file of settings that override the recipe")
         parser.add_class_arguments(command.settings, fail_untyped=False)
-    command.arguments(parser)
+    for argument in command.arguments:
+        if isinstance(argument, type):
+            parser.add_class_arguments(argument, fail_untyped=False)
+            continue
+        options = dict(argument.more)
+        if argument.default is not REQUIRED or NoneType in get_args(argument.kind):
+            options["default"] = None if argument.default is REQUIRED else argument.default
+        elif argument.name.startswith("--"):
+            options["required"] = True
+        parser.add_argument(argument.name, type=argument.kind, help=argument.help, **options)
     return parser
 
 
@@ -107,8 +144,8 @@ def settings_of(settings: type, namespace: Namespace) -> Any:
     return settings(**{field.name: namespace[field.name] for field in fields(settings)})
 
 
-def read_recipe(commands: Mapping[str, Command], name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of the recipe named by the first argument, at the size that `--size` asks for.
+def read_recipe(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the recipe that the first argument of command `name` names, at the size of `--size`.
 
     UserError if there is no such recipe or size, or the recipe is for another command.
     """
@@ -116,11 +153,7 @@ def read_recipe(commands: Mapping[str, Command], name: str, arguments: Sequence[
     option.add_argument("--size")
     settings = recipes.read(arguments[0], option.parse_known_args(arguments)[0].size)
     settings.pop("simulate", None)
-    accepting = [other for other, command in commands.items() if _accepts(command, settings)]
+    accepting = [other for other, command in COMMANDS.items() if settings.keys() <= command.setting_names]
     if accepting and name not in accepting:
         raise UserError(f"recipe {arguments[0]} is for `zwicky {accepting[0]}`, not `zwicky {name}`; use that command")
     return settings
-
-
-def _accepts(command: Command, settings: dict[str, Any]) -> bool:
-    return command.settings is not None and set(settings) <= {field.name for field in fields(command.settings)}

@@ -1,5 +1,6 @@
 """The report: one self-contained HTML page about a benchmark. Layout and prose are in `templates/page.html`."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 import yaml
+from markupsafe import Markup, escape
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.evaluation.results import read_table
@@ -52,6 +54,7 @@ def make_environment() -> jinja2.Environment:
     environment.tests["missing"] = lambda content: isinstance(content, NotRun)
     environment.filters |= {name: getattr(tables, name) for name in ("count", "plural", "duration")}
     environment.filters["yaml"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     return environment
 
 

@@ -97,11 +97,16 @@ def by_labels(data: ReportData, *metrics: str) -> pd.DataFrame:
 
 
 def outcome(row: Any) -> str:
-    """Say whether the first arm of a paired difference is significantly better or worse than the second."""
+    """Say what a paired difference establishes about the first arm."""
     if not row.significant:
-        return "no significant difference"
+        return not_significant(row)
     better = (row.difference > 0) != row.metric.startswith(LOWER_IS_BETTER)
-    return f"★ significantly {'better' if better else 'worse'}"
+    return f"★ first significantly {'better' if better else 'worse'}"
+
+
+def not_significant(row: Any) -> str:
+    """Say of a paired difference that is not significant whether its own interval excludes 0."""
+    return "not significant after Holm's correction" if row.low > 0 or row.high < 0 else "no significant difference"
 
 
 def differences(data: ReportData, rows: Sequence[Any], brief: bool = False) -> pd.DataFrame:
@@ -113,7 +118,7 @@ def differences(data: ReportData, rows: Sequence[Any], brief: bool = False) -> p
         "Metric": [metric_name(row.metric) + (" (points)" if row.metric in PERCENT else "") for row in rows],
         "Difference": [change(row, "\n") for row in rows],
         "p (Holm)": ["< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}" for row in rows],
-        "The first is": [outcome(row) for row in rows],
+        "Result": [outcome(row) for row in rows],
     }
     return pd.DataFrame(frame).set_index("First arm").drop(columns=["Metric", "p (Holm)"] if brief else [])
 

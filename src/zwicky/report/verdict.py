@@ -4,7 +4,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from zwicky.report.data import ReportData
-from zwicky.report.tables import change, measured, metric_name, network_differences, plural
+from zwicky.report.tables import change, measured, metric_name, network_differences, not_significant, plural
 
 CLOSE = 0.01  # an advantage below this over a baseline is called small, even if significant
 
@@ -44,7 +44,7 @@ def effect(row: Any) -> str:
     """Say what a paired difference of the verdict's metric establishes."""
     if row.significant:
         return "a significant improvement" if row.difference > 0 else "a significant deterioration"
-    return "not significant after Holm's correction" if row.low > 0 or row.high < 0 else "no significant difference"
+    return not_significant(row)
 
 
 def network_sentences(data: ReportData) -> list[str]:

@@ -8,6 +8,7 @@ index of faiss, if installed, finds the candidates that are ranked exactly.
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,9 +83,13 @@ class Features:
                     separation = np.fmin(separation, arcsec)
                 if separation.min(initial=np.inf) <= best[number]:
                     rows[number], best[number] = start + separation.argmin(), separation.min()
-        for text, row in zip(examples, rows, strict=True):
-            if row < 0:
+        for text, row, position in zip(examples, rows, positions, strict=True):
+            if row < 0 and position is not None:
                 raise UserError(f'no cutout has the id {text!r}, or a position within {SAME_POSITION:g}" of it')
+            if row < 0:
+                ids = pd.concat(pd.read_parquet(path, columns=["id"])["id"] for path in self.tables)
+                close = [*ids[ids.str.endswith(f"/{text}")], *get_close_matches(text, ids[:SAMPLE], 1), ids.iloc[0]]
+                raise UserError(f"no cutout has the id {text!r}; did you mean {close[0]!r}?")
         return rows
 
 
