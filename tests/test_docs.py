@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -19,7 +20,11 @@ import pytest
 
 import zwicky
 from zwicky import cli, recipes
+from zwicky.backbones import BACKBONES, network_class
 from zwicky.cli.parsing import make_parser
+from zwicky.data.columns import USUAL, plain_name, usual_columns
+from zwicky.data.cutouts import STANDARD_COLUMNS
+from zwicky.methods import METHODS
 from zwicky.simulate.population import read_population
 from zwicky.simulate.truth import truth_columns
 
@@ -214,6 +219,52 @@ def test_architecture_names_every_package_module_and_layer():
     layers = [name.removeprefix("zwicky.") for name in contracts[0]["layers"]]
     (stated,) = re.findall(r"\*\*Imports go down only\*\*: (.*?) · the leaf modules", text, flags=re.S)
     assert re.findall(r"`(\w+)`", stated) == layers[: layers.index("data") + 1]
+
+
+def parameters(kind):
+    """The keywords of a class, with those of its bases."""
+    return {name for base in kind.__mro__[:-1] for name in inspect.signature(base).parameters}
+
+
+def cells(page, first):
+    """The cells of a table's rows, without code marks; `first` begins its header."""
+    (table,) = re.findall(rf"^\| {re.escape(first)}.*\n\|[-|]+\n((?:\|.*\n)+)", TEXTS[page], flags=re.M)
+    return [[cell.strip() for cell in row.replace("`", "").split("|")[1:-1]] for row in table.splitlines()]
+
+
+def test_tables_of_methods_networks_and_columns_are_those_of_the_code():
+    methods = {row[0]: row for row in cells("docs/methods.md", "method |")}
+    assert set(methods) == set(METHODS) - {"supervised"}
+    for name, row in methods.items():
+        source = inspect.getsource(import_module(f"zwicky.methods.{str(METHODS[name]).partition(':')[0]}"))
+        assert f"arXiv:{row[4][1:11]}" in source, name
+    options: dict[str, set[str]] = {}
+    for names, _, listed, _ in cells("docs/methods.md", "name | architecture"):
+        words = set(re.findall(r"\w+", re.sub(r"as \w+|and as above", "", listed)))
+        options |= dict.fromkeys(names.split(", "), words)
+    assert set(options) == set(BACKBONES)
+    for name, words in options.items():
+        assert words <= parameters(network_class(name)), name
+    assert {name for row in cells("docs/data.md", "column | type") for name in row[0].split(", ")} == {*STANDARD_COLUMNS}
+    ingest = make_parser("ingest", cli.COMMANDS["ingest"]).format_help()
+    for role, names, option in cells("docs/data.md", "column | usual names"):
+        assert all(word in ingest for word in option.split(", "))
+        known = [plain_name(name) for name in names.split(";")[0].split(" with ")[0].split(", ") if name.replace("_", "").isalpha()]
+        assert role not in USUAL or [*map(plain_name, known)] == usual_columns(known[::-1], role)
+
+
+def test_measured_tables_are_those_of_the_files():
+    offsets = pd.read_csv(ROOT / "docs/tables/offsets.csv", comment="#").groupby("centre")["auc"]
+    for name, *values in cells("docs/methods.md", "offset, px"):
+        rows = offsets.get_group(name.removeprefix("centre: "))
+        np.testing.assert_allclose(np.array(values, float), rows, atol=5.1e-4)
+    rates = pd.read_csv(ROOT / "benchmarks/results/score_rates.csv", comment="#").groupby("network", sort=False)
+    *networks, reading = cells("docs/survey.md", "network | store")
+    expected = [
+        [name, *rows["disk_to_scores"], *rows[["network_in_batches_of_64", "ceiling"]].iloc[0]] for name, rows in rates
+    ]
+    expected.append(["reading alone", *next(iter(rates))[1]["reading_alone"], "", ""])
+    assert [*networks, reading] == [[f"{x:,}" if isinstance(x, int) else x for x in row] for row in expected]
 
 
 def test_recipes_of_the_docs_are_those_that_ship():

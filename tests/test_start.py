@@ -82,7 +82,7 @@ def test_the_page_shows_verdict_ranking_and_budget(out):
     config = yaml.safe_load((out / "run" / "config.yaml").read_text())
     assert config["label_views"]["crop"] == SIDE
     assert f"finetune.train {config['finetune']['train']['max_steps']}" in page
-    assert "0.02 minutes bought 10 of the 200 steps" in page
+    assert "0.02 min bought 10 of the 200 steps" in page
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ def short_of_steps(minutes: float, bought: int, wanted: int) -> str:
     if bought >= wanted / 2:
         return ""
     return (
-        f"{minutes:g} minutes bought {bought} of the {wanted} steps that a network on these labels takes. None of the "
+        f"{minutes:g} min bought {bought} of the {wanted} steps that a network on these labels takes. None of the "
         "networks here is fitted well, and a difference between two of them says little: repeat with "
         f"--minutes {math.ceil(minutes * wanted / bought)} in another --out."
     )

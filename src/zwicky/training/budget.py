@@ -98,7 +98,7 @@ def spend(
         steps = max(round(wanted[id(fit)] * min(left / cost, longest)), LEAST_STEPS)
         fit.train.min_steps = fit.train.max_steps = steps
     config.budget_minutes = minutes
-    warning = f"; {minutes:g} minutes are too few, expect more" if left < 0 else ""
+    warning = f"; {minutes:g} min are too few, expect more" if left < 0 else ""
     print(f"{budget_text(to_plain(config))}{warning}", file=sys.stderr, flush=True)
 
 
@@ -118,7 +118,7 @@ def budget_text(settings: Mapping[str, Any]) -> str:
         return ""
     bought = {name: steps for name, steps in flat(dict(settings)).items() if name.endswith(".max_steps")}
     text = ", ".join(f"{name.removesuffix('.max_steps')} {steps}" for name, steps in bought.items())
-    return f"steps within {settings['budget_minutes']:g} minutes: {text}"
+    return f"steps within {settings['budget_minutes']:g} min: {text}"
 
 
 def _restore(minutes: float, config: Any, out: Path) -> bool:
