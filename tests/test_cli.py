@@ -1,10 +1,13 @@
 """The command line: help without heavy imports, settings laid over recipes, and the pipeline end to end."""
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -92,52 +95,53 @@ def test_print_config_of_a_population_is_a_valid_population(capsys, tmp_path, mo
         cli.run(["simulate", "--print_config", "--out", "x"])
 
 
-def test_pipeline_end_to_end(tmp_path, capsys, monkeypatch):
+def test_the_commands_of_the_readme_and_what_may_follow(tmp_path, capsys, monkeypatch):
+    """In their order, on a folder and a catalogue as it describes them, with settings that take a second."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    write_class_folders(tmp_path / "files", size=32)
+    write_class_folders(tmp_path / "cutouts", size=32)
+    files = [path.relative_to("cutouts") for path in Path("cutouts").rglob("*.npy")]
+    pd.DataFrame({"file": files, "label": [path.parts[0] for path in files]}).to_csv("catalog.csv", index=False)
+    Path("mine.yaml").write_text(yaml.safe_dump(BENCHMARK | {"draws": 2}))
+    smaller = {"substructure": "mine.yaml", "[100, 300]": "[12, 20]", "labels 300": "labels 20", "desk": "smoke"}
+    fast = {"pretrain": " ".join(FAST), "finetune": " ".join(FAST).replace("--", "--fit.") + " --fit.train.min_steps=0"}
 
-    def out(*words):
-        cli.run([*words])
+    def out(line):
+        cli.run([*shlex.split(line, comments=True), *fast.get(line.split()[0], "").split()])
         return capsys.readouterr().out
 
-    data = ("--data", "store")
-    assert "60" in out("ingest", "files", "--out", "store")
-    assert "60" in out("audit", "store")
+    said = {}
+    for line in re.findall(rf"^zwicky ((?:{'|'.join(cli.COMMANDS)}) .*)", readme, flags=re.M)[1:]:
+        for text, other in smaller.items():
+            line = line.replace(text, other)
+        said[line.split()[0]] = out(line)
+    assert "60" in said["ingest"]
+    assert "60" in said["audit"]
+    assert "report.html" in said["benchmark"]
+    assert "accuracy" in said["evaluate"]
+    assert "<html" in Path("runs/compare/report.html").read_text(encoding="utf-8")
+    assert Path("runs/dino-300/results.csv").exists()
+    assert out("report runs/compare --out again.html") == "report: again.html\n"
 
-    words = ["pretrain", "dino", "--size", "smoke", *data, "--out", "run", *FAST]
-    out(*words)
-    out(*words)  # finished: read back
+    data, pretraining = "--data stores/mine", "pretrain dino --size smoke --data stores/mine --out runs/dino"
+    out(pretraining)  # finished: read back
     with pytest.raises(UserError, match=r"train\.lr"):
-        out(*words, "--train.lr", "0.1")
-    assert all(probe in out("evaluate", "run", *data) for probe in ("knn", "linear"))
-
-    fast = [word.replace("--train", "--fit.train") for word in [*FAST, "--train.min_steps=0"]]
-    out("finetune", "run", *data, "--labels", "20", "--out", "tuned", *fast)
-    assert "accuracy" in out("evaluate", "tuned", *data)
-    assert (tmp_path / "tuned" / "results.csv").exists()
-
-    out("finetune", "beit-finetune", "--size", "smoke", *data, "--labels", "20", "--out", "beit-finetune", *fast)
-    assert "accuracy" in out("evaluate", "beit-finetune", *data)
-    out("export", "beit-finetune", "--out", "exported")
-    assert (tmp_path / "exported" / "config.json").exists()
-    text = out("verify", "beit-finetune", *data, "--n", "8")
-    assert all(part in text for part in ("mirrored, 270°", "Not invariant"))
-    assert (tmp_path / "beit-finetune" / "equivariance.csv").exists()
+        out(f"{pretraining} --train.lr 0.1")
+    assert all(probe in out(f"evaluate runs/dino {data}") for probe in ("knn", "linear"))
+    out(f"finetune beit-finetune --size smoke {data} --labels 20 --out beit-finetune")
+    assert "config.json" in out("export beit-finetune --out exported")
+    assert all(part in out(f"verify beit-finetune {data} --n 8") for part in ("mirrored, 270°", "Not invariant"))
+    assert Path("beit-finetune/equivariance.csv").exists()
     # A run directory takes precedence over the recipe of the same name.
-    out("finetune", "beit-finetune", *data, "--labels", "20", "--from_scratch", "true", "--out", "more", *fast)
-    for name, command in (("run", "pretrain"), ("tuned", "finetune"), ("more", "finetune")):
-        out(command, f"{name}/config.yaml", *data, "--out", "again")  # what a run keeps repeats it
+    out(f"finetune beit-finetune {data} --labels 20 --from_scratch true --out more")
+    assert read_settings("more/config.yaml")["start"] == "beit-finetune"
+    fast.clear()
+    for name, command in (("runs/dino", "pretrain"), ("runs/dino-300", "finetune"), ("more", "finetune")):
+        out(f"{command} {name}/config.yaml {data} --out again")  # what a run keeps repeats it
         assert read_settings("again/config.yaml") == read_settings(f"{name}/config.yaml")
         weights = [load_file(f"{run}/network.safetensors") for run in (name, "again")]
         assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
         shutil.rmtree("again")
-    assert read_settings("more/config.yaml")["start"] == "beit-finetune"
-
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(BENCHMARK | {"labels": [12, 20], "draws": 2}))
-    assert "report.html" in out("benchmark", "mine.yaml", *data, "--out", "bench")
-    assert "<html" in (tmp_path / "bench" / "report.html").read_text(encoding="utf-8")
-    out("report", "bench", "--out", "again.html")
-    assert (tmp_path / "again.html").stat().st_size > 1000
 
 
 def test_every_public_name_can_be_loaded():

@@ -104,36 +104,22 @@ def test_script_has_these_options(line):
 
 
 @pytest.mark.slow
-def test_commands_of_the_readme_run(tmp_path):
-    """In their order, at the smallest size, on a folder and a catalogue as it describes them; start: test_start.py."""
-    smaller = {" --labels 300": " --labels 40", "[100, 300]": "[20, 40]", "substructure ": "demo --size smoke "}
-    smaller |= {"--size desk": "--size smoke"}
-    folder = "zwicky simulate demo-lenses --n 160 --seed 1 --format fits --out cutouts"
-    for line in [folder, *"".join(fences(TEXTS["README.md"], "sh")).splitlines()]:
-        for text, other in smaller.items():
-            line = line.replace(text, other)
-        if line.startswith("zwicky ") and "zwicky start" not in line:
-            words = [sys.executable, "-m", *shlex.split(line, comments=True)]
-            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-            assert done.returncode == 0, f"{line}\n{done.stderr}"
-        if line == folder:
-            (tmp_path / "cutouts/catalog.csv").rename(tmp_path / "catalog.csv")
-    assert (tmp_path / "runs/compare/report.html").exists()
-    assert (tmp_path / "runs/dino-300/metrics.csv").exists()
-
-
-@pytest.mark.slow
-def test_python_examples_of_the_scikit_learn_page_run(tmp_path, monkeypatch):
-    zwicky.simulate_store("demo-lenses", 60, 1, tmp_path / "stores/mine")
+def test_python_examples_of_the_pages_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    zwicky.simulate_store("demo-lenses", 3, 1, "lenses")
+    zwicky.simulate_store("demo-lenses", 60, 1, "stores/mine")
     cutouts, labels = zwicky.simulate_population("demo-lenses", 40, seed=1)
     names = {"images": cutouts.images, "labels": labels.of(cutouts.ids).astype(str), "unlabelled": cutouts.images}
     for name in ("LensClassifier", "LensEncoder"):
         monkeypatch.setitem(vars(zwicky), name, functools.partial(getattr(zwicky, name), steps=2))
-    for example in fences(TEXTS["docs/scikit-learn.md"], "python"):
-        exec(example.replace("steps=800", "steps=2"), names)
+    for page in ("docs/scikit-learn.md", "docs/data.md"):
+        for example in fences(TEXTS[page], "python"):
+            exec(example.replace("steps=800", "steps=2"), names)
     assert names["probabilities"].shape == (40, 2)
     assert set(names["search"].best_params_) == {"train"}
+    for other in (names["cutouts"], zwicky.open_store("copy")):
+        assert (other.images[:] == names["images"]).all()
+    assert names["images"].shape == (3, 3, 48, 48)
 
 
 @pytest.mark.slow
@@ -281,20 +267,6 @@ def test_truth_table_is_that_of_the_code():
     assert {name: (label, int(share) / 100) for name, label, share in shares} == {
         name: (kind.label, kind.fraction) for name, kind in DEMO.classes.items()
     }
-
-
-def test_python_examples_of_the_data_page_run(tmp_path, monkeypatch):
-    zwicky.simulate_store("demo-lenses", 3, 1, tmp_path / "lenses")
-    monkeypatch.chdir(tmp_path)
-    outcome: dict = {}
-    first, second, third = fences(TEXTS["docs/data.md"], "python")
-    exec(first, outcome)
-    assert outcome["images"].shape == (3, 3, 48, 48)
-    assert len(outcome["labels"]) == 3
-    exec(second, outcome)
-    assert (outcome["cutouts"].images[:] == outcome["images"]).all()
-    exec(third, outcome)
-    assert (zwicky.open_store("copy").images[:] == outcome["images"]).all()
 
 
 def test_reference_documents_what_the_package_offers():

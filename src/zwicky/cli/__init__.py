@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from jsonargparse import ArgumentError
 
 from zwicky import __version__
-from zwicky.cli import data, surveys, training  # noqa: F401  which add their commands
+from zwicky.cli import data, learning, surveys  # noqa: F401  which add their commands
 from zwicky.cli.parsing import COMMANDS, parse, read_recipe
 from zwicky.errors import UserError, format_warning
 from zwicky.training.distributed import rank, world_size
