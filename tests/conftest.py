@@ -91,12 +91,14 @@ def galaxies(count=60, bands=2, size=16, seed=0):
     return (light + rng.normal(0, 1, (count, bands, size, size))).astype(np.float32)
 
 
-def write_class_folders(path, **options):
-    """Write the galaxies as .npy files into the folders lens (narrow) and nonlens (broad)."""
+def write_galaxies(folder, labelled=60, **options):
+    """Write the galaxies as .npy files and, beside the folder, catalog.csv: lens (narrow) and nonlens, some unknown."""
+    folder.mkdir(parents=True)
+    lines = ["file,label,ra,dec"]
     for row, image in enumerate(galaxies(**options)):
-        folder = path / ("lens" if row % 2 else "nonlens")
-        folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / f"{row:03d}.npy", image)
+        lines.append(f"{row:03d}.npy,{('nonlens', 'lens')[row % 2] if row < labelled else ''},{10 + row},-5.0")
+    (folder.parent / "catalog.csv").write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -20,7 +19,7 @@ from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.io import read_settings
 
-from .conftest import BENCHMARK, write_class_folders
+from .conftest import BENCHMARK, write_galaxies
 
 HEAVY = ("torch", "sklearn", "astropy", "matplotlib", "timm", "caustics", "pandas")
 ROOT, HELP = Path(zwicky.__file__).parent, [["--help"], ["benchmark", "--help"]]
@@ -99,9 +98,7 @@ def test_the_commands_of_the_readme_and_what_may_follow(tmp_path, capsys, monkey
     """In their order, on a folder and a catalogue as it describes them, with settings that take a second."""
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    write_class_folders(tmp_path / "cutouts", size=32)
-    files = [path.relative_to("cutouts") for path in Path("cutouts").rglob("*.npy")]
-    pd.DataFrame({"file": files, "label": [path.parts[0] for path in files]}).to_csv("catalog.csv", index=False)
+    write_galaxies(tmp_path / "cutouts", size=32)
     Path("mine.yaml").write_text(yaml.safe_dump(BENCHMARK | {"draws": 2}))
     smaller = {"substructure": "mine.yaml", "[100, 300]": "[12, 20]", "labels 300": "labels 20", "desk": "smoke"}
     fast = {"pretrain": " ".join(FAST), "finetune": " ".join(FAST).replace("--", "--fit.") + " --fit.train.min_steps=0"}

@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from .conftest import BENCHMARK, LOOP, PRETRAIN, write_class_folders
+from .conftest import BENCHMARK, LOOP, PRETRAIN, write_galaxies
 
 pytestmark = pytest.mark.slow
 
@@ -83,8 +83,8 @@ def folder():
     """A folder that other users may enter, unlike pytest's own, with class folders of cutouts and recipes."""
     folder = Path(tempfile.mkdtemp(prefix="zwicky-test-"))
     folder.chmod(0o755)
-    write_class_folders(folder / "source", count=120)
-    (folder / "source" / "lens" / "broken.npy").write_text("no array")
+    write_galaxies(folder / "source", labelled=120, count=120)
+    (folder / "source" / "broken.npy").write_text("no array")
     (folder / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (folder / "benchmark.yaml").write_text(yaml.safe_dump(BENCHMARK))
     yield folder
@@ -117,7 +117,7 @@ def commands(folder, zwicky):
     """name -> out -> arguments; the runs that a command starts from are made first."""
     store, loop = folder / "store", ["--labels=40", *[f"--fit.train.{name}={value}" for name, value in LOOP.items()]]
     made = {
-        "ingest": lambda out: ["ingest", folder / "source", "--out", out],
+        "ingest": lambda out: ["ingest", folder / "source", "--catalog", folder / "catalog.csv", "--out", out],
         "simulate": lambda out: ["simulate", "demo-lenses", "--n", 3, "--out", out],
         "pretrain": lambda out: ["pretrain", folder / "pretrain.yaml", "--data", store, "--out", out],
         "finetune": lambda out: ["finetune", folder / "pretrained", "--data", store, "--out", out, *loop],

@@ -11,48 +11,39 @@ from zwicky import io
 from zwicky.errors import UserError
 
 
-def write_half(context, path):
-    """Fail in the middle of a write."""
-    with context(path) as temporary:
-        (temporary / "a" if temporary.is_dir() else temporary).write_text("half")
-        raise RuntimeError
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_file_or_directory_appears_whole_or_not_at_all(tmp_path, directory):
+    path = tmp_path / "new" / "table"
 
+    def write(text, fail=False):
+        with io.replacing(path, directory=directory) as temporary:
+            (temporary / "a" if directory else temporary).write_text(text)
+            assert temporary.parent == path.parent  # so that the rename is one step
+            if fail:
+                raise RuntimeError
 
-def names(folder):
-    return [path.name for path in folder.iterdir()]
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "new" / "table.txt"
-    with io.replacing(path) as temporary:
-        temporary.write_text("old")
-        assert not path.exists()
-        assert temporary.parent == path.parent  # so that the rename is one step
     with pytest.raises(RuntimeError):
-        write_half(io.replacing, path)
-    assert (path.read_text(), names(path.parent)) == ("old", ["table.txt"])
-    io.temporary_path(path).write_text("half")  # left by a killed writer
-    io.write_text(path, "whole")
-    assert (path.read_text(), names(path.parent)) == ("whole", ["table.txt"])
-
-
-def test_a_directory_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "folder"
-    with pytest.raises(RuntimeError):
-        write_half(io.replacing_directory, path)
-    assert names(tmp_path) == []
-    io.temporary_path(path).mkdir()
-    (io.temporary_path(path) / "stale").write_text("")
-    with io.replacing_directory(path) as folder:
-        (folder / "a").write_text("whole")
-        assert not path.exists()
-    assert names(path) == ["a"]
-    with pytest.raises(UserError, match="cannot write"), io.replacing_directory(path):
-        pass
-    assert names(path) == ["a"]
+        write("half", fail=True)
+    assert list(path.parent.iterdir()) == []
+    if directory:  # left by a killed writer
+        io.temporary_path(path).mkdir()
+        (io.temporary_path(path) / "stale").write_text("")
+    else:
+        io.temporary_path(path).write_text("half, and longer")
+    write("whole")
+    assert [each.name for each in path.parent.iterdir()] == ["table"]
+    assert (path / "a" if directory else path).read_text() == "whole"
+    if not directory:
+        write("again")
+        assert path.read_text() == "again"
+        return
+    assert [each.name for each in path.iterdir()] == ["a"]
+    with pytest.raises(UserError, match="cannot write"):
+        write("another")
     for unwritable in (path / "a" / "below.txt", path):
         with pytest.raises(UserError, match="cannot write"):
             io.write_text(unwritable, "text")
+    assert (path / "a").read_text() == "whole"
 
 
 def test_json_holds_numbers_of_any_kind_and_no_nan(tmp_path):

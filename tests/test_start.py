@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from PIL import Image
 
 from zwicky import cli, provenance
 from zwicky import start as start_module
@@ -17,24 +16,10 @@ from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import central, components, explore, neighbours
 
-SIDE = 20
+from .conftest import write_galaxies
+
 SMALL = ["--backbones.polar.options", "{width: 16, depth: 1, heads: 2, radii: 8, angles: 32, stem: [8, 8, 8]}"]
 SMALL += ["--replicates=20", "--baselines=[radial_colour]", "--minutes=0.02"]
-
-
-def write_folder(folder, count=60, labelled=40):
-    """Rings and discs as PNG, and a catalogue that labels some."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
-    rows = []
-    folder.mkdir(parents=True)
-    for number in range(count):
-        is_lens = number % 2
-        image = 150 * np.exp(-((np.hypot(x, y) - 6 * is_lens) ** 2) / 8) + rng.normal(20, 5, (SIDE, SIDE))
-        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.png")
-        label = ("nonlens", "lens")[is_lens] if number < labelled else ""
-        rows.append({"file": f"{number:03d}.png", "label": label, "ra": 10 + number, "dec": -5.0})
-    pd.DataFrame(rows).to_csv(folder.parent / "catalog.csv", index=False)
 
 
 def start(folder, *more):
@@ -47,7 +32,7 @@ def start(folder, *more):
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
-    write_folder(folder / "cutouts")
+    write_galaxies(folder / "cutouts", 40, size=20)
     return start(folder)
 
 
@@ -55,7 +40,7 @@ def out(tmp_path_factory):
 def test_the_unlabelled_are_ranked_by_probability(out):
     ranked = pd.read_csv(out / "run" / "ranked.csv")
     assert list(ranked) == ["id", "file", "ra", "dec", "probability", "distance"]
-    assert set(ranked["id"]) == {f"{number:03d}.png" for number in range(40, 60)}
+    assert set(ranked["id"]) == {f"{number:03d}.npy" for number in range(40, 60)}
     assert ranked["probability"].is_monotonic_decreasing
     assert ranked["probability"].between(0, 1).all()
     assert (ranked["ra"] - 10 == ranked["id"].str[:3].astype(int)).all()
@@ -80,7 +65,7 @@ def test_the_page_shows_verdict_ranking_and_budget(out):
     assert page.count("<h2>Ranked objects</h2>") == 1
     assert "Highest probability of lens, of 20 new objects" in page
     config = yaml.safe_load((out / "run" / "config.yaml").read_text())
-    assert config["label_views"]["crop"] == SIDE
+    assert config["label_views"]["crop"] == 20
     assert f"finetune.train {config['finetune']['train']['max_steps']}" in page
     assert "0.02 min bought 10 of the 200 steps" in page
 
@@ -100,7 +85,7 @@ def test_the_same_command_goes_on(out, capsys):
 
 @pytest.mark.parametrize("labelled", [pytest.param(0, marks=pytest.mark.slow), 8])
 def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
-    write_folder(tmp_path / "cutouts", 40, labelled)
+    write_galaxies(tmp_path / "cutouts", labelled, count=40, size=20)
     monkeypatch.chdir(tmp_path)
     cli.run(["start", "cutouts", "--catalog", "catalog.csv", *SMALL])
     out = tmp_path / "zwicky-cutouts"
@@ -127,7 +112,7 @@ def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
     ],
 )
 def test_what_start_cannot_do_is_said_before_any_training(count, labelled, more, message, tmp_path):
-    write_folder(tmp_path / "cutouts", count, labelled)
+    write_galaxies(tmp_path / "cutouts", labelled, count=count, size=20)
     with pytest.raises(UserError, match=message):
         start(tmp_path, *more)
     assert not (tmp_path / "out" / "run").exists()
@@ -136,7 +121,7 @@ def test_what_start_cannot_do_is_said_before_any_training(count, labelled, more,
 
 @pytest.mark.slow
 def test_settings_of_the_table_can_be_overridden(tmp_path):
-    write_folder(tmp_path / "cutouts", 40, 0)
+    write_galaxies(tmp_path / "cutouts", 0, count=40, size=20)
     out = start(tmp_path, "--methods.simmim.views.crop=16")
     assert yaml.safe_load((out / "run" / "config.yaml").read_text())["views"]["crop"] == 16
 
@@ -163,7 +148,7 @@ def test_the_store_of_other_data_is_not_taken(tmp_path):
         with pytest.raises(UserError, match=f"started with other {name}; choose another --out"):
             begin(*arguments, **options)
 
-    write_folder(tmp_path / "a" / "cutouts", 20, 20)
+    write_galaxies(tmp_path / "a" / "cutouts", 20, count=20, size=20)
     begin("a")
     begin("a", workers=1)
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
@@ -173,13 +158,13 @@ def test_the_store_of_other_data_is_not_taken(tmp_path):
     table = tmp_path / "a" / "catalog.csv"
     table.write_text(table.read_text().replace("nonlens", "others "))
     refused("catalog", "a")
-    image = tmp_path / "copy" / "cutouts" / "003.png"
+    image = tmp_path / "copy" / "cutouts" / "003.npy"
     before = image.read_bytes()
     image.write_bytes(before[:-20] + bytes(20))
     refused("data", "copy")
     image.write_bytes(before)
     begin("copy")
-    (tmp_path / "copy" / "cutouts" / "labels.csv").write_text("file,label\n003.png,lens\n")
+    (tmp_path / "copy" / "cutouts" / "labels.csv").write_text("file,label\n003.npy,lens\n")
     refused("data", "copy")
     with pytest.raises(UserError, match="does not exist"):
         start_module.start(tmp_path / "none", tmp_path / "b", 1, configure)

@@ -30,48 +30,30 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _reporting(path: Path) -> Iterator[None]:
-    """Turn an OSError into a UserError that names `path`."""
+def replacing(path: Path | str, *, directory: bool = False) -> Iterator[Path]:
+    """Yield a hidden path, or fresh directory, beside `path`; rename it to `path` on success, remove it on failure.
+
+    UserError if it cannot be written, or a directory is not new and not empty.
+    """
+    path = Path(path)
+    temporary = temporary_path(path.absolute())
     try:
-        yield
+        if directory:
+            _remove(temporary)  # left by a killed process
+        (temporary if directory else path.parent).mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot write {path}: {reason}; choose a writable --out with enough space") from error
-
-
-@contextlib.contextmanager
-def replacing_directory(path: Path | str) -> Iterator[Path]:
-    """Yield a fresh hidden directory beside `path`; rename it to `path` on success, remove it on failure.
-
-    UserError if it cannot be written, or `path` exists and is not an empty directory.
-    """
-    path = Path(path).absolute()
-    folder = temporary_path(path)
-    try:
-        with _reporting(path):
-            if folder.is_dir():  # left by a killed process
-                shutil.rmtree(folder)
-            folder.unlink(missing_ok=True)
-            folder.mkdir(parents=True)
-            yield folder
-            os.replace(folder, path)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(temporary)
 
 
-@contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `path` on success, remove it on failure."""
-    path = Path(path)
-    temporary = temporary_path(path)
-    try:
-        with _reporting(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -6,6 +6,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +26,7 @@ from zwicky.training.config import FinetuneConfig, PretrainConfig
 from zwicky.training.distributed import rank
 
 if TYPE_CHECKING:
+    from zwicky.data.splits import Split
     from zwicky.simulate.stream import Data
 
 
@@ -38,15 +40,11 @@ if TYPE_CHECKING:
 def pretrain(args: Namespace) -> None:
     """Pretrain a network on unlabelled cutouts."""
     from zwicky.data.splits import write_split
-    from zwicky.simulate.stream import open_data
     from zwicky.training.budget import Fits, spend, timed
     from zwicky.training.pretrain import pretrain
-    from zwicky.training.task import columns_of, parse_targets
 
     config = settings_of(PretrainConfig, args)
-    data = open_data(args.data, quiet=rank() > 0)
-    config.views = _fitting(config.views, data)
-    split = data.split(config.split, columns_of(parse_targets(args.targets)), runs=[args.out])
+    data, split = _open(args, config, args.targets, [args.out])
     ids = split.ids("train", "unlabelled")
     rows = data.cutouts.rows_of(ids)
     if args.minutes is not None:
@@ -81,16 +79,11 @@ def pretrain(args: Namespace) -> None:
 def finetune(args: Namespace) -> None:
     """Fine-tune a pretrained network on labelled cutouts."""
     from zwicky.data.splits import write_split
-    from zwicky.simulate.stream import open_data
     from zwicky.training.budget import fits_of, spend, timed
     from zwicky.training.finetune import finetune
-    from zwicky.training.task import columns_of, parse_targets
 
-    config = settings_of(FinetuneConfig, args)
-    data = open_data(args.data, quiet=rank() > 0)
-    start = None if is_recipe(args.run) else args.run
-    config.views = _fitting(config.views, data)
-    split = data.split(config.split, columns_of(parse_targets(config.targets)), runs=[args.out, start])
+    config, start = settings_of(FinetuneConfig, args), None if is_recipe(args.run) else args.run
+    data, split = _open(args, config, config.targets, [args.out, start])
     labels = data.labels
     if args.grades is not None:
         from zwicky.grading.labels import learn_from_grades
@@ -107,6 +100,16 @@ def finetune(args: Namespace) -> None:
     if rank() == 0:
         write_split(args.out / "splits", split)
         print(f"fine-tuned; next: zwicky evaluate {shlex.quote(str(args.out))} --data {shlex.quote(str(args.data))}")
+
+
+def _open(args: Namespace, config: Any, targets: Sequence[str], runs: list[Path | None]) -> tuple[Data, Split]:
+    """Return the data and the split of a training, whose views are made to fit the images."""
+    from zwicky.simulate.stream import open_data
+    from zwicky.training.task import columns_of, parse_targets
+
+    data = open_data(args.data, quiet=rank() > 0)
+    config.views = _fitting(config.views, data)
+    return data, data.split(config.split, columns_of(parse_targets(targets)), runs)
 
 
 def _fitting(views: ViewsConfig, data: Data, quiet: bool = False) -> ViewsConfig:

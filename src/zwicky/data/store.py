@@ -33,7 +33,7 @@ from zwicky.data.cutouts import (
 )
 from zwicky.data.labels import Labels, write_labels
 from zwicky.errors import UserError
-from zwicky.io import STORE, file_digest, is_store, read_json, replacing_directory, write_json
+from zwicky.io import STORE, file_digest, is_store, read_json, replacing, write_json
 
 SCHEMA_VERSION = 1
 SHARD_BYTES = 10**9
@@ -93,7 +93,7 @@ class StoreWriter:
 
     def __enter__(self) -> Self:
         check_writable(self.path)
-        self.folder = self._exit.enter_context(replacing_directory(self.path))
+        self.folder = self._exit.enter_context(replacing(self.path, directory=True))
         self._exit.push(lambda kind, *_: None if kind else self._finish())
         return self
 

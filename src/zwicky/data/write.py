@@ -12,7 +12,7 @@ from zwicky.data.cutouts import Cutouts, batches, is_numeric
 from zwicky.data.labels import read_labels
 from zwicky.data.store import check_writable, open_store
 from zwicky.errors import UserError
-from zwicky.io import replacing_directory
+from zwicky.io import replacing
 
 Format = Literal["deeplense", "fits", "hdf5"]
 NOT_EXPORTED = ("bands_present", "pixel_hash", "psf_fwhm", "noise")  # lists, and what the pixels tell
@@ -37,7 +37,7 @@ def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
     table = table.drop(columns=lists)
     table = table.rename(columns={name: f"catalog_{name}" for name in WRITTEN})  # properties that are called alike
     table.insert(1, "label", [label or "" for label in read_labels(store).of(cutouts.ids)])
-    with replacing_directory(out) as folder:
+    with replacing(out, directory=True) as folder:
         _write_hdf5(cutouts, table, folder) if format == "hdf5" else _write_files(cutouts, table, folder, format)
     return len(cutouts)
 
