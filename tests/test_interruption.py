@@ -5,13 +5,16 @@ A process that has imported everything forks one child per command, so a kill co
 child's processor seconds, which a busy machine does not stretch.
 """
 
+import contextlib
 import json
+import math
+import multiprocessing
 import os
 import re
+import resource
 import shutil
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,55 +29,26 @@ from .conftest import BENCHMARK, LOOP, PRETRAIN, write_galaxies
 pytestmark = pytest.mark.slow
 
 N_KILLS = 6
-FORK_SERVER = """
-import codecs, json, os, resource, signal, sys, time, traceback
+IMPORTED = (
+    "sklearn.linear_model sklearn.decomposition scipy.stats timm astropy.coordinates zwicky.cli zwicky.data.audit "
+)
+IMPORTED += "zwicky.data.ingest zwicky.data.readers zwicky.evaluation.benchmark zwicky.evaluation.equivariance "
+IMPORTED += "zwicky.evaluation.evaluate zwicky.report.page zwicky.simulate.simulation zwicky.training.export"
+CHILD = """
+import codecs, os, resource, sys
 import torch
+from zwicky import cli
+from zwicky.training import loop
 codecs.lookup("unicode-escape")  # another user may not be able to load Python's own modules
 torch.set_num_threads(1)
-import sklearn.linear_model, sklearn.decomposition, scipy.stats, timm, astropy.coordinates
-from zwicky import cli
-from zwicky.data import audit, ingest, readers, store
-from zwicky.evaluation import benchmark, equivariance, evaluate
-from zwicky.report import page
-from zwicky.simulate import simulation
-from zwicky.training import export, finetune, loop, pretrain
 loop.fit.__kwdefaults__["checkpoint_seconds"] = -1.0
-
-def child(job):
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1), os.dup2(log, 2)
-    if job.get("limit"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
-    if job.get("nobody"):
-        os.setgroups([]), os.setgid(65534), os.setuid(65534)
-    sys.argv = ["zwicky", *job["arguments"]]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return end.code or 0
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    return 0
-
-print("ready", flush=True)
-for line in sys.stdin:
-    job = json.loads(line)
-    pid = os.fork()
-    if not pid:
-        code = child(job)
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-    clock, seconds, done = (~pid << 3) | 2, 0.0, 0  # Linux's id of another process's processor clock
-    while not done:
-        time.sleep(0.001)
-        seconds = time.clock_gettime(clock)
-        if job.get("kill_at") is not None and seconds >= job["kill_at"]:
-            os.kill(pid, signal.SIGKILL)
-            done, status = os.waitpid(pid, 0)
-        else:
-            done, status = os.waitpid(pid, os.WNOHANG)
-    print(json.dumps([os.waitstatus_to_exitcode(status), seconds]), flush=True)
+output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(output, 1), os.dup2(output, 2)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+if nobody:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+sys.argv = ["zwicky", *arguments]
+cli.main()
 """
 
 
@@ -94,22 +68,27 @@ def folder():
 @pytest.fixture(scope="module")
 def zwicky(folder):
     """zwicky(arguments, **job) -> (exit code, processor seconds, output); -9 is the code of a killed command."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(folder)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    server = subprocess.Popen([sys.executable, "-c", FORK_SERVER], env=environment, **pipes)
-    assert server.stdout.readline() == "ready\n"
+    context, log = multiprocessing.get_context("forkserver"), folder / "log"
+    context.set_forkserver_preload(IMPORTED.split())
 
-    def run(arguments, **job):
-        log = folder / "log"
+    def run(arguments, kill_at=math.inf, limit=resource.RLIM_INFINITY, nobody=False):
         log.unlink(missing_ok=True)
-        server.stdin.write(json.dumps({"arguments": [*map(str, arguments)], "log": str(log), **job}) + "\n")
-        server.stdin.flush()
-        code, seconds = json.loads(server.stdout.readline())
-        return code, seconds, log.read_text()
+        job = {"arguments": [*map(str, arguments)], "log": str(log), "limit": limit, "nobody": nobody}
+        process = context.Process(target=exec, args=(CHILD, job))
+        process.start()
+        clock, seconds = (~process.pid << 3) | 2, 0.0  # Linux's id of another process's processor clock
+        while process.is_alive():
+            with contextlib.suppress(OSError):  # it has just ended
+                seconds = time.clock_gettime(clock)
+            if seconds >= kill_at:
+                process.kill()
+            time.sleep(0.001)
+        return process.exitcode, seconds, log.read_text() if log.exists() else ""
 
-    yield run
-    server.stdin.close()
-    server.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("MPLCONFIGDIR", str(folder))
+        yield run
 
 
 @pytest.fixture(scope="module")

@@ -33,21 +33,25 @@ def make_store(path, n=60, bands="gr", size=16, value=None, labels=("nonlens", "
     write_store(cutouts.images, cutouts.table, path, bands=cutouts.bands, labels=classes)
 
 
-def pretrain(*more, recipe="pretrain.yaml", store="store", out="new"):
-    return ["pretrain", recipe, "--data", store, "--out", out, *more]
+def line(command, first, *more, store="store", out="new"):
+    return [command, first, "--data", store, "--out", out, *more]
 
 
-def finetune(*more, run="pretrained", store="store", out="new"):
+def pretrain(*more, recipe="pretrain.yaml", **names):
+    return line("pretrain", recipe, *more, **names)
+
+
+def finetune(*more, run="pretrained", **names):
     loop = [f"--fit.train.{name}={value}" for name, value in LOOP.items()]
-    return ["finetune", run, "--data", store, "--out", out, "--labels=20", *loop, *more]
+    return line("finetune", run, "--labels=20", *loop, *more, **names)
 
 
-def benchmark(*more, recipe="benchmark.yaml", store="store", out="new"):
-    return ["benchmark", recipe, "--data", store, "--out", out, *more]
+def benchmark(*more, recipe="benchmark.yaml", **names):
+    return line("benchmark", recipe, *more, **names)
 
 
-def evaluate(*more, run="tuned", store="store"):
-    return ["evaluate", run, "--data", store, *more]
+def evaluate(*more, run="tuned"):
+    return ["evaluate", run, "--data", "store", *more]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,6 @@ def finished(tmp_path_factory):
         make_store("other_scale", scale=0.4)
         make_store("small", size=8)
         make_store("nan", value=np.nan)
-        make_store("empty", n=0, labels=())
         make_store("single", n=1)
         make_store("one_class", labels=("lens",))
         make_store("unlabelled", labels=())
@@ -115,16 +118,12 @@ def error_of(capsys, monkeypatch):
         (["ingest", "x", "--out", "new", "--size", "9x9"], "size is '9x9'; it must be a whole number or null"),
         (["audit", "nowhere"], "nowhere"),
         (["audit", "pretrained"], "pretrained"),
-        (["audit", "pretrain.yaml"], "pretrain.yaml"),
         (["audit", "simulate:nothing:10"], "nothing"),
         (["audit", "simulate:demo-lenses:many"], "simulate:POPULATION:N"),
         (["pretrain"], "recipe"),
         (["pretrain", "dino", "--data", "store"], "out"),
-        (pretrain(recipe="dinosaur"), "dinosaur"),
         (pretrain(recipe="demo"), "zwicky benchmark"),
         (pretrain("--size=huge", recipe="dino"), "huge"),
-        (pretrain(store="nowhere"), "nowhere"),
-        (pretrain(store="empty"), ""),
         (pretrain(store="single"), ""),
         (pretrain(store="nan"), ""),
         (pretrain("--views.crop=0"), "views.crop"),
@@ -149,7 +148,6 @@ def error_of(capsys, monkeypatch):
         (finetune("--fit.train.batch_size=0"), "batch_size"),
         (finetune("--views.rotation=spin"), "rotation"),
         (finetune("--config=nothing.yaml"), "nothing.yaml"),
-        (finetune(run="store"), "store"),
         (finetune(run="demo"), "zwicky benchmark"),
         (finetune(run="mine.yaml"), "mine.yaml"),
         (benchmark(recipe="dino"), "zwicky pretrain"),
@@ -158,16 +156,12 @@ def error_of(capsys, monkeypatch):
         (benchmark("--design.kind=guess"), "design.kind"),
         (benchmark("--finetune.train.lr=-1"), "lr"),
         (evaluate("--split=mine"), "mine"),
-        (evaluate(store="nowhere"), "nowhere"),
-        (evaluate(store="other_bands"), "bands g, r"),
         (evaluate(run="store"), "store"),
         (["verify", "tuned", "--data", "other_scale"], '0.2"'),
         (["verify", "tuned", "--data", "store", "--n", "0"], "n"),
         (["report", "pretrained"], "pretrained"),
         (["report", "pretrained", "--data", "nowhere"], "nowhere"),
-        (["export", "store", "--out", "new"], "store"),
         (["export", "tuned", "--out", "new", "--format", "pickle"], "format"),
-        (["demo", "--size", "huge"], "huge"),
     ],
 )
 def test_a_mistake_is_one_line(finished, arguments, message, error_of, monkeypatch):
