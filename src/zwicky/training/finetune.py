@@ -21,7 +21,7 @@ from zwicky.training.distributed import rank
 from zwicky.training.fit_labels import divide_labels, fit_labels
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network
-from zwicky.training.run import Run, fingerprint
+from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.self_training import check_self_training, self_train
 from zwicky.training.task import Task
 
@@ -63,10 +63,11 @@ def finetune(
     out, start = Path(out), None if start is None else Path(start)
     source = config.backbone.source if config.backbone and not from_scratch else None
     files = {"start": start, "backbone.pretrained": source}
+    settings = {"start": start and str(start), "from_scratch": from_scratch, **to_plain(config)}
     rows = cutouts.rows_of(ids)
     pool = cutouts.rows_of(split.ids("train", "unlabelled")) if start is None or config.unlabelled else rows[:0]
     digest = fingerprint(cutouts, np.concatenate([rows, pool]), task.learned[rows])
-    run = Run(out, "finetune", config, config.seed, digest, files, start=start, from_scratch=from_scratch)
+    run = Run(out, "finetune", settings, config.seed, digest, files)
     if run.finished:
         return load_network(out)
     pretrained = load_network(start) if start is not None else _published(config, cutouts, pool, from_scratch)

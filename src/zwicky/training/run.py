@@ -30,10 +30,10 @@ PACKAGES = ("torch", "timm", "lightning-fabric", "numpy", "scikit-learn", "pyarr
 class Run:
     """A run directory: `config.yaml`, `run.json`, `checkpoint/`, `metrics.csv` and results. Writes are atomic.
 
-    A directory with the same kind, settings `config`, `arguments` besides them and `fingerprint` of the data resumes.
-    With others it is refused with UserError, unless nothing was trained yet. Rank 0 reads and writes for all processes.
-    `files` are those the run starts from, by the dotted name of their setting; they are compared by content, a run by
-    that of its weights. `config.yaml` has the settings alone, so that it is a recipe of the same command.
+    A directory with the same kind, settings `config` and `fingerprint` of the data resumes. With others it is refused
+    with UserError, unless nothing was trained yet. Rank 0 reads and writes for all processes. `files` are those the
+    run starts from, by the dotted name of their setting; they are compared by content, a run by that of its weights.
+    `config.yaml` is a recipe of the same command.
     """
 
     def __init__(
@@ -44,14 +44,13 @@ class Run:
         seed: int,
         data: str,
         files: Mapping[str, Path | str | None] | None = None,
-        **arguments: Any,
     ) -> None:
         self.path = Path(path)
         if not 0 <= seed < MAX_SEED:
             raise UserError(f"seed is {seed}; choose 0 or more, below {MAX_SEED}")
         paths = {name: weights_file(path) for name, path in (files or {}).items() if path}
         digests = {name: file_digest(path) for name, path in paths.items() if path.is_file()}
-        same = {"kind": kind, "data": data, "files": digests, "arguments": to_plain(arguments)}
+        same = {"kind": kind, "data": data, "files": digests}
         self.info = run_on_rank_zero(lambda: self._open(to_plain(config), seed, same))
         if self.info["data"] != data:
             raise UserError("this process has other data than rank 0; give all machines the same store")
@@ -91,9 +90,7 @@ class Run:
         write_text(self.path / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
         return info
 
-    def _resumes(
-        self, settings: dict[str, Any], kind: str, data: str, files: dict[str, str], arguments: dict[str, Any]
-    ) -> bool:
+    def _resumes(self, settings: dict[str, Any], kind: str, data: str, files: dict[str, str]) -> bool:
         """Whether the directory holds this run; False if it holds another that has not trained anything."""
         info = read_json(self.path / "run.json")
         if info.get("schema_version") != SCHEMA_VERSION:
@@ -103,9 +100,8 @@ class Run:
         if not (self.path / "config.yaml").exists():
             return False
         shared = files.keys() & info["files"].keys()
-        recorded = read_settings(self.path / "config.yaml") | info.get("arguments", {})
-        before = flat(recorded) | {name: info["files"][name] for name in shared}
-        after = flat(settings | arguments) | {name: files[name] for name in shared}
+        before = flat(read_settings(self.path / "config.yaml")) | {name: info["files"][name] for name in shared}
+        after = flat(settings) | {name: files[name] for name in shared}
         changed = sorted(name for name in before | after if before.get(name) != after.get(name))
         if not changed and info["data"] == data:
             return True
