@@ -36,7 +36,7 @@ def small_options(name):
     return dict(SMALL_STAGES if "swin" in name else SMALL_POLAR if "polar" in name else SMALL_VIT)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_backbone():
     """A function that builds any backbone small, with the same weights each time."""
     from zwicky import backbones
@@ -101,7 +101,7 @@ def write_galaxies(folder, labelled=60, **options):
     (folder.parent / "catalog.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_network(small_backbone):
     """A function that wraps a small backbone for these images, with a head for two classes, for targets, or none."""
     from zwicky.augment.config import ViewsConfig

@@ -9,18 +9,14 @@ import pytest
 import torch
 
 from zwicky import backbones
-from zwicky.augment.config import ViewsConfig
-from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Target
 from zwicky.backbones.vit import ViT
 from zwicky.errors import UserError
-from zwicky.methods.supervised import TargetScaler
 from zwicky.training.export import export
-from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.network import load_network, save_network
 
 DEEP = {"patch_size": 8, "width": 32, "depth": 2, "heads": 4}
 STAGES = {"patch_size": 2, "width": 32, "depths": [2, 2], "heads": [2, 4], "window": 4}
-EQUIVARIANT = {"d4_vit": ("d4_vit", DEEP), "d4_swin": ("d4_swin", STAGES | {"depths": [1, 2]})}
 CASES = {
     "vit": ("vit_tiny", DEEP),
     "vit-mean": ("vit_tiny", {**DEEP, "pool": "mean"}),
@@ -32,29 +28,25 @@ CASES = {
 }
 
 
-def network_of(case, head=True, regression=False):
-    torch.manual_seed(0)
-    name, options = (CASES | EQUIVARIANT)[case]
-    size = 48 if name == "resnet18" else 32
-    backbone = backbones.create(name, bands=2, image_size=size, **options)
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    bands, views = ("g", "r"), ViewsConfig(crop=size, image_size=size)
-    network = Network(backbone, Normalisation(bands, (1.0, 2.0), (3.0, 4.0), "asinh", 3.0, 1.5), views, bands, 0.2)
-    if regression:
-        network.targets = (Target(("flux",)), Target(("dx", "dy"), "vector"))
-        network.head = backbone.prediction_head(3, network.targets)
-        network.scaler = TargetScaler((1.0, 0.0, 0.0), (2.0, 0.5, 0.5))  # a vector has one unit
-    elif head:
-        network.head = backbone.prediction_head(3)
-        network.classes, network.temperature = ("a", "b", "c"), 1.7
-    return network
+OTHERS = {"d4_vit": ("d4_vit", DEEP), "d4_swin": ("d4_swin", STAGES | {"depths": [1, 2]}), "small": ("resnet18", {})}
+TARGETS = (Target(("flux",)), Target(("dx", "dy"), "vector"))
 
 
-def raw(network):
-    side = network.backbone.image_size
-    return np.random.default_rng(0).normal(2, 5, (3, 2, side, side)).astype(np.float32)
+@pytest.fixture(scope="module")
+def make(small_network):
+    """make(case, head) → a network with weights all over the place, and raw images for it."""
+
+    def build(case, head="classes"):
+        name, options = (CASES | OTHERS)[case]
+        side = 48 if case == "resnet" else 32
+        images = np.random.default_rng(0).normal(2, 5, (3, 2, side, side)).astype(np.float32)
+        network = small_network(images, head, name, size=side, **options)
+        with torch.no_grad():
+            for parameter in network.backbone.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+        return network, images
+
+    return build
 
 
 # Exported folders and raw pixels to outputs, without zwicky. One process for all, as timm loads slowly.
@@ -82,15 +74,15 @@ def float32(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory, make):
     """A folder for each case: the run, its export, images, and the outputs of timm alone."""
     folder = tmp_path_factory.mktemp("cases")
     for case in CASES:
-        network = network_of(case)
+        network, images = make(case)
         save_network(folder / case / "run", network)
         written = export(folder / case / "run", folder / case / "out")
         assert sorted((folder / case / "out").iterdir()) == sorted(written)
-        np.save(folder / case / "images.npy", raw(network))
+        np.save(folder / case / "images.npy", images)
     subprocess.run([sys.executable, "-c", TIMM_ALONE, str(folder)], check=True)
     return folder
 
@@ -102,8 +94,8 @@ def test_timm_alone_gives_the_same_outputs(folders, case):
     assert np.allclose(outputs["features"], network.features(images, turns=False), atol=1e-5)
     assert np.allclose(outputs["outputs"], network.outputs(images, turns=False), atol=1e-5)
     config = json.loads((folders / case / "out" / "config.json").read_text())
-    assert config["num_classes"] == 3
-    assert config["pretrained_cfg"]["label_names"] == config["zwicky"]["classes"] == ["a", "b", "c"]
+    assert config["num_classes"] == 2
+    assert config["pretrained_cfg"]["label_names"] == config["zwicky"]["classes"] == ["nonlens", "lens"]
     assert config["zwicky"]["bands"] == ["g", "r"]
     assert (config["zwicky"]["pixel_scale"], config["zwicky"]["temperature"]) == (0.2, 1.7)
 
@@ -115,13 +107,10 @@ def test_an_exported_network_can_be_pretrained_weights(folders):
     assert all(torch.equal(loaded[key], value.cpu()) for key, value in expected.items())
 
 
-def test_a_network_that_timm_lacks_is_exported_as_ours(tmp_path):
-    network = network_of("vit")
-    network.backbone = backbones.create("resnet18", bands=2, image_size=32)
-    network.head = network.backbone.prediction_head(3)
+def test_a_network_that_timm_lacks_is_exported_as_ours(tmp_path, make):
+    network, images = make("small")
     save_network(tmp_path / "run", network)
     assert [path.name for path in export(tmp_path / "run", tmp_path / "out")] == ["network.json", "network.safetensors"]
-    images = raw(network)
     assert np.allclose(load_network(tmp_path / "out").outputs(images), network.outputs(images), atol=1e-6)
 
 
@@ -132,10 +121,10 @@ ONNX = [(case, False) for case in CASES] + [("vit", True), ("d4_vit", True), ("d
 @pytest.mark.parametrize(
     ("case", "regression"), [ONNX[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in ONNX[1:])]
 )
-def test_onnx_gives_the_same_outputs_for_any_batch(tmp_path, case, regression):
+def test_onnx_gives_the_same_outputs_for_any_batch(tmp_path, make, case, regression):
     """Those of an equivariant network are as exact: features of rotated images are equal, vectors rotate."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    network = network_of(case, regression=regression)
+    network, images = make(case, TARGETS if regression else "classes")
     save_network(tmp_path / "run", network)
     (path,) = export(tmp_path / "run", tmp_path / "out", "onnx")
     assert list(tmp_path.joinpath("out").iterdir()) == [path]
@@ -146,8 +135,8 @@ def test_onnx_gives_the_same_outputs_for_any_batch(tmp_path, case, regression):
         crops = network.normalisation(torch.from_numpy(np.ascontiguousarray(images)))[0]
         return session.run(None, {"crops": crops.numpy()})
 
-    images, kind = raw(network), "predictions" if regression else "logits"
-    assert [output.name for output in session.get_outputs()] == ["pooled", kind]
+    names = ["pooled", "predictions" if regression else "logits"]
+    assert [output.name for output in session.get_outputs()] == names
     for count in (1, 3):
         pooled, outputs = run(images[:count])
         assert np.allclose(pooled, network.features(images[:count], turns=False), atol=1e-4)
@@ -155,7 +144,7 @@ def test_onnx_gives_the_same_outputs_for_any_batch(tmp_path, case, regression):
     if regression:
         assert metadata["targets"][1] == {"columns": ["dx", "dy"], "kind": "vector"}
     else:
-        assert metadata["classes"] == ["a", "b", "c"]
+        assert metadata["classes"] == ["nonlens", "lens"]
     if case.startswith("d4"):
         rotated, turned = run(np.rot90(images, axes=(2, 3)))
         assert outputs.std(0).min() > 1e-3
@@ -164,9 +153,9 @@ def test_onnx_gives_the_same_outputs_for_any_batch(tmp_path, case, regression):
         assert np.abs(turned - expected).max() < 1e-4 * outputs.std(0).max()
 
 
-def test_a_file_that_does_not_reproduce_the_network_is_not_written(tmp_path, monkeypatch):
+def test_a_file_that_does_not_reproduce_the_network_is_not_written(tmp_path, make, monkeypatch):
     """Another number of heads has the same weights and other outputs."""
-    save_network(tmp_path / "run", network_of("vit"))
+    save_network(tmp_path / "run", make("vit")[0])
     real = ViT.timm_config
 
     def two_heads(backbone):
@@ -179,8 +168,8 @@ def test_a_file_that_does_not_reproduce_the_network_is_not_written(tmp_path, mon
     assert list(tmp_path.joinpath("out").iterdir()) == []
 
 
-def test_mistakes_are_one_line(tmp_path, monkeypatch):
-    save_network(tmp_path / "run", network_of("vit", head=False))
+def test_mistakes_are_one_line(tmp_path, make, monkeypatch):
+    save_network(tmp_path / "run", make("vit", None)[0])
     (tmp_path / "taken").write_text("")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     for arguments, message in ((("taken",), "cannot write"), (("out", "onnx"), r"zwicky\[onnx\]")):

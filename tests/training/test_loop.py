@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from zwicky import backbones, methods
 from zwicky.errors import UserError
 from zwicky.training.config import TrainConfig
 from zwicky.training.loop import MetricsLog, make_optimizer, set_schedules
@@ -101,10 +100,8 @@ def test_number_of_steps(settings, images, steps):
     assert TrainConfig(**settings).steps(images) == steps
 
 
-def test_layer_decay_and_weight_decay_groups():
-    options = {"patch_size": 8, "width": 32, "depth": 3, "heads": 2}
-    backbone = backbones.create("vit_tiny", bands=2, image_size=16, **options)
-    method = methods.create("supervised", backbone, classes=2)
+def test_layer_decay_and_weight_decay_groups(small_backbone, small_method):
+    method = small_method("supervised", small_backbone(depth=3), classes=2)
     changes = {"layer_decay": 0.5, "weight_decay": 0.1, "weight_decay_end": 0.3, "min_lr": 0.01, "beta2": 0.95}
     config = TrainConfig(lr=1.0, warmup=0.2, **changes)
     optimizer = make_optimizer(method, config)
@@ -122,9 +119,7 @@ def test_layer_decay_and_weight_decay_groups():
     distance |= {"encoder.net.patch_embed.proj.weight": 5, "encoder.net.pos_embed": 5}
     for name, layers in distance.items():
         assert group_of[name]["lr"] == pytest.approx(lr * 0.5**layers), name
-    matrices = {name for name, p in parameters.items() if p.ndim > 1} - {
-        "encoder.net.cls_token",
-        "encoder.net.pos_embed",
-    }
+    tokens = {"encoder.net.cls_token", "encoder.net.pos_embed"}
+    matrices = {name for name, p in parameters.items() if p.ndim > 1} - tokens
     for name, group in group_of.items():
         assert group["weight_decay"] == pytest.approx(decay if name in matrices else 0.0), name

@@ -20,9 +20,12 @@ GRID = [case for case in itertools.product(SIZES, BANDS, OBJECTS, LABELS) if cas
 MEMORY = 8e9
 
 
-def recipe(size, bands, objects, labels, pixel_scale=None):
-    table = choose(Facts((size, size), bands, pixel_scale, objects, labels))
-    settings = recipes.merge(recipes.read("start"), as_settings(table))
+def choices(size=64, bands=1, objects=10**5, labels=500, **more):
+    return {choice.name: choice for choice in choose(Facts((size, size), bands, None, objects, labels, **more))}
+
+
+def recipe(*case):
+    settings = recipes.merge(recipes.read("start"), as_settings([*choices(*case).values()]))
     given = parse(cli.COMMANDS["benchmark"], "benchmark", settings, ["start", "--data", "x", "--out", "y"])
     return settings_of(BenchmarkConfig, given)
 
@@ -73,7 +76,7 @@ def test_every_combination_takes_a_step_and_fits_in_memory(size):
 
 def test_the_table_is_sane_everywhere():
     for size, bands, objects, labels in GRID:
-        table = {choice.name: choice for choice in choose(Facts((size, size), bands, None, objects, labels))}
+        table = choices(size, bands, objects, labels)
         assert all(choice.reason for choice in table.values())
         crop = table["crop"].value
         assert crop <= size
@@ -87,15 +90,13 @@ def test_the_table_is_sane_everywhere():
 
 
 def test_a_split_of_the_data_replaces_the_drawn_one():
-    table = {choice.name: choice for choice in choose(Facts((64, 64), 1, None, 1000, 500, given=400))}
+    table = choices(given=400)
     assert (table["split"].value, table["labels"].value) == ("holdout", [100, 0])
     assert "test share" not in table
 
 
 def test_more_labels_give_no_fewer_steps():
-    steps = [
-        {c.name: c.value for c in choose(Facts((64, 64), 1, None, 10**5, labels))}["fit steps"] for labels in LABELS
-    ]
+    steps = [choices(labels=labels)["fit steps"].value for labels in LABELS]
     assert steps == sorted(steps)
 
 
