@@ -84,19 +84,6 @@ def test_duplicates_stay_together_and_unlabelled_twins_of_test_objects_are_dropp
     assert any(split.roles[twins.ids[row]] != "train" for row in range(30))
 
 
-def test_holdout_mistakes():
-    cutouts, labels = data(many())
-    with pytest.raises(UserError, match="three shares"):
-        holdout_split(cutouts, labels, fractions=(0.8, 0.1, 0.2), seed=0)
-    with pytest.raises(UserError, match="no labels"):
-        holdout_split(cutouts, Labels({}), seed=0)
-    with pytest.raises(UserError, match="no column"):
-        holdout_split(cutouts, labels, seed=0, group_column="source")
-    cutouts, labels = data(["lens"] * 20 + ["non"])
-    with pytest.raises(UserError, match="class 'non' has 1 objects in 1 groups"):
-        holdout_split(cutouts, labels, seed=0)
-
-
 def test_rare_classes_are_trained_on_and_tested_where_that_is_possible():
     cutouts, labels = data(["lens"] * 2 + ["non"] * 60)
     with pytest.warns(UserWarning, match=r"only 1 lens to test, .* design.kind folds"):
@@ -133,16 +120,6 @@ def test_folds_test_each_matching_object_once_and_train_on_matching_ones_only():
         assert len(split.ids("train")) == 100 - len(split.ids("test"))
 
 
-def test_fold_mistakes():
-    cutouts, labels = data(many(5, 40, 0), origin=["sw"] * 45)
-    with pytest.raises(UserError, match="at least 2 folds"):
-        fold_splits(cutouts, labels, folds=1, seed=0)
-    with pytest.raises(UserError, match="origin == 'x'"):
-        fold_splits(cutouts, labels, folds=2, seed=0, test_where={"origin": "x"})
-    with pytest.raises(UserError, match="class 'lens' has 5 independent groups"):
-        fold_splits(cutouts, labels, folds=6, seed=0)
-
-
 @settings(max_examples=30)
 @given(many_classes, st.integers(0, 99), st.sets(st.integers(3, 30), max_size=5), st.booleans())
 def test_subsets_are_nested_stratified_and_of_the_training_role(classes, seed, counts, balanced):
@@ -166,18 +143,29 @@ def test_subsets_are_nested_stratified_and_of_the_training_role(classes, seed, c
             assert abs(drawn[label] - share * count) < 1 + 1e-9
 
 
-def test_subsets_too_large_say_what_there_is():
-    cutouts, labels = data(many(60, 40, 5))
-    split = Split("s", dict.fromkeys(cutouts.ids, "train"))
-    with pytest.raises(UserError, match=r"101 labels asked for.* 100 .*\(non 40, lens 60\)"):
-        label_subsets(split, labels, [101], seed=0)
-    with pytest.raises(UserError, match="too few of one class"):
-        label_subsets(split, labels, [90], seed=0, balanced=True)
-    with pytest.raises(UserError, match="cannot hold the 2 classes"):
-        label_subsets(split, labels, [1], seed=0)
-    assert len(label_subsets(split, labels, [80], seed=0, balanced=True)[80]) == 80
-    with pytest.raises(UserError, match="asked for"):
-        label_subsets(Split("empty", {}), labels, [10], seed=0)
+ALL = many(60, 40, 5)  # to train on
+MISTAKES = [
+    (ALL, lambda c, y, s: holdout_split(c, y, fractions=(0.8, 0.1, 0.2), seed=0), "three shares"),
+    (ALL, lambda c, y, s: holdout_split(c, Labels({}), seed=0), "no labels"),
+    (ALL, lambda c, y, s: holdout_split(c, y, seed=0, group_column="source"), "no column"),
+    (["lens"] * 20 + ["non"], lambda c, y, s: holdout_split(c, y, seed=0), "class 'non' has 1 objects in 1 groups"),
+    (ALL, lambda c, y, s: fold_splits(c, y, folds=1, seed=0), "at least 2 folds"),
+    (ALL, lambda c, y, s: fold_splits(c, y, folds=2, seed=0, test_where={"origin": "x"}), "origin == 'x'"),
+    (many(5), lambda c, y, s: fold_splits(c, y, folds=6, seed=0), "class 'lens' has 5 independent groups"),
+    (ALL, lambda c, y, s: label_subsets(s, y, [101], seed=0), r"101 labels asked for.* 100 .*\(non 40, lens 60\)"),
+    (ALL, lambda c, y, s: label_subsets(s, y, [90], seed=0, balanced=True), "too few of one class"),
+    (ALL, lambda c, y, s: label_subsets(s, y, [1], seed=0), "cannot hold the 2 classes"),
+    (ALL, lambda c, y, s: label_subsets(Split("empty", {}), y, [10], seed=0), "asked for"),
+    (ALL, lambda c, y, s: fit_select([*s.ids("train"), "unknown"], y, seed=0), "no label"),
+    (ALL, lambda c, y, s: fit_select(s.ids("train"), y, 1.0, seed=0), "between 0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("classes", "draw", "message"), MISTAKES)
+def test_mistakes_are_one_line(classes, draw, message):
+    cutouts, labels = data(classes, origin=["sw"] * len(classes))
+    with pytest.raises(UserError, match=message):
+        draw(cutouts, labels, Split("s", dict.fromkeys(cutouts.ids, "train")))
 
 
 def test_fit_select_carves_60_out_of_300():
@@ -190,8 +178,6 @@ def test_fit_select_carves_60_out_of_300():
     fit, select = fit_select(cutouts.ids, labels, seed=0, groups=groups)
     assert not {groups[i] for i in fit} & {groups[i] for i in select}
     assert len(fit) + len(select) == 300
-    with pytest.raises(UserError, match="no label"):
-        fit_select([*cutouts.ids, "unknown"], labels, seed=0)
 
 
 def test_the_default_split_depends_on_the_data_alone():

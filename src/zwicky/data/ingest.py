@@ -273,12 +273,12 @@ def _conform(name: str, item: Record | Unreadable, store: StoreFormat, config: I
     facts["bands_present"] = [band for band, present in zip(store.bands, is_present, strict=True) if present]
     columns = dict(item.columns)
     for key in PER_BAND:
-        values, indices = columns.get(key), store.band_indices(item)
-        if isinstance(values, int | float):  # the same in all bands
-            facts[key] = [None if index is None else columns[key] for index in indices]
-        elif isinstance(values, tuple) and len(values) == len(item.image):
-            facts[key] = [None if index is None else values[index % len(values)] for index in indices]
-        if isinstance(values, int | float | tuple):
+        if isinstance(value := columns.get(key), int | float | tuple):
+            values = (
+                value if isinstance(value, tuple) else (value,) * len(item.image)
+            )  # one number is that of all bands
+            if len(values) == len(item.image):
+                facts[key] = [None if n is None else values[n % len(values)] for n in store.band_indices(item)]
             del columns[key]
     columns = {key: next(iter(value), None) if isinstance(value, tuple) else value for key, value in columns.items()}
     return _Image(facts, columns, form, pixels)
