@@ -200,6 +200,10 @@ def test_folders_as_deeplense_has_them(population, tmp_path):
     assert (folders / "catalog.csv").exists()
 
 
+def cdm(**priors):
+    return {"classes": {"cdm": {"substructure": {"cold_dark_matter": priors}}}}
+
+
 @pytest.mark.parametrize(
     ("base", "changes", "words"),
     [
@@ -207,16 +211,8 @@ def test_folders_as_deeplense_has_them(population, tmp_path):
         ("demo-lenses", {"common": {"lens_e1": {"value": 1.2}}}, "not finite"),
         ("demo-lenses", {"classes": {"lens": {"parameters": {"source_n": {"value": 0.0}}}}}, "class lens are not"),
         ("deeplense-repaired-2", {"common": {"z_source": {"value": 0.1}}}, "not finite"),
-        (
-            "deeplense-repaired-2",
-            {"classes": {"cdm": {"substructure": {"cold_dark_matter": {"sigma_sub": {"uniform": [-0.1, 0.1]}}}}}},
-            "sigma_sub is drawn below 0",
-        ),
-        (
-            "deeplense-repaired-2",
-            {"classes": {"cdm": {"substructure": {"cold_dark_matter": {"tau": {"value": 0.01}}}}}},
-            "tau is drawn outside 0.06",
-        ),
+        ("deeplense-repaired-2", cdm(sigma_sub={"uniform": [-0.1, 0.1]}), "sigma_sub is drawn below 0"),
+        ("deeplense-repaired-2", cdm(tau={"value": 0.01}), "tau is drawn outside 0.06"),
     ],
 )
 def test_a_prior_beyond_what_its_parameter_may_be_is_one_line(base, changes, words, small):

@@ -139,7 +139,7 @@ def _is_allowed(request: Request, token: str) -> bool:
     return (
         urlsplit(f"//{host}").hostname in ("127.0.0.1", "localhost")
         and (origin is None or urlsplit(origin).netloc == host)
-        and secrets.compare_digest(request.url.path[: len(prefix)].encode(), prefix.encode())
+        and secrets.compare_digest(request.scope["path"][: len(prefix)].encode(), prefix.encode())
     )
 
 
