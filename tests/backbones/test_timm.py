@@ -19,21 +19,18 @@ from zwicky.backbones.vit import index_with_cls
 from zwicky.backbones.weights import published_scale
 from zwicky.errors import UserError
 
-VIT = {"patch_size": 8, "width": 48, "depth": 3, "heads": 3}
-BEIT = {"patch_size": 8, "width": 32, "depth": 3, "heads": 4}
-
 
 @pytest.fixture(params=["cls", "mean"])
-def vit(request, filled):
-    made = filled(backbones.create("vit_tiny", bands=3, image_size=32, pool=request.param, **VIT))
+def vit(request, small_backbone, filled):
+    made = filled(small_backbone(depth=3, pool=request.param))
     for block in made.net.blocks:
         block.attn.fused_attn = False
     return made
 
 
 @pytest.fixture(params=["cls", "mean"])
-def beit(request, filled):
-    return filled(backbones.create("beit_base", bands=3, image_size=32, pool=request.param, **BEIT))
+def beit(request, small_backbone, filled):
+    return filled(small_backbone("beit_base", depth=3, pool=request.param))
 
 
 def timm_tokens(backbone, images):
@@ -66,12 +63,12 @@ def test_vit_values_and_gradients_are_timms(vit, size):
 def test_vit_attention_is_the_softmax_of_products(vit, size):
     images, side, net = torch.randn(2, 3, size, size), size // 8, vit.net
     normed = net.blocks[-1].norm1(net.blocks[:-1](net._pos_embed(net.patch_embed(images))))
-    q, k, _ = net.blocks[-1].attn.qkv(normed).unflatten(2, (3, 3, 16)).unbind(2)  # [B, N, heads, d]
+    q, k, _ = net.blocks[-1].attn.qkv(normed).unflatten(2, (3, 2, 16)).unbind(2)  # [B, N, heads, d]
     weights = (torch.einsum("bnhd,bmhd->bhnm", q, k) / 4).softmax(-1)
     expected = (weights[:, :, :1] if vit.pool == "cls" else weights[:, :, 1:]).mean(2)[..., 1:]
     expected /= expected.sum(-1, keepdim=True)
     assert torch.allclose(vit.attention(images), expected.unflatten(2, (side, side)), atol=1e-5)
-    assert expected.std() > 0.005
+    assert expected.std() > 0.001
 
 
 @torch.no_grad()
@@ -230,20 +227,19 @@ def test_one_band_becomes_the_mean_of_several(tmp_path, name, stem, small_backbo
 
 
 @pytest.mark.parametrize("prefix", ["teacher.backbone.", "model.", "_orig_mod.", "module.encoder_q.", "chunks"])
-def test_weights_as_training_scripts_save_them(tmp_path, prefix):
-    source = backbones.create("vit_tiny", bands=3, image_size=32, patch_size=8, **TINY)
+def test_weights_as_training_scripts_save_them(tmp_path, prefix, small_backbone):
+    source = small_backbone()
     state = {key.removeprefix("net."): value.clone() for key, value in source.state_dict().items()}
     named = {prefix + key: value for key, value in state.items()}
     if prefix == "chunks":
         named = {re.sub(r"blocks\.(\d+)", r"blocks.0.\1", key): value for key, value in state.items()}
     other = {} if "_q" in prefix else {f"student.{key}": torch.zeros_like(value) for key, value in state.items()}
     torch.save(named | other | {"masked_embed": torch.zeros(1, 4), "dino_head.w": torch.zeros(3)}, tmp_path / "w.ckpt")
-    sizes = {"bands": 3, "image_size": 32, "patch_size": 8, **TINY}
-    backbone = backbones.create("vit_tiny", **sizes, pretrained=str(tmp_path / "w.ckpt"))
+    backbone = small_backbone(pretrained=str(tmp_path / "w.ckpt"))
     assert all(torch.equal(value, state[key]) for key, value in backbone.net.state_dict().items())
     torch.save({key: value * torch.nan for key, value in state.items()}, tmp_path / "w.ckpt")
     with pytest.raises(UserError, match="not finite"):
-        backbones.create("vit_tiny", **sizes, pretrained=str(tmp_path / "w.ckpt"))
+        small_backbone(pretrained=str(tmp_path / "w.ckpt"))
 
 
 @pytest.mark.parametrize("source", ["vit_tiny_patch16_224", "timm/vit_tiny_patch16_224"])
@@ -307,23 +303,23 @@ class Payload:
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
-def test_pickled_code_is_not_run(tmp_path, save, monkeypatch):
+def test_pickled_code_is_not_run(tmp_path, save, monkeypatch, small_backbone):
     marker, path = tmp_path / "executed", tmp_path / "weights.pth"
     monkeypatch.setattr(Payload, "path", str(marker))
     save({"model": Payload()}, path)
     with pytest.raises(UserError, match="not a readable weights file"):
-        backbones.create("vit_tiny", bands=3, image_size=32, pretrained=str(path), **TINY)
+        small_backbone(pretrained=str(path))
     assert not marker.exists()
 
 
-def test_files_that_are_no_weights_are_one_line(tmp_path):
+def test_files_that_are_no_weights_are_one_line(tmp_path, small_backbone):
     torch.save({"epoch": 3, "names": ["a"]}, tmp_path / "config.pth")
     (tmp_path / "damaged.safetensors").write_bytes(b"nonsense")
     messages = {"missing.bin": "no such file", "config.pth": "no table of weights", "damaged.safetensors": "readable"}
     sources = {str(tmp_path / name): message for name, message in messages.items()} | {"no_such": "no_such"}
     for name, message in sources.items():
         with pytest.raises(UserError, match=message):
-            backbones.create("vit_tiny", bands=3, image_size=32, pretrained=name, **TINY)
+            small_backbone(pretrained=name)
 
 
 def test_the_scale_of_published_pixels(small_backbone):

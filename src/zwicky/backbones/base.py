@@ -15,7 +15,8 @@ from zwicky.backbones.heads import LinearHead, PixelDecoder
 from zwicky.backbones.patches import StageGrids
 from zwicky.errors import UserError
 
-# Names of parameters of `net` by layer, in the form of timm's `group_parameters`; those not named are the last layer.
+# Patterns of the names of parameters of `net`, layer by layer, for timm's `group_parameters`; names that match none are
+# the last layer. A network with other names adds its own.
 LAYERS = {
     "stem": r"^(?:stem|patch_embed|embed|lift|norm1|conv1|bn1|pos_|cls_token|reg_token)",
     "blocks": [
@@ -159,7 +160,7 @@ class Backbone(nn.Module, ABC):
         return None
 
     def layer_groups(self) -> list[list[str]]:
-        """Return parameter names from input to output, one list per layer, for layer-wise learning-rate decay."""
+        """Return parameter names from input to output, one list per layer of `LAYERS`, for layer-wise decay."""
         layers = group_parameters(self.net, LAYERS).values()
         first, *rest = [[f"net.{name}" for name in layer] for layer in layers]
         return [[name for name, _ in self.named_parameters(recurse=False)] + first, *rest]
