@@ -13,11 +13,6 @@ SECONDS_BETWEEN_LINES = 15.0
 SHOWN = ("loss", "accuracy", "teacher_kl", "rankme", "knn_accuracy", "select_loss")  # of the metrics
 
 
-def shows_bars() -> bool:
-    """Whether stderr is a terminal; that of `!zwicky` in a notebook looks like one, but every redraw is kept there."""
-    return sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
-
-
 class StepProgress:
     """Progress of a loop: steps, images/s, loss and metrics; a bar on a terminal, occasional lines elsewhere.
 
@@ -34,7 +29,8 @@ class StepProgress:
         self._line_at = self._began + SECONDS_BETWEEN_LINES
         self._quiet = quiet
         self._bar: Progress | None = None
-        if not quiet and shows_bars():
+        # That of `!zwicky` in a notebook looks like a terminal, but every redraw is kept there.
+        if not quiet and sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

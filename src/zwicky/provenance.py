@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -62,10 +62,8 @@ class TrainingObjects:
 
         Records that a header cannot hold, of more than four million objects, are left out: an unknown history.
         """
-        values: dict[str, Any] = {"unknown": self.unknown}
-        if with_records:
-            values["records"] = base64.b64encode(self.records.tobytes()).decode()
-        text = json.dumps(values)
+        records = {"records": base64.b64encode(self.records.tobytes()).decode()} if with_records else {}
+        text = json.dumps({"unknown": self.unknown} | records)
         return {NAME: text} if len(text) < MAX_METADATA else {}
 
 

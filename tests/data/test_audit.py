@@ -38,6 +38,7 @@ def test_noise_raises_no_warning_and_all_is_json():
     assert all(entry["low"] < 0.57 for entry in shortcuts.values())
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert "lens 150" in audit_text(result)
+    assert "origin: unknown 300 (--simulated of" in audit_text(result)
 
 
 @pytest.mark.parametrize(

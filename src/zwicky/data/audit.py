@@ -335,7 +335,9 @@ def audit_text(result: dict[str, Any]) -> str:
         *(f"warning: {line}" for line in result["warnings"]),
         *result["information"],
         f"{result['objects']} objects of {height}×{width} pixels, {result['dtype']}, pixel scale in arcsec: {scale}",
-        ", ".join(f"{origin}: {count}" for origin, count in result["origin"].items() if count),
+        "origin: "
+        + ", ".join(f"{origin} {count}" for origin, count in result["origin"].items() if count)
+        + " (--simulated of `zwicky ingest` states it)" * bool(result["origin"]["unknown"]),
         f"labelled: {labels['labelled']}{f' ({classes})' if classes else ''}, unlabelled: {labels['unlabelled']}",
         f"duplicates: {duplicates['same_pixels']} by pixels, {duplicates['same_position']} by position",
         "band: minimum, 1 %, median, 99 %, maximum, share invalid",
