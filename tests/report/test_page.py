@@ -81,6 +81,7 @@ def test_short_table_of_differences_before_the_folded_one(page):
     assert short.count('<tr><th scope="row">') == 6  # three pairs at two numbers of labels
     assert full.count('<tr><th scope="row">') == 24  # four metrics
     assert "first significantly better" in short
+    assert ".scroll caption { position: sticky" in page.source  # whole on a phone, where the table scrolls
     assert "details::details-content { display: block; content-visibility: visible" in page.source  # open in print
 
 
