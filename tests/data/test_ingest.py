@@ -341,6 +341,10 @@ def test_stores_can_be_joined(folder, read):
     assert list(cutouts.ids[[0, -1]]) == ["a0", "b3"]
     assert_array_equal(cutouts.images[0][:2], [plane(0), plane(1)])
     assert cutouts.column("survey").tolist() == ["a"] * 4 + ["b"] * 4
+    write_noise(folder / "c.npy", 1)  # the files that a store was made of, perhaps
+    cutouts, report, *_ = read()
+    assert (list(cutouts.ids), len(report.set_aside)) == (["c.npy"], 2)
+    assert all("a store among other files" in reason for _, reason in report.set_aside)
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "gztar", "xztar"])

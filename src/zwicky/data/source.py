@@ -64,6 +64,8 @@ class Source:
                 reasons[file] = "a map of weights, errors or masks by its name"
             elif original.get(stem, file) != file and format_of(file).startswith("pictures"):
                 reasons[file] = f"a picture of {original[stem]}"
+            elif file.endswith(f"/{STORE}") and not all(other.endswith(f"/{STORE}") for other in files):
+                reasons[file] = "a store among other files, perhaps of them; ingest it by itself"
         set_aside += reasons.items()
         files = [file for file in files if file not in reasons]
         arrays = [file for file in files if not format_of(file).startswith(("pictures", "parquet"))]
