@@ -83,7 +83,7 @@ def test_files_are_compared_by_content_not_by_path(tmp_path):
         path.write_bytes(content)
 
     def finetuning(path):
-        return Run(tmp_path / "run", "finetune", {"seed": 0}, 0, "data", {"start": path}, start=path)
+        return Run(tmp_path / "run", "finetune", {"start": str(path)}, 0, "data", {"start": path})
 
     trained(finetuning(first))
     first.unlink()
@@ -152,10 +152,10 @@ def test_ids_are_evidence_within_one_store_only():
     """Files of two folders often have the same names; a simulation has no pixel hashes before it is rendered."""
     train, test = store(["0.npy", "1.npy"], 0), store(["0.npy", "1.npy"], 1)
     assert not find_leaked(test, np.arange(2), record(train, {"fit": np.arange(2)})).any()
-    first, second = (
-        replace(store([f"sim-{k}" for k in range(n)], 0, pixel_hash=[None] * n), metadata={"simulation": "pop, seed 3"})
-        for n in (3, 5)
-    )
+    first, second = (store([f"sim-{k}" for k in range(n)], 0) for n in (3, 5))
+    for cutouts in (first, second):
+        cutouts.table["pixel_hash"] = None
+        cutouts.metadata["simulation"] = "pop, seed 3"
     assert (
         find_leaked(second, np.arange(5), record(first, {"pretrain": np.arange(3)})).tolist()
         == [True] * 3 + [False] * 2
