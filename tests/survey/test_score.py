@@ -190,12 +190,12 @@ def test_a_regressed_column_called_score_is_no_probability(cutouts, store, make_
             score([make_run(0, parse_targets([name]))], store, tmp_path / "s", workers=1, quiet=True)
 
 
-def test_a_run_without_counts_of_its_labels_is_named(cutouts, make_run, tmp_path, capsys):
+def test_a_run_without_counts_of_its_labels_is_named(cutouts, make_run, tmp_path, recwarn):
     run, store = make_run(), tmp_path / "store"
     write_store(cutouts.images[:4], cutouts.table[:4], store, bands=cutouts.bands)
     for number, prevalence in enumerate((None, 1e-3)):
         score([run], store, tmp_path / str(number), ScoreConfig(prevalence, views=1), workers=1, quiet=True)
-    assert capsys.readouterr().err.count(f"warning: {run} does not record") == 1
+    assert sum(f"{run} does not record" in str(warning.message) for warning in recwarn) == 1
 
 
 @pytest.mark.parametrize("prevalence", [1e-5, 1e-4, 1e-3])

@@ -6,6 +6,7 @@ import shlex
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,7 @@ def pretrain(args: Namespace) -> None:
         write_split(args.out / "splits", split)
         if not split.ids("test").size:
             advice = "name numbers to regress by --targets, or give some cutouts the role test in a split of the store"
-            print(f"warning: no labels: all cutouts are used and none is left to test; {advice}", file=sys.stderr)
+            warnings.warn(f"no labels: all cutouts are used and none is left to test; {advice}")
         out, name = shlex.quote(str(args.out)), shlex.quote(str(args.data))
         command = f"zwicky predict {out} {name} --out TABLE.csv --features FEATURES.npy"
         if count := len(split.ids("train")):
@@ -118,7 +119,7 @@ def _fitting(views: ViewsConfig, data: Data, quiet: bool = False) -> ViewsConfig
 
     views, note = fit_views(views, data.cutouts.size)
     if note and not quiet and rank() == 0:
-        print(f"warning: {note}", file=sys.stderr, flush=True)
+        warnings.warn(note)
     return views
 
 

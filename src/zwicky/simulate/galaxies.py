@@ -5,7 +5,7 @@ The parameter `source_pick`, from 0 to 1, chooses the galaxy, `source_rotation` 
 it, `source_zoom` scales its size on the sky. The same for `lens`.
 """
 
-import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,7 +64,7 @@ def load_galaxies(galaxies: GalaxyStore) -> GalaxyCatalog:
         raise UserError(f"{path}: no image has a galaxy at its centre; choose another store")
     if not bright.all():
         message = f"{(~bright).sum()} of {len(total)} images in {path} have no galaxy at their centre and are left out"
-        print(f"warning: {message} (first: {cutouts.ids[~bright][0]})", file=sys.stderr, flush=True)
+        warnings.warn(f"{message} (first: {cutouts.ids[~bright][0]})")
     images = images[bright] / (total[bright, None, None] * scale**2).astype(np.float32)
     return GalaxyCatalog(torch.from_numpy(images), scale, tuple(cutouts.ids[bright]))
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -45,13 +44,13 @@ class Simulation:
 
     @classmethod
     def open(cls, population: str, count: int, seed: int = 0, device: str = "cpu") -> Self:
-        """Return the simulation of a shipped population or a YAML file, and print the population's warning."""
+        """Return the simulation of a shipped population or a YAML file, and give the population's warning."""
         simulated = read_population(population)
         if count < 1 or seed < 0:
             raise UserError(f"cannot simulate {count} images with seed {seed}; ask for 1 or more, and seed 0 or more")
         _check(population, simulated)
         if simulated.warning:
-            print(f"warning: {population}: {simulated.warning.strip()}", file=sys.stderr)
+            warnings.warn(f"{population}: {simulated.warning.strip()}")
         return cls(simulated, count, seed, find_device(device))
 
     @property

@@ -1,8 +1,8 @@
 """What a command's `--data` names: a store, or a simulation whose images are rendered when they are first used."""
 
 import os
-import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,7 +147,7 @@ def _without_blank(cutouts: Cutouts, labels: Labels, store: Path) -> Data:
     if not is_blank.any():
         return Data(cutouts, labels, store)
     blank = frozenset(cutouts.ids[is_blank])
-    print(f"warning: {len(blank)} images of {store} have no valid pixel; they are left out", file=sys.stderr)
+    warnings.warn(f"{len(blank)} images of {store} have no valid pixel; they are left out")
     values = {name: label for name, label in labels.values.items() if name not in blank}
     return Data(cutouts.take(np.flatnonzero(~is_blank)), replace(labels, values=values), store, blank)
 

@@ -11,9 +11,9 @@ OUT/set_aside.csv, OUT/candidates/, OUT/summary.json    written when all parts a
 import hashlib
 import os
 import shutil
-import sys
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -89,7 +89,7 @@ def score(
     if config.prevalence is not None:
         for run in (run for run, share in zip(runs, ensemble.shares, strict=True) if np.isnan(share)):
             advice = "so its classes are taken as equally frequent in it; fine-tune again to record them"
-            print(f"warning: {run} does not record how many labels of each class it learned, {advice}", file=sys.stderr)
+            warnings.warn(f"{run} does not record how many labels of each class it learned, {advice}")
     survey = SurveyData.open(data, ensemble.networks[0], config.part_size)
     features = None
     if training is not None and not (out / TRAINING).exists():
