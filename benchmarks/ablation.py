@@ -2,7 +2,8 @@
 
 The whole is a recipe (`polar` or `lens-finding`) at one number of labels: the polar network, pretrained by SimMIM,
 fine-tuned, self-trained and tested on eight views. Each row leaves something out, with the same draws and tested
-objects, and is compared in pairs with the whole. Further words are settings of the benchmarks. Runs in OUT resume; the
+objects, and is compared in pairs with the whole. `--runs networks short` makes only these of the five runs (networks,
+controls, linear, short, hasty) and their rows. Further words are settings of the benchmarks. Runs in OUT resume; the
 table is OUT/ablation.csv.
 """
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--size")
+    parser.add_argument("--runs", nargs="+", default=[])
     given, words = parser.parse_known_args()
     one = {"labels": [given.labels], "probes": [], "baselines": [], "convnet": None}
     base = recipes.merge(recipes.read(given.recipe, given.size), one | {"self_training": ["polar"]})
@@ -61,21 +63,24 @@ def main() -> None:
         "hasty": {"methods": {"simmim": {"train": {"max_steps": max(simmim // 5, 1)}}}},
     }
     command, cells = cli.COMMANDS["benchmark"], {}
+    left_out = {title: arm for title, arm in LEFT_OUT.items() if arm[0] in (given.runs or runs)}
     for name, changes in runs.items():
+        if given.runs and name not in given.runs:
+            continue
         line = [given.recipe, "--data", given.data, "--out", str(given.out / name), *words]
         settings = recipes.merge(base, changes)
         settings["backbones"] = changes.get("backbones", base["backbones"])  # in place of the polar one, not beside it
         config = settings_of(command.settings, parse(command, "benchmark", settings, line))
         result = benchmark(config, given.data, given.out / name, workers=given.workers)
-        arms = {arm for run, arm in [WHOLE, *LEFT_OUT.values()] if run == name}
+        arms = {arm for run, arm in [WHOLE, *left_out.values()] if run == name}
         cells |= {(name, arm): own for arm, own in result.cells(result.results["labels"].iloc[0], [*arms]).items()}
     bootstrap = Bootstrap({"/".join(arm): own for arm, own in cells.items()}, config.replicates, config.seed)
     whole, rows = "/".join(WHOLE), []
     for metric in ("accuracy", "auc"):
         estimate = bootstrap.apply(statistics()[metric])
-        gaps = {title: estimate.difference("/".join(arm), whole) for title, arm in LEFT_OUT.items()}
+        gaps = {title: estimate.difference("/".join(arm), whole) for title, arm in left_out.items()}
         corrected = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
-        for title, arm in {"nothing": WHOLE, **LEFT_OUT}.items():
+        for title, arm in {"nothing": WHOLE, **left_out}.items():
             value, row = estimate.interval("/".join(arm)), {"left out": title, "metric": metric}
             row |= {"value": value.value, "low": value.low, "high": value.high}
             if title in gaps:
