@@ -123,11 +123,11 @@ def test_the_views_of_every_recipe_fit_small_images(name, side):
 
 
 @pytest.mark.parametrize("recipe_name", ["dino", "esvit"])
-def test_shipped_recipes_train_on_images_smaller_than_their_crop(recipe_name, tmp_path, capsys, store_of_blobs):
+def test_shipped_recipes_train_on_images_smaller_than_their_crop(recipe_name, tmp_path, store_of_blobs):
     paths = [f"--data={store_of_blobs(24, size=31)}", f"--out={tmp_path / 'run'}"]
     fast = ["--train.max_steps=1", "--train.batch_size=8", "--train.precision=float32", "--views.local_crops=1"]
-    cli.run(["pretrain", recipe_name, "--size=smoke", *paths, *fast])
-    assert "crop 32 px does not fit images of 31 × 31 px; taking 31 px" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="crop 32 px does not fit images of 31 × 31 px; taking 31 px"):
+        cli.run(["pretrain", recipe_name, "--size=smoke", *paths, *fast])
     config = (tmp_path / "run" / "config.yaml").read_text()
     assert "precision: float32" in config
     assert "crop: 31" in config
