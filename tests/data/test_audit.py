@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from zwicky.data import audit as audit_module
-from zwicky.data.audit import audit, audit_text, category_scores, image_statistics, separation, trivial_features
+from zwicky.data import shortcuts as shortcuts_module
+from zwicky.data.audit import audit, audit_text, image_statistics
 from zwicky.data.cutouts import Cutouts, make_cutouts
 from zwicky.data.labels import Labels
+from zwicky.data.shortcuts import category_scores, separation, trivial_features
 from zwicky.rng import numpy_rng
 
 COUNT = 300
@@ -140,7 +141,7 @@ def test_three_classes_are_each_against_the_rest():
 @pytest.mark.parametrize("limit", ["MAX_MODES", "MAX_BOOSTED"])
 @pytest.mark.parametrize("common", ["ab", "a"])
 def test_a_class_too_rare_for_the_sample_is_not_measured(monkeypatch, limit, common):
-    monkeypatch.setattr(audit_module, limit, 120)
+    monkeypatch.setattr(shortcuts_module, limit, 120)
     cutouts = make_cutouts(sky(bands=1), ("g",))
     last = cutouts.ids[numpy_rng(0).permutation(COUNT)[-1]]  # no sample has it
     result = audit(cutouts, Labels(dict(zip(cutouts.ids, common * COUNT, strict=False)) | {last: "lens"}))

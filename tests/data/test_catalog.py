@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from zwicky.data import columns as catalog
-from zwicky.data.catalog import FileFinder, match_rows, read_catalog
+from zwicky.data.catalog import read_catalog
 from zwicky.data.columns import (
     as_text,
     clean_labels,
@@ -24,6 +24,7 @@ from zwicky.data.columns import (
     merge_spellings,
     parse_positions,
 )
+from zwicky.data.matching import FileFinder, match_rows
 from zwicky.errors import UserError
 
 from .conftest import write

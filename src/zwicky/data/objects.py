@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from zwicky.data import columns as meanings
-from zwicky.data.catalog import is_catalog_name, match_rows, read_catalog, read_sidecars
+from zwicky.data.catalog import is_catalog_name, read_catalog, read_sidecars
 from zwicky.data.columns import ROLES, as_text, find_column, is_unknown, plain_name
 from zwicky.data.cutouts import STANDARD_COLUMNS
 from zwicky.data.duplicates import nearest_position
 from zwicky.data.image_format import IngestConfig
 from zwicky.data.labels import Labels
+from zwicky.data.matching import match_rows
 from zwicky.data.readers import Unreadable, format_of
 from zwicky.data.source import Source, read_folders, read_index, split_role
 from zwicky.data.splits import Split

@@ -14,10 +14,11 @@ from typing import Any, Self
 import numpy as np
 
 from zwicky.data.bands import AUXILIARY, by_wavelength, group_files
-from zwicky.data.catalog import FileFinder, is_catalog_name
+from zwicky.data.catalog import is_catalog_name
 from zwicky.data.columns import MAX_CLASSES, ROLES, is_unknown
 from zwicky.data.image_format import STRAY
 from zwicky.data.labels import is_usual_class
+from zwicky.data.matching import FileFinder
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
 from zwicky.data.readers.numpy import SafeUnpickler, is_archive
 from zwicky.data.store import OBJECTS

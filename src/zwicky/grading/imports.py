@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from zwicky.data.catalog import FileFinder, read_catalog
+from zwicky.data.catalog import read_catalog
 from zwicky.data.columns import as_text, positions_of, usual_columns
+from zwicky.data.matching import FileFinder
 from zwicky.errors import UserError
 from zwicky.grading.database import COLUMNS, read_judgements
 
