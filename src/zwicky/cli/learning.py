@@ -76,6 +76,7 @@ def pretrain(args: Namespace) -> None:
         "catalogue of `zwicky grade --merge`: learn its grades too; the random stratum stays out",
     ),
     settings=FinetuneConfig,
+    recorded=("start", "from_scratch"),
 )
 def finetune(args: Namespace) -> None:
     """Fine-tune a pretrained network on labelled cutouts."""

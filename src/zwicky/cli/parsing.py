@@ -39,28 +39,31 @@ class Command:
     arguments: Sequence[Argument | type]  # a dataclass stands for an option for each of its fields
     run: Run  # does the work with the parsed arguments
     settings: type | None = None  # the dataclass that a recipe fills, if any
+    recorded: Sequence[str] = ()  # what the config.yaml of its runs holds besides these settings
 
     @property
     def setting_names(self) -> set[str]:
         """The settings that a recipe, or the config.yaml of a run, may hold."""
-        names = {field.name for field in fields(self.settings)} if self.settings else set()
-        return names | {"start", "from_scratch"} if self.usage.startswith("RUN|RECIPE") else names
+        return {field.name for field in fields(self.settings)}.union(self.recorded) if self.settings else set()
 
     def takes_recipe(self, argument: str) -> bool:
         """Whether the first argument names a recipe; that of `finetune` may be a run, that of `start` is a folder."""
-        first = self.usage.split()[0]
-        return first == "RECIPE" or (first == "RUN|RECIPE" and is_recipe(argument))
+        first = self.arguments[0]
+        name = first.name if self.settings and isinstance(first, Argument) else ""
+        return name == "recipe" or (name == "run" and is_recipe(argument))
 
 
 COMMANDS: dict[str, Command] = {}
 
 
-def command(usage: str, *arguments: tuple | type, settings: type | None = None) -> Callable[[Run], Run]:
+def command(
+    usage: str, *arguments: tuple | type, settings: type | None = None, recorded: Sequence[str] = ()
+) -> Callable[[Run], Run]:
     """Add the function below to COMMANDS by its name, with its docstring as help; see `Command`, `Argument`."""
 
     def add(run: Run) -> Run:
         known = [argument if isinstance(argument, type) else Argument(*argument) for argument in arguments]
-        COMMANDS[run.__name__] = Command(run.__doc__ or "", usage, known, run, settings)
+        COMMANDS[run.__name__] = Command(run.__doc__ or "", usage, known, run, settings, recorded)
         return run
 
     return add

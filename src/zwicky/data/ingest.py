@@ -274,9 +274,7 @@ def _conform(name: str, item: Record | Unreadable, store: StoreFormat, config: I
     columns = dict(item.columns)
     for key in PER_BAND:
         if isinstance(value := columns.get(key), int | float | tuple):
-            values = (
-                value if isinstance(value, tuple) else (value,) * len(item.image)
-            )  # one number is that of all bands
+            values = value if isinstance(value, tuple) else (value,) * len(item.image)  # one number: that of all bands
             if len(values) == len(item.image):
                 facts[key] = [None if n is None else values[n % len(values)] for n in store.band_indices(item)]
             del columns[key]

@@ -59,13 +59,14 @@ class Source:
         stems = {file: _STEM.sub("", file) for file in files}
         original = {stem: file for file, stem in stems.items() if not format_of(file).startswith("pictures")}
         science = {_SCIENCE.sub("", stem) for stem in original if not _AUXILIARY.search(stem)}
+        stores = {file for file in files if os.path.basename(file) == STORE}
         reasons = {}
         for file, stem in stems.items():
             if _AUXILIARY.search(stem) and _SCIENCE.sub("", _AUXILIARY.sub("", stem, 1)) in science:
                 reasons[file] = "a map of weights, errors or masks by its name"
             elif original.get(stem, file) != file and format_of(file).startswith("pictures"):
                 reasons[file] = f"a picture of {original[stem]}"
-            elif file.endswith(f"/{STORE}") and not all(other.endswith(f"/{STORE}") for other in files):
+            elif file in stores and len(stores) < len(files):
                 reasons[file] = "a store among other files, perhaps of them; ingest it by itself"
         set_aside += reasons.items()
         files = [file for file in files if file not in reasons]

@@ -70,10 +70,8 @@ def estimate(
         joint = 1 - (1 - level) / max(unknown, 1)  # Bonferroni: all hold together with the level
         inside, *others = _lens_intervals(strata, joint)
         beyond = np.sum(others, axis=0)
-        alone, total = (
-            _lens_intervals(strata, level)[0],
-            inside + beyond[[0, 2, 1]],
-        )  # fewest within and most beyond: the low end
+        alone = _lens_intervals(strata[:1], level)[0]
+        total = inside + beyond[[0, 2, 1]]  # fewest within and most beyond: the low end
         complete = np.divide(inside, total, out=np.array([np.nan, 0.0, 1.0]), where=total > 0)
         row = {"top": n, "graded": len(strata[0][1])}
         found = {"lenses": alone, "purity": alone / (n or np.nan), "all_lenses": inside + beyond}

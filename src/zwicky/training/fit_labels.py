@@ -98,8 +98,8 @@ def fit_labels(
 
     def evaluate(learner: Method) -> dict[str, float]:
         metrics: dict[str, float] = {}
+        network = _network(learner, start, task)
         for name, (images, truth) in held_out.items():
-            network = _network(learner, start, task)
             outputs = network.outputs(images, turns=False)
             metrics[f"{name}_loss"] = _loss(network, outputs, truth)
             if not task.is_regression:

@@ -66,11 +66,14 @@ def _choose_images(hdus: fits.HDUList, options: ReadOptions) -> list[Any]:
 
 def _wanted(hdus: fits.HDUList, numbers: list[int], options: ReadOptions) -> list[int]:
     """Return those of some extensions that the user names, or all; Unreadable if the file has none so named."""
-    wanted = [{str(number), hdu.name.upper()} & set(map(str.upper, options.hdu)) for number, hdu in enumerate(hdus)]
-    if options.hdu and not any(wanted):
+    if not options.hdu:
+        return numbers
+    wanted = {name.upper() for name in options.hdu}
+    found = [number for number, hdu in enumerate(hdus) if {str(number), hdu.name.upper()} & wanted]
+    if not found:
         names = ", ".join(hdu.name or str(number) for number, hdu in enumerate(hdus))
         raise Unreadable(f"has no extension {', '.join(options.hdu)} (--hdu); it has {names}")
-    return [number for number in numbers if wanted[number] or not options.hdu]
+    return [number for number in numbers if number in found]
 
 
 def _band_names(images: list[Any], options: ReadOptions) -> tuple[str, ...]:
