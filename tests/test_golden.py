@@ -19,7 +19,7 @@ RECORD = Path(__file__).with_name("golden.json")
 VIT = {"name": "vit_tiny", "options": {"patch_size": 4, "width": 32, "depth": 2, "heads": 2}}
 SWIN = {"name": "swin_tiny", "options": {"patch_size": 2, "window": 2, "width": 16, "depths": [2, 2], "heads": [1, 2]}}
 D4 = {"name": "d4_vit", "options": {"patch_size": 4, "width": 32, "depth": 2, "heads": 2}}
-POLAR = {"name": "polar_vit", "options": {"width": 32, "depth": 2, "radii": 8, "angles": 32, "stem": [8, 16, 16]}}
+POLAR = {"name": "polar_vit", "options": {"width": 32, "depth": 2, "radii": 8, "angles": 64, "stem": [8, 16, 16]}}
 HEAD = {"prototypes": 16, "hidden": 16, "bottleneck": 8}
 PRETRAININGS = {
     "dino": (VIT, HEAD, 2),

@@ -6,8 +6,10 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from zwicky import d4
+from zwicky.augment.views import Target
 from zwicky.backbones.polar import find_centre, polar_points, sample_polar
 from zwicky.backbones.polar_swin import SectorBlock
+from zwicky.errors import UserError
 
 networks = pytest.mark.parametrize("name", ["polar_vit", "polar_swin"])
 
@@ -135,6 +137,12 @@ def test_sector_attention_is_its_formula(shifted, angles):
     expected = maps + block.attn.proj(expected)
     expected = expected + block.mlp(block.norm2(expected))
     assert torch.allclose(block(maps), expected, atol=1e-5)
+
+
+def test_four_patches_in_angle_cannot_tell_the_axes_of_a_spin2_target(small_backbone):
+    backbone = small_backbone("polar_vit", angles=32)
+    with pytest.raises(UserError, match="double `angles`"):
+        backbone.prediction_head(2, (Target(("e1", "e2"), "spin2"),))(backbone(torch.randn(1, 3, 16, 16)))
 
 
 def test_positions_are_relative_in_angle(small_backbone, filled):

@@ -16,6 +16,7 @@ from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, default_split, write_split
 from zwicky.data.store import write_store
 from zwicky.errors import UserError
+from zwicky.io import read_settings
 from zwicky.simulate.draw import BLOCK
 from zwicky.simulate.simulation import simulate_population, simulate_store
 from zwicky.simulate.stream import SimulatedImages, open_data, open_simulation
@@ -149,6 +150,7 @@ def test_pretraining_leaves_objects_with_targets_to_test(capsys, recwarn):
         objects = provenance.read(f"run{left}")
         assert (~provenance.find_leaked(cutouts, np.arange(40), objects)).sum() == left + 4 * bool(left)
         assert following in capsys.readouterr().out
+    assert read_settings("run8/config.yaml")["targets"] == ["mass"]
     assert sum("no labels" in str(warning.message) for warning in recwarn) == 1
 
 

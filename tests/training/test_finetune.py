@@ -19,7 +19,9 @@ from zwicky.data.cutouts import Cutouts, make_cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
 from zwicky.errors import UserError
+from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.evaluate import evaluate
+from zwicky.evaluation.label_draws import make_label_draws
 from zwicky.evaluation.results import read_table
 from zwicky.io import read_json, weights_file
 from zwicky.methods.dino import DINO
@@ -238,6 +240,17 @@ def test_regression_uses_the_objects_with_numbers(tmp_path, tune, data, finetune
     table = evaluate(tmp_path / "run", cutouts, some, split)
     assert set(table["of"]) == {"flux", "dx", "dy", "e1", "e2"}
     assert set(table["metric"]) == {"mae", "r2"}
+
+
+def test_values_to_learn_are_drawn_as_in_a_benchmark(tmp_path, tune, data, finetune_config, used):
+    cutouts, labels, split = data
+    tune(replace(finetune_config(targets=["flux"], labels=10, steps=1), draw=3))
+    strata = Task.regression(cutouts, ["flux"]).strata(cutouts, labels)
+    config = BenchmarkConfig(labels=[10], draws=1, seed=3, targets=["flux"], finetune=FitConfig(select=0.0))
+    assert sorted(used(tmp_path / "run")) == sorted(make_label_draws(config, cutouts, strata, split)[0].subsets[10][0])
+    unknown = Cutouts(cutouts.images, cutouts.table.assign(flux=np.nan), cutouts.bands)
+    with pytest.raises(UserError, match="all labels asked for, split 'holdout' has 0"):
+        tune(finetune_config(targets=["flux"], labels=0), cutouts=unknown)
 
 
 @pytest.mark.parametrize("unit", [1e-23, 1e20])  # eV of an axion, solar masses

@@ -126,7 +126,7 @@ class PolarTargetHead(nn.Module):
     """Regression targets that transform with the image.
 
     Each patch token at angle θ contributes s(token)·(cos θ, sin θ) to a vector and s(token)·(cos 2θ, sin 2θ) to a
-    spin-2 pair, with s linear; a scalar is linear in the pooled features.
+    spin-2 pair, with s linear; a scalar is linear in the pooled features. With four angles cos 2θ is 0 at all of them.
     """
 
     uses_patch_tokens = True
@@ -137,8 +137,10 @@ class PolarTargetHead(nn.Module):
         self.scalars = nn.ModuleList(nn.Linear(dim, 1) for _ in targets).apply(init_linear)
 
     def forward(self, features: Features) -> Tensor:
-        """Predict [B, columns]."""
+        """Predict [B, columns]; UserError if there are too few angles for a spin-2 target."""
         n_angles = features.patch_tokens.shape[2]
+        if n_angles == 4 and "spin2" in self.kinds:
+            raise UserError("backbone: four patches in angle cannot tell the axes of a spin2 target; double `angles`")
         angle = 2 * torch.pi * (torch.arange(n_angles, device=features.pooled.device) + 0.5) / n_angles
         columns = []
         for kind, linear in zip(self.kinds, self.scalars, strict=True):

@@ -7,7 +7,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
     RECIPE,
     *TRAINING,
-    ("--targets", list[str], "numbers to be regressed later, as for finetune: some with them are tested", []),
     settings=PretrainConfig,
 )
 def pretrain(args: Namespace) -> None:
@@ -45,7 +43,7 @@ def pretrain(args: Namespace) -> None:
     from zwicky.training.pretrain import pretrain
 
     config = settings_of(PretrainConfig, args)
-    data, split = _open(args, config, args.targets, [args.out])
+    data, split = _open(args, config, [args.out])
     ids = split.ids("train", "unlabelled")
     rows = data.cutouts.rows_of(ids)
     if args.minutes is not None:
@@ -60,7 +58,7 @@ def pretrain(args: Namespace) -> None:
         out, name = shlex.quote(str(args.out)), shlex.quote(str(args.data))
         command = f"zwicky predict {out} {name} --out TABLE.csv --features FEATURES.npy"
         if count := len(split.ids("train")):
-            targets = f" --targets '[{', '.join(args.targets)}]'" if args.targets else ""
+            targets = f" --targets '[{', '.join(config.targets)}]'" if config.targets else ""
             command = f"zwicky finetune {out} --data {name}{targets} --labels {min(count, 300)} --out RUN"
         print(f"pretrained on {len(ids)} cutouts; next: {command}")
 
@@ -85,7 +83,7 @@ def finetune(args: Namespace) -> None:
     from zwicky.training.finetune import finetune
 
     config, start = settings_of(FinetuneConfig, args), None if is_recipe(args.run) else args.run
-    data, split = _open(args, config, config.targets, [args.out, start])
+    data, split = _open(args, config, [args.out, start])
     labels = data.labels
     if args.grades is not None:
         from zwicky.grading.labels import learn_from_grades
@@ -104,14 +102,14 @@ def finetune(args: Namespace) -> None:
         print(f"fine-tuned; next: zwicky evaluate {shlex.quote(str(args.out))} --data {shlex.quote(str(args.data))}")
 
 
-def _open(args: Namespace, config: Any, targets: Sequence[str], runs: list[Path | None]) -> tuple[Data, Split]:
+def _open(args: Namespace, config: Any, runs: list[Path | None]) -> tuple[Data, Split]:
     """Return the data and the split of a training, whose views are made to fit the images."""
     from zwicky.simulate.stream import open_data
     from zwicky.training.task import columns_of, parse_targets
 
     data = open_data(args.data, quiet=rank() > 0)
     config.views = _fitting(config.views, data)
-    return data, data.split(config.split, columns_of(parse_targets(targets)), runs)
+    return data, data.split(config.split, columns_of(parse_targets(config.targets)), runs)
 
 
 def _fitting(views: ViewsConfig, data: Data, quiet: bool = False) -> ViewsConfig:

@@ -228,9 +228,10 @@ def label_subsets(
     if wrong := [count for count in counts if count < 0 or 0 < count < len(names)]:
         raise UserError(f"{wrong[0]} labels cannot hold the {len(names)} classes; ask for more, or 0 for all")
     most = max(counts, default=0)
-    if most > len(pool):
+    if most > len(pool) or not len(pool):
+        found = f"split {split.name!r} has {len(pool)} to train on" + f" ({per_class})" * bool(per_class)
         raise UserError(
-            f"{most} labels asked for, split {split.name!r} has {len(pool)} to train on ({per_class}); ask for fewer"
+            f"{most or 'all'} labels asked for, {found}; " + ("ask for fewer" if len(pool) else "label some")
         )
     rng = numpy_rng(seed)
     queues = [rng.permutation(pool[classes == name]) for name in names]

@@ -77,8 +77,8 @@ class CellRunner:
         options, backbone = self.config.methods[arm.method], self.config.backbones[arm.backbone]
         rows, folder, seed = draw.pretrain_rows(self.cutouts), self.pretrain_folder(arm, draw), self.pretrain_seed(draw)
         if options.weights is None:
-            settings = (self.config.normalisation, options.train, draw.split.name, seed)
-            config = PretrainConfig(options.method, backbone, options.views, *settings)
+            settings = (options.method, backbone, options.views, self.config.normalisation, options.train)
+            config = PretrainConfig(*settings, split=draw.split.name, seed=seed)
             names = np.array([*self.task.classes, None], dtype=object)
             labels = names[self.task.truth[rows]] if self.task.classes else None
             network = pretrain(config, self.cutouts, rows, folder, labels=labels, title=folder.name, quiet=self.quiet)

@@ -89,6 +89,7 @@ class PretrainConfig:
         normalisation: scaling of the pixel values.
         train: training loop.
         split: name of the split; its roles train and unlabelled are used.
+        targets: columns to be regressed later, as of `FinetuneConfig`; a new split leaves objects with them to test.
         seed: random seed of weights, order and augmentation.
         budget_minutes: the --minutes that the steps were chosen for; a note that changes nothing.
     """
@@ -99,6 +100,7 @@ class PretrainConfig:
     normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
     train: TrainConfig = field(default_factory=lambda: TrainConfig(weight_decay_end=0.4))
     split: str = "holdout"
+    targets: list[str] = field(default_factory=list)
     seed: int = 0
     budget_minutes: float = 0.0
 

@@ -15,7 +15,7 @@ from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import RANDOM_STRATUM, Split, label_subsets
 from zwicky.errors import UserError
-from zwicky.rng import numpy_rng, seed_torch
+from zwicky.rng import seed_torch
 from zwicky.training.config import FinetuneConfig
 from zwicky.training.distributed import rank
 from zwicky.training.fit_labels import divide_labels, fit_labels
@@ -56,7 +56,8 @@ def finetune(
     if start is not None and (config.backbone is not None or config.normalisation is not None):
         raise UserError(f"finetune: {start} has a backbone and a normalisation; leave them out, or name a recipe")
     task = Task.of(cutouts, labels, config.targets)
-    ids = _draw_labels(config, cutouts, labels, split, task)
+    strata = task.strata(cutouts, labels)
+    ids = label_subsets(split, strata, [config.labels], seed=config.draw, balanced=config.balanced)[config.labels]
     split.check_roles(ids, "learning from labels", ("train",))
     if "stratum" in cutouts.table and (cutouts.table["stratum"][cutouts.rows_of(ids)] == RANDOM_STRATUM).any():
         raise UserError("leak: some labels are of the random stratum, which is for estimates; --grades leaves it out")
@@ -80,7 +81,7 @@ def finetune(
     if from_scratch:
         seed_torch(config.seed)
         pretrained.backbone = backbones.create(**pretrained.backbone.config)
-    divided = divide_labels(ids, task.strata(cutouts, labels), config.fit, config.draw, split)
+    divided = divide_labels(ids, strata, config.fit, config.draw, split)
     fit_rows, select_rows = map(cutouts.rows_of, divided)
     uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if start is None else {})
     fit = replace(config.fit, head="random") if from_scratch else config.fit
@@ -116,18 +117,3 @@ def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_
     views = config.views.resolved(cutouts.size)
     backbone = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
     return new_network(backbone, config.normalisation, cutouts, rows, views, config.seed)
-
-
-def _draw_labels(config: FinetuneConfig, cutouts: Cutouts, labels: Labels, split: Split, task: Task) -> np.ndarray:
-    """The ids of the n objects whose labels or values are used."""
-    if not task.is_regression:
-        drawn = label_subsets(split, labels, [config.labels], seed=config.draw, balanced=config.balanced)
-        return drawn[config.labels]
-    known = set(cutouts.ids[task.known])
-    pool = np.array([identifier for identifier in split.ids("train") if identifier in known], dtype=object)
-    if len(pool) < max(config.labels, 2):
-        raise UserError(
-            f"{len(pool)} training objects have finite {', '.join(config.targets)}; ask for fewer labels or ingest more"
-        )
-    order = numpy_rng(config.draw).permutation(len(pool))  # prefixes are nested
-    return pool[order[: config.labels or None]]
