@@ -126,6 +126,16 @@ def test_settings_of_the_table_can_be_overridden(tmp_path):
     assert yaml.safe_load((out / "run" / "config.yaml").read_text())["views"]["crop"] == 16
 
 
+@pytest.mark.slow
+def test_the_ranking_is_by_an_arm_that_was_trained(tmp_path):
+    write_galaxies(tmp_path / "cutouts", 40, size=20)
+    two = "{method: {name: mae}, views: {crop: 20, local_crops: 0}, train: {max_steps: 2}}"
+    out = start(tmp_path, f"--methods.mae={two}", "--finetune_best=1")
+    finetuned = {path.name for path in (out / "run" / "cells").glob("*-finetune-*")}
+    assert len(finetuned) == 1
+    assert len(pd.read_csv(out / "run" / "ranked.csv")) == 20
+
+
 def test_the_store_of_other_data_is_not_taken(tmp_path):
     """Another folder, catalogue, option or file is refused; a copy of the same data elsewhere goes on."""
 

@@ -21,7 +21,7 @@ from zwicky.data.splits import DEFAULT, Split
 from zwicky.data.store import store_digest
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import make_arms
-from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
+from zwicky.evaluation.benchmark import benchmark, select_for_finetuning, spend_on_benchmark
 from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import components, explore
@@ -161,12 +161,13 @@ def rank_unlabelled(run: Path, config: BenchmarkConfig, data: Data) -> dict[str,
         return read_json(run / "ranking.json")
     cutouts, labels = data.cutouts, data.labels
     task = Task.classification(cutouts, labels)
-    draw = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))[0]
-    runner, count = CellRunner(config, cutouts, task, run, quiet=True), max(draw.fit_counts)
+    draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
+    draw, runner = draws[0], CellRunner(config, cutouts, task, run, quiet=True)
+    count = max(draw.fit_counts)
     fit, select = draw.rows(cutouts, count)
     used = np.concatenate([fit, select])
     free = np.setdiff1d(np.arange(len(cutouts)), np.concatenate([used, draw.test_rows(cutouts)]))
-    arms = [arm for arm in make_arms(config) if arm.tta]
+    arms = [arm for arm in select_for_finetuning(runner, make_arms(config), draws) if arm.tta]
     truth = task.truth[select]
     losses = [-np.log(runner.apply(arm, draw, count, fit, select)[np.arange(len(truth)), truth] + 1e-9) for arm in arms]
     arm = arms[int(np.argmin([loss.mean() for loss in losses]))]

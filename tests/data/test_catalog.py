@@ -81,6 +81,12 @@ def test_encodings_by_option_and_quoted_commas(tmp_path, case):
     assert table.attrs["encoding"] == ("cp1252" if encoding == "latin-1" else "")  # a guess
 
 
+def test_rows_that_begin_with_a_sign_of_comments_are_not_lost_silently(tmp_path):
+    write(tmp_path / "c.csv", b'# made by hand, today\nfile,label\na.npy,lens\n#b.npy,non\n"#c.npy",non\n# done\n')
+    with pytest.warns(UserWarning, match=r"read as comments \(1\)"):
+        assert pair(tmp_path / "c.csv") == (["a.npy", "#c.npy"], ["lens", "non"])
+
+
 def test_a_list_without_a_header(tmp_path):
     bare = [file.removesuffix(".npy") for file in FILES]
     assert pair(write(tmp_path / "c.csv", ROWS.replace(".npy", ""))) == (bare, LABELS)

@@ -159,6 +159,8 @@ def test_columns_by_option(folder, read):
     assert labels.values == {"x1": "ring", "x2": "arc"}
     with pytest.raises(UserError, match="no column 'sort'"):
         read(catalog, label_column="sort")
+    with pytest.raises(UserError, match="file_column: no catalogue"):
+        read(**options)
 
 
 def test_unknown_values_are_counted_and_printed(folder, read):

@@ -48,6 +48,22 @@ def test_diagnosis_of_made_collapses(kind, message):
         assert "patches" in diagnosis
 
 
+@pytest.mark.parametrize(
+    ("metric", "threshold", "message"),
+    [
+        ("marginal_entropy", 0.25 * math.log(K), "few prototypes"),
+        ("teacher_kl", 0.02 * math.log(K), "uniform"),
+        ("embedding_std", 0.015 / math.sqrt(D), "constant embeddings"),
+    ],
+)
+def test_thresholds_are_those_of_the_documentation(metric, threshold, message):
+    fine = {"marginal_entropy": math.log(K), "teacher_entropy": 0.99 * math.log(K), "teacher_kl": 1.0}
+    assert message in diagnose(fine | {metric: 0.99 * threshold}, dim=D, prototypes=K)
+    assert diagnose(fine | {metric: 1.01 * threshold}, dim=D, prototypes=K) is None
+    agreed = fine | {"teacher_kl": 0.0, "teacher_entropy": 0.97 * math.log(K)}
+    assert diagnose(agreed, dim=D, prototypes=K) is None
+
+
 def test_spread_of_a_sphere_and_of_a_point():
     embeddings = torch.randn(20_000, D, generator=torch.Generator().manual_seed(1))
     assert float(embedding_std(embeddings)) == pytest.approx(1 / math.sqrt(D), rel=0.01)

@@ -8,9 +8,11 @@ import io
 import json
 import lzma
 import re
+import warnings
 import zipfile
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -194,7 +196,8 @@ def _from_objects(data: Any) -> pd.DataFrame:
 def _read_cells(text: str, path: Path) -> pd.DataFrame:
     lines = [line for line in text.splitlines() if line.strip() and not re.fullmatch(r"[\s|+:=-]+", line)]
     comments = [line.lstrip("#%! ") for line in lines if line[0] in "#%!"]
-    lines = [line for line in lines if line[0] not in "#%!"]
+    below_header = list(dropwhile(lambda line: line[0] in "#%!", lines))
+    lines = [line for line in below_header if line[0] not in "#%!"]
     if not lines:
         return pd.DataFrame()
     below = _delimiter(lines[1:] or lines)
@@ -202,6 +205,11 @@ def _read_cells(text: str, path: Path) -> pd.DataFrame:
         lines = lines[1:]  # a title
     delimiter = _delimiter(lines)
     header, *rows = _cells(lines, delimiter)
+    maybe_rows = _cells([line for line in below_header if line[0] in "#%!"], delimiter)
+    if count := sum(len(row) == len(header) > 1 for row in maybe_rows):
+        warnings.warn(
+            f"rows of {path} that begin with #, % or ! were read as comments ({count}); if they are none, quote them"
+        )
     named = _cells(comments[-1:], delimiter) or _cells(comments[-1:], " ")
     if named and len(named[0]) == len(header) and has_usual_name(named[0]) and not has_usual_name(header):
         header, rows = named[0], [header, *rows]  # "# file label": the header is a comment

@@ -56,6 +56,8 @@ def describe(
             from_files = from_files.assign(ra=positions[0], dec=positions[1].str.replace(r"[_ ,]", "", regex=True))
             data.warnings.append(f"{positions[0].notna().sum()} positions were taken from the file names")
     tables = [*_join_catalogs(data, objects, from_files, config, catalog), from_files]
+    if config.file_column and len(tables) == 1:
+        raise UserError(f"file_column: no catalogue names images in {config.file_column!r}; give it by --catalog")
     for name in (config.label_column, config.id_column, config.ra_column, config.dec_column):
         find_column([column for table in tables for column in table], "label", name)  # it must exist
     catalogs = [table.attrs["path"] for table in tables[:-1]]

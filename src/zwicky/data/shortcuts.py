@@ -95,13 +95,21 @@ def _compared(is_class: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return dict([*is_class.items()][len(is_class) == 2 :])
 
 
+def _balanced(is_class: dict[str, np.ndarray], most: int, seed: int) -> np.ndarray:
+    """Sorted rows of at most `most` objects: equally many of each class, or all of a rare one."""
+    class_of = np.argmax([*is_class.values()], axis=0)
+    order = numpy_rng(seed).permutation(len(class_of))
+    turn = pd.Series(order).groupby(class_of[order]).cumcount()
+    return np.sort(order[np.argsort(turn, kind="stable")[:most]])
+
+
 def trivial_shortcuts(
     features: dict[str, np.ndarray], is_class: dict[str, np.ndarray], groups: np.ndarray, seed: int
 ) -> dict[str, dict[str, Separation]]:
     """Return how well each feature [N], and gradient boosting on all, separate each class from the rest."""
     features = {name: values for name, values in features.items() if len(np.unique(values[np.isfinite(values)])) > 1}
     model = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
-    rows = np.sort(numpy_rng(seed).permutation(len(groups))[:MAX_BOOSTED])
+    rows = _balanced(is_class, MAX_BOOSTED, seed)
     x = np.stack([values[rows] for values in features.values()] or [np.zeros(len(rows))], axis=1)
     together = _together(model, x, rows, is_class, groups, seed)
     shortcuts: dict[str, dict[str, Separation]] = {}
@@ -131,7 +139,7 @@ def mode_shortcuts(
     cutouts: Cutouts, labelled: np.ndarray, is_class: dict[str, np.ndarray], groups: np.ndarray, seed: int
 ) -> dict[str, Separation]:
     """Return how well a logistic regression on azimuthal modes of at most MAX_MODES objects separates each class."""
-    rows = np.sort(numpy_rng(seed).permutation(len(labelled))[:MAX_MODES])
+    rows = _balanced(is_class, MAX_MODES, seed)
     images = cutouts.take(labelled[rows]).images
     centre, scale = robust_scale(images, seed)
     modes = [ring_modes(images[block], centre, scale) for block in batches(len(rows), BATCH)]

@@ -126,7 +126,7 @@ def fit_labels(
     if probe is None or loss <= probe_loss:
         return network, result
     result.used_probe = True
-    losses = f"validation loss {loss:.3f} vs {probe_loss:.3f}"
+    losses = f"validation loss {loss:z.3f} vs {probe_loss:z.3f}"
     result.warn(title, f"fine-tuning did not improve on the linear probe ({losses}); keeping the probe")
     return probe, result
 
