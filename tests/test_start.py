@@ -109,6 +109,9 @@ def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
         (2, 0, [], "3 cutouts or more"),
         (40, 0, ["--methods.simmim.weights=zwicky-rings"], "methods.simmim.weights"),
         (40, 40, ["--targets=[theta_E]"], "benchmark start --targets"),
+        (40, 40, ["--finetune.select=0", "--scratch.select=0"], "no label is left"),
+        (40, 40, ["--keep_networks=false"], "keep_networks"),
+        (40, 40, ["--design.split=mine"], "no split 'mine'"),
     ],
 )
 def test_what_start_cannot_do_is_said_before_any_training(count, labelled, more, message, tmp_path):
@@ -134,6 +137,26 @@ def test_the_ranking_is_by_an_arm_that_was_trained(tmp_path):
     finetuned = {path.name for path in (out / "run" / "cells").glob("*-finetune-*")}
     assert len(finetuned) == 1
     assert len(pd.read_csv(out / "run" / "ranked.csv")) == 20
+
+
+def test_a_store_takes_no_catalogue_and_no_options_of_ingest(tmp_path):
+    write_galaxies(tmp_path / "cutouts", 40, size=20)
+    store, catalog = str(tmp_path / "store"), str(tmp_path / "catalog.csv")
+    cli.run(["ingest", str(tmp_path / "cutouts"), "--catalog", catalog, "--out", store])
+    for option in (["--catalog", catalog], ["--pixel_scale=0.5"]):
+        with pytest.raises(UserError, match="is a store"):
+            cli.run(["start", store, "--out", str(tmp_path / "out"), *option, *SMALL])
+
+
+@pytest.mark.parametrize(("labels", "learn"), [("[20]", 20), ("[20, 0]", 0)])
+def test_the_most_labels_set_the_steps(tmp_path, monkeypatch, labels, learn):
+    def stop(*_, **options):
+        assert options["learn"] == learn
+        raise UserError("stopped")
+
+    monkeypatch.setattr(start_module, "start", stop)
+    with pytest.raises(UserError, match="stopped"):
+        cli.run(["start", str(tmp_path), f"--labels={labels}"])
 
 
 def test_the_store_of_other_data_is_not_taken(tmp_path):

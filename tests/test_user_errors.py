@@ -154,6 +154,8 @@ def error_of(capsys, monkeypatch):
         (benchmark(store="one_class"), "class"),
         (benchmark("--baselines=[svm]"), "svm"),
         (benchmark("--design.kind=guess"), "design.kind"),
+        (benchmark("--backbones={vit: {name: vit_tiny, options: null}}"), "backbones.vit.options is null"),
+        (benchmark("--backbones={8: {name: vit_tiny}}"), "write it in quotes"),
         (benchmark("--finetune.train.lr=-1"), "lr"),
         (evaluate("--split=mine"), "mine"),
         (evaluate(run="store"), "store"),

@@ -39,7 +39,7 @@ def replacing(path: Path | str, *, directory: bool = False) -> Iterator[Path]:
     temporary = temporary_path(path.absolute())
     try:
         if directory:
-            _remove(temporary)  # left by a killed process
+            remove(temporary)  # left by a killed process
         (temporary if directory else path.parent).mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
@@ -47,10 +47,11 @@ def replacing(path: Path | str, *, directory: bool = False) -> Iterator[Path]:
         reason = error.strerror or error
         raise UserError(f"cannot write {path}: {reason}; choose a writable --out with enough space") from error
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
     shutil.rmtree(path, ignore_errors=True)
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)

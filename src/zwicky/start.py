@@ -72,22 +72,31 @@ def start(
     """
     out = out or Path(f"zwicky-{source.resolve().stem}")
     began, run = time.monotonic(), out / "run"
-    if configure({}).targets:
+    asked = configure({})
+    if asked.targets:
         raise UserError("targets: start learns classes; numbers are learned by `zwicky benchmark start --targets …`")
+    if is_store(source) and (catalog is not None or (options or IngestConfig()) != IngestConfig()):
+        raise UserError(f"{source} is a store: leave out the catalogue and the options of ingest, or name its folder")
     store = source if is_store(source) else out / "store"
     _check_data(out, source, catalog, options or IngestConfig())
     if store != source and not store.exists():
         _say(ingest(source, store, catalog, options).text())
     data = open_data(store)
-    tested, given = can_be_tested(data.labels), usable_split(data)
+    tested, given = can_be_tested(data.labels), usable_split(data, asked.design.split)
     table = choose(Facts.of(data.cutouts, data.labels, given, learn, minutes))
     for choice in table if tested else [row for row in table if row.name not in OF_LABELS]:
         _say(f"  {choice.name}: {choice.value} ({choice.reason})")
     config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))
-    if given is None:
+    if given is None and config.design.split == DEFAULT:
         config.design.split = None
     if not tested:
         return map_cutouts(out, data.cutouts, data.labels, config, minutes, time.monotonic() - began)
+    if not config.keep_networks:
+        raise UserError("keep_networks: start ranks by the networks of its fits; leave it out")
+    draw = make_label_draws(config, data.cutouts, data.labels, data.given_split(config.design.split))[0]
+    if not len(draw.subsets[max(draw.fit_counts)][1]):
+        advice = "set finetune.select and scratch.select, such as 0.2, or learn from more --labels"
+        raise UserError(f"no label is left to choose what ranks; {advice}")
     other, images = time.monotonic() - began, 2 * len(data.cutouts)
     wanted = config.scratch.train.max_steps
     spend_on_benchmark(minutes, config, data, run, other, images, longest=1.0)
@@ -140,9 +149,9 @@ def can_be_tested(labels: Labels) -> bool:
     return len(labels.values) >= FEW and len(counts) > 1 and min(counts.values()) >= FEW_OF_A_CLASS
 
 
-def usable_split(data: Data) -> Split | None:
-    """Return the store's own split `holdout` where it has enough of each class to learn from and to test."""
-    if (split := data.given_split(DEFAULT)) is None:
+def usable_split(data: Data, name: str | None) -> Split | None:
+    """Return the store's own split of this name where it has enough of each class to learn from and to test."""
+    if (split := data.given_split(name)) is None:
         return None
     counts = [Counter(data.labels.of(split.ids(role))) for role in ("train", "test")]
     enough = all(min(count[name] for name in data.labels.classes) >= FEW_OF_A_CLASS for count in counts)
@@ -175,7 +184,7 @@ def rank_unlabelled(run: Path, config: BenchmarkConfig, data: Data) -> dict[str,
     ranked["probability"] = runner.apply(arm, draw, count, used, free)[:, -1] if len(free) else np.empty(0)
     if len(free) and (pretrained := [arm for arm in arms if arm.kind == "ssl"]):
         network = runner.pretrained(pretrained[0], draw)
-        labelled = Training.of(network.features(cutouts.images[used]))
+        labelled = Training.of(network.features(cutouts.take(used).images))
         ranked["distance"] = labelled.distance(network.features(cutouts.take(free).images)).round(3)
     known = labels.of(ranked["id"].to_numpy(object))
     if pd.notna(known).any():

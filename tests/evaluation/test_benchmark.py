@@ -17,10 +17,10 @@ from zwicky.errors import UserError
 from zwicky.evaluation.arms import compared_arms, make_arms
 from zwicky.evaluation.benchmark import benchmark
 from zwicky.evaluation.config import DesignConfig, SelfSupervision
-from zwicky.evaluation.label_draws import LabelDraw, make_label_draws
+from zwicky.evaluation.label_draws import LabelDraw, make_label_draws, write_label_draws
 from zwicky.evaluation.metrics import CLASSIFICATION
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
-from zwicky.io import read_json
+from zwicky.io import read_json, write_json
 from zwicky.methods import MethodConfig
 from zwicky.training.config import FitConfig, TrainConfig
 
@@ -49,6 +49,52 @@ def done(request, tmp_path_factory, store):
     out = tmp_path_factory.mktemp(request.param) / "run"
     benchmark(config, store, out, quiet=True)
     return config, out
+
+
+def test_another_split_is_refused(tmp_path):
+    """A store's own split is edited between two sessions: objects learned from would be tested."""
+    cutouts, labels = make_blobs()
+    for part in (0, 1):
+        roles = {name: "test" if row % 3 == part else "train" for row, name in enumerate(labels.values)}
+        draws = make_label_draws(small_config(labels=[20]), cutouts, labels, Split("holdout", roles))
+        if part == 0:
+            write_label_draws(tmp_path, draws)
+    with pytest.raises(UserError, match="started with another split"):
+        write_label_draws(tmp_path, draws)
+
+
+@pytest.mark.parametrize(
+    ("classes", "given", "message"),
+    [(8 * ["nonlens"] + ["lens"], False, "labels of a draw are all"), (["a", "b", "c"], True, "tests no c")],
+)
+def test_a_class_that_is_not_drawn_or_not_tested_is_said_before_training(classes, given, message):
+    cutouts, labels = make_blobs()
+    labels = Labels({name: classes[row % len(classes)] for row, name in enumerate(labels.values)})
+    roles = {
+        name: "test" if label in "ab" and row % 4 else "train"
+        for row, (name, label) in enumerate(labels.values.items())
+    }
+    with pytest.raises(UserError, match=message):
+        make_label_draws(small_config(labels=[4]), cutouts, labels, Split("holdout", roles) if given else None)
+
+
+def test_a_directory_begun_anew_keeps_nothing_but_finished_pretrainings(tmp_path, store):
+    """Its first run was stopped before anything was trained."""
+    config, out = small_config(methods={}, labels=[20], draws=1), tmp_path / "run"
+    benchmark(config, store, out, quiet=True)
+    shutil.rmtree(out / "cells")
+    for name in ("audit", "chosen", "pretrain/a/run"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_json(out / f"{name}.json", "old")
+    for name in ("pretrain/a/features.npy", "pretrain/a/network.safetensors", "pretrain/b/network.safetensors"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("old")
+    write_json(out / "run.json", read_json(out / "run.json") | {"finished": None})
+    benchmark(replace(config, labels=[40]), store, out, quiet=True)
+    assert read_json(out / "audit.json") != "old"
+    assert not (out / "chosen.json").exists()
+    left = {path.relative_to(out / "pretrain").as_posix() for path in (out / "pretrain").rglob("*.*")}
+    assert left == {"a/run.json", "a/network.safetensors"}
 
 
 def test_every_file_is_there_with_its_columns(done):

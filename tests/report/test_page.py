@@ -194,6 +194,14 @@ def test_more_labels_may_be_those_of_arms_that_are_not_featured(tmp_path, column
     assert "400" in Page(write_report(run)).text
 
 
+def test_what_is_not_defined_is_no_tie(tmp_path):
+    """Recall with 10 false positives among 7 negatives; and draws that no pretraining seed was used for."""
+    run = make_run(tmp_path / "run", objects=14, pretrain_seeds=5)
+    page = Page(write_report(run))
+    assert "nan" not in page.text
+    assert "<dt>Pretraining seeds</dt><dd>1<" in page.source
+
+
 def test_regression(tmp_path):
     run = make_run(tmp_path, columns=("theta_E", "$\\foo$"), objects=60)
     page = Page(write_report(run, make_cutouts(60)))

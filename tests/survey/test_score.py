@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,6 +223,16 @@ def test_networks_of_other_tasks_are_refused(make_run):
     for run, difference in ((without_head, "classes"), (other_bands, "bands")):
         with pytest.raises(UserError, match=f"differ in {difference}"):
             Ensemble.load([make_run(), run], None, True)
+
+
+def test_memory_of_distances_does_not_grow_with_the_product():
+    rng = np.random.default_rng(0)
+    features, others = rng.normal(size=(4000, 8)), rng.normal(size=(20_000, 8))
+    tracemalloc.start()
+    Training.of(features).distance(others)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e8
 
 
 def test_distance_to_the_training_set(cutouts, store, make_run, tmp_path):

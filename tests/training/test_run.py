@@ -39,6 +39,18 @@ def test_the_same_run_resumes_and_finishes_once(tmp_path):
     assert info["seconds"] >= 0
 
 
+def test_time_is_that_of_all_sessions(tmp_path):
+    """A resumed fit says how long it took itself; a benchmark writes its time as it goes."""
+    pretraining(tmp_path / "fit").finish(seconds=500.0)
+    assert pretraining(tmp_path / "fit").info["seconds"] == pytest.approx(500, abs=0.2)
+    run = pretraining(tmp_path / "cells")
+    run._started -= 100
+    run.save_seconds()
+    again = pretraining(tmp_path / "cells")
+    again.finish()
+    assert again.info["seconds"] >= 100
+
+
 def test_other_settings_are_refused_by_name(tmp_path):
     trained(pretraining(tmp_path))
     with pytest.raises(UserError, match=r"seed, train\.lr"):

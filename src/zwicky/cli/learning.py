@@ -163,6 +163,8 @@ def evaluate(args: Namespace) -> None:
         if not str(store).startswith(SIMULATION) and store.exists() and not is_store(store):
             store = Path(temporary) / "store"
             print(ingest(args.data, store, args.catalog, IngestConfig(network.bands)).text(), file=sys.stderr)
+        elif args.catalog is not None:
+            raise UserError(f"{store} is no folder of cutouts; leave --catalog out")
         data = open_data(store)
         split = data.split(args.split, columns, [args.run]) if args.split else data.test_split(args.run, columns)
         print(evaluation_text(evaluate(args.run, data.cutouts, data.labels, split, out=args.out)))
@@ -290,7 +292,8 @@ def start(args: Namespace) -> None:
         settings = recipes.merge(recipes.read("start"), settings)
         return settings_of(BenchmarkConfig, parse(COMMANDS["start"], "start", settings, args.given))
 
-    learn = max(args.labels) if any(given.startswith("--labels") for given in args.given) else 0
+    is_given = any(given.startswith("--labels") for given in args.given)
+    learn = max(args.labels) if is_given and 0 not in args.labels else 0
     began, options = time.monotonic(), settings_of(IngestConfig, args)
     page = start(args.path, args.out, args.minutes, configure, catalog=args.catalog, options=options, learn=learn)
     print(f"{time.monotonic() - began:.0f} s; open {page}")

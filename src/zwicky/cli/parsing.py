@@ -133,13 +133,18 @@ def _reword(message: str, parser: ArgumentParser) -> str:
 def _check_groups(settings: type, namespace: Namespace, prefix: str = "") -> None:
     """Reject what the parser accepts: null where no null is allowed, and a plain value for a group of settings."""
     for name, expected in get_type_hints(settings).items():
-        value, is_group = namespace[name], is_dataclass(expected)
-        if is_group and not isinstance(value, Namespace):
-            raise UserError(f"{prefix}{name} is {value!r}; give its settings by name")
-        if is_group:
-            _check_groups(expected, value, f"{prefix}{name}.")
-        elif value is None and NoneType not in get_args(expected):
+        value, members = namespace[name], get_args(expected)
+        if value is None and NoneType not in members and not is_dataclass(expected):
             raise UserError(f"{prefix}{name} is null; give a value or leave it out")
+        group: Any = next((kind for kind in (expected, *members) if is_dataclass(kind)), None)
+        for key, one in value.items() if group and isinstance(value, dict) else [("", value)]:
+            if not isinstance(key, str):
+                raise UserError(f"{prefix}{name}: the name {key!r} is a number; write it in quotes")
+            path = f"{prefix}{name}.{key}".rstrip(".")
+            if is_dataclass(expected) and not isinstance(one, Namespace):
+                raise UserError(f"{path} is {one!r}; give its settings by name")
+            if group and isinstance(one, Namespace):
+                _check_groups(group, one, f"{path}.")
 
 
 def settings_of(settings: type, namespace: Namespace) -> Any:

@@ -25,7 +25,7 @@ from zwicky.evaluation.correspondence import correspondence, correspondence_pair
 from zwicky.evaluation.label_draws import LabelDraw, make_label_draws, write_label_draws
 from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.results import BenchmarkResult, summarise
-from zwicky.io import read_json, replacing, write_json, write_table
+from zwicky.io import WEIGHTS, read_json, remove, replacing, write_json, write_table
 from zwicky.parallel import map_parts
 from zwicky.rng import numpy_rng
 from zwicky.simulate.stream import SIMULATION, Data, open_data
@@ -61,6 +61,8 @@ def benchmark(
     run = Run(out, "benchmark", config, config.seed, fingerprint(cutouts, np.arange(len(cutouts)), truth), weights)
     if run.finished and (out / "summary.csv").exists():
         return BenchmarkResult(out)
+    if run.is_renewed:
+        _discard(out)
     _check_settings(config, cutouts, task)
     draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
     runner, arms = CellRunner(config, cutouts, task, out), make_arms(config)
@@ -103,6 +105,7 @@ def benchmark(
                 line = f"[{len(rows)}/{len(cells)}] {cell}: {values}, {row['seconds']:.0f} s"
                 print(line, file=sys.stderr, flush=True)
         write_table(out / "results.csv", pd.DataFrame([rows[key] for key in sorted(rows)], dtype=object))
+        run.save_seconds()
     if config.correspondence:
         write_correspondence(runner, draws, [arm for arm in arms if arm.kind == "ssl"])
     pairs = compared_arms(arms, config.compare_with)
@@ -112,6 +115,13 @@ def benchmark(
     if not run.finished:
         run.finish(cells=len(cells))
     return BenchmarkResult(out)
+
+
+def _discard(out: Path) -> None:
+    """Remove what other settings or data left in a directory where nothing was trained, but finished pretrainings."""
+    weights = [path.parent for path in out.glob(f"pretrain/*/{WEIGHTS}") if not (path.parent / "run.json").exists()]
+    for path in [*map(out.joinpath, ("audit.json", "chosen.json", "splits")), *out.glob("pretrain/*/*.npy"), *weights]:
+        remove(path)
 
 
 def _check_settings(config: BenchmarkConfig, cutouts: Cutouts, task: Task) -> None:
@@ -274,7 +284,6 @@ def dataset_card(
         "unlabelled": len(cutouts) - len(labels.values),
         "label_source": labels.source,
         "roles": {role: Counter(labels.values.get(i, "unlabelled") for i in split.ids(role)) for role in ROLES},
-        "select_counts": {count: len(select) for count, (_, select) in draws[0].subsets.items()},
         "pretraining_images": len(draws[0].pretrain_rows(cutouts)),
         "augmentation": f"{config.label_views.text()}; the same for every network, and the mean over eight turns and "
         "mirrors at test time",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.labels import Labels
-from zwicky.data.splits import Split, clean_split, fold_splits, holdout_split, label_subsets, write_split
+from zwicky.data.splits import Split, clean_split, fold_splits, holdout_split, label_subsets, read_split, write_split
 from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import write_table
@@ -61,10 +61,6 @@ def make_label_draws(
             )
         else:
             split = clean_split(given, cutouts, labels, design.group)
-            tested = set(labels.of(split.ids("test")))
-            if len(tested) == 1 < len(labels.classes):
-                only = f"split {split.name!r} of the data tests only {tested.pop()}"
-                raise UserError(f"{only}; correct it, or draw one with --design.split null")
         splits = [(split, f"draw {draw}") for draw in range(config.draws)]
     else:
         folds = fold_splits(
@@ -78,10 +74,17 @@ def make_label_draws(
             train_where=design.train_where,
         )
         splits = [(split, split.name.split("f")[0]) for split in folds]
+    for split, _ in splits:
+        if absent := sorted(set(labels.classes).difference(labels.of(split.ids("test")))):
+            advice = "correct it or design.test_where, or draw one with --design.split null"
+            raise UserError(f"split {split.name!r} tests no {absent[0]}; {advice}")
     subsets = [
         label_subsets(split, labels, config.labels, seed=config.seed + draw, balanced=config.balanced)
         for draw, (split, _) in enumerate(splits)
     ]
+    for ids in (ids for subset in subsets for ids in subset.values() if len(labels.classes) > 1):
+        if len(drawn := set(labels.of(ids))) == 1:
+            raise UserError(f"the {len(ids)} labels of a draw are all {drawn.pop()}; ask for more or set balanced true")
     all_count = round(float(np.mean([len(subset[0]) for subset in subsets]))) if 0 in config.labels else 0
     fit_counts = tuple(count or all_count for count in config.fit_labels or config.labels)
     draws = []
@@ -93,8 +96,11 @@ def make_label_draws(
 
 
 def write_label_draws(folder: Path, draws: Sequence[LabelDraw]) -> None:
-    """Write the splits and `draws.parquet` (draw, labels, use, id)."""
+    """Write the splits and `draws.parquet` (draw, labels, use, id); UserError if other splits are there."""
     for split in {draw.split.name: draw.split for draw in draws}.values():
+        path = folder / "splits" / f"{split.name}.csv"
+        if path.exists() and read_split(path).roles != split.roles:
+            raise UserError(f"{folder} was started with another split {split.name!r}; restore it or take another --out")
         write_split(folder / "splits", split)
     parts = [
         pd.DataFrame({"draw": draw.index, "labels": count, "use": use, "id": ids})

@@ -24,7 +24,7 @@ A cell is (arm, labels, draw). KEY is `ARM-nLABELS-dDRAW`; LABELS is a number, "
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -92,7 +92,7 @@ class BenchmarkResult:
 
     path: Path
 
-    results = _file("results.csv", read_table)  # one row per cell
+    results = _file("results.csv", partial(read_table, text=("method", "backbone")))  # one row per cell
     summary = _file("summary.csv", read_table)  # one row per arm, number of labels and metric
     comparisons = _file("comparisons.csv", read_table)  # one row per pair of arms, number of labels and metric
     config = _file("config.yaml", read_settings)  # the resolved recipe

@@ -158,7 +158,7 @@ class ReportData(BenchmarkResult):
         """Rows of comparisons.csv by (arm, reference, labels, metric), in both directions; empty where not run yet."""
         if not self.has("comparisons.csv"):
             return {}
-        rows = self.comparisons
+        rows = self.comparisons.dropna(subset="difference")
         names = {"arm": "reference", "reference": "arm", "low": "high", "high": "low"}
         swapped = rows.rename(columns=names)[rows.columns]
         swapped[["difference", "low", "high"]] *= -1
@@ -205,11 +205,6 @@ class ReportData(BenchmarkResult):
             raise NotRun("Not measured; `correspondence: 256` in the recipe matches regions of 256 test objects.")
         table = read_table(self.require("correspondence.csv"))
         return table.assign(title=table["method"] + ", " + table["network"])
-
-    def regions(self, name: str) -> dict[str, np.ndarray]:
-        """Return the arrays of correspondence.npz of one pretraining."""
-        with np.load(self.require(f"pretrain/{name}/correspondence.npz"), allow_pickle=False) as stored:
-            return dict(stored)
 
 
 def load_results(run: Path | str) -> ReportData:

@@ -93,19 +93,18 @@ class Data:
         pixels, else the store's own `splits/NAME.csv`, else the default split, a function of the data and of the
         regression targets `columns` alone. UserError if there is no split of this name and it is not the default one.
         """
-        split = self._recorded(name, runs)
-        if split is None and name != DEFAULT:
-            names = ", ".join(sorted({DEFAULT, *self._stored()}))
-            raise UserError(f"there is no split {name!r}; choose one of {names}")
-        return split or default_split(self.cutouts, self.labels, columns)
+        return self._recorded(name, runs) or default_split(self.cutouts, self.labels, columns)
 
     def test_split(self, run: Path, columns: Sequence[str] = ()) -> Split:
         """Return the split that tests a run: its own or that of the store, else all of the data as a test set."""
         return self._recorded(DEFAULT, [run]) or whole_split(self.cutouts, self.labels, columns)
 
     def given_split(self, name: str | None) -> Split | None:
-        """Return the store's own split of this name, None if it has none."""
+        """Return the store's own split of this name, None if it has none; UserError if it is not the default one."""
         path = self._stored().get(name or "")
+        if path is None and name not in (None, DEFAULT):
+            names = ", ".join(sorted({DEFAULT, *self._stored()}))
+            raise UserError(f"there is no split {name!r}; choose one of {names}")
         split = read_split(path) if path else None
         if split is None or not self.blank:
             return split

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit, logsumexp
+from sklearn.neighbors import NearestNeighbors
 
 from zwicky import provenance
 from zwicky.data.cutouts import Images
@@ -40,21 +41,19 @@ class Training:
         """Return the training set with these features [R, D]."""
         mean, std = features.mean(0), features.std(0) + 1e-12
         standard = ((features - mean) / std).astype(np.float32)
-        squares = _squares(standard, standard)
-        np.fill_diagonal(squares, np.inf)
-        nearest = np.sqrt(squares.min(1))
+        nearest = _neighbours(standard).kneighbors()[0]
         return cls(mean, std, standard, max(float(np.quantile(nearest, 0.99)), 1e-12))
 
     def distance(self, features: np.ndarray) -> np.ndarray:
         """Return the distance of features [N, D] to the training set, [N] float32."""
         standard = ((features - self.mean) / self.std).astype(np.float32)
-        return np.sqrt(_squares(standard, self.features).min(1)) / np.float32(self.unit)
+        nearest = _neighbours(self.features).kneighbors(standard)[0][:, 0]
+        return (nearest / self.unit).astype(np.float32)
 
 
-def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the squared distances [len(a), len(b)]."""
-    squares = (a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)
-    return np.maximum(squares, 0)
+def _neighbours(features: np.ndarray) -> NearestNeighbors:
+    """Find the nearest of these features, in blocks of distances."""
+    return NearestNeighbors(n_neighbors=1, algorithm="brute").fit(features)
 
 
 def training_features(run: Path, network: Network, store: Path, turns: bool) -> np.ndarray:

@@ -80,7 +80,7 @@ class LinearProbe:
 
 
 def fit_logistic(
-    x: np.ndarray, y: np.ndarray, seed: int, sample_weight: np.ndarray | None = None, groups: np.ndarray | None = None
+    x: np.ndarray, y: np.ndarray, seed: int, groups: np.ndarray | None = None
 ) -> tuple[LogisticRegression, float]:
     """Fit a logistic regression to standardised features x [n, D] and classes y [n]; rows of a group stay in one fold.
 
@@ -93,11 +93,11 @@ def fit_logistic(
         # A fit stopped early at the weakest penalty is one more candidate, not worth a line to the user.
         warnings.simplefilter("ignore", ConvergenceWarning)
         if n_folds < 2:
-            return model.fit(x, y, sample_weight), float("nan")
+            return model.fit(x, y), float("nan")
         splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
         folds = splitter(n_folds, shuffle=True, random_state=seed)
         search = GridSearchCV(model, {"C": INVERSE_PENALTIES}, scoring="neg_log_loss", cv=folds, error_score="raise")
-        search.fit(x, y, groups=groups, sample_weight=sample_weight)
+        search.fit(x, y, groups=groups)
     return search.best_estimator_, -float(search.best_score_)
 
 
@@ -139,11 +139,14 @@ def cross_entropy(logits: np.ndarray, truth: np.ndarray) -> float:
 def fit_temperature(logits: np.ndarray, truth: np.ndarray) -> float:
     """Return the T in TEMPERATURES that minimises the cross-entropy of softmax(logits / T), which is convex in 1/T.
 
-    Temperature scaling gives calibrated probabilities (arXiv:1706.04599).
+    Temperature scaling gives calibrated probabilities (arXiv:1706.04599). Each class has one label more, spread over
+    all objects, as in Platt's scaling (1999): without it T would fall to its bound wherever a few labels are all right.
     """
+    count, classes = logits.shape
 
     def loss(log_t: float) -> float:
-        return cross_entropy(logits / np.exp(log_t), truth)
+        scaled = np.asarray(logits, np.float64) / np.exp(log_t)
+        return count * cross_entropy(scaled, truth) - classes * log_softmax(scaled, axis=1).mean()
 
     best = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-5})
     return float(np.exp(best.x))

@@ -134,6 +134,7 @@ def new_network(
 def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:
     """Return what a fit cost, for `run.json` and result tables; pflops are 10^15 operations."""
     return {
+        "seconds": result.seconds,
         "steps": result.steps,
         "step_seconds": result.step_seconds,
         "images_seen": result.images_seen,

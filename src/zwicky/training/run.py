@@ -31,8 +31,9 @@ class Run:
     """A run directory: `config.yaml`, `run.json`, `checkpoint/`, `metrics.csv` and results. Writes are atomic.
 
     A directory with the same kind, settings `config` and `fingerprint` of the data resumes. With others it is refused
-    with UserError, unless nothing was trained yet. Rank 0 reads and writes for all processes. `files` are those the
-    run starts from, by the dotted name of their setting; they are compared by content, a run by that of its weights.
+    with UserError, unless nothing was trained yet: then `is_renewed` is set. Rank 0 reads and writes for all processes.
+    `files` are those the run starts from, by the dotted name of their setting; they are compared by content, a run by
+    that of its weights.
     `config.yaml` is a recipe of the same command.
     """
 
@@ -51,6 +52,7 @@ class Run:
         paths = {name: weights_file(path) for name, path in (files or {}).items() if path}
         digests = {name: file_digest(path) for name, path in paths.items() if path.is_file()}
         same = {"kind": kind, "data": data, "files": digests}
+        self.is_renewed = False
         self.info = run_on_rank_zero(lambda: self._open(to_plain(config), seed, same))
         if self.info["data"] != data:
             raise UserError("this process has other data than rank 0; give all machines the same store")
@@ -61,11 +63,17 @@ class Run:
         """Whether the run is complete."""
         return self.info["finished"] is not None
 
-    def finish(self, **results: Any) -> None:
-        """Mark the run complete and add `results` to `run.json`."""
-        self.info |= {"finished": _now(), "seconds": round(time.monotonic() - self._started, 1), **results}
+    def save_seconds(self) -> None:
+        """Write how long the run took so far to `run.json`; it counts on from there when it resumes."""
+        self.info["seconds"] = round(time.monotonic() - self._started, 1)
         if rank() == 0:
             write_json(self.path / "run.json", self.info)
+
+    def finish(self, **results: Any) -> None:
+        """Mark the run complete and add `results` to `run.json`; `seconds` are those of all sessions of a fit."""
+        self._started -= max(results.get("seconds", 0.0) - (time.monotonic() - self._started), 0.0)
+        self.info |= results | {"finished": _now()}
+        self.save_seconds()
 
     def _open(self, settings: dict[str, Any], seed: int, same: dict[str, Any]) -> dict[str, Any]:
         """Return `run.json`, new unless the run resumes; `same` are the entries that a resumed one shares."""
@@ -74,6 +82,7 @@ class Run:
             return read_json(self.path / "run.json")
         if not is_run and self.path.exists() and (not self.path.is_dir() or any(self.path.glob("[!.]*"))):
             raise UserError(f"{self.path} exists and is not a zwicky run; choose another --out")
+        self.is_renewed = is_run
         from_command_line = Path(sys.argv[0]).name in ("zwicky", "__main__.py")
         info = same | {
             "command": " ".join(["zwicky", *sys.argv[1:]]) if from_command_line else None,
