@@ -1,5 +1,6 @@
 """The server and the file of judgements, without a browser."""
 
+import shutil
 import sqlite3
 from dataclasses import replace
 
@@ -206,3 +207,21 @@ def test_mistakes(make_candidates, tmp_path):
         (tmp_path / "keys.yaml").write_text(text)
         with pytest.raises(UserError, match=message):
             read_keys(tmp_path / "keys.yaml")
+
+
+def test_a_copy_of_the_file_has_every_judgement(judgements, tmp_path):
+    """The file is still open, as after a kill."""
+    judgements.append([make_row("k")])
+    shutil.copy(tmp_path / "ana.db", tmp_path / "mail.db")
+    assert len(read_judgements(tmp_path / "mail.db")) == 1
+
+
+def test_a_session_file_is_whole_and_a_port_exists(tmp_path, monkeypatch, plain_session):
+    from zwicky.grading import app
+
+    with pytest.raises(UserError, match="port 99999"):
+        app.listen([99999])
+    monkeypatch.setattr(app.json, "dumps", lambda *_: 1 / 0)
+    for _ in range(2):  # a start that was killed does not forbid the next
+        with pytest.raises(ZeroDivisionError):
+            app.serve(plain_session, tmp_path / "a.db", "a", app.KEYS, 0, False)

@@ -227,3 +227,42 @@ def test_every_spelling_has_one_grade(tmp_path):
     assert notes == []
     assert (table["grade"] == table["id"].str[0]).all()
     assert set(table["grade"]) == set(GRADES)
+
+
+def test_our_own_ids_are_not_matched_again(tmp_path, make_candidates):
+    write_grader(tmp_path / "ana.db", "ana", {"1.fits": "A", "2.fits": "X"})
+    write_grader(
+        tmp_path / "ana.db", "ana", {"lens/1.fits": "A", "non/2.fits": "X"}, {"lens/1.fits": 1, "non/2.fits": 0}
+    )
+    merge_grades([tmp_path / "ana.db"], tmp_path / "c.csv", make_candidates(2, ["1.fits", "2.fits"]))
+    assert set(pd.read_csv(tmp_path / "c.csv")["id"]) == {"1.fits", "2.fits"}
+
+
+def test_files_of_one_name_are_of_several_people(tmp_path):
+    for name, grade in {"ana": "A", "bob": "X"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "marks.csv").write_text(f"file_name,grade\na.png,{grade}\n")
+    merge_grades([tmp_path / name / "marks.csv" for name in ("ana", "bob")], tmp_path / "c.csv")
+    assert pd.read_csv(tmp_path / "c.csv")["n_graders"].tolist() == [2]
+
+
+def test_odd_spreadsheets(tmp_path, make_candidates):
+    (tmp_path / "a.csv").write_text("Name,Object ID,Grade\nAna,19,A\nAna,20,X\n")
+    assert read_grades(tmp_path / "a.csv")[0]["id"].tolist() == ["19", "20"]
+    (tmp_path / "b.csv").write_text("object_id;grade\n1.23457E+18;A\n1.23457E+18;X\n")
+    text = merge_grades([tmp_path / "b.csv"], tmp_path / "c.csv", make_candidates(1, ["1234567890123456789"]))
+    assert "2 of 2 rows of other tools name no cutout" in text
+    assert "1 of 2 rows of other tools grade an object again" in text
+
+
+def test_codes_and_yes_or_no_are_no_grades_c(tmp_path):
+    (tmp_path / "a.csv").write_text("file_name,grade\na,-1\nb,3\nc,-1.0\n")
+    assert read_grades(tmp_path / "a.csv")[0]["grade"].tolist() == ["", "A", ""]
+    (tmp_path / "b.csv").write_text("file_name,is_lens\na,1\nb,0\n")
+    assert read_grades(tmp_path / "b.csv")[0]["grade"].tolist() == ["A", "X"]
+    values = {"a": ["None of these"], "b": "Not sure", "c": "Not a lens", "d": "No", "e": [{"choice": "NOTHINGHERE"}]}
+    rows = [(json.dumps([{"value": v}]), json.dumps({"1": {"file": k}})) for k, v in values.items()]
+    pd.DataFrame(rows, columns=["annotations", "subject_data"]).to_csv(tmp_path / "z.csv", index=False)
+    table, notes = read_grades(tmp_path / "z.csv")
+    assert dict(zip(table["id"], table["grade"], strict=True)) == {"a": "X", "c": "X", "d": "X"}
+    assert len(notes) == 2

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from zwicky.data.store import open_store
+from zwicky.data.cutouts import make_cutouts
+from zwicky.data.store import open_store, write_store
 from zwicky.errors import UserError
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.estimates import estimate, evaluate_grades, lens_interval
@@ -118,3 +119,13 @@ def test_grades_of_other_objects_are_refused(scored, tmp_path):
     pd.DataFrame({"id": ["x"], "grade_mean": [1]}).to_csv(tmp_path / "g.csv", index=False)
     with pytest.raises(UserError, match="no object of"):
         evaluate_grades(scored, tmp_path / "g.csv")
+
+
+def test_a_top_that_is_graded_by_rank_is_no_random_sample(cutouts, make_run, tmp_path):
+    images = np.random.default_rng(0).normal(1, 1, (200, 2, 16, 16)).astype(np.float32)
+    write_store(images, make_cutouts(images, ("g", "r")).table, tmp_path / "store", bands=("g", "r"))
+    score([make_run()], tmp_path / "store", tmp_path / "s", ScoreConfig(top=100, random=50), workers=1, quiet=True)
+    table = open_store(tmp_path / "s" / "candidates").table
+    for rows, warns in ((np.r_[:30, 100:150], True), (np.r_[:100:3, 100:150], False), (np.r_[:150], False)):
+        pd.DataFrame({"id": table["id"].iloc[rows], "grade_mean": 0}).to_csv(tmp_path / "g.csv", index=False)
+        assert ("warning: " in evaluate_grades(tmp_path / "s", tmp_path / "g.csv")) == warns

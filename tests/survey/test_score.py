@@ -18,11 +18,12 @@ import pytest
 from scipy.special import expit, logit
 
 from zwicky import cli, provenance
-from zwicky.data.store import open_store, write_store
+from zwicky.data.store import open_images, open_store, write_store
 from zwicky.errors import UserError
 from zwicky.io import read_set_aside
 from zwicky.survey.config import ScoreConfig
 from zwicky.survey.ensemble import Ensemble, Training
+from zwicky.survey.parts import _table
 from zwicky.survey.score import score
 from zwicky.training.network import load_network, save_network
 from zwicky.training.task import parse_targets
@@ -274,3 +275,16 @@ def test_killed_runs_resume_to_the_same_files(store, make_run, tmp_path):
     score([run], store, out, ScoreConfig(top=6, random=5, part_size=1), workers=1, quiet=True)
     left = {name for name in files(out) if name.rpartition("/")[2].startswith(".")}
     assert {name: data for name, data in files(out).items() if name not in left} == files(whole)
+
+
+def test_healpix_keeps_its_digits_beside_a_block_without_images():
+    pixel = 2**61 + 1
+    some, none = _table([{"_file": "a#0", "_healpix_29": pixel}, {"_file": "a#1", "_healpix_29": None}]), _table([])
+    assert pd.concat([some, none])["healpix"].tolist()[0] == pixel
+
+
+def test_a_part_of_a_store_takes_the_memory_of_its_rows(cutouts, store):
+    images = open_images(store, slice(8, 16))
+    assert images.rows.base is None
+    assert len(images.rows) == 8
+    np.testing.assert_array_equal(images[:], cutouts.images[8:16])

@@ -57,30 +57,32 @@ def test_negative_examples_turn_the_search(clusters):
 
 
 def test_an_index_is_asked_for_as_many_as_are_wanted(clusters, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("zwicky.survey.similar.INDEX_ABOVE", 0)
     monkeypatch.setattr(index, "CANDIDATES", 20)
     monkeypatch.setattr(index, "is_available", lambda: True)
     monkeypatch.setattr(index, "candidates", lambda *args: np.arange(min(args[-1], 70)))
     scores, out = clusters.tables[0].parent, tmp_path / "n.csv"
-    assert write_similar(scores, ["o30"], [], out, count=60, index_above=0) == 60
+    assert write_similar(scores, ["o30"], [], out, count=60) == 60
     assert capsys.readouterr().err == ""
-    assert write_similar(scores, ["o30"], [], out, count=80, index_above=0) == len(pd.read_csv(out)) == 70
+    assert write_similar(scores, ["o30"], [], out, count=80) == len(pd.read_csv(out)) == 70
     assert capsys.readouterr().err == "note: 70 cutouts were found, fewer than the 80 asked for\n"
 
 
 @pytest.mark.slow
-def test_an_index_finds_what_the_exact_search_finds(tmp_path):
+def test_an_index_finds_what_the_exact_search_finds(tmp_path, monkeypatch):
     pytest.importorskip("faiss")
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(30, 16))
     features = write_features(tmp_path, centres[np.arange(6000) % 30] + 0.3 * rng.normal(size=(6000, 16)), 2500)
     like = features.take(np.array([17]))
     expected, values = similar(features, like)
-    found, same = similar(features, like, index_above=5999)
+    monkeypatch.setattr("zwicky.survey.similar.INDEX_ABOVE", 5999)
+    found, same = similar(features, like)
     assert len(np.intersect1d(found, expected)) >= 99
     assert found[0] == expected[0] == 17
     np.testing.assert_allclose(same[:50], values[:50], atol=1e-5)
     built = (tmp_path / INDEX).stat().st_mtime_ns
-    assert similar(features, features.take(np.array([5])), index_above=0)[0][0] == 5
+    assert similar(features, features.take(np.array([5])))[0][0] == 5
     assert (tmp_path / INDEX).stat().st_mtime_ns == built
 
 
@@ -144,3 +146,18 @@ def test_an_example_that_the_network_cannot_take_is_named(cutouts, store, make_r
         for like, unlike in [([bad], []), ([good, bad], []), ([good], [bad])]:
             with pytest.raises(UserError, match=f"bad.fits {reason}"):
                 write_similar(out, [*map(str, like)], [*map(str, unlike)], tmp_path / "n.csv", run=run)
+
+
+def test_pixels_that_were_not_scored_are_one_line(cutouts, store, make_run, write_survey, tmp_path):
+    (tmp_path / "fits").mkdir()
+    score([make_run()], store, tmp_path / "s", ScoreConfig(features=True), workers=1, quiet=True)
+    for data in (write_survey("fits", cutouts, tmp_path / "fits"), tmp_path / "absent"):
+        with pytest.raises(UserError, match="--data"):
+            write_similar(tmp_path / "s", ["obj001"], [], tmp_path / "n.csv", data=data)
+
+
+def test_similar_says_which_parts_are_not_scored(store, make_run, tmp_path, capsys):
+    config = ScoreConfig(features=True, part_size=8)
+    score([make_run()], store, tmp_path / "s", config, part="1/3", workers=1, quiet=True)
+    write_similar(tmp_path / "s", ["obj001"], [], tmp_path / "n.csv", count=5)
+    assert "2 of 6 parts" in capsys.readouterr().err

@@ -80,13 +80,12 @@ def score(args: Namespace) -> None:
     ("--data", Path | None, "the survey, for a page with pictures"),
     ("--run", Path | None, "the first run of the scores, for files"),
     ("--n", PositiveInt, "number of cutouts to find", 100),
-    ("--index_above", NonNegativeInt, "cutouts beyond which an index of faiss, if installed, is used", 10**7),
 )
 def similar(args: Namespace) -> None:
     """Find the cutouts of a scored survey that are most like some examples."""
     from zwicky.survey.similar import write_similar
 
-    options = {"data": args.data, "run": args.run, "count": args.n, "index_above": args.index_above}
+    options = {"data": args.data, "run": args.run, "count": args.n}
     found = write_similar(args.scores, args.like, args.unlike, args.out, **options)
     print(f"{found} cutouts in {args.out}" + f", with pictures in {args.out.with_suffix('.html')}" * bool(args.data))
 

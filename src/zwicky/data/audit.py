@@ -52,7 +52,6 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
         "dtype": cutouts.images.dtype.name,
         "pixel_scale": dict(Counter("unknown" if s != s else f"{s:g}" for s in cutouts.column("pixel_scale"))),
         "origin": {"simulated": simulated[True], "observed": simulated[False], "unknown": simulated[None]},
-        "surveys": dict(Counter(str(survey or "unknown") for survey in cutouts.column("survey"))),
         "labels": {
             "source": labels.source,
             "labelled": int(labelled.sum()),

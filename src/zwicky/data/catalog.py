@@ -23,7 +23,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Column, Table
 
-from zwicky.data.columns import IS_UNIT, has_usual_name, to_text
+from zwicky.data.columns import IS_UNIT, as_text, has_usual_name, to_text
 from zwicky.data.readers import format_of
 from zwicky.errors import UserError
 
@@ -73,6 +73,9 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
     if not len(table):
         raise UserError(f"the catalogue {path} has no rows; it needs a header and one row an image")
     table.columns = [to_text(column) for column in table.columns]
+    table = table.loc[:, [bool(name) or as_text(table.iloc[:, n]).any() for n, name in enumerate(table)]]
+    if len(repeated := table.columns[table.columns.duplicated()]):
+        raise UserError(f"the catalogue {path} has two columns {repeated[0]!r}; rename one")
     return table.reset_index(drop=True)
 
 
@@ -194,6 +197,7 @@ def _from_objects(data: Any) -> pd.DataFrame:
 
 
 def _read_cells(text: str, path: Path) -> pd.DataFrame:
+    text = re.sub(r"(?i)^\"?sep=.\"?\s*\n", "", text)  # Excel's
     lines = [line for line in text.splitlines() if line.strip() and not re.fullmatch(r"[\s|+:=-]+", line)]
     comments = [line.lstrip("#%! ") for line in lines if line[0] in "#%!"]
     below_header = list(dropwhile(lambda line: line[0] in "#%!", lines))
@@ -215,8 +219,6 @@ def _read_cells(text: str, path: Path) -> pd.DataFrame:
         header, rows = named[0], [header, *rows]  # "# file label": the header is a comment
     elif _is_data(header, rows):
         header, rows = _name_columns(header, path), [header, *rows]
-    if repeated := {name for name in header if header.count(name) > 1 and name}:
-        raise UserError(f"the catalogue {path} has two columns {min(repeated)!r}; rename one")
     for number, row in enumerate(rows, 1):
         if any(row[len(header) :]):
             advice = f"put quotes around text with {delimiter!r}"

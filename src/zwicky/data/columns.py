@@ -153,7 +153,7 @@ def clean_property(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
     """
     if pd.api.types.is_bool_dtype(values):
         return values, {}
-    if not pd.api.types.is_numeric_dtype(values):
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
         text = as_text(values)
         filled = text[~text.map(is_unknown)]
         numbers = pd.to_numeric(filled.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True), errors="coerce")

@@ -43,7 +43,6 @@ class IngestConfig:
         axes: the axes of arrays in files, e.g. HWB or NHW (N images, B bands, H rows, W columns); empty means that
             they are recognised.
         hdu: names or numbers of the FITS extensions to read; empty takes all images that are no masks or errors.
-        label_source: where the labels come from; empty takes the class folders or the name of the catalogue.
         invalid: the value of pixels that are invalid, e.g. -9999; they become NaN (in images of floats).
         max_invalid: an image with a larger share of invalid (NaN) pixels than this is set aside.
         workers: threads that decode files.
@@ -63,7 +62,6 @@ class IngestConfig:
     positive: str = ""
     axes: str = ""
     hdu: tuple[str, ...] = ()
-    label_source: str = ""
     invalid: float | None = None
     max_invalid: float = 0.5
     workers: int = 2

@@ -37,6 +37,7 @@ from zwicky.progress import StepProgress
 
 SAMPLE = 500  # files read to choose the format of the store
 BATCH = 64  # files or images read at a time
+PIECE = 2**22  # bytes; larger files are read in pieces, as BATCH of them at once would fill the memory
 # Damaged or, RuntimeError, encrypted or packed by a method that Python lacks.
 _DAMAGED = (OSError, EOFError, KeyError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
 
@@ -286,7 +287,7 @@ def _batches(
     data: Source, conform: Callable[[str, Record | Unreadable], _Image], pool: ThreadPoolExecutor
 ) -> Iterator[list[_Image]]:
     """Yield all images, some at a time, decoded by threads."""
-    large = [name for name in data.units if data.is_large(name)]
+    large = [name for name in data.units if data.is_large(name, PIECE)]
     small = [name for name in data.units if name not in set(large)]
     starts = range(0, len(small), BATCH)
     with StepProgress("reading", len(starts) + len(large), 0, BATCH, unit="batch") as progress:

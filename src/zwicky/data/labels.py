@@ -48,7 +48,7 @@ def order_classes(names: set[str], positive: str = "") -> tuple[str, ...]:
     parts = {name: re.fullmatch(r"(?s)(.*[\W_])?(.+)", name) for name in names}  # grade_A, grade_B: by A and B
     alike = len({match and match[1] for match in parts.values()}) == 1
     short = {name: match[2] if match and alike else name for name, match in parts.items()}
-    are_grades = all(re.fullmatch(r"[A-F][+-]?", name) for name in short.values())
+    are_grades = all(re.fullmatch(r"[A-FX][+-]?", name) for name in short.values())
     plain = {re.sub(r"[\W_]", "", name.lower()) for name in names}
 
     def rank(name: str) -> int:

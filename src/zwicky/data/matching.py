@@ -68,18 +68,30 @@ def match_rows(
     usual = usual_columns(list(table), "file") + usual_columns(list(table), "id")
     usual += [c for c in table if re.search(r"(?i)[^a-z]id$|[a-z]I[dD]$", c) and c not in usual]
     texts = [c for c in table if c not in usual and not pd.api.types.is_numeric_dtype(table[c])]
-    cells = {c: as_text(table[c]) for c in ([find_column(list(table), "file", wanted)] if wanted else usual + texts)}
+    wanted_column = find_column(list(table), "file", wanted) if wanted else ""
+    cells = {c: as_text(table[c]) for c in ([wanted_column] if wanted else usual + texts)}
     sample = np.unique(np.linspace(0, len(table) - 1, 200).astype(int))
 
-    def counts(column: str) -> list[int]:
-        return [len(finder(cell, column in usual)) for cell in cells[column].iloc[sample]]
+    def count(columns: Sequence[str], numbers: bool) -> dict[str, list[int]]:
+        """How many files each cell fits, by column: of some rows or, where hardly one of them fits, of all."""
+        some = {c: [len(finder(cell, numbers and c in named)) for cell in cells[c].iloc[sample]] for c in columns}
+        if any(counts.count(1) > len(sample) // 10 for counts in some.values()):
+            return some
+        return some | {c: [len(finder(cell, numbers)) for cell in cells[c]] for c in columns if c in named}
 
-    fits = {column: counts(column) for column in cells}
-    column = max(fits, key=lambda column: fits[column].count(1), default="")
+    def share(column: str) -> float:
+        return fits[column].count(1) / len(fits[column])
+
+    named = [wanted_column] if wanted_column else usual
+    for numbers in (False, True):  # a bare number is weaker evidence than a name
+        fits = count(list(cells), numbers)
+        column = max(fits, key=share, default="")
+        if column and share(column):
+            break
     if column and 1 not in fits[column] and max(fits[column]):  # a column with the folder may tell
         cells |= {f"{c}/{column}": cells[c] + "/" + cells[column] for c in cells if c != column}
-        fits |= {c: counts(c) for c in cells if c not in fits}
-        column = max(fits, key=lambda column: fits[column].count(1))
+        fits |= count([c for c in cells if c not in fits], False)
+        column = max(fits, key=share)
     if not column or 1 not in fits[column]:
         if not usual and not wanted:
             listed = ", ".join(table)[:200]
@@ -92,10 +104,13 @@ def match_rows(
     rows: dict[str, int] = {}
     orphans = []
     for row, cell in enumerate(cells[column]):
-        candidates = finder(cell, column in usual or bool(wanted))
+        candidates = finder(cell, numbers and column in named)
         if len(candidates) != 1:
             problem = f"fits {len(candidates)} files" if candidates else "no such file"
             orphans.append((cell or f"row {row + 1}", f"in the catalogue, but {problem}"))
         elif rows.setdefault(next(iter(candidates)), row) != row:
             orphans.append((cell, "the catalogue names this file twice; its first row was taken"))
+    if numbers and not wanted and 2 * len(rows) < min(len(files), len(table)):
+        problem = f"the numbers of its column {column!r} are in the names of only {len(rows)} of {len(files)} files"
+        raise UserError(f"{problem}; if they name them: --file_column {column}")
     return rows, orphans, column

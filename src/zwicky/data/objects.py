@@ -84,7 +84,7 @@ def describe(
     ids = _ids(objects["name"], facts.get("id"))
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     values = dict(zip(ids[label.notna()], label.dropna(), strict=True))
-    labels = Labels(values, config.label_source or source, time, config.positive)
+    labels = Labels(values, source, time, config.positive)
     if config.positive and config.positive not in labels.classes:
         raise UserError(f"there is no class {config.positive!r}; the classes are {', '.join(labels.classes) or 'none'}")
     role = pd.Series([role_of.get(path) for path in paths], dtype=object)
@@ -133,7 +133,9 @@ def _join_catalogs(
         has_row = rows >= 0
         if column in table and not meanings.is_id(column):
             table = table.drop(columns=column)
-        overlap = any((has_row & mask).any() and set(table) & set(t) for t, mask in zip(tables, masks[1:], strict=True))
+        overlap = any(
+            (has_row & mask).any() and set(table) & set(t) - {column} for t, mask in zip(tables, masks[1:], strict=True)
+        )
         if overlap or "submission" in file:
             data.warnings.append(f"{file} also fits {has_row.sum()} images and was not used (--catalog)")
             continue
@@ -186,10 +188,12 @@ def _match(
         index_of |= {text: index for index, text in enumerate(as_text(from_files[column])) if text}
     numbers = pd.to_numeric(table.get(find_column(list(table), "id"), pd.Series(dtype=float)), errors="coerce")
     order = numbers.sort_values()
+    is_one = is_stacked.all() and objects["unit"].nunique() == 1
+    at = objects["row"].to_numpy(int) if is_one else np.arange(len(objects))  # images set aside have a number too
+    count = len(at) + sum(is_one and name.startswith(f"{objects['unit'][0]}#") for name, _ in data.set_aside)
     for first in (0, 1):  # of the numbers of all images of the one file
-        is_one = is_stacked.all() and objects["unit"].nunique() == 1 and not config.file_column
-        if is_one and order.tolist() == list(range(first, first + len(objects))):
-            return order.index.to_numpy(), [], str(numbers.name)
+        if is_one and not config.file_column and order.tolist() == list(range(first, first + count)):
+            return order.index.to_numpy()[at], [], str(numbers.name)
     try:
         folder = "" if file.startswith("..") else os.path.dirname(file)
         row_of, orphans, column = match_rows(table, list(index_of), config.file_column, folder)
@@ -203,10 +207,10 @@ def _match(
             )
             left = np.setdiff1d(np.arange(len(table)), rows)
             return rows, [(f"{file} row {row + 1}", "in the catalogue, but no image is there") for row in left], ""
-        if not is_stacked.all() or len(table) != len(objects):
+        if not is_stacked.all() or len(table) != count:
             raise
         data.warnings.append(f"{file} names no images: its rows were taken in their order")
-        return np.arange(len(table)), [], ""
+        return at, [], ""
     rows = np.full(len(objects), -1)
     for name, row in reversed(row_of.items()):
         rows[index_of[name]] = row

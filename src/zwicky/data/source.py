@@ -19,7 +19,7 @@ from zwicky.data.columns import MAX_CLASSES, ROLES, is_unknown
 from zwicky.data.image_format import STRAY
 from zwicky.data.labels import is_usual_class
 from zwicky.data.matching import FileFinder
-from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of, read
+from zwicky.data.readers import BLANK, ReadOptions, Record, Unreadable, format_of, read
 from zwicky.data.readers.numpy import SafeUnpickler, is_archive
 from zwicky.data.store import OBJECTS
 from zwicky.io import STORE, is_store
@@ -85,7 +85,7 @@ class Source:
             else:
                 bands = by_wavelength(tuple(unit))
                 options = replace(self.options, bands=(), stacks=True)  # further planes are images
-                files = [read(self.folder / unit[band], options) for band in bands]
+                files = [_readable(self.folder / unit[band], options) for band in bands]
                 records = (join_bands(bands, items) for items in zip_longest(*files))
             for record in records:
                 yield record
@@ -94,10 +94,10 @@ class Source:
             error.row = row or None
             yield error
 
-    def is_large(self, name: str) -> bool:
-        """Return whether a unit is read in pieces: it is large, or of a format that holds many images."""
+    def is_large(self, name: str, size: int = LARGE) -> bool:
+        """Return whether a unit is read in pieces: above `size` (bytes), or of a format that holds many images."""
         paths = [self.folder / file for file in self.units[name].values()]
-        return any(p.name.lower().endswith(MANY) or p.is_dir() or p.stat().st_size > LARGE for p in paths)
+        return any(p.name.lower().endswith(MANY) or p.is_dir() or p.stat().st_size > size for p in paths)
 
     def folder_of(self, name: str) -> str:
         """Return "type:folder" of a unit, since files of one type in one folder belong together."""
@@ -105,9 +105,21 @@ class Source:
         return f"{format_of(file).partition(':')[0]}:{file.rpartition('/')[0]}"
 
 
+def _readable(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
+    """Read a file, with what ends it as the last item."""
+    try:
+        yield from read(path, options)
+    except Unreadable as error:
+        yield error
+
+
 def join_bands(bands: Sequence[str], items: Sequence[Record | Unreadable | None]) -> Record | Unreadable:
     """Return one image of several bands from one of each."""
     records = [item for item in items if isinstance(item, Record)]
+    if records and records[0].image.dtype == np.float32:  # a band without a valid pixel is one that is missing
+        empty = replace(records[0], image=np.full_like(records[0].image, np.nan), columns={})
+        items = [empty if isinstance(item, Unreadable) and str(item) == BLANK else item for item in items]
+        records = [item for item in items if isinstance(item, Record)]
     row = next((item.row for item in items if item is not None), None)
     if len(records) < len(items):
         band, item = next(pair for pair in zip(bands, items, strict=True) if not isinstance(pair[1], Record))

@@ -45,11 +45,11 @@ _INTEGERS = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}  # besi
 class ShardedImages(LazyImages):
     """Images in memory-mapped shards: indexing reads only those rows, and the page cache keeps what is used."""
 
-    def __init__(self, shards: Sequence[np.ndarray]) -> None:
+    def __init__(self, shards: Sequence[np.ndarray], rows: slice = slice(None)) -> None:
         self.shards = list(shards)
         self.dtype, self.image_shape = self.shards[0].dtype, self.shards[0].shape[1:]
         self.starts = np.cumsum([0, *map(len, self.shards)])
-        self.rows = np.arange(self.starts[-1])
+        self.rows = np.arange(*rows.indices(self.starts[-1]))
 
     def _load(self, rows: np.ndarray) -> np.ndarray:
         images = np.empty((len(rows), *self.image_shape), self.dtype)
@@ -173,8 +173,8 @@ def write_store(
     `table` has N rows with at least the column `id`, see `StoreWriter.append`.
     """
     table = table.assign(id=[str(identifier) for identifier in table["id"]])
-    dtype = as_pixels(images[:1], len(bands)).dtype
-    with StoreWriter(path, bands, images.shape[2:], dtype, truth=truth, metadata=metadata or {}) as writer:
+    first = as_pixels(images[:1], len(bands))
+    with StoreWriter(path, bands, first.shape[2:], first.dtype, truth=truth, metadata=metadata or {}) as writer:
         for rows in batches(len(images), BATCH):
             writer.append(as_pixels(images[rows], len(bands)), table.iloc[rows])
         if labels is not None:
@@ -209,9 +209,9 @@ def store_digest(store: Path) -> str:
     return file_digest(store / OBJECTS)
 
 
-def open_images(path: Path) -> ShardedImages:
-    """Map the images of a store, [N, bands, H, W]."""
-    return ShardedImages([np.load(shard, mmap_mode="r") for shard in sorted(path.glob("images-*.npy"))])
+def open_images(path: Path, rows: slice = slice(None)) -> ShardedImages:
+    """Map the images of a store, or of some rows, [N, bands, H, W]."""
+    return ShardedImages([np.load(shard, mmap_mode="r") for shard in sorted(path.glob("images-*.npy"))], rows)
 
 
 def read_rows(path: Path, first: int, last: int, columns: Sequence[str]) -> pd.DataFrame:

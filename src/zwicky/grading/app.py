@@ -1,7 +1,6 @@
 """The grading page's server: static files, pictures and judgements, on 127.0.0.1 with a token in the address."""
 
 import json
-import os
 import secrets
 import socket
 import sqlite3
@@ -28,7 +27,7 @@ from zwicky.errors import UserError
 from zwicky.grading.database import OBJECT_COLUMNS, Judgements
 from zwicky.grading.render import AUTO, COLOURS, STRETCHES, render
 from zwicky.grading.session import Session
-from zwicky.io import read_json, read_settings
+from zwicky.io import read_json, read_settings, replacing
 
 STATIC = Path(__file__).parent / "static"
 KEYS: dict[str, dict[str, str]] = {
@@ -175,9 +174,9 @@ def serve(session: Session, path: Path, grader: str, keys: Mapping[str, Any], po
     token, ports = last.get("token") or secrets.token_urlsafe(18), [port] if port else [last.get("port", 0), 0]
     listener = listen(ports)
     port = listener.getsockname()[1]
-    memory.unlink(missing_ok=True)
-    with open(memory, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        json.dump({"port": port, "token": token}, file)
+    with replacing(memory) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps({"port": port, "token": token}))
     address = f"http://127.0.0.1:{port}/{token}/"
     print(
         f"grading {len(session.slots)} images as {grader}; judgements in {path}\nopen {address}  (Ctrl+C ends)",
@@ -198,9 +197,9 @@ def listen(ports: Sequence[int]) -> socket.socket:
         try:
             listener.bind(("127.0.0.1", port))
             listener.listen(128)  # the browser may come before the server
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # above 65535
             listener.close()
-            reason = error.strerror
+            reason = getattr(error, "strerror", error)
             continue
         return listener
     raise UserError(f"cannot listen on port {ports[0]}: {reason}; choose another --port, or leave it out")

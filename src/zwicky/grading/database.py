@@ -32,14 +32,15 @@ LATEST = f"{LATEST} FROM judgements) WHERE age = 1 ORDER BY seq"
 class Judgements:
     """The open file of one grader; safe to use from several threads and processes.
 
-    Every append is a transaction that is on the disk when `append` returns (WAL, `synchronous=FULL`).
+    Every append is a transaction that is on the disk when `append` returns (`synchronous=FULL`), and in
+    this one file (no WAL): a copy has all rows after a kill, and a folder that is not one's own can be read.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
-            self._connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {SCHEMA}")
+            self._connection.executescript(f"PRAGMA journal_mode=DELETE; PRAGMA synchronous=FULL; {SCHEMA}")
         except (OSError, sqlite3.Error) as error:
             raise UserError(f"cannot write judgements to {path}: {error}; choose another file with --out") from error
         self._connection.row_factory = sqlite3.Row

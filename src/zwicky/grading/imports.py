@@ -1,6 +1,7 @@
 """Grades of other tools: their CSV files and exports of Zooniverse, as rows of this package's grades."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from zwicky.data.catalog import read_catalog
-from zwicky.data.columns import as_text, positions_of, usual_columns
+from zwicky.data.columns import as_text, is_id, positions_of, usual_columns
 from zwicky.data.matching import FileFinder
 from zwicky.errors import UserError
 from zwicky.grading.database import COLUMNS, read_judgements
@@ -49,6 +50,7 @@ def read_grades(path: Path) -> tuple[pd.DataFrame, list[str]]:
     notes = [] if is_named.all() else [f"{path.name}: {(~is_named).sum()} rows without a file name or id left out"]
     rows = rows[is_named]
     kept = rows["grade"].str.lower().isin(UNGRADED)
+    kept |= rows["grade"].str.fullmatch(r"-\d+(\.0+)?")  # -1 or -99: not graded
     plain = rows["grade"].str.lower().str.replace(r"\.0+$|[^a-z0-9]", "", regex=True)
     grades = plain.map(GRADE_OF).where(~kept, "")
     strange = rows["grade"][grades.isna()]
@@ -64,7 +66,10 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
     labels = [columns["grade"]] if "grade" in columns else usual_columns(names, "label")
     if not identity or not labels:
         raise UserError(f"{path} has no column of {'grades' if identity else 'file names'}; it has {', '.join(names)}")
-    rows = pd.DataFrame({"id": as_text(table[identity[0]]), "grade": as_text(table[labels[0]])})
+    named = max(identity, key=lambda name: as_text(table[name]).nunique())  # the column "Name" may be the grader's
+    rows = pd.DataFrame({"id": as_text(table[named]), "grade": as_text(table[labels[0]])})
+    if "lens" in labels[0].lower() and set(rows["grade"]) <= {"0", "1", "0.0", "1.0", "", "True", "False"}:
+        rows["grade"] = rows["grade"].map({"1": "A", "1.0": "A", "True": "A", "": ""}).fillna("X")
     if "grid_pos" in columns:
         rows["grade"] = rows["grade"].str.replace(r"\.0$", "", regex=True).map(MOSAIC).fillna(rows["grade"])
         is_unseen = pd.to_numeric(table[columns["grid_pos"]], errors="coerce").to_numpy() == 0  # on a page never shown
@@ -106,17 +111,21 @@ def _zooniverse(table: pd.DataFrame) -> pd.DataFrame:
                 tasks += task.pop("value")
         value = next((task["value"] for task in tasks if task.get("value") is not None), None)
         if isinstance(value, list):
-            return "A" if value else "X"
+            if all(isinstance(part, dict) and not {"choice", "option"} & {*part} for part in value):
+                return "A" if value else "X"  # marks
+            value = " ".join(map(str, value))  # the answers to a question that takes several
         word = str(value or "").strip().lower()
         if word in GRADE_OF or word in UNGRADED:
             return word
-        return "X" if word.startswith(("no", "nothing")) else "A" if word.startswith("yes") else str(value)
+        is_no = re.match(r"(no|non|none|nothing|not an?)\b(?! idea)", word)
+        return "X" if is_no else "A" if re.match(r"yes\b", word) else str(value)
 
     def subject(text: str) -> str:
         found = parse(text)
         number, facts = next(iter(found.items())) if isinstance(found, dict) and found else ("", {})
         facts = facts if isinstance(facts, dict) else {}
-        names = usual_columns([name for name in facts if facts[name]], "file")
+        filled = [name for name in facts if facts[name]]
+        names = usual_columns(filled, "file") + [name for name in usual_columns(filled, "id") if is_id(name)]
         return str(facts[names[0]]) if names else str(number)
 
     subjects, annotations = as_text(table["subject_data"]).map(subject), as_text(table["annotations"]).map(answer)

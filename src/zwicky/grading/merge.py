@@ -86,10 +86,23 @@ def _check_overwrites(paths: Sequence[Path], out: Path) -> None:
 
 def read_all(paths: Sequence[Path], cutouts: Cutouts | None = None) -> tuple[pd.DataFrame, list[str]]:
     """Return the graded rows of all files, the latest of each grader, object and repeat, and notes."""
-    tables, notes = zip(*map(read_grades, paths), strict=True)
+    tables, notes_of = zip(*map(read_grades, paths), strict=True)
+    stems = [path.stem for path in paths]
+    for table, path in zip(tables, paths, strict=True):
+        if stems.count(path.stem) > 1:  # ana/marks.csv and bob/marks.csv are of two people
+            table["grader"] = table["grader"].replace(path.stem, f"{path.absolute().parent.name}/{path.stem}")
     rows = pd.concat([table.astype(object) for table in tables], ignore_index=True)
-    graded_here = rows["id"][rows["view"].isin(("single", "mosaic", "undo"))]
-    rows["id"] = match_ids(rows["id"], list(graded_here.unique() if cutouts is None else cutouts.ids))
+    is_ours = rows["view"].isin(("single", "mosaic", "undo", "simulated"))
+    known = rows["id"][is_ours].unique() if cutouts is None else cutouts.ids
+    rows.loc[~is_ours, "id"] = match_ids(rows["id"][~is_ours], list(known))
+    notes = list(chain.from_iterable(notes_of))
+    foreign = rows[~is_ours]
+    strange = foreign["id"][~foreign["id"].isin(set(known))]
+    if cutouts is not None and len(strange):
+        first = f"(first: {strange.iloc[0]!r})"
+        notes.append(f"{len(strange)} of {len(foreign)} rows of other tools name no cutout of the store {first}")
+    if n := foreign.duplicated(["grader", "id"]).sum():
+        notes.append(f"{n} of {len(foreign)} rows of other tools grade an object again; the last of each grader counts")
     rows = rows.sort_values("time", kind="stable").drop_duplicates(["grader", "id", "repeat"], keep="last")
     rows = rows[(rows["grade"] != "") | (rows["comment"] != "")]
     if not (rows["grade"] != "").any():
@@ -100,7 +113,7 @@ def read_all(paths: Sequence[Path], cutouts: Cutouts | None = None) -> tuple[pd.
             rows[name] = rows[name].where(rows[name].notna(), rows["id"].map(table[name]))
     numeric = ["ra", "dec", "score", "inclusion_probability", "seconds", "truth"]
     rows[numeric] = rows[numeric].apply(pd.to_numeric, errors="coerce")  # a store may have texts in such a column
-    return rows, list(chain.from_iterable(notes))
+    return rows, notes
 
 
 def grade_matrix(rows: pd.DataFrame) -> pd.DataFrame:

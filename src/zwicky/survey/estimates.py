@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from scipy.stats import beta
+from scipy.stats import beta, ks_2samp
 
 from zwicky.data.catalog import read_catalog
 from zwicky.data.columns import as_text, find_column, find_position_columns, positions_of
@@ -101,11 +101,20 @@ def evaluate_grades(scores: Path, grades: Path, known: Path | None = None, lens:
         raise UserError(f"no object of {grades} is in {scores / 'candidates'}; grade these candidates")
     verdict = (mean >= lens).astype(float).where(mean.notna()).to_numpy(float)
     is_top = (candidates["stratum"] == TOP).to_numpy()
+    graded = ~np.isnan(verdict[is_top])
+    ranks = np.flatnonzero(graded), np.flatnonzero(~graded)
+    is_chosen = all(map(len, ranks)) and ks_2samp(*ranks).pvalue < 1e-3  # as by `--next top`: no random sample
     rest = verdict[(candidates["stratum"] == RANDOM_STRATUM).to_numpy() & ~np.isnan(verdict)]
     table = estimate(verdict[is_top], rest, scored - int(is_top.sum()))
     thresholds = np.array([np.inf, *candidates["score"]])[table["top"]]  # nothing is in a top of 0
     table.insert(1, "score", thresholds)
     lines = [f"lenses: mean grade of {lens:g} or more; {len(rest)} graded objects of the random stratum"]
+    if is_chosen:
+        head = int(np.argmin(graded))
+        lines.append(
+            f"warning: {len(ranks[0])} of the top {len(graded)} are graded, by rank and not at random (`--next top`): "
+            f"only the purity of the first {head} is right; grade all of the top, or with `--next random`"
+        )
     if known is not None:
         found = known_scores(scores, known)
         table["known"] = len(found)

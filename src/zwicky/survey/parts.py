@@ -66,11 +66,6 @@ class SurveyData:
     parts: tuple[Part, ...]
     listed: Listed  # files without images
 
-    @property
-    def has_files(self) -> bool:
-        """Whether the cutouts come from files rather than from a store."""
-        return bool(self.parts[0].units)
-
     @classmethod
     def open(cls, path: Path | str, network: Network, size: int = ScoreConfig.part_size) -> Self:
         """Find the cutouts of a store, a folder or a file, in parts of about `size`.
@@ -133,7 +128,7 @@ class SurveyData:
         return reasons
 
     def _store_blocks(self, part: Part) -> Iterator[Block]:
-        images = open_images(self.path).take(slice(part.first, part.last))
+        images = open_images(self.path, slice(part.first, part.last))
         table = read_rows(self.path, part.first, part.first + len(images), ["id", "ra", "dec", "pixel_scale"])
         table.insert(1, "file", "")
         for rows in [*batches(len(table), BLOCK)] or [slice(0)]:  # an empty part has one empty block
@@ -186,6 +181,8 @@ def read_images(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], tupl
     if is_store(path):
         cutouts = open_store(path)
         return list(cutouts.images[cutouts.rows_of(table["id"].to_numpy(object))]), cutouts.bands
+    if "file" not in table or not path.exists():
+        raise UserError(f"{path} is not what was scored; give the --data of `zwicky score`")
     source, images, bands = Source.open(path, ReadOptions()), [], tuple[str, ...]()
     for file in table["file"]:
         name, _, row = (file, "", "") if file in source.units else file.rpartition("#")
@@ -193,9 +190,9 @@ def read_images(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], tupl
             raise UserError(f"{path} lacks {file}; give the --data that was scored")
         first = int(row or 0)
         one = replace(source, options=replace(source.options, first=first, last=first + 1))
-        record = next(item for item in one.read(name) if item.row is None or item.row >= first)
-        if isinstance(record, Unreadable):
-            raise UserError(f"{path}: {file} {record}")
+        record = next((item for item in one.read(name) if item.row is None or item.row >= first), None)
+        if not isinstance(record, Record):
+            raise UserError(f"{path}: {file} {record or 'is not there'}; give the --data that was scored")
         images.append(record.image)
         bands = record.bands or unnamed_bands(len(record.image))
     return images, bands
@@ -233,5 +230,5 @@ def _table(facts: list[dict[str, Any]]) -> pd.DataFrame:
         first = columns[scale].map(lambda value: value[0] if isinstance(value, tuple) and value else value)
         table["pixel_scale"] = pd.to_numeric(first, errors="coerce").astype(np.float64)
     if HEALPIX in names:
-        table["healpix"] = columns[HEALPIX].infer_objects()
+        table["healpix"] = columns[HEALPIX].astype("Int64")  # floats would round them
     return table

@@ -43,7 +43,7 @@ def predict(
             before = count
             for block in survey.blocks(part):
                 listed += block.listed
-                table = block.table[["id", *["file"] * survey.has_files, "ra", "dec"]]
+                table = block.table[["id", *["file"] * bool(part.units), "ra", "dec"]]
                 if network.head is None:
                     found = network.features(block.images, turns=turns)
                 else:

@@ -11,7 +11,6 @@ OUT/set_aside.csv, OUT/candidates/, OUT/summary.json    written when all parts a
 import hashlib
 import os
 import shutil
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +82,7 @@ def score(
     Raises:
         UserError: Networks and data do not fit, or `out` holds other scores.
     """
-    config, runs, started = config or ScoreConfig(), tuple(Path(run).absolute() for run in runs), time.perf_counter()
+    config, runs = config or ScoreConfig(), tuple(Path(run).absolute() for run in runs)
     _start_worker.cache_clear()
     ensemble = Ensemble.load(runs, config.prevalence, config.views == 8)
     if config.prevalence is not None:
@@ -108,10 +107,10 @@ def score(
     left = sum(not _table_path(out, one.number).exists() for one in survey.parts)
     is_finished = (out / "summary.json").exists()
     if left or (part and not is_finished):  # of the last tasks of a job array several may see that nothing is left
-        return {"left": left, "seconds": time.perf_counter() - started}
+        return {"left": left}
     if not is_finished:
         _finish(out, survey, config, bool(ensemble.networks[0].classes))
-    return {"left": 0, "seconds": time.perf_counter() - started, **read_json(out / "summary.json")}
+    return {"left": 0, **read_json(out / "summary.json")}
 
 
 def _table_path(out: Path, number: int) -> Path:

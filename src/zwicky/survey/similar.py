@@ -87,8 +87,12 @@ class Features:
             if row < 0 and position is not None:
                 raise UserError(f'no cutout has the id {text!r}, or a position within {SAME_POSITION:g}" of it')
             if row < 0:
-                ids = pd.concat(pd.read_parquet(path, columns=["id"])["id"] for path in self.tables)
-                close = [*ids[ids.str.endswith(f"/{text}")], *get_close_matches(text, ids[:SAMPLE], 1), ids.iloc[0]]
+                ids, close = list[str](), list[str]()
+                for path in self.tables:  # all ids of a survey would fill the memory
+                    part = pd.read_parquet(path, columns=["id"])["id"]
+                    close += part[part.str.endswith(f"/{text}")][:1].tolist()
+                    ids += part[: SAMPLE - len(ids)].tolist()
+                close += [*get_close_matches(text, ids, 1), ids[0]]
                 raise UserError(f"no cutout has the id {text!r}; did you mean {close[0]!r}?")
         return rows
 
@@ -110,20 +114,19 @@ def similar(
     positives: np.ndarray,
     negatives: np.ndarray | None = None,
     count: int = 100,
-    index_above: int = INDEX_ABOVE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the rows most like some examples.
 
     With one positive example, rows are ranked by the cosine of standardised features. With several, or negative ones, a
     logistic regression separates the positive from the negative examples and, as most of a survey is unlike the
-    positives, from a random sample of it; rows are ranked by its log-odds.
+    positives, from a random sample of it; rows are ranked by its log-odds. Beyond INDEX_ABOVE rows an index, if there
+    is one, finds 10,000 candidates or `count`, which are ranked exactly.
 
     Args:
         features: of the survey.
         positives: features of positive examples [P, D].
         negatives: features of negative examples [M, D].
         count: number of rows to return.
-        index_above: number of rows beyond which an index finds 10,000 candidates or `count`, which are ranked exactly.
 
     Returns:
         (rows, similarity): of the most similar, best first.
@@ -142,7 +145,7 @@ def similar(
     columns = np.stack([weights / std, mean / std**2], 1).astype(np.float32)
     offset, norm, inverse = mean @ columns[:, 0], mean @ columns[:, 1], (1 / std**2).astype(np.float32)
     blocks: Iterable[np.ndarray] = (np.arange(one.start, one.stop) for one in batches(len(features), BLOCK))
-    if len(features) > index_above and index.is_available():
+    if len(features) > INDEX_ABOVE and index.is_available():
         folder, files = features.tables[0].parent, [_features_of(table) for table in features.tables]
         blocks = [index.candidates(folder, files, mean, std, weights, max(index.CANDIDATES, count))]
     for numbers in blocks:
@@ -179,7 +182,6 @@ def write_similar(
     data: Path | None = None,
     run: Path | None = None,
     count: int = 100,
-    index_above: int = INDEX_ABOVE,
 ) -> int:
     """Write the cutouts most like some examples as `out` (CSV) and, if the pixels are at hand, as a page beside it.
 
@@ -191,7 +193,6 @@ def write_similar(
         data: the survey, for the pictures of the page.
         run: the first run of the scores, which computes the features of examples that are files.
         count: how many to find.
-        index_above: see `similar`.
 
     Returns:
         The number found.
@@ -200,10 +201,13 @@ def write_similar(
         UserError: There are no features, or an example is not found.
     """
     features = Features.open(scores)
+    if not (scores / "summary.json").exists() and (scores / "score.json").exists():
+        parts = read_json(scores / "score.json")["parts"]
+        print(f"note: {len(features.tables)} of {parts} parts are scored, and only these are searched", file=sys.stderr)
     positives, negatives = (_example_features(features, names, scores, run) for names in (like, unlike))
-    if len(features) > index_above and not index.is_available():
+    if len(features) > INDEX_ABOVE and not index.is_available():
         print("note: pip install 'zwicky[search]' adds an index, which spares reading all features", file=sys.stderr)
-    rows, values = similar(features, positives, negatives, count, index_above)
+    rows, values = similar(features, positives, negatives, count)
     if len(rows) < count:
         print(f"note: {len(rows)} cutouts were found, fewer than the {count} asked for", file=sys.stderr)
     table = features.table(rows, ("id", "file", "ra", "dec", "score"))

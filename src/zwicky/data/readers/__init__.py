@@ -12,6 +12,7 @@ from zwicky.io import STORE
 
 FEW = 6  # an axis this short is that of the bands
 MANY = 64  # a longer one is not
+BLANK = "has no valid pixel"
 GRAY, RGB = ("gray",), ("R", "G", "B")  # the bands of pictures
 
 _READERS: dict[tuple[str, ...], str] = {
@@ -198,7 +199,7 @@ def to_image(array: Any, axes: str) -> np.ndarray:
             array = array.astype(np.float32)
         array[~np.isfinite(array) | mask] = np.nan
         if np.isnan(array).all():
-            raise Unreadable("has no valid pixel")
+            raise Unreadable(BLANK)
     axes = axes.replace("N", "")
     array = array[None] if "B" not in axes else array.transpose([axes.index(axis) for axis in "BHW"])
     return np.ascontiguousarray(array, np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("="))

@@ -18,6 +18,7 @@ _AUXILIARY = re.compile(rf"(^|_){AUXILIARY}($|_)")
 BANDS = ("bands", "band", "filters", "filter", "image_band")
 _PER_BAND = {"psf_fwhm": "psf_fwhm", "image_psf_fwhm": "psf_fwhm", "noise": "noise", "image_scale": "pixel_scale"}
 _PER_BAND |= dict.fromkeys(BANDS, "bands")
+_SHARED = ("pixel_scale", "pixscale", "survey", "psf_fwhm", "noise")  # scalars that hold for all images of a stack
 _LABELS = ("label", "labels", "y", "target", "targets", "class")
 _ROLE = re.compile(r"(?:^|(?<=[_/.-]))(train|training|valid|validation|val|test|testing)(?:$|[_/.-])", re.IGNORECASE)
 
@@ -51,6 +52,10 @@ def read_arrays(
         listed = ", ".join(f"{name} {list(a.shape)}" for name, a in list(arrays.items())[:4] if a.ndim) or "nothing"
         raise Unreadable(f"no array of images [N, H, W] or [N, bands, H, W]: it holds {listed}; call them `images`")
     shared = {name: array for part in parts if part not in images for name, array in parts[part].items()}
+    stacks = {group.rpartition("/")[2]: parts[part, group][names[0]] for (part, group), names in images.items()}
+    if len(stacks) == len(images) > 1 and all(map(is_band, stacks)) and len({s.shape for s in stacks.values()}) == 1:
+        parts = {("", ""): {n: a for members in parts.values() for n, a in members.items() if a.ndim < 3} | stacks}
+        images = {("", ""): list(by_wavelength(list(stacks)))}  # a group a band
     may_be_single &= len(images) == 1
     options = options if len(images) == 1 else replace(options, first=0, last=None)
     row = options.first
@@ -151,6 +156,7 @@ def _read_part(
     count, step = shape[axes.index("N")], max(1, BLOCK_BYTES // (int(np.prod(shape[1:])) * first.dtype.itemsize))
     begin, end = options.first, min(count, options.last or count)
     columns = _columns(others, range(count)[begin:end], count, options)
+    shared = {name: value for name, value in _scalars(others).items() if name.lower() in _SHARED}
     if axes[0] == "N":
         step = max(step, *(getattr(first, "chunks", None) or (1,))[:1])  # a chunk of HDF5 is decompressed whole
     else:
@@ -159,11 +165,14 @@ def _read_part(
         if row == begin or row % step == 0:
             start, stop = row, min(row - row % step + step, end)
             blocks = [arrays[name][start:stop] for name in names]
-        facts = {name: values[row - begin] for name, values in columns.items()}
+        facts = shared | {name: values[row - begin] for name, values in columns.items()}
         named = parse_bands(facts.pop("bands")) if "bands" in facts else common
         planes = [block[row - start].reshape(shape[1:]) if side else block[row - start] for block in blocks]
         try:
-            image = np.concatenate([to_image(plane, axes) for plane in planes])
+            is_flat = len(planes) > 1 and planes[0].ndim == 2  # an array a band, of which some may be blank
+            image = (
+                to_image(np.ma.stack(planes), "BHW") if is_flat else np.concatenate([to_image(p, axes) for p in planes])
+            )
             if named and len(named) != len(image):
                 raise Unreadable(f"names {len(named)} bands and has {len(image)}")
             yield Record(image, named, facts, row)

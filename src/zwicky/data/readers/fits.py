@@ -20,6 +20,8 @@ from zwicky.data.readers.arrays import plain_values, read_arrays
 MAX_PIXEL_SCALE = 60.0  # arcsec; a header without CDELT means 1 degree
 _SCIENCE = re.compile(r"SCI|SCIENCE|COADD|DATA|IMAGE|IMG", re.IGNORECASE)
 _AUXILIARY = re.compile(rf"(.*[_.-])?{AUXILIARY}([_.-].*|\d*)", re.IGNORECASE)
+# What the primary header says of the one image of an extension.
+_INHERITED = "RA DEC SURVEY LABEL CLASS ISLENS PIXSCALE SECPIX FILTER BAND FILTERS BANDS".split()
 _DISTORTIONS = ("A_ORDER", "CPDIS", "D2IM", "PV1_")  # keywords of a WCS that wcslib alone does not apply
 
 
@@ -40,10 +42,15 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
             bands = parse_bands(_text(hdus[first].header, "BANDS")) or _numbered(hdus[first].header, "BAND")
             yield from read_arrays(_read_table(path, first), options, bands)
             _note_tables(hdus, others, options)  # after it, as a file without images may be a catalogue
-        elif bands := _band_names(images, options):
+            return
+        bands = _band_names(images, options)
+        for key in _INHERITED if bands or len(images) == 1 else ():
+            if key in hdus[0].header:
+                images[0].header.setdefault(key, hdus[0].header[key])
+        if bands:
             _note_tables(hdus, _table_numbers(hdus), options)
-            planes = [to_image(hdu.data, "HW") for hdu in images]
-            yield Record(np.concatenate(planes), bands, _facts(images[0].header, *images[0].shape))
+            image = to_image(np.stack([hdu.data for hdu in images]), "BHW")
+            yield Record(image, bands, _facts(images[0].header, *images[0].shape))
         else:
             columns = _columns_beside(hdus, images, path, options)
             for count, item in enumerate(_read_images(images, path, options)):
@@ -103,8 +110,12 @@ def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record | Unreadable]
     """Read the image of an extension, or the images of a cube with more planes than bands."""
     shape, axes, bands = _layout(hdu, options)
     facts = {} if "N" in axes else _facts(hdu.header, shape[axes.index("H")], shape[axes.index("W")])
-    by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section")
-    yield from to_records(hdu.section if by_plane else hdu.data.reshape(shape), axes, bands, facts)
+    blank = hdu.header["BLANK"] + hdu.header.get("BZERO", 0) if "BLANK" in hdu.header else None
+    by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section") and blank is None
+    data = hdu.section if by_plane else hdu.data.reshape(shape)
+    if blank is not None and data.dtype.kind == "u":  # which astropy leaves as it is
+        data = np.where(data == blank, np.float32(np.nan), data)
+    yield from to_records(data, axes, bands, facts)
 
 
 def _count(hdu: Any, options: ReadOptions) -> int:

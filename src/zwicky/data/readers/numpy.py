@@ -111,7 +111,8 @@ def read_hdf5(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
             arrays.update({f"{name}/{key}".lstrip("/"): value for key, value in facts.items() if key not in BANDS})
             if isinstance(item, h5py.Dataset) and item.shape is not None:
                 is_text = h5py.check_string_dtype(item.dtype) is not None
-                arrays[name] = np.asarray(item.asstr()[()] if is_text else item[()]) if item.ndim < 2 else item
+                values = item.asstr("utf-8", "backslashreplace") if is_text else item
+                arrays[name] = np.asarray(values[()]) if item.ndim < 2 else item
 
         visit("", file)
         file.visititems(visit)

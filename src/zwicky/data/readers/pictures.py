@@ -46,7 +46,8 @@ def _read_tiff(stream: BinaryIO, options: ReadOptions) -> Record:
     with tifffile.TiffFile(stream) as file:
         pages: list[Any] = [page for page in file.pages if not page.is_reduced]  # type: ignore[union-attr]
         page = pages[0]
-        if len(pages) == 1 and page.samplesperpixel <= 4 and np.max(page.bitspersample) <= 8:
+        is_lzw = page.compression == 5 and page.samplesperpixel == 1  # for which tifffile needs another package
+        if len(pages) == 1 and (is_lzw or (page.samplesperpixel <= 4 and np.max(page.bitspersample) <= 8)):
             stream.seek(0)
             return decode_picture(stream)
         if len({page.shape for page in pages}) > 1 or (len(pages) > 1 and page.samplesperpixel > 1):
