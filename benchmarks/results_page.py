@@ -23,7 +23,7 @@ import pandas as pd
 ROOT = Path(__file__).parent.parent
 TABLES, PAGE, RECORDS = ROOT / "docs/tables", ROOT / "docs/results.md", ROOT / "docs/tables/tables.json"
 METHODS = {"dino": "DINO", "ibot": "iBOT", "esvit": "EsViT", "simsiam": "SimSiam", "simmim": "SimMIM", "mae": "MAE"}
-METHODS |= {"byol": "BYOL", "beit": "BEiT", "lejepa": "LeJEPA", "view-only": "EsViT without the region loss"}
+METHODS |= {"byol": "BYOL", "beit": "BEiT", "lejepa": "LeJEPA"}
 METHODS |= {"rings": "zwicky-rings"}
 ENDS = {"finetune": "fine-tuned", "linear": "frozen, linear probe", "knn": "frozen, kNN probe"}
 ENDS |= {"blocks": "frozen, probe of all blocks", "supervised": "from scratch", "selftrain": "self-trained"}

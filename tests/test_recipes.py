@@ -49,6 +49,13 @@ def test_their_networks_fit_their_crops(name, size):
         assert config.size_note
 
 
+@pytest.mark.parametrize("name", recipes.names())
+def test_no_two_methods_are_the_same(name):
+    """They would be trained, tabulated and tested twice."""
+    settings = [{"networks": [], **method} for method in (recipes.read(name).get("methods") or {}).values()]
+    assert all(one not in settings[:row] for row, one in enumerate(settings))
+
+
 def test_sizes_are_laid_over_the_rest(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("a: {b: 1, c: 2}\nd: [1, 2]\nsizes:\n  first: {a: {b: 5}}\n  second: {d: [3]}\n  third:\n")

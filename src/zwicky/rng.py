@@ -1,7 +1,8 @@
 """Random numbers: every stream is a function of a key of integers, through `numpy.random.SeedSequence`.
 
 Streams of different keys are independent, so nothing depends on how many numbers another part of the program drew.
-Zeros at the end of a key do not count: (5,) is (5, 0).
+Zeros at the end of a key do not count: (5,) is (5, 0). In training, the order of epoch k, the views of step k and what
+a method draws in step k on the first process have one key and so the same numbers, as do pixel noise and the second.
 """
 
 from __future__ import annotations

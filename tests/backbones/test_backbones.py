@@ -7,10 +7,11 @@ import torch
 
 from zwicky import backbones, d4
 from zwicky.augment.views import Target, transform_targets
-from zwicky.backbones import BACKBONES
+from zwicky.backbones import BACKBONES, BackboneConfig
 from zwicky.backbones.base import Features
 from zwicky.backbones.heads import LinearHead
 from zwicky.errors import UserError
+from zwicky.methods import MethodConfig
 
 TRANSFORMERS = [name for name in BACKBONES if name != "resnet18"]
 STEMS = {"vit_tiny": (8, 8, 16), "swin_tiny": (8, 16), "d4_vit": (2, 2, 2), "d4_swin": (2, 3)}
@@ -237,3 +238,11 @@ def test_a_patch_is_valid_where_half_of_its_pixels_are(small_backbone):
     valid = torch.rand(3, 2, 32, 32, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 32)
     share = valid.double().unflatten(3, (4, 8)).unflatten(2, (4, 8)).mean((1, 3, 5))
     assert torch.equal(backbone.valid_patches(valid.float(), valid), share >= 0.5)
+
+
+@pytest.mark.parametrize("option", ["bands", "image_size"])
+def test_what_the_data_decide_is_no_option(option):
+    with pytest.raises(UserError, match=option):
+        BackboneConfig(options={option: 1})
+    with pytest.raises(UserError, match="backbone"):
+        MethodConfig(options={"backbone": 1})

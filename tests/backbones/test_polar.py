@@ -90,6 +90,16 @@ def test_the_centre_is_found():
     assert find_centre(torch.zeros(1, 1, 32, 32), "centroid").tolist() == [[15.5, 15.5]]
 
 
+def test_equally_bright_pixels_keep_the_invariance(small_backbone):
+    y, x = torch.meshgrid(torch.arange(32.0) - 15.5, torch.arange(32.0) - 15.5, indexing="ij")
+    image = (9 * torch.exp(-(x**2 + y**2) / 18) + torch.exp(-((x - 9) ** 2) - (y + 3) ** 2))[None, None]
+    for one in (image, torch.zeros(1, 1, 32, 32)):
+        assert find_centre(one, "brightest").tolist() == [[15.5, 15.5]]
+    backbone = small_backbone("polar_vit", bands=1, centre="brightest").eval()
+    pooled = torch.stack([backbone(turned).pooled for turned in d4.apply(image)])
+    assert (pooled - pooled[0]).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("centre", ["brightest", "centroid"])
 def test_what_is_valid_is_resampled_about_the_centre_of_the_image(centre, small_backbone):
     backbone = small_backbone("polar_vit", bands=1, centre=centre)

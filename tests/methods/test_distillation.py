@@ -17,7 +17,7 @@ from zwicky.methods.ema import cosine
 from .oracles import slow_mim, slow_regions, slow_view_loss
 
 TAU_S, TAU_T = 0.2, 0.05
-CASES = [("dino", {}), ("ibot", {}), ("ibot", {"shared_head": False}), ("esvit", {}), ("esvit", {"region_loss": False})]
+CASES = [("dino", {}), ("ibot", {}), ("ibot", {"shared_head": False}), ("esvit", {})]
 family = pytest.mark.parametrize(("name", "options"), CASES)
 teachers = pytest.mark.parametrize(("name", "options"), [*CASES, ("byol", {})])
 
@@ -174,23 +174,11 @@ def test_the_teacher_sees_everything(make, make_views):
     assert not torch.allclose(*pooled["teacher"])
 
 
-@pytest.mark.parametrize("batch_norm", [True, False])
-def test_without_the_region_loss_esvit_is_dino(batch_norm, make, make_views):
-    ours = make("esvit", "swin_tiny", region_loss=False, batch_norm=batch_norm)
-    dino = make("dino", "swin_tiny", batch_norm=batch_norm)
-    ours.load_state_dict(dino.state_dict())
-    views = make_views()
-    a, b = ours(views), dino(views)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
 @pytest.mark.parametrize(("name", "size"), [("vit_tiny", 8), ("resnet18", 16)])
 def test_a_single_region_is_refused(name, size, make):
     with pytest.raises(UserError, match="single region"):
         make("esvit", name, size)
-    assert make("esvit", name).region_loss
-    assert not make("esvit", name, size, region_loss=False).region_loss
+    assert make("esvit", name).region_weight == 0.5
 
 
 @teachers

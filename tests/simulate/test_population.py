@@ -131,3 +131,30 @@ def test_choices_and_dependent_priors(one_galaxy, write_population):
     values, other = draw({"uniform": [0, 0.1], "around": "other", "slope": -2}, one_galaxy, write_population)
     rest = values + 2 * other
     assert 0 <= rest.min() < rest.max() <= 0.1
+
+
+REPAIRED = "deeplense-repaired-2"
+ARMS = {"weird": {"label": "nonlens", "fraction": 9, "layers": {"lens": "sersic_lens", "arc": "spiral_arms"}}}
+NO_HOST = {"deflectors": ["sie", "shear"]}
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "message"),
+    [
+        (
+            REPAIRED,
+            {"common": {"z_source": {"value": 0.1}}, "classes": {"axion": None}},
+            "theta_E_1e12 is drawn as nan",
+        ),
+        ("demo-lenses", {"common": {"seeing": {"value": -0.2}}}, "seeing is drawn as -0.2"),
+        ("deeplense-legacy-1", {"common": {"exposure": {"value": 0}}}, "exposure is drawn as 0"),
+        (REPAIRED, {"classes": {"cdm": NO_HOST}}, "classes.cdm.deflectors leaves its substructure out"),
+        (REPAIRED, {"classes": {"axion": NO_HOST}}, "add vortex"),
+        ("demo-lenses", {"classes": ARMS}, "weird needs the parameter"),
+    ],
+)
+def test_what_would_render_another_image_than_its_label_says_is_refused(base, changes, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.dump({"base": base, "description": "x", **changes}))
+    with pytest.raises(UserError, match=message), np.errstate(all="ignore"):
+        simulate_population(str(path), 64)

@@ -26,7 +26,8 @@ N_BLOCKS = 10  # blocks tried per image before single patches complete the mask
 class Target:
     """A regression target and how it transforms when the image is rotated or mirrored.
 
-    scalar: unchanged (theta_E). vector: columns (x, y) in the image's axes, e.g. an offset. spin2: columns
+    scalar: unchanged (theta_E). vector: columns (x, y) in the image's axes, e.g. an offset of two objects, which
+    a shift of the window leaves unchanged (a position in the image needs `views.shift` 0). spin2: columns
     (1, 2) of an ellipticity or shear, which rotate by twice the angle.
     """
 

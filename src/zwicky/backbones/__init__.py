@@ -59,6 +59,13 @@ class BackboneConfig:
     options: dict[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
 
+    def __post_init__(self) -> None:
+        if taken := sorted({"name", "bands", "image_size", "pretrained"} & self.options.keys()):
+            raise UserError(
+                f"backbone.options has {taken[0]}, which is no option; set backbone.name, backbone.pretrained or "
+                "views.image_size instead (the bands are those of the data)"
+            )
+
     @property
     def source(self) -> str | None:
         """`pretrained`, of weights that ship with the program the run that they are."""

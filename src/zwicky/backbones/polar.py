@@ -93,8 +93,8 @@ def find_centre(images: Tensor, how: str) -> Tensor:
     y, x = (torch.arange(n, dtype=torch.float64, device=images.device) for n in (height, width))
     inner = ((y - middle[0, 1]).abs() <= height / 4)[:, None] & ((x - middle[0, 0]).abs() <= width / 4)
     if how == "brightest":
-        index = flux.masked_fill(~inner, -math.inf).flatten(1).argmax(1)
-        return torch.stack([index % width, index // width], 1).double()
+        top = flux.masked_fill(~inner, -math.inf).amax((1, 2), keepdim=True)
+        flux = (flux >= top - 1e-6 * top.abs()).double()  # of equally bright pixels their mean, whatever the rotation
     flux = flux.clamp(min=0) * inner
     total = flux.sum((1, 2)).clamp(min=1e-12)
     centroid = torch.stack([(flux.sum(1) * x).sum(1), (flux.sum(2) * y).sum(1)], 1) / total[:, None]

@@ -46,6 +46,10 @@ class MethodConfig:
     name: str = "dino"
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if taken := sorted({"name", "backbone"} & self.options.keys()):
+            raise UserError(f"method.options has {taken[0]}, which is no option; set method.name or backbone instead")
+
 
 def create(name: str, backbone: Backbone, **options: Any) -> Method:
     """Build a method of `METHODS` around a backbone, which it trains in place; `options` are keywords of its class."""

@@ -53,7 +53,7 @@ class BEiT(MaskedMethod):
         masked = mask & self.patch_valid(views)
         loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), masked)
         with torch.no_grad():
-            frequency = F.one_hot(tokens, logits.shape[-1])[masked].float().mean(0).nan_to_num()
+            frequency = torch.bincount(tokens[masked], minlength=logits.shape[-1]) / masked.sum().clamp(min=1)
             return {
                 "loss": loss,
                 "masked_accuracy": masked_mean(logits.argmax(-1) == tokens, masked),

@@ -22,30 +22,24 @@ class EsViT(DINO):
         L = (1 − w) L_V + w L_R
 
     The regions i of s and j of t are the tokens of the last stage, z their features before the head; L_R has a head
-    and a centre of its own. Regions with more than half of their pixels invalid are neither students nor targets.
+    and a centre of its own, and without it the method is `dino`. Regions with more than half of their pixels invalid
+    are neither students nor targets.
 
     Args:
-        region_loss: whether L_R is used; L = L_V without.
         region_weight: w, ½ in the authors' code. If most regions look alike, as those of the sky do, it can pull all
             features together (the metrics show it); 0.1 did not.
     """
 
     region_center: Center
 
-    def __init__(
-        self, backbone: Backbone, *, region_loss: bool = True, region_weight: float = 0.5, **options: Any
-    ) -> None:
-        if region_loss:
-            require_several_regions("esvit", backbone)
+    def __init__(self, backbone: Backbone, *, region_weight: float = 0.5, **options: Any) -> None:
+        require_several_regions("esvit", backbone)
         super().__init__(backbone, **options)
-        self.region_loss, self.region_weight = region_loss, region_weight
-        if region_loss:
-            self.add_region_level(own_head=True)
+        self.region_weight = region_weight
+        self.add_region_level(own_head=True)
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss and the metrics of collapse, those of the regions with the prefix region_."""
-        if not self.region_loss:
-            return super().forward(views)
         count = views.global_count
         student = encode(self.student["backbone"], views.crops, patch_tokens=True)
         with torch.no_grad():

@@ -15,6 +15,7 @@ from zwicky.simulate.population import Population
 from zwicky.simulate.priors import Prior, Substructure
 
 BLOCK = 64  # images; changing it changes every simulated image
+POSITIVE = ("seeing", "exposure", "theta_E_1e12")  # beyond which images would be finite and wrong
 _STREAMS = ("parameters", "noise", "substructure", "composite")
 
 
@@ -42,12 +43,16 @@ def draw_block(population: Population, seed: int, block: int) -> ParameterBlock:
 
     def draw(name: str, model: Prior | Substructure, drawn: dict[str, np.ndarray], rng=rng) -> Any:
         try:
-            return model.draw(rng, BLOCK, drawn)
+            column = model.draw(rng, BLOCK, drawn)
         except KeyError as error:
             message = f"{name} needs {error.args[0]}, not drawn before it; declare it above"
             raise UserError(f"{population.name}: {message}") from None
         except ValueError as error:
             raise UserError(f"{population.name}: {name}: {error}") from None
+        if name in POSITIVE and isinstance(column, np.ndarray) and not (np.isfinite(column) & (column > 0)).all():
+            message = f"{name} is drawn as {column.min():.3g}, not finite and above 0"
+            raise UserError(f"{population.name}: {message}; narrow its prior, and keep sources behind the lens")
+        return column
 
     names = np.array(list(population.classes))
     fractions = np.array([one.fraction for one in population.classes.values()])

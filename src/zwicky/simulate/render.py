@@ -71,8 +71,10 @@ def render_block(
 
 def parameter_tensors(drawn: ParameterBlock, rows: np.ndarray, device: torch.device = CPU) -> dict[str, Tensor]:
     """Return the parameters of these images, [n, 1, 1] each, and of their subhalos, [n, S, 1, 1]."""
-    columns = drawn.values | drawn.lists
-    return {name: _tensor(column[rows], device)[..., None, None] for name, column in columns.items()}
+    values = {name: column[rows] for name, column in drawn.values.items()}
+    columns = {name: column for name, column in values.items() if not np.isnan(column).all()}  # not of other classes
+    columns |= {name: column[rows] for name, column in drawn.lists.items()}
+    return {name: _tensor(column, device)[..., None, None] for name, column in columns.items()}
 
 
 def render_light(

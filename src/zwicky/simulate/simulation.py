@@ -27,6 +27,7 @@ from zwicky.simulate.instruments import PROFILES, add_noise, read_star, signal_t
 from zwicky.simulate.lensing import DEFLECTORS
 from zwicky.simulate.light import LAYERS, SOURCES
 from zwicky.simulate.population import Population, read_population
+from zwicky.simulate.priors import AxionVortex
 from zwicky.simulate.render import MARGIN, fine_size, make_composite, render_block, to_eight_bit
 from zwicky.simulate.truth import truth_columns
 
@@ -272,6 +273,11 @@ def _check(name: str, population: Population) -> None:
         if (seeing.family, seeing.values, seeing.times or seeing.around) != ("value", (1.0,), None):
             raise UserError(f"{name}: the image of a star has one width; write value: 1 for common.seeing")
     draw_block(population, 0, 0)
+    for kind, one in population.classes.items():
+        fitting = "vortex" if isinstance(one.substructure, AxionVortex) else "_subhalos"
+        if one.substructure is not None and not any(used.endswith(fitting) for used in one.deflectors):
+            known = ", ".join(used for used in DEFLECTORS if used.endswith(fitting))
+            raise UserError(f"{name}: classes.{kind}.deflectors leaves its substructure out; add {known}")
 
 
 def _stars(population: Population) -> list[str]:
