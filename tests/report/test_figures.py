@@ -63,7 +63,7 @@ def test_purity_follows_from_the_band(tmp_path):
 
 
 def test_match_lines_show_the_matches(data):
-    arrays = data.regions("dino-vit-s0")
+    arrays = np.load(data.path / "pretrain/dino-vit-s0/correspondence.npz", allow_pickle=False)
     for k, panel in enumerate(figures.matches(arrays, (4, 4), ("g", "r", "i"), "DINO")):
         counted = arrays["partner"][k] >= 0
         correct = counted & (arrays["match"][k] == arrays["partner"][k])
