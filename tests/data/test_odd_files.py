@@ -132,6 +132,20 @@ def test_blank_pixels_of_unsigned_fits_are_unknown(folder, read):
     assert np.isnan(read().cutouts.images[0]).sum() == 16
 
 
+def test_blank_pixels_of_unsigned_extensions_are_unknown(folder, read):
+    """One extension a band; and signed BLANK, which astropy undoes."""
+    folder.mkdir(exist_ok=True)
+    pixels = np.where(np.eye(16), -32768, 100).astype("i2")
+    for row, zero in enumerate((32768, 0)):
+        hdus = [fits.ImageHDU(pixels, name=band) for band in "GRI"]
+        for hdu in hdus:
+            hdu.header["BLANK"], hdu.header["BZERO"] = -32768, zero
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(folder / f"{row}.fits")
+    images = read().cutouts.images
+    assert np.isnan(images[:]).sum(axis=(2, 3)).tolist() == [[16] * 3] * 2
+    assert np.nanmax(images[0]) == 100 + 32768
+
+
 def test_tiff_of_16_bits_with_lzw(folder, read):
     folder.mkdir(exist_ok=True)
     pixels = np.random.default_rng(0).integers(0, 60_000, SIZE, dtype=np.uint16)

@@ -59,10 +59,12 @@ def match_rows(
 ) -> tuple[dict[str, int], list[tuple[str, str]], str]:
     """Find the row of each file: (file → row, (name, why it has no file) of other rows, the column).
 
-    Of the columns with usual names of files and ids, then of all other texts, the one that finds most files is taken;
-    where names fit several files, one with the folder in another column. `files` are paths; a file of many images has
-    one `file#row` for each. `wanted` is the column of file names, if the user names it; `folder` is that of the
-    catalogue, within that of the files. UserError if no column finds a file.
+    Of the columns with usual names of files and ids, then of all other texts, the one is taken whose names find most
+    files in some rows or, where few are found there, in all; only where no name finds one, numbers of the usual columns
+    count. Where names fit several files, one with the folder in another column is taken. `files` are paths; a file of
+    many images has one `file#row` for each. `wanted` is the column of file names, if the user names it; `folder` is
+    that of the catalogue, within that of the files. UserError if no column finds a file, or numbers find less than half
+    of them.
     """
     finder = FileFinder(files, folder)
     usual = usual_columns(list(table), "file") + usual_columns(list(table), "id")

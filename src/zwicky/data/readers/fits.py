@@ -49,7 +49,7 @@ def read_fits(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]
                 images[0].header.setdefault(key, hdus[0].header[key])
         if bands:
             _note_tables(hdus, _table_numbers(hdus), options)
-            image = to_image(np.stack([hdu.data for hdu in images]), "BHW")
+            image = to_image(np.stack([_pixels(hdu) for hdu in images]), "BHW")
             yield Record(image, bands, _facts(images[0].header, *images[0].shape))
         else:
             columns = _columns_beside(hdus, images, path, options)
@@ -110,12 +110,20 @@ def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record | Unreadable]
     """Read the image of an extension, or the images of a cube with more planes than bands."""
     shape, axes, bands = _layout(hdu, options)
     facts = {} if "N" in axes else _facts(hdu.header, shape[axes.index("H")], shape[axes.index("W")])
-    blank = hdu.header["BLANK"] + hdu.header.get("BZERO", 0) if "BLANK" in hdu.header else None
-    by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section") and blank is None
-    data = hdu.section if by_plane else hdu.data.reshape(shape)
-    if blank is not None and data.dtype.kind == "u":  # which astropy leaves as it is
-        data = np.where(data == blank, np.float32(np.nan), data)
-    yield from to_records(data, axes, bands, facts)
+    by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section") and _unsigned_blank(hdu) is None
+    yield from to_records(hdu.section if by_plane else _pixels(hdu).reshape(shape), axes, bands, facts)
+
+
+def _unsigned_blank(hdu: Any) -> int | None:
+    """The value of invalid pixels of unsigned integers, stored as signed ones; astropy leaves it as it is."""
+    blank, zero = hdu.header.get("BLANK"), hdu.header.get("BZERO")
+    return None if blank is None or zero != 2 ** (hdu.header["BITPIX"] - 1) else blank + zero
+
+
+def _pixels(hdu: Any) -> np.ndarray:
+    """Return the array of an extension; BLANK is NaN."""
+    blank = _unsigned_blank(hdu)  # before the data: astropy then changes the header
+    return hdu.data if blank is None else np.where(hdu.data == blank, np.float32(np.nan), hdu.data)
 
 
 def _count(hdu: Any, options: ReadOptions) -> int:
