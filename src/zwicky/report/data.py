@@ -154,11 +154,16 @@ class ReportData(BenchmarkResult):
         return self.estimates.get((arm.name, labels, metric))
 
     @cached_property
+    def defined_comparisons(self) -> pd.DataFrame:
+        """Rows of comparisons.csv but those whose metric is not defined, such as TPR10 of fewer than 10 negatives."""
+        return read_table(self.require("comparisons.csv")).dropna(subset="difference")
+
+    @cached_property
     def differences(self) -> dict[tuple[str, str, int, str], Any]:
         """Rows of comparisons.csv by (arm, reference, labels, metric), in both directions; empty where not run yet."""
         if not self.has("comparisons.csv"):
             return {}
-        rows = self.comparisons.dropna(subset="difference")
+        rows = self.defined_comparisons
         names = {"arm": "reference", "reference": "arm", "low": "high", "high": "low"}
         swapped = rows.rename(columns=names)[rows.columns]
         swapped[["difference", "low", "high"]] *= -1

@@ -65,7 +65,7 @@ def render(data: ReportData, cutouts: Cutouts | None) -> str:
     sections: dict[str, Callable[[], Any]] = {
         "audit": lambda: read_json(data.require("audit.json")),
         "networks": lambda: (network_sentences(data), tables.network_differences(data)),
-        "differences": lambda: read_table(data.require("comparisons.csv")).dropna(subset="difference"),
+        "differences": lambda: data.defined_comparisons,
         "purity": lambda: tables.purity_table(data) if data.classes else None,
         "finetuning": lambda: figures.finetuning(data),
         "regions": lambda: regions(data),
@@ -100,7 +100,9 @@ def regions(data: ReportData) -> dict[str, Any]:
     pictures = {}
     for title, runs in list(data.correspondence.groupby("title", sort=False))[:SHOWN]:
         path = data.require(f"pretrain/{runs['run'].iloc[0]}/correspondence.npz")
-        arrays, (height, width) = np.load(path, allow_pickle=False), map(int, runs["regions"].iloc[0].split("×"))
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)  # each is read once
+        height, width = map(int, runs["regions"].iloc[0].split("×"))
         n_bands = arrays["crops"].shape[2]
         bands = data.data["bands"] if len(data.data["bands"]) == n_bands else [str(k) for k in range(n_bands)]
         pictures[title] = figures.matches(arrays, (height, width), bands, str(title))
