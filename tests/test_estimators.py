@@ -98,6 +98,18 @@ def test_pipeline_grid_search_and_rows_of_pixels():
         LensClassifier(**QUICK).fit(rows[:, :200], labels)
 
 
+def test_a_fifth_of_each_class_selects_and_copies_of_an_image_stay_together():
+    images, _ = blobs(40, seed=0)
+    images, classes = np.concatenate([images, images]), np.tile(np.arange(40) % 8, 2)
+    history, cutouts = LensClassifier(**QUICK).fit(images, classes).network_.history, make_cutouts(images, ("a", "b"))
+    fit, select, normalise = (
+        provenance.find_leaked(cutouts, np.arange(80), history.of_use(use)) for use in ("fit", "select", "normalise")
+    )
+    assert (fit ^ select).all()
+    assert normalise.all()
+    assert np.bincount(classes[select]).tolist() == [2] * 8
+
+
 def test_pickles_hold_safetensors_and_no_tensor(fitted):
     pickled = pickle.dumps(LensClassifier(**SMALL, pretrained=fitted.network_))  # in parameters too
     for content in (pickle.dumps(fitted), pickled):
@@ -120,6 +132,7 @@ def test_fit_starts_from_the_encoder_and_leaves_it_unchanged(tmp_path):
     classifier = LensClassifier(pretrained=encoder.network_, **settings).fit(images[:40], labels[:40])
     after = encoder.network_.backbone.state_dict()
     assert all((after[name] == value).all() for name, value in before.items())
+    assert classifier.score(images[40:], labels[40:]) > 0.8  # its head starts as a probe
     fresh = LensClassifier(pretrained=str(tmp_path / "run"), **settings).fit(images[:40], labels[:40])
     np.testing.assert_array_equal(fresh.predict_proba(images), classifier.predict_proba(images))
     name = "net.pos_embed"  # one step at a small rate moves nothing: the weights are those of the pretraining
@@ -180,8 +193,8 @@ ABAB, FOUR = ["a", "b", "a", "b"], np.zeros((4, 1, 16, 16))
         (np.zeros((0, 1, 16, 16)), [], "N, bands, H, W"),
         (np.full((4, 1, 16, 16), "x"), ABAB, "N, bands, H, W"),
         (FOUR, ["a", "b"], "one label per image"),
-        (FOUR, np.array([None, "b", "a", "b"], object), "one label per image"),
-        (FOUR, [0.0, 1.0, np.nan, 1.0], "one label per image"),
+        (FOUR, np.array([None, "b", "a", "b"], object), "1 of 4 labels are None or NaN"),
+        (FOUR, [0.0, 1.0, np.nan, 1.0], "1 of 4 labels are None or NaN"),
         (FOUR, ["a"] * 4, "1 class"),
         (np.zeros((4, 1, 3, 3)), ABAB, "too small"),
     ],
@@ -189,6 +202,15 @@ ABAB, FOUR = ["a", "b", "a", "b"], np.zeros((4, 1, 16, 16))
 def test_mistakes_are_one_line(images, labels, message):
     with pytest.raises(UserError, match=message):
         LensClassifier(**SMALL).fit(images, labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"steps": -1}, "^steps is -1"), ({"train": {"lrr": 1}}, "no setting 'lrr'; choose of .*lr,")],
+)
+def test_mistakes_in_settings_are_in_the_users_terms(settings, message):
+    with pytest.raises(UserError, match=message):
+        LensClassifier(**SMALL | settings).fit(FOUR, ABAB)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
@@ -115,7 +115,12 @@ class LensEstimator(BaseEstimator):
         return config, ViewsConfig(crop=crop, image_size=crop)
 
     def _train(self, settings: dict[str, Any]) -> TrainConfig:
+        if self.steps is not None and self.steps < 0:
+            raise InputError(f"steps is {self.steps}; choose 0 or more")
         steps = {} if self.steps is None else {"min_steps": self.steps, "max_steps": self.steps}
+        known = [field.name for field in fields(TrainConfig)]
+        if unknown := sorted(set(self.train or {}) - set(known)):
+            raise InputError(f"train has no setting {unknown[0]!r}; choose of {', '.join(known)}")
         return TrainConfig(**settings | steps | (self.train or {}))
 
     @property

@@ -93,8 +93,10 @@ class LensClassifier(ClassifierMixin, _FittedToLabels):
             known = np.flatnonzero(pd.notna(labels))
             cutouts, labels = cutouts.take(known), labels[known].astype(str)
         labels = column_or_1d(labels, warn=True)
-        if len(labels) != len(cutouts) or any(label is None or label != label for label in labels.tolist()):
+        if len(labels) != len(cutouts):
             raise InputError(f"{len(cutouts)} images, labels of shape {list(labels.shape)}; give one label per image")
+        if missing := sum(label is None or label != label for label in labels.tolist()):
+            raise InputError(f"{missing} of {len(labels)} labels are None or NaN; leave out what has none")
         check_classification_targets(labels)
         self.classes_, truth = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:

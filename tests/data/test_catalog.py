@@ -183,6 +183,13 @@ def test_the_table_with_usual_names_of_several_extensions(tmp_path):
     assert pair(tmp_path / "c.fits") == (FILES, LABELS)
 
 
+def test_the_sheet_with_usual_names_of_a_workbook(tmp_path):
+    with pd.ExcelWriter(tmp_path / "c.xlsx") as book:
+        pd.DataFrame({"note": ["of two people"]}).to_excel(book, sheet_name="README", index=False)
+        pd.DataFrame({"file": FILES, "label": LABELS}).to_excel(book, sheet_name="lenses", index=False)
+    assert pair(tmp_path / "c.xlsx") == (FILES, LABELS)
+
+
 def test_units_and_coordinates_of_a_table(tmp_path):
     positions = SkyCoord([1] * 6, [2] * 6, unit="deg")
     Table({"file": FILES, "pos": positions, "q": [0.5] * 6 * u.hourangle}).write(tmp_path / "c.ecsv")
@@ -191,7 +198,8 @@ def test_units_and_coordinates_of_a_table(tmp_path):
 
 
 UNUSABLE = {"": "no rows", "file,label\n": "no rows", "file,file\na.png,b.png\n": "two columns"}
-UNUSABLE |= {"file,label\na.png,lens,sw\n": "more cells than columns in its row 1", None: "cannot read the catalogue"}
+UNUSABLE |= {"file,label\na.png,lens,sw\n": "more cells than columns in its row 1", None: "there is no file"}
+UNUSABLE |= {"My lenses,,\n,,\nfile,label,z\na.png,lens,1\n": "remove the lines above its header"}
 
 
 @pytest.mark.parametrize(("content", "message"), UNUSABLE.items())

@@ -74,3 +74,5 @@ def test_nearest_position_equals_the_sine_and_cosine_of_all_pairs():
     assert expected[60] == 30  # across 0 h
     np.testing.assert_array_equal(nearest_position(ra, dec, there_ra, there_dec), expected)
     assert (nearest_position(ra, dec, np.empty(0), np.empty(0)) == -1).all()
+    beyond = np.array([-99.0, 95.0])  # no angles
+    assert (nearest_position(beyond, beyond, np.append(there_ra, 95), np.append(there_dec, 95)) == -1).all()

@@ -227,6 +227,23 @@ def test_a_catalogue_of_positions_alone(folder, read, name):
     assert "4 were matched by their positions on the sky" in report.text()
 
 
+def test_a_row_of_an_unreadable_image_is_no_other_object(folder, read):
+    for number in range(4):
+        write(folder / f"{number}.npy", plane(number))
+    (folder / "4.npy").write_bytes(b"")
+    write(folder / "c.csv", "file,label\n" + "".join(f"{number}.npy,{'ab'[number % 2]}\n" for number in range(6)))
+    report = read().report
+    assert [name for name, _ in report.set_aside] == ["4.npy", "5.npy"]
+    assert report.found == 6
+
+
+def test_a_usual_name_is_not_passed_over_silently(folder, read):
+    for number in range(6):
+        write(folder / f"{number}.npy", plane(number))
+    write(folder / "c.csv", "file,label\n" + "".join(f"{number}.npy,{number % 3 / 2}\n" for number in range(6)))
+    assert "no column is known to hold labels; if one of label does" in read().report.text()
+
+
 def test_columns_that_hold_no_positions_are_kept(folder, read):
     write_planes(folder, 2)
     write(folder / "c.csv", "file,l,b\nimg000.npy,short,x\nimg001.npy,long,y\n")

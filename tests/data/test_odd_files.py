@@ -10,6 +10,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from zwicky import cli
 from zwicky.data.catalog import read_catalog
 from zwicky.data.labels import order_classes
 from zwicky.data.matching import match_rows
@@ -111,6 +112,16 @@ def test_an_image_of_a_stack_that_is_set_aside_has_a_row(folder, read, numbered)
     )
     write(folder / "c.csv", table.to_csv(index=False))
     assert labels_of(read()) == [label for row, label in enumerate(table["label"]) if row != 7]
+
+
+@pytest.mark.parametrize(("option", "bands"), [("--hdu=[1, 3]", ("G", "I")), ("--bands=[475, 606, 814]", None)])
+def test_numbers_name_extensions_and_bands(folder, tmp_path, option, bands):
+    folder.mkdir()
+    for row in range(4):
+        hdus = [fits.ImageHDU(plane, name=band) for plane, band in zip(noise(3, *SIZE), "GRI", strict=True)]
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(folder / f"{row}.fits")
+    cli.run(["ingest", str(folder), option, "--out", str(tmp_path / "store")])
+    assert open_store(tmp_path / "store").bands == (bands or ("475", "606", "814"))
 
 
 def test_memory_does_not_grow_with_the_number_of_stacks(folder, read):

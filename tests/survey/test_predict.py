@@ -35,6 +35,14 @@ def test_every_format_gives_the_networks_probabilities(cutouts, survey, make_run
     assert (tmp_path / "p_set_aside.csv").exists() == (name == "hats")
 
 
+def test_without_turns_each_cutout_is_seen_once(cutouts, store, make_run, tmp_path, read_csv):
+    run, out = make_run(), tmp_path / "p.csv"
+    predict(run, store, out, tmp_path / "f.npy", turns=False, quiet=True)
+    network = load_network(run)
+    np.testing.assert_allclose(read_csv(out)["p_lens"], network.probabilities(cutouts.images, False)[:, 1], atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy"), network.features(cutouts.images, False), atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 20, 44, 1000])
 def test_parts_hold_each_cutout_once(cutouts, survey, make_run, size):
     name, path = survey
@@ -118,12 +126,25 @@ def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [("nowhere", "does not exist"), ("one.txt", "no file of images"), ("gray", "does not fit")]
+    ("data", "message"),
+    [
+        ("nowhere", "does not exist"),
+        ("one.txt", "no file of images"),
+        ("gray", "does not fit"),
+        ("far", '2 of 3 because: has 0.3" a pixel'),
+    ],
 )
 def test_mistakes_are_one_line(data, message, make_run, tmp_path):
     (tmp_path / "one.txt").write_text("x")
     (tmp_path / "gray").mkdir()
     np.save(tmp_path / "gray" / "a.npy", np.ones((20, 20)))
+    (tmp_path / "far").mkdir()
+    header = fits.Header({"BAND0": "g", "BAND1": "r", "PIXSCALE": 0.3})
+    for name in "bc":
+        fits.PrimaryHDU(np.random.default_rng(0).normal(size=(2, 16, 16)), header).writeto(
+            tmp_path / f"far/{name}.fits"
+        )
+    (tmp_path / "far" / "a.txt").write_text("x")
     with pytest.raises(UserError, match=message):
         predict(make_run(), tmp_path / data, tmp_path / "p.csv", quiet=True)
     assert not (tmp_path / "p.csv").exists()

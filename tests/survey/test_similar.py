@@ -43,6 +43,7 @@ def test_one_example_gives_the_cosine_neighbours(clusters):
     expected = cosine_similarity(standard[[1230]], standard)[0]
     rows, values = similar(clusters, clusters.take(np.array([1230])), count=60)
     assert rows[0] == 1230
+    assert values.max() <= 1
     np.testing.assert_allclose(values, expected[rows], atol=1e-2)
     assert expected[rows].min() >= np.sort(expected)[::-1][59] - 1e-2
     assert (np.diff(values) <= 0).all()
@@ -95,6 +96,25 @@ def test_examples_are_found_by_id_and_position(clusters):
     for unknown, message in (("2999", "did you mean 'o2999'"), (far, "within 1")):
         with pytest.raises(UserError, match=message):
             clusters.find(["o5", unknown])
+
+
+def test_an_id_that_reads_like_a_position_is_an_id(tmp_path):
+    features = write_features(tmp_path, np.random.default_rng(0).normal(size=(4, 8)))
+    table = pd.read_parquet(features.tables[0])
+    table.assign(id=["a", "b", "c", "10.5,-2"], ra=[10.5, 20, 30, 40], dec=-2.0).to_parquet(features.tables[0])
+    assert features.find(["10.5,-2", "10.5,-2.0"]).tolist() == [3, 0]
+
+
+def test_an_example_file_is_seen_as_the_survey_was(cutouts, store, make_run, tmp_path):
+    run, out = make_run(), tmp_path / "scores"
+    score([run], store, out, ScoreConfig(features=True, views=1), workers=1, quiet=True)
+    np.save(tmp_path / "one.npy", cutouts.images[7])
+    write_similar(out, [str(tmp_path / "one.npy")], [], tmp_path / "n.csv", run=run, count=3)
+    first = pd.read_csv(tmp_path / "n.csv").iloc[0]
+    assert first["id"] == "obj007"
+    assert first["similarity"] == pytest.approx(1, abs=1e-3)
+    with pytest.raises(UserError, match="is not the first run"):
+        write_similar(out, [str(tmp_path / "one.npy")], [], tmp_path / "n.csv", run=make_run(1))
 
 
 def test_the_page_shows_the_neighbours(cutouts, survey, make_run, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from pkgutil import resolve_name
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -124,6 +125,12 @@ def _reword(message: str, parser: ArgumentParser) -> str:
         return f"{choice[1]} is {choice[3]!r}; choose one of {choice[2]}"
     if listed := re.match(r'Parser key "(.+?)": Expected a <class \'(?:tuple|list)\'>.* Got value: (.+)', message):
         return f"{listed[1]} is {listed[2]!r}, which is no list; write '[{listed[2]}]'"
+    if limit := re.match(r'Parser key "(.+?)": Not of type \w+: (\S+) does not conform to restriction v(.+)', message):
+        return f"{limit[1]} is {limit[2]}; it must be {limit[3]}"
+    if entry := re.match(r'Parser key "(.+?)": .*class_path \'(.+?)\': Option \'(.+?)\' is not accepted', message):
+        known = [field.name for field in fields(resolve_name(entry[2]))]
+        close = get_close_matches(entry[3], known, 1) or [", ".join(known)]
+        return f"{entry[1]}: an entry has no setting {entry[3]!r}; did you mean {close[0]}?"
     if typed := re.match(r'Parser key "(.+?)": (.*Expected an? <class .+) (?:Got|Given) value: (.+)', message):
         names = dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", typed[2]))
         return f"{typed[1]} is {typed[3]!r}; it must be {' or '.join(_TYPE_NAMES.get(name, name) for name in names)}"

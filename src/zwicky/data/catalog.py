@@ -50,12 +50,14 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
     UserError if it cannot be read or holds no rows.
     """
     name = path.name.lower()
+    if not path.exists():
+        raise UserError(f"there is no file {path}; give the path of the table")
     try:
         if path.suffix.lower() in _ARROW:  # pandas makes floats of whole numbers beside missing cells
             module = import_module(f"pyarrow.{_PANDAS[path.suffix.lower()]}")
             table = module.read_table(path).to_pandas(integer_object_nulls=True)
         elif path.suffix.lower() in _PANDAS:
-            table = getattr(pd, f"read_{_PANDAS[path.suffix.lower()]}")(path)
+            table = _read_pandas(path)
         elif "fits" in format_of(name):
             with fits.open(path) as hdus:
                 columns = {number: hdu.columns.names for number, hdu in enumerate(hdus) if hasattr(hdu, "columns")}
@@ -67,6 +69,10 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
             table = _read_text(_unpack(path.read_bytes()), path, encoding)
     except UserError:
         raise
+    except ImportError as error:
+        package = re.search(r"install the (\S+) package|$", str(error))
+        needed = f"pip install {package[1]}" if package and package[1] else str(error)
+        raise UserError(f"cannot read {path} without another package: {needed}; or save it as CSV") from error
     except Exception as error:  # pandas and astropy raise many kinds
         reason = " ".join(str(error).split())[:150] or type(error).__name__
         raise UserError(f"cannot read the catalogue {path}: {reason}; save it as CSV with a header") from error
@@ -75,8 +81,19 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
     table.columns = [to_text(column) for column in table.columns]
     table = table.loc[:, [bool(name) or as_text(table.iloc[:, n]).any() for n, name in enumerate(table)]]
     if len(repeated := table.columns[table.columns.duplicated()]):
+        if not all(repeated):
+            raise UserError(f"the catalogue {path} has columns without a name; remove the lines above its header")
         raise UserError(f"the catalogue {path} has two columns {repeated[0]!r}; rename one")
     return table.reset_index(drop=True)
+
+
+def _read_pandas(path: Path) -> pd.DataFrame:
+    """Read a table of a format that pandas reads, of a workbook the first sheet with usual names of columns."""
+    kind = _PANDAS[path.suffix.lower()]
+    if kind != "excel":
+        return getattr(pd, f"read_{kind}")(path)
+    sheets = [*pd.read_excel(path, sheet_name=None).values()]
+    return next((sheet for sheet in sheets if has_usual_name([to_text(name) for name in sheet])), sheets[0])
 
 
 def read_sidecars(folder: Path, files: Sequence[str]) -> pd.DataFrame:

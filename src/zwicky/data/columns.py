@@ -189,7 +189,7 @@ def find_labels(table: pd.DataFrame, wanted: str = "") -> tuple[pd.Series | None
                 return labels, columns, {}, []
         names += [name for name in few if _LABEL_WORD.search(name) and name not in names]
         if not names:
-            return None, "", {}, [name for name in few if len(distinct[name]) <= 10][:5]
+            return None, "", {}, [*dict.fromkeys(usual + [name for name in few if len(distinct[name]) <= 10])][:5]
         wanted, *others = names
     labels, spellings = clean_labels(table[wanted])
     return labels, wanted, spellings, others

@@ -46,9 +46,10 @@ def nearest_position(
 ) -> np.ndarray:
     """Return the row of a catalogue nearest to each position on the sky, -1 if none is within `radius` (arcsec).
 
-    Positions are in degrees, [N] and [M]; those that are not finite match nothing.
+    Positions are in degrees, [N] and [M]; those that are not finite or beyond a pole match nothing.
     """
-    here, there = (np.flatnonzero(np.isfinite(a) & np.isfinite(d)) for a, d in ((ra, dec), (catalog_ra, catalog_dec)))
+    sides = (ra, dec), (catalog_ra, catalog_dec)
+    here, there = (np.flatnonzero(np.isfinite(a) & (np.abs(d) <= 90)) for a, d in sides)
     rows = np.full(len(ra), -1)
     if len(here) and len(there):
         position = SkyCoord(ra[here], dec[here], unit="deg")

@@ -48,7 +48,7 @@ class IngestConfig:
         workers: threads that decode files.
     """
 
-    bands: tuple[str, ...] = ()
+    bands: tuple[str | int, ...] = ()
     size: int | None = None
     pixel_scale: float | None = None
     survey: str = ""
@@ -61,7 +61,7 @@ class IngestConfig:
     encoding: str = ""
     positive: str = ""
     axes: str = ""
-    hdu: tuple[str, ...] = ()
+    hdu: tuple[str | int, ...] = ()
     invalid: float | None = None
     max_invalid: float = 0.5
     workers: int = 2
@@ -69,8 +69,9 @@ class IngestConfig:
     def check(self) -> None:
         """Raise a UserError for values that no ingest can use."""
         check_limits("", vars(self), LIMITS)
-        if len(set(self.bands)) < len(self.bands) or not all(self.bands):
-            raise UserError(f"the bands {', '.join(self.bands)} repeat a name or lack one; give each its own")
+        bands = [str(band) for band in self.bands]
+        if len(set(bands)) < len(bands) or not all(bands):
+            raise UserError(f"the bands {', '.join(bands)} repeat a name or lack one; give each its own")
         try:
             codecs.lookup(self.encoding or "utf-8")
         except LookupError:
@@ -184,7 +185,7 @@ def choose_format(formats: Counter[ImageFormat], config: IngestConfig) -> StoreF
 
     UserError if the names in `config.bands` do not fit the bands of the images.
     """
-    given = tuple(config.bands)
+    given = tuple(map(str, config.bands))
     size = (config.size or 0, config.size or 0)
     if not config.size:
         size = _most_common(formats, lambda f: (f.shape[1:], f.is_named or f.dtype))[0]

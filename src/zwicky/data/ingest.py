@@ -139,7 +139,7 @@ def ingest(
     started = time.perf_counter()
     with warnings.catch_warnings(), ThreadPoolExecutor(config.workers) as pool:
         warnings.simplefilter("ignore")  # decoders warn of odd headers; what matters comes as an error
-        options = ReadOptions(config.bands, config.axes.upper(), config.hdu)
+        options = ReadOptions(tuple(map(str, config.bands)), config.axes.upper(), tuple(map(str, config.hdu)))
         data = Source.open(source, options)
         data.units.pop("" if catalog is None else os.path.relpath(catalog, data.folder), None)
         store = choose_store_format(data, config, pool)

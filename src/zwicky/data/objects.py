@@ -121,7 +121,10 @@ def _join_catalogs(
             matches.append((file, table, *_match(table, data, objects, from_files, config, file)))
         except UserError as error:
             if given:
-                raise UserError(f"the catalogue {given} was not used: {error}") from error
+                text = str(error)
+                raise UserError(
+                    text if str(given) in text else f"the catalogue {given} was not used: {text}"
+                ) from error
             if (
                 is_catalog_name(file, sure=True) or format_of(file) or meanings.has_usual_name(list(table))
             ):  # the others may be anything
@@ -151,7 +154,10 @@ def _join_catalogs(
         tables.append(aligned)
         masks.append(has_row)
         used = {file, *sidecars.get(file, ())}
-        data.set_aside[:] = [entry for entry in data.set_aside if entry[0] not in used] + orphans
+        kept = [entry for entry in data.set_aside if entry[0] not in used]
+        unreadable = {os.path.basename(name).lower() for name, _ in kept}  # they are there, and listed with the reason
+        orphans = [orphan for orphan in orphans if os.path.basename(orphan[0]).lower() not in unreadable]
+        data.set_aside[:] = kept + orphans
     if tables and (missing := int((~np.any(masks, axis=0)).sum())):
         data.warnings.append(f"{missing} images are not in the catalogue: kept, unlabelled")
     return tables

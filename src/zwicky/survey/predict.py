@@ -1,5 +1,6 @@
 """`zwicky predict`: one network applied to new cutouts, in one table."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,9 @@ def predict(
                 count += len(table)
             progress.advance(count - before)
         if not count:
-            file, reason = listed[0] if listed else (data, "is empty")
-            raise UserError(f"nothing in {data} can be scored: {file} {reason}")
+            reasons = Counter(reason for _, reason in listed).most_common(1)
+            why = f"{reasons[0][1]} of {len(listed)} because: {reasons[0][0]}" if reasons else "it is empty"
+            raise UserError(f"nothing in {data} can be scored: {why}")
         if features is not None:
             write_array(features, np.concatenate(vectors))
     aside = out.with_name(f"{out.stem}_set_aside.csv")

@@ -159,7 +159,7 @@ def similar(
         values = np.concatenate([values, value[keep]])
         order = np.lexsort((rows, -values))[:count]
         rows, values = rows[order], values[order]
-    return rows, values
+    return rows, np.clip(values, -1, 1) if is_single else values
 
 
 def _probe(positives: np.ndarray, sample: np.ndarray, negatives: np.ndarray) -> np.ndarray:
