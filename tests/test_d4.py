@@ -1,5 +1,7 @@
 """The group D4 and its action on images, against 2 × 2 matrices."""
 
+import math
+
 import torch
 
 from zwicky import d4
@@ -19,10 +21,19 @@ def test_elements_move_pixels_as_they_move_vectors():
     """A bright pixel at (x, y) from the centre is found at g(x, y)."""
     image = torch.zeros(7, 7)
     image[1, 5] = 1
-    assert len(d4.ELEMENTS) == len(d4.apply(image)) == 8
+    assert len(d4.apply(image)) == 8
     for g, turned in enumerate(d4.apply(image)):
         y, x = (turned == 1).nonzero()[0] - 3
         assert torch.equal(torch.stack([x, y]).float(), d4.VECTORS[g] @ torch.tensor([2.0, -2.0]))
+
+
+def test_elements_turn_counterclockwise_as_their_names_say():
+    for name, matrix in zip(d4.ELEMENTS, d4.VECTORS, strict=True):
+        mirrored = name.startswith("mirrored")
+        x, y = (matrix @ torch.tensor([-1.0 if mirrored else 1.0, 0.0])).tolist()  # of the right side, then mirrored
+        turned = round(math.degrees(math.atan2(-y, x))) % 360
+        assert name.removeprefix("mirrored").strip(", ") in ((f"{turned}°",) if turned else ("", "as it is"))
+        assert (torch.linalg.det(matrix) < 0) == mirrored
 
 
 def test_to_source_turns_vectors_with_the_image_and_its_inverse_back():

@@ -1,6 +1,7 @@
 """`zwicky start`: a page and a ranking from a folder; a map without labels; it goes on after a kill."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,14 +10,18 @@ import yaml
 
 from zwicky import cli, provenance
 from zwicky import start as start_module
+from zwicky.data.cutouts import make_cutouts
 from zwicky.data.image_format import IngestConfig
-from zwicky.data.splits import read_split
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split, read_split
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
+from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import central, components, explore, neighbours
+from zwicky.simulate.stream import Data
 
-from .conftest import write_galaxies
+from .conftest import galaxies, write_galaxies
 
 SMALL = ["--backbones.polar.options", "{width: 16, depth: 1, heads: 2, radii: 8, angles: 32, stem: [8, 8, 8]}"]
 SMALL += ["--replicates=20", "--baselines=[radial_colour]", "--minutes=0.02"]
@@ -98,7 +103,9 @@ def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
     assert ("lens 4" in page) == bool(labelled)
     assert (out / "ranked.csv").exists() == bool(labelled)
     if labelled:
-        assert len(pd.read_csv(out / "ranked.csv")) == 32
+        ranked = pd.read_csv(out / "ranked.csv")
+        assert set(ranked["id"]) == {f"{number:03d}.npy" for number in range(8, 40)}
+        assert ranked["score"].is_monotonic_decreasing
         assert "The first 32<" in page
         assert ": nan" not in page
 
@@ -127,6 +134,43 @@ def test_settings_of_the_table_can_be_overridden(tmp_path):
     write_galaxies(tmp_path / "cutouts", 0, count=40, size=20)
     out = start(tmp_path, "--methods.simmim.views.crop=16")
     assert yaml.safe_load((out / "run" / "config.yaml").read_text())["views"]["crop"] == 16
+
+
+def test_what_ranks_is_chosen_by_the_labels_for_selection_and_fitted_to_all(tmp_path, monkeypatch):
+    """Of three arms the second is right most surely; no test object is seen or ranked."""
+    cutouts = make_cutouts(galaxies(60), ("g", "r"), [f"{row:02d}" for row in range(60)])
+    labels = Labels({name: ("nonlens", "lens")[int(name) % 2] for name in cutouts.ids[:50]})
+    config, applied = BenchmarkConfig(methods={}, labels=[20], draws=1, baselines=["pca_linear", "modes"]), {}
+
+    def apply(self, arm, draw, count, rows, query):
+        applied.setdefault(arm.name, []).append((set(rows), set(query)))
+        sure = {"vit-supervised": 0.6, "pca-linear": 0.9, "modes": 0.7}[arm.name] - query / 1000
+        return np.where(query % 2, [1 - sure, sure], [sure, 1 - sure]).T
+
+    monkeypatch.setattr(CellRunner, "apply", apply)
+    data = Data(cutouts, labels, None)
+    assert start_module.rank_unlabelled(tmp_path, config, data)["arm"] == "pca-linear"
+    draw = start_module.make_label_draws(config, cutouts, labels)[0]
+    fit, select, test = *map(set, draw.rows(cutouts, 20)), set(draw.test_rows(cutouts))
+    free = set(range(60)) - fit - select - test
+    assert applied.pop("pca-linear") == [(fit, select), (fit | select, free)]
+    assert [*applied.values()] == [[(fit, select)]] * 2
+    table = pd.read_csv(tmp_path / "ranked.csv", dtype={"id": str})
+    assert set(map(int, table["id"])) == free
+    assert table["probability"].is_monotonic_decreasing
+
+
+def test_how_many_labels_can_be_tested():
+    def labels(lenses, others):
+        return Labels({f"o{k}": "lens" if k < lenses else "nonlens" for k in range(lenses + others)})
+
+    for lenses, others, enough in ((5, 15, True), (5, 14, False), (4, 40, False), (40, 0, False)):
+        assert start_module.can_be_tested(labels(lenses, others)) == enough
+    named = labels(10, 20)
+    for lenses, usable in ((5, True), (4, False), (6, False)):  # of ten, to test
+        split = Split("holdout", {f"o{k}": "test" if k < lenses or k > 19 else "train" for k in range(30)})
+        data = SimpleNamespace(labels=named, given_split=lambda name, split=split: split)
+        assert (start_module.usable_split(data, "holdout") is split) == usable
 
 
 @pytest.mark.slow
@@ -211,6 +255,7 @@ def test_clusters_oddities_and_neighbours_of_known_groups():
     x = components(features)
     table = explore(x)
     assert table["oddity"].idxmax() == 7
+    assert table["oddity"].median() == pytest.approx(1)
     assert (np.diff(np.bincount(table["cluster"])) <= 0).all()  # the largest first
     distance, near = neighbours(x, np.array([0, 70, 110]))
     assert (np.diff(distance) >= 0).all()

@@ -51,6 +51,8 @@ def test_shapes_types_and_order(bands):
     assert all(maps.shape == (5, 2, 3) and maps.dtype == torch.float32 for maps in views.to_source)
     assert (views.global_count, views.targets, views.rows.tolist()) == (2, [], [10, 11, 12, 13, 14])
     assert all(torch.isfinite(crop).all() for crop in views.crops)
+    angles = torch.stack([torch.atan2(maps[:, 1, 1], maps[:, 0, 1]) for maps in views.to_source])
+    assert angles.round(decimals=4).unique().numel() == 25  # no crop repeats another's
 
 
 def test_everything_off_is_the_centre_of_the_image():
@@ -111,11 +113,32 @@ def test_parameters_differ_between_samples_and_between_crops(change):
 def test_noise_has_the_declared_level_and_is_white():
     images = torch.zeros(300, 2, 32, 32)
     config = dataclasses.replace(PLAIN, noise=1.0, noise_sigma=(0.05, 0.05))
-    crops = views_of(config, images, 1, False).crops[0].double()
+    augment = build(config, images, 1, False, stretch="asinh")
+    crops, step, seed = (
+        augment(images, torch.arange(300), seed=s, step=t).crops[0].double() for s, t in ((0, 0), (0, 1), (1, 0))
+    )
     assert crops.std().item() == pytest.approx(0.05, rel=0.01)
+    for other in (step, seed):
+        assert abs((crops * other).mean().item()) < 2e-2 * 0.05**2
     assert abs((crops[..., 1:] * crops[..., :-1]).mean().item()) < 1e-4 * 0.05
     assert abs((crops[:, 0] * crops[:, 1]).mean().item()) < 2e-2 * 0.05**2
     assert abs((crops[1:] * crops[:-1]).mean().item()) < 2e-2 * 0.05**2
+
+
+def test_each_crop_has_its_own_level_of_noise():
+    config = dataclasses.replace(PLAIN, noise=1.0, noise_sigma=(0.01, 0.1))
+    views = views_of(config, torch.zeros(600, 1, 32, 32), 2, False)
+    levels = torch.stack([crop.double().std((1, 2, 3)).log() for crop in views.crops])
+    assert levels.mean(1).tolist() == pytest.approx([np.log(0.001) / 2] * 2, abs=0.1)
+    assert abs(torch.corrcoef(levels)[0, 1]) < 0.15
+
+
+def test_the_flux_is_changed_before_it_is_stretched():
+    images = stamps(8).abs() + 1
+    crops = views_of(dataclasses.replace(PLAIN, brightness=0.3), images, 1, False, stretch="asinh").crops[0]
+    factor = 3 * torch.sinh(crops.double()) / images[:, :, 7:39, 7:39]
+    torch.testing.assert_close(factor, factor[:, :1, :1, :1].expand_as(factor), rtol=1e-4, atol=0)
+    assert 0.7 <= factor.min() < 0.9 < 1.1 < factor.max() <= 1.3
 
 
 def test_blur_widens_by_the_declared_source_pixels_whatever_the_zoom():
@@ -131,7 +154,10 @@ def test_blur_widens_by_the_declared_source_pixels_whatever_the_zoom():
 
 
 def test_a_lost_band_is_zero_and_not_valid():
-    views = views_of(dataclasses.replace(PLAIN, band_dropout=1.0), stamps(50) + 1000, 1, False)
+    images = stamps(50) + 1000
+    images[:, :, 9, 11] = float("nan")
+    views = views_of(dataclasses.replace(PLAIN, band_dropout=1.0), images, 1, False)
+    assert not views.valid[0][:, :, 2, 4].any()
     blank = (views.crops[0] == 0).all(-1).all(-1)
     assert torch.equal(~views.valid[0].any(-1).any(-1), blank)
     assert (blank.sum(1) == 1).all()
@@ -211,13 +237,17 @@ def test_what_changes_the_images_is_said():
         "contrast ±10%, crops of 20% to 50% of the area, blur 0.9, reddening 0.05, band dropout 0.5"
     )
     plain = ViewsConfig(global_scale=(1.0, 1.0), blur=0.0, noise=0.0)
-    assert plain.text().endswith("contrast ±10%")
+    assert plain.text() == "rotation auto, mirror, shift ±2 px, brightness ±10%, contrast ±10%"
 
 
 OUT_OF_RANGE = {
-    **{"crop": (47, 0), "shift": (-1, float("nan"), float("inf")), "global_scale": ((0.0, 1.0), (0.8, 0.5))},
+    **{
+        "crop": (47, 0),
+        "shift": (-1, float("nan"), float("inf")),
+        "global_scale": ((0.0, 1.0), (0.8, 0.5), (0.5, 1.5)),
+    },
     **{"image_size": (0,), "rotation": ("all",), "local_scale": ((0.5, 1.5),), "local_size": (33,), "blur": (1.1,)},
-    **{"local_crops": (-1,), "brightness": (1.0,), "contrast": (-0.1,), "blur_sigma": ((0.0, 1.0),)},
+    **{"local_crops": (-1,), "brightness": (1.0,), "contrast": (-0.1, 1.0), "blur_sigma": ((0.0, 1.0),)},
     **{"reddening": (-1,), "noise_sigma": ((0.2, 0.1),), "noise": (float("nan"),), "band_dropout": (2,)},
 }
 

@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from zwicky.augment.geometry import N_UNIFORMS, Geometry, sample
+from zwicky.augment.config import ViewsConfig
+from zwicky.augment.geometry import N_UNIFORMS, Geometry, crop_geometries, sample
 
 ROTATIONS = ("any", "quarter", "none")
 
@@ -119,16 +120,46 @@ def test_area_angle_and_mirror_are_spread_as_declared():
     assert (determinant < 0).double().mean().item() == pytest.approx(0.5, abs=0.03)
     angle = torch.atan2(-maps[:, 0, 1], maps[:, 1, 1])
     assert torch.histc(angle, 8, -math.pi, math.pi).min() > 400
+    quarter = Geometry((64, 64), 32, 16, rotation="quarter").draw(draws(4000))
+    turns = (torch.atan2(quarter[:, 1, 0], quarter[:, 1, 1]) / (math.pi / 2)).round().long() % 4
+    assert torch.bincount(turns, minlength=4).min() > 900
     # One area for both axes: a resize of the height alone would squash.
     lengths = maps[:, :, :2].norm(dim=1)
     torch.testing.assert_close(lengths[:, 0], lengths[:, 1])
 
 
+def test_crops_lie_anywhere_in_the_turned_window_and_the_window_shifts_both_ways():
+    u, options = draws(4000), {"rotation": "any", "flip": True, "shift": 3.0}
+    window = Geometry((64, 64), 32, 32, **options).draw(u)
+    where = corners(Geometry((64, 64), 32, 16, (0.1, 0.3), **options).draw(u), 16)
+    inside = torch.linalg.solve(window[:, None, :, :2], (where - window[:, None, :, 2])[..., None])[..., 0]
+    for low, high in inside.flatten(0, 1).T.sort().values[:, [0, -1]].tolist():
+        assert (low, high) == pytest.approx((0, 31), abs=0.1)
+        assert -1e-6 <= low < high <= 31 + 1e-6
+    for low, high in corners(window, 32).mean(1).T.sort().values[:, [0, -1]].tolist():
+        assert (low, high) == pytest.approx((28.5, 34.5), abs=0.01)
+    copied = Geometry((40, 40), 32, 32, rotation="quarter", shift=2.0).draw(u)
+    for centres in corners(copied, 32).mean(1).T:
+        places, counts = centres.round(decimals=6).unique(return_counts=True)
+        assert places.tolist() == [17.5, 18.5, 19.5, 20.5, 21.5]
+        assert counts.min() > 700
+
+
+@pytest.mark.parametrize(("crop", "rotation"), [(32, "any"), (33, "quarter")])
+def test_auto_is_any_angle_where_the_turned_window_fits(crop, rotation):
+    """The corner pixels of 32 px lie 15.5 √2 = 21.9 px from the centre, which lies 22.5 px from the outermost."""
+    config = ViewsConfig(crop=crop, global_scale=(0.5, 1.0), local_size=16, local_scale=(0.1, 0.3))
+    large, local = crop_geometries(config, (46, 46))
+    assert large.rotation == local.rotation == rotation
+    assert (large.size, large.scale) == (crop, (0.5, 1.0))
+    assert (local.size, local.scale) == (16, (0.1, 0.3))
+
+
 def test_zooming_out_averages_and_does_not_alias():
     """64 → 16 pixels: a checkerboard becomes its mean; a plane stays a plane; counts against block means."""
-    geometry = Geometry((64, 64), 64, 16)
+    geometry = Geometry((64, 64), 64, 16, (0.25, 1.0))
     assert geometry.oversample == 4
-    maps = geometry.draw(torch.full((1, 1, N_UNIFORMS), 0.5))
+    maps = geometry.draw(torch.tensor([1.0] + [0.5] * (N_UNIFORMS - 1))[None, None])
     rows, columns = np.mgrid[:64, :64]
     checker = torch.from_numpy(((rows + columns) % 2).astype(np.float32))[None, None]
     torch.testing.assert_close(sample(checker, maps, geometry)[0], torch.full((1, 1, 16, 16), 0.5))
@@ -155,3 +186,15 @@ def test_a_crop_pixel_is_valid_only_if_all_under_it_is(crop, size, rotation):
     plain = sample(images, maps, geometry)[0]
     torch.testing.assert_close(crops[usable], plain[usable], atol=0.01, rtol=0)
     assert (crops[~usable] == 0).all()
+
+
+def test_pixels_outside_the_image_are_zero_and_invalid():
+    geometry = Geometry((40, 36), 36, 30, rotation="any")
+    maps = geometry.draw(draws(20, 1))
+    crops, usable = sample(torch.ones(1, 1, 40, 36), maps, geometry)
+    y, x = torch.meshgrid(torch.arange(30.0), torch.arange(30.0), indexing="ij")
+    where = torch.stack([x, y, torch.ones(30, 30)], -1).double() @ maps.mT  # [20, 30, 30, 2]
+    inside = ((where > -0.5) & (where < torch.tensor([35.5, 39.5]))).all(-1)
+    assert torch.equal(usable[:, 0], inside)
+    torch.testing.assert_close(crops[:, 0], inside.float())
+    assert 0.8 < inside.double().mean() < 1

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zwicky.augment import normalise
 from zwicky.augment.config import NormalisationConfig
 from zwicky.augment.normalise import Normalisation, asinh
 from zwicky.errors import UserError
@@ -25,7 +26,7 @@ def sky_images(count=40, bands=3, side=20, seed=0):
 def test_sky_and_noise_are_found_despite_sources():
     images, level, sigma = sky_images()
     made = Normalisation.fit(images, BANDS[:3])
-    assert made.stretch == "asinh"
+    assert (made.stretch, made.softening) == ("asinh", 3.0)
     np.testing.assert_allclose(made.center, level, atol=0.05)
     np.testing.assert_allclose(made.scale, sigma, rtol=0.05)
     np.testing.assert_allclose(made.center, np.median(images, axis=(0, 2, 3)), rtol=1e-6)  # the sample is all pixels
@@ -42,14 +43,15 @@ def test_percentile_is_the_scale_of_stretched_images():
 @pytest.mark.parametrize("stretch", ["asinh", "sqrt", "linear"])
 def test_output_varies_by_one_and_is_the_formula(stretch):
     images, _, _ = sky_images()
+    images[:, :, :4] = np.nan
     made = Normalisation.fit(images, BANDS[:3], NormalisationConfig(stretch=stretch, scale="mad", softening=2.0))
     out, valid = made(torch.from_numpy(images))
     center, scale = np.array(made.center)[:, None, None], np.array(made.scale)[:, None, None]
     x = (images.astype(np.float64) - center) / scale
     oracle = {"asinh": np.arcsinh(x / 2.0), "sqrt": np.sign(x) * np.sqrt(np.abs(x)), "linear": x}[stretch]
-    np.testing.assert_allclose(out.numpy(), oracle / made.output_std, atol=2e-5, rtol=2e-5)
-    assert out.std().item() == pytest.approx(1, abs=0.02)
-    assert torch.equal(valid, torch.ones(out.shape, dtype=torch.bool))
+    np.testing.assert_allclose(out.numpy(), np.nan_to_num(oracle / made.output_std), atol=2e-5, rtol=2e-5)
+    assert out[valid].std().item() == pytest.approx(1, abs=0.02)
+    assert np.array_equal(valid, np.isfinite(images))
 
 
 @given(st.floats(-(2.0**126), 2.0**126, width=32, allow_subnormal=False))
@@ -82,14 +84,34 @@ def test_statistics_ignore_nan_and_leave_out_bad_images():
     np.testing.assert_allclose(strict.center, np.median(clean, axis=(0, 2, 3)), rtol=1e-6)
 
 
+def test_training_rows_alone_count():
+    images, _, _ = sky_images()
+    rows = np.arange(1, 40, 3)
+    alone = Normalisation.fit(images[rows], BANDS[:3])
+    images[np.setdiff1d(np.arange(40), rows)] = 7777.0
+    assert Normalisation.fit(images, BANDS[:3], rows=rows) == alone
+
+
+def test_a_large_survey_is_sampled_by_the_seed(monkeypatch):
+    """Images and pixels get brighter from the first to the last."""
+    monkeypatch.setattr(normalise, "MAX_IMAGES", 50)
+    monkeypatch.setattr(normalise, "MAX_VALUES", 50 * 20)
+    images = (np.arange(400.0)[:, None] + 4 * np.arange(100.0)).reshape(400, 1, 10, 10)
+    one, again, other = (Normalisation.fit(images, ("g",), seed=seed) for seed in (0, 0, 1))
+    assert one == again != other
+    assert [made.center[0] for made in (one, other)] == pytest.approx([np.median(images)] * 2, abs=100)
+
+
 @pytest.mark.parametrize("factor", [1e-30, 1.0])
 def test_scale_is_the_noise_in_any_unit_and_the_deviation_on_an_empty_sky(factor):
     images, _, sigma = sky_images(bands=1)
     made = Normalisation.fit(images * np.float32(factor), ("g",))
     assert made.scale[0] == pytest.approx(sigma[0] * factor, rel=0.05)
-    empty = np.zeros((5, 1, 10, 10), np.float32)
+    empty = np.zeros((5, 1, 30, 30), np.float32)
     empty[:, :, 4, 4] = 50.0
-    assert Normalisation.fit(empty, ("g",)).scale[0] == pytest.approx(empty.std())
+    for scale in ("mad", "percentile"):
+        made = Normalisation.fit(empty, ("g",), NormalisationConfig(scale=scale))
+        assert made.scale[0] == pytest.approx(empty.std())
 
 
 def test_faint_light_on_a_quantised_sky_is_stretched():
@@ -99,6 +121,8 @@ def test_faint_light_on_a_quantised_sky_is_stretched():
     made = Normalisation.fit(images, ("gray",))
     assert (made.stretch, made.scale) == ("asinh", (1.0,))
     assert "integers" in made.reason
+    plain = np.random.default_rng(1).integers(0, 256, images.shape).astype(np.uint8)
+    assert Normalisation.fit(np.concatenate([plain, images], 1), ("g", "r")).stretch == "asinh"
     spread = np.random.default_rng(0).choice([0, 1, 5], (50, 1, 20, 20), p=[0.2, 0.6, 0.2]).astype(np.uint8)
     assert Normalisation.fit(spread, ("gray",), NormalisationConfig(scale="mad")).scale == (2.5,)
 
@@ -118,7 +142,8 @@ def test_peaks_alone_are_warned_of():
     assert made.kurtosis == pytest.approx(((out - out.mean()) / out.std()).pow(4).mean().item(), rel=1e-3)
     assert "kurtosis" in made.warning
     images[:, :, 9:11, 9:11] -= 500
-    assert Normalisation.fit(images, ("g",)).warning is None
+    made = Normalisation.fit(images, ("g",))
+    assert (made.warning, made.stretch) == (None, "asinh")
 
 
 def test_mistakes_are_one_line():

@@ -1,5 +1,6 @@
 """Flux: each step against numpy, scipy or kornia; colours kept; no clamping; no parameter shared within a batch."""
 
+from dataclasses import fields
 from functools import partial
 
 import kornia
@@ -57,6 +58,13 @@ def test_reddening_in_magnitudes(bands, excess):
         photometry.extinction((*bands, "gray"))
 
 
+def test_the_extinction_law_falls_ever_more_steeply_towards_the_red():
+    wavelength = np.log([354, 477, 623, 763, 913, 971])  # nm
+    slope = np.diff(np.log(photometry.extinction(BANDS).numpy())) / np.diff(wavelength)
+    assert slope[0] < 0
+    assert (np.diff(slope) < 0).all()
+
+
 def test_draws_differ_within_a_batch_and_follow_the_configuration():
     config = ViewsConfig(brightness=0.2, contrast=0.3, blur=0.4, noise=0.6, reddening=0.2, band_dropout=0.25)
     u = torch.rand(20000, photometry.N_UNIFORMS, generator=torch.Generator().manual_seed(0))
@@ -72,6 +80,8 @@ def test_draws_differ_within_a_batch_and_follow_the_configuration():
         assert positive.log().mean().item() == pytest.approx(np.log(low * high) / 2, abs=0.03)  # log-uniform
     assert (drawn.dropped_band >= 0).double().mean().item() == pytest.approx(0.25, abs=0.015)
     assert drawn.dropped_band.unique().tolist() == [-1, 0, 1, 2]
+    independent = np.corrcoef([getattr(drawn, field.name).numpy() for field in fields(drawn)])
+    assert abs(independent - np.eye(6)).max() < 0.03
     for share in (0.0, 1.0):
         u[0] = 0
         drawn = photometry.Photometry.draw(u, ViewsConfig(blur=share, noise=share, band_dropout=share), 2)
@@ -96,9 +106,12 @@ def test_shares_spread_over_the_range_and_some_images_stay_whole():
     assert float(masked.mean()) == pytest.approx(0.3, abs=0.01)
 
 
-def test_single_patches_are_masked_equally_often():
+def test_single_patches_are_masked_equally_often_and_blocks_on_either_side():
     mask = Masking((3, 5), (0.4, 0.4)).draw(20000, torch.Generator().manual_seed(2)).float().mean(0)
     assert torch.allclose(mask, torch.full((3, 5), 0.4), atol=0.02)
+    mask = Masking((6, 8), (0.1, 0.5), blocks=True).draw(20000, torch.Generator().manual_seed(2)).float().mean(0)
+    for side in (0, 1):
+        assert torch.allclose(mask, mask.flip(side), atol=0.02)
 
 
 def reference_block_mask(size, n_masked, rng):

@@ -3,7 +3,9 @@
 import re
 
 import pytest
+import timm
 import torch
+from timm.layers import DropPath
 
 from zwicky import backbones, d4
 from zwicky.augment.views import Target, transform_targets
@@ -35,7 +37,8 @@ def test_layer_groups_hold_every_parameter_once_from_input_to_output(name, small
     parameters = [parameter for parameter, _ in backbone.named_parameters()]
     layer_of = [(parameter, index) for index, group in enumerate(backbone.layer_groups()) for parameter in group]
     assert sorted(parameter for parameter, _ in layer_of) == sorted(parameters)
-    assert backbone.no_weight_decay() <= set(parameters)
+    undecayed = {name for name in parameters if re.search(r"token|pos_embed|position|\bbias$", name)}
+    assert backbone.no_weight_decay() == undecayed
     layer_of = dict(layer_of)
     visited = []
     for module_name, module in backbone.named_modules():
@@ -45,6 +48,38 @@ def test_layer_groups_hold_every_parameter_once_from_input_to_output(name, small
     backbone(torch.randn(1, 3, 32, 32))
     assert visited == sorted(visited)
     assert set(visited) == set(range(len(backbone.layer_groups())))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_stochastic_depth_grows_to_the_last_block(name, small_backbone):
+    parts = [part for part in small_backbone(name, drop_path=0.3).modules() if isinstance(part, DropPath)]
+    rates = [part.drop_prob for part in parts]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(0.3)
+    assert len(parts) > 1
+    torch.manual_seed(0)
+    batch_first = torch.ones(200, 8, 3)
+    x = batch_first.movedim(0, 2) if name.startswith("d4") else batch_first
+    dropped = parts[-1].train()(x)
+    dropped = dropped.movedim(2, 0) if name.startswith("d4") else dropped
+    assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))  # of an image all or nothing
+    assert (dropped[:, 0, 0] == 0).float().mean().item() == pytest.approx(0.3, abs=0.1)
+
+
+PUBLISHED = [(f"vit_{size}", f"vit_{size}_patch16_224") for size in ("tiny", "small", "base")]
+PUBLISHED += [(f"swin_{size}", f"swin_{size}_patch4_window7_224") for size in ("tiny", "small")]
+
+
+@pytest.mark.parametrize(("name", "published"), [*PUBLISHED, ("beit_base", "beit_base_patch16_224")])
+def test_sizes_of_a_name_are_the_published_ones(name, published):
+    options = {"window": 7} if "swin" in name else {"patch_size": 16}
+    with torch.device("meta"):
+        theirs = timm.create_model(published, num_classes=0)
+        ours = backbones.create(name, bands=3, image_size=224, **options).net
+    shapes, expected = ({n: p.shape for n, p in net.named_parameters()} for net in (ours, theirs))
+    assert shapes == expected
+    heads, expected = ([m.num_heads for m in net.modules() if hasattr(m, "num_heads")] for net in (ours, theirs))
+    assert heads == expected
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -119,6 +154,8 @@ def test_a_resnet_takes_any_larger_image_and_no_mask(small_backbone):
     backbone = small_backbone("resnet18", image_size=64)
     for size in (64, 70, 96, 100):
         assert backbone(torch.randn(1, 3, size, size)).patch_tokens.shape[1:3] == backbone.grid(size)
+    strides = [small_backbone("resnet18", image_size=size).patch_step(size) for size in (39, 40)]
+    assert strides == [16, 32]
     with pytest.raises(UserError, match="vit"):
         backbone(torch.randn(1, 3, 64, 64), torch.zeros(1, 2, 2, dtype=torch.bool))
 
@@ -144,6 +181,8 @@ def test_a_linear_head_standardises_features():
     head.eval().set_linear(weight, bias, features.pooled)
     expected = features.pooled @ weight.T + bias
     assert torch.allclose(head(features), expected, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(head(features), expected, atol=1e-3)
     linear = head.as_linear()
     assert torch.allclose(linear["weight"], weight, atol=1e-3)
     assert torch.allclose(features.pooled @ linear["weight"].T + linear["bias"], expected, atol=1e-2)

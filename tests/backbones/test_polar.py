@@ -1,8 +1,11 @@
 """The polar backbone: sampling against scipy, exact invariance, attention in sectors."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
 
 from zwicky import d4
@@ -43,7 +46,18 @@ def test_points_are_exactly_symmetric(spacing):
     assert {(-y, x) for x, y in as_set} == as_set == {(x, -y) for x, y in as_set}
     radius = points.norm(dim=-1)
     assert torch.all(radius.diff(dim=0) > 0)
-    assert 0 < radius.min() < radius.max() < 1
+    places = radius[:, 0] if spacing == "linear" else torch.log((radius[:, 0] + 0.05) / 0.05)
+    edge = places[-1] + places.diff().mean() / 2  # half an interval beyond the last point
+    assert edge.item() == pytest.approx(1 if spacing == "linear" else math.log(21))
+    assert places[0].item() == pytest.approx(places.diff().mean().item() / 2)
+
+
+@pytest.mark.parametrize("radius", [0.7, 1.0])
+def test_rows_of_the_canvas_are_radii(radius, small_backbone):
+    y, x = torch.meshgrid(torch.arange(32.0) - 15.5, torch.arange(32.0) - 15.5, indexing="ij")
+    canvas = small_backbone("polar_vit", bands=1, radius=radius).canvas(torch.hypot(x, y)[None, None])[0, 0]
+    expected = radius * 16 * (torch.arange(8) + 0.5) / 8
+    assert torch.allclose(canvas[1:], expected[1:, None].expand_as(canvas[1:]), atol=0.15)
 
 
 @pytest.mark.parametrize("size", [16, 33, 48])
@@ -83,10 +97,13 @@ def test_any_rotation_of_a_smooth_image_changes_little(small_backbone, filled):
 
 
 def test_the_centre_is_found():
-    images = torch.zeros(1, 1, 32, 32)
-    images[..., 12, 18] = 9.0
-    assert find_centre(images, "brightest").tolist() == [[18.0, 12.0]]
-    assert torch.allclose(find_centre(images, "centroid"), torch.tensor([[18.0, 12.0]]).double(), atol=1e-6)
+    """In the mean of the bands and the inner half; brightest is no single pixel, negative flux counts nowhere."""
+    images = torch.zeros(1, 2, 32, 32)
+    images[:, 1, 11:14, 17:20], images[..., 12, 30], images[..., 2, 18], images[..., 20, 9] = 9.0, 99.0, 99.0, -9.0
+    expected = torch.tensor([[18.0, 12.0]]).double()
+    assert torch.allclose(find_centre(images, "centroid"), expected, atol=1e-6)
+    images[..., 20, 12] = 20.0
+    assert torch.equal(find_centre(images, "brightest"), expected)
     assert find_centre(torch.zeros(1, 1, 32, 32), "centroid").tolist() == [[15.5, 15.5]]
 
 
@@ -110,6 +127,9 @@ def test_what_is_valid_is_resampled_about_the_centre_of_the_image(centre, small_
     polar = backbone.canvas(mask, images)[0, 0]
     assert polar[0].min() == 1
     assert polar[-1].max() == 0
+    place = torch.arange(32)
+    valid = (place - 18) ** 2 + (place[:, None] - 12) ** 2 > 8.5**2  # outside the first row of patches
+    assert not backbone.valid_patches(images, valid[None, None])[0, 0].any()
 
 
 @pytest.mark.parametrize("spacing", ["linear", "log"])
@@ -144,15 +164,34 @@ def test_sector_attention_is_its_formula(shifted, angles):
     scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / 2 + bias
     weights = scores.masked_fill(~near, -torch.inf).softmax(-1)
     expected = torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2).unflatten(1, (3, angles))
+    assert torch.allclose(block.attention_received(maps), weights.mean(2).unflatten(2, (3, angles)), atol=1e-6)
     expected = maps + block.attn.proj(expected)
     expected = expected + block.mlp(block.norm2(expected))
     assert torch.allclose(block(maps), expected, atol=1e-5)
+
+
+def test_every_other_block_shifts_its_sectors(small_backbone):
+    blocks = [part for part in small_backbone("polar_swin", angles=64).modules() if isinstance(part, SectorBlock)]
+    assert [block.shift for block in blocks] == [0, 1, 0, 1]
 
 
 def test_four_patches_in_angle_cannot_tell_the_axes_of_a_spin2_target(small_backbone):
     backbone = small_backbone("polar_vit", angles=32)
     with pytest.raises(UserError, match="double `angles`"):
         backbone.prediction_head(2, (Target(("e1", "e2"), "spin2"),))(backbone(torch.randn(1, 3, 16, 16)))
+
+
+@torch.no_grad()
+def test_tokens_have_their_position_in_radius_and_a_circular_convolution(small_backbone, filled):
+    """Everything masked, the tokens are the mask token and what tells the patches apart."""
+    backbone = filled(small_backbone("polar_vit", bands=1))
+    mask = torch.ones(1, *backbone.grid(32), dtype=torch.bool)
+    tokens = (backbone.mask_token + backbone.net.pos_embed).expand(*mask.shape, -1).permute(0, 3, 1, 2)
+    kernel = (backbone.net.pos_conv.weight + backbone.net.pos_conv.weight.flip(3)) / 2
+    padded = F.pad(torch.cat([tokens[..., -1:], tokens, tokens[..., :1]], 3), (0, 0, 1, 1))
+    expected = tokens + F.conv2d(padded, kernel, groups=backbone.dim)
+    result = backbone._embed(torch.randn(1, 1, 32, 32), mask)
+    assert torch.allclose(result, expected.permute(0, 2, 3, 1).flatten(1, 2), atol=1e-5)
 
 
 def test_positions_are_relative_in_angle(small_backbone, filled):

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 
+from zwicky.data import audit as audit_module
 from zwicky.data import shortcuts as shortcuts_module
 from zwicky.data.audit import audit, audit_text, image_statistics
 from zwicky.data.cutouts import Cutouts, make_cutouts
 from zwicky.data.labels import Labels
-from zwicky.data.shortcuts import category_scores, separation, trivial_features
+from zwicky.data.shortcuts import category_scores, out_of_fold, separation, trivial_features
 
 COUNT = 300
 
@@ -88,6 +90,7 @@ def test_classes_of_one_origin_and_telling_columns_are_warned_of_but_truth_is_no
     theta = np.where(np.arange(COUNT) % 2, 1.0, 0.0) + np.linspace(0, 0.1, COUNT)
     columns = {"origin": origin, "theta_E": theta, "expert_grade": theta * 2, "seeing": theta * 3}
     columns["simulated"] = [row % 2 == 1 for row in range(COUNT)]
+    columns["name"] = [f"o{row}" for row in range(COUNT)]
     cutouts = make_cutouts(sky(), ("g", "r"), **columns)
     cutouts = Cutouts(cutouts.images, cutouts.table, cutouts.bands, truth=("theta_E",))
     result = audit(cutouts, halves(cutouts))
@@ -97,6 +100,7 @@ def test_classes_of_one_origin_and_telling_columns_are_warned_of_but_truth_is_no
     assert "objects are mixed" in warnings
     assert "the column 'seeing' separates 'lens'" in warnings
     assert "theta_E" not in json.dumps(result)
+    assert "name" not in result["properties"]  # an identifier
     assert "expert_grade" not in warnings
     assert any("expert_grade" in line for line in result["information"])
 
@@ -106,20 +110,27 @@ def test_duplicates_constant_images_and_scales_are_counted():
     images[5] = images[4]  # another label
     images[7] = 3.0
     ra = [*map(float, range(299)), None]
+    ra[11] = ra[12] = ra[10] + 0.3 / 3600
     cutouts = make_cutouts(images, ("g", "r"), pixel_scale=[0.2] * 299 + [0.3], ra=ra, dec=[0.0] * 300)
     result = audit(cutouts, halves(cutouts))
-    assert result["duplicates"] == {"same_pixels": 1, "same_position": 0, "contradictory_groups": 1}
+    assert result["duplicates"] == {"same_pixels": 1, "same_position": 2, "contradictory_groups": 2}
     assert result["pixel_scale"] == {"0.2": 299, "0.3": 1}
     text = "\n".join(result["warnings"])
     for part in ("contradictory labels", "1 images have the same value", "pixel scales differ", "repeat the pixels"):
         assert part in text
 
 
-def test_values_and_counts_by_hand():
-    images = np.zeros((2, 2, 4, 4), np.float32)
-    images[0, 0, 0, 0], images[1, 1, 0, :2] = 5, np.nan
+def test_values_and_counts_by_hand(monkeypatch):
+    images = np.arange(64).reshape(2, 2, 4, 4).astype(np.float32)
+    images[0, 0, 0, 0], images[1, 1, 0, :2] = 500, np.nan
     result = audit(make_cutouts(images, ("g", "r")), Labels({}))
-    assert result["values"]["g"]["max"] == 5
+    for band, pixels in zip("gr", images.swapaxes(0, 1), strict=True):
+        numbers = [result["values"][band][name] for name in ("min", "p1", "median", "p99", "max")]
+        assert numbers == pytest.approx(np.nanpercentile(pixels, [0, 1, 50, 99, 100]))
+    monkeypatch.setattr(audit_module, "PERCENTILE_IMAGES", 1)  # the range is that of all images, none the less
+    for seed in range(4):
+        values = audit(make_cutouts(images, ("g", "r")), Labels({}), seed)["values"]["g"]
+        assert (values["min"], values["max"]) == (1, 500)
     assert result["values"]["r"]["nan_share"] == 2 / 32
     assert result["labels"] == {"source": "", "labelled": 0, "unlabelled": 2, "classes": {}}
     assert result["shortcuts"] == {}
@@ -187,12 +198,46 @@ def test_auc_and_interval_agree_with_scikit_learn_and_a_bootstrap():
     assert separation(positive, -score, directed=True)["auc"] == pytest.approx(1 - result["auc"])
     assert separation(positive, np.ones(400)) is None
     assert separation(positive[:4], np.array([1, np.nan, np.nan, 3.0])) is None
+    above = (score[positive, None] > score[~positive]) + 0.5 * (score[positive, None] == score[~positive])
+    placements = above.mean(1), above.mean(0)  # DeLong's, of either class
+    error = sum(values.var(ddof=1) / len(values) for values in placements) ** 0.5
+    assert [result["low"], result["high"]] == pytest.approx([result["auc"] + z * error for z in (-1.959964, 1.959964)])
     ones, zeros = np.flatnonzero(positive), np.flatnonzero(~positive)
     draws = []
     for _ in range(500):
         rows = np.concatenate([rng.choice(ones, len(ones)), rng.choice(zeros, len(zeros))])
         draws.append(roc_auc_score(positive[rows], score[rows]))
     assert [result["low"], result["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.012)
+
+
+def test_twins_are_in_one_fold():
+    """Features that tell a pair of objects from the others, and classes by chance: nothing can be learned."""
+    rng = np.random.default_rng(0)
+    pairs = np.repeat(np.arange(100), 2)
+    features, classes = rng.normal(size=(100, 5))[pairs], rng.permutation(["a", "b"] * 50)[pairs]
+    learned = out_of_fold(KNeighborsClassifier(1), features, classes, pairs)[:, 1] > 0.5
+    assert abs((learned == (classes == "b")).mean() - 0.5) < 0.15
+
+
+def test_what_is_wrong_out_of_fold_separates_nothing():
+    """Of each pair with one value, or equal features, one object is of either class: the other one misleads."""
+    pair = np.arange(COUNT) // 2
+    cutouts = make_cutouts(sky(), ("g", "r"), origin=[f"p{number}" for number in pair])
+    labels = halves(cutouts)
+    column = audit(cutouts, labels)["properties"]["origin"]["classes"]["lens"]
+    is_class = {name: labels.of(cutouts.ids) == name for name in labels.classes}
+    model, rows = KNeighborsClassifier(1), np.arange(COUNT)
+    together = shortcuts_module._together(model, pair[:, None], rows, is_class, cutouts.ids, 0)["lens"]
+    assert column["auc"] < 0.3
+    assert together["auc"] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("auc", "low", "high", "suspicious"),
+    [(0.6, 0.4, 0.8, 0), (0.6, 0.51, 0.8, 1), (0.71, 0.4, 0.9, 1), (0.6, 0.55, 0.65, 0)],
+)
+def test_a_wide_interval_alone_is_no_suspicion(auc, low, high, suspicious):
+    assert audit_module._suspicious({"auc": auc, "low": low, "high": high}) == bool(suspicious)
 
 
 def test_category_scores_are_out_of_fold():
@@ -214,7 +259,8 @@ def test_the_modes_of_a_ring_are_listed_but_no_warning():
     modes = np.where(np.arange(COUNT) % 2, 1, 2)
     images[:, 0] += 5 * ring * (1 + np.cos(modes[:, None, None] * angle + turns[:, None, None]))
     cutouts = make_cutouts(images, ("g",))
-    result = audit(cutouts, halves(cutouts))
+    labels = halves(cutouts).values
+    result = audit(cutouts, Labels({name: labels[name] for name in cutouts.ids if int(name) % 3}))  # some have none
     assert result["warnings"] == []
     assert result["modes"]["lens"]["low"] > 0.95
     assert "azimuthal modes" in audit_text(result)

@@ -36,12 +36,30 @@ def test_modes_do_not_change_under_quarter_turns_and_reflections(side):
     assert np.isfinite(ring_modes(images[:, :, :24], centre, scale)).all()  # not square
 
 
+def test_the_scale_is_the_deviation_of_the_sky():
+    images = np.random.default_rng(2).normal([[[5.0]], [[-3.0]]], [[[2.0]], [[0.1]]], (60, 2, 20, 20))
+    images[:, :, :2], images[:, :, 2, :5] = np.nan, 1e4  # invalid pixels and bright ones
+    centre, scale = robust_scale(images.astype(np.float32), seed=0)
+    np.testing.assert_allclose(centre.ravel(), [5, -3], atol=0.1)
+    np.testing.assert_allclose(scale.ravel(), [2, 0.1], rtol=0.05)
+
+
+def test_a_count_is_the_least_unit_of_integers():
+    images = np.random.default_rng(3).poisson(0.3, (4, 1, 24, 24)).astype(np.uint8)
+    centre, scale = np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 0.5, np.float32)
+    expected = ring_modes(images.astype(np.float32), centre, 2 * scale)
+    np.testing.assert_allclose(ring_modes(images, centre, scale), expected, rtol=1e-6)
+
+
 def test_bins_are_centred_and_leave_out_invalid_pixels():
     images = np.zeros((1, 1, 51, 51), np.float32)
     images[0, 0, 25, 25] = 4
     assert binned(images[..., :50, :50], 25)[0, 0].shape == (25, 25)
     assert binned(images, 10)[0, 0].shape == (17, 17)  # of 5, 4 and 3 the largest that leaves out as much on both sides
-    images[0, 0, :2] = np.nan
-    assert np.isfinite(binned(images, 17)).all()
+    even = np.full((1, 1, 51, 51), 3.0)
+    even[0, 0, :2], even[0, 0, 20, 20] = np.nan, np.nan
+    assert (binned(even, 17) == 3).all()
+    even[0, 0, :3] = np.nan
+    assert (binned(even, 17)[0, 0, 0] == 0).all()
     middle = binned(np.pad(np.ones((1, 1, 2, 2)), ((0, 0), (0, 0), (24, 24), (24, 24))), 12)[0, 0]
     assert np.array_equal(middle, middle[::-1, ::-1])

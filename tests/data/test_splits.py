@@ -11,6 +11,7 @@ from zwicky.data.cutouts import Cutouts, make_cutouts
 from zwicky.data.labels import Labels
 from zwicky.data.splits import (
     Split,
+    clean_split,
     default_split,
     fit_select,
     fold_splits,
@@ -71,6 +72,13 @@ def test_groups_are_never_parted(rows, seed):
             assert (role == "unlabelled") == (identifier not in labels.values)
 
 
+def test_a_large_group_leaves_each_part_its_share():
+    cutouts, labels = data(many(100, 0, 0), source=["large" if row >= 70 else f"s{row}" for row in range(100)])
+    for seed in range(5):
+        split = holdout_split(cutouts, labels, seed=seed, group_column="source")
+        assert [len(split.ids(role)) for role in ("train", "validation", "test")] == [70, 10, 20]
+
+
 def test_duplicates_stay_together_and_unlabelled_twins_of_test_objects_are_dropped():
     cutouts, labels = data(many())
     pixel_hash = list(cutouts.column("pixel_hash"))
@@ -84,6 +92,28 @@ def test_duplicates_stay_together_and_unlabelled_twins_of_test_objects_are_dropp
     assert any(split.roles[twins.ids[row]] != "train" for row in range(30))
 
 
+@pytest.mark.parametrize("column", ["source_id", "lens_id", "pair_id"])
+def test_images_of_one_simulated_galaxy_stay_together(column):
+    tile = ["x" if row in (0, 50) else None for row in range(130)]
+    cutouts, labels = data(many(), tile=tile, **{column: [f"g{row // 2}" for row in range(130)]})
+    for group_column in (None, "tile"):
+        roles = holdout_split(cutouts, labels, seed=0, group_column=group_column).roles
+        assert all(roles[one] == roles[other] for one, other in cutouts.ids[:100].reshape(-1, 2))
+    assert roles[cutouts.ids[0]] == roles[cutouts.ids[50]]
+
+
+def test_a_given_split_loses_what_equals_a_test_object_and_keeps_its_groups():
+    cutouts, labels = data(many(), source=[f"s{row // 2}" for row in range(130)])
+    given = Split("mine", {i: "train" if row % 7 else "test" for row, i in enumerate(cutouts.ids)})
+    with pytest.warns(UserWarning, match="15 objects of split 'mine' equal a test object"):
+        split = clean_split(given, cutouts, labels, "source")
+    tested = range(0, 100, 7)  # those with a label
+    assert set(split.ids("test")) == set(cutouts.ids[tested])
+    partners = {row ^ 1 for row in tested}
+    assert set(split.ids("train")) == {cutouts.ids[row] for row in range(130) if row % 7 and row not in partners}
+    assert all(split.groups[cutouts.ids[row]] == cutouts.ids[row - row % 2] for row in tested)
+
+
 def test_rare_classes_are_trained_on_and_tested_where_that_is_possible():
     cutouts, labels = data(["lens"] * 2 + ["non"] * 60)
     with pytest.warns(UserWarning, match=r"only 1 lens to test, .* design.kind folds"):
@@ -94,6 +124,12 @@ def test_rare_classes_are_trained_on_and_tested_where_that_is_possible():
         label_subsets(split, labels, [4], seed=0)
     with pytest.warns(UserWarning, match="no lens among the 8 labels that select"):
         fit_select([lenses[0], *split.ids("train")[1:39]], labels, seed=0)
+    cutouts, labels = data(["lens"] * 2 + ["non"] * 60)
+    for seed in range(6):
+        roles = holdout_split(cutouts, labels, fractions=(0.4, 0.4, 0.2), seed=seed).roles
+        assert sorted(roles[i] for i in lenses) == ["test", "train"]
+    with pytest.warns(UserWarning, match="only 4 lens to test"):
+        default_split(*data(["lens"] * 20 + ["non"] * 60))
     cutouts, labels = data(["lens"] + ["non"] * 20)
     with pytest.warns(UserWarning, match="class 'lens' has 1 objects in 1 groups .* nothing can be known"):
         assert default_split(cutouts, labels).roles[cutouts.ids[0]] == "train"
@@ -141,6 +177,29 @@ def test_subsets_are_nested_stratified_and_of_the_training_role(classes, seed, c
         for label, total in pool.items():
             share = 1 / len(pool) if balanced else total / sum(pool.values())
             assert abs(drawn[label] - share * count) < 1 + 1e-9
+
+
+DRAWS = {
+    "folds": lambda c, y, s, seed: fold_splits(c, y, folds=4, seed=seed)[0].ids("test"),
+    "subset": lambda c, y, s, seed: label_subsets(s, y, [10], seed)[10],
+    "selection": lambda c, y, s, seed: fit_select(c.ids[:100], y, seed=seed)[1],
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_another_seed_is_another_draw(draw):
+    cutouts, labels = data(many())
+    split = Split("s", dict.fromkeys(cutouts.ids, "train"))
+    drawn = [frozenset(draw(cutouts, labels, split, seed)) for seed in (0, 1, 2, 3, 0)]
+    assert len(set(drawn)) == 4
+    assert drawn[0] == drawn[4]
+
+
+def test_either_class_may_get_the_odd_label():
+    cutouts, labels = data(many(10, 10, 0))
+    split = Split("s", dict.fromkeys(cutouts.ids, "train"))
+    odd = {sum(labels.values[i] == "lens" for i in label_subsets(split, labels, [3], seed)[3]) for seed in range(20)}
+    assert odd == {1, 2}
 
 
 ALL = many(60, 40, 5)  # to train on

@@ -15,7 +15,9 @@ from zwicky.data.splits import Split, read_split, write_split
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import compared_arms, make_arms
-from zwicky.evaluation.benchmark import benchmark
+from zwicky.evaluation.baselines import PROBES
+from zwicky.evaluation.benchmark import benchmark, select_for_finetuning
+from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import DesignConfig, SelfSupervision
 from zwicky.evaluation.label_draws import LabelDraw, make_label_draws, write_label_draws
 from zwicky.evaluation.metrics import CLASSIFICATION
@@ -23,8 +25,11 @@ from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
 from zwicky.io import read_json, write_json
 from zwicky.methods import MethodConfig
 from zwicky.training.config import FitConfig, TrainConfig
+from zwicky.training.network import load_network
+from zwicky.training.self_training import self_train
+from zwicky.training.task import Task
 
-from .conftest import make_blobs, small_config, small_vit
+from .conftest import TRAIN, make_blobs, small_config, small_vit
 
 
 def folds(**changes):
@@ -45,7 +50,7 @@ def without_time(path):
 @pytest.fixture(scope="module", params=["holdout", "folds"])
 def done(request, tmp_path_factory, store):
     """(configuration, directory of the finished benchmark)."""
-    config = small_config() if request.param == "holdout" else folds()
+    config = (small_config if request.param == "holdout" else folds)(keep_networks=True)
     out = tmp_path_factory.mktemp(request.param) / "run"
     benchmark(config, store, out, quiet=True)
     return config, out
@@ -114,6 +119,7 @@ def test_every_file_is_there_with_its_columns(done):
     trained = table["protocol"].isin(["finetune", "scratch"])
     assert set(table["used_probe"][trained].astype(str)) <= {"True", "False"}
     assert table["used_probe"][~trained].isna().all()
+    assert (table["seed"] == table["draw"]).all()
     assert (table["pretrain_seed"].notna() == (table["kind"] == "ssl")).all()
     pairs = {(arm, reference) for arm in arms if arm not in references for reference in references}
     assert set(zip(result.comparisons["arm"], result.comparisons["reference"], strict=True)) == pairs
@@ -133,28 +139,49 @@ def test_every_file_is_there_with_its_columns(done):
 
 
 def test_no_test_object_is_trained_on(done, store):
-    """From the files alone: splits, draws, predictions and the provenance of the pretraining."""
+    """From the files alone: splits, draws, predictions, normalisations and the provenance of all networks."""
     config, out = done
     result, cutouts = BenchmarkResult(out), open_store(store)
+    task = Task.classification(cutouts, read_labels(store))
     draws = pd.read_parquet(out / "draws.parquet")
+
+    def trained_on(folder, *uses):
+        objects = provenance.read(folder).of_use(*uses)
+        return set(cutouts.ids[provenance.find_leaked(cutouts, np.arange(len(cutouts)), objects)])
+
     cells = result.results.drop_duplicates(["arm", "draw"])
     for path in (out / "splits").iterdir():
         split = read_split(path)
         test = set(split.ids("test"))
         assert test
         pretrained = next((out / "pretrain").glob(f"dino-vit-{split.name}-s*"))
-        trained = provenance.find_leaked(cutouts, np.arange(len(cutouts)), provenance.read(pretrained))
-        assert set(cutouts.ids[trained]) == set(split.ids("train", "unlabelled"))
+        pool = set(split.ids("train", "unlabelled"))
+        assert trained_on(pretrained, *provenance.USES) == pool
         numbers = set(draws["draw"])
         if config.design.kind == "folds":
             repeat, fold = split.name[1:].split("f")
             numbers = {2 * int(repeat) + int(fold)}
         for row in cells[cells["draw"].isin(numbers)].to_dict("records"):
-            assert set(result.predictions(row["arm"], row["labels"], row["draw"])["id"]) == test
+            key = row["arm"], row["labels"], row["draw"]
+            predictions, folder = result.predictions(*key), result.cell(*key)
+            assert set(predictions["id"]) == test
+            assert list(predictions["group"]) == list(split.groups_of(predictions["id"]))
+            learned = draws[(draws["draw"] == row["draw"]) & (draws["labels"] == row["labels"])]["id"].to_numpy()
+            if (folder / "network.json").exists():
+                assert trained_on(folder, "normalise") == pool
+                assert trained_on(folder, "fit", "select") - {"o000", "o002"} == set(learned) - {"o000", "o002"}
+                assert load_network(folder).normalisation == load_network(pretrained).normalisation
+            if row["protocol"] in config.probes:  # which learn from all labels of the draw
+                features, rows = np.load(pretrained / "features.npy"), cutouts.rows_of(learned)
+                tested = cutouts.rows_of(predictions["id"].to_numpy())
+                expected = PROBES[row["protocol"]](features[rows], task.truth[rows], features[tested], task)
+                assert np.allclose(predictions["p_lens"], expected[:, 1], atol=1e-5)
         assert set(draws[draws["draw"].isin(numbers)]["id"]) <= set(split.ids("train"))
         groups = {split.groups[i] for i in test}
         assert not groups & {split.groups[i] for i in split.roles if i not in test}
         assert (split.roles.get("o000") == "test") == (split.roles.get("o002") == "test")  # the duplicate
+    tested = {i for path in (out / "splits").iterdir() for i in read_split(path).ids("test")}
+    assert set(result.summary["test_objects"]) == {len(tested)}
 
 
 def test_a_finished_benchmark_is_read_back_and_a_lost_cell_run_again(done, store):
@@ -197,12 +224,20 @@ def test_numbers_are_benchmarked_like_classes(store, tmp_path):
     assert result.config["targets"] == targets
 
 
-def test_self_training_is_compared_with_its_teacher(store, tmp_path):
-    config = small_config(self_training=["vit"], labels=[20], draws=1, probes=[])
+def test_self_training_is_compared_with_its_teacher(store, tmp_path, monkeypatch):
+    """Each arm has its own fit, and no image of the test is pseudo-labelled."""
+    scratch, convnet = (FitConfig(train=TrainConfig(**TRAIN | {"max_steps": steps})) for steps in (4, 2))
+    config = small_config(self_training=["vit"], labels=[20], draws=1, probes=[], scratch=scratch, convnet=convnet)
+    pools = []
+    monkeypatch.setattr(
+        "zwicky.evaluation.cells.self_train", lambda *args, **more: pools.append(args[1]) or self_train(*args, **more)
+    )
     result = benchmark(config, store, tmp_path / "run", quiet=True)
+    split = read_split(next((tmp_path / "run" / "splits").iterdir()))
+    assert [set(open_store(store).ids[rows]) for rows in pools] == [set(split.ids("train", "unlabelled"))] * 2
     arms = ["dino-vit-finetune", "dino-vit-self-training", "vit-supervised", "vit-self-training"]
-    assert result.results["arm"].tolist()[:4] == arms
-    assert result.results["steps"].tolist()[:4] == [3] * 4
+    assert result.results["arm"].tolist()[:5] == [*arms, "resnet18-supervised"]
+    assert result.results["steps"].tolist()[:5] == [3, 3, 4, 4, 2]
     pairs = set(zip(result.comparisons["arm"], result.comparisons["reference"], strict=True))
     tested = {(arms[1], arms[0]), (arms[1], arms[2]), (arms[1], arms[3]), (arms[3], arms[2]), (arms[0], arms[2])}
     assert tested <= pairs
@@ -286,6 +321,18 @@ def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
     assert read_json(tmp_path / "run" / "chosen.json")["score"] == scores
 
 
+def test_networks_are_chosen_by_the_labels_for_selection(tmp_path, monkeypatch):
+    """Features that tell all objects apart but those for selection lose to features that tell most of them."""
+    (cutouts, labels), config = make_blobs(), two_networks(finetune_best=1, labels=[20, 40], draws=1)
+    draws, task = make_label_draws(config, cutouts, labels), Task.classification(cutouts, labels)
+    random, select = np.random.default_rng(0), draws[0].rows(cutouts, 40)[1]
+    learnt, known = random.normal(size=(2, len(cutouts), 1)) + 5 * task.truth[:, None] * [[[1]], [[0.4]]]
+    learnt[select] = random.normal(size=(len(select), 1))
+    monkeypatch.setattr(CellRunner, "features", lambda _, arm, draw: {"A": learnt, "B": known}[arm.backbone])
+    arms = select_for_finetuning(CellRunner(config, cutouts, task, tmp_path), make_arms(config), draws)
+    assert [arm.backbone for arm in arms if arm.is_finetuned] == ["B"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -334,6 +381,8 @@ def test_holdout_draws_are_nested_and_count_selection(balanced, group):
     draws = make_label_draws(config, cutouts, labels)
     train, test = (set(draws[0].split.ids(role)) for role in ("train", "test"))
     assert (len(train) + len(test), train & test) == (400, set())
+    objects = dict(zip(cutouts.ids, cutouts.table[group or "id"], strict=True))
+    assert not {objects[i] for i in train} & {objects[i] for i in test}
     for draw in draws:
         assert list(draw.subsets) == [20, 60, len(train)]
         smaller: set[str] = set()
@@ -348,6 +397,7 @@ def test_holdout_draws_are_nested_and_count_selection(balanced, group):
             smaller = both
         assert train <= set(cutouts.ids[draw.pretrain_rows(cutouts)]) <= set(cutouts.ids) - test
     assert len({frozenset(np.concatenate(draw.subsets[60])) for draw in draws}) == 3
+    assert len({frozenset(draw.subsets[len(train)][1]) for draw in draws}) == 3
     again = make_label_draws(config, cutouts, labels)
     assert all(np.array_equal(a.subsets[60][0], b.subsets[60][0]) for a, b in zip(draws, again, strict=True))
 
@@ -364,6 +414,11 @@ def test_the_split_of_the_data_is_kept():
         assert set(draw.split.ids("test")) == {ids[0], *ids[61:80]}
         assert set(draw.subsets[57][0]) | set(draw.subsets[57][1]) == set(ids[3:60])
         assert set(cutouts.ids[draw.pretrain_rows(cutouts)]) == {*ids[3:60], *ids[85:]}
+    fifths, config = {i: "train" if row % 5 else "test" for row, i in enumerate(ids)}, DesignConfig(group="object")
+    with pytest.warns(UserWarning, match="equal a test object"):
+        (draw, _) = make_label_draws(small_config(labels=[0], design=config), cutouts, labels, Split("holdout", fifths))
+    of = dict(zip(ids, cutouts.table["object"], strict=True))
+    assert not {of[i] for i in draw.split.ids("train")} & {of[i] for i in draw.split.ids("test")}
     lenses = {i: "test" if labels.values.get(i) == "lens" else "train" for i in ids}
     for bad in (dict.fromkeys(ids, "train"), dict.fromkeys(ids, "test"), lenses):
         with pytest.raises(UserError, match=r"--design\.split null"):
@@ -378,6 +433,7 @@ def test_weights_in_place_of_a_pretraining(store, tmp_path):
     (trained,) = (tmp_path / "first" / "pretrain").iterdir()
     shutil.copytree(trained, weights)
     used = replace(config, methods={"w": replace(method, weights=str(weights))})
+    used.backbones = {"vit": replace(small_vit(), pretrained=str(weights))}
     result = benchmark(used, store, tmp_path / "run", quiet=True)
     arms = {f"{name}-vit-{protocol}" for name, protocol in (("w", "finetune"), ("w", "linear"))}
     assert arms | {"vit-supervised"} <= set(result.results["arm"])
@@ -385,8 +441,14 @@ def test_weights_in_place_of_a_pretraining(store, tmp_path):
     assert np.allclose(first["p_lens"], result.predictions("w-vit-linear", 20, 0)["p_lens"], atol=1e-4)
     (folder,) = (tmp_path / "run" / "pretrain").iterdir()
     assert len(provenance.read(folder).records) > len(provenance.read(trained).records)
+    assert load_network(folder).normalisation == load_network(trained).normalisation
+    for number, methods in enumerate((used.methods, {})):  # with other test objects it is a leak, said at once
+        other, out = DesignConfig(fractions=(0.7, 0.0, 0.3), seed=1), tmp_path / f"other{number}"
+        with pytest.raises(UserError, match="leakage"):
+            benchmark(replace(used, design=other, methods=methods), store, out, quiet=True)
+        assert not [*out.glob("pretrain/*/features.npy"), *out.glob("cells/*/result.json")]
     shutil.copy(tmp_path / "run" / "pretrain" / folder.name / "network.safetensors", weights)
-    with pytest.raises(UserError, match=r"methods\.w\.weights"):
+    with pytest.raises(UserError, match=r"backbones\.vit\.pretrained, methods\.w\.weights"):
         benchmark(used, store, tmp_path / "run", quiet=True)
 
 
@@ -399,6 +461,24 @@ def test_a_benchmark_keeps_the_split_of_its_store(store, tmp_path):
         benchmark(replace(small, design=DesignConfig(split=split)), copy, out / str(kept), quiet=True)
         tested = set(BenchmarkResult(out / str(kept)).predictions("vit-supervised", 20, 0)["id"])
         assert (tested == set(ids[60:80])) == kept
+    table = pd.read_csv(copy / "labels.csv")
+    table.assign(label=table["label"][::-1].to_numpy()).to_csv(copy / "labels.csv", index=False)
+    with pytest.raises(UserError, match="other data"):
+        benchmark(replace(small, design=DesignConfig()), copy, out / "True", quiet=True)
+
+
+def test_folds_learn_and_test_where_the_design_says():
+    cutouts, labels = make_blobs()
+    origin = np.array(["hs", "sw", "pg"])[np.arange(len(cutouts)) // 2 % 3]
+    cutouts.table["origin"] = origin
+    where = {"test_where": {"origin": "sw"}, "train_where": {"origin": "hs"}}
+    config = small_config(labels=[0], design=DesignConfig("folds", folds=2, repeats=1, **where))
+    draws = make_label_draws(config, cutouts, labels)
+    for draw in draws:
+        learned = np.concatenate(draw.rows(cutouts, max(draw.subsets)))
+        assert {*origin[draw.test_rows(cutouts)]} == {"sw"}
+        assert {*origin[learned]} == {"hs"}
+        assert {*origin[draw.pretrain_rows(cutouts)]} == {"hs", "sw", "pg"}
 
 
 def test_a_label_from_the_test_is_refused():

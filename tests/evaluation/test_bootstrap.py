@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
-from scipy.stats import norm
+from scipy.stats import binom, norm
 from sklearn.metrics import roc_auc_score
 
 from zwicky.errors import UserError
@@ -129,6 +129,27 @@ def test_the_folds_of_a_repeat_are_resampled_together():
     assert (same.interval("a").low, same.interval("a").high) == pytest.approx((2.0, 2.0))
 
 
+def test_a_seed_counts_as_much_as_it_has_units():
+    """Nine of ten seeds are drawn; one of them has two units, which alone have the value 1."""
+    cells = make_cells(np.random.default_rng(0), draws=11, seeds=[*range(10), 9])
+    marked = [replace(cell, predicted=np.full((len(cell.ids), 1), float(cell.pretrain_seed == 9))) for cell in cells]
+    replicates = Bootstrap({"a": marked}, 1000).apply(lambda truth, predicted, w: np.full(len(w), predicted.mean()))
+    most = binom.ppf(0.975, 9, 1 / 10)
+    interval = replicates.interval("a")
+    assert (interval.value, interval.low) == (pytest.approx(2 / 11), 0)
+    assert interval.high == pytest.approx(2 * most / (2 * most + 9 - most))
+
+
+def test_a_difference_is_over_shared_draws_with_the_seeds_of_the_arm_that_has_them():
+    """From an arm whose AUC is always one half and that was not pretrained, it is the interval of the other arm."""
+    cells = make_cells(np.random.default_rng(0), draws=8, seeds=(0, 1))
+    flat = [replace(cell, predicted=np.full((60, 2), 0.5), pretrain_seed=None) for cell in cells[2:]]
+    replicates, alone = applied({"a": cells, "flat": flat}), applied({"a": cells[2:]}).interval("a")
+    expected = np.array([alone.low, alone.value, alone.high]) - 0.5
+    for gap, sign in ((replicates.difference("a", "flat"), 1), (replicates.difference("flat", "a"), -1)):
+        np.testing.assert_allclose([gap.low, gap.value, gap.high][::sign], sign * expected)
+
+
 def test_cells_that_do_not_define_a_statistic_are_left_out():
     cells = fold_cells(np.random.default_rng(0), repeats=1, folds=4, objects=40)
     empty = replace(cells[0], truth=np.zeros_like(cells[0].truth))
@@ -195,11 +216,11 @@ def test_intervals_cover_the_truth():
 
 
 def write_cell(path, arm, labels, draw, lens, truth, pretrain_seed=None):
-    """Write the predictions of a cell; return its row of results.csv."""
-    ids = np.array([f"o{number}" for number in range(len(truth))], dtype=object)
-    table = prediction_table(ids, ids, truth, np.stack([1 - lens, lens], 1), Task(truth, ("nonlens", "lens")))
+    """Write the predictions of a cell, of two objects to a group; return its row of results.csv."""
+    ids, groups = (np.array([f"o{n // size}" for n in range(len(truth))], dtype=object) for size in (1, 2))
+    table = prediction_table(ids, groups, truth, np.stack([1 - lens, lens], 1), Task(truth, ("nonlens", "lens")))
     write_table(path / "cells" / cell_key(arm, labels, draw) / "predictions.parquet", table)
-    return {"arm": arm, "labels": labels, "draw": draw, "unit": draw, "pretrain_seed": pretrain_seed}
+    return {"arm": arm, "labels": labels, "draw": draw, "unit": draw // 2, "pretrain_seed": pretrain_seed}
 
 
 def write_results(path, rows):
@@ -238,6 +259,12 @@ def test_summary_and_comparisons(benchmark):
     assert row["value"] == pytest.approx(np.mean([roc_auc_score(t["label"] == "lens", t["p_lens"]) for t in tables]))
     assert row["low"] < row["value"] < row["high"]
     assert (row["draws"], row["pretrain_seeds"], row["test_objects"]) == (3, 1, 120)
+    cells = []
+    for draw, table in enumerate(tables):
+        predicted, truth = table[["p_nonlens", "p_lens"]].to_numpy(), (table["label"] == "lens").to_numpy()
+        cells.append(Cell(table["id"].to_numpy(), table["group"].to_numpy(), truth, predicted, draw, draw // 2, 0))
+    interval = applied({"good": cells}, replicates=100 * 4).interval("good")  # 100 a comparison
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((interval.value, interval.low, interval.high))
     weak = pick(summary, arm="weak", labels=300, metric="auc")
     assert weak["pretrain_seeds"] == 0
     better = pick(comparisons, labels=300, metric="auc", arm="good")
@@ -246,6 +273,13 @@ def test_summary_and_comparisons(benchmark):
     assert better["difference"] == pytest.approx(row["value"] - weak["value"])
     equal = pick(comparisons, labels=300, metric="auc", arm="same")
     assert (equal["difference"], equal["low"], equal["high"], equal["p"], equal["significant"]) == (0, 0, 0, 1, False)
+
+
+@pytest.mark.parametrize("p", [0.049, 0.051])
+def test_a_difference_is_significant_after_the_correction(benchmark, monkeypatch, p):
+    monkeypatch.setattr("zwicky.evaluation.results.holm", lambda values: np.full(len(values), p))
+    comparisons = summarise(benchmark, [("good", "weak")], replicates=50)[1]
+    assert pick(comparisons, labels=300, metric="auc")["significant"] == (p < 0.05)
 
 
 def test_the_order_of_rows_does_not_matter(benchmark):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,15 @@ from zwicky.data.cutouts import make_cutouts
 from zwicky.data.splits import read_split
 from zwicky.evaluation import correspondence as module
 from zwicky.evaluation.benchmark import benchmark
-from zwicky.evaluation.correspondence import chance, correspondence, informative, partners, within
+from zwicky.evaluation.config import DesignConfig
+from zwicky.evaluation.correspondence import (
+    chance,
+    correspondence,
+    correspondence_pairs,
+    informative,
+    partners,
+    within,
+)
 from zwicky.training.network import Network
 
 from .conftest import small_config
@@ -90,6 +99,8 @@ def test_known_networks(sky):
     assert position["exact"] < 0.3  # any-angle rotation: the index says little
     assert right["exact_untrained"] == random["exact_untrained"]  # a function of the seed
     assert right["exact_untrained"] not in (right["exact"], random["exact"])
+    other = replace(VIEWS, global_scale=(0.1, 0.2), brightness=1.0, noise=1.0)  # of which only the window is used
+    assert correspondence(network(sky_code), sky, np.arange(OBJECTS), other, seed=3).row == right
 
 
 def test_objects_of_a_group_are_resampled_together(sky):
@@ -101,6 +112,20 @@ def test_objects_of_a_group_are_resampled_together(sky):
     )
     assert alone["near"] == grouped["near"]
     assert alone["near_high"] != grouped["near_high"]
+
+
+def test_pairs_share_the_grid_and_the_method_or_the_network_and_repeats_are_resampled_whole():
+    rows, arrays = [], []
+    ids = np.array([f"o{number}" for number in range(6)])
+    networks = [("A", "dino", "4×4"), ("A", "mae", "4×4"), ("B", "dino", "4×4"), ("B", "mae", "8×8")]
+    for (name, method, grid), repeat, fold in product(networks, range(3), range(2)):
+        rows.append({"network": name, "method": method, "regions": grid, "split": f"r{repeat}f{fold}", "seed": 0})
+        hits = np.full(6, (2 + 4 * fold) * (method == "dino") * (name == "A"))  # the same in each repeat
+        arrays.append({"objects": ids, "groups": ids, "counted": np.full(6, 10), "exact": hits, "near": hits})
+    table = correspondence_pairs(rows, arrays, 100, 0)
+    pairs = table[["network", "method", "other_network", "other_method"]].drop_duplicates().to_numpy().tolist()
+    assert pairs == [["A", "dino", "A", "mae"], ["A", "dino", "B", "dino"]]
+    np.testing.assert_allclose(table[["difference", "low", "high"]], 0.4)
 
 
 def literal_partner(first, second, grid, size):
@@ -157,6 +182,12 @@ def test_regions_without_valid_pixels_are_not_counted(sky):
     )
     assert 0.2 * whole["counted"] < half["counted"] < 0.6 * whole["counted"]
     assert empty["counted"] == 0
+    (pair,) = module.view_pairs(network(sky_code), make_cutouts(left, sky.bands, sky.ids), np.arange(OBJECTS), VIEWS, 3)
+    pool = nn.functional.adaptive_avg_pool2d
+    shown = [pool((crop[:, :1] != 0).float(), SIDE).flatten(1) >= 0.5 for crop in pair.crops]
+    counted = pair.partner >= 0
+    assert shown[0][counted].all()
+    assert shown[1].gather(1, pair.partner.clamp(min=0))[counted].all()
     assert all(math.isnan(empty[name]) for name in ("exact", "exact_low", "near_chance", "informative_near_untrained"))
 
 
@@ -192,17 +223,20 @@ def test_a_benchmark_measures_each_pretraining_once(store, tmp_path):
     methods = {name: replace(base, train=replace(base.train, lr=lr)) for name, lr in (("slow", 1e-4), ("fast", 1e-2))}
     config = small_config(labels=[20], draws=3, pretrain_seeds=2, methods=methods, probes=["knn"], baselines=[])
     config, out = replace(config, correspondence=9, replicates=100), tmp_path / "run"
+    config.design = DesignConfig(fractions=(0.7, 0.0, 0.3), group="object")
     benchmark(config, store, out, quiet=True)
     table = pd.read_csv(out / "correspondence.csv")
     assert table[["method", "network", "split", "seed"]].to_numpy().tolist() == [
         [method, "vit", "holdout", seed] for method in ("slow", "fast") for seed in (0, 1)
     ]
     assert set(table["objects"]) == {9}
-    test = set(read_split(next((out / "splits").iterdir())).ids("test"))
+    split = read_split(next((out / "splits").iterdir()))
+    test = set(split.ids("test"))
     shares = {}
     for row in table.to_dict("records"):
         arrays = dict(np.load(out / "pretrain" / row["run"] / "correspondence.npz"))
         assert set(arrays["objects"]) <= test
+        assert list(arrays["groups"]) == list(split.groups_of(arrays["objects"]))
         shares[row["method"], row["seed"]] = arrays["exact"].sum() / arrays["counted"].sum()
         assert row["exact"] == pytest.approx(shares[row["method"], row["seed"]])
     pairs = pd.read_csv(out / "correspondence_pairs.csv")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.spatial.distance import pdist
 
 from zwicky.augment.views import Target
 from zwicky.data.cutouts import make_cutouts
@@ -54,6 +55,12 @@ def test_a_plain_network_is_not(make):
         for images in (cutouts.images, np.rot90(cutouts.images, axes=(2, 3)))
     )
     assert table["outputs"][1] == pytest.approx(np.abs(rotated - upright).max(), abs=0.05)
+    features = [
+        network.features(np.ascontiguousarray(images), turns=False)
+        for images in (cutouts.images, np.rot90(cutouts.images, axes=(2, 3)))
+    ]
+    moved = np.linalg.norm(features[1] - features[0], axis=1)
+    assert table["distance"][1] == pytest.approx(moved.mean() / pdist(features[0]).mean(), rel=0.05)
     assert table["changed"][1] == pytest.approx(np.mean(rotated.argmax(1) != upright.argmax(1)), abs=0.09)
 
 

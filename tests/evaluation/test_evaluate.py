@@ -57,6 +57,18 @@ def test_a_network_without_a_head_is_probed(data, network):
         auc = roc_auc_score(predictions["label"] == "lens", predictions["p_lens"])
         assert value[name, "auc"] == pytest.approx(auc, abs=1e-9)
         assert list(predictions["id"]) == list(data[2].ids("test"))
+    cutouts, labels, split = data
+    turned = {i: {"lens": "nonlens"}.get(labels.values[i], "lens") for i in split.ids("test")}
+    groups = {name: f"pair {row // 2}" for row, name in enumerate(cutouts.ids)}
+    evaluate(run, cutouts, Labels(labels.values | turned), replace(split, groups=groups), replicates=5)
+    again = pd.read_parquet(run / "predictions-knn.parquet")
+    assert again["p_lens"].equals(predictions["p_lens"])  # no label of the test is learned from
+    assert list(again["group"]) == [groups[name] for name in again["id"]]
+    some, found = Labels({i: name for i, name in labels.values.items() if i not in split.ids("train")[:9]}), []
+    for roles in (split.roles, {i: role for i, role in split.roles.items() if role == "test" or i in some.values}):
+        evaluate(run, cutouts, some, replace(split, roles=roles), replicates=5)
+        found.append(pd.read_parquet(run / "predictions-linear.parquet")["p_lens"])
+    assert found[0].equals(found[1])  # what has no label is not learned from
 
 
 def test_the_table_and_its_text(data, network):

@@ -34,6 +34,15 @@ def literal_tpr(truth, probabilities, k):
     return max(np.mean(score[positive] >= cut) for cut in [*score, np.inf] if np.sum(score[~positive] >= cut) <= k)
 
 
+def literal_ece(truth, probabilities):
+    """Ten bins of equal numbers of objects, by the probability of the positive class, or of the most probable one."""
+    probability, event = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    if probabilities.shape[1] == 2:
+        probability, event = probabilities[:, 1], truth == 1
+    bins = np.array_split(np.argsort(probability), 10)
+    return np.mean([abs(np.mean(event[rows]) - np.mean(probability[rows])) for rows in bins])
+
+
 @settings(deadline=None, max_examples=50)
 @given(weighted_case())
 def test_weighted_metrics_equal_those_of_copied_objects(case):
@@ -93,6 +102,7 @@ def test_classification_scores_equal_scikit_learn(classes):
     assert scores["accuracy"] == oracle.accuracy_score(truth, probabilities.argmax(1))
     assert scores["auc"] == pytest.approx(np.mean(aucs))
     assert scores["nll"] == pytest.approx(-np.log(probabilities[np.arange(200), truth]).mean())
+    assert scores["ece"] == pytest.approx(literal_ece(truth, probabilities))
     assert scores["tpr0"] == literal_tpr(truth, probabilities, 0)
     assert scores["tpr10"] == literal_tpr(truth, probabilities, 10)
     assert tuple(scores) == m.CLASSIFICATION
@@ -123,6 +133,8 @@ def test_reliability_by_hand_and_with_ties():
     order = np.random.default_rng(0).permutation(8)
     assert m.ece(truth[order], probabilities[order]) == pytest.approx(m.ece(truth, probabilities))
     assert m.reliability(truth, np.full((8, 2), 0.5))[2].tolist() == [8]
+    few = np.array([0.2, 0.2, 0.2, 0.8])  # bins of three objects and of one
+    assert m.ece(np.array([0, 0, 1, 0]), np.stack([1 - few, few], 1)) == pytest.approx((3 * (1 / 3 - 0.2) + 0.8) / 4)
 
 
 def test_purity_of_known_cases():
@@ -199,6 +211,8 @@ def test_a_baseline_finds_rings_of_any_pixel_type_and_with_invalid_pixels(name):
     assert auc(truth, found) > 0.9
     np.testing.assert_array_equal(BASELINES[name](train, y, test, task, 0), found)
     assert 0.15 < auc(truth, BASELINES[name](train, np.random.default_rng(2).permutation(y), test, task, 0)) < 0.85
+    wild = np.concatenate([test[:5], 50 + 100 * test[5:, :, ::-1]])  # nothing is learned from the images of the test
+    np.testing.assert_allclose(BASELINES[name](train, y, wild, task, 0)[:5], found[:5], rtol=1e-5)
     units = np.array([1e-12, 1.0, 1e6], dtype=np.float32)[:, None, None]
     np.testing.assert_allclose(BASELINES[name](train * units, y, test * units, task, 0), found, atol=0.02)
     counts = [np.clip(images * 10 + 50, 0, 255).astype(np.uint8) for images in (train, test)]

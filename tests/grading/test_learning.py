@@ -12,6 +12,7 @@ from zwicky.data.splits import Split, default_split
 from zwicky.data.store import open_store, write_store
 from zwicky.errors import UserError
 from zwicky.grading.config import SessionConfig
+from zwicky.grading.database import read_judgements
 from zwicky.grading.labels import learn_from_grades
 from zwicky.grading.merge import merge_grades
 from zwicky.grading.session import Session
@@ -48,6 +49,15 @@ def test_the_simulated_grader_errs_at_its_rates(make_candidates, tmp_path):
     assert votes[~lens].mean() == pytest.approx(0.1, abs=0.03)
 
 
+def test_a_simulated_grader_errs_anew_in_each_session(make_candidates, tmp_path):
+    cutouts = make_candidates(200)
+    slots = Session(cutouts, SessionConfig(repeat_share=0)).slots
+    for part in (slots[:100], slots[100:]):
+        SimulatedGrader("sim", completeness=0.5).grade(part, dict.fromkeys(cutouts.ids, True), tmp_path / "sim.db")
+    says_lens = read_judgements(tmp_path / "sim.db")["grade"].isin(["A", "B"]).to_numpy()
+    assert 0.3 < (says_lens[:100] == says_lens[100:]).mean() < 0.7
+
+
 def test_grades_become_soft_labels_without_the_random_stratum(rings, tmp_path):
     cutouts, truth = rings
     slots = Session(cutouts, SessionConfig(repeat_share=0)).slots
@@ -73,13 +83,18 @@ def test_grades_become_soft_labels_without_the_random_stratum(rings, tmp_path):
 def test_labels_and_roles_of_the_store_stay(rings, tmp_path):
     cutouts, _ = rings
     ids = cutouts.ids[cutouts.table["stratum"] == "top"]
-    table = pd.DataFrame({"id": ids[:6], "grade_mean": [3, 0, 3, 0, 1, 2]})
+    table = pd.DataFrame({"id": ids[:6], "grade_mean": [3, 0, 3, 0, 1, 1.5]})
     table.to_csv(tmp_path / "catalogue.csv", index=False)
     roles = dict.fromkeys(cutouts.ids, "unlabelled") | {ids[0]: "test", ids[7]: "train"}
     own = Labels({ids[0]: "no", ids[7]: "arc"}, positive="arc")
-    labels, split = learn_from_grades(tmp_path / "catalogue.csv", cutouts, own, Split("holdout", roles))
+    given = Split("holdout", roles, {ids[0]: "twins"})
+    labels, split = learn_from_grades(tmp_path / "catalogue.csv", cutouts, own, given)
     assert [labels.values[name] for name in ids[[0, 1, 4, 5, 7]]] == ["arc", "no", "no", "arc", "arc"]
     assert split.roles[ids[0]] == "test"
+    assert split.groups == {ids[0]: "twins"}
+    without_role = {name: role for name, role in roles.items() if name != ids[1]}  # as the twin of a test object has
+    _, other = learn_from_grades(tmp_path / "catalogue.csv", cutouts, own, Split("holdout", without_role))
+    assert set(split.ids("train")) - set(other.ids("train")) == {ids[1]}
     table.assign(stratum=["top"] * 5 + ["random"]).to_csv(tmp_path / "catalogue.csv", index=False)
     _, without = learn_from_grades(tmp_path / "catalogue.csv", cutouts, own, Split("holdout", roles))
     assert set(split.ids("train")) - set(without.ids("train")) == {ids[5]}

@@ -12,6 +12,7 @@ from zwicky import cli
 from zwicky.data.labels import GRADES
 from zwicky.errors import UserError
 from zwicky.grading import merge
+from zwicky.grading.agreement import Reliability
 from zwicky.grading.database import COLUMNS, Judgements
 from zwicky.grading.imports import read_grades
 from zwicky.grading.merge import known_lenses, merge_grades
@@ -76,6 +77,42 @@ def test_reliable_graders_decide(tmp_path):
     graders = pd.read_csv(tmp_path / "graders.csv").set_index("grader")
     assert graders.loc["good", "right_on_lenses"] > 0.9
     assert graders.loc["coin", "known_images"] == 300
+
+
+def test_the_first_look_at_a_calibration_image_counts(tmp_path):
+    known = {"k0": 1, "k1": 1, "k2": 0}
+    path = write_grader(tmp_path / "ana.db", "ana", {"o0": "A"})
+    write_grader(path, "ana", {"k0": "A", "k1": "X", "k2": "X"}, truth=known)
+    write_grader(path, "ana", {"k0": "X", "k1": "X", "k2": "A"}, truth=known, repeat=1)
+    merge_grades([path], tmp_path / "catalogue.csv")
+    row = pd.read_csv(tmp_path / "graders.csv").iloc[0]
+    assert row[["right_on_lenses", "right_on_others", "known_images", "repeats"]].tolist() == [0.5, 1, 3, 0]
+    expected = Reliability(np.array([2 / 4]), np.array([2 / 3])).probability(np.array([[1.0]]))
+    assert pd.read_csv(tmp_path / "catalogue.csv")["p_lens"][0] == pytest.approx(expected[0])
+
+
+def test_the_latest_of_several_files_of_one_grader_counts(tmp_path):
+    for day, grade in {"2": "A", "1": "X"}.items():
+        write_grader(tmp_path / f"{day}.db", "ana", {"a": grade}, time={"a": f"2026-01-0{day}"})
+    merge_grades([tmp_path / "2.db", tmp_path / "1.db"], tmp_path / "catalogue.csv")
+    assert pd.read_csv(tmp_path / "catalogue.csv")["team_grade"].tolist() == ["A"]
+
+
+def test_graded_are_objects_with_a_grade(tmp_path):
+    grades = {"d": "", "a": "A", "b": "X", "c": "B"}  # the first has a comment alone
+    seconds = {"d": 90.0, "a": 1.0, "b": 2.0, "c": 9.0}
+    path = write_grader(tmp_path / "ana.db", "ana", grades, seconds=seconds)
+    merge_grades([path], tmp_path / "catalogue.csv")
+    assert pd.read_csv(tmp_path / "graders.csv")[["graded", "median_seconds"]].to_numpy().tolist() == [[3, 2]]
+
+
+def test_of_equal_grades_those_of_the_reliable_come_first(tmp_path):
+    known = {f"k{k}": k % 2 for k in range(40)}
+    for name, grade, others in (("good", "XA", "XXAA"), ("coin", "XX", "AAXX")):
+        path = write_grader(tmp_path / f"{name}.db", name, {i: grade[truth] for i, truth in known.items()}, truth=known)
+        write_grader(path, name, dict(zip("abcd", others, strict=True)))
+    merge_grades([tmp_path / "good.db", tmp_path / "coin.db"], tmp_path / "catalogue.csv")
+    assert pd.read_csv(tmp_path / "catalogue.csv")["id"].tolist() == ["c", "d", "a", "b"]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".fits", ".vot"])

@@ -62,6 +62,28 @@ def test_tokens_are_the_nearest_centroids(ready):
         assert torch.equal(tokenizer(x), nearest)
 
 
+def test_components_are_centred_and_whitened():
+    x = 5 + torch.randn(4000, 8, generator=torch.Generator().manual_seed(0)) * torch.linspace(1, 3, 8)
+    tokenizer = Tokenizer(8, 16, 3)
+    tokenizer.fit(x)
+    z = (x - tokenizer.mean) @ tokenizer.whiten
+    assert torch.allclose(torch.cov(z.T), torch.eye(3), atol=1e-3)
+    assert torch.allclose(z.mean(0), torch.zeros(3), atol=1e-4)
+    assert tokenizer.centroids[tokenizer(x)].mean(0).abs().max() < 0.2
+
+
+def test_the_tokenizer_is_a_function_of_the_valid_patches(tiny_vit, make_views):
+    fitted, views = [], make_views(batch=16, seed=9)
+    for broken in (False, True):
+        if broken:
+            views.valid[0] = torch.cat([views.valid[0], torch.zeros_like(views.valid[0])])
+            views.crops[0] = torch.cat([views.crops[0], torch.zeros_like(views.crops[0])])
+        method = methods.create("beit", tiny_vit(), **SMALL)
+        method.prepare(views)
+        fitted.append(method.tokenizer.centroids)
+    assert torch.equal(*fitted)
+
+
 def test_sky_does_not_take_the_tokens():
     """Nine cells in ten are noise alone; most tokens go to the shapes in the tenth."""
     generator = torch.Generator().manual_seed(0)

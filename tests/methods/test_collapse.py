@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from zwicky.errors import UserError
 from zwicky.methods import losses
 from zwicky.methods.collapse import diagnose, embedding_std, knn_predict, prototype_metrics, rankme
 
@@ -78,6 +79,10 @@ def test_rankme_by_formula_and_its_invariances():
     assert rankme(z) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
     rotation = np.linalg.qr(random.normal(size=(5, 5)))[0]
     assert rankme(7 * z[::-1] @ rotation) == pytest.approx(rankme(z))
+    assert rankme(np.zeros((3, 2))) == 0
+    z[:2, 1] = np.nan, np.inf
+    with pytest.raises(UserError, match="2 of 60"):
+        rankme(z)
 
 
 def weighted_vote(train, labels, query, classes, k):

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 
+from zwicky.augment.views import Masking
 from zwicky.errors import UserError
 from zwicky.methods import losses
 from zwicky.methods.dino import PrototypeHead
-from zwicky.methods.ema import cosine
+from zwicky.methods.ema import cosine, ema_update
 
 from .oracles import slow_mim, slow_regions, slow_view_loss
 
@@ -158,6 +159,10 @@ def test_no_masked_token_adds_exactly_nothing_and_one_is_enough(shared_head, bat
         assert not any(grads[name].any() for name in grads if "region_head" in name)
 
 
+def test_ibot_masks_half_of_the_crops_in_blocks_of_a_tenth_to_a_half(make):
+    assert make("ibot").needs.masking == Masking((4, 4), (0.1, 0.5), probability=0.5, blocks=True)
+
+
 def test_the_teacher_sees_everything(make, make_views):
     """What lies behind the mask reaches the targets, and the student's features not at all."""
     method = make("ibot")
@@ -233,6 +238,14 @@ def test_teacher_and_centres_move_as_in_the_papers(name, options, network, make,
     assert float(method.progress) == pytest.approx(0.3)
 
 
+def test_an_average_that_sees_no_data_averages_the_buffers_too():
+    target, source = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    source.load_state_dict({name: 5 * torch.ones_like(value) for name, value in source.state_dict().items()})
+    ema_update(target, source, 0.75, buffers=True)
+    values = {name: value.item() for name, value in target.state_dict().items()}
+    assert values == {"weight": 2, "bias": 1.25, "running_mean": 1.25, "running_var": 2, "num_batches_tracked": 5}
+
+
 @family
 def test_the_temperature_ramps_for_all_targets(name, options, make, views_for):
     """At the end of the ramp every teacher entropy is that of a method built with the end temperature."""
@@ -267,15 +280,21 @@ def test_frozen_prototypes_do_not_move_decay_or_count(name, make, views_for):
     optimizer.step()
     assert all((p != old).any() for p, old in zip(prototypes, before, strict=True))
     assert len(prototypes) == (2 if name == "esvit" else 1)
+    never = make(name, freeze_prototypes=0.0)
+    never(views_for(never))["loss"].backward()
+    never.before_step()
+    assert all(p.grad is not None for p in never.parameters() if p.requires_grad)
 
 
-def test_logits_are_cosines():
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_logits_are_cosines_in_float32(bfloat16):
     torch.manual_seed(0)
     head = PrototypeHead(8, 5, hidden=16, bottleneck=4)
     z = torch.randn(7, 8)
-    inner = head.mlp(z)
-    expected = torch.stack([F.cosine_similarity(inner, row[None]) for row in head.prototypes], 1)
-    assert torch.allclose(head(z), expected, atol=1e-6)
-    with torch.no_grad():
-        head.prototypes.mul_(7.0)
-    assert torch.allclose(head(z), expected, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        inner = head.mlp(z)
+        expected = torch.stack([F.cosine_similarity(inner.float(), row[None]) for row in head.prototypes], 1)
+        assert torch.allclose(head(z), expected, atol=1e-6)
+        with torch.no_grad():
+            head.prototypes.mul_(7.0)
+        assert torch.allclose(head(z), expected, atol=1e-6)

@@ -1,12 +1,15 @@
 """SimMIM and MAE: masked, valid pixels alone make the loss; MAE's encoder receives only visible patches."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from zwicky import methods
+from zwicky.augment.views import Masking
 from zwicky.backbones.patches import patchify
-from zwicky.methods.masked import normalise_patches
+from zwicky.methods.masked import Decoder, normalise_patches
 
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 
@@ -56,6 +59,26 @@ def test_loss_is_the_mean_over_masked_valid_pixels(
     assert (loss > 0) == bool(counted.any())
 
 
+@pytest.mark.parametrize(("name", "share"), [("simmim", 0.6), ("mae", 0.75), ("beit", 0.4)])
+def test_the_papers_share_is_masked(name, share, tiny_vit):
+    assert methods.create(name, tiny_vit()).needs.masking == Masking((4, 4), (share, share), blocks=name == "beit")
+
+
+@torch.no_grad()
+def test_the_decoder_puts_tokens_and_mask_tokens_in_their_places():
+    decoder, visible = Decoder(6, (2, 3), 5, width=8, depth=1, heads=2), torch.tensor([[4, 0, 3], [1, 5, 2]])
+    tokens = torch.randn(2, 4, 6)  # [CLS] first
+    embedded, position = decoder.embed(tokens), decoder.position
+    assert len(position.unique(dim=0)) == 6
+    for image in range(2):
+        rows = [decoder.mask_token] * 6
+        for place, token in zip(visible[image].tolist(), embedded[image, 1:], strict=True):
+            rows[place] = token
+        sequence = torch.cat([embedded[image, :1], torch.stack(rows) + position])[None]
+        expected = decoder.to_pixels(decoder.norm(decoder.blocks[0](sequence)))[0, 1:]
+        assert torch.allclose(decoder(tokens, visible)[image].flatten(0, 1), expected, atol=1e-6)
+
+
 def test_patches_are_cut_on_the_grid_of_the_mask():
     images = torch.arange(2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
     patches = patchify(images, (2, 3))
@@ -95,12 +118,18 @@ def test_the_encoder_receives_only_visible_patches(tiny_vit):
 
 
 def test_the_noise_of_empty_sky_is_not_blown_up(tiny_vit, make_views):
-    """Half the patches are sky of σ 0.05: the target of the galaxies has variance 1 as in the paper, theirs a half."""
+    """Half the patches are sky of σ 0.05: the target of the galaxies has variance 1 as in the paper, theirs a half.
+
+    Patches with holes do not lower its estimate.
+    """
     method = methods.create("mae", tiny_vit(), **DECODER)
     views = make_views(batch=200, local=0, masking=method.needs.masking)
     views.crops[0][:, :, :16] *= 0.05
-    method.prepare(views)
-    assert float(method.sky_variance) == pytest.approx(0.05**2, rel=0.1)
+    whole, holes = views.crops[0], (torch.arange(32) >= 8) & (torch.arange(32) % 8 < 4)
+    holed = dataclasses.replace(views, crops=[whole.masked_fill(holes, 0)], valid=[(~holes).expand_as(whole)])
+    for each in (holed, views):
+        method.prepare(each)
+        assert float(method.sky_variance) == pytest.approx(0.05**2, rel=0.1)
     patches = patchify(views.crops[0], method.grid)
     target = normalise_patches(patches, torch.ones_like(patches, dtype=torch.bool), method.sky_variance)
     assert float(target[:, :2].var(-1).mean()) == pytest.approx(0.5, abs=0.03)

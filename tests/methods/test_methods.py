@@ -7,6 +7,7 @@ from zwicky import methods
 from zwicky.backbones import BACKBONES
 from zwicky.errors import UserError
 from zwicky.methods import METHODS
+from zwicky.methods.base import Method
 
 HEADS = {"head", "projector", "predictor", "decoder"}
 every = pytest.mark.parametrize("method_name", METHODS)
@@ -61,10 +62,18 @@ def test_parameter_names_for_the_optimiser_exist(method_name, make):
     grouped = [name for group in method.layer_groups() for name in group]
     assert set(grouped) <= names
     assert len(grouped) == len(set(grouped))
-    assert method.no_weight_decay() | method.constant_lr() <= names
+    assert method.no_weight_decay() <= names
+    constant = {name for name in names if name.startswith("predictor.")} if method_name == "simsiam" else set()
+    assert method.constant_lr() == constant
     head = trainable - set(grouped)
     assert head
     assert all(any(word in name for word in HEADS) for name in head)
+
+
+@every
+def test_what_a_method_prepares_it_asks_images_for(method_name, make):
+    method = make(method_name)
+    assert (method.needs.preview > 0) == (type(method).prepare is not Method.prepare)
 
 
 @every
@@ -101,6 +110,13 @@ def test_a_masked_method_no_better_than_a_trivial_prediction_is_reported(name, m
     assert "not finite" in method.diagnose(metrics | {"loss": float("nan")})
     if name == "beit":
         assert "one token covers 97%" in method.diagnose(metrics | {"majority_share": 0.97})
+
+
+def test_defaults_are_those_of_the_papers(tiny_vit):
+    dino, byol, lejepa = (methods.create(name, tiny_vit()) for name in ("dino", "byol", "lejepa"))
+    assert (dino.student_temperature, dino.teacher_temperature, dino.momentum) == (0.1, 0.04, 0.996)
+    assert (dino.center.momentum, dino.freeze_prototypes) == (0.9, 0.01)  # one epoch of a hundred
+    assert (byol.momentum, lejepa.sigreg) == (0.996, 0.02)
 
 
 OUT_OF_RANGE = [

@@ -11,6 +11,7 @@ from scipy import integrate
 
 from zwicky import methods
 from zwicky.errors import UserError
+from zwicky.methods import lejepa
 from zwicky.methods.lejepa import sigreg
 from zwicky.methods.siamese import MLP
 
@@ -33,6 +34,19 @@ def test_loss_and_gradient_are_those_of_the_paper_with_z_detached(small_method, 
     assert float(results[0].detach()) == pytest.approx(float(results[1].detach()), abs=1e-6)
     assert (gradient - expected).norm() < 1e-3 * expected.norm()  # float32, through BatchNorm over six images
     assert (gradient - through).norm() > 0.1 * through.norm()  # the check above can tell the difference
+
+
+def test_the_projector_has_three_layers_and_normalises_its_output(small_method, tiny_vit):
+    """Linear, BatchNorm and ReLU in turn; nothing is learned after the last BatchNorm."""
+
+    def norm(x):
+        return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+
+    projector, x = small_method("simsiam", tiny_vit()).projector, torch.randn(16, 32)
+    first, second, third = (layer.weight for layer in projector if isinstance(layer, torch.nn.Linear))
+    expected = norm(F.relu(norm(F.relu(norm(x @ first.T)) @ second.T)) @ third.T)
+    assert torch.allclose(projector(x), expected, atol=1e-4)
+    assert [p.ndim for p in projector.parameters()] == [2, 1, 1, 2, 1, 1, 2]
 
 
 def test_a_batch_of_one_image_is_refused():
@@ -78,7 +92,10 @@ def test_sigreg_is_the_mean_of_the_integrals(scale, shift, views, batch, dim):
     z = shift + scale * torch.randn(views, batch, dim, generator=generator)
     directions = F.normalize(torch.randn(dim, 6, generator=generator), dim=0)
     expected = np.mean([integral((view @ a).double().numpy()) for view in z for a in directions.T])
-    assert float(sigreg(z, directions)) == pytest.approx(expected, abs=6e-4 * batch)
+    value = float(sigreg(z, directions))
+    assert value == pytest.approx(expected, abs=6e-4 * batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(sigreg(z, directions)) == value
 
 
 def test_loss_is_the_sum_written_out(tiny_vit, make_views):
@@ -93,14 +110,19 @@ def test_loss_is_the_sum_written_out(tiny_vit, make_views):
     assert float(metrics["loss"]) == pytest.approx(0.9 * total + 0.1 * float(metrics["sigreg"]), rel=1e-4)
 
 
-def test_directions_are_new_each_step_whatever_the_global_generator(tiny_vit, make_views):
-    method = methods.create("lejepa", tiny_vit(), **NARROW)
+def test_directions_are_new_each_step_whatever_the_global_generator(tiny_vit, make_views, monkeypatch):
+    method, given = methods.create("lejepa", tiny_vit(), **NARROW), []
+    monkeypatch.setattr(lejepa, "sigreg", lambda z, directions: given.append(directions) or sigreg(z, directions))
     views = make_views()
-    first = method(views)["sigreg"]
+    method(views)
     torch.manual_seed(99)
-    assert torch.equal(method(views)["sigreg"], first)
+    method(views)
     method.after_step(0.1)
-    assert not torch.equal(method(views)["sigreg"], first)
+    method(views)
+    assert torch.equal(given[0], given[1])
+    assert not torch.equal(given[0], given[2])
+    assert given[0].shape == (4, 256)
+    assert torch.allclose(given[0].norm(dim=0), torch.ones(256))
 
 
 def test_the_mean_of_the_views_is_not_detached(tiny_vit, make_views):

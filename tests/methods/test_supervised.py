@@ -20,6 +20,8 @@ def test_classification_loss_is_the_smoothed_cross_entropy(tiny_vit, make_views)
     metrics = method(views)
     assert float(metrics["loss"].detach()) == pytest.approx(float(expected.detach()), abs=1e-6)
     assert float(metrics["accuracy"]) == float((logits.argmax(1) == targets.repeat(2)).float().mean())
+    soft = method.classification(logits, (9 * torch.eye(3)[targets.repeat(2)] + torch.rand(12, 3)).softmax(1))
+    assert soft["accuracy"] == metrics["accuracy"]
 
 
 def test_regression_loss_is_on_standardised_values(tiny_vit, make_views):
@@ -40,11 +42,12 @@ def test_regression_loss_is_on_standardised_values(tiny_vit, make_views):
 
 
 def test_target_scaler_round_trips_arrays_and_tensors():
-    values = np.random.default_rng(0).normal([1, -2e-23], [3, 1e-23], (100, 2))
-    scaler = TargetScaler.fit(values, (Target(("a",)), Target(("b",))))
+    """Columns that do not vary, also by a digit, become small numbers."""
+    values = np.random.default_rng(0).normal([1, -2e-23, 0, 0.1], [3, 1e-23, 0, 1e-17], (100, 4))
+    scaler = TargetScaler.fit(values, tuple(Target((name,)) for name in "abcd"))
     z = scaler.transform(values)
-    assert np.allclose(z.mean(0), 0)
-    assert np.allclose(z.std(0), 1)
+    assert np.allclose(z.mean(0), 0, atol=1e-6)
+    assert np.allclose(z.std(0), [1, 1, 0, 0], atol=1e-6)
     assert np.allclose(scaler.inverse(z), values, rtol=1e-12, atol=0)
     tensor = torch.from_numpy(values).float()
     assert torch.allclose(scaler.transform(tensor).double(), torch.from_numpy(z), atol=1e-4)
@@ -58,3 +61,4 @@ def test_the_scale_of_a_direction_rotates_with_the_image():
     assert scaler.std[0] == scaler.std[1] == pytest.approx(np.sqrt((values[:, :2] ** 2).mean()))
     assert scaler.std[2] == plain.std[2]
     assert scaler.std[3] == scaler.std[4]
+    assert TargetScaler.fit(np.zeros((4, 2)), targets[:1], equivariant=True).std == (1, 1)

@@ -62,6 +62,14 @@ def test_purity_follows_from_the_band(tmp_path):
     assert table.iloc[0]["False-positive rate"].startswith("0.1\n")
 
 
+def test_tables_of_confusion_and_correspondence(data):
+    for _, shares, counts in tables.confusion(data):
+        np.testing.assert_allclose(shares.sum(axis=1), 100)
+        np.testing.assert_allclose(shares, 100 * counts / counts.sum(axis=1, keepdims=True))
+        assert counts.sum() == 80
+    assert tables.correspondence(data)["pretrained"].tolist() == ["31.0\n[29.0, 33.0]"] * 4
+
+
 def test_match_lines_show_the_matches(data):
     arrays = np.load(data.path / "pretrain/dino-vit-s0/correspondence.npz", allow_pickle=False)
     for k, panel in enumerate(figures.matches(arrays, (4, 4), ("g", "r", "i"), "DINO")):

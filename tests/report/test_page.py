@@ -10,8 +10,10 @@ import pytest
 
 from zwicky.errors import UserError
 from zwicky.io import write_json
+from zwicky.report import figures
 from zwicky.report.data import load_results
-from zwicky.report.page import ranked, write_report
+from zwicky.report.page import pictures, ranked, write_report
+from zwicky.report.verdict import ranking_sentence
 
 from .conftest import make_cutouts, make_run
 
@@ -166,6 +168,26 @@ def test_ids_and_labels_of_the_ranking_are_text(tmp_path):
     write_json(run / "ranking.json", {"arm": load_results(run).featured[0].name, "title": "T", "labels": 100})
     top = ranked(load_results(run), cutouts)
     assert (top["known"], top["positive"], len(top["pictures"])) == (2, 1, 3)
+    lines = ("id,probability,distance", "0003,0.9,0.5", "0001,0.8,1.5", "0002,0.7,1.0")
+    (run / "ranked.csv").write_text("\n".join(lines) + "\n")
+    top = ranked(load_results(run), cutouts)
+    assert [picture.name for picture in top["pictures"]] == ["0003", "0002"]  # alike to what was learned from
+    assert (top["count"], top["unlike"]) == (3, 1)
+    assert "best network, “DINO, fine-tuned”" in ranking_sentence(load_results(run), "pca-linear", 100)
+
+
+def test_examples_are_the_extremes_of_the_score(run, tmp_path):
+    cutouts, number = make_cutouts(), make_run(tmp_path / "run", columns=("theta_E",))
+    classes, errors = (pictures(load_results(path), cutouts)["examples"] for path in (run, number))
+    scores = {title: [picture.score for picture in shown] for title, shown in (classes | errors).items()}
+    for title, falls in (("Best candidates", True), ("False positives", True), ("Missed", False)):
+        assert scores[title] == sorted(scores[title], reverse=falls)
+        assert {picture.label for picture in classes[title]} == {"nonlens" if title == "False positives" else "lens"}
+    assert scores["Missed"][-1] < scores["Best candidates"][-1]
+    assert scores["Smallest error"][0] < scores["Smallest error"][-1] < scores["Largest error"][-1]
+    for picture in classes["Missed"]:
+        (row,) = cutouts.rows_of([picture.name])
+        assert picture.address == figures.data_uri(cutouts.images[row], cutouts.bands)
 
 
 def test_the_legend_of_a_scatter_is_of_its_points(tmp_path):

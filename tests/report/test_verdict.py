@@ -1,5 +1,8 @@
 """The sentences and tables say what the paired differences show, and no more."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
@@ -81,11 +84,13 @@ def test_headline(load, swapped, low, middle, high, significant, tone, text):
         (-0.01, 0.01, 0.03, False, "no significant difference, +0.010"),
         (-0.03, -0.02, -0.01, True, "“DINO, ViT” is significantly worse, −0.020"),
         (0.002, 0.004, 0.006, True, "“DINO, ViT” is significantly better but close, +0.004"),
-        (0.01, 0.03, 0.05, True, "“DINO, ViT” is significantly better, +0.030"),
+        (0.005, 0.03, 0.055, True, "“DINO, ViT” is significantly better, +0.030"),
     ],
 )
 def test_baselines(load, low, middle, high, significant, text):
-    details = " ".join(verdict(load([BETTER, difference(DINO, RESNET, low, middle, high, significant)])).details)
+    auc = AUC | {replace(PCA, method="modes", title="modes"): 0.8}  # not the best
+    rows = [BETTER, difference(DINO, RESNET, low, middle, high, significant)]
+    details = " ".join(verdict(load(rows, auc=auc)).details)
     assert f"“ResNet-18 from scratch”: {text}" in details
     assert "Best simple baseline at 300 labels, “PCA”: AUC 0.850, that of “DINO, ViT” is 0.930; not tested." in details
 
@@ -109,6 +114,25 @@ def test_each_arm_is_compared_with_its_own_network(load):
     assert text in details
     data = load([difference(DINO, swin, 0.01, 0.03, 0.05, True)], auc={DINO: 0.93, swin: 0.9})
     assert "relative to a different network trained from scratch" in verdict(data).headline
+
+
+def test_an_arm_without_tta_is_compared_with_one_without(load):
+    dino, vit = (replace(arm, tta=False) for arm in (DINO, VIT))
+    data = load([], auc=AUC | {dino: 0.92, vit: 0.89})
+    assert (data.reference(DINO), data.reference(dino)) == (VIT, vit)
+
+
+@pytest.mark.parametrize("metric", ["auc", "nll", "ece", "mae", "mae_theta_E"])
+def test_errors_and_losses_are_better_if_lower(metric):
+    lower, gap = metric != "auc", {"low": 0.05, "difference": 0.1, "high": 0.2}
+    row = SimpleNamespace(metric=metric, significant=True, **gap)
+    assert tables.outcome(row) == f"★ first significantly {'worse' if lower else 'better'}"
+    worse, better = sorted((0.4, 0.5), reverse=lower)
+    values = {VIT: Interval(worse, *[worse] * 2), DINO: Interval(better, *[better] * 2)}
+    sign = -1 if lower else 1
+    row.difference *= sign
+    data = SimpleNamespace(arms=[VIT, DINO], estimate=lambda arm, *_: values[arm], difference=lambda *_: row)
+    assert tables.best_arm(data, 300, metric) == DINO
 
 
 def test_conditions(load):

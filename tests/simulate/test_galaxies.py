@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import map_coordinates
 
 from zwicky.data.cutouts import make_cutouts
@@ -11,7 +12,8 @@ from zwicky.data.splits import holdout_split
 from zwicky.data.store import write_store
 from zwicky.errors import UserError
 from zwicky.simulate.draw import draw_block
-from zwicky.simulate.galaxies import galaxy_tensors, load_galaxies
+from zwicky.simulate.galaxies import galaxy_ids, galaxy_tensors, load_galaxies
+from zwicky.simulate.light import real_lens
 from zwicky.simulate.population import GalaxyStore, read_population
 from zwicky.simulate.render import CPU, grid, parameter_tensors, render_light
 from zwicky.simulate.simulation import Simulation, simulate_population
@@ -110,6 +112,30 @@ def test_without_a_lens_the_image_is_the_interpolated_original(write, described)
         light = cells[row, 1].numpy()  # demo-lenses has the layers lens and arc
         assert np.abs(light / light.sum() - expected / expected.sum()).max() < 1e-5 * light.max() + 1e-7
         assert magnification[row, 1] == pytest.approx(1, abs=0.02)  # of all its flux, what lies on the grid
+
+
+def test_a_real_lens_has_its_flux_at_the_place_of_the_lens(write):
+    values = {
+        "lens_x": 0.3,
+        "lens_y": -0.2,
+        "lens_rotation": 0.4,
+        "lens_flip": -1.0,
+        "lens_zoom": 0.7,
+        "lens_scale": SCALE,
+    }
+    p = {name: torch.full((1, 1, 1), value) for name, value in values.items()}
+    p["lens_images"] = load_galaxies(GalaxyStore(write(discs([0.2])))).images
+    x, y = grid(161, SCALE)
+    light = real_lens(x, y, p).double()
+    assert float(light.sum()) * SCALE**2 == pytest.approx(1, rel=0.01)
+    centre = [float((light * axis).sum() / light.sum()) for axis in (x, y)]
+    assert centre == pytest.approx([0.3, -0.2], abs=2e-3)
+
+
+def test_an_image_without_a_real_galaxy_names_none(write):
+    galaxies = {"source": GalaxyStore(write(discs([0.1, 0.2])))}
+    ids = galaxy_ids(galaxies, {"source_pick": np.array([0.1, np.nan, 0.9])})
+    assert {name: values.tolist() for name, values in ids.items()} == {"source_id": ["000000", None, "000001"]}
 
 
 def test_two_parts_of_a_store_share_no_galaxy_and_leave_none_out(write, described):

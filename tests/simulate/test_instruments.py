@@ -12,7 +12,7 @@ from scipy.signal import fftconvolve
 
 from zwicky.errors import UserError
 from zwicky.simulate.instruments import BETA, add_noise, moffat, signal_to_noise, sky_noise
-from zwicky.simulate.light import sersic, sersic_flux, spiral_arms
+from zwicky.simulate.light import companions, double_nucleus, field_galaxies, ring, sersic, sersic_flux, spiral_arms
 from zwicky.simulate.population import Composite, load_instruments, read_population
 from zwicky.simulate.render import MARGIN, grid, make_composite, resample
 from zwicky.simulate.simulation import simulate_population
@@ -171,6 +171,24 @@ def test_the_image_of_a_star_is_the_point_spread_function(tmp_path, suffix, thro
     assert np.abs(image - pixels).max() < 1e-4 * pixels.max()
 
 
+def test_each_image_has_a_point_spread_function_of_its_seeing(one_galaxy, write_population):
+    """The second moment of a convolved galaxy is its own and that of the point spread function."""
+    band = {**asdict(DES.bands["r"]), "psf": "gaussian"}
+    instrument = {"name": "mine", "pixel_scale": DES.pixel_scale, "bands": {"r": band}}
+    common = one_galaxy["common"] | {"seeing": {"uniform": [0.7, 1.5]}, "lens_R": {"value": 0.2}}
+    changes = {"instrument": instrument, "size": 48, "supersampling": 4, "noise": "none", "common": common}
+    cutouts = simulate_population(write_population(one_galaxy | changes), 20)[0]
+    x = (np.arange(48) - 23.5) * DES.pixel_scale - 0.1
+    across = cutouts.images[:, 0].sum(1, dtype=np.float64)
+    moment = (across * x**2).sum(1) / across.sum(1)
+    (fwhm,) = np.array(cutouts.column("psf_fwhm").tolist()).T
+    np.testing.assert_allclose(fwhm, DES.bands["r"].fwhm * cutouts.column("seeing"))
+    own = moment - fwhm**2 / (8 * np.log(2))
+    assert np.ptp(fwhm) > 0.5
+    np.testing.assert_allclose(own, own.mean(), atol=2e-3)
+    assert np.concatenate(cutouts.column("noise").tolist()).tolist() == [0] * 20  # images without noise
+
+
 @pytest.mark.parametrize("seeing", [1.0, 8.0])
 def test_the_margin_holds_the_wings_of_any_seeing(seeing, one_galaxy, write_population):
     """An image is the middle of a larger one, whose edges are far away."""
@@ -231,6 +249,42 @@ def test_the_spiral_has_its_arms_where_the_formula_says():
     light = spiral_arms(r * torch.cos(angles), r * torch.sin(angles), p)
     brightest = angles[0, light.argmax(1)[0], 0]
     assert torch.cos(2 * (brightest - ridge[0, 0])).min() > 0.9999
+    tilted = spiral_arms(r * torch.cos(angles), r * torch.sin(angles), p | columns(lopsided=0.8, lopsided_angle=0.5))
+    torch.testing.assert_close(tilted, light * torch.exp(0.8 * torch.cos(angles - 0.5)))
+    tail = spiral_arms(r * torch.cos(angles), r * torch.sin(angles), p, arms=1)
+    assert torch.cos(angles[0, tail.argmax(1)[0], 0] - ridge[0, 0]).min() > 0.9999
+    assert torch.cos(angles[0, tail.argmin(1)[0], 0] - ridge[0, 0]).max() < -0.999
     half_turn = spiral_arms(-r * torch.cos(angles), -r * torch.sin(angles), p)
     torch.testing.assert_close(half_turn, light, rtol=1e-3, atol=1e-6)
     assert r.flatten()[light.amax(1).flatten().argmax()] == pytest.approx(R, abs=0.15)
+
+
+def test_the_weight_of_a_galaxy_is_its_flux_at_its_place():
+    x, y = grid(900, 0.02)
+    p = columns(lens_x=0.1, lens_y=-0.2, lens_e1=0.1, lens_e2=-0.2, lens_R=0.4, lens_n=1.0)
+    for k, name in enumerate(("companion1", "companion2", "companion3", "red1", "red2", "second"), 1):
+        values = {"weight": k / 10, "distance": 0.5 * k, "angle": float(k), "R": 0.2, "e1": 0.1, "e2": -0.1}
+        p |= columns(**{f"{name}_{key}": value for key, value in values.items()})
+
+    def flux(light):
+        return float(light.double().sum()) * 0.02**2
+
+    for count, expected in enumerate((0, 0.1, 0.3, 0.6)):
+        assert flux(companions(x, y, p | columns(companions=float(count)))) == pytest.approx(expected, rel=3e-3)
+    assert flux(field_galaxies(x, y, p, "red", 1.0)) == pytest.approx(0.4 + 0.5, rel=3e-3)
+    assert flux(double_nucleus(x, y, p)) == pytest.approx(1 + 0.6, rel=3e-3)
+    one = companions(x, y, p | columns(companions=1.0))
+    centre = [flux(one * axis) / flux(one) for axis in (x, y)]
+    assert centre == pytest.approx([0.1 + 0.5 * np.cos(1), -0.2 + 0.5 * np.sin(1)], abs=2e-3)
+
+
+def test_the_ring_is_gaussian_across_an_ellipse_and_brighter_on_one_side():
+    e1, e2 = 0.2, -0.1
+    shape = columns(**CENTRED | {"ring_e1": e1, "ring_e2": e2}, radius=1.0, ring_width=0.2)
+    q, phi = (1 - np.hypot(e1, e2)) / (1 + np.hypot(e1, e2)), np.arctan2(e2, e1) / 2
+    r, angle = torch.meshgrid(torch.linspace(0.5, 1.5, 11), torch.linspace(-3.1, 3.1, 40), indexing="ij")
+    u, v = r * torch.cos(angle) / q**0.5, r * torch.sin(angle) * q**0.5
+    x, y = u * np.cos(phi) - v * np.sin(phi), u * np.sin(phi) + v * np.cos(phi)
+    light = ring(x[None], y[None], shape | columns(ring_knots=0.5, ring_angle=0.7))[0]
+    expected = torch.exp(-0.5 * ((r - 1) / 0.2) ** 2 + 0.5 * torch.cos(angle - 0.7))
+    torch.testing.assert_close(light, expected, rtol=1e-4, atol=1e-6)

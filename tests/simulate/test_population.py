@@ -1,5 +1,7 @@
 """Populations described in YAML: what is read, what is refused, what the priors draw."""
 
+import itertools
+
 import numpy as np
 import pytest
 import yaml
@@ -7,7 +9,7 @@ from scipy import stats
 
 from zwicky.errors import UserError
 from zwicky.simulate import population_names
-from zwicky.simulate.draw import draw_block
+from zwicky.simulate.draw import block_rng, draw_block
 from zwicky.simulate.population import read_population
 from zwicky.simulate.priors import Prior
 from zwicky.simulate.simulation import simulate_population
@@ -96,6 +98,21 @@ def test_a_mistake_is_one_line_that_names_the_key(path, value, message, one_gala
     with pytest.raises(UserError) as caught:
         simulate_population(write_population(changed(one_galaxy, path, value)), 1)
     assert message in str(caught.value)
+
+
+def test_every_stream_of_numbers_is_its_own(one_galaxy, write_population):
+    populations = [read_population(write_population(one_galaxy, f"{name}.yaml")) for name in "ab"]
+    keys = list(itertools.product(populations, (0, 1), (0, 1), ("parameters", "noise", "substructure", "composite")))
+    assert len({block_rng(*key).random() for key in keys}) == len(keys) == 32
+
+
+def test_classes_are_as_frequent_as_their_fractions(one_galaxy, write_population):
+    classes = {str(n): one_galaxy["classes"]["galaxy"] | {"fraction": n} for n in (0, 1, 2, 5)}
+    population = read_population(write_population(one_galaxy | {"classes": classes}))
+    drawn = np.concatenate([draw_block(population, 0, block).object_class for block in range(30)])
+    counts = [(drawn == name).sum() for name in classes]
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:], np.array([1, 2, 5]) / 8 * len(drawn)).pvalue > 1e-3
 
 
 def draw(entry, one_galaxy, write_population, blocks=40):

@@ -209,7 +209,6 @@ def cdm(**priors):
         ("demo-lenses", {"common": {"lens_R": {"value": 0.0}}}, "not finite.*lens_R 0"),
         ("demo-lenses", {"common": {"lens_e1": {"value": 1.2}}}, "not finite"),
         ("demo-lenses", {"classes": {"lens": {"parameters": {"source_n": {"value": 0.0}}}}}, "class lens are not"),
-        ("deeplense-repaired-2", {"common": {"z_source": {"value": 0.1}}}, "not finite"),
         ("deeplense-repaired-2", cdm(sigma_sub={"uniform": [-0.1, 0.1]}), "sigma_sub is drawn below 0"),
         ("deeplense-repaired-2", cdm(tau={"value": 0.01}), "tau is drawn outside 0.06"),
     ],

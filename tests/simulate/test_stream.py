@@ -111,6 +111,8 @@ def test_the_split_of_a_run_comes_first_then_that_of_the_store_then_the_default(
     assert data.split("holdout", runs=[None, Path("none"), Path("run")]) == default
     write_split("run/splits", replace(default, roles={"of another store": "train"}, groups={}))
     assert data.split("holdout", runs=[Path("run")]) == own
+    write_split("run/splits", replace(default, roles=default.roles | {"elsewhere": "test"}, groups={}))  # in part here
+    assert data.split("holdout", runs=[Path("run")]) == own
     write_split("run/splits", default)  # equal ids but other pixels: another store
     table, train = data.cutouts.table, {"fit": data.cutouts.rows_of(default.ids("train"))}
     for cutouts, expected in (

@@ -26,7 +26,7 @@ from zwicky.simulate.subhalos import PROFILES, deflect_fused, deflect_plain, mas
 
 
 def lenses(count, z_lens=0.5, z_source=1.0):
-    drawn = {name: np.zeros(count) for name in ("lens_x", "lens_y")}
+    drawn = {"lens_x": np.full(count, 0.3), "lens_y": np.full(count, -0.2)}
     drawn |= {"z_lens": np.full(count, z_lens), "z_source": np.full(count, z_source), "theta_E": np.full(count, 1.3)}
     return drawn | {"theta_E_1e12": einstein_radius(1e12, drawn["z_lens"], drawn["z_source"])}
 
@@ -48,8 +48,10 @@ def test_subhalos_follow_their_declaration():
     assert found["subhalos"].mean() == pytest.approx(mean, abs=4 * (mean / 400) ** 0.5)
     assert np.array_equal(np.isfinite(found["subhalo_mass"]).sum(1), found["subhalos"])
     there = np.isfinite(found["subhalo_x"])
-    r2 = (found["subhalo_x"] ** 2 + found["subhalo_y"] ** 2)[there]
-    assert stats.kstest(r2 / 4, "uniform").pvalue > 1e-3
+    x, y = found["subhalo_x"][there] - 0.3, found["subhalo_y"][there] + 0.2
+    assert stats.kstest((x**2 + y**2) / 4, "uniform").pvalue > 1e-3
+    assert stats.kstest(np.arctan2(y, x) / (2 * np.pi) + 0.5, "uniform").pvalue > 1e-3
+    np.testing.assert_allclose(found["substructure_mass"], np.nansum(found["subhalo_mass"], 1))
     mass = found["subhalo_mass"][there]
     np.testing.assert_allclose(found["subhalo_theta_E"][there], einstein_radius(mass, 0.5, 1.0), rtol=1e-9)
     density = 200 * COSMOLOGY.critical_density(0.5).to_value("Msun / kpc3")
@@ -63,7 +65,9 @@ def test_subhalos_follow_their_declaration():
 
 def test_deeplense_subhalos():
     found = FixedNumber(25, -0.9, 1e6, 1e10, 0.25, 2.0).draw(np.random.default_rng(1), 300, lenses(300))
-    r = np.hypot(found["subhalo_x"], found["subhalo_y"])
+    x, y = found["subhalo_x"] - 0.3, found["subhalo_y"] + 0.2
+    assert stats.kstest(np.arctan2(y, x).ravel() / (2 * np.pi) + 0.5, "uniform").pvalue > 1e-3
+    r = np.hypot(x, y)
     assert r.shape == (300, 25)
     assert stats.kstest(r.ravel(), stats.uniform(0.25, 1.75).cdf).pvalue > 1e-3
     assert np.median(found["subhalo_mass"]) == pytest.approx(((1e6**0.1 + 1e10**0.1) / 2) ** 10, rel=0.1)
@@ -74,6 +78,7 @@ def test_the_vortex_is_as_long_as_its_axion_is_light():
     np.testing.assert_allclose(found["vortex_half_length"], 0.03 * 1e-22 / 10 ** found["log10_axion_mass"])
     assert found["vortex_half_length"].min() > 0.03
     assert found["vortex_half_length"].max() < 3
+    assert stats.kstest(found["vortex_angle"] / np.pi, "uniform").pvalue > 1e-3
     np.testing.assert_allclose(found["vortex_theta_E"], einstein_radius(3e10, 0.5, 1.0))
 
 

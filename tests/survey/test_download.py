@@ -7,6 +7,7 @@ import http.server
 import io
 import threading
 import time
+import urllib.error
 from dataclasses import replace
 from urllib.parse import parse_qs, urlparse
 
@@ -214,6 +215,38 @@ def test_a_file_is_no_folder_to_write(service, config, tmp_path):
     table = catalogue(tmp_path / "c.csv", [0])
     with pytest.raises(UserError, match="cannot write"):
         download_cutouts(table, table, config, quiet=True, pause=0)
+
+
+def test_a_service_is_asked_for_the_place_and_the_scale(monkeypatch):
+    asked = []
+
+    def request(address, config, bands, pause):
+        asked.append({key: values[0] for key, values in parse_qs(urlparse(address).query).items()})
+        return np.ones((bands, SIZE, SIZE), np.float32)
+
+    monkeypatch.setattr(download, "_request", request)
+    for service in ("legacy", "hips2fits"):
+        config = CutoutsConfig(service=service, size=SIZE, pixel_scale=0.3)
+        assert download.fetch(config, 150.123456, -2.345678, 0).shape == (3, SIZE, SIZE)
+    assert all((float(one["ra"]), float(one["dec"])) == (150.123456, -2.345678) for one in asked)
+    assert {"layer": "ls-dr10", "bands": "grz", "size": str(SIZE), "pixscale": "0.3"}.items() <= asked[0].items()
+    assert [one["hips"] for one in asked[1:]] == [f"CDS/P/DESI-Legacy-Surveys/DR10/{band}" for band in "grz"]
+    for one in asked[1:]:
+        assert (one["width"], one["height"], one["projection"]) == (str(SIZE), str(SIZE), "TAN")
+        assert float(one["fov"]) == pytest.approx(SIZE * 0.3 / 3600, abs=1e-8)  # degrees
+
+
+@pytest.mark.parametrize(("headers", "waits"), [({}, [1, 2, 4]), ({"Retry-After": "7"}, [1, 7, 14])])
+def test_pauses_grow_or_are_those_that_the_service_asks_for(monkeypatch, headers, waits):
+    def busy(request, timeout):
+        raise urllib.error.HTTPError(request.full_url, 429, "slow down", headers, None)
+
+    slept = []
+    monkeypatch.setattr(download.time, "sleep", slept.append)
+    monkeypatch.setattr(download.urllib.request, "urlopen", busy)
+    with pytest.raises(OSError, match="no proper answer in 3 attempts: 429"):
+        download.fetch(CutoutsConfig(attempts=3), 1.0, 2.0, 1)
+    assert slept == waits
 
 
 def test_one_band_at_a_time_of_hips2fits(service, config, tmp_path):

@@ -13,7 +13,7 @@ from zwicky.data.cutouts import make_cutouts
 from zwicky.data.store import open_store, write_store
 from zwicky.errors import UserError
 from zwicky.survey.config import ScoreConfig
-from zwicky.survey.estimates import estimate, evaluate_grades, lens_interval
+from zwicky.survey.estimates import estimate, evaluate_grades, known_scores, lens_interval
 from zwicky.survey.score import score
 
 
@@ -44,6 +44,19 @@ def test_a_random_stratum_without_lenses_bounds_the_completeness():
     row = estimate(np.ones(100), np.zeros(500), 10**6, sizes=()).iloc[0]
     assert (row["completeness"], row["completeness_high"]) == (1, 1)
     assert row["completeness_low"] == pytest.approx(100 / (100 + 10**6 * (1 - 0.025 ** (1 / 500))))
+
+
+def test_strata_are_joined_by_their_worst_cases():
+    """With two strata known in part each has the level 0.975, so that both hold together with 0.95."""
+    top, rest = np.repeat([1.0, 0.0, np.nan], [50, 25, 25]), np.repeat([1.0, 0.0], [3, 197])
+    row = estimate(top, rest, 5000, sizes=()).iloc[0]
+    inside, beyond = lens_interval(100, 75, 50, 0.975), lens_interval(5000, 200, 3, 0.975)
+    assert row[["purity", "purity_low", "purity_high"]].tolist() == [n / 100 for n in lens_interval(100, 75, 50)]
+    ends = zip(inside, (beyond[0], beyond[2], beyond[1]), strict=True)
+    complete = row[["completeness", "completeness_low", "completeness_high"]].tolist()
+    assert complete == pytest.approx([within / (within + outside) for within, outside in ends])
+    total = [one + other for one, other in zip(inside, beyond, strict=True)]
+    assert row[["all_lenses", "all_lenses_low", "all_lenses_high"]].tolist() == pytest.approx(total)
 
 
 @pytest.mark.slow
@@ -77,14 +90,15 @@ def scored(store, make_run, tmp_path):
 def test_grades_of_the_candidates(scored, tmp_path):
     table = open_store(scored / "candidates").table
     is_lens = np.arange(len(table)) < 6
-    catalogue = pd.DataFrame({"id": table["id"], "grade_mean": np.where(is_lens, 2.0, 0.4)})
+    catalogue = pd.DataFrame({"id": table["id"], "grade_mean": np.where(is_lens, 1.5, 1.0)})
     catalogue.to_csv(tmp_path / "catalogue.csv", index=False)
     text = evaluate_grades(scored, tmp_path / "catalogue.csv")
     written = pd.read_csv(scored / "estimates.csv")
     assert written["purity"].tolist() == [0.6]
+    assert written["score"].tolist() == pytest.approx([table["score"][9]])  # of the last that is inspected
     assert "top 10: purity 60.0% [60.0%, 60.0%], 1 lens in 1.7 inspected; completeness 100.0%" in text
     rows = [
-        (name, grade) for name, lens in zip(table["id"], is_lens, strict=True) for grade in ("AC" if lens else "XX")
+        (name, grade) for name, lens in zip(table["id"], is_lens, strict=True) for grade in ("AX" if lens else "BX")
     ]
     pd.DataFrame(rows, columns=["id", "grade"]).to_csv(tmp_path / "grades.csv", index=False)
     assert evaluate_grades(scored, tmp_path / "grades.csv") == text
@@ -101,6 +115,16 @@ def test_known_lenses_are_matched_by_position_and_id(cutouts, scored, tmp_path):
     assert f"{expected} of 12 known" in text
     pd.DataFrame({"id": [*cutouts.ids[:12], "elsewhere"]}).to_csv(tmp_path / "ids.csv", index=False)
     assert evaluate_grades(scored, tmp_path / "g.csv", tmp_path / "ids.csv") == text
+
+
+def test_a_known_lens_counts_once_by_its_best_cutout(tmp_path):
+    parts = {"ra": [[10.0, 20.0], [10.0, 50.0], [40.0, 20.0]], "score": [[0.5, 0.2], [0.9, 0.6], [0.1, 0.1]]}
+    for number, (ra, scores) in enumerate(zip(*parts.values(), strict=True)):
+        table = pd.DataFrame({"id": [f"a{number}", "b"], "ra": ra, "dec": 0.0, "score": scores})
+        table.to_parquet(tmp_path / f"part-{number:05d}.parquet")
+    known = pd.DataFrame({"id": ["x", "y", "b", "z"], "ra": [10.0, 20.0, np.nan, 30.0], "dec": [0.0, 0.0, np.nan, 0.0]})
+    known.to_csv(tmp_path / "known.csv", index=False)
+    assert known_scores(tmp_path, tmp_path / "known.csv").tolist() == [0.9, 0.2, 0.6]
 
 
 @pytest.mark.filterwarnings("error")

@@ -61,6 +61,43 @@ def test_scores_of_every_format(cutouts, survey, make_run, tmp_path):
     assert not (out / "selection").exists()
 
 
+@pytest.mark.parametrize("options", [{"views": 1}, {"prevalence": 1e-3}])
+def test_scores_are_those_of_the_settings(options, cutouts, store, make_run, tmp_path):
+    run, config = make_run(), ScoreConfig(**SMALL, **options)
+    (run / "run.json").write_text(json.dumps({"class_counts": {"nonlens": 30, "lens": 10}}))
+    score([run], store, tmp_path / "s", config, workers=1, quiet=True)
+    network = load_network(run)
+    odds = logit(network.probabilities(cutouts.images, turns=config.views == 8)[:, 1])
+    moved = odds if config.prevalence is None else odds + logit(config.prevalence) - logit(0.25)
+    np.testing.assert_allclose(logit(tables(tmp_path / "s")["score"]), moved, atol=1e-4)
+
+
+def test_a_survey_smaller_than_its_strata_is_inspected_whole(store, make_run, tmp_path):
+    score([make_run()], store, tmp_path / "s", ScoreConfig(top=40, random=20), workers=1, quiet=True)
+    table = open_store(tmp_path / "s" / "candidates").table
+    assert table["stratum"].tolist() == ["top"] * 40 + ["random"] * 5
+    assert table["inclusion_probability"].tolist() == [1] * 45
+
+
+def test_cutouts_without_a_finite_score_are_listed(cutouts, store, make_run, tmp_path, monkeypatch):
+    def call(ensemble, images):
+        table, features = original(ensemble, images)
+        return table.assign(score=table["score"].where(table.index % 3 > 0)), features  # of each part
+
+    original, run, out = Ensemble.__call__, make_run(), tmp_path / "s"
+    monkeypatch.setattr(Ensemble, "__call__", call)
+    done = score([run], store, out, ScoreConfig(**SMALL, features=True), workers=1, quiet=True)
+    rows = np.flatnonzero(np.arange(45) % 8 % 3 > 0)
+    assert (done["scored"], done["listed"]) == (len(rows), 45 - len(rows))
+    assert tables(out)["id"].tolist() == cutouts.ids[rows].tolist()
+    listed = dict(read_set_aside(out / "set_aside.csv"))
+    assert listed == dict.fromkeys(np.delete(cutouts.ids, rows), "the network gives no finite number")
+    features = np.concatenate([np.load(part) for part in sorted(out.glob("features-*.npy"))])
+    np.testing.assert_allclose(features, load_network(run).features(cutouts.images[rows]), atol=5e-3)
+    candidates = open_store(out / "candidates")
+    np.testing.assert_array_equal(candidates.images[:], cutouts.images[cutouts.rows_of(candidates.ids)])
+
+
 @pytest.mark.slow
 def test_parts_and_workers_change_nothing(store, make_run, tmp_path):
     run, outs = make_run(), {}
@@ -149,13 +186,13 @@ def test_other_data_are_refused(name, cutouts, make_run, write_survey, tmp_path)
 def test_what_cannot_be_scored_is_listed(cutouts, make_run, tmp_path):
     images, ids = cutouts.images.copy(), np.array(["nan", *cutouts.ids[1:]], object)
     images[::5] = np.nan
-    table = cutouts.table.assign(id=ids, pixel_scale=np.where(np.arange(45) == 7, 0.4, 0.2))
+    table = cutouts.table.assign(id=ids, pixel_scale=0.2 + 0.005 * (np.arange(45) == 7) + 0.003 * (np.arange(45) == 8))
     write_store(images, table, tmp_path / "store", bands=cutouts.bands)
     done = score([make_run()], tmp_path / "store", tmp_path / "s", ScoreConfig(**SMALL), workers=1, quiet=True)
     assert (done["scored"], done["listed"], done["found"]) == (35, 10, 45)
     listed = dict(read_set_aside(tmp_path / "s" / "set_aside.csv"))
     assert listed.keys() == {*ids[::5], "obj007"}
-    assert listed["obj007"] == 'has 0.4" a pixel, and the network was made for 0.2"'
+    assert listed["obj007"] == 'has 0.205" a pixel, and the network was made for 0.2"'
     assert set(tables(tmp_path / "s")["id"]) == set(ids) - set(listed)
 
 
@@ -218,10 +255,11 @@ def test_scores_are_calibrated_at_the_prevalence_of_a_survey(prevalence, make_ru
 
 
 def test_networks_of_other_tasks_are_refused(make_run):
-    without_head, other_bands = make_run(head=""), make_run()
+    without_head, other_bands, other_pixels = make_run(head=""), make_run(), make_run()
     path = other_bands / "network.json"
     path.write_text(path.read_text().replace('"g"', '"i"'))
-    for run, difference in ((without_head, "classes"), (other_bands, "bands")):
+    save_network(other_pixels, replace(load_network(other_pixels), pixel_scale=0.3))
+    for run, difference in ((without_head, "classes"), (other_bands, "bands"), (other_pixels, "pixel_scale")):
         with pytest.raises(UserError, match=f"differ in {difference}"):
             Ensemble.load([make_run(), run], None, True)
 

@@ -36,11 +36,15 @@ def test_what_is_bought_takes_the_budget(tmp_path, clock, minutes):
     fast, slow = both = config.train, TrainConfig(min_steps=200, max_steps=200)
     trials = [(3, trial_of(both, 0.2, 0.5, clock)), (1, trial_of(both, 0.4, 1.0, clock))]
     used = [Fits(fast, 500, [(1, trial_of(both, 0.05, 2.0, clock))]), Fits(slow, 500, trials)]
-    spend(minutes, config, tmp_path, lambda folder: used, other=3.0)
+    spend(minutes, config, tmp_path, lambda folder: used, other=3.0, images=3840)
     assert config.budget_minutes == minutes
-    total = clock[0] + 3.0 + (2.0 + 3 * 0.5 + 1.0) + fast.max_steps * 0.05 + slow.max_steps * (3 * 0.2 + 0.4)
+    other = 3.0 + 3840 * 0.4 / (3 * 128)  # a prediction is a third of a step of the last trial
+    total = clock[0] + other + (2.0 + 3 * 0.5 + 1.0) + fast.max_steps * 0.05 + slow.max_steps * (3 * 0.2 + 0.4)
     assert total == pytest.approx(60 * minutes * (1 - RESERVE), abs=1.1)
     assert fast.max_steps / slow.max_steps == pytest.approx(5, rel=0.05)
+    wanted = fast.max_steps
+    spend(100 * minutes, config, tmp_path, lambda folder: used, longest=1.0)
+    assert fast.max_steps == wanted
 
 
 def test_students_are_counted_with_their_teachers_or_by_themselves():
@@ -69,6 +73,8 @@ def test_the_same_budget_in_the_same_run_measures_nothing(tmp_path):
     config = FinetuneConfig()
     spend(3, config, tmp_path, lambda folder: pytest.fail("measured again"))
     assert (config.fit.train.min_steps, config.fit.train.max_steps, config.budget_minutes) == (77, 77, 3)
+    with pytest.raises(ZeroDivisionError):  # another one measures
+        spend(4, config, tmp_path, lambda folder: 1 / 0)
 
 
 def test_a_budget_needs_one_process(monkeypatch, tmp_path):

@@ -29,13 +29,13 @@ from zwicky.methods.supervised import Supervised
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.export import export
 from zwicky.training.finetune import finetune
-from zwicky.training.fit_labels import PROBE_VIEWS, fit_labels, init_from_probe
-from zwicky.training.linear_probe import LinearProbe
+from zwicky.training.fit_labels import PROBE_VIEWS, divide_labels, fit_labels, init_from_probe
+from zwicky.training.linear_probe import LinearProbe, fit_temperature
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import new_network, pretrain
 from zwicky.training.task import Task
 
-from ..conftest import SMALL_VIT, small_options
+from ..conftest import SMALL_VIT, galaxies, small_options
 from .conftest import STILL
 
 DIRECTED = ["flux", "vector:dx/dy", "spin2:e1/e2"]
@@ -92,6 +92,16 @@ def test_pretraining_records_its_objects_and_refuses_others(tmp_path, started, d
         pretrain(config, cutouts, rows, tmp_path / "supervised", quiet=True)
 
 
+@pytest.mark.parametrize("meaning", [True, False])
+def test_the_knn_accuracy_of_a_pretraining_is_of_the_label_of_each_image(tmp_path, pretrain_config, meaning):
+    """Any network tells broad galaxies from narrow ones, and none knows labels without a meaning."""
+    cutouts, names = make_cutouts(galaxies(120), ("g", "r")), np.array(["broad", "narrow"], object)[np.arange(120) % 2]
+    names = names if meaning else np.random.default_rng(1).permutation(names)
+    pretrain(pretrain_config(steps=1), cutouts, np.arange(120), tmp_path / "run", labels=names, quiet=True)
+    accuracy = read_table(tmp_path / "run" / "metrics.csv")["knn_accuracy"].iloc[-1]
+    assert accuracy > 0.8 if meaning else accuracy < 0.65
+
+
 @pytest.mark.parametrize(("method", "steps"), [(DINO, (3, 2)), (Supervised, (1,)), (Supervised, (5,))])
 def test_resumed_equals_uninterrupted(
     tmp_path, tune, data, pretrain_config, finetune_config, monkeypatch, method, steps
@@ -130,7 +140,9 @@ def test_classes_are_learned_from_nested_draws_of_labels(tmp_path, tune, data, f
     split = data[2]
     network = tune(finetune_config(labels=40))
     assert network.classes == ("nonlens", "lens")
-    assert network.temperature > 0
+    select = data[0].rows_of(used(tmp_path / "run", "select"))
+    truth = Task.classification(*data[:2]).truth[select]
+    assert network.temperature == pytest.approx(fit_temperature(network.outputs(data[0].images[select]), truth))
     ids = used(tmp_path / "run")
     assert len(set(ids)) == len(ids) == 40
     assert len(used(tmp_path / "run", "select")) == 8
@@ -138,6 +150,28 @@ def test_classes_are_learned_from_nested_draws_of_labels(tmp_path, tune, data, f
     assert {split.roles[i] for i in ids} == {"train"}
     tune(finetune_config(labels=60), "more")
     assert set(ids) < set(used(tmp_path / "more"))
+
+
+def test_labels_that_select_are_at_most_so_many_and_apart_from_their_groups(data):
+    cutouts, labels, split = data
+    pairs = {name: f"pair {row // 2}" for row, name in enumerate(cutouts.ids)}
+    for most, count in ((20, 20), (400, 48)):
+        config = FitConfig(select=0.4, select_most=most)
+        fit, select = divide_labels(cutouts.ids, labels, config, 0, replace(split, groups=pairs))
+        assert (len(select), len(fit)) == (count, 120 - count)
+        assert not {pairs[name] for name in fit} & {pairs[name] for name in select}
+
+
+def test_labels_are_smoothed_as_the_fit_says(tmp_path, tune, finetune_config):
+    """Without a step the loss is linear in the share that is spread over all classes."""
+    losses = []
+    for share in (0.0, 0.3, 0.9):
+        config = finetune_config(steps=1, lr=0.0, min_lr=0.0)
+        config.fit.label_smoothing = share
+        tune(config, str(share))
+        losses.append(read_table(tmp_path / str(share) / "metrics.csv")["loss"][0])
+    assert losses[0] != losses[2]
+    assert losses[1] - losses[0] == pytest.approx((losses[2] - losses[0]) / 3, rel=1e-2)
 
 
 def test_from_scratch_forgets_what_was_learned(tmp_path, tune, started, finetune_config, used):
@@ -235,6 +269,8 @@ def test_regression_uses_the_objects_with_numbers(tmp_path, tune, data, finetune
     assert network.classes == ()
     assert [target.kind for target in network.targets] == ["scalar", "vector", "spin2"]
     assert network.outputs(cutouts.images[:3]).shape == (3, 5)
+    learned = flux[cutouts.rows_of(used(tmp_path / "run", "fit"))]
+    assert (network.scaler.mean[0], network.scaler.std[0]) == pytest.approx((learned.mean(), learned.std()))
     train = cutouts.rows_of(split.ids("train"))
     assert sorted(used(tmp_path / "run")) == sorted(cutouts.ids[train[np.isfinite(flux[train])]])
     table = evaluate(tmp_path / "run", cutouts, some, split)

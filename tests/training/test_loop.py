@@ -2,11 +2,15 @@
 
 import copy
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from zwicky.errors import UserError
+from zwicky.methods.supervised import Supervised
+from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import TrainConfig
 from zwicky.training.loop import MetricsLog, make_optimizer, set_schedules
 
@@ -46,12 +50,36 @@ def test_averaged_weights_follow_the_ema_formula(trial):
     assert not torch.equal(method.head.weight, last.head.weight)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_a_step_clips_the_gradients_and_tells_the_method_before_and_after(trial, monkeypatch, clip):
+    events, step = [], torch.optim.AdamW.step
+
+    def update(optimizer, *args, **more):
+        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        events.append(float(torch.cat(gradients).norm()))
+        return step(optimizer, *args, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", update)
+    monkeypatch.setattr(Supervised, "before_step", lambda method: events.append("before"))
+    trial("run", name="supervised", max_steps=3, clip=clip, after_step=lambda method: events.append("after"))
+    assert (events[::3], events[2::3]) == (["before"] * 3, ["after"] * 3)
+    assert (max(events[1::3]) <= 0.01 * (1 + 1e-4)) == (clip > 0)
+    progress = []
+    monkeypatch.setattr(Supervised, "after_step", lambda _, done: progress.append(done))
+    trial("progress", name="supervised", max_steps=3)
+    assert progress == pytest.approx([1 / 3, 2 / 3, 1])
+
+
 def test_images_and_flops_count_all_steps(trial):
     _, result = trial("few", rows=5)  # fewer than the batch
     assert (result.steps, result.images_seen) == (9, 45)
     _, short = trial("short", name="supervised", max_steps=3)
     _, long = trial("long", name="supervised", max_steps=6)
     assert 0 < short.flops == long.flops / 2
+    both = FitResult(steps=1, images_seen=2, flops=3.0, seconds=4.0).after(
+        FitResult(steps=10, images_seen=20, flops=30.0, seconds=40.0)
+    )
+    assert (both.steps, both.images_seen, both.flops, both.seconds) == (11, 22, 33, 44)
 
 
 @pytest.mark.parametrize("name", ["dino", "supervised"])
@@ -83,6 +111,11 @@ def test_rows_and_evaluations_are_evenly_spread(n_steps, evaluations):
     assert rows[-1] == evaluated[-1] == n_steps
     assert len(rows) <= 100
     assert min(evaluations, n_steps, 1) <= len(evaluated) <= max(evaluations, 1)
+    one_process = SimpleNamespace(all_reduce=lambda values, reduce_op: values)
+    for values in ([1.0, 2.0, 6.0], [5.0]):  # since the row before
+        for value in values:
+            log.add({"loss": torch.tensor(value)})
+        assert log.means(one_process) == {"loss": sum(values) / len(values)}
 
 
 @pytest.mark.parametrize(
@@ -123,3 +156,7 @@ def test_layer_decay_and_weight_decay_groups(small_backbone, small_method):
     matrices = {name for name, p in parameters.items() if p.ndim > 1} - tokens
     for name, group in group_of.items():
         assert group["weight_decay"] == pytest.approx(decay if name in matrices else 0.0), name
+    method, config = small_method("simsiam", small_backbone()), replace(config, layer_decay=1.0)
+    set_schedules(optimizer := make_optimizer(method, config), config, 64, 0.6)
+    peak = {id(p) for group in optimizer.param_groups if group["lr"] == 64 / 256 for p in group["params"]}
+    assert {name for name, p in method.named_parameters() if id(p) in peak} == method.constant_lr() != set()

@@ -59,7 +59,7 @@ def test_outputs_do_not_depend_on_the_batch_the_mode_or_the_byte_order(make_netw
 def test_an_image_without_a_valid_pixel_has_no_output(make_network):
     network, cutouts = make_network("resnet18")
     images = cutouts.images[:3].astype(np.float32)
-    images[1] = np.nan
+    images[1] = images[2, :, :3] = np.nan
     assert np.isnan(network.features(images)).all(1).tolist() == [False, True, False]
 
 
@@ -83,6 +83,7 @@ def test_other_bands_and_scales_are_refused(make_network):
         (cutouts.bands, np.nan, None),  # an unknown scale cannot be compared
         (("b1", "b0"), 0.2, "bands"),
         (cutouts.bands, 0.4, r"0\.4"),
+        (cutouts.bands, 0.21, r"0\.21"),
     ):
         other = make_cutouts(cutouts.images, bands, pixel_scale=[scale] * 20)
         with nullcontext() if message is None else pytest.raises(UserError, match=message):

@@ -40,6 +40,9 @@ def test_labels_are_true_where_given_and_predicted_elsewhere():
     learned = pseudo_labelled(task, np.array([1, 0]), np.array([2, 4]), predicted)
     assert learned.truth.tolist() == [0, 1, 1, -1, 0]  # the fourth is not used
     assert np.allclose(learned.soft, [[1, 0], [0, 1], [0.1, 0.9], [0, 0], [9 / 13, 4 / 13]])
+    graded = dataclasses.replace(task, soft=np.array([[0.7, 0.3], [0.2, 0.8], *[[0.5, 0.5]] * 3], np.float32))
+    learned = pseudo_labelled(graded, np.array([1, 0]), np.array([2, 4]), predicted)
+    assert np.allclose(learned.soft, [[0.7, 0.3], [0.2, 0.8], [0.1, 0.9], [0, 0], [9 / 13, 4 / 13]])
 
 
 def test_no_other_label_is_read(tmp_path, data, finetune_config, monkeypatch):
@@ -55,13 +58,15 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config, monkeypatch):
             return predicted
 
     def learn(start, cutouts, task, fit_rows, select_rows, views, config, *, seed, **_):
+        assert start == ["weights"]  # those that the teacher was fitted from, in each round
+        start.append("learned")
         given.append((task.truth.copy(), task.soft.copy(), fit_rows, config.train.steps(len(fit_rows)), seed))
         return Teacher(), FitResult()
 
     def students(unlabelled, truth=None, rounds=1):
         known = task if truth is None else dataclasses.replace(task, truth=truth)
         fit = dataclasses.replace(finetune_config(steps=7).fit, self_training=rounds)
-        data = (None, cutouts, known, rows, pool[-9:], None, fit)
+        data = (["weights"], cutouts, known, rows, pool[-9:], None, fit)
         return self_training.self_train(teacher, unlabelled, *data, seed=5, folder=tmp_path, title="fit")
 
     monkeypatch.setattr(self_training, "fit_labels", learn)

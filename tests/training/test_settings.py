@@ -11,6 +11,8 @@ from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Augment
 from zwicky.cli.parsing import parse, settings_of
+from zwicky.data.labels import Labels
+from zwicky.data.splits import Split
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.training.loop import make_optimizer
 from zwicky.training.settings import Facts, as_settings, choose, fit_views, largest_crop
@@ -89,10 +91,23 @@ def test_the_table_is_sane_everywhere():
         assert 300 <= table["pretraining steps"].value <= 20_000
 
 
-def test_a_split_of_the_data_replaces_the_drawn_one():
+def test_a_split_of_the_data_replaces_the_drawn_one(make_blobs):
     table = choices(given=400)
     assert (table["split"].value, table["labels"].value) == ("holdout", [100, 0])
     assert "test share" not in table
+    cutouts, labels = make_blobs(30)
+    given = Split("holdout", dict(zip(cutouts.ids, ["train"] * 20 + ["test"] * 10, strict=True)))
+    some = Labels(dict(list(labels.values.items())[:12]))
+    assert Facts.of(cutouts, some, given).given == 12  # with labels to learn from
+
+
+def test_the_table_follows_data_and_time():
+    for objects, batch in ((99_999, 64), (100_000, 128)):
+        assert choices(objects=objects)["pretraining batch"].value == batch
+    for minutes, draws in ((29, 1), (30, 3)):
+        assert choices(minutes=minutes)["label draws"].value == draws
+    for labels, share in ((299, 0.4), (300, 0.25), (1000, 0.2)):
+        assert recipe(64, 1, 10**5, labels).design.fractions == pytest.approx((1 - share, 0, share))
 
 
 def test_more_labels_give_no_fewer_steps():

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from zwicky import d4
+from zwicky.augment.views import Target
 from zwicky.backbones.base import Features
 from zwicky.backbones.d4 import irreps as algebra
-from zwicky.backbones.d4.heads import D4PixelDecoder
+from zwicky.backbones.d4.heads import D4PixelDecoder, TargetHead
 from zwicky.backbones.d4.irreps import BlockProduct
-from zwicky.backbones.d4.layers import GroupLinear, Lift, Norm
+from zwicky.backbones.d4.layers import GroupLinear, Lift, Norm, Readout
 from zwicky.backbones.d4.swin import Merge, WindowBlock
 
 
@@ -85,6 +86,28 @@ def test_decoder_is_the_lift_transposed(fill):
     decoded = decoder(Features(field[:, 0, 0, 0], torch.zeros(2, 3, 3, 24).double(), field))
     lifted = lift(images, False).permute(2, 3, 4, 0, 1)
     assert float((lifted * field).sum()) == pytest.approx(8 * float((images * decoded).sum()), rel=1e-9)
+    decoder.level.bias.fill_(2)
+    assert torch.allclose(decoder(Features(field[:, 0, 0, 0], torch.zeros(2, 3, 3, 24).double(), field)), decoded + 2)
+
+
+@torch.no_grad()
+def test_a_closed_gate_leaves_the_irreps_times_the_weight(fill):
+    head, field = fill(TargetHead(24, (Target(("x", "y"), "vector"),))), torch.randn(2, 3, 3, 8, 3).double()
+    for parameter in head.gates.parameters():
+        parameter.zero_()
+    pairs = algebra.to_irreps(field.mean((1, 2)).transpose(0, 1))[4:].view(2, 2, 2, 3)  # [x or y, 2, B, C]
+    expected = torch.einsum("ijbc,jc->bi", pairs, head.weight[0])
+    assert torch.allclose(head(Features(torch.randn(2, 24).double(), torch.empty(0), field)), expected, atol=1e-12)
+
+
+def test_invariants_tell_more_than_the_mean_over_the_group(features, fill):
+    readout, x = fill(Readout(4)), features - features.mean(0)
+    assert (readout(x, False) - readout(0 * x, False)).abs().max() > 0.1
+
+
+def test_every_other_block_shifts_its_windows(small_backbone):
+    blocks = [part for part in small_backbone("d4_swin").modules() if isinstance(part, WindowBlock)]
+    assert [block.shifted for block in blocks] == [False, True, False, True]
 
 
 def windowed_attention(block, x):
