@@ -117,7 +117,9 @@ class Page:
         )
         return interval(row.iloc[0], "difference", metric) + " ★" * bool(row.iloc[0]["significant"])
 
-    def table(self, name: str, metric: str = "auc", only: str = "", labels: tuple[int, ...] = ()) -> str:
+    def table(
+        self, name: str, metric: str = "auc", only: str | tuple[str, ...] = "", labels: tuple[int, ...] = ()
+    ) -> str:
         """Return arms × numbers of labels; `only` keeps the arms whose names end so."""
         rows = self.read(name).query("metric == @metric")
         counts = labels or sorted(rows["labels"].unique())
@@ -126,7 +128,7 @@ class Page:
         lines = [[title(arm), *(self.value(name, arm, n, metric) for n in counts)] for arm in arms]
         return markdown([head, *(f"{n:,} labels" for n in counts)], lines)
 
-    def pairs(self, name: str, metric: str = "auc", reference: str = "", arm: str = "") -> str:
+    def pairs(self, name: str, metric: str = "auc", reference: str | tuple[str, ...] = "", arm: str = "") -> str:
         """Return paired differences, all or those of an arm or against a reference (by the ends of their names)."""
         rows = self.read(name, "comparisons").query("metric == @metric")
         rows = rows[rows["reference"].str.endswith(reference) & rows["arm"].str.endswith(arm)]
