@@ -12,7 +12,7 @@ from zwicky.simulate import population_names
 from zwicky.simulate.draw import block_rng, draw_block
 from zwicky.simulate.population import read_population
 from zwicky.simulate.priors import Prior
-from zwicky.simulate.simulation import simulate_population
+from zwicky.simulate.simulation import Simulation, simulate_population, unused_parameters
 
 FIXED = {"number": 25, "slope": -0.9, "mass_min": 1e6, "mass_max": 1e10, "r_min": 0.2, "r_max": 2.0}
 COMPOSITE = {"channels": {"R": "r", "G": "r", "B": "r"}, "scales": [1, 1, 1], "Q": 1, "alpha": 1}
@@ -175,3 +175,16 @@ def test_what_would_render_another_image_than_its_label_says_is_refused(base, ch
     path.write_text(yaml.dump({"base": base, "description": "x", **changes}))
     with pytest.raises(UserError, match=message), np.errstate(all="ignore"):
         simulate_population(str(path), 64)
+
+
+def test_a_parameter_that_nothing_uses_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    changes = {"common": {"radiuss": {"value": 1.0}}, "classes": {"ring": {"parameters": {"rign_width": {"value": 1}}}}}
+    path.write_text(yaml.dump({"base": "lens-finding", "description": "x", **changes}))
+    with pytest.warns(UserWarning, match="nothing uses the parameter radiuss, rign_width;"):
+        Simulation.open(str(path), 1)
+
+
+@pytest.mark.parametrize("name", population_names())
+def test_every_declared_parameter_is_used(name):
+    assert unused_parameters(read_population(name)) == []

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,24 @@ from zwicky.errors import UserError
 from zwicky.io import read_json, write_json
 from zwicky.parallel import map_parts
 from zwicky.progress import StepProgress
-from zwicky.simulate.draw import BLOCK, ParameterBlock, block_rng, draw_block
-from zwicky.simulate.galaxies import galaxy_ids, load_galaxies
+from zwicky.simulate.draw import BLOCK, POSITIVE, ParameterBlock, block_rng, draw_block
+from zwicky.simulate.galaxies import galaxy_ids, galaxy_tensors, load_galaxies
 from zwicky.simulate.instruments import PROFILES, add_noise, read_star, signal_to_noise, sky_noise
 from zwicky.simulate.lensing import DEFLECTORS
 from zwicky.simulate.light import LAYERS, SOURCES
 from zwicky.simulate.population import Population, read_population
-from zwicky.simulate.priors import AxionVortex
-from zwicky.simulate.render import MARGIN, fine_size, make_composite, render_block, to_eight_bit
+from zwicky.simulate.priors import AxionVortex, Prior, Substructure
+from zwicky.simulate.render import (
+    CPU,
+    MARGIN,
+    fine_size,
+    grid,
+    make_composite,
+    parameter_tensors,
+    render_block,
+    render_light,
+    to_eight_bit,
+)
 from zwicky.simulate.truth import truth_columns
 
 PIECE = 8  # blocks that are written and resumed together
@@ -52,6 +62,10 @@ class Simulation:
         _check(population, simulated)
         if simulated.warning:
             warnings.warn(f"{population}: {simulated.warning.strip()}")
+        if unused := unused_parameters(simulated):
+            warnings.warn(
+                f"{population}: nothing uses the parameter {', '.join(unused)}; is it spelled as in its base?"
+            )
         return cls(simulated, count, seed, find_device(device))
 
     @property
@@ -278,6 +292,46 @@ def _check(name: str, population: Population) -> None:
         if one.substructure is not None and not any(used.endswith(fitting) for used in one.deflectors):
             known = ", ".join(used for used in DEFLECTORS if used.endswith(fitting))
             raise UserError(f"{name}: classes.{kind}.deflectors leaves its substructure out; add {known}")
+
+
+class _Watched(dict):
+    """A dictionary that keeps the keys that were read."""
+
+    def __init__(self, values: Mapping[str, Any], read: set[str]) -> None:
+        super().__init__(values)
+        self.read = read
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+
+def unused_parameters(population: Population) -> list[str]:
+    """Return declared parameters that neither a prior nor the light of a class reads, as one spelled wrongly.
+
+    Found by drawing once and rendering an image of each class that occurs in the first block.
+    """
+    drawn, rng, read = draw_block(population, 0, 0), np.random.default_rng(0), set(POSITIVE)
+    declared = set(population.common)
+    models: list[Prior | Substructure] = [*population.common.values()]
+    for light in population.light.values():
+        models += [light.magnitude, *light.colours.values()]
+    x, y = grid(8, 1.0)
+    for name, one in population.classes.items():
+        rows = np.flatnonzero(drawn.object_class == name)[:1]
+        if not len(rows):
+            continue
+        declared |= set(one.parameters)
+        models += [*one.parameters.values(), *([one.substructure] if one.substructure is not None else [])]
+        values = {key: column[rows] for key, column in drawn.values.items()}
+        tensors = parameter_tensors(drawn, rows) | galaxy_tensors(population, one, values, CPU)
+        try:
+            render_light(population, one, x, y, 1.0, _Watched(tensors, read))
+        except KeyError:  # one is missing, which rendering says
+            return []
+    for model in models:
+        model.draw(rng, BLOCK, _Watched(drawn.values, read))
+    return sorted(declared - read)
 
 
 def _stars(population: Population) -> list[str]:
