@@ -53,8 +53,8 @@ def main() -> None:
                 row = {"arm": arm, "labels": labels, "metric": metric}
                 row |= {"value": value.value, "low": value.low, "high": value.high}
                 gap = gaps.get(arm)
-                row["average_minus_arm"] = gap.value if gap else ""
-                row |= {"gap_low": gap.low if gap else "", "gap_high": gap.high if gap else ""}
+                row["difference"] = gap.value if gap else ""
+                row |= {"difference_low": gap.low if gap else "", "difference_high": gap.high if gap else ""}
                 row["p_holm"] = corrected.get(arm, "")
                 rows.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
     if not rows:

@@ -156,7 +156,7 @@ def intervals(path):
     """(value, low, high) of every row of a table, as they are and in per cent."""
     table = pd.read_csv(path, comment="#")
     ends = {name: (f"{name}_low", f"{name}_high") for name in table}
-    ends |= dict.fromkeys(("value", "difference"), ("low", "high"))
+    ends |= {name: ("low", "high") for name in ("value", "difference") if f"{name}_low" not in table}
     found = [table[[name, *pair]].to_numpy(float) for name, pair in ends.items() if {name, *pair} <= set(table)]
     return [scale * rows for rows in found for scale in (1, 100)]
 
@@ -164,7 +164,7 @@ def intervals(path):
 def test_figures_with_intervals_are_those_of_the_tables():
     """Each `value [low, high]` of the text is a row of a table, rounded."""
     tables = [*ROOT.glob("docs/tables/*.csv"), *ROOT.glob("benchmarks/results/*.csv")]
-    known, number = np.concatenate([rows for path in tables for rows in intervals(path)]), r"([+−]?\d*\.?\d+)"
+    known, number = np.concatenate([rows for path in tables for rows in intervals(path)]), r"([+−-]?\d*\.?\d+)"
     counted, wrong = 0, []
     for page, text in TEXTS.items():
         for match in re.finditer(rf"{number}(?: %)? \[{number}, {number}\]", " ".join(text.split())):
