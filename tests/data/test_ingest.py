@@ -230,11 +230,13 @@ def test_a_catalogue_of_positions_alone(folder, read, name):
 def test_a_row_of_an_unreadable_image_is_no_other_object(folder, read):
     for number in range(4):
         write(folder / f"{number}.npy", plane(number))
-    (folder / "4.npy").write_bytes(b"")
-    write(folder / "c.csv", "file,label\n" + "".join(f"{number}.npy,{'ab'[number % 2]}\n" for number in range(6)))
+    write(folder / "x/4.npy", plane(4))
+    (folder / "x/4.npy").write_bytes(b"")
+    rows = [f"{number}.npy,{'ab'[number % 2]}\n" for number in range(6)]
+    write(folder / "c.csv", "file,label\n" + "".join([*rows, "y/4.npy,a\n"]))
     report = read().report
-    assert [name for name, _ in report.set_aside] == ["4.npy", "5.npy"]
-    assert report.found == 6
+    assert [name for name, _ in report.set_aside] == ["x/4.npy", "5.npy", "y/4.npy"]
+    assert report.found == 7
 
 
 def test_a_usual_name_is_not_passed_over_silently(folder, read):

@@ -129,8 +129,7 @@ def _reword(message: str, parser: ArgumentParser) -> str:
         return f"{limit[1]} is {limit[2]}; it must be {limit[3]}"
     if entry := re.match(r'Parser key "(.+?)": .*class_path \'(.+?)\': Option \'(.+?)\' is not accepted', message):
         known = [field.name for field in fields(resolve_name(entry[2]))]
-        close = get_close_matches(entry[3], known, 1) or [", ".join(known)]
-        return f"{entry[1]}: an entry has no setting {entry[3]!r}; did you mean {close[0]}?"
+        return f"{entry[1]}: an entry has no setting {entry[3]!r}; it takes {', '.join(known)}"
     if typed := re.match(r'Parser key "(.+?)": (.*Expected an? <class .+) (?:Got|Given) value: (.+)', message):
         names = dict.fromkeys(re.findall(r"Expected an? <class '(\w+)'>", typed[2]))
         return f"{typed[1]} is {typed[3]!r}; it must be {' or '.join(_TYPE_NAMES.get(name, name) for name in names)}"

@@ -70,8 +70,8 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
     except UserError:
         raise
     except ImportError as error:
-        package = re.search(r"install the (\S+) package|$", str(error))
-        needed = f"pip install {package[1]}" if package and package[1] else str(error)
+        package = re.search(r"install the (\S+) package", str(error))
+        needed = f"pip install {package[1]}" if package else str(error)
         raise UserError(f"cannot read {path} without another package: {needed}; or save it as CSV") from error
     except Exception as error:  # pandas and astropy raise many kinds
         reason = " ".join(str(error).split())[:150] or type(error).__name__

@@ -111,6 +111,8 @@ def _join_catalogs(
     data: Source, objects: pd.DataFrame, from_files: pd.DataFrame, config: IngestConfig, given: Path | str | None
 ) -> list[pd.DataFrame]:
     """Return tables with one row an image: the one given, or those in the folder; `attrs` has their names."""
+    # Files that are there, by path and by its ends: a row about one of them is listed with that reason alone.
+    unreadable = {name.split("/", above)[-1] for name, _ in data.set_aside for above in range(name.count("/") + 1)}
     matches, sidecars = [], {} if given else _sidecars(data)
     for file in [os.path.relpath(given, data.folder)] if given else [*sidecars, *_catalog_files(data, sidecars)]:
         table = pd.DataFrame()
@@ -121,10 +123,7 @@ def _join_catalogs(
             matches.append((file, table, *_match(table, data, objects, from_files, config, file)))
         except UserError as error:
             if given:
-                text = str(error)
-                raise UserError(
-                    text if str(given) in text else f"the catalogue {given} was not used: {text}"
-                ) from error
+                raise UserError(f"the catalogue {given} was not used: {error}") from error
             if (
                 is_catalog_name(file, sure=True) or format_of(file) or meanings.has_usual_name(list(table))
             ):  # the others may be anything
@@ -154,10 +153,8 @@ def _join_catalogs(
         tables.append(aligned)
         masks.append(has_row)
         used = {file, *sidecars.get(file, ())}
-        kept = [entry for entry in data.set_aside if entry[0] not in used]
-        unreadable = {os.path.basename(name).lower() for name, _ in kept}  # they are there, and listed with the reason
-        orphans = [orphan for orphan in orphans if os.path.basename(orphan[0]).lower() not in unreadable]
-        data.set_aside[:] = kept + orphans
+        orphans = [orphan for orphan in orphans if orphan[0] not in unreadable]
+        data.set_aside[:] = [entry for entry in data.set_aside if entry[0] not in used] + orphans
     if tables and (missing := int((~np.any(masks, axis=0)).sum())):
         data.warnings.append(f"{missing} images are not in the catalogue: kept, unlabelled")
     return tables
