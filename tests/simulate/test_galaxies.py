@@ -1,6 +1,7 @@
 """Real galaxies as sources and lenses, against literal interpolation and against an analytic profile."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -152,7 +153,9 @@ def test_two_parts_of_a_store_share_no_galaxy_and_leave_none_out(write, describe
 
 def test_each_image_names_its_galaxy_and_a_split_keeps_its_images_together(write, described):
     name = described(write(discs(np.linspace(0.1, 0.3, 12))))
-    cutouts, labels = simulate_population(name, 200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # such as of parameters that nothing uses
+        cutouts, labels = simulate_population(name, 200)
     sources = cutouts.column("source_id")
     assert [int(one) for one in sources] == (cutouts.column("source_pick") * 12).astype(int).tolist()
     assert "source_id" in cutouts.truth

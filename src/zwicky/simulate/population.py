@@ -161,6 +161,16 @@ def read_population(name: str) -> Population:
     return _read(Population, {**settings, "name": path.stem, "text": text}, (name,))
 
 
+def inherited_parameters(name: str) -> set[str]:
+    """Return the parameters that the `base` of a population declares; none if it has no base."""
+    path = _path_of(name)
+    base = read_settings(path).get("base")
+    if base is None:
+        return set()
+    below = read_population(base if base in population_names() else str(_base_path(path, base)))
+    return set(below.common).union(*(one.parameters for one in below.classes.values()))
+
+
 @cache
 def load_instruments() -> dict[str, Instrument]:
     """Return the shipped instruments by name."""
@@ -260,8 +270,11 @@ def _resolve(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: base is {base!r}; write the name of a population or a YAML file")
     if base is None:
         return _merge({}, settings)
-    below = _path_of(base if base in population_names() else str(path.parent / base))
-    return _merge(_resolve(below, (*above, path)), settings)
+    return _merge(_resolve(_base_path(path, base), (*above, path)), settings)
+
+
+def _base_path(path: Path, base: str) -> Path:
+    return _path_of(base if base in population_names() else str(path.parent / base))
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from zwicky.simulate.galaxies import galaxy_ids, galaxy_tensors, load_galaxies
 from zwicky.simulate.instruments import PROFILES, add_noise, read_star, signal_to_noise, sky_noise
 from zwicky.simulate.lensing import DEFLECTORS
 from zwicky.simulate.light import LAYERS, SOURCES
-from zwicky.simulate.population import Population, read_population
+from zwicky.simulate.population import Population, inherited_parameters, read_population
 from zwicky.simulate.priors import AxionVortex, Prior, Substructure
 from zwicky.simulate.render import (
     CPU,
@@ -62,7 +62,8 @@ class Simulation:
         _check(population, simulated)
         if simulated.warning:
             warnings.warn(f"{population}: {simulated.warning.strip()}")
-        if unused := unused_parameters(simulated):
+        # What a base declares and the changed classes no longer need is no mistake.
+        if unused := sorted(set(unused_parameters(simulated)) - inherited_parameters(population)):
             warnings.warn(
                 f"{population}: nothing uses the parameter {', '.join(unused)}; is it spelled as in its base?"
             )
@@ -309,9 +310,11 @@ class _Watched(dict):
 def unused_parameters(population: Population) -> list[str]:
     """Return declared parameters that neither a prior nor the light of a class reads, as one spelled wrongly.
 
-    Found by drawing once and rendering an image of each class that occurs in the first block.
+    Found by drawing once and rendering an image of each class; none if a class does not occur in the first block.
     """
     drawn, rng, read = draw_block(population, 0, 0), np.random.default_rng(0), set(POSITIVE)
+    if set(population.classes) - set(drawn.object_class):
+        return []
     declared = set(population.common)
     models: list[Prior | Substructure] = [*population.common.values()]
     for light in population.light.values():
@@ -319,13 +322,11 @@ def unused_parameters(population: Population) -> list[str]:
     x, y = grid(8, 1.0)
     for name, one in population.classes.items():
         rows = np.flatnonzero(drawn.object_class == name)[:1]
-        if not len(rows):
-            continue
         declared |= set(one.parameters)
         models += [*one.parameters.values(), *([one.substructure] if one.substructure is not None else [])]
-        values = {key: column[rows] for key, column in drawn.values.items()}
-        tensors = parameter_tensors(drawn, rows) | galaxy_tensors(population, one, values, CPU)
+        values = _Watched({key: column[rows] for key, column in drawn.values.items()}, read)
         try:
+            tensors = parameter_tensors(drawn, rows) | galaxy_tensors(population, one, values, CPU)
             render_light(population, one, x, y, 1.0, _Watched(tensors, read))
         except KeyError:  # one is missing, which rendering says
             return []
