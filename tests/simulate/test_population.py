@@ -9,10 +9,11 @@ from scipy import stats
 
 from zwicky.errors import UserError
 from zwicky.simulate import population_names
+from zwicky.simulate.check import unused_parameters
 from zwicky.simulate.draw import block_rng, draw_block
 from zwicky.simulate.population import read_population
 from zwicky.simulate.priors import Prior
-from zwicky.simulate.simulation import Simulation, simulate_population, unused_parameters
+from zwicky.simulate.simulation import Simulation, simulate_population
 
 FIXED = {"number": 25, "slope": -0.9, "mass_min": 1e6, "mass_max": 1e10, "r_min": 0.2, "r_max": 2.0}
 COMPOSITE = {"channels": {"R": "r", "G": "r", "B": "r"}, "scales": [1, 1, 1], "Q": 1, "alpha": 1}

@@ -57,6 +57,11 @@ class Instrument:
     def __post_init__(self) -> None:
         require(self.pixel_scale > 0 and len(self.bands) > 0, "needs a pixel_scale above 0 and a band")
 
+    @property
+    def stars(self) -> list[str]:
+        """Files of stars that are the point spread function of a band."""
+        return [band.psf for band in self.bands.values() if band.psf not in PROFILES]
+
 
 def _frequencies(size: int, scale: float, device: torch.device) -> Tensor:
     """Return |k| [size, size//2+1], cycles per arcsec."""

@@ -167,7 +167,7 @@ def inherited_parameters(name: str) -> set[str]:
     base = read_settings(path).get("base")
     if base is None:
         return set()
-    below = read_population(base if base in population_names() else str(_base_path(path, base)))
+    below = read_population(str(_base_path(path, base)))
     return set(below.common).union(*(one.parameters for one in below.classes.values()))
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,24 +21,12 @@ from zwicky.errors import UserError
 from zwicky.io import read_json, write_json
 from zwicky.parallel import map_parts
 from zwicky.progress import StepProgress
-from zwicky.simulate.draw import BLOCK, POSITIVE, ParameterBlock, block_rng, draw_block
-from zwicky.simulate.galaxies import galaxy_ids, galaxy_tensors, load_galaxies
-from zwicky.simulate.instruments import PROFILES, add_noise, read_star, signal_to_noise, sky_noise
-from zwicky.simulate.lensing import DEFLECTORS
-from zwicky.simulate.light import LAYERS, SOURCES
-from zwicky.simulate.population import Population, inherited_parameters, read_population
-from zwicky.simulate.priors import AxionVortex, Prior, Substructure
-from zwicky.simulate.render import (
-    CPU,
-    MARGIN,
-    fine_size,
-    grid,
-    make_composite,
-    parameter_tensors,
-    render_block,
-    render_light,
-    to_eight_bit,
-)
+from zwicky.simulate.check import check_population
+from zwicky.simulate.draw import BLOCK, ParameterBlock, block_rng, draw_block
+from zwicky.simulate.galaxies import galaxy_ids, load_galaxies
+from zwicky.simulate.instruments import add_noise, read_star, signal_to_noise, sky_noise
+from zwicky.simulate.population import Population, read_population
+from zwicky.simulate.render import make_composite, render_block, to_eight_bit
 from zwicky.simulate.truth import truth_columns
 
 PIECE = 8  # blocks that are written and resumed together
@@ -59,14 +47,9 @@ class Simulation:
         simulated = read_population(population)
         if count < 1 or seed < 0:
             raise UserError(f"cannot simulate {count} images with seed {seed}; ask for 1 or more, and seed 0 or more")
-        _check(population, simulated)
+        check_population(population, simulated)
         if simulated.warning:
             warnings.warn(f"{population}: {simulated.warning.strip()}")
-        # What a base declares and the changed classes no longer need is no mistake.
-        if unused := sorted(set(unused_parameters(simulated)) - inherited_parameters(population)):
-            warnings.warn(
-                f"{population}: nothing uses the parameter {', '.join(unused)}; is it spelled as in its base?"
-            )
         return cls(simulated, count, seed, find_device(device))
 
     @property
@@ -87,7 +70,7 @@ class Simulation:
     def identity(self) -> dict[str, Any]:
         """Return everything that the pixels depend on, JSON-able."""
         population = self.population
-        files = {star: _digest(read_star(star).tobytes()) for star in _stars(population)}
+        files = {star: _digest(read_star(star).tobytes()) for star in population.instrument.stars}
         for name, galaxies in population.galaxies.items():
             catalog = load_galaxies(galaxies)
             files[name] = _digest(repr((catalog.scale, catalog.ids)).encode() + catalog.images.numpy().tobytes())
@@ -264,76 +247,3 @@ def find_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot render on the device {name!r} ({reason}); leave it out for the CPU") from error
     return device
-
-
-def _check(name: str, population: Population) -> None:
-    """Check what the population refers to: shapes, deflectors, galaxies, stars, and parameters drawn before others."""
-    for one in population.classes.values():
-        uses = (("shape", one.layers.values(), [*LAYERS, *SOURCES]), ("deflector", one.deflectors, DEFLECTORS))
-        for what, names, allowed in uses:
-            if unknown := [used for used in names if used not in allowed]:
-                raise UserError(f"{name}: there is no {what} {unknown[0]!r}; choose one of {', '.join(allowed)}")
-        if lensed := [layer for layer, shape in one.layers.items() if shape in SOURCES and layer != "arc"]:
-            raise UserError(f"{name}: the layer of a lensed source must be called arc; rename {lensed[0]}")
-        for galaxy in sorted({"source", "lens"} - set(population.galaxies)):
-            if f"real_{galaxy}" in one.layers.values():
-                raise UserError(f"{name}: real_{galaxy} needs a store of galaxies; name one in galaxies.{galaxy}")
-    for galaxies in population.galaxies.values():
-        load_galaxies(galaxies)
-    seeing = population.common["seeing"]
-    for star in _stars(population):
-        most = min(fine_size(population), 4 * MARGIN * population.supersampling + 1)  # or its wings wrap around
-        if (width := len(read_star(star))) > most:
-            raise UserError(f"{star} is {width} cells wide; crop the image of the star to at most {most}")
-        if (seeing.family, seeing.values, seeing.times or seeing.around) != ("value", (1.0,), None):
-            raise UserError(f"{name}: the image of a star has one width; write value: 1 for common.seeing")
-    draw_block(population, 0, 0)
-    for kind, one in population.classes.items():
-        fitting = "vortex" if isinstance(one.substructure, AxionVortex) else "_subhalos"
-        if one.substructure is not None and not any(used.endswith(fitting) for used in one.deflectors):
-            known = ", ".join(used for used in DEFLECTORS if used.endswith(fitting))
-            raise UserError(f"{name}: classes.{kind}.deflectors leaves its substructure out; add {known}")
-
-
-class _Watched(dict):
-    """A dictionary that keeps the keys that were read."""
-
-    def __init__(self, values: Mapping[str, Any], read: set[str]) -> None:
-        super().__init__(values)
-        self.read = read
-
-    def __getitem__(self, key: str) -> Any:
-        self.read.add(key)
-        return super().__getitem__(key)
-
-
-def unused_parameters(population: Population) -> list[str]:
-    """Return declared parameters that neither a prior nor the light of a class reads, as one spelled wrongly.
-
-    Found by drawing once and rendering an image of each class; none if a class does not occur in the first block.
-    """
-    drawn, rng, read = draw_block(population, 0, 0), np.random.default_rng(0), set(POSITIVE)
-    if set(population.classes) - set(drawn.object_class):
-        return []
-    declared = set(population.common)
-    models: list[Prior | Substructure] = [*population.common.values()]
-    for light in population.light.values():
-        models += [light.magnitude, *light.colours.values()]
-    x, y = grid(8, 1.0)
-    for name, one in population.classes.items():
-        rows = np.flatnonzero(drawn.object_class == name)[:1]
-        declared |= set(one.parameters)
-        models += [*one.parameters.values(), *([one.substructure] if one.substructure is not None else [])]
-        values = _Watched({key: column[rows] for key, column in drawn.values.items()}, read)
-        try:
-            tensors = parameter_tensors(drawn, rows) | galaxy_tensors(population, one, values, CPU)
-            render_light(population, one, x, y, 1.0, _Watched(tensors, read))
-        except KeyError:  # one is missing, which rendering says
-            return []
-    for model in models:
-        model.draw(rng, BLOCK, _Watched(drawn.values, read))
-    return sorted(declared - read)
-
-
-def _stars(population: Population) -> list[str]:
-    return [band.psf for band in population.instrument.bands.values() if band.psf not in PROFILES]
