@@ -12,12 +12,13 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
+from average import interval_rows
 from tables import write_csv
 
 from zwicky import cli, recipes
 from zwicky.cli.parsing import parse, settings_of
 from zwicky.evaluation.benchmark import benchmark
-from zwicky.evaluation.bootstrap import Bootstrap, holm
+from zwicky.evaluation.bootstrap import Bootstrap
 from zwicky.evaluation.metrics import statistics
 
 WHOLE = ("networks", "simmim-polar-self-training")
@@ -79,17 +80,9 @@ def main() -> None:
     for metric in ("accuracy", "auc"):
         estimate = bootstrap.apply(statistics()[metric])
         gaps = {title: estimate.difference("/".join(arm), whole) for title, arm in left_out.items()}
-        corrected = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
-        for title, arm in {"nothing": WHOLE, **left_out}.items():
-            value, row = estimate.interval("/".join(arm)), {"left out": title, "metric": metric}
-            row |= {"value": value.value, "low": value.low, "high": value.high}
-            if title in gaps:
-                gap = gaps[title]
-                row |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high}
-                row |= {"p_holm": corrected[title]}
-            rows.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
-    columns = [*rows[1]]
-    rows = [{name: row.get(name, "") for name in columns} for row in rows]
+        arms = {title: "/".join(arm) for title, arm in {"nothing": WHOLE, **left_out}.items()}
+        found = interval_rows(estimate, arms, gaps)
+        rows += [{"left out": title, "metric": metric} | row for title, row in zip(arms, found, strict=True)]
     objects = len({i for own in cells.values() for cell in own for i in cell.ids})
     note = f"{given.labels} labels, {config.draws} draws, {objects} objects tested; 95 % intervals, paired differences"
     write_csv(given.out / "ablation.csv", rows, [note], ["torch"])

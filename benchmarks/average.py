@@ -7,14 +7,16 @@ weights, and the average is compared in pairs with each of them, on the same dra
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 from tables import write_csv
 
-from zwicky.evaluation.bootstrap import Bootstrap, holm
+from zwicky.evaluation.bootstrap import Bootstrap, Interval, Replicates, holm
 from zwicky.evaluation.metrics import statistics
 from zwicky.evaluation.results import BenchmarkResult
 
@@ -24,6 +26,22 @@ LEAST = 1e-6  # a probability of 0 would decide alone
 def averaged(probabilities: list[np.ndarray]) -> np.ndarray:
     """Return the softmax of the mean of the logarithms of probabilities [N, classes] of several arms."""
     return softmax(np.mean([np.log(np.clip(one, LEAST, 1)) for one in probabilities], axis=0), axis=1)
+
+
+def interval_rows(estimate: Replicates, arms: Mapping[str, str], gaps: Mapping[str, Interval]) -> list[dict[str, Any]]:
+    """Return value and interval of each of `arms` (title → arm), its difference of `gaps` and that one's p after Holm.
+
+    Cells are empty where an arm has no difference.
+    """
+    corrected, rows = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True)), []
+    for title, arm in arms.items():
+        value, gap = estimate.interval(arm), gaps.get(title)
+        row = {"value": value.value, "low": value.low, "high": value.high}
+        names = ("difference", "difference_low", "difference_high", "p_holm")
+        numbers = (gap.value, gap.low, gap.high, corrected[title]) if gap else ("",) * 4
+        row |= dict(zip(names, numbers, strict=True))
+        rows.append({name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()})
+    return rows
 
 
 def main() -> None:
@@ -47,16 +65,10 @@ def main() -> None:
         for metric in ("accuracy", "auc"):
             estimate = bootstrap.apply(statistics()[metric])
             gaps = {arm: estimate.difference("average", arm) for arm in given.arms}
-            corrected = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
-            for arm in cells:
-                value = estimate.interval(arm)
-                row = {"arm": arm, "labels": labels, "metric": metric}
-                row |= {"value": value.value, "low": value.low, "high": value.high}
-                gap = gaps.get(arm)
-                row["difference"] = gap.value if gap else ""
-                row |= {"difference_low": gap.low if gap else "", "difference_high": gap.high if gap else ""}
-                row["p_holm"] = corrected.get(arm, "")
-                rows.append({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()})
+            found = interval_rows(estimate, {arm: arm for arm in cells}, gaps)
+            rows += [
+                {"arm": arm, "labels": labels, "metric": metric} | row for arm, row in zip(cells, found, strict=True)
+            ]
     if not rows:
         raise SystemExit(f"{given.run} has no number of labels with all of {', '.join(given.arms)}")
     note = f"mean log-odds of {', '.join(given.arms)}; 95 % intervals; the average minus each arm, paired"

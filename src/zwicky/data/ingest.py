@@ -10,7 +10,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -209,11 +209,16 @@ def choose_store_format(data: Source, config: IngestConfig, pool: ThreadPoolExec
     return store
 
 
+def main_reason(set_aside: Sequence[tuple[str, str]]) -> tuple[str, int]:
+    """Return the most frequent reason of (file, reason), "not an image" only if there is no other, and its count."""
+    reasons = Counter(reason for _, reason in set_aside)
+    return max(reasons.items(), key=lambda item: (item[0] != "not an image", item[1]))
+
+
 def _nothing_read(data: Source) -> UserError:
     if not data.set_aside:
         return UserError(f"{data.folder} is empty; give the folder that holds the images")
-    reasons = Counter(reason for _, reason in data.set_aside)
-    reason, count = max(reasons.items(), key=lambda item: (item[0] != "not an image", item[1]))
+    reason, count = main_reason(data.set_aside)
     return UserError(
         f"no image could be read in {data.folder}: {len(data.set_aside)} files set aside, {count} of them because: "
         f"{reason}; zwicky reads PNG, JPEG, TIFF, .npy, .npz, FITS, HDF5 and Parquet"

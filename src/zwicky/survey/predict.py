@@ -1,11 +1,11 @@
 """`zwicky predict`: one network applied to new cutouts, in one table."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from zwicky.data.ingest import main_reason
 from zwicky.errors import UserError
 from zwicky.io import replacing, write_array, write_set_aside
 from zwicky.progress import StepProgress
@@ -57,9 +57,10 @@ def predict(
                 count += len(table)
             progress.advance(count - before)
         if not count:
-            reasons = Counter(reason for _, reason in listed).most_common(1)
-            why = f"{reasons[0][1]} of {len(listed)} because: {reasons[0][0]}" if reasons else "it is empty"
-            raise UserError(f"nothing in {data} can be scored: {why}")
+            if not listed:
+                raise UserError(f"nothing in {data} can be scored: it is empty")
+            reason, times = main_reason(listed)
+            raise UserError(f"nothing in {data} can be scored: {times} of {len(listed)} because: {reason}")
         if features is not None:
             write_array(features, np.concatenate(vectors))
     aside = out.with_name(f"{out.stem}_set_aside.csv")
