@@ -46,6 +46,9 @@ def test_a_base_is_changed_and_a_null_removes(one_galaxy, write_population):
     assert population.common["lens_R"] == lens_R
     fewer = read_population(write_population({"base": "demo-lenses", "classes": {"merger": None}}, "fewer.yaml"))
     assert set(read_population("demo-lenses").classes) - set(fewer.classes) == {"merger"}
+    with pytest.raises(UserError, match=r"classes\.mergers: is null, which removes what a base has"):
+        read_population(write_population({"base": "demo-lenses", "classes": {"mergers": None}}, "typo.yaml"))
+    assert read_population(write_population({"base": "demo-lenses", "composite": None}, "plain.yaml")).composite is None
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def _convert(annotation: Any, value: Any, keys: tuple[str, ...]) -> Any:
         require(named, f"must be one of {', '.join(SUBSTRUCTURES)}")
         return next(_read(SUBSTRUCTURES[model], settings or {}, keys) for model, settings in value.items())
     if origin is UnionType:  # X | None
-        return _read(args[0], value, keys)
+        return None if value is None else _read(args[0], value, keys)
     if origin is tuple:
         values = value if isinstance(value, list) else [value]
         length = len(values) if args[-1] is Ellipsis else len(args)
@@ -205,6 +205,7 @@ def _convert(annotation: Any, value: Any, keys: tuple[str, ...]) -> Any:
         require(value in load_instruments(), f"unknown {value!r}; choose one of {', '.join(load_instruments())}")
         return load_instruments()[value]
     named = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    require(value is not None, "is null, which removes what a base has, and it has none of this name")
     require(named, f"is {value!r}; write `name: value` lines")
     if origin is not None:  # Mapping[str, X]
         return {key: _read(args[1], one, (*keys, key)) for key, one in value.items()}
@@ -261,7 +262,7 @@ def _path_of(name: str) -> Path:
 
 
 def _resolve(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return the settings of a file merged into those of its bases; a null removes what a base has."""
+    """Return the settings of a file merged into those of its bases; a null removes what a base has, and must."""
     if path in above:
         raise UserError(f"{path}: is based on itself; change `base`")
     settings = read_settings(path)
@@ -278,7 +279,7 @@ def _base_path(path: Path, base: str) -> Path:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` changed key by key, without nulls; a prior of another family replaces all but unit and meaning."""
+    """Return `base` changed key by key; a null removes its key, a prior of another family all but unit and meaning."""
     merged = dict(base)
     for key, new in changes.items():
         if isinstance(new, dict):
@@ -287,4 +288,4 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
                 old = {name: old[name] for name in ("unit", "meaning") if name in old}
             new = _merge(old, new)
         merged[key] = new
-    return {key: value for key, value in merged.items() if value is not None}
+    return {key: value for key, value in merged.items() if value is not None or key not in {*base, *FAMILIES}}
