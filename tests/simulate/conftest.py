@@ -3,7 +3,6 @@
 import pytest
 import yaml
 
-STAMP, STAMP_SCALE = 81, 0.03
 SERSIC_PARAMETERS = {
     "lens_x": {"value": 0.1},
     "lens_y": {"value": -0.2},

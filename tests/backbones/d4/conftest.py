@@ -6,14 +6,9 @@ import torch
 from zwicky import d4
 
 
-def _act(g, features):
+def act(g, features):
     """(g·F)(n, k) = F(g⁻¹n, g⁻¹k) of regular features [8, ..., h, w]."""
     return d4.apply(features[d4.PRODUCT[d4.INVERSE[g]]])[g]
-
-
-@pytest.fixture
-def act():
-    return _act
 
 
 @pytest.fixture
@@ -29,7 +24,7 @@ def errors():
             upright, rows = net(images, mask), []
             for g, transformed in enumerate(d4.apply(images)):
                 result = net(transformed, None if mask is None else d4.apply(mask)[g])
-                group_features = _act(g, upright.group_features.permute(3, 4, 0, 1, 2)).permute(2, 3, 4, 0, 1)
+                group_features = act(g, upright.group_features.permute(3, 4, 0, 1, 2)).permute(2, 3, 4, 0, 1)
                 patches = d4.apply(upright.patch_tokens.permute(0, 3, 1, 2))[g].permute(0, 2, 3, 1)
                 pairs = [(result.pooled, upright.pooled), (result.patch_tokens, patches)]
                 pairs += [(result.group_features, group_features)]

@@ -15,6 +15,8 @@ from zwicky.backbones.d4.irreps import BlockProduct
 from zwicky.backbones.d4.layers import GroupLinear, Lift, Norm, Readout
 from zwicky.backbones.d4.swin import Merge, WindowBlock
 
+from .conftest import act
+
 
 @pytest.fixture
 def fill(filled):
@@ -27,7 +29,7 @@ def features():
     return torch.randn(8, 4, 2, 5, 5, dtype=torch.float64)
 
 
-def test_the_irreps_are_orthonormal_and_transform_among_themselves(act):
+def test_the_irreps_are_orthonormal_and_transform_among_themselves():
     assert torch.allclose(algebra.CHANGE @ algebra.CHANGE.T, torch.eye(8, dtype=torch.float64), atol=1e-14)
     x = torch.randn(8, 4, 1, 1, dtype=torch.float64)
     assert torch.allclose(algebra.to_regular(algebra.to_irreps(x)), x, atol=1e-12)
