@@ -228,22 +228,13 @@ def test_a_catalogue_of_positions_alone(folder, read, name):
 
 
 def test_a_row_of_an_unreadable_image_is_no_other_object(folder, read):
-    for number in range(4):
-        write(folder / f"{number}.npy", plane(number))
-    write(folder / "x/4.npy", plane(4))
-    (folder / "x/4.npy").write_bytes(b"")
+    write_planes(folder, "0.npy 1.npy 2.npy 3.npy")
+    write(folder / "x/4.npy", b"")
     rows = [f"{number}.npy,{'ab'[number % 2]}\n" for number in range(6)]
     write(folder / "c.csv", "file,label\n" + "".join([*rows, "y/4.npy,a\n"]))
     report = read().report
     assert [name for name, _ in report.set_aside] == ["x/4.npy", "5.npy", "y/4.npy"]
     assert report.found == 7
-
-
-def test_a_usual_name_is_not_passed_over_silently(folder, read):
-    for number in range(6):
-        write(folder / f"{number}.npy", plane(number))
-    write(folder / "c.csv", "file,label\n" + "".join(f"{number}.npy,{number % 3 / 2}\n" for number in range(6)))
-    assert "no column is known to hold labels; if one of label does" in read().report.text()
 
 
 def test_columns_that_hold_no_positions_are_kept(folder, read):
@@ -279,13 +270,17 @@ def test_a_text_beside_each_image(folder, read, suffix, content):
         assert [cutouts.column(name)[0] for name in ("mag", "code", "seen")] == [20, "010", "no"]
 
 
-@pytest.mark.parametrize("name", ["consensus", "lens_flag", "GRADE_FINAL"])
-def test_columns_that_may_hold_labels_are_named(folder, read, name):
-    write_planes(folder, 4)
-    lines = [f"file,{name},z", *(f"img{n:03d}.npy,{'AB'[n % 2]},0.{n}5" for n in range(4))]
+MAYBE = [*((name, ("A", "B")) for name in ("consensus", "lens_flag", "GRADE_FINAL")), ("label", ("0", "0.5", "1"))]
+
+
+@pytest.mark.parametrize(("name", "classes"), MAYBE)
+def test_columns_that_may_hold_labels_are_named(folder, read, name, classes):
+    """A usual name too, where the values are not those of labels."""
+    write_planes(folder, 6)
+    lines = [f"file,{name},z", *(f"img{n:03d}.npy,{classes[n % len(classes)]},0.{n}5" for n in range(6))]
     write(folder / "c.csv", "\n".join(lines))
-    assert f"if one of {name} does: --label_column" in read().report.text()
-    assert read(label_column=name).report.classes == {"A": 2, "B": 2}
+    assert f"no column is known to hold labels; if one of {name} does: --label_column" in read().report.text()
+    assert read(label_column=name).report.classes == dict.fromkeys(classes, 6 // len(classes))
 
 
 # ---------------------------------------------------------------------------------------------------- files of many
@@ -338,13 +333,10 @@ def test_a_catalogue_of_a_file_of_many_images(folder, read, lines):
 
 def test_a_hats_catalogue(folder, read):
     names = [f"o{n}" for n in range(6)]
-    table = pa.table({"object_id": names, "RAJ": RAMP, "DEJ": RAMP})
-    table = table.append_column("image", pa.array([plane(n).tolist() for n in range(6)]))
-    for path, some in {"Norder=1/Dir=0/Npix=44": (0, 4), "Norder=4/Dir=0/Npix=180": (4, 2)}.items():
-        write(
-            folder / "cat" / "dataset" / f"{path}.parquet",
-            dict(zip(table.column_names, table.slice(*some), strict=True)),
-        )
+    columns = {"object_id": names, "RAJ": RAMP, "DEJ": RAMP, "image": [plane(n).tolist() for n in range(6)]}
+    for path, some in {"Norder=1/Dir=0/Npix=44": slice(4), "Norder=4/Dir=0/Npix=180": slice(4, 6)}.items():
+        rows = {name: values[some] for name, values in columns.items()}
+        write(folder / "cat" / "dataset" / f"{path}.parquet", rows)
     write(folder / "cat" / "hats.properties", "# HATS\nhats_col_ra=RAJ\nhats_col_dec = DEJ\n")
     cutouts, report, *_ = read()
     assert (list(cutouts.ids), report.classes) == (names, {})
@@ -482,14 +474,9 @@ def test_size_crops_and_pads_around_the_centre(folder, read, size):
         read()
     cutouts = read(size=size).cutouts
     for row, shape in enumerate(shapes.values()):
-        have, literal = plane(1, shape), np.full((size, size), NAN, np.float32)
-        for y in range(size):
-            for x in range(size):
-                i = y + (shape[0] - size) // 2 if shape[0] >= size else y - (size - shape[0]) // 2
-                j = x + (shape[1] - size) // 2 if shape[1] >= size else x - (size - shape[1]) // 2
-                if 0 <= i < shape[0] and 0 <= j < shape[1]:
-                    literal[y, x] = have[i, j]
-        assert_array_equal(cutouts.images[row][0], literal)
+        padded = np.pad(plane(1, shape), 12, constant_values=NAN)
+        top, left = (12 + int((side - size) / 2) for side in shape)  # towards zero
+        assert_array_equal(cutouts.images[row][0], padded[top : top + size, left : left + size])
 
 
 def test_eight_bits_stay_when_cropped_and_become_float_when_padded(folder, read):
