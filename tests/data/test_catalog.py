@@ -317,12 +317,6 @@ ANGLES = [(150.177, 2.2058), ("150.177", "+2.2058"), ("150,177", "2,2058"), ("10
 ANGLES += [("10 00 42.48", "+02 12 20.88"), ("10h00m42.48s", "2d12m20.88s"), ("150d10m37.2s", "2d12m20.88s")]
 
 
-@pytest.mark.parametrize(("ra", "dec"), ANGLES)
-def test_positions(ra, dec):
-    a, d, unknown = parse_positions(pd.DataFrame({"ra": [ra], "dec": [dec]}), ["ra", "dec"])
-    assert (a[0], d[0], unknown) == (pytest.approx(150.177, abs=1e-6), pytest.approx(2.2058, abs=1e-6), 0)
-
-
 ROW = {"rah": "10", "ram": "0", "ras": "42.48", "de-": "-", "ded": "2", "dem": "12", "des": "20.88"}
 FORMS = [{"coords": text} for text in ("10:00:42.48 -02:12:20.88", "10 00 42.48 -02 12 20.88", "(150.177; −2.2058)")]
 FORMS += [{f"ra_{word}": 150.177, f"dec_{word}": -2.2058} for word in ("truth", "match", "epoch")]
@@ -336,11 +330,13 @@ FORMS += [
 FORMS += [{"GLON": GALACTIC.l.deg, "GLAT": GALACTIC.b.deg}, {"l": GALACTIC.l.deg, "b": GALACTIC.b.deg}]
 
 
-@pytest.mark.parametrize("row", FORMS)
-def test_positions_in_other_forms(row):
+@pytest.mark.parametrize(
+    ("row", "dec"), [*(({"ra": ra, "dec": dec}, 2.2058) for ra, dec in ANGLES), *((row, -2.2058) for row in FORMS)]
+)
+def test_positions(row, dec):
     table = pd.DataFrame([row])
-    a, d, _ = parse_positions(table, find_position_columns(list(table)))
-    assert (a[0], d[0]) == (pytest.approx(150.177, abs=1e-5), pytest.approx(-2.2058, abs=1e-5))
+    a, d, unknown = parse_positions(table, find_position_columns(list(table)))
+    assert (a[0], d[0], unknown) == (pytest.approx(150.177, abs=1e-6), pytest.approx(dec, abs=1e-6), 0)
 
 
 def test_units_of_positions():
