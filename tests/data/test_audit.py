@@ -188,7 +188,7 @@ def test_features_by_hand():
         assert features["nan_share"][row] == pytest.approx(3 / 2048 if row == 1 else 0)
 
 
-def test_auc_and_interval_agree_with_scikit_learn_and_a_bootstrap():
+def test_auc_is_scikit_learns_and_its_interval_delongs():
     rng = np.random.default_rng(0)
     positive = rng.random(400) < 0.3
     score = np.round(rng.normal(size=400) + positive, 1)  # with ties
@@ -202,12 +202,6 @@ def test_auc_and_interval_agree_with_scikit_learn_and_a_bootstrap():
     placements = above.mean(1), above.mean(0)  # DeLong's, of either class
     error = sum(values.var(ddof=1) / len(values) for values in placements) ** 0.5
     assert [result["low"], result["high"]] == pytest.approx([result["auc"] + z * error for z in (-1.959964, 1.959964)])
-    ones, zeros = np.flatnonzero(positive), np.flatnonzero(~positive)
-    draws = []
-    for _ in range(500):
-        rows = np.concatenate([rng.choice(ones, len(ones)), rng.choice(zeros, len(zeros))])
-        draws.append(roc_auc_score(positive[rows], score[rows]))
-    assert [result["low"], result["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.012)
 
 
 def test_twins_are_in_one_fold():
