@@ -1,6 +1,7 @@
 """How batches are made: a full shuffle of each epoch, the same from arrays and stores, sliced by process, in pairs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,22 +25,13 @@ from ..conftest import SMALL_METHODS
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Shown:
+def given(images, rows, **options):
     """In place of views: what the augmentation is given."""
-
-    images: torch.Tensor
-    rows: torch.Tensor
-    targets: torch.Tensor | None = None
-    seed: int = 0
-    step: int = 0
-    part: slice | None = None
-    global_batch: int = 0
-    partner: object = None
+    return SimpleNamespace(images=images, rows=rows, **options)
 
 
-def loader(images, rows, batch_size=8, augment=Shown, rank=0, world_size=1, **more):
-    return BatchLoader(TrainingSet(images, rows, **more), augment, batch_size, 3, CPU, rank, world_size)
+def loader(images, rows, augment=given, **more):
+    return BatchLoader(TrainingSet(images, rows, **more), augment, 8, 3, CPU, 0, 1)
 
 
 @pytest.fixture
