@@ -248,12 +248,8 @@ def test_self_training_is_compared_with_its_teacher(store, tmp_path, monkeypatch
         assert not np.allclose(*predicted)
 
 
-def ssl(networks=()):
-    return replace(small_config().methods["dino"], networks=list(networks))
-
-
 def two_networks(**changes):
-    settings = {"backbones": {"A": small_vit(), "B": small_vit(16)}, "methods": {"dino": ssl(), "other": ssl(["B"])}}
+    settings = {"backbones": {"A": small_vit(), "B": small_vit(16)}, "methods": two(networks=["B"])}
     return small_config(**settings | {"probes": ["linear"], "baselines": []} | changes)
 
 
@@ -262,12 +258,12 @@ def test_arms_and_the_pairs_that_are_compared():
     titles = {arm.name: arm.title for arm in arms if arm.tta}
     assert list(titles) == [
         *("dino-A-finetune", "dino-A-linear", "A-supervised"),
-        *("dino-B-finetune", "dino-B-linear", "other-B-finetune", "other-B-linear", "B-supervised"),
+        *("dino-B-finetune", "dino-B-linear", "second-B-finetune", "second-B-linear", "B-supervised"),
     ]
     assert titles["dino-A-linear"] == "DINO pretraining, A, frozen, linear probe"
-    assert titles["other-B-finetune"] == "DINO (other) pretraining, B, fine-tuned"
+    assert titles["second-B-finetune"] == "DINO (second) pretraining, B, fine-tuned"
     pairs = set(compared_arms(arms))
-    starts = [("dino", "A"), ("dino", "B"), ("other", "B")]
+    starts = [("dino", "A"), ("dino", "B"), ("second", "B")]
     assert pairs == {
         (f"{method}-{network}-{use}", f"{network}-supervised{'-no-tta' if use.endswith('tta') else ''}")
         for method, network in starts
@@ -300,7 +296,7 @@ def test_only_the_best_pretrained_networks_are_fine_tuned(store, tmp_path):
     config = two_networks(finetune_best=1, labels=[20], draws=1, replicates=5, probes=["linear", "blocks"])
     benchmark(config, store, tmp_path / "run", quiet=True)
     scores = read_json(tmp_path / "run" / "chosen.json")["score"]
-    assert set(scores) == {"dino-A", "dino-B", "other-B"}
+    assert set(scores) == {"dino-A", "dino-B", "second-B"}
     cells = {path.name for path in (tmp_path / "run" / "cells").iterdir()}
     best = max(scores, key=scores.get)
     assert {name for name in cells if "finetune" in name} == {f"{best}-finetune-n20-d0"}
