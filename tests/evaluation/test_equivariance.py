@@ -50,15 +50,10 @@ def test_a_plain_network_is_not(make):
     assert table[["features", "distance"]][1:].min().min() > 1e-2
     assert table["outputs"][1:].min() > 1e-4
     assert "Not invariant" in equivariance_text(table)
-    upright, rotated = (
-        network.probabilities(np.ascontiguousarray(images), turns=False)
-        for images in (cutouts.images, np.rot90(cutouts.images, axes=(2, 3)))
-    )
+    turned = cutouts.images, np.ascontiguousarray(np.rot90(cutouts.images, axes=(2, 3)))
+    upright, rotated = (network.probabilities(images, turns=False) for images in turned)
     assert table["outputs"][1] == pytest.approx(np.abs(rotated - upright).max(), abs=0.05)
-    features = [
-        network.features(np.ascontiguousarray(images), turns=False)
-        for images in (cutouts.images, np.rot90(cutouts.images, axes=(2, 3)))
-    ]
+    features = [network.features(images, turns=False) for images in turned]
     moved = np.linalg.norm(features[1] - features[0], axis=1)
     assert table["distance"][1] == pytest.approx(moved.mean() / pdist(features[0]).mean(), rel=0.05)
     assert table["changed"][1] == pytest.approx(np.mean(rotated.argmax(1) != upright.argmax(1)), abs=0.09)
