@@ -145,12 +145,13 @@ def lopsided(width=15):
 def through_star(one_galaxy, write_population):
     """A function that writes a population of one round exponential galaxy, without noise, with this PSF."""
 
-    def write(psf, seeing=1.0):
+    def write(psf, seeing=1.0, R=0.5, size=STAMP, cells=CELLS):
         band = {**asdict(DES.bands["r"]), "psf": str(psf)}
         instrument = {"name": "mine", "pixel_scale": DES.pixel_scale, "bands": {"r": band}}
-        common = one_galaxy["common"] | {"seeing": {"value": seeing}, "lens_R": {"value": 0.5}}
+        prior = {"uniform": seeing} if isinstance(seeing, list) else {"value": seeing}
+        common = one_galaxy["common"] | {"seeing": prior, "lens_R": {"value": R}}
         light = {"lens": {"band": "r", "magnitude": {"value": 20.0}}}
-        changes = {"instrument": instrument, "size": STAMP, "supersampling": CELLS, "noise": "none"}
+        changes = {"instrument": instrument, "size": size, "supersampling": cells, "noise": "none"}
         return write_population(one_galaxy | changes | {"common": common, "light": light})
 
     return write
@@ -171,13 +172,9 @@ def test_the_image_of_a_star_is_the_point_spread_function(tmp_path, suffix, thro
     assert np.abs(image - pixels).max() < 1e-4 * pixels.max()
 
 
-def test_each_image_has_a_point_spread_function_of_its_seeing(one_galaxy, write_population):
+def test_each_image_has_a_point_spread_function_of_its_seeing(through_star):
     """The second moment of a convolved galaxy is its own and that of the point spread function."""
-    band = {**asdict(DES.bands["r"]), "psf": "gaussian"}
-    instrument = {"name": "mine", "pixel_scale": DES.pixel_scale, "bands": {"r": band}}
-    common = one_galaxy["common"] | {"seeing": {"uniform": [0.7, 1.5]}, "lens_R": {"value": 0.2}}
-    changes = {"instrument": instrument, "size": 48, "supersampling": 4, "noise": "none", "common": common}
-    cutouts = simulate_population(write_population(one_galaxy | changes), 20)[0]
+    cutouts = simulate_population(through_star("gaussian", [0.7, 1.5], R=0.2, size=48, cells=4), 20)[0]
     x = (np.arange(48) - 23.5) * DES.pixel_scale - 0.1
     across = cutouts.images[:, 0].sum(1, dtype=np.float64)
     moment = (across * x**2).sum(1) / across.sum(1)
