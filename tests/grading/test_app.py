@@ -66,11 +66,9 @@ def test_the_token_and_the_origin_are_needed(client, judgements):
 def test_judgements_are_kept_once_with_their_object(client, judgements):
     first = post(client, item("a"), item("b", "000001", "X", subclass="ring")).json()
     assert [row["id"] for row in first["judgements"]] == ["000000", "000001"]
-    for rows in (
-        first["judgements"],
-        client.get("/secret/state").json()["judgements"],
-    ):  # nothing tells what calibrates
-        assert {name for row in rows for name in row} == {"id", "repeat", "grade", "subclass", "comment", "time"}
+    for answer in (first, client.get("/secret/state").json()):  # nothing tells what calibrates
+        names = {name for row in answer["judgements"] for name in row}
+        assert names == {"id", "repeat", "grade", "subclass", "comment", "time"}
     again = post(client, item("b", "000001", "X", subclass="ring"), item("c", grade=""), since=first["seq"]).json()
     assert [(row["id"], row["grade"]) for row in again["judgements"]] == [("000000", "")]
     row = judgements.since(0)[1]

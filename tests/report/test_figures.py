@@ -106,15 +106,8 @@ def test_cutouts_are_shown_in_order(monkeypatch):
 def test_longest_wavelength_is_red_and_one_band_is_grey():
     image = np.zeros((3, 5, 5), np.uint8)
     image[2] = 200  # the i band
-    assert figures.to_rgba(image, ("g", "r", "i"))[2, 2].tolist() == [200, 0, 0, 255]
-    for names in (
-        "HSC-G,HSC-R,HSC-I",
-        "F115W,F277W,F444W",
-        "NIR_Y,NIR_J,NIR_H",
-        "J,H,Ks",
-        "g_band,r_band,i_band",
-        "b,v,vis",
-    ):
+    bands = "g,r,i HSC-G,HSC-R,HSC-I F115W,F277W,F444W NIR_Y,NIR_J,NIR_H J,H,Ks g_band,r_band,i_band b,v,vis"
+    for names in bands.split():
         assert figures.to_rgba(image, names.split(","))[2, 2].tolist() == [200, 0, 0, 255]
     assert figures.to_rgba(image, ("one", "two", "three"))[2, 2].tolist() == [0, 0, 200, 255]  # unknown names: in order
     assert (figures.to_rgba(image[2:], ("gray",))[..., :3] == 200).all()

@@ -116,15 +116,8 @@ def test_without_a_lens_the_image_is_the_interpolated_original(write, described)
 
 
 def test_a_real_lens_has_its_flux_at_the_place_of_the_lens(write):
-    values = {
-        "lens_x": 0.3,
-        "lens_y": -0.2,
-        "lens_rotation": 0.4,
-        "lens_flip": -1.0,
-        "lens_zoom": 0.7,
-        "lens_scale": SCALE,
-    }
-    p = {name: torch.full((1, 1, 1), value) for name, value in values.items()}
+    values = {"x": 0.3, "y": -0.2, "rotation": 0.4, "flip": -1.0, "zoom": 0.7, "scale": SCALE}
+    p = {f"lens_{name}": torch.full((1, 1, 1), value) for name, value in values.items()}
     p["lens_images"] = load_galaxies(GalaxyStore(write(discs([0.2])))).images
     x, y = grid(161, SCALE)
     light = real_lens(x, y, p).double()
