@@ -96,6 +96,8 @@ def test_pipeline_grid_search_and_rows_of_pixels():
     np.testing.assert_array_equal(classifier.predict_proba(rows), as_images)
     with pytest.warns(UserWarning, match="no square images"):
         LensClassifier(**QUICK).fit(rows[:, :200], labels)
+    with pytest.raises(ValueError, match="200 features"):
+        classifier.fit(rows, labels, eval_set=(rows[:, :200], labels))
 
 
 def test_a_fifth_of_each_class_selects_and_copies_of_an_image_stay_together():
@@ -183,50 +185,34 @@ def test_every_backbone_and_method(name):
 
 
 ABAB, FOUR = ["a", "b", "a", "b"], np.zeros((4, 1, 16, 16))
+MISTAKES = [
+    ({"X": np.zeros((16, 16, 3, 4, 1))}, "N, bands, H, W"),
+    ({"X": np.zeros((4, 16, 16, 3))}, "np.moveaxis"),
+    ({"X": np.zeros((0, 1, 16, 16)), "y": []}, "N, bands, H, W"),
+    ({"X": np.full((4, 1, 16, 16), "x")}, "N, bands, H, W"),
+    ({"X": np.zeros((4, 1, 3, 3))}, "too small"),
+    ({"y": ["a", "b"]}, "one label per image"),
+    ({"y": np.array([None, "b", "a", "b"], object)}, "1 of 4 labels are None or NaN"),
+    ({"y": [0.0, 1.0, np.nan, 1.0]}, "1 of 4 labels are None or NaN"),
+    ({"y": ["a"] * 4}, "1 class"),
+    ({"eval_set": (FOUR[:2], ["a", "banana"])}, "label 'banana'"),
+    ({"eval_set": (FOUR[:2], ["a", None])}, "label None"),
+    ({"eval_set": (FOUR[:2], ["a"])}, "one label per image"),
+    ({"eval_set": (np.zeros((2, 1, 20, 20)), ["a", "b"])}, "images of that shape"),
+    ({"eval_set": (np.zeros((2, 2, 16, 16)), ["a", "b"])}, "images of that shape"),
+]
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        (np.zeros((16, 16, 3, 4, 1)), ABAB, "N, bands, H, W"),
-        (np.zeros((4, 16, 16, 3)), ABAB, "np.moveaxis"),
-        (np.zeros((0, 1, 16, 16)), [], "N, bands, H, W"),
-        (np.full((4, 1, 16, 16), "x"), ABAB, "N, bands, H, W"),
-        (FOUR, ["a", "b"], "one label per image"),
-        (FOUR, np.array([None, "b", "a", "b"], object), "1 of 4 labels are None or NaN"),
-        (FOUR, [0.0, 1.0, np.nan, 1.0], "1 of 4 labels are None or NaN"),
-        (FOUR, ["a"] * 4, "1 class"),
-        (np.zeros((4, 1, 3, 3)), ABAB, "too small"),
-    ],
-)
-def test_mistakes_are_one_line(images, labels, message):
+@pytest.mark.parametrize(("given", "message"), MISTAKES)
+def test_mistakes_are_one_line(given, message):
     with pytest.raises(UserError, match=message):
-        LensClassifier(**SMALL).fit(images, labels)
+        LensClassifier(**SMALL).fit(**{"X": FOUR, "y": ABAB} | given)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"steps": -1}, "^steps is -1"), ({"train": {"lrr": 1}}, "no setting 'lrr'; choose of .*lr,")],
-)
-def test_mistakes_in_settings_are_in_the_users_terms(settings, message):
-    with pytest.raises(UserError, match=message):
-        LensClassifier(**SMALL | settings).fit(FOUR, ABAB)
-
-
-@pytest.mark.parametrize(
-    ("images", "tested", "labels", "message"),
-    [
-        (FOUR, FOUR[:2], ["a", "banana"], "label 'banana'"),
-        (FOUR, FOUR[:2], ["a", None], "label None"),
-        (FOUR, FOUR[:2], ["a"], "one label per image"),
-        (FOUR, np.zeros((2, 1, 20, 20)), ["a", "b"], "images of that shape"),
-        (FOUR, np.zeros((2, 2, 16, 16)), ["a", "b"], "images of that shape"),
-        (np.zeros((4, 64)), np.zeros((4, 60)), ABAB, "60 features"),
-    ],
-)
-def test_mistakes_in_eval_set_are_one_line(images, tested, labels, message):
-    with pytest.raises(ValueError, match=message):
-        LensClassifier(**SMALL).fit(images, ABAB, eval_set=(tested, labels))
+def test_mistakes_in_settings_are_in_the_users_terms():
+    for settings, message in (({"steps": -1}, "^steps is -1"), ({"train": {"lrr": 1}}, "'lrr'; choose of .*lr,")):
+        with pytest.raises(UserError, match=message):
+            LensClassifier(**SMALL | settings).fit(FOUR, ABAB)
 
 
 def test_arrays_of_fits_files_masked_ones_and_other_shapes(fitted):
