@@ -96,10 +96,8 @@ def config(service):
 
 
 def catalogue(path, kinds):
-    rows = [
-        {"id": f"o {kind}", "ra": kind + 0.5, "dec": -1.5, "label": ["a", "b"][n % 2]} for n, kind in enumerate(kinds)
-    ]
-    pd.DataFrame(rows).to_csv(path, index=False)
+    columns = {"id": [f"o {kind}" for kind in kinds], "ra": np.add(kinds, 0.5), "dec": -1.5}
+    pd.DataFrame(columns | {"label": np.resize(["a", "b"], len(kinds))}).to_csv(path, index=False)
     return path
 
 
@@ -261,17 +259,9 @@ def test_negatives_are_matched_in_the_field():
     lenses = pd.DataFrame(
         {"id": ["a", "b"], "ra": [10.0, 200.0], "dec": [0.0, 40.0], "mag": [18.0, 21.0], "gr": [1.0, 0.4]}
     )
-    count = 400
-    field = np.arange(count) % 2
-    pool = pd.DataFrame(
-        {
-            "id": [f"p{n}" for n in range(count)],
-            "ra": lenses["ra"].to_numpy()[field] + rng.uniform(-0.3, 0.3, count),
-            "dec": lenses["dec"].to_numpy()[field] + rng.uniform(-0.3, 0.3, count),
-            "mag": rng.uniform(16, 23, count),
-            "gr": rng.uniform(0, 1.5, count),
-        }
-    )
+    pool = pd.concat([lenses] * 200, ignore_index=True).assign(id=[f"p{n}" for n in range(400)])
+    pool[["ra", "dec"]] += rng.uniform(-0.3, 0.3, (400, 2))
+    pool["mag"], pool["gr"] = rng.uniform(16, 23, 400), rng.uniform(0, 1.5, 400)
     pool.loc[0, ["ra", "dec", "mag", "gr"]] = [10.0, 1 / 3600, 18.0, 1.0]  # the lens itself
     table = add_negatives(lenses, pool, ("mag", "gr"), 3)
     assert table["label"].tolist() == ["lens"] * 2 + ["nonlens"] * 6

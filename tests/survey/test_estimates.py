@@ -97,10 +97,8 @@ def test_grades_of_the_candidates(scored, tmp_path):
     assert written["purity"].tolist() == [0.6]
     assert written["score"].tolist() == pytest.approx([table["score"][9]])  # of the last that is inspected
     assert "top 10: purity 60.0% [60.0%, 60.0%], 1 lens in 1.7 inspected; completeness 100.0%" in text
-    rows = [
-        (name, grade) for name, lens in zip(table["id"], is_lens, strict=True) for grade in ("AX" if lens else "BX")
-    ]
-    pd.DataFrame(rows, columns=["id", "grade"]).to_csv(tmp_path / "grades.csv", index=False)
+    grades = pd.DataFrame({"id": table["id"], "grade": [["A", "X"] if lens else ["B", "X"] for lens in is_lens]})
+    grades.explode("grade").to_csv(tmp_path / "grades.csv", index=False)
     assert evaluate_grades(scored, tmp_path / "grades.csv") == text
 
 
