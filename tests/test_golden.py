@@ -30,8 +30,8 @@ PRETRAININGS = {
 LOOP = {"max_steps": 6, "min_steps": 0, "batch_size": 16, "evaluations": 1, "precision": "float32"}
 
 
-def last_row(run: Path) -> dict[str, float]:
-    return pd.read_csv(run / "metrics.csv").iloc[-1].to_dict()
+def last_loss(run: Path) -> float:
+    return float(pd.read_csv(run / "metrics.csv")["loss"].iloc[-1])
 
 
 def measure(folder: Path) -> dict[str, float]:
@@ -48,7 +48,7 @@ def measure(folder: Path) -> dict[str, float]:
         settings = {"method": {"name": method, "options": options}, "backbone": backbone, "views": views, "train": LOOP}
         recipe.write_text(yaml.safe_dump(settings))
         cli.run(["pretrain", str(recipe), "--data", store, "--out", str(run)])
-        numbers[f"pretrain {method}"] = last_row(run)["loss"]
+        numbers[f"pretrain {method}"] = last_loss(run)
     loop = [f"--fit.train.{name}={value}" for name, value in LOOP.items()]
     for name, start, arguments in (
         ("classes", "dino", ["--labels=40"]),
@@ -56,12 +56,10 @@ def measure(folder: Path) -> dict[str, float]:
     ):
         run = folder / name
         cli.run(["finetune", str(folder / start), "--data", store, "--out", str(run), *arguments, *loop])
-        numbers[f"finetune {name}"] = last_row(run)["loss"]
+        numbers[f"finetune {name}"] = last_loss(run)
     cli.run(["evaluate", str(folder / "classes"), "--data", store])
-    for _, row in pd.read_csv(folder / "classes" / "results.csv").iterrows():
-        if row["metric"] in ("auc", "nll"):
-            numbers[f"evaluate {row['metric']}"] = row["value"]
-    return numbers
+    results = pd.read_csv(folder / "classes" / "results.csv").set_index("metric")["value"]
+    return numbers | {f"evaluate {metric}": float(results[metric]) for metric in ("auc", "nll")}
 
 
 @pytest.mark.slow
