@@ -31,11 +31,7 @@ from zwicky.errors import UserError
 from .conftest import RNG, SIZE, listed, noise, plane, write, write_noise, write_planes
 
 NAN = np.nan
-RAMP = np.arange(6.0)
-
-
-def write_stack(folder: Path, **columns) -> None:
-    write(folder / "a.h5", {"images": np.stack([plane(n) for n in range(6)]), **columns})
+RAMP, STACK = np.arange(6.0), np.stack([plane(n) for n in range(6)])
 
 
 # ---------------------------------------------------------------------------------------------------- labels
@@ -289,8 +285,8 @@ def test_columns_that_may_hold_labels_are_named(folder, read, name, classes):
 def test_columns_of_a_file_of_many_images(folder, read):
     ids, numbers = [2**60 + n for n in range(6)], np.arange(6)
     texts = {"name": [f"n{n}" for n in range(6)], "flag": numbers % 2 == 0}
-    positions = {"RAJ2000": numbers, "DEJ2000": numbers.astype(float)}
-    write_stack(folder, object_id=ids, label=[0, 1, -1] * 2, z=numbers, **positions, **texts)
+    columns = {"object_id": ids, "label": [0, 1, -1] * 2, "z": numbers, "RAJ2000": numbers, "DEJ2000": RAMP}
+    write(folder / "a.h5", {"images": STACK} | columns | texts)
     cutouts, report, *_ = read()
     assert list(cutouts.ids) == list(map(str, ids))
     assert (report.classes, report.unlabelled) == ({"0": 2, "1": 2}, 2)
@@ -305,7 +301,7 @@ def test_columns_of_files_named_like_those_of_a_store_or_with_an_underscore(fold
     """One number an image is that of all bands; `_name` and `_RAJ2000` are columns like others."""
     columns = {"psf_fwhm": np.arange(6.0), "_name": np.arange(6), "_RAJ2000": RAMP + 10, "_DEJ2000": RAMP}
     columns |= {"survey": ["N/A", "x"] * 3, "bands_present": RAMP}
-    write(folder / "a.h5", {"images": np.stack([[plane(n)] * 2 for n in range(6)]), **columns})
+    write(folder / "a.h5", {"images": np.stack([STACK, STACK], 1), **columns})
     cutouts = read().cutouts
     assert cutouts.column("psf_fwhm").tolist() == [[n, n] for n in range(6)]
     assert_array_equal(cutouts.numbers(["_name", "ra", "catalog_bands_present"]).T, [RAMP, RAMP + 10, RAMP])
@@ -323,7 +319,8 @@ OF_STACKS = [  # a catalogue goes by number from 0 or 1, id or order
 
 @pytest.mark.parametrize("lines", OF_STACKS)
 def test_a_catalogue_of_a_file_of_many_images(folder, read, lines):
-    write_stack(folder, **({"object_id": np.arange(100, 106)} if lines[0].startswith("object_id") else {}))
+    ids = {"object_id": np.arange(100, 106)} if lines[0].startswith("object_id") else {}
+    write(folder / "a.h5", {"images": STACK} | ids)
     write(folder / ("labels.txt" if len(lines) == 6 else "c.csv"), "\n".join(lines))
     _, report, labels, _ = read()
     assert list(labels.values.values()) == ["a", "b"] * 3
@@ -333,7 +330,7 @@ def test_a_catalogue_of_a_file_of_many_images(folder, read, lines):
 
 def test_a_hats_catalogue(folder, read):
     names = [f"o{n}" for n in range(6)]
-    columns = {"object_id": names, "RAJ": RAMP, "DEJ": RAMP, "image": [plane(n).tolist() for n in range(6)]}
+    columns = {"object_id": names, "RAJ": RAMP, "DEJ": RAMP, "image": STACK.tolist()}
     for path, some in {"Norder=1/Dir=0/Npix=44": slice(4), "Norder=4/Dir=0/Npix=180": slice(4, 6)}.items():
         rows = {name: values[some] for name, values in columns.items()}
         write(folder / "cat" / "dataset" / f"{path}.parquet", rows)
