@@ -84,22 +84,16 @@ def test_a_disc_from_a_store_is_lensed_as_the_disc_is(write, described):
     assert (np.abs(real.images - analytic.images).max((1, 2, 3)) / bright).max() < 0.05
 
 
-def render(name):
-    """Light before the instrument [8, layers, size, size] and its magnification, and the parameters."""
-    population = read_population(name)
-    drawn, rows = draw_block(population, 3, 0), np.arange(8)
-    p = parameter_tensors(drawn, rows)
-    lens, values = population.classes["lens"], {name: one[rows] for name, one in drawn.values.items()}
-    p.update(galaxy_tensors(population, lens, values, CPU))
-    return *render_light(population, lens, *grid(121, SCALE), SCALE, p), p
-
-
 def test_without_a_lens_the_image_is_the_interpolated_original(write, described):
     """Rendered on a fine grid, against scipy's interpolation of the stamp at literally turned positions."""
     lopsided = discs([0.2, 0.3])
     lopsided[:, 45:50, 30:36] += 0.2
     store = write(lopsided)
-    cells, magnification, p = render(described(store, deflectors=None))
+    population = read_population(described(store, deflectors=None))
+    drawn, rows, lens = draw_block(population, 3, 0), np.arange(8), population.classes["lens"]
+    values = {name: one[rows] for name, one in drawn.values.items()}
+    p = parameter_tensors(drawn, rows) | galaxy_tensors(population, lens, values, CPU)
+    cells, magnification = render_light(population, lens, *grid(121, SCALE), SCALE, p)
     stamps = load_galaxies(GalaxyStore(store)).images.numpy()
     x, y = (axis[0].numpy() for axis in grid(121, SCALE))
     for row in range(8):
