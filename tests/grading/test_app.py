@@ -180,11 +180,10 @@ def test_diverse_shows_every_kind_of_image_first(make_candidates):
     cutouts.images[kinds, :, :8, :8] += 30
     cutouts.table["stratum"] = "top"
     cutouts.table["score"] = np.where(kinds, 0.9, 0.1)
-    order = {
-        name: Session(cutouts, SessionConfig(next=name, repeat_share=0)).slots["row"] for name in ("top", "diverse")
-    }
-    assert kinds[order["top"][:12]].all()
-    assert 0 < kinds[order["diverse"][:12]].sum() < 12
+    orders = (SessionConfig(next=order, repeat_share=0) for order in ("top", "diverse"))
+    top, diverse = (kinds[Session(cutouts, config).slots["row"][:12]] for config in orders)
+    assert top.all()
+    assert 0 < diverse.sum() < 12
 
 
 def test_repeats_and_hidden_calibration_images(make_candidates, tmp_path):
