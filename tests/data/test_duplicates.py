@@ -15,7 +15,7 @@ def objects(pixels: list[int], **columns: list) -> Cutouts:
 
 
 def literal_groups(cutouts: Cutouts, column: str | None = None) -> list[int]:
-    """Spread the smallest row number along all equalities until nothing changes; positions by astropy."""
+    """The first row of what each row is equal to, at one or more removes; positions by astropy."""
     count = len(cutouts)
     hashes, ra, dec = cutouts.column("pixel_hash"), cutouts.column("ra"), cutouts.column("dec")
     names = cutouts.column(column) if column else [None] * count
@@ -27,13 +27,8 @@ def literal_groups(cutouts: Cutouts, column: str | None = None) -> list[int]:
             return False
         return SkyCoord(ra[a], dec[a], unit="deg").separation(SkyCoord(ra[b], dec[b], unit="deg")).arcsec <= 1
 
-    pairs = [(a, b) for a in range(count) for b in range(a) if equal(a, b)]
-    group, before = list(range(count)), None
-    while group != before:
-        before = list(group)
-        for a, b in pairs:
-            group[a] = group[b] = min(group[a], group[b])
-    return group
+    reached = np.array([[a == b or equal(a, b) for b in range(count)] for a in range(count)])
+    return (np.linalg.matrix_power(reached.astype(float), count) > 0).argmax(1).tolist()
 
 
 declinations, names = st.sampled_from([-89.9, 0.0, 60.0]), st.sampled_from([None, "x", "y"])
