@@ -12,14 +12,9 @@ from zwicky.grading.agreement import Reliability, krippendorff_alpha
 from zwicky.rng import numpy_rng
 
 N = np.nan
-PUBLISHED = np.array(  # Krippendorff 2011, "Computing Krippendorff's alpha-reliability": four observers, twelve units
-    [
-        [1, 2, 3, 3, 2, 1, 4, 1, 2, N, N, N],
-        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, N, 3],
-        [N, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, N],
-        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, N],
-    ]
-).T
+# Krippendorff 2011, "Computing Krippendorff's alpha-reliability": four observers, twelve units
+OBSERVERS = "123321412... 1233224125.3 .3332342251. 12332441251.".split()
+PUBLISHED = np.array([[N if grade == "." else float(grade) for grade in grades] for grades in OBSERVERS]).T
 
 
 def test_alpha_of_the_published_example():
