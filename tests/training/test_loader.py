@@ -34,18 +34,6 @@ def loader(images, rows, augment=given, **more):
     return BatchLoader(TrainingSet(images, rows, **more), augment, 8, 3, CPU, 0, 1)
 
 
-@pytest.fixture
-def stored(tmp_path, monkeypatch):
-    """stored(cutouts) → the same cutouts, opened from a store of shards of seven images."""
-
-    def make(cutouts):
-        monkeypatch.setattr(store_module, "SHARD_BYTES", 7 * cutouts.images[0].nbytes)
-        write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands, truth=cutouts.truth)
-        return open_store(tmp_path / "store")
-
-    return make
-
-
 def test_every_epoch_is_a_full_shuffle_without_the_incomplete_batch():
     rows = np.arange(10, 57)
     batches = loader(np.zeros((60, 1, 2, 2), np.float32), rows)
@@ -58,11 +46,14 @@ def test_every_epoch_is_a_full_shuffle_without_the_incomplete_batch():
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32"])
-def test_a_step_has_the_pixels_and_targets_of_its_rows(make_blobs, stored, dtype):
+def test_a_step_has_the_pixels_and_targets_of_its_rows(make_blobs, tmp_path, monkeypatch, dtype):
+    """From a store of shards of seven images."""
     cutouts, _ = make_blobs(60)
     cutouts = replace(cutouts, images=(cutouts.images * 5 + 50).clip(0, 255).astype(dtype))
     rows = np.random.default_rng(0).permutation(60)[:47]
-    batches = loader(stored(cutouts).images, rows, targets=torch.arange(60) * 2)
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 7 * cutouts.images[0].nbytes)
+    write_store(cutouts.images, cutouts.table, tmp_path / "store", bands=cutouts.bands)
+    batches = loader(open_store(tmp_path / "store").images, rows, targets=torch.arange(60) * 2)
     for step in [0, 4, 5, 11, 3]:  # on over the end of an epoch, and back as when a fit resumes
         views = batches.views(step)
         assert torch.equal(views.rows, loader(cutouts.images, rows).rows(step))
