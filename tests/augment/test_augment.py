@@ -233,9 +233,8 @@ def test_eval_views_resize_both_axes_of_the_centre():
 
 def test_what_changes_the_images_is_said():
     changed = ViewsConfig(global_scale=(0.2, 0.5), blur=0.9, noise=0.0, reddening=0.05, band_dropout=0.5)
-    assert changed.text().endswith(
-        "contrast ±10%, crops of 20% to 50% of the area, blur 0.9, reddening 0.05, band dropout 0.5"
-    )
+    steps = "contrast ±10%, crops of 20% to 50% of the area, blur 0.9, reddening 0.05, band dropout 0.5"
+    assert changed.text().endswith(steps)
     plain = ViewsConfig(global_scale=(1.0, 1.0), blur=0.0, noise=0.0)
     assert plain.text() == "rotation auto, mirror, shift ±2 px, brightness ±10%, contrast ±10%"
 

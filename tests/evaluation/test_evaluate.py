@@ -84,9 +84,8 @@ def test_the_table_and_its_text(data, network):
     probabilities = load_network(run).probabilities(cutouts.images[cutouts.rows_of(split.ids("test"))])
     assert np.allclose(pd.read_parquet(run / "predictions-network.parquet")["p_lens"], probabilities[:, 1])
     lines = evaluation_text(table).splitlines()
-    assert (
-        lines[0] == f"network    accuracy   {table['value'][0]:#.4g}  [{table['low'][0]:#.4g}, {table['high'][0]:#.4g}]"
-    )
+    value, low, high = (f"{table[name][0]:#.4g}" for name in ("value", "low", "high"))
+    assert lines[0] == f"network    accuracy   {value}  [{low}, {high}]"
     assert lines[-2].startswith("on 40 test objects, positive class lens;")
     assert lines[-1].startswith("warning: unknown history: what")  # it was built by hand
     learnt(run, cutouts, cutouts.rows_of(split.ids("train")))
