@@ -33,7 +33,7 @@ def plane(value: float = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def write(path: Path, content, **cards) -> Path:
-    """Write an image, or arrays by name, in the format of the suffix; text and bytes as they are."""
+    """Write an image, or arrays by name (FITS extensions), in the format of the suffix; text and bytes as they are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, str):
         path.write_text(content)
@@ -50,7 +50,9 @@ def write(path: Path, content, **cards) -> Path:
     elif path.suffix == ".parquet":
         pq.write_table(pa.table(content), path)
     elif ".fits" in path.name:
-        fits.PrimaryHDU(content, fits.Header(cards)).writeto(path)
+        named = content if isinstance(content, dict) else {}
+        primary = fits.PrimaryHDU(None if named else content, fits.Header(cards))
+        fits.HDUList([primary, *(fits.ImageHDU(array, name=name) for name, array in named.items())]).writeto(path)
     else:
         PIL.Image.fromarray(content).save(path)
     return path

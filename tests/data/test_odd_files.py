@@ -12,12 +12,11 @@ from astropy.table import Table
 
 from zwicky import cli
 from zwicky.data.catalog import read_catalog
-from zwicky.data.labels import order_classes
 from zwicky.data.matching import match_rows
 from zwicky.data.store import open_store, write_store
 from zwicky.errors import UserError
 
-from .conftest import noise, write
+from .conftest import noise, write, write_noise
 
 SIZE = (16, 16)
 
@@ -49,11 +48,9 @@ def test_rows_that_are_rare_are_found():
 
 
 def test_the_primary_header_of_an_image_in_an_extension(folder, read):
-    folder.mkdir(exist_ok=True)
     for row in range(4):
         cards = {"LABEL": "ab"[row % 2], "RA": 150.0 + row, "DEC": 2.0, "FILTER": "F814W", "PIXSCALE": 0.05}
-        science, error = (fits.ImageHDU(noise(*SIZE), name=name) for name in ("SCI", "ERR"))
-        fits.HDUList([fits.PrimaryHDU(header=fits.Header(cards)), science, error]).writeto(folder / f"{row}.fits")
+        write(folder / f"{row}.fits", {name: noise(*SIZE) for name in ("SCI", "ERR")}, **cards)
     result = read()
     assert labels_of(result) == list("abab")
     assert (result.cutouts.bands, result.cutouts.pixel_scale) == (("F814W",), 0.05)
@@ -74,10 +71,6 @@ def test_attributes_of_hdf5_hold_for_all_images(folder, read):
     assert (len(cutouts), cutouts.pixel_scale, set(cutouts.column("survey"))) == (80, 0.2, {"HSC"})
 
 
-def test_our_own_grades_are_ordered_from_no_lens_to_lens():
-    assert order_classes({"A", "B", "C", "X"}) == ("X", "C", "B", "A")
-
-
 @pytest.mark.parametrize("text", ["sep=;\nfile;label\na.npy;x\nb.npy;y\n", "file,label,,\na.npy,x,,\nb.npy,y,,\n"])
 def test_csv_of_excel(tmp_path, text):
     assert list(read_catalog(write(tmp_path / "c.csv", text))) == ["file", "label"]
@@ -85,7 +78,6 @@ def test_csv_of_excel(tmp_path, text):
 
 @pytest.mark.parametrize("layout", ["extensions", "files", "hdf5"])
 def test_an_object_that_lacks_a_band_is_kept(folder, read, layout):
-    folder.mkdir(exist_ok=True)
     planes = noise(9, 3, *SIZE)
     planes[1, 2] = np.nan
     if layout == "hdf5":
@@ -95,8 +87,7 @@ def test_an_object_that_lacks_a_band_is_kept(folder, read, layout):
             for plane, band in zip(image, "gri", strict=True):
                 write(folder / f"o{row}_{band}.fits", plane)
         else:
-            hdus = [fits.ImageHDU(plane, name=band) for plane, band in zip(image, "GRI", strict=True)]
-            fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(folder / f"{row}.fits")
+            write(folder / f"{row}.fits", dict(zip("GRI", image, strict=True)))
     cutouts = read().cutouts
     assert len(cutouts) == 9
     assert list(cutouts.column("bands_present")[1]) == list(cutouts.bands[:2])
@@ -116,10 +107,8 @@ def test_an_image_of_a_stack_that_is_set_aside_has_a_row(folder, read, numbered)
 
 @pytest.mark.parametrize(("option", "bands"), [("--hdu=[1, 3]", ("G", "I")), ("--bands=[475, 606, 814]", None)])
 def test_numbers_name_extensions_and_bands(folder, tmp_path, option, bands):
-    folder.mkdir()
     for row in range(4):
-        hdus = [fits.ImageHDU(plane, name=band) for plane, band in zip(noise(3, *SIZE), "GRI", strict=True)]
-        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(folder / f"{row}.fits")
+        write(folder / f"{row}.fits", dict(zip("GRI", noise(3, *SIZE), strict=True)))
     cli.run(["ingest", str(folder), option, "--out", str(tmp_path / "store")])
     assert open_store(tmp_path / "store").bands == (bands or ("475", "606", "814"))
 
@@ -134,26 +123,18 @@ def test_memory_does_not_grow_with_the_number_of_stacks(folder, read):
     assert peak < 40e6
 
 
-def test_blank_pixels_of_unsigned_fits_are_unknown(folder, read):
-    folder.mkdir(exist_ok=True)
-    for row in range(2):
-        hdu = fits.PrimaryHDU(np.where(np.eye(16), -32768, 100).astype("i2"))
-        hdu.header["BLANK"], hdu.header["BZERO"] = -32768, 32768
-        hdu.writeto(folder / f"{row}.fits")
-    assert np.isnan(read().cutouts.images[0]).sum() == 16
-
-
-def test_blank_pixels_of_unsigned_extensions_are_unknown(folder, read):
-    """One extension a band; and signed BLANK, which astropy undoes."""
+@pytest.mark.parametrize("bands", ["", "GRI"])
+def test_blank_pixels_of_unsigned_fits_are_unknown(folder, read, bands):
+    """In one image, or an extension a band; and signed BLANK, which astropy undoes."""
     folder.mkdir(exist_ok=True)
     pixels = np.where(np.eye(16), -32768, 100).astype("i2")
     for row, zero in enumerate((32768, 0)):
-        hdus = [fits.ImageHDU(pixels, name=band) for band in "GRI"]
+        hdus = [fits.ImageHDU(pixels, name=band) for band in bands] or [fits.PrimaryHDU(pixels)]
         for hdu in hdus:
             hdu.header["BLANK"], hdu.header["BZERO"] = -32768, zero
-        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(folder / f"{row}.fits")
+        fits.HDUList([fits.PrimaryHDU()] * bool(bands) + hdus).writeto(folder / f"{row}.fits")
     images = read().cutouts.images
-    assert np.isnan(images[:]).sum(axis=(2, 3)).tolist() == [[16] * 3] * 2
+    assert np.isnan(images[:]).sum(axis=(2, 3)).tolist() == [[16] * (len(bands) or 1)] * 2
     assert np.nanmax(images[0]) == 100 + 32768
 
 
@@ -166,8 +147,7 @@ def test_tiff_of_16_bits_with_lzw(folder, read):
 
 
 def test_two_catalogues_by_one_id(folder, read):
-    for row in range(4):
-        write(folder / f"o{row}.npy", noise(*SIZE))
+    write_noise(folder / "o{}.npy", 4)
     table = pd.DataFrame({"id": [f"o{row}" for row in range(4)], "label": list("abab"), "z": range(4)})
     for name in ("label", "z"):
         write(folder / f"{name}.csv", table[["id", name]].to_csv(index=False))
@@ -177,8 +157,7 @@ def test_two_catalogues_by_one_id(folder, read):
 
 
 def test_a_complex_column_is_text(folder, read):
-    for row in range(4):
-        write(folder / f"o{row}.npy", noise(*SIZE))
+    write_noise(folder / "o{}.npy", 4)
     files = [f"o{row}.npy" for row in range(4)]
     Table({"file": files, "label": list("abab"), "shear": np.ones(4, complex)}).write(folder / "c.fits")
     assert labels_of(read()) == list("abab")

@@ -437,13 +437,9 @@ def test_fits_kinds_of_pixels(tmp_path):
         assert_array_equal(read_image(tmp_path / name).image[0], array)
 
 
-def hdus(path: Path, *named: tuple[str, np.ndarray]) -> Path:
-    fits.HDUList([fits.PrimaryHDU(), *(fits.ImageHDU(array, name=name) for name, array in named)]).writeto(path)
-    return path
-
-
 def test_fits_extensions_named_after_filters_are_bands(tmp_path):
-    path = hdus(tmp_path / "a.fits", ("VIS", FLOAT), ("NIR_Y", FLOAT + 1), ("NIR_H", FLOAT + 2), ("RMS", FLOAT))
+    named = {"VIS": FLOAT, "NIR_Y": FLOAT + 1, "NIR_H": FLOAT + 2, "RMS": FLOAT}
+    path = write(tmp_path / "a.fits", named)
     record = read_image(path)
     assert record.bands == ("VIS", "NIR_Y", "NIR_H")
     assert_array_equal(record.image, [FLOAT, FLOAT + 1, FLOAT + 2])
@@ -458,17 +454,18 @@ def test_fits_extensions_named_after_filters_are_bands(tmp_path):
 
 def test_fits_extensions_that_are_masks_objects_or_bands(tmp_path):
     options = ReadOptions()
-    named = [("DQ", FLOAT * 0), ("SCI", FLOAT), ("ERR", FLOAT), ("OTHER", FLOAT)]
-    (record,) = read(hdus(tmp_path / "a.fits", *named), options)
+    named = {"DQ": FLOAT * 0, "SCI": FLOAT, "ERR": FLOAT, "OTHER": FLOAT}
+    (record,) = read(write(tmp_path / "a.fits", named), options)
     assert_array_equal(record.image[0], FLOAT)
     assert any("DQ, ERR, OTHER" in note for note in options.notes)
-    held = records(hdus(tmp_path / "b.fits", *((f"OBJ{n}", FLOAT + n) for n in range(3)), ("BIG", STACK[0])))
+    held = records(write(tmp_path / "b.fits", {f"OBJ{n}": FLOAT + n for n in range(3)} | {"BIG": STACK[0]}))
     assert [record.row for record in held] == [0, 1, 2, 3]
     assert_array_equal(held[2].image[0], FLOAT + 2)
-    record = read_image(hdus(tmp_path / "d.fits", ("SCI_G", FLOAT), ("ERR_G", FLOAT), ("SCI_R", FLOAT + 1)))
+    record = read_image(write(tmp_path / "d.fits", {"SCI_G": FLOAT, "ERR_G": FLOAT, "SCI_R": FLOAT + 1}))
     assert (record.bands, record.image.shape) == (("G", "R"), (2, 5, 7))
-    path = hdus(tmp_path / "c.fits", ("", FLOAT), ("", FLOAT + 1))
-    assert read_image(path, ReadOptions(bands=("g", "r"))).bands == ("g", "r")
+    unnamed = [fits.PrimaryHDU(), fits.ImageHDU(FLOAT), fits.ImageHDU(FLOAT + 1)]
+    fits.HDUList(unnamed).writeto(tmp_path / "c.fits")
+    assert read_image(tmp_path / "c.fits", ReadOptions(bands=("g", "r"))).bands == ("g", "r")
 
 
 @pytest.mark.parametrize("cards", [{"BANDS": "u,g,r,i,Z,Y,J,H,Ks"}, {f"BAND{n}": b for n, b in enumerate("ugrizyJHK")}])
@@ -641,7 +638,7 @@ def test_a_blank_image_among_many_is_listed_and_the_others_are_read(tmp_path, na
         write_store(BLANK[:, None], make_table([f"o{row}" for row in range(N)]), tmp_path / "s", bands=("g",))
         path = tmp_path / "s" / name
     elif name == "a.fits":
-        hdus(path, *((f"OBJ{row}", plane) for row, plane in enumerate(BLANK)))
+        write(path, {f"OBJ{row}": plane for row, plane in enumerate(BLANK)})
     else:
         write(path, BLANK if name in ("a.npy", "cube.fits") else {"images": BLANK, "id": np.arange(N)})
     held = records(path, stacks=True)
