@@ -9,8 +9,8 @@ from astropy.io import fits
 from zwicky.data.columns import as_text
 from zwicky.data.cutouts import make_table
 from zwicky.data.ingest import ingest
-from zwicky.data.labels import Labels, read_labels, write_labels
-from zwicky.data.store import StoreWriter, open_store, write_store
+from zwicky.data.labels import Labels, read_labels
+from zwicky.data.store import open_store, write_store
 from zwicky.data.write import unique_names, write_folder
 from zwicky.errors import UserError
 
@@ -25,10 +25,8 @@ def store(request, tmp_path):
         images[2, 1] = np.nan
     columns = {"ra": [1.5, None, *range(1, 6)], "dec": [-1.5, None, *range(5)], "mass": np.arange(7) / 10}
     columns |= {"survey": ["x"] * 7, "note": ["a", None, "b,c", "d", "e", "f", "g"], "pixel_scale": [0.2] * 7}
-    with StoreWriter(tmp_path / "store", "gri"[:bands], (7, 8), dtype) as writer:
-        writer.append(images, make_table(IDS, columns))
-    classes = ["lens", "lens", "non", "non", "lens"]
-    write_labels(tmp_path / "store", Labels(dict(zip(IDS[:5], classes, strict=True)), "me"))
+    labels = Labels(dict(zip(IDS[:5], ["lens", "lens", "non", "non", "lens"], strict=True)), "me")
+    write_store(images, make_table(IDS, columns), tmp_path / "store", bands="gri"[:bands], labels=labels)
     return tmp_path / "store"
 
 
