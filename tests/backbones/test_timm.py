@@ -28,16 +28,6 @@ def vit(request, small_backbone, filled):
     return made
 
 
-@pytest.fixture(params=["cls", "mean"])
-def beit(request, small_backbone, filled):
-    return filled(small_backbone("beit_base", depth=3, pool=request.param))
-
-
-def timm_tokens(backbone, images):
-    net = backbone.net
-    return net.norm(net.blocks(net._pos_embed(net.patch_embed(images))))
-
-
 def gradients(backbone, pooled):
     backbone.zero_grad()
     (pooled.float() * torch.linspace(-1, 1, pooled.shape[1])).square().sum().backward()
@@ -47,8 +37,9 @@ def gradients(backbone, pooled):
 @pytest.mark.parametrize("size", [16, 32, 48])
 def test_vit_values_and_gradients_are_timms(vit, size):
     vit.set_trainable()
-    images = torch.randn(4, 3, size, size)
-    tokens, result, short = timm_tokens(vit, images), vit(images), vit(images, patch_tokens=False)
+    images, net = torch.randn(4, 3, size, size), vit.net
+    tokens = net.norm(net.blocks(net._pos_embed(net.patch_embed(images))))
+    result, short = vit(images), vit(images, patch_tokens=False)
     expected = tokens[:, 0] if vit.pool == "cls" else tokens[:, 1:].mean(1)
     assert torch.allclose(result.patch_tokens.flatten(1, 2), tokens[:, 1:], atol=1e-5)
     assert torch.allclose(result.pooled, expected, atol=1e-5)
@@ -71,9 +62,10 @@ def test_vit_attention_is_the_softmax_of_products(vit, size):
     assert expected.std() > 0.001
 
 
+@pytest.mark.parametrize("pool", ["cls", "mean"])
 @torch.no_grad()
-def test_beit_values_are_timms(beit):
-    images = torch.randn(3, 3, 32, 32)
+def test_beit_values_are_timms(pool, small_backbone, filled):
+    beit, images = filled(small_backbone("beit_base", depth=3, pool=pool)), torch.randn(3, 3, 32, 32)
     result, net = beit(images), beit.net
     assert torch.allclose(result.pooled, net(images), atol=1e-5)
     norm = net.fc_norm if beit.pool == "mean" else torch.nn.Identity()
@@ -147,12 +139,6 @@ def test_tables_made_in_an_evaluation_serve_training(name, small_backbone):
 
 
 TINY = {"width": 32, "depth": 2, "heads": 2}
-
-
-def published(**changes):
-    torch.manual_seed(1)
-    options = {"img_size": 64, "patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 10}
-    return VisionTransformer(**{**options, **changes})
 
 
 def write(net, path, without=" "):
@@ -273,7 +259,7 @@ def test_a_timm_model_by_name(monkeypatch, source):
     ],
 )
 def test_weights_of_another_architecture_are_a_user_error(tmp_path, changes, bands, name):
-    path = write(published(**changes), tmp_path / "weights.safetensors")
+    path = write(VisionTransformer(**{"img_size": 64, **DEEP, **changes}), tmp_path / "weights.safetensors")
     options = {} if name == "resnet18" else {"patch_size": 16, **TINY}
     with pytest.raises(UserError, match=f"do not fit {name}|one or three"):
         backbones.create(name, bands=bands, image_size=32, pretrained=path, **options)
