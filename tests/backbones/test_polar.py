@@ -18,24 +18,18 @@ networks = pytest.mark.parametrize("name", ["polar_vit", "polar_swin"])
 
 
 @pytest.mark.parametrize("centre", ["frame", "elsewhere"])
-def test_sampling_is_bilinear(centre):
+def test_sampling_is_bilinear_and_zero_outside_the_image(centre):
     images = torch.randn(3, 2, 17, 17)
     points = polar_points(6, 16, "linear")
     middle = torch.full((1, 2), 8.0, dtype=torch.float64)
     where = middle if centre == "frame" else middle + torch.rand(3, 2, dtype=torch.float64)
-    polar = sample_polar(images, points, where, radius=6.0)
+    polar = sample_polar(images, points, where, radius=12.0)
     for image in range(3):
-        x, y = (points * 6.0 + where[image % len(where)]).unbind(-1)
+        x, y = (points * 12.0 + where[image % len(where)]).unbind(-1)
         for band in range(2):
-            expected = map_coordinates(images[image, band].numpy(), [y.numpy(), x.numpy()], order=1)
+            pixels = images[image, band].numpy()
+            expected = map_coordinates(pixels, [y.numpy(), x.numpy()], order=1, mode="grid-constant")
             assert np.allclose(polar[image, band], expected, atol=1e-5)
-
-
-def test_outside_the_image_is_zero():
-    centre = torch.tensor([[3.5, 3.5]]).double()
-    polar = sample_polar(torch.ones(1, 1, 8, 8), polar_points(4, 8, "linear"), centre, 20.0)
-    assert torch.equal(polar[0, 0, 1:], torch.zeros(3, 8))
-    assert polar[0, 0, 0].min() > 0
 
 
 @pytest.mark.parametrize("spacing", ["linear", "log"])
