@@ -155,38 +155,41 @@ def test_choices_and_dependent_priors(one_galaxy, write_population):
 
 
 REPAIRED = "deeplense-repaired-2"
+NEAR = {"common": {"z_source": {"value": 0.1}}, "classes": {"axion": None}}
 ARMS = {"weird": {"label": "nonlens", "fraction": 9, "layers": {"lens": "sersic_lens", "arc": "spiral_arms"}}}
 NO_HOST = {"deflectors": ["sie", "shear"]}
+
+
+def cdm(**priors):
+    return {"classes": {"cdm": {"substructure": {"cold_dark_matter": priors}}}}
 
 
 @pytest.mark.parametrize(
     ("base", "changes", "message"),
     [
-        (
-            REPAIRED,
-            {"common": {"z_source": {"value": 0.1}}, "classes": {"axion": None}},
-            "theta_E_1e12 is drawn as nan",
-        ),
+        (REPAIRED, NEAR, "theta_E_1e12 is drawn as nan"),
         ("demo-lenses", {"common": {"seeing": {"value": -0.2}}}, "seeing is drawn as -0.2"),
         ("deeplense-legacy-1", {"common": {"exposure": {"value": 0}}}, "exposure is drawn as 0"),
         (REPAIRED, {"classes": {"cdm": NO_HOST}}, "classes.cdm.deflectors leaves its substructure out"),
         (REPAIRED, {"classes": {"axion": NO_HOST}}, "add vortex"),
         ("demo-lenses", {"classes": ARMS}, "weird needs the parameter"),
+        ("demo-lenses", {"common": {"lens_R": {"value": 0.0}}}, "not finite.*lens_R 0"),
+        ("demo-lenses", {"common": {"lens_e1": {"value": 1.2}}}, "not finite"),
+        ("demo-lenses", {"classes": {"lens": {"parameters": {"source_n": {"value": 0.0}}}}}, "class lens are not"),
+        (REPAIRED, cdm(sigma_sub={"uniform": [-0.1, 0.1]}), "sigma_sub is drawn below 0"),
+        (REPAIRED, cdm(tau={"value": 0.01}), "tau is drawn outside 0.06"),
     ],
 )
-def test_what_would_render_another_image_than_its_label_says_is_refused(base, changes, message, tmp_path):
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.dump({"base": base, "description": "x", **changes}))
+def test_what_would_render_another_image_than_its_label_says_is_refused(base, changes, message, write_population):
+    path = write_population({"base": base, "size": 24, "supersampling": 1} | changes)
     with pytest.raises(UserError, match=message), np.errstate(all="ignore"):
-        simulate_population(str(path), 64)
+        simulate_population(path, 64)
 
 
-def test_a_parameter_that_nothing_uses_is_named(tmp_path):
-    path = tmp_path / "mine.yaml"
+def test_a_parameter_that_nothing_uses_is_named(write_population):
     changes = {"common": {"radiuss": {"value": 1.0}}, "classes": {"ring": {"parameters": {"rign_width": {"value": 1}}}}}
-    path.write_text(yaml.dump({"base": "lens-finding", "description": "x", **changes}))
     with pytest.warns(UserWarning, match="nothing uses the parameter radiuss, rign_width;"):
-        Simulation.open(str(path), 1)
+        Simulation.open(write_population({"base": "lens-finding"} | changes), 1)
 
 
 @pytest.mark.parametrize("name", population_names())

@@ -196,25 +196,6 @@ def test_folders_as_deeplense_has_them(population, tmp_path):
     assert (folders / "catalog.csv").exists()
 
 
-def cdm(**priors):
-    return {"classes": {"cdm": {"substructure": {"cold_dark_matter": priors}}}}
-
-
-@pytest.mark.parametrize(
-    ("base", "changes", "words"),
-    [
-        ("demo-lenses", {"common": {"lens_R": {"value": 0.0}}}, "not finite.*lens_R 0"),
-        ("demo-lenses", {"common": {"lens_e1": {"value": 1.2}}}, "not finite"),
-        ("demo-lenses", {"classes": {"lens": {"parameters": {"source_n": {"value": 0.0}}}}}, "class lens are not"),
-        ("deeplense-repaired-2", cdm(sigma_sub={"uniform": [-0.1, 0.1]}), "sigma_sub is drawn below 0"),
-        ("deeplense-repaired-2", cdm(tau={"value": 0.01}), "tau is drawn outside 0.06"),
-    ],
-)
-def test_a_prior_beyond_what_its_parameter_may_be_is_one_line(base, changes, words, small):
-    with pytest.raises(UserError, match=words), np.errstate(all="ignore"):
-        simulate_population(small(base, **changes), 1)
-
-
 def test_magnitudes_of_an_unlensed_population_are_those_of_its_light(small):
     """Unlensed magnitudes are brightened by the magnification of a source; what is no source keeps its own."""
     population = read_population(small("demo-lenses", light={"arc": {"unlensed": True}}))
