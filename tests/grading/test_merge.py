@@ -183,9 +183,8 @@ def test_known_lenses_are_named(tmp_path, monkeypatch):
     assert "lenscat" in sys.modules or all(name is None for name in known_lenses(np.array([1.0]), np.array([1.0])))
     (tmp_path / "lenscat" / "data").mkdir(parents=True)
     (tmp_path / "lenscat" / "__init__.py").write_text("raise ImportError('never imported')")
-    (tmp_path / "lenscat" / "data" / "catalog.csv").write_text(
-        "name,RA [deg],DEC [deg],type\nJ1,10,-5,galaxy\n2,20,5,cluster\n"
-    )
+    text = "name,RA [deg],DEC [deg],type\nJ1,10,-5,galaxy\n2,20,5,cluster\n"
+    (tmp_path / "lenscat" / "data" / "catalog.csv").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     ra, dec = np.array([10 + 3 / 3600, 20, np.nan, 30]), np.array([-5, 5 + 6 / 3600, 1, 1])
     assert list(known_lenses(ra, dec)) == ["J1", "", "", ""]
@@ -267,11 +266,9 @@ def test_every_spelling_has_one_grade(tmp_path):
 
 
 def test_our_own_ids_are_not_matched_again(tmp_path, make_candidates):
-    write_grader(tmp_path / "ana.db", "ana", {"1.fits": "A", "2.fits": "X"})
-    write_grader(
-        tmp_path / "ana.db", "ana", {"lens/1.fits": "A", "non/2.fits": "X"}, {"lens/1.fits": 1, "non/2.fits": 0}
-    )
-    merge_grades([tmp_path / "ana.db"], tmp_path / "c.csv", make_candidates(2, ["1.fits", "2.fits"]))
+    path = write_grader(tmp_path / "ana.db", "ana", {"1.fits": "A", "2.fits": "X"})
+    write_grader(path, "ana", {"lens/1.fits": "A", "non/2.fits": "X"}, {"lens/1.fits": 1, "non/2.fits": 0})
+    merge_grades([path], tmp_path / "c.csv", make_candidates(2, ["1.fits", "2.fits"]))
     assert set(pd.read_csv(tmp_path / "c.csv")["id"]) == {"1.fits", "2.fits"}
 
 

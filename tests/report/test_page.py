@@ -205,12 +205,7 @@ def test_more_labels_may_be_those_of_arms_that_are_not_featured(tmp_path, column
     """Probes and baselines are trained with all numbers of labels, networks perhaps with the fewest only."""
     run = make_run(tmp_path, columns=columns, objects=60)
     table = pd.read_csv(run / "results.csv")
-    table.loc[table["labels"] == 400, ["arm", "method", "protocol", "kind"]] = [
-        "modes",
-        "modes",
-        "baseline",
-        "baseline",
-    ]
+    table.loc[table["labels"] == 400, ["arm", "method", "protocol", "kind"]] = ["modes"] * 2 + ["baseline"] * 2
     table.to_csv(run / "results.csv")
     assert load_results(run).ends == [100]
     assert "400" in Page(write_report(run)).text

@@ -139,11 +139,9 @@ def test_mistakes_are_one_line(data, message, make_run, tmp_path):
     (tmp_path / "gray").mkdir()
     np.save(tmp_path / "gray" / "a.npy", np.ones((20, 20)))
     (tmp_path / "far").mkdir()
-    header = fits.Header({"BAND0": "g", "BAND1": "r", "PIXSCALE": 0.3})
+    far = fits.PrimaryHDU(np.ones((2, 16, 16)), fits.Header({"BAND0": "g", "BAND1": "r", "PIXSCALE": 0.3}))
     for name in "bc":
-        fits.PrimaryHDU(np.random.default_rng(0).normal(size=(2, 16, 16)), header).writeto(
-            tmp_path / f"far/{name}.fits"
-        )
+        far.writeto(tmp_path / f"far/{name}.fits")
     (tmp_path / "far" / "a.txt").write_text("x")
     with pytest.raises(UserError, match=message):
         predict(make_run(), tmp_path / data, tmp_path / "p.csv", quiet=True)

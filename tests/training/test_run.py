@@ -148,14 +148,10 @@ def test_pixels_and_positions_are_evidence_in_any_store(tmp_path):
     assert (nowhere == provenance.NOWHERE).tolist() == [False, True]
     images = np.random.default_rng(1).normal(size=(6, 1, 4, 4)).astype(np.float32)
     images[1] = first.images[1]
-    other = store(
-        ["a", "x1", "x2", "x3", "x4", "d"],
-        1,
-        images,
-        # x2: 0.9″ from a; x3: 1.2″ from b (a small step in ra at dec 60°); x4: 0.7″ from c, across 0°
-        ra=[None, None, 10.0, 20.0 + 2.4 / 3600, 0.0001 - 0.00005, None],
-        dec=[None, None, 0.9 / 3600, 60.0, -5.0, None],
-    )
+    # x2: 0.9″ from a; x3: 1.2″ from b (a small step in ra at dec 60°); x4: 0.7″ from c, across 0°
+    ra, dec = [10.0, 20.0 + 2.4 / 3600, 0.0001 - 0.00005], [0.9 / 3600, 60.0, -5.0]
+    positions = {"ra": [None, None, *ra, None], "dec": [None, None, *dec, None]}
+    other = store(["a", "x1", "x2", "x3", "x4", "d"], 1, images, **positions)
     assert find_leaked(other, np.arange(6), objects).tolist() == [False, True, True, False, True, False]
     with pytest.raises(UserError, match="leakage: the network was trained on 3 objects for the test"):
         check_no_leakage(other, np.arange(6), objects, "the test")
@@ -171,12 +167,10 @@ def test_ids_are_evidence_within_one_store_only():
     for cutouts in (first, second):
         cutouts.table["pixel_hash"] = None
         cutouts.metadata["simulation"] = "pop, seed 3"
-    assert (
-        find_leaked(second, np.arange(5), record(first, {"pretrain": np.arange(3)})).tolist()
-        == [True] * 3 + [False] * 2
-    )
+    objects = record(first, {"pretrain": np.arange(3)})
+    assert find_leaked(second, np.arange(5), objects).tolist() == [True] * 3 + [False] * 2
     other = replace(second, metadata={"simulation": "pop, seed 4"})
-    assert not find_leaked(other, np.arange(5), record(first, {"pretrain": np.arange(3)})).any()
+    assert not find_leaked(other, np.arange(5), objects).any()
 
 
 def test_a_weights_file_holds_its_record(tmp_path, monkeypatch):
