@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,33 +26,21 @@ class Payload:
         return os.mkdir, ("payload",)
 
 
-def make_store(path, n=60, bands="gr", size=16, value=None, labels=("nonlens", "lens"), scale=0.2):
-    images = galaxies(n, len(bands), size)
+def make_store(path, n=60, bands="gr", value=None, labels=("nonlens", "lens"), scale=0.2):
+    images = galaxies(n, len(bands))
     images = images if value is None else np.full_like(images, value)
     cutouts = make_cutouts(images, list(bands), pixel_scale=[scale] * n)
     classes = Labels({name: labels[row % len(labels)] for row, name in enumerate(cutouts.ids)}) if labels else None
     write_store(cutouts.images, cutouts.table, path, bands=cutouts.bands, labels=classes)
 
 
-def line(command, first, *more, store="store", out="new"):
-    return [command, first, "--data", store, "--out", out, *more]
+def line(command, usual, options, *more, first="", store="store", out="new"):
+    return [command, first or usual, "--data", store, "--out", out, *options, *more]
 
 
-def pretrain(*more, recipe="pretrain.yaml", **names):
-    return line("pretrain", recipe, *more, **names)
-
-
-def finetune(*more, run="pretrained", **names):
-    loop = [f"--fit.train.{name}={value}" for name, value in LOOP.items()]
-    return line("finetune", run, "--labels=20", *loop, *more, **names)
-
-
-def benchmark(*more, recipe="benchmark.yaml", **names):
-    return line("benchmark", recipe, *more, **names)
-
-
-def evaluate(*more, run="tuned"):
-    return ["evaluate", run, "--data", "store", *more]
+FIT = ["--labels=20", *(f"--fit.train.{name}={value}" for name, value in LOOP.items())]
+pretrain, benchmark = (partial(line, name, f"{name}.yaml", []) for name in ("pretrain", "benchmark"))
+finetune, EVALUATE = partial(line, "finetune", "pretrained", FIT), ["evaluate", "tuned", "--data", "store"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +54,6 @@ def finished(tmp_path_factory):
         make_store("store")
         make_store("other_bands", bands="gi")
         make_store("other_scale", scale=0.4)
-        make_store("small", size=8)
         make_store("nan", value=np.nan)
         make_store("single", n=1)
         make_store("one_class", labels=("lens",))
@@ -123,8 +111,8 @@ def error_of(capsys, monkeypatch):
         (["audit", "simulate:demo-lenses:many"], "simulate:POPULATION:N"),
         (["pretrain"], "recipe"),
         (["pretrain", "dino", "--data", "store"], "out"),
-        (pretrain(recipe="demo"), "zwicky benchmark"),
-        (pretrain("--size=huge", recipe="dino"), "huge"),
+        (pretrain(first="demo"), "zwicky benchmark"),
+        (pretrain("--size=huge", first="dino"), "huge"),
         (pretrain(store="single"), ""),
         (pretrain(store="nan"), ""),
         (pretrain("--views.crop=0"), "views.crop"),
@@ -149,9 +137,9 @@ def error_of(capsys, monkeypatch):
         (finetune("--fit.train.batch_size=0"), "batch_size"),
         (finetune("--views.rotation=spin"), "rotation"),
         (finetune("--config=nothing.yaml"), "nothing.yaml"),
-        (finetune(run="demo"), "zwicky benchmark"),
-        (finetune(run="mine.yaml"), "mine.yaml"),
-        (benchmark(recipe="dino"), "zwicky pretrain"),
+        (finetune(first="demo"), "zwicky benchmark"),
+        (finetune(first="mine.yaml"), "mine.yaml"),
+        (benchmark(first="dino"), "zwicky pretrain"),
         (benchmark(store="one_class"), "class"),
         (benchmark("--baselines=[svm]"), "svm"),
         (benchmark("--design.kind=guess"), "design.kind"),
@@ -159,8 +147,8 @@ def error_of(capsys, monkeypatch):
         (benchmark("--backbones={8: {name: vit_tiny}}"), "write it in quotes"),
         (benchmark("--methods={dino: {name: dino}}"), "no setting 'name'; it takes method, "),
         (benchmark("--finetune.train.lr=-1"), "lr"),
-        (evaluate("--split=mine"), "mine"),
-        (evaluate(run="store"), "store"),
+        ([*EVALUATE, "--split=mine"], "mine"),
+        (["evaluate", "store", "--data", "store"], "store"),
         (["verify", "tuned", "--data", "other_scale"], '0.2"'),
         (["verify", "tuned", "--data", "store", "--n", "0"], "n"),
         (["report", "pretrained"], "pretrained"),
@@ -185,7 +173,7 @@ def test_a_mistake_is_one_line(finished, arguments, message, error_of, monkeypat
 )
 def test_user_recipes_are_read_strictly(tmp_path, text, error_of):
     (tmp_path / "mine.yaml").write_text(text)
-    error = error_of(pretrain(recipe=str(tmp_path / "mine.yaml"), store="nowhere"))
+    error = error_of(pretrain(first=str(tmp_path / "mine.yaml"), store="nowhere"))
     assert ("nowhere does not exist" in error) == text.startswith("sizes")
 
 
@@ -193,8 +181,8 @@ def test_user_recipes_are_read_strictly(tmp_path, text, error_of):
     ("path", "arguments"),
     [
         ("store/images-00000.npy", ["audit", "store"]),
-        ("tuned/network.json", evaluate()),
-        ("tuned/network.safetensors", evaluate()),
+        ("tuned/network.json", EVALUATE),
+        ("tuned/network.safetensors", EVALUATE),
         ("tuned/config.yaml", finetune(out="tuned")),
     ],
 )
