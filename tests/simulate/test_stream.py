@@ -22,6 +22,8 @@ from zwicky.simulate.simulation import simulate_population, simulate_store
 from zwicky.simulate.stream import SimulatedImages, open_data, open_simulation
 from zwicky.training.run import fingerprint
 
+from ..conftest import PRETRAIN
+
 TINY = {"base": "demo-lenses", "description": "small demo", "size": 16, "bands": ["r", "i"]}
 KINDS = {
     "tiny": TINY,
@@ -31,11 +33,6 @@ KINDS = {
 }
 COUNT = 2 * BLOCK + 7
 SIMULATION = f"simulate:tiny.yaml:{COUNT}:3"
-PRETRAIN = """
-method: {name: simmim}
-backbone: {name: vit_tiny, options: {patch_size: 8, width: 32, depth: 1, heads: 2}}
-train: {max_steps: 3, batch_size: 16, precision: float32, evaluations: 1}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +40,7 @@ def populations(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in KINDS.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(text))
-    (tmp_path / "recipe.yaml").write_text(PRETRAIN)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(PRETRAIN))
 
 
 @pytest.mark.parametrize("name", KINDS)
