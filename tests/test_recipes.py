@@ -26,9 +26,8 @@ def test_their_networks_fit_their_crops(name, size):
     settings = recipes.read(name, size)
     settings.pop("simulate", None)
     verb = "benchmark" if "methods" in settings else "finetune" if "fit" in settings else "pretrain"
-    config = settings_of(
-        cli.COMMANDS[verb].settings, parse(cli.COMMANDS[verb], verb, settings, [name, "--data", "x", "--out", "y"])
-    )
+    command, arguments = cli.COMMANDS[verb], [name, "--data", "x", "--out", "y"]
+    config = settings_of(command.settings, parse(command, verb, settings, arguments))
     arms = list(config.methods.values()) if verb == "benchmark" else [config]
     networks = config.backbones if verb == "benchmark" else {"": config.backbone}
     pairs = [(arm, networks[key]) for arm in arms for key in networks if key in (getattr(arm, "networks", 0) or [key])]

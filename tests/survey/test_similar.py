@@ -132,13 +132,6 @@ def test_the_page_shows_the_neighbours(cutouts, survey, make_run, tmp_path):
     assert pd.read_csv(tmp_path / "m.csv")["id"].tolist() == table["id"].tolist()
 
 
-def test_mistakes_are_one_line(store, make_run, tmp_path):
-    run, out = make_run(), tmp_path / "scores"
-    score([run], store, out, ScoreConfig(), workers=1, quiet=True)
-    with pytest.raises(UserError, match="--features true"):
-        write_similar(out, ["obj001"], [], tmp_path / "n.csv")
-
-
 def test_examples_are_found_beside_parts_without_a_cutout(tmp_path):
     features = write_features(tmp_path, np.random.default_rng(0).normal(size=(30, 8)), size=10)
     for name in ("features-00000.npy", "features-00001.npy"):
@@ -168,9 +161,12 @@ def test_an_example_that_the_network_cannot_take_is_named(cutouts, store, make_r
                 write_similar(out, [*map(str, like)], [*map(str, unlike)], tmp_path / "n.csv", run=run)
 
 
-def test_pixels_that_were_not_scored_are_one_line(cutouts, store, make_run, write_survey, tmp_path):
+def test_scores_of_other_pixels_or_without_features_are_one_line(cutouts, store, make_run, write_survey, tmp_path):
     (tmp_path / "fits").mkdir()
-    score([make_run()], store, tmp_path / "s", ScoreConfig(features=True), workers=1, quiet=True)
+    for name, features in (("s", True), ("plain", False)):
+        score([make_run()], store, tmp_path / name, ScoreConfig(features=features), workers=1, quiet=True)
+    with pytest.raises(UserError, match="--features true"):
+        write_similar(tmp_path / "plain", ["obj001"], [], tmp_path / "n.csv")
     for data in (write_survey("fits", cutouts, tmp_path / "fits"), tmp_path / "absent"):
         with pytest.raises(UserError, match="--data"):
             write_similar(tmp_path / "s", ["obj001"], [], tmp_path / "n.csv", data=data)
