@@ -92,12 +92,13 @@ def test_the_same_command_goes_on(out, capsys):
 def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
     write_galaxies(tmp_path / "cutouts", labelled, count=40, size=20)
     monkeypatch.chdir(tmp_path)
-    cli.run(["start", "cutouts", "--catalog", "catalog.csv", *SMALL])
+    cli.run(["start", "cutouts", "--catalog", "catalog.csv", "--methods.simmim.views.crop=16", *SMALL])
     out = tmp_path / "zwicky-cutouts"
     table = pd.read_csv(out / "map.csv")
     assert len(table) == 40
     assert {"id", "file", "ra", "dec", "x", "y", "cluster", "oddity"} <= set(table)
     assert len(np.load(out / "features.npy")) == 40
+    assert yaml.safe_load((out / "run" / "config.yaml").read_text())["views"]["crop"] == 16
     page = (out / "report.html").read_text()
     assert "cannot be said" in page
     assert ("lens 4" in page) == bool(labelled)
@@ -127,13 +128,6 @@ def test_what_start_cannot_do_is_said_before_any_training(count, labelled, more,
         start(tmp_path, *more)
     assert not (tmp_path / "out" / "run").exists()
     assert (tmp_path / "out").exists() != ("targets" in str(more)), "targets are refused before anything is written"
-
-
-@pytest.mark.slow
-def test_settings_of_the_table_can_be_overridden(tmp_path):
-    write_galaxies(tmp_path / "cutouts", 0, count=40, size=20)
-    out = start(tmp_path, "--methods.simmim.views.crop=16")
-    assert yaml.safe_load((out / "run" / "config.yaml").read_text())["views"]["crop"] == 16
 
 
 def test_what_ranks_is_chosen_by_the_labels_for_selection_and_fitted_to_all(tmp_path, monkeypatch):
