@@ -22,11 +22,11 @@ from zwicky.training.task import Task
 
 @pytest.fixture
 def self_train(tmp_path, data, finetune_config, pretrain_config):
-    """A function that fits a new small network to 20 labels of `data`, with and without self-training, in a folder."""
+    """A function that fits a new small network to labels of `data`, with and without self-training, in a folder."""
     cutouts, labels, split = data
 
-    def run(name, unlabelled=True, rounds=2, targets=(), **changes):
-        config = finetune_config(labels=20, targets=targets, checkpoint_seconds=0.0)
+    def run(name, unlabelled=True, rounds=2, targets=(), count=20, split=split, **changes):
+        config = finetune_config(labels=count, targets=targets, checkpoint_seconds=0.0)
         config.backbone, config.unlabelled = pretrain_config().backbone, unlabelled
         config.fit = dataclasses.replace(config.fit, self_training=rounds, **changes)
         return finetune(config, None, cutouts, labels, split, tmp_path / name, quiet=True)
@@ -140,13 +140,9 @@ def test_a_student_has_its_own_training(tmp_path, self_train):
     assert read_json(tmp_path / "own" / "run.json")["steps"] == teacher + 2 * 6  # of all rounds
 
 
-def test_without_an_unlabelled_image_the_fit_stays(tmp_path, data, finetune_config, pretrain_config):
-    config = finetune_config(labels=0)
-    config.backbone, config.unlabelled = pretrain_config().backbone, True
-    cutouts, labels, split = data
-    split = dataclasses.replace(split, roles={i: role for i, role in split.roles.items() if role != "unlabelled"})
-    config.fit = dataclasses.replace(config.fit, select=0.0)
-    finetune(config, None, cutouts, labels, split, tmp_path / "run", quiet=True)
+def test_without_an_unlabelled_image_the_fit_stays(tmp_path, data, self_train):
+    roles = {i: role for i, role in data[2].roles.items() if role != "unlabelled"}
+    self_train("run", count=0, split=dataclasses.replace(data[2], roles=roles), select=0.0)
     run = read_json(tmp_path / "run" / "run.json")
     assert run["steps"] > 0
     assert "no image is without a label" in " ".join(run["warnings"])
