@@ -152,14 +152,14 @@ def write(net, path, without=" "):
 
 DEEP = {"embed_dim": 32, "num_classes": 5, "depth": 2, "num_heads": 2}
 TIMM_BEIT = {**DEEP, "init_values": 0.1, "use_abs_pos_emb": False, "use_rel_pos_bias": True}
-STAGES = {"embed_dim": 32, "num_classes": 5, "depths": (2, 2), "num_heads": (2, 4)}
+STAGES = {"embed_dim": 32, "num_classes": 5, "depths": (2, 2), "num_heads": (2, 4), "window_size": 7}
 REGISTERS = {"init_values": 1e-5, "reg_tokens": 4, "no_embed_class": True}
 ARCHITECTURES = {
     "vit": (VisionTransformer, DEEP, "vit_tiny", TINY),
     "dinov2": (VisionTransformer, {**DEEP, "init_values": 1e-5}, "vit_tiny", {**TINY, "layer_scale": 1e-5}),
     "registers": (VisionTransformer, DEEP | REGISTERS, "vit_tiny", {**TINY, "layer_scale": 1e-5, "registers": 4}),
     "beit": (Beit, TIMM_BEIT, "beit_base", TINY),
-    "swin": (SwinTransformer, STAGES, "swin_tiny", {"width": 32, "depths": [2, 2], "heads": [2, 4]}),
+    "swin": (SwinTransformer, STAGES, "swin_tiny", {"width": 32, "depths": [2, 2], "heads": [2, 4], "window": 4}),
 }
 
 
@@ -168,17 +168,15 @@ ARCHITECTURES = {
 def test_weights_at_any_size_give_what_timm_gives(tmp_path, name, size, patch_size, filled):
     """timm's network at 56 px and patch 7, loaded into ours; timm loads the same into its own of that size."""
     architecture, options, ours, ours_options = ARCHITECTURES[name]
-    window = {"window_size": 7} if name == "swin" else {}
-    net = filled(architecture(img_size=56, patch_size=7, **window, **options), 0.3)
+    net = filled(architecture(img_size=56, patch_size=7, **options), 0.3)
     path = write(net, tmp_path / "weights.safetensors")
 
-    window = {"window_size": 4} if name == "swin" else {}
-    expected = architecture(img_size=size, patch_size=patch_size, **window, **{**options, "num_classes": 0}).eval()
+    options = options | {"num_classes": 0} | ({"window_size": 4} if name == "swin" else {})
+    expected = architecture(img_size=size, patch_size=patch_size, **options).eval()
     state = {key: value for key, value in net.state_dict().items() if not key.startswith("head")}
     expected.load_state_dict(sys.modules[architecture.__module__].checkpoint_filter_fn(state, expected))
 
-    window = {"window": 4} if name == "swin" else {}
-    shape = {"bands": 3, "image_size": size, "patch_size": patch_size, **ours_options, **window}
+    shape = {"bands": 3, "image_size": size, "patch_size": patch_size, **ours_options}
     backbone = backbones.create(ours, **shape, pretrained=path).eval()
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
