@@ -8,11 +8,9 @@ import pytest
 from zwicky import progress
 
 
-@pytest.mark.parametrize(
-    ("terminal", "notebook", "bar"), [(True, False, True), (True, True, False), (False, False, False)]
-)
-def test_a_bar_is_redrawn_on_a_terminal_alone(terminal, notebook, bar, monkeypatch):
-    stream = io.StringIO()
+@pytest.mark.parametrize(("terminal", "notebook"), [(True, False), (True, True), (False, False)])
+def test_a_bar_is_redrawn_on_a_terminal_alone(terminal, notebook, monkeypatch):
+    stream, bar = io.StringIO(), terminal and not notebook
     stream.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)

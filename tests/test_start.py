@@ -76,7 +76,7 @@ def test_the_page_shows_verdict_ranking_and_budget(out):
 
 
 @pytest.mark.slow
-def test_the_same_command_goes_on(out, capsys):
+def test_the_same_command_goes_on(out):
     """What a kill may leave out is made again; what is there stays."""
     before = (out / "run" / "ranked.csv").read_bytes()
     config = (out / "run" / "config.yaml").read_bytes()
@@ -210,10 +210,9 @@ def test_the_store_of_other_data_is_not_taken(tmp_path):
 
     def begin(folder, catalog="catalog.csv", **options):
         cutouts, options = tmp_path / folder / "cutouts", IngestConfig(**options)
+        options = {"catalog": tmp_path / folder / catalog, "options": options}
         with pytest.raises(Ingested):
-            start_module.start(
-                cutouts, cutouts / "zwicky", 1, configure, catalog=tmp_path / folder / catalog, options=options
-            )
+            start_module.start(cutouts, cutouts / "zwicky", 1, configure, **options)
 
     def refused(name, *arguments, **options):
         with pytest.raises(UserError, match=f"started with other {name}; choose another --out"):

@@ -21,8 +21,6 @@ from zwicky.simulate.light import CLUMPS, SOURCES
 from zwicky.simulate.render import grid
 
 SIZE, SCALE = 48, 0.12
-ELLIPTICITY = st.floats(-0.3, 0.3)
-POSITION = st.floats(-0.5, 0.5)
 MACRO_RANGES = {
     **dict.fromkeys(("lens_x", "lens_y"), (-0.5, 0.5)),
     **dict.fromkeys(("mass_e1", "mass_e2"), (-0.22, 0.22)),
@@ -40,10 +38,8 @@ SOURCE_RANGES = {
     "source_R": (0.1, 0.4),
     "source_n": (0.7, 2.0),
 }
-MACRO, SOURCE = (
-    st.fixed_dictionaries({name: st.floats(*span) for name, span in ranges.items()})
-    for ranges in (MACRO_RANGES, SOURCE_RANGES)
-)
+MACRO = st.fixed_dictionaries({name: st.floats(*span) for name, span in MACRO_RANGES.items()})
+SOURCE = st.fixed_dictionaries({name: st.floats(*span) for name, span in SOURCE_RANGES.items()})
 CLUMP = st.tuples(st.floats(0.0, 0.5), st.floats(0.0, 6.2), st.floats(0.05, 0.2), st.floats(0.02, 0.4))
 # position, Einstein radius of a point of its mass, log10 of Rs, log10 of tau
 SUBHALO = st.tuples(*(st.floats(*span) for span in ((-2.5, 2.5), (-2.5, 2.5), (0.005, 0.2), (-2.0, 0.0), (-0.5, 1.5))))

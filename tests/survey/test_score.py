@@ -121,7 +121,7 @@ def test_a_job_array_scores_all_parts(store, make_run, tmp_path):
     assert files(whole) == files(out)
 
 
-def test_tasks_that_start_together(cutouts, store, make_run, tmp_path, monkeypatch):
+def test_tasks_that_start_together(store, make_run, tmp_path, monkeypatch):
     """While a task writes the training features, or checks the settings, another one does the same."""
     run, out, save, glob = make_run(3), tmp_path / "scores", np.save, Path.glob
     history = provenance.record(open_store(store), {"fit": np.arange(20)})
@@ -257,7 +257,7 @@ def test_memory_of_distances_does_not_grow_with_the_product():
     assert peak < 1e8
 
 
-def test_distance_to_the_training_set(cutouts, store, make_run, tmp_path):
+def test_distance_to_the_training_set(store, make_run, tmp_path):
     """Training objects are within the unit, noise of another kind is far outside."""
     rng = np.random.default_rng(0)
     features = rng.normal(5, [1] * 8, (500, 8))
