@@ -138,17 +138,11 @@ def test_csvs_of_other_tools_and_zooniverse(tmp_path, make_candidates):
     (tmp_path / "stamps.csv").write_text("ra,dec,filename,grade,mag\n1,2,a.png,3,20\n1,3,b.png,0,21\n1,4,zz.png,2,21\n")
     answers = [("u1", "a", "Yes, a lens"), ("u1", "b", "No"), ("u2", "a", [{"x": 3, "y": 4}]), ("u2", "b", [])]
     answers.append(("u3", "b", [{"task": "T1", "value": None}, {"task": "T2", "value": "No"}]))  # a combination
-    rows = [
-        {
-            "classification_id": number,
-            "user_name": user,
-            "annotations": json.dumps([{"task": "T0", "value": value}]),
-            "subject_data": json.dumps({str(number): {"retired": None, "Filename": f"{name}.png"}}),
-            "subject_ids": number,
-        }
-        for number, (user, name, value) in enumerate(answers)
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "zoo.csv", index=False)
+    table = pd.DataFrame(answers, columns=["user_name", "file", "value"]).assign(classification_id=range(5))
+    table["annotations"] = [json.dumps([{"task": "T0", "value": value}]) for value in table.pop("value")]
+    subjects = ({str(n): {"retired": None, "Filename": f"{name}.png"}} for n, name in enumerate(table.pop("file")))
+    table["subject_data"] = [*map(json.dumps, subjects)]
+    table.assign(subject_ids=range(5)).to_csv(tmp_path / "zoo.csv", index=False)
     files = [tmp_path / f"{name}.csv" for name in ("mosaic", "single", "stamps", "zoo")]
     text = merge_grades(files, tmp_path / "catalogue.csv", cutouts)
     assert "single.csv: 1 rows with the grade 'I' left out" in text

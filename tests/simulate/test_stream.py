@@ -25,12 +25,8 @@ from zwicky.training.run import fingerprint
 from ..conftest import PRETRAIN
 
 TINY = {"base": "demo-lenses", "description": "small demo", "size": 16, "bands": ["r", "i"]}
-KINDS = {
-    "tiny": TINY,
-    "picture": {"base": "lens-finding-cfht", "description": "small pictures", "size": 16},
-    "pairs": {"base": "lensiam-pairs", "description": "small pairs", "size": 16},
-    "halos": {"base": "deeplense-repaired-2", "description": "small halos", "size": 16},
-}
+BASES = {"picture": "lens-finding-cfht", "pairs": "lensiam-pairs", "halos": "deeplense-repaired-2"}
+KINDS = {"tiny": TINY} | {name: {"base": base, "size": 16} for name, base in BASES.items()}
 COUNT = 2 * BLOCK + 7
 SIMULATION = f"simulate:tiny.yaml:{COUNT}:3"
 
