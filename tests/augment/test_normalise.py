@@ -94,11 +94,10 @@ def test_a_large_survey_is_sampled_by_the_seed(monkeypatch):
     assert [made.center[0] for made in (one, other)] == pytest.approx([np.median(images)] * 2, abs=100)
 
 
-@pytest.mark.parametrize("factor", [1e-30, 1.0])
-def test_scale_is_the_noise_in_any_unit_and_the_deviation_on_an_empty_sky(factor):
+def test_scale_is_the_noise_in_any_unit_and_the_deviation_on_an_empty_sky():
     images, _, sigma = sky_images(bands=1)
-    made = Normalisation.fit(images * np.float32(factor), ("g",))
-    assert made.scale[0] == pytest.approx(sigma[0] * factor, rel=0.05)
+    made = Normalisation.fit(images * np.float32(1e-30), ("g",))
+    assert made.scale[0] * 1e30 == pytest.approx(sigma[0], rel=0.05)
     empty = np.zeros((5, 1, 30, 30), np.float32)
     empty[:, :, 4, 4] = 50.0
     for scale in ("mad", "percentile"):
