@@ -98,9 +98,8 @@ def test_an_image_of_a_stack_that_is_set_aside_has_a_row(folder, read, numbered)
     images = noise(100, *SIZE)
     images[7] = np.nan
     write(folder / "cube.npy", images)
-    table = pd.DataFrame(
-        {"label": list("ab") * 50, "id" if numbered else "z": np.arange(100) * (1 if numbered else 0.5)}
-    )
+    numbers = {"id": np.arange(100)} if numbered else {"z": np.arange(100) / 2}
+    table = pd.DataFrame({"label": list("ab") * 50} | numbers)
     write(folder / "c.csv", table.to_csv(index=False))
     assert labels_of(read()) == [label for row, label in enumerate(table["label"]) if row != 7]
 

@@ -222,13 +222,9 @@ def test_no_table_of_someone_else_is_overwritten(tmp_path, monkeypatch, name):
     own.write_text("filename,grade,my_notes\na.png,A,an arc in the east\n")
     before = own.read_bytes()
     write_grader(tmp_path / "ana.db", "ana", {"a.png": "A"})
-    for files, out in [
-        ([name], "catalogue.csv"),
-        (["ana.db"], "catalogue.csv"),  # not an input, and yet in the way
-        (["ana.db"], name),
-    ]:
+    for files, out in [(name, "catalogue.csv"), ("ana.db", "catalogue.csv"), ("ana.db", name)]:  # input or not
         with pytest.raises(UserError, match=f"{name}.*another"):
-            cli.run(["grade", "--merge", *files, "--out", out])
+            cli.run(["grade", "--merge", files, "--out", out])
         assert own.read_bytes() == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "link.csv").symlink_to(own)
