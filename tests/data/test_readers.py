@@ -449,7 +449,7 @@ def test_fits_extensions_named_after_filters_are_bands(tmp_path):
     fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(tmp_path / "tables.fits")
     assert_array_equal(images(tmp_path / "tables.fits", hdu=("t1",))[:, 0], STACK + 1)
     with pytest.raises(Unreadable, match=r"no extension NIR_K .* it has PRIMARY, VIS, NIR_Y, NIR_H, RMS"):
-        images(path, hdu=("NIR_K",))
+        read_image(path, ReadOptions(hdu=("NIR_K",)))
 
 
 def test_fits_extensions_that_are_masks_objects_or_bands(tmp_path):

@@ -78,21 +78,13 @@ class Source:
 
     def read(self, name: str) -> Iterator[Record | Unreadable]:
         """Read the images of a unit; the last item is an error where the rest cannot be read."""
-        unit, row = self.units[name], self.options.first
-        try:
-            if "" in unit:
-                records = read(self.folder / unit[""], self.options)
-            else:
-                bands = by_wavelength(tuple(unit))
-                options = replace(self.options, bands=(), stacks=True)  # further planes are images
-                files = [_readable(self.folder / unit[band], options) for band in bands]
-                records = (join_bands(bands, items) for items in zip_longest(*files))
-            for record in records:
-                yield record
-                row += 1
-        except Unreadable as error:
-            error.row = row or None
-            yield error
+        unit = self.units[name]
+        if "" in unit:
+            return read(self.folder / unit[""], self.options)
+        bands = by_wavelength(tuple(unit))
+        options = replace(self.options, bands=(), stacks=True)  # further planes are images
+        files = [read(self.folder / unit[band], options) for band in bands]
+        return (join_bands(bands, items) for items in zip_longest(*files))
 
     def is_large(self, name: str, size: int = LARGE) -> bool:
         """Return whether a unit is read in pieces: above `size` (bytes), or of a format that holds many images."""
@@ -103,14 +95,6 @@ class Source:
         """Return "type:folder" of a unit, since files of one type in one folder belong together."""
         file = next(iter(self.units[name].values()))
         return f"{format_of(file).partition(':')[0]}:{file.rpartition('/')[0]}"
-
-
-def _readable(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
-    """Read a file, with what ends it as the last item."""
-    try:
-        yield from read(path, options)
-    except Unreadable as error:
-        yield error
 
 
 def join_bands(bands: Sequence[str], items: Sequence[Record | Unreadable | None]) -> Record | Unreadable:

@@ -77,19 +77,21 @@ def format_of(name: str) -> str:
 def read(path: Path, options: ReadOptions | None = None) -> Iterator[Record | Unreadable]:
     """Yield a record, or the reason why there is none, for each image of a file; large files are read in pieces.
 
-    Unreadable for whatever is wrong with the file as a whole, or from this image on.
+    The last item is the reason where the file as a whole, or what follows, cannot be read.
     """
+    options = options or ReadOptions()
+    row = options.first
     try:
         if path.stat().st_size == 0:
             raise Unreadable("is empty")
         module, _, name = ("numpy:read_folder" if path.is_dir() else format_of(path.name)).partition(":")
         if not module:
             raise Unreadable("is not an image")
-        yield from getattr(import_module(f"{__name__}.{module}"), name)(path, options or ReadOptions())
-    except Unreadable:
-        raise
+        for item in getattr(import_module(f"{__name__}.{module}"), name)(path, options):
+            yield item
+            row += 1
     except Exception as error:  # decoders raise anything on a damaged file; none of it may end an ingest
-        raise to_unreadable(error, path) from error
+        yield to_unreadable(error, path).at(row or None, {})
 
 
 def to_unreadable(error: Exception, path: Path) -> Unreadable:
