@@ -212,16 +212,13 @@ def to_records(
 ) -> Iterator[Record | Unreadable]:
     """Yield the images of an array along its axis N, from row `first` on, or its one image; one is read at a time.
 
-    An image among many that cannot be used is yielded as Unreadable; one alone raises it.
+    An image that cannot be used is yielded as Unreadable.
     """
     stack = [array] if "N" not in axes else array if axes[0] == "N" else np.moveaxis(array, axes.index("N"), 0)
-    for row, plane in enumerate(stack[first:] if first else stack, first):
+    for number, plane in enumerate(stack[first:] if first else stack, first):
+        row = number if "N" in axes else None
         try:
             image = to_image(plane, axes)
+            yield Record(image, tuple(bands) if len(bands) == len(image) else (), columns or {}, row)
         except Unreadable as error:
-            if "N" not in axes:
-                raise
             yield Unreadable(str(error), row)
-            continue
-        names = tuple(bands) if len(bands) == len(image) else ()
-        yield Record(image, names, columns or {}, row if "N" in axes else None)

@@ -128,10 +128,7 @@ def read_store(path: Path, options: ReadOptions) -> Iterator[Record | Unreadable
     options.truth |= set(cutouts.truth)
     table = cutouts.table.drop(columns=["bands_present", "simulated", "pixel_hash"])
     labels = read_labels(path.parent).of(cutouts.ids)
-    for row, (facts, label) in enumerate(zip(table.to_dict("records"), labels, strict=True)):
+    items = to_records(cutouts.images, "NBHW", cutouts.bands)
+    for item, facts, label in zip(items, table.to_dict("records"), labels, strict=True):
         lists = {name: tuple(facts.pop(name)) for name in ("psf_fwhm", "noise") if facts[name] is not None}
-        try:
-            image = to_image(cutouts.images[row], "BHW")
-            yield Record(image, cutouts.bands, facts | lists | {"label": label}, row)
-        except Unreadable as error:
-            yield Unreadable(str(error), row)
+        yield item.at(item.row, facts | lists | {"label": label})
