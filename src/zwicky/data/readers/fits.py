@@ -96,22 +96,17 @@ def _band_names(images: list[Any], options: ReadOptions) -> tuple[str, ...]:
 
 
 def _read_images(images: list[Any], path: Path, options: ReadOptions) -> Iterator[Record | Unreadable]:
-    """Read each extension; one among several that cannot be read does not end the file."""
+    """Read each extension, of a cube with more planes than bands its images; damage in one does not end the file."""
     for hdu in images:
         try:
-            yield from _read_image(hdu, options)
+            shape, axes, bands = _layout(hdu, options)
+            facts = {} if "N" in axes else _facts(hdu.header, shape[axes.index("H")], shape[axes.index("W")])
+            by_plane = axes[0] == "N" and shape == hdu.shape and _unsigned_blank(hdu) is None
+            yield from to_records(hdu.section if by_plane else _pixels(hdu).reshape(shape), axes, bands, facts)
         except Exception as error:  # astropy raises many kinds on damaged data
             if len(images) == 1:
                 raise
             yield to_unreadable(error, path)
-
-
-def _read_image(hdu: Any, options: ReadOptions) -> Iterator[Record | Unreadable]:
-    """Read the image of an extension, or the images of a cube with more planes than bands."""
-    shape, axes, bands = _layout(hdu, options)
-    facts = {} if "N" in axes else _facts(hdu.header, shape[axes.index("H")], shape[axes.index("W")])
-    by_plane = axes[0] == "N" and shape == hdu.shape and hasattr(hdu, "section") and _unsigned_blank(hdu) is None
-    yield from to_records(hdu.section if by_plane else _pixels(hdu).reshape(shape), axes, bands, facts)
 
 
 def _unsigned_blank(hdu: Any) -> int | None:
