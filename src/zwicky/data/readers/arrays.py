@@ -91,9 +91,7 @@ def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) ->
     for row, (group, members) in enumerate(groups.items()):
         columns = {"id": group.rpartition("/")[2]} | _scalars(members)
         try:
-            image = next((array for array in members.values() if array.ndim in (2, 3)), None)
-            if image is None:
-                raise Unreadable(f"no image in {group}")
+            image = next(array for array in members.values() if array.ndim > 1)
             pixels = to_image(image[()], find_axes(image.shape, options, len(bands)))
             yield Record(pixels, tuple(bands) if len(bands) == len(pixels) else (), columns, row)
         except Unreadable as error:
