@@ -17,13 +17,11 @@ def find_groups(cutouts: Cutouts, *columns: str) -> np.ndarray:
 
     A chain of equalities makes one group. Returns the id of the first object of each object's group, [N] objects.
     """
-    ids = cutouts.ids
-    values = [pd.Series(cutouts.column(name)) for name in ("pixel_hash", *columns)]
+    values = map(cutouts.column, ("pixel_hash", *columns))
     pairs = np.concatenate([position_pairs(cutouts), *map(_equal_values, values)])
-    graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(ids), len(ids)))
+    graph = coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(cutouts), len(cutouts)))
     _, component = connected_components(graph, directed=False)
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return ids[first[inverse]]
+    return cutouts.ids[_equal_values(component)[:, 1]]
 
 
 def position_pairs(cutouts: Cutouts) -> np.ndarray:
@@ -33,9 +31,8 @@ def position_pairs(cutouts: Cutouts) -> np.ndarray:
     if not len(located):
         return np.empty((0, 2), np.int64)
     # Equal positions first: a thousand objects at one position would be a million pairs.
-    table = pd.DataFrame({"ra": ra[located], "dec": dec[located]})
-    equal = located[_equal_values(pd.Series(table.groupby(["ra", "dec"], sort=False).ngroup()))]
-    unique = located[~table.duplicated().to_numpy()]
+    equal = located[_equal_values(ra[located], dec[located])]
+    unique = np.unique(equal[:, 1])
     sky = SkyCoord(ra[unique], dec[unique], unit="deg")
     first, second, *_ = sky.search_around_sky(sky, SAME_POSITION * units.arcsec)
     return np.concatenate([equal, np.stack([unique[first], unique[second]], axis=1)])
@@ -60,9 +57,7 @@ def nearest_position(
     return rows
 
 
-def _equal_values(values: pd.Series) -> np.ndarray:
-    """Pairs [M, 2] of each row and the first with its value; null equals nothing."""
-    codes, _ = pd.factorize(values)
-    rows = np.flatnonzero(codes >= 0)
-    _, first, inverse = np.unique(codes[rows], return_index=True, return_inverse=True)
-    return np.stack([rows, rows[first[inverse]]], axis=1)
+def _equal_values(*columns: np.ndarray) -> np.ndarray:
+    """Pairs [M, 2] of each row and the first with its values; null equals nothing."""
+    first = pd.Series(np.arange(len(columns[0]))).groupby(list(columns), sort=False).transform("first").dropna()
+    return np.stack([first.index, first], axis=1).astype(np.int64)
