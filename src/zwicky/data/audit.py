@@ -42,7 +42,7 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
     labelled = pd.notna(classes)
     counts = Counter(classes[labelled])
     names = [name for name in labels.classes if name in counts]
-    group = find_groups(cutouts)
+    group, pairs = find_groups(cutouts), position_pairs(cutouts)
     statistics = image_statistics(cutouts)
     simulated = Counter(cutouts.column("simulated").tolist())
     result: dict[str, Any] = {
@@ -58,7 +58,11 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
             "unlabelled": int((~labelled).sum()),
             "classes": {name: counts[name] for name in names},
         },
-        "duplicates": _duplicates(cutouts, group, classes),
+        "duplicates": {
+            "same_pixels": int(cutouts.table["pixel_hash"].dropna().duplicated().sum()),
+            "same_position": len(np.unique(pairs[pairs[:, 0] != pairs[:, 1]].max(axis=1))),
+            "contradictory_groups": int((pd.Series(classes, dtype=object).groupby(group).nunique() > 1).sum()),
+        },
         "values": _values(cutouts, statistics, seed),
         "shortcuts": {},
         "modes": {},
@@ -99,19 +103,6 @@ def image_statistics(cutouts: Cutouts) -> dict[str, np.ndarray]:
             }
             parts.append(part)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _duplicates(cutouts: Cutouts, group: np.ndarray, classes: np.ndarray) -> dict[str, int]:
-    """Objects that repeat another one, by pixels and by position, and groups of equal objects labelled differently."""
-    hashes = cutouts.table["pixel_hash"].dropna()
-    pairs = position_pairs(cutouts)
-    repeats = pairs[pairs[:, 0] != pairs[:, 1]].max(axis=1) if len(pairs) else pairs
-    labels = pd.Series(classes, dtype=object).groupby(group).nunique()
-    return {
-        "same_pixels": int(hashes.duplicated().sum()),
-        "same_position": len(np.unique(repeats)),
-        "contradictory_groups": int((labels > 1).sum()),
-    }
 
 
 def _values(cutouts: Cutouts, statistics: dict[str, np.ndarray], seed: int) -> dict[str, dict[str, float]]:
