@@ -217,14 +217,11 @@ def open_images(path: Path, rows: slice = slice(None)) -> ShardedImages:
 def read_rows(path: Path, first: int, last: int, columns: Sequence[str]) -> pd.DataFrame:
     """Read some rows and columns of the table of a store, in memory independent of its length."""
     with pq.ParquetFile(path / OBJECTS) as file:
-        tables, start = [file.schema_arrow.empty_table().select(list(columns))], 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            if start < last and stop > first:
-                rows = file.read_row_group(group, columns=list(columns))
-                tables.append(rows.slice(max(first - start, 0), min(last, stop) - max(first, start)))
-            start = stop
-    return pa.concat_tables(tables).to_pandas()
+        lengths = np.array([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)], int)
+        ends = np.cumsum(lengths)
+        groups = np.flatnonzero((ends > first) & (ends - lengths < last))
+        table = file.read_row_groups(groups.tolist(), columns=list(columns))
+    return table.slice(first - int(ends[ends <= first].max(initial=0)), last - first).to_pandas()
 
 
 def check_writable(path: Path | str) -> None:
