@@ -11,6 +11,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from itertools import dropwhile
 from pathlib import Path
@@ -146,12 +147,10 @@ def _decode(data: bytes, encoding: str) -> tuple[str, str]:
     marked = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
     unmarked = "utf-16-le" if not any(data[1:20:2]) else "utf-16-be" if not any(data[:20:2]) else "utf-8-sig"
     unicode = next((encoding for mark, encoding in marked.items() if data.startswith(mark)), unmarked)
-    for guess in (unicode, encoding or "cp1252", "latin-1"):
-        try:
+    for guess in (unicode, encoding or "cp1252"):
+        with suppress(UnicodeDecodeError):
             return data.decode(guess), "" if guess in (unicode, encoding) else guess
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("latin-1 reads anything")
+    return data.decode("latin-1"), "latin-1"
 
 
 def _read_text(data: bytes, path: Path, encoding: str) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -215,13 +216,8 @@ def _one_hot(binary: Sequence[str], texts: dict[str, pd.Series]) -> tuple[pd.Ser
         about_lenses = ["lens" in name.lower() for name in names]
         values = np.stack([texts[name].str.lower().isin(["1", "1.0", "true"]) for name in names] or [[]], axis=1)
         share = 0.1 if all(about_lenses) else 0.9  # of rows with a class
-        is_named = prefix in ("is", "class", "label", "type") or any(about_lenses)
-        if (
-            is_named
-            and len(names) > 1
-            and values.any(0).all()
-            and values.any(1).mean() > share > values.sum(1).max() - 1
-        ):
+        is_named = len(names) > 1 and (prefix in ("is", "class", "label", "type") or any(about_lenses))
+        if is_named and values.any(0).all() and values.any(1).mean() > share > values.sum(1).max() - 1:
             start = len(prefix) + 1 if prefix else 0
             classes = np.array([name[start:] for name in names], dtype=object)
             labels = np.where(values.any(1), classes[values.argmax(1)], None)
@@ -337,10 +333,8 @@ def _parse_angles(text: pd.Series, unit: str, sexagesimal: str) -> np.ndarray:
     degrees = pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan, copy=True)
     degrees *= 180 / np.pi if unit.lower().startswith("rad") else 15 if unit.lower().startswith("h") else 1
     for row in np.flatnonzero(np.isnan(degrees) & ~text.map(is_unknown).to_numpy(bool)):
-        try:
+        with suppress(Exception):  # astropy raises many kinds here, all meaning "not an angle"
             degrees[row] = Angle(text.iloc[row], "deg" if "d" in text.iloc[row] else sexagesimal).deg
-        except Exception:  # astropy raises many kinds here, all meaning "not an angle"
-            continue
     return degrees
 
 
