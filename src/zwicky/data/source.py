@@ -217,10 +217,9 @@ def split_role(name: str) -> tuple[str, str]:
 
     What describes the part alone (set, data, images, a number) is no rest.
     """
-    for match in _ROLE.finditer(name):
-        rest = "_".join(
-            part for part in (name[: match.start()].strip("_-. "), name[match.end() :].strip("_-. ")) if part
-        )
+    if match := _ROLE.search(name):
+        around = name[: match.start()], name[match.end() :]
+        rest = "_".join(filter(None, (part.strip("_-. ") for part in around)))
         return ROLES[match[1].lower().replace("-", "_")], "" if _NO_CLASS.fullmatch(rest) else rest
     return "", name
 
