@@ -124,10 +124,8 @@ def _join_catalogs(
         except UserError as error:
             if given:
                 raise UserError(f"the catalogue {given} was not used: {error}") from error
-            if (
-                is_catalog_name(file, sure=True) or format_of(file) or meanings.has_usual_name(list(table))
-            ):  # the others may be anything
-                data.warnings.append(f"{file} was not used: {error}")
+            if is_catalog_name(file, sure=True) or format_of(file) or meanings.has_usual_name(list(table)):
+                data.warnings.append(f"{file} was not used: {error}")  # the others may be anything
     matches.sort(key=lambda match: (-(match[2] >= 0).sum(), meanings.find_labels(match[1])[0] is None))
     tables: list[pd.DataFrame] = []
     masks = [np.zeros(len(objects), bool)]  # the images that a table has a row for

@@ -155,10 +155,8 @@ def holdout_split(
             if spare and len(groups) > 1:
                 part_of[min(spare, key=lambda key: (group == key).sum())] = needed
                 continue
-            problem = (
-                f"class {label!r} has {(classes == label).sum()} objects in {len(groups)} groups (equal pixels or "
-            )
-            problem += f"positions are one), too few to have one in {ROLES[needed]}"
+            problem = f"class {label!r} has {(classes == label).sum()} objects in {len(groups)} groups (equal pixels "
+            problem += f"or positions are one), too few to have one in {ROLES[needed]}"
             if strict:
                 raise UserError(f"{problem}; add labels or change the split fractions")
             warnings.warn(f"{problem}: nothing can be known about it; label more")
