@@ -31,9 +31,9 @@ def read_arrays(
     """Read the images among named arrays, with the arrays of their length as columns.
 
     Names with `train`, `val` or `test` (x_train, y_train, test/images) are the user's own split. Several groups of an
-    HDF5 file, where names are paths, with images are classes. `bands` are the names that the file gives once for all
-    images; with `may_be_single` a three-dimensional array without columns may be one image [bands, H, W]. Unreadable if
-    no array is recognised as the images.
+    HDF5 file, where names are paths, with images are classes, and so are stacks of one size called lens and nonlens.
+    `bands` are the names that the file gives once for all images; with `may_be_single` a three-dimensional array
+    without columns may be one image [bands, H, W]. Unreadable if no array is recognised as the images.
     """
     shapes = [array.shape for array in arrays.values() if array.ndim > 1]
     if len(shapes) > 2 and len(set(shapes)) == 1 and not may_be_single and _are_objects(arrays, shapes[0]):
@@ -45,8 +45,9 @@ def read_arrays(
         group, _, short = (_ROLE.sub("", name).strip("_/.-") if role else name).rpartition("/")
         parts.setdefault((role[1].lower() if role else "", group), {})[short or "images"] = array
     for (part, group), members in [*parts.items()]:
-        classes = _class_arrays(members)
-        parts |= {(part, f"{group}/{name}"): {"images": members.pop(name)} for name in classes}
+        deep = [name for name, array in members.items() if array.ndim > 2 and not _AUXILIARY.search(name.lower())]
+        if len({members[name].shape[1:] for name in deep}) == 1 < len(deep) and any(map(is_usual_class, deep)):
+            parts |= {(part, f"{group}/{name}"): {"images": members.pop(name)} for name in deep}
     images = {part: names for part, members in parts.items() if (names := _find_images(members, may_be_single))}
     if not images:
         listed = ", ".join(f"{name} {list(a.shape)}" for name, a in list(arrays.items())[:4] if a.ndim) or "nothing"
@@ -74,9 +75,7 @@ def _are_objects(arrays: Arrays, shape: tuple[int, ...]) -> bool:
     columns = {len(array) for array in arrays.values() if array.ndim == 1}
     names = [name.rpartition("/")[2] for name, array in arrays.items() if array.ndim > 1]
     are_bands = all(is_band(band_of_column(name)) for name in names)
-    return (len(shape) == 2 and not are_bands) or (
-        len(shape) == 3 and shape[0] <= FEW and shape[0] not in columns and not are_bands
-    )
+    return not are_bands and (len(shape) == 2 or (len(shape) == 3 and shape[0] <= FEW and shape[0] not in columns))
 
 
 def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) -> Iterator[Record | Unreadable]:
@@ -96,13 +95,6 @@ def _read_objects(arrays: Arrays, options: ReadOptions, bands: Sequence[str]) ->
             yield Record(pixels, tuple(bands) if len(bands) == len(pixels) else (), columns, row)
         except Unreadable as error:
             yield Unreadable(str(error), row)
-
-
-def _class_arrays(arrays: Arrays) -> list[str]:
-    """Return stacks of images, of one size, whose names are classes: lens and nonlens."""
-    stacks = [name for name, array in arrays.items() if array.ndim > 2 and not _AUXILIARY.search(name.lower())]
-    alike = len({arrays[name].shape[1:] for name in stacks}) == 1 < len(stacks)
-    return stacks if alike and any(map(is_usual_class, stacks)) else []
 
 
 def _find_images(arrays: Arrays, may_be_single: bool) -> list[str]:
