@@ -30,7 +30,6 @@ from zwicky.errors import UserError
 
 _PANDAS = {".parquet": "parquet", ".pq": "parquet", ".feather": "feather", ".orc": "orc", ".xlsx": "excel"}
 _PANDAS |= {".xls": "excel", ".ods": "excel", ".dta": "stata", ".sas7bdat": "sas", ".sav": "spss"}
-_ARROW = (".parquet", ".pq", ".feather", ".orc")
 _TEXTS = tuple(".csv .tsv .tab .cat .tbl .ecsv .vot .votable .mrt .jsonl .ndjson .htm .html".split())
 _MAYBE = tuple(".txt .dat .asc .xml .list .lst .json .md .rst .tex .rdb .yaml .yml".split())  # may be anything
 SUFFIXES = (*_PANDAS, *_TEXTS, *_MAYBE)
@@ -50,15 +49,18 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
     `attrs["encoding"]` that of a text which is not Unicode, where it is a guess because no `encoding` is given.
     UserError if it cannot be read or holds no rows.
     """
-    name = path.name.lower()
+    name, kind = path.name.lower(), _PANDAS.get(path.suffix.lower())
     if not path.exists():
         raise UserError(f"there is no file {path}; give the path of the table")
     try:
-        if path.suffix.lower() in _ARROW:  # pandas makes floats of whole numbers beside missing cells
-            module = import_module(f"pyarrow.{_PANDAS[path.suffix.lower()]}")
+        if kind in ("parquet", "feather", "orc"):  # pandas makes floats of whole numbers beside missing cells
+            module = import_module(f"pyarrow.{kind}")
             table = module.read_table(path).to_pandas(integer_object_nulls=True)
-        elif path.suffix.lower() in _PANDAS:
-            table = _read_pandas(path)
+        elif kind == "excel":  # the first sheet with usual names of columns
+            sheets = [*pd.read_excel(path, sheet_name=None).values()]
+            table = next((sheet for sheet in sheets if has_usual_name([*map(to_text, sheet)])), sheets[0])
+        elif kind:
+            table = getattr(pd, f"read_{kind}")(path)
         elif "fits" in format_of(name):
             with fits.open(path) as hdus:
                 columns = {number: hdu.columns.names for number, hdu in enumerate(hdus) if hasattr(hdu, "columns")}
@@ -86,15 +88,6 @@ def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
             raise UserError(f"the catalogue {path} has columns without a name; remove the lines above its header")
         raise UserError(f"the catalogue {path} has two columns {repeated[0]!r}; rename one")
     return table.reset_index(drop=True)
-
-
-def _read_pandas(path: Path) -> pd.DataFrame:
-    """Read a table of a format that pandas reads, of a workbook the first sheet with usual names of columns."""
-    kind = _PANDAS[path.suffix.lower()]
-    if kind != "excel":
-        return getattr(pd, f"read_{kind}")(path)
-    sheets = [*pd.read_excel(path, sheet_name=None).values()]
-    return next((sheet for sheet in sheets if has_usual_name([to_text(name) for name in sheet])), sheets[0])
 
 
 def read_sidecars(folder: Path, files: Sequence[str]) -> pd.DataFrame:
