@@ -339,9 +339,10 @@ def test_positions(row, dec):
 
 def test_units_of_positions():
     assert parse_positions(pd.DataFrame({"ra": [-100], "dec": [0]}), ["ra", "dec"])[0] == [260]
-    table = pd.DataFrame({"ra_hours": [1.0], "RA [rad]": [1.0], "ra": [1.0]})
-    table.attrs["units"] = {"ra": "deg"}
-    assert [catalog.unit_of(table, name) for name in table] == ["hour", "rad", "deg"]
+    table = pd.DataFrame({"dec": [0.0], "ra_hours": [1.0], "RA [rad]": [1.0], "ra": [1.0], "alpha": [1.0]})
+    table.attrs["units"] = {"ra": "deg", "alpha": "hourangle"}
+    degrees = [parse_positions(table, [name, "dec"])[0][0] for name in list(table)[1:]]
+    assert degrees == pytest.approx([15, 180 / np.pi, 1, 15])
 
 
 INVALID = [(0, 0), (0.0, "0.0"), (-99, -99), (-999.0, -999.0), (-1, -1), (10, 95), ("east", "north"), (400, 1)]

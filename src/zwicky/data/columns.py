@@ -297,7 +297,8 @@ def parse_positions(table: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarr
     if not names:
         return np.full(len(table), np.nan), np.full(len(table), np.nan), 0
     texts = [as_text(table[name]).str.lower().str.replace("−", "-") for name in names]
-    units = [unit_of(table, name) for name in names]
+    given, named = table.attrs.get("units", {}), [_UNIT.search(name.lower()) for name in names]  # ra_hours, RA [rad]
+    units = [given.get(name) or (match[1] if match else "") for name, match in zip(names, named, strict=True)]
     if len(names) == len(_PARTS):
         h, m, s, sign, *rest = texts
         texts, units = [h + ":" + m + ":" + s, sign + rest[0] + ":" + rest[1] + ":" + rest[2]], ["", ""]
@@ -336,9 +337,3 @@ def _parse_angles(text: pd.Series, unit: str, sexagesimal: str) -> np.ndarray:
         with suppress(Exception):  # astropy raises many kinds here, all meaning "not an angle"
             degrees[row] = Angle(text.iloc[row], "deg" if "d" in text.iloc[row] else sexagesimal).deg
     return degrees
-
-
-def unit_of(table: pd.DataFrame, column: str) -> str:
-    """Return the unit of a column, from the table or from its name: ra_hours, RA [rad]."""
-    named = _UNIT.search(column.lower())
-    return table.attrs.get("units", {}).get(column, "") or (named[1] if named else "")
