@@ -29,7 +29,7 @@ AUXILIARY = (
     "(?:wht|weight|wgt|rms|err|error|mask|msk|psf|dq|ivar|invvar|var|variance|seg|segmap|bkg|sky|model|resid|flag|unc|"
     "uncert|sigma|noise|exp|exptime|ctx|con)s?"
 )
-_EXTENSION = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
+EXTENSION = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 
 
 def is_band(name: str) -> bool:
@@ -68,8 +68,7 @@ def wavelength_rank(band: str) -> float | None:
 
 def by_wavelength(bands: Sequence[str]) -> tuple[str, ...]:
     """Return bands ordered from blue to red where the names tell, else as they are."""
-    ranks = [(len(_LETTERS) if (rank := wavelength_rank(band)) is None else rank, band) for band in bands]
-    return tuple(band for _, band in sorted(ranks, key=lambda pair: pair[0]))
+    return tuple(sorted(bands, key=lambda band: len(_LETTERS) if (rank := wavelength_rank(band)) is None else rank))
 
 
 def group_files(files: Sequence[str], given: Sequence[str] = ()) -> dict[str, dict[str, str]]:
@@ -81,13 +80,12 @@ def group_files(files: Sequence[str], given: Sequence[str] = ()) -> dict[str, di
     """
     bands = "|".join(map(re.escape, sorted(given, key=len, reverse=True))) or _BAND
     pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{bands})(?![A-Za-z0-9])")
-    stems = [_EXTENSION.sub("", file) for file in files]
+    stems = [EXTENSION.sub("", file) for file in files]
     tails = Counter(stem[-1:] if re.search(rf"\d(?:{bands})$", stem) else "" for stem in stems)
     if "" not in tails and len(files) == len(tails) * len({stem[:-1] for stem in stems}) > len(tails) > 1:
         pattern = re.compile(rf"(?<=\d)(?:{bands})$")  # lens001g, lens001r, for all objects
     templates: defaultdict[str, list[tuple[list[str], str]]] = defaultdict(list)
-    for file in files:
-        stem = _EXTENSION.sub("", file)
+    for file, stem in zip(files, stems, strict=True):
         if slots := pattern.findall(stem):
             templates[pattern.sub("\0", stem)].append((slots, file))
     varying: defaultdict[tuple[int, int], set[int]] = defaultdict(set)  # (depth, slots) → the slots of the band

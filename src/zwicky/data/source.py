@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from zwicky.data.bands import AUXILIARY, by_wavelength, group_files
+from zwicky.data.bands import AUXILIARY, EXTENSION, by_wavelength, group_files
 from zwicky.data.catalog import is_catalog_name
 from zwicky.data.columns import MAX_CLASSES, ROLES, is_unknown
 from zwicky.data.image_format import STRAY
@@ -35,7 +35,6 @@ _ROLE = re.compile(rf"(?:(?<![A-Za-z0-9])|(?<=[a-z])(?=[A-Z]))((?i:{_ROLES}))\d*
 _NO_CLASS = re.compile(r"(set|data|dataset|split|images?|imgs?|files?|cutouts?|samples?|part)?[_\-. ]?(v?\d+)?", re.I)
 _AUXILIARY = re.compile(rf"[_.-]{AUXILIARY}(?=[_.-]|$)", re.IGNORECASE)
 _SCIENCE = re.compile(r"[_.-](sci|science|image|img|drz|drc|coadd)(?=[_.-]|$)", re.IGNORECASE)
-_STEM = re.compile(r"(\.(fits|fit|fts))?\.[A-Za-z0-9]+$")
 _PARTITION = re.compile(r"(Norder|Dir|Npix)=")  # folders of a HATS catalogue
 
 Unit = dict[str, str]  # the file of an image or of many ("" → file), or the files of one object by band
@@ -56,7 +55,7 @@ class Source:
         """Find the files of a folder, or one file, and what they are of; pictures of FITS and arrays are set aside."""
         files, set_aside = scan_folder(path)
         folder = path.parent if path.is_file() else path
-        stems = {file: _STEM.sub("", file) for file in files}
+        stems = {file: EXTENSION.sub("", file) for file in files}
         original = {stem: file for file, stem in stems.items() if not format_of(file).startswith("pictures")}
         science = {_SCIENCE.sub("", stem) for stem in original if not _AUXILIARY.search(stem)}
         stores = {file for file in files if os.path.basename(file) == STORE}
