@@ -26,10 +26,10 @@ def test_a_file_or_directory_appears_whole_or_not_at_all(tmp_path, directory):
         write("half", fail=True)
     assert list(path.parent.iterdir()) == []
     if directory:  # left by a killed writer
-        io.temporary_path(path).mkdir()
-        (io.temporary_path(path) / "stale").write_text("")
+        path.with_name(".table.tmp").mkdir()
+        path.with_name(".table.tmp").joinpath("stale").write_text("")
     else:
-        io.temporary_path(path).write_text("half, and longer")
+        path.with_name(".table.tmp").write_text("half, and longer")
     write("whole")
     assert [each.name for each in path.parent.iterdir()] == ["table"]
     assert (path / "a" if directory else path).read_text() == "whole"

@@ -24,19 +24,14 @@ NETWORK = "network.json"  # its description, see `training.network`
 STORE = "store.json"  # the description of a store, see `data.store`
 
 
-def temporary_path(path: Path) -> Path:
-    """Return the hidden name under which `path` is written; the next attempt after a kill overwrites it."""
-    return path.with_name(f".{path.name}.tmp")
-
-
 @contextlib.contextmanager
 def replacing(path: Path | str, *, directory: bool = False) -> Iterator[Path]:
     """Yield a hidden path, or fresh directory, beside `path`; rename it to `path` on success, remove it on failure.
 
-    UserError if it cannot be written, or a directory is not new and not empty.
+    A killed attempt is overwritten by the next. UserError if it cannot be written, or a directory holds files already.
     """
     path = Path(path)
-    temporary = temporary_path(path.absolute())
+    temporary = path.absolute().with_name(f".{path.absolute().name}.tmp")
     try:
         if directory:
             remove(temporary)  # left by a killed process
