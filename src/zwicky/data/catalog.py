@@ -32,14 +32,13 @@ _PANDAS = {".parquet": "parquet", ".pq": "parquet", ".feather": "feather", ".orc
 _PANDAS |= {".xls": "excel", ".ods": "excel", ".dta": "stata", ".sas7bdat": "sas", ".sav": "spss"}
 _TEXTS = tuple(".csv .tsv .tab .cat .tbl .ecsv .vot .votable .mrt .jsonl .ndjson .htm .html".split())
 _MAYBE = tuple(".txt .dat .asc .xml .list .lst .json .md .rst .tex .rdb .yaml .yml".split())  # may be anything
-SUFFIXES = (*_PANDAS, *_TEXTS, *_MAYBE)
 _PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress}
 
 
 def is_catalog_name(name: str, sure: bool = False) -> bool:
     """Return whether a file of this name may be, or is `sure` to be, a table."""
     name = re.sub(r"\.(gz|bz2|xz|zip)$", "", name.lower())
-    return name.endswith((*_PANDAS, *_TEXTS) if sure else SUFFIXES)
+    return name.endswith((*_PANDAS, *_TEXTS, *(() if sure else _MAYBE)))
 
 
 def read_catalog(path: Path, encoding: str = "") -> pd.DataFrame:
