@@ -28,8 +28,6 @@ def position_pairs(cutouts: Cutouts) -> np.ndarray:
     """Return pairs of rows at most 1″ apart, [M, 2], enough of them to connect all that are."""
     ra, dec = cutouts.column("ra"), cutouts.column("dec")
     located = np.flatnonzero(np.isfinite(ra) & (np.abs(dec) <= 90))
-    if not len(located):
-        return np.empty((0, 2), np.int64)
     # Equal positions first: a thousand objects at one position would be a million pairs.
     equal = located[_equal_values(ra[located], dec[located])]
     unique = np.unique(equal[:, 1])
