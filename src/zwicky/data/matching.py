@@ -70,21 +70,20 @@ def match_rows(
     usual = usual_columns(list(table), "file") + usual_columns(list(table), "id")
     usual += [c for c in table if re.search(r"(?i)[^a-z]id$|[a-z]I[dD]$", c) and c not in usual]
     texts = [c for c in table if c not in usual and not pd.api.types.is_numeric_dtype(table[c])]
-    wanted_column = find_column(list(table), "file", wanted) if wanted else ""
-    cells = {c: as_text(table[c]) for c in ([wanted_column] if wanted else usual + texts)}
+    usual, texts = ([find_column(list(table), "file", wanted)], []) if wanted else (usual, texts)
+    cells = {c: as_text(table[c]) for c in usual + texts}
     sample = np.unique(np.linspace(0, len(table) - 1, 200).astype(int))
 
     def count(columns: Sequence[str], numbers: bool) -> dict[str, list[int]]:
         """How many files each cell fits, by column: of some rows or, where hardly one of them fits, of all."""
-        some = {c: [len(finder(cell, numbers and c in named)) for cell in cells[c].iloc[sample]] for c in columns}
+        some = {c: [len(finder(cell, numbers and c in usual)) for cell in cells[c].iloc[sample]] for c in columns}
         if any(counts.count(1) > len(sample) // 10 for counts in some.values()):
             return some
-        return some | {c: [len(finder(cell, numbers)) for cell in cells[c]] for c in columns if c in named}
+        return some | {c: [len(finder(cell, numbers)) for cell in cells[c]] for c in columns if c in usual}
 
     def share(column: str) -> float:
         return fits[column].count(1) / len(fits[column])
 
-    named = [wanted_column] if wanted_column else usual
     for numbers in (False, True):  # a bare number is weaker evidence than a name
         fits = count(list(cells), numbers)
         column = max(fits, key=share, default="")
@@ -95,10 +94,10 @@ def match_rows(
         fits |= count([c for c in cells if c not in fits], False)
         column = max(fits, key=share)
     if not column or 1 not in fits[column]:
-        if not usual and not wanted:
+        if not usual:
             listed = ", ".join(table)[:200]
             raise UserError(f"it names no files: it has the columns {listed}; name one by --file_column")
-        column = column if wanted else usual[0]
+        column = usual[0]
         most = max(fits[column])
         problem = f"which fits {most} files; add folders" if most else f"the folder with {(files or ['nothing'])[0]!r}"
         first = cells[column].iloc[0]
@@ -106,7 +105,7 @@ def match_rows(
     rows: dict[str, int] = {}
     orphans = []
     for row, cell in enumerate(cells[column]):
-        candidates = finder(cell, numbers and column in named)
+        candidates = finder(cell, numbers and column in usual)
         if len(candidates) != 1:
             problem = f"fits {len(candidates)} files" if candidates else "no such file"
             orphans.append((cell or f"row {row + 1}", f"in the catalogue, but {problem}"))
