@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def _facts(header: fits.Header, height: int, width: int) -> dict[str, Any]:
     for key in ("PIXSCALE", "SECPIX"):
         facts |= {"pixel_scale": header[key]} if isinstance(header.get(key), int | float) else {}
     if "CTYPE1" in header:
-        try:
+        with suppress(Exception):  # astropy raises many kinds for a malformed WCS; the pixels are still good
             wcs = _celestial(header)
             sky = wcs.all_pix2world([[(width - 1) / 2, (height - 1) / 2]], 0)[0, [wcs.wcs.lng, wcs.wcs.lat]]
             frame = wcs_to_celestial_frame(wcs)
@@ -184,13 +185,10 @@ def _facts(header: fits.Header, height: int, width: int) -> dict[str, Any]:
             if np.isfinite(sky).all() and 0 < scale < MAX_PIXEL_SCALE:
                 scale = float(f"{scale:.5g}")  # equal cameras, equal numbers
                 return facts | {"ra": float(sky[0] % 360), "dec": float(sky[1]), "pixel_scale": scale}
-        except Exception:  # astropy raises many kinds for a malformed WCS; the pixels are still good
-            pass
-    try:
+    with suppress(Exception):  # astropy raises many kinds here, all meaning "not an angle"
         ra, dec = _degrees(header.get("RA"), "hourangle"), _degrees(header.get("DEC"), "deg")
-    except Exception:  # astropy raises many kinds here, all meaning "not an angle"
-        return facts
-    return facts | {"ra": ra % 360, "dec": dec} if np.isfinite(ra) and abs(dec) <= 90 else facts
+        facts |= {"ra": ra % 360, "dec": dec} if np.isfinite(ra) and abs(dec) <= 90 else {}
+    return facts
 
 
 def _degrees(value: Any, unit: str) -> float:
