@@ -100,8 +100,7 @@ def clean_split(split: Split, cutouts: Cutouts, labels: Labels, group_column: st
     UserError if nothing is left to train on or to test.
     """
     group = dict(zip(cutouts.ids, _grouped(cutouts, labels, group_column)[0], strict=True))
-    roles = {name: role for name, role in split.roles.items() if name in group}
-    roles = {name: role for name, role in roles.items() if role != "test" or name in labels.values}
+    roles = {n: role for n, role in split.roles.items() if n in group and (role != "test" or n in labels.values)}
     tested = {group[name] for name, role in roles.items() if role == "test"}
     kept = {name: role for name, role in roles.items() if role == "test" or group[name] not in tested}
     if lost := len(roles) - len(kept):
@@ -130,7 +129,6 @@ def holdout_split(
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
     seed: int,
     group_column: str | None = None,
-    name: str = DEFAULT,
     strict: bool = True,
 ) -> Split:
     """Draw a stratified split of the labelled objects; without groups each class is within one of its share.
@@ -162,7 +160,7 @@ def holdout_split(
             warnings.warn(f"{problem}: nothing can be known about it; label more")
     role = np.array([ROLES[part_of.get(key, UNLABELLED)] for key in group], dtype=object)
     role[~labelled] = [{"train": "unlabelled", "unlabelled": "unlabelled"}.get(name) for name in role[~labelled]]
-    return _make_split(name, cutouts.ids, role, group)
+    return _make_split(DEFAULT, cutouts.ids, role, group)
 
 
 def fold_splits(
