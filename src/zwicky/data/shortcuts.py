@@ -128,8 +128,7 @@ def _together(
     is_spread = pd.Series(groups[rows]).groupby(classes).transform("nunique").to_numpy() > 1
     x, rows, classes = x[is_spread], rows[is_spread], classes[is_spread]
     present = np.unique(classes)
-    scores = np.empty((len(rows), len(present)))
-    scores[:] = out_of_fold(model, x, classes, groups[rows], seed)
+    scores = np.broadcast_to(out_of_fold(model, x, classes, groups[rows], seed), (len(rows), len(present)))
     compared = [name for name in _compared(is_class) if name in present]
     results = {name: separation(is_class[name][rows], scores[:, list(present).index(name)], True) for name in compared}
     return {name: result for name, result in results.items() if result is not None}

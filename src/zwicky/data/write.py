@@ -32,9 +32,8 @@ def write_folder(store: Path | str, out: Path | str, format: Format) -> int:
         raise UserError(f"there is no format {format!r} to write; choose one of {', '.join(get_args(Format))}")
     check_writable(out)
     cutouts = open_store(store)
-    table = cutouts.table.drop(columns=list(NOT_EXPORTED))
-    lists = [name for name in table if table[name].map(lambda value: isinstance(value, list | np.ndarray)).any()]
-    table = table.drop(columns=lists)
+    lists = [name for name, cells in cutouts.table.items() if cells.map(np.ndim).any()]
+    table = cutouts.table.drop(columns=[*lists, *NOT_EXPORTED])
     table = table.rename(columns={name: f"catalog_{name}" for name in WRITTEN})  # properties that are called alike
     table.insert(1, "label", [label or "" for label in read_labels(store).of(cutouts.ids)])
     with replacing(out, directory=True) as folder:
