@@ -135,10 +135,8 @@ def _remarks(result: dict[str, Any], statistics: dict[str, np.ndarray]) -> tuple
                 what = "all trivial numbers together separate" if feature == ALL_TOGETHER else f"{feature} separates"
                 warned.append(f"shortcut: {what} {name!r} from the rest with {_auc(auc)}")
     for name, auc in result["modes"].items():
-        information.append(
-            f"a logistic regression on azimuthal modes by radius separates {name!r} from the rest with {_auc(auc)}: a "
-            "network has to beat that"
-        )
+        modes = f"a logistic regression on azimuthal modes by radius separates {name!r} from the rest with {_auc(auc)}"
+        information.append(f"{modes}: a network has to beat that")
     for column, entry in result["properties"].items():
         lines = information if entry["label_like"] else warned
         for name, value in entry["one_value"].items():

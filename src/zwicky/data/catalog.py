@@ -219,9 +219,8 @@ def _read_cells(text: str, path: Path) -> pd.DataFrame:
     header, *rows = _cells(lines, delimiter)
     maybe_rows = _cells([line for line in below_header if line[0] in "#%!"], delimiter)
     if count := sum(len(row) == len(header) > 1 for row in maybe_rows):
-        warnings.warn(
-            f"rows of {path} that begin with #, % or ! were read as comments ({count}); if they are none, quote them"
-        )
+        problem = f"rows of {path} that begin with #, % or ! were read as comments ({count})"
+        warnings.warn(f"{problem}; if they are none, quote them")
     named = _cells(comments[-1:], delimiter) or _cells(comments[-1:], " ")
     if named and len(named[0]) == len(header) and has_usual_name(named[0]) and not has_usual_name(header):
         header, rows = named[0], [header, *rows]  # "# file label": the header is a comment

@@ -219,10 +219,8 @@ def _nothing_read(data: Source) -> UserError:
     if not data.set_aside:
         return UserError(f"{data.folder} is empty; give the folder that holds the images")
     reason, count = main_reason(data.set_aside)
-    return UserError(
-        f"no image could be read in {data.folder}: {len(data.set_aside)} files set aside, {count} of them because: "
-        f"{reason}; zwicky reads PNG, JPEG, TIFF, .npy, .npz, FITS, HDF5 and Parquet"
-    )
+    problem = f"no image could be read in {data.folder}: {len(data.set_aside)} files set aside, {count} of them because"
+    return UserError(f"{problem}: {reason}; zwicky reads PNG, JPEG, TIFF, .npy, .npz, FITS, HDF5 and Parquet")
 
 
 @dataclass

@@ -203,9 +203,8 @@ def _match(
             raise
         rows = nearest_position(*meanings.positions_of(from_files), *meanings.positions_of(table))
         if (rows >= 0).any():
-            data.warnings.append(
-                f"{file} names no images: {(rows >= 0).sum()} were matched by their positions on the sky"
-            )
+            matched = f"{(rows >= 0).sum()} were matched by their positions on the sky"
+            data.warnings.append(f"{file} names no images: {matched}")
             left = np.setdiff1d(np.arange(len(table)), rows)
             return rows, [(f"{file} row {row + 1}", "in the catalogue, but no image is there") for row in left], ""
         if not is_stacked.all() or len(table) != count:

@@ -107,10 +107,8 @@ def clean_split(split: Split, cutouts: Cutouts, labels: Labels, group_column: st
         warnings.warn(f"{lost} objects of split {split.name!r} equal a test object and are left out of training")
     labelled = {role for name, role in kept.items() if name in labels.values}
     if missing := {"train", "test"} - labelled:
-        raise UserError(
-            f"split {split.name!r} of the data has no labelled object to {min(missing)}; correct it, or draw one with "
-            "--design.split null"
-        )
+        problem = f"split {split.name!r} of the data has no labelled object to {min(missing)}"
+        raise UserError(f"{problem}; correct it, or draw one with --design.split null")
     return Split(split.name, kept, {name: group[name] for name in kept})
 
 
@@ -194,9 +192,8 @@ def fold_splits(
     for label in order_classes(set(classes[tested])):
         apart = len(set(group[tested & (classes == label)]))
         if apart < folds:
-            raise UserError(
-                f"class {label!r} has {apart} independent groups to test, fewer than {folds} folds; ask for fewer folds"
-            )
+            problem = f"class {label!r} has {apart} independent groups to test, fewer than {folds} folds"
+            raise UserError(f"{problem}; ask for fewer folds")
     splits = []
     for repeat in range(repeats):
         fold_of = _distribute(group[tested], classes[tested], [1 / folds] * folds, numpy_rng(seed, repeat))
@@ -226,9 +223,8 @@ def label_subsets(
     most = max(counts, default=0)
     if most > len(pool) or not len(pool):
         found = f"split {split.name!r} has {len(pool)} to train on" + f" ({per_class})" * bool(per_class)
-        raise UserError(
-            f"{most or 'all'} labels asked for, {found}; " + ("ask for fewer" if len(pool) else "label some")
-        )
+        advice = "ask for fewer" if len(pool) else "label some"
+        raise UserError(f"{most or 'all'} labels asked for, {found}; {advice}")
     rng = numpy_rng(seed)
     queues = [rng.permutation(pool[classes == name]) for name in names]
     queues = [queues[index] for index in rng.permutation(len(names))]  # which class gets the odd one
@@ -238,10 +234,8 @@ def label_subsets(
     for _ in range(most):
         turn = _next_class(taken, shares)
         if taken[turn] == len(queues[turn]):
-            raise UserError(
-                f"{most} balanced labels asked for, but split {split.name!r} has too few of one class ({per_class}); "
-                "ask for fewer or for natural shares"
-            )
+            problem = f"{most} balanced labels asked for, but split {split.name!r} has too few of one class"
+            raise UserError(f"{problem} ({per_class}); ask for fewer or for natural shares")
         drawn.append(queues[turn][taken[turn]])
         taken[turn] += 1
     for count in counts:
