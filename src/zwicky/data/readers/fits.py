@@ -123,7 +123,6 @@ def _pixels(hdu: Any) -> np.ndarray:
 
 
 def _count(hdu: Any, options: ReadOptions) -> int:
-    """Return how many images an extension holds."""
     try:
         shape, axes, _ = _layout(hdu, options)
     except Unreadable:
@@ -205,7 +204,6 @@ def _table_numbers(hdus: fits.HDUList) -> list[int]:
 
 
 def _read_table(path: Path, number: int) -> dict[str, Any]:
-    """Return the columns of a table by name."""
     table = Table.read(path, hdu=number, memmap=True, mask_invalid=False, unit_parse_strict="silent")
     return {name: table[name] for name in table.colnames}
 
@@ -224,7 +222,6 @@ def _columns_beside(hdus: fits.HDUList, images: list[Any], path: Path, options: 
 
 
 def _note_tables(hdus: fits.HDUList, numbers: list[int], options: ReadOptions) -> None:
-    """Note tables that are left out."""
     if names := sorted({hdus[number].name or "unnamed" for number in numbers}):
         advice = "save one as a file of its own and give it as --catalog"
         options.notes.add(f"table HDUs {', '.join(names[:5])} were not read; {advice}")
