@@ -20,7 +20,6 @@ from zwicky.io import write_table
 from zwicky.rng import numpy_rng
 
 ROLES = ("train", "validation", "test", "unlabelled")
-UNLABELLED = 3  # of ROLES
 DEFAULT = "holdout"
 FEW = 5  # objects of a class to test, of which metrics say little
 RANDOM_STRATUM = "random"  # `stratum` of candidates that are for estimates alone
@@ -143,20 +142,19 @@ def holdout_split(
     part_of = _distribute(group[labelled], classes[labelled], fractions, numpy_rng(seed))
     for needed, share in ((0, fractions[0]), (2, fractions[2])):
         for label in labels.classes if share else ():
-            groups = dict.fromkeys(group[classes == label])
-            parts = {key: part_of[key] for key in groups}
-            if not groups or needed in parts.values():
+            parts = {key: part_of[key] for key in group[classes == label]}
+            if not parts or needed in parts.values():
                 continue
-            spare = [key for key in groups if part_of[key] != 0 or list(parts.values()).count(0) > 1]
-            if spare and len(groups) > 1:
+            spare = [key for key, part in parts.items() if part != 0 or list(parts.values()).count(0) > 1]
+            if spare and len(parts) > 1:
                 part_of[min(spare, key=lambda key: (group == key).sum())] = needed
                 continue
-            problem = f"class {label!r} has {(classes == label).sum()} objects in {len(groups)} groups (equal pixels "
+            problem = f"class {label!r} has {(classes == label).sum()} objects in {len(parts)} groups (equal pixels "
             problem += f"or positions are one), too few to have one in {ROLES[needed]}"
             if strict:
                 raise UserError(f"{problem}; add labels or change the split fractions")
             warnings.warn(f"{problem}: nothing can be known about it; label more")
-    role = np.array([ROLES[part_of.get(key, UNLABELLED)] for key in group], dtype=object)
+    role = np.array([ROLES[part_of.get(key, -1)] for key in group], dtype=object)  # the last is "unlabelled"
     role[~labelled] = [{"train": "unlabelled", "unlabelled": "unlabelled"}.get(name) for name in role[~labelled]]
     return _make_split(DEFAULT, cutouts.ids, role, group)
 
