@@ -123,11 +123,10 @@ def _from_astropy(table: Table) -> pd.DataFrame:
     for name in [name for name in table.colnames if isinstance(table[name], SkyCoord)]:
         sky = table[name].icrs
         table["ra"], table["dec"] = sky.ra.deg, sky.dec.deg
-    names = [name for name in table.colnames if getattr(table[name], "ndim", 0) == 1 and hasattr(table[name], "dtype")]
-    flat = Table({name: table[name] for name in names if isinstance(table[name], Column)})
-    flat.convert_bytestring_to_unicode()
-    result = flat.to_pandas(use_nullable_int=True)
-    result.attrs["units"] = {name: str(flat[name].unit) for name in flat.colnames if flat[name].unit is not None}
+    table.keep_columns([name for name in table.colnames if isinstance(table[name], Column) and table[name].ndim == 1])
+    table.convert_bytestring_to_unicode()
+    result = table.to_pandas(use_nullable_int=True)
+    result.attrs["units"] = {name: str(table[name].unit) for name in table.colnames if table[name].unit is not None}
     return result
 
 
