@@ -47,10 +47,8 @@ def nearest_position(
     here, there = (np.flatnonzero(np.isfinite(a) & (np.abs(d) <= 90)) for a, d in sides)
     rows = np.full(len(ra), -1)
     if len(here) and len(there):
-        position = SkyCoord(ra[here], dec[here], unit="deg")
-        index, separation, _ = position.match_to_catalog_sky(
-            SkyCoord(catalog_ra[there], catalog_dec[there], unit="deg")
-        )
+        catalog = SkyCoord(catalog_ra[there], catalog_dec[there], unit="deg")
+        index, separation, _ = SkyCoord(ra[here], dec[here], unit="deg").match_to_catalog_sky(catalog)
         rows[here] = np.where(separation < radius * units.arcsec, there[index], -1)
     return rows
 
