@@ -110,8 +110,7 @@ def _values(cutouts: Cutouts, statistics: dict[str, np.ndarray], seed: int) -> d
     sample = cutouts.images[np.sort(numpy_rng(seed).permutation(len(cutouts))[:PERCENTILE_IMAGES])]
     values: dict[str, dict[str, float]] = {}
     for index, band in enumerate(cutouts.bands):
-        pixels = sample[:, index].ravel().astype(np.float32)
-        pixels = pixels[np.isfinite(pixels)]
+        pixels = sample[:, index][np.isfinite(sample[:, index])].astype(np.float32)
         values[band] = {"nan_share": float(statistics["nan_share"][:, index].mean()) if len(cutouts) else 0.0}
         if len(pixels):
             p1, median, p99 = np.percentile(pixels, [1, 50, 99]).tolist()
