@@ -11,17 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from zwicky.data import shortcuts
 from zwicky.data.cutouts import Cutouts, batches
 from zwicky.data.duplicates import find_groups, position_pairs
 from zwicky.data.labels import Labels
-from zwicky.data.shortcuts import (
-    ALL_TOGETHER,
-    Separation,
-    column_shortcuts,
-    mode_shortcuts,
-    trivial_features,
-    trivial_shortcuts,
-)
+from zwicky.data.shortcuts import ALL_TOGETHER, Separation
 from zwicky.rng import numpy_rng
 
 SUSPICIOUS = 0.7  # an AUC of something trivial above this is a warning
@@ -69,11 +63,11 @@ def audit(cutouts: Cutouts, labels: Labels, seed: int = 0) -> dict[str, Any]:
         "properties": {},
     }
     if len(names) >= 2:
-        features = {name: values[labelled] for name, values in trivial_features(cutouts, statistics).items()}
+        features = {name: values[labelled] for name, values in shortcuts.trivial_features(cutouts, statistics).items()}
         is_class = {name: classes[labelled] == name for name in names}
-        result["shortcuts"] = trivial_shortcuts(features, is_class, group[labelled], seed)
-        result["modes"] = mode_shortcuts(cutouts, np.flatnonzero(labelled), is_class, group[labelled], seed)
-        result["properties"] = column_shortcuts(cutouts, labelled, is_class, seed)
+        result["shortcuts"] = shortcuts.trivial_shortcuts(features, is_class, group[labelled], seed)
+        result["modes"] = shortcuts.mode_shortcuts(cutouts, np.flatnonzero(labelled), is_class, group[labelled], seed)
+        result["properties"] = shortcuts.column_shortcuts(cutouts, labelled, is_class, seed)
     result["warnings"], result["information"] = _remarks(result, statistics)
     return result
 
