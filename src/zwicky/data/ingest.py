@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zwicky.data import image_format
 from zwicky.data.columns import exact_types
 from zwicky.data.cutouts import pixel_hash
 from zwicky.data.explain import add_warnings, explain
-from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, check_uniform
+from zwicky.data.image_format import ImageFormat, IngestConfig, StoreFormat, check_uniform, choose_format, find_sentinel
 from zwicky.data.labels import write_labels
 from zwicky.data.objects import PER_BAND, describe
 from zwicky.data.readers import ReadOptions, Record, Unreadable, format_of
@@ -179,7 +178,7 @@ def choose_store_format(data: Source, config: IngestConfig, pool: ThreadPoolExec
         if record is None:
             return None
         size = sum((data.folder / file).stat().st_size for file in data.units[name].values())
-        if config.invalid is None and (value := image_format.find_sentinel(record.image)) is not None:
+        if config.invalid is None and (value := find_sentinel(record.image)) is not None:
             sentinels[value] += 1
         count = 1 if record.row is None else max(1, size // record.image.nbytes)
         return data.folder_of(name), ImageFormat.of(record), count
@@ -204,7 +203,7 @@ def choose_store_format(data: Source, config: IngestConfig, pool: ThreadPoolExec
     for folder, form, count in samples:
         formats[form] += count * (not is_clear or folder.startswith(f"{common}:"))
         by_folder[folder, form] += count
-    store = image_format.choose_format(+formats, config)
+    store = choose_format(+formats, config)
     check_uniform(by_folder, store)
     return store
 
