@@ -16,6 +16,7 @@ LABELS = "labels.csv"
 # Usual names of the negative class, besides those that deny another (non-lens, no_sub, unlensed).
 NEGATIVE_NAMES = "no non none not negative neg 0 false f n random normal other others background no_sub".split()
 POSITIVE = re.compile(r".*lens.*|.*anomal.*|.*einstein.*|arcs?|true|yes|positive|pos", re.IGNORECASE)
+_USUAL = re.compile(r"(non|not|no|un)([\W_].*|lens.*|sub)|.*grade.*|(class_?)?\d|sub|cdm|axion", re.IGNORECASE)
 GRADES = {"A": 3, "B": 2, "C": 1, "X": 0}  # certain, probable and possible lens; no lens
 LENS_GRADE = 1.5  # between C and B: the smallest mean grade of a lens
 
@@ -65,10 +66,7 @@ def order_classes(names: set[str], positive: str = "") -> tuple[str, ...]:
 
 def is_usual_class(name: str) -> bool:
     """Return whether a name speaks of a class: lenses, non_lens, grade_A, axion, 0."""
-    usual = re.fullmatch(
-        r"(non|not|no|un)([\W_].*|lens.*|sub)|.*grade.*|(class_?)?\d|sub|cdm|axion", name, re.IGNORECASE
-    )
-    return bool(usual or POSITIVE.fullmatch(name)) or name.lower() in NEGATIVE_NAMES
+    return bool(_USUAL.fullmatch(name) or POSITIVE.fullmatch(name)) or name.lower() in NEGATIVE_NAMES
 
 
 def write_labels(store: Path | str, labels: Labels) -> None:
