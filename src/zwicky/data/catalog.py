@@ -94,12 +94,11 @@ def read_sidecars(folder: Path, files: Sequence[str]) -> pd.DataFrame:
     rows = []
     for file in files:
         text = _decode((folder / file).read_bytes(), "")[0].strip()
-        try:
-            facts = json.loads(text) if file.endswith(".json") else yaml.load(text, yaml.BaseLoader)
-        except (ValueError, yaml.YAMLError):
-            facts = text
-        word = {"label": text} if len(text) <= 50 and "\n" not in text else {}
-        rows.append(_flatten(facts if isinstance(facts, dict) else word) | {"file": file.rpartition(".")[0]})
+        facts = {"label": text} if len(text) <= 50 and "\n" not in text else {}
+        with suppress(ValueError, yaml.YAMLError):
+            parsed = json.loads(text) if file.endswith(".json") else yaml.load(text, yaml.BaseLoader)
+            facts = parsed if isinstance(parsed, dict) else facts
+        rows.append(_flatten(facts) | {"file": file.rpartition(".")[0]})
     return pd.DataFrame(rows, dtype=object)
 
 
