@@ -207,8 +207,7 @@ def complete_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def fill_table(table: pd.DataFrame, images: Images, bands: Sequence[str]) -> pd.DataFrame:
     """Return the table with the pixel hash and the bands of each image where it has none."""
-    given = enumerate(table["pixel_hash"])
-    hashes = [value if isinstance(value, str) else pixel_hash(images[row]) for row, value in given]
+    hashes = [h if isinstance(h, str) else pixel_hash(images[row]) for row, h in enumerate(table["pixel_hash"])]
     present = [value if np.ndim(value) else list(bands) for value in table["bands_present"]]
     return table.assign(pixel_hash=hashes, bands_present=pd.Series(present, dtype=object))
 
