@@ -40,7 +40,7 @@ from zwicky.evaluation.metrics import statistics
 from zwicky.methods import MethodConfig
 from zwicky.simulate.stream import open_data
 from zwicky.training.config import FitConfig, PretrainConfig, TrainConfig, augmentation_for_labels
-from zwicky.training.fit_labels import fit_labels
+from zwicky.training.fit_labels import LabelFit, fit_labels
 from zwicky.training.linear_probe import fit_logistic
 from zwicky.training.network import Network
 from zwicky.training.pretrain import new_network, pretrain
@@ -184,18 +184,8 @@ def main() -> None:
         settings = {"arm": arm, "fit": to_plain(how), "views": to_plain(shown), "start": weights_of(start)}
         Run(folder, "finetune", settings, 0, fingerprint(both, simulated, y[simulated]))
         start = copy.deepcopy(start)  # which a fit changes
-        network, done = fit_labels(
-            start,
-            both,
-            Task(y, CLASSES),
-            simulated[:-400],
-            simulated[-400:],
-            shown,
-            how,
-            seed=0,
-            folder=folder,
-            title=arm,
-        )
+        rows, select = simulated[:-400], simulated[-400:]
+        network, done = fit_labels(start, LabelFit(both, Task(y, CLASSES), rows, select, shown, how, 0, folder, arm))
         table.used_probe[arm] = done.used_probe
         for test in on:
             table.record(test, arm, network.probabilities(tests[test].images), len(sim))

@@ -1,7 +1,6 @@
 """scikit-learn estimators over images, for notebooks and pipelines."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
@@ -25,7 +24,7 @@ from zwicky.estimator_base import InputError, LensEstimator, largest_size
 from zwicky.methods import MethodConfig
 from zwicky.simulate.stream import open_data
 from zwicky.training.config import FitConfig, PretrainConfig
-from zwicky.training.fit_labels import divide_labels, fit_labels
+from zwicky.training.fit_labels import LabelFit, divide_labels, fit_labels
 from zwicky.training.pretrain import pretrain
 from zwicky.training.task import Task
 
@@ -48,8 +47,8 @@ class _FittedToLabels(LensEstimator):
         split = Split("all", dict.fromkeys(cutouts.ids, "train"), groups)
         rows, select = map(cutouts.rows_of, divide_labels(cutouts.ids, labels, config, seed, split))
         with TemporaryDirectory() as folder:
-            learn = partial(fit_labels, seed=seed, folder=Path(folder), title="fit", quiet=self.quiet, test=test)
-            self.network_, _ = learn(start, cutouts, task, rows, select, views, config)
+            job = LabelFit(cutouts, task, rows, select, views, config, seed, Path(folder), "fit", self.quiet)
+            self.network_, _ = fit_labels(start, job, test)
             self.history_ = pd.read_csv(Path(folder) / "metrics.csv")
         uses = {"fit": rows, "select": select, "normalise": np.arange(len(cutouts) if self._is_new else 0)}
         self.network_.history = provenance.record(cutouts, uses, start.history)

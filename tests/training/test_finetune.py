@@ -29,7 +29,7 @@ from zwicky.methods.supervised import Supervised
 from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
 from zwicky.training.export import export
 from zwicky.training.finetune import finetune
-from zwicky.training.fit_labels import PROBE_VIEWS, divide_labels, fit_labels, init_from_probe
+from zwicky.training.fit_labels import PROBE_VIEWS, LabelFit, divide_labels, fit_labels, init_from_probe
 from zwicky.training.linear_probe import LinearProbe, fit_temperature
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import new_network, pretrain
@@ -396,7 +396,7 @@ def test_the_head_starts_as_the_probe(tune, started, data, finetune_config, monk
     )
     network = tune(config)
     task = Task.regression(cutouts, targets) if targets else Task.classification(cutouts, labels)
-    rows = given[0][3]
+    rows = given[0][1].fit_rows
     features, groups = load_network(started).features(cutouts.images, turns=False), np.tile(np.arange(60), PROBE_VIEWS)
     x, y = features[rows][groups], task.truth[rows][groups]
     probe = LinearProbe.fit(x, y, task, groups=groups, seed=config.seed)
@@ -458,7 +458,7 @@ def test_a_head_that_starts_as_the_probe_fits_single_views(blur, data, tmp_path,
     torch.nn.init.constant_(start.backbone.net.norm.weight, 0.003)
     torch.nn.init.constant_(start.backbone.net.norm.bias, 1.0)
     config = FitConfig(TrainConfig(max_steps=1, lr=0.0, min_lr=0.0, batch_size=80, precision="bf16"), head="probe")
-    options = {"seed": 0, "folder": tmp_path, "title": "fit", "quiet": True}
     task, rows = Task.classification(cutouts, labels), np.arange(120)
-    fitted = fit_labels(start, cutouts, task, rows[:80], rows[80:], views, config, **options)[1]
+    job = LabelFit(cutouts, task, rows[:80], rows[80:], views, config, 0, tmp_path, "fit", quiet=True)
+    fitted = fit_labels(start, job)[1]
     assert fitted.rows[0]["loss"] < 1.2 * np.log(2)

@@ -16,6 +16,7 @@ from zwicky.training import self_training
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import TrainConfig
 from zwicky.training.finetune import finetune
+from zwicky.training.fit_labels import LabelFit
 from zwicky.training.self_training import pseudo_labelled
 from zwicky.training.task import Task
 
@@ -57,17 +58,18 @@ def test_no_other_label_is_read(tmp_path, data, finetune_config, monkeypatch):
             predicted[-1] = np.nan  # of an image without a valid pixel
             return predicted
 
-    def learn(start, cutouts, task, fit_rows, select_rows, views, config, *, seed, **_):
+    def learn(start, job, **_):
         assert start == ["weights"]  # those that the teacher was fitted from, in each round
         start.append("learned")
-        given.append((task.truth.copy(), task.soft.copy(), fit_rows, config.train.steps(len(fit_rows)), seed))
+        steps = job.config.train.steps(len(job.fit_rows))
+        given.append((job.task.truth.copy(), job.task.soft.copy(), job.fit_rows, steps, job.seed))
         return Teacher(), FitResult()
 
     def students(unlabelled, truth=None, rounds=1):
         known = task if truth is None else dataclasses.replace(task, truth=truth)
         fit = dataclasses.replace(finetune_config(steps=7).fit, self_training=rounds)
-        data = (["weights"], cutouts, known, rows, pool[-9:], None, fit)
-        return self_training.self_train(teacher, unlabelled, *data, seed=5, folder=tmp_path, title="fit")
+        job = LabelFit(cutouts, known, rows, pool[-9:], None, fit, 5, tmp_path, "fit")
+        return self_training.self_train(teacher, unlabelled, ["weights"], job)
 
     monkeypatch.setattr(self_training, "fit_labels", learn)
     task, teacher = Task.classification(cutouts, labels), Teacher()

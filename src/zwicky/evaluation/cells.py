@@ -19,7 +19,7 @@ from zwicky.evaluation.metrics import scores
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, cell_key, prediction_table
 from zwicky.io import WEIGHTS, read_json, write_array, write_json, write_table
 from zwicky.training.config import FitConfig, PretrainConfig
-from zwicky.training.fit_labels import fit_labels
+from zwicky.training.fit_labels import LabelFit, fit_labels
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network, pretrain
 from zwicky.training.self_training import self_train
@@ -166,14 +166,14 @@ class CellRunner:
         (fit_rows, select_rows), pool = draw.rows(self.cutouts, labels), draw.pretrain_rows(self.cutouts)
         uses = {"fit": fit_rows, "select": select_rows, "normalise": pool}
 
-        data: Any = (start, self.cutouts, self.task, fit_rows, select_rows, self.config.label_views, fit)
-        options: Any = {"seed": self._seed(draw), "folder": folder, "title": folder.name, "quiet": self.quiet}
+        what = (self.cutouts, self.task, fit_rows, select_rows, self.config.label_views, fit)
+        job = LabelFit(*what, self._seed(draw), folder, folder.name, self.quiet)
         if arm.protocol == "self_training":
             uses["pseudo_label"] = np.setdiff1d(pool, select_rows)
             teacher = load_network(self._cell(arm.teacher, draw, labels) / TEACHER)
-            network, result = self_train(teacher, pool, *data, **options)
+            network, result = self_train(teacher, pool, start, job)
         else:
-            network, result = fit_labels(*data, **options)
+            network, result = fit_labels(start, job)
             if arm.backbone in self.config.self_training:
                 save_network(folder / TEACHER, network)
         if self.config.keep_networks:

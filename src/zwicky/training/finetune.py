@@ -6,7 +6,6 @@ import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from zwicky.errors import UserError
 from zwicky.rng import seed_torch
 from zwicky.training.config import FinetuneConfig
 from zwicky.training.distributed import rank
-from zwicky.training.fit_labels import divide_labels, fit_labels
+from zwicky.training.fit_labels import LabelFit, divide_labels, fit_labels
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network
 from zwicky.training.run import Run, fingerprint, to_plain
@@ -88,12 +87,11 @@ def finetune(
 
     if config.unlabelled:
         check_self_training(fit, task.is_regression)
-    data = (cutouts, task, fit_rows, select_rows, config.views, fit)
-    options: dict[str, Any] = {"seed": config.seed, "title": "finetune", "quiet": quiet}
-    network, result = fit_labels(copy.deepcopy(pretrained), *data, folder=out, **options)
+    job = LabelFit(cutouts, task, fit_rows, select_rows, config.views, fit, config.seed, out, "finetune", quiet)
+    network, result = fit_labels(copy.deepcopy(pretrained), job)
     if config.unlabelled:
         uses["pseudo_label"] = np.setdiff1d(pool, select_rows)
-        network, students = self_train(network, pool, pretrained, *data, folder=out / "self-training", **options)
+        network, students = self_train(network, pool, pretrained, replace(job, folder=out / "self-training"))
         result = students.after(result)
     network.history = provenance.record(cutouts, uses, before)
     result.warn("finetune", network.history.warning, pretrained.normalisation.warning)

@@ -6,7 +6,7 @@ With `head: probe` this is LP-FT (Kumar et al. 2022, arXiv:2202.10054): linear p
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,46 +38,37 @@ PROBE_VIEWS = 8  # augmented views of each image that the probe is fitted to, as
 PROBE_ROWS = 4096  # … there are no more than this many in all
 
 
+@dataclass(frozen=True)
+class LabelFit:
+    """A fit of a network to labels: of which objects, how, and where."""
+
+    cutouts: Cutouts
+    task: Task
+    fit_rows: np.ndarray  # rows of the cutouts to train on
+    select_rows: np.ndarray  # those that select the weights and the temperature; with none, the last weights are kept
+    views: ViewsConfig  # augmentation; image size, and crop where it is null, are those of the network to start from
+    config: FitConfig
+    seed: int  # of the head, order and augmentation
+    folder: Path  # receives `metrics.csv` and `checkpoint/`; a fit interrupted there resumes
+    title: str  # for the progress bar and messages
+    quiet: bool = False  # show no progress
+
+
 def fit_labels(
-    start: Network,
-    cutouts: Cutouts,
-    task: Task,
-    fit_rows: np.ndarray,
-    select_rows: np.ndarray,
-    views: ViewsConfig,
-    config: FitConfig,
-    *,
-    seed: int,
-    folder: Path,
-    title: str,
-    quiet: bool = False,
-    test: tuple[Images, np.ndarray] | None = None,
-    consistency: float = 0.0,
+    start: Network, job: LabelFit, test: tuple[Images, np.ndarray] | None = None, consistency: float = 0.0
 ) -> tuple[Network, FitResult]:
     """Fit the backbone of `start` (in place) and a new head to labels.
 
-    Args:
-        start: network with the backbone and the normalisation to start from.
-        cutouts: the data set.
-        task: what is learned.
-        fit_rows: rows of `cutouts` to train on.
-        select_rows: rows that select the weights and the temperature; with none, the last weights are returned.
-        views: augmentation; image size, and crop where it is null, are those of `start`.
-        config: the fit.
-        seed: seed of the head, order and augmentation.
-        folder: receives `metrics.csv` and `checkpoint/`; a fit interrupted there resumes.
-        title: name for the progress bar and messages.
-        quiet: show no progress.
-        test: images and truth whose loss and accuracy are recorded in `metrics.csv`, and select nothing.
-        consistency: weight of the loss between two views of every image, for students of self-training.
-
-    Returns:
-        (network, result): the fitted network, or its linear probe where that is better on `select_rows`.
+    Loss and accuracy on the images and truth of `test` are recorded in `metrics.csv`, and select nothing; `consistency`
+    weighs the loss between two views of every image, for students of self-training. Returns the fitted network, or its
+    linear probe where that is better on the rows that select, and the result.
     """
+    cutouts, task, config, seed, title = job.cutouts, job.task, job.config, job.seed, job.title
+    fit_rows, select_rows = job.fit_rows, job.select_rows
     seed_torch(seed)
     start.backbone.set_trainable()  # a teacher's has no gradients
     method = _supervised(start.backbone, task, task.truth[fit_rows], config.label_smoothing, consistency)
-    views = replace(views, crop=views.crop or start.views.crop, image_size=start.views.image_size)
+    views = replace(job.views, crop=job.views.crop or start.views.crop, image_size=start.views.image_size)
     crops = method.needs.global_crops
     augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, crops, False, task.targets)
     start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)
@@ -112,11 +103,11 @@ def fit_labels(
         augment,
         config.train,
         seed=seed,
-        folder=folder,
+        folder=job.folder,
         title=title,
         evaluate=evaluate if held_out else None,
         keep_lowest="select_loss" if selects else None,
-        quiet=quiet,
+        quiet=job.quiet,
     )
     network = _network(method, start, task)
     if not selects:

@@ -8,16 +8,13 @@ are learned from augmented views.
 import copy
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from zwicky.augment.config import ViewsConfig
-from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import FitConfig
-from zwicky.training.fit_labels import fit_labels
+from zwicky.training.fit_labels import LabelFit, fit_labels
 from zwicky.training.network import Network
 from zwicky.training.task import Task
 
@@ -37,47 +34,24 @@ def check_self_training(config: FitConfig, is_regression: bool) -> None:
         )
 
 
-def self_train(
-    teacher: Network,
-    unlabelled: np.ndarray,
-    start: Network,
-    cutouts: Cutouts,
-    task: Task,
-    fit_rows: np.ndarray,
-    select_rows: np.ndarray,
-    views: ViewsConfig,
-    config: FitConfig,
-    *,
-    seed: int,
-    folder: Path,
-    title: str,
-    quiet: bool = False,
-) -> tuple[Network, FitResult]:
-    """Fit `start` to the labels of `fit_rows` and to pseudo-labels of `unlabelled`, whose labels are not read.
+def self_train(teacher: Network, unlabelled: np.ndarray, start: Network, job: LabelFit) -> tuple[Network, FitResult]:
+    """Fit `start` to the labels of a fit and to pseudo-labels of `unlabelled`, whose labels are not read.
 
     Args:
-        teacher: network fitted to `fit_rows`; of a later round it is the last student.
-        unlabelled: rows to pseudo-label, those of `fit_rows` and `select_rows` left out.
-        start: network that the teacher was fitted from; a copy is fitted, as by `config.student` or for as many steps.
-        cutouts: this and task, fit_rows, select_rows and views as of `fit_labels`.
-        task: the classes.
-        fit_rows: rows to train on.
-        select_rows: rows for selection.
-        views: augmentation.
-        config: the fit; `self_training` is the number of rounds.
-        seed: of the last round; each round before has another, since batches in the same order would repeat the
-            teacher's mistakes.
-        folder: as of `fit_labels`; earlier rounds have folders in it while they run.
-        title: name for the progress bar and messages.
-        quiet: show no progress.
+        teacher: network that was fitted to these labels; of a later round it is the last student.
+        unlabelled: rows to pseudo-label, those that the fit trains on or selects by left out.
+        start: network that the teacher was fitted from; a copy is fitted, as by `student` or for as many steps.
+        job: the fit; each round before the last has another seed, since batches in the same order would repeat the
+            teacher's mistakes, and a folder in that of the fit while it runs.
 
     Returns:
         (network, result): the last student and the cost of all rounds, or the teacher if no image is without a label.
     """
-    rows = np.setdiff1d(unlabelled, np.concatenate([fit_rows, select_rows]))
+    task, fit_rows, config = job.task, job.fit_rows, job.config
+    rows = np.setdiff1d(unlabelled, np.concatenate([fit_rows, job.select_rows]))
     result = FitResult()
     if not len(rows):
-        result.warn(title, "self-training: no image is without a label; the network is its teacher")
+        result.warn(job.title, "self-training: no image is without a label; the network is its teacher")
         return teacher, result
     copies = max(round(LABELLED / (1 - LABELLED) * len(rows) / len(fit_rows)), 1)
     if config.student is None:
@@ -86,23 +60,22 @@ def self_train(
     else:
         config = replace(config, train=config.student)
     for number in range(config.self_training, 0, -1):
-        predicted = teacher.probabilities(cutouts.take(rows).images)
+        predicted = teacher.probabilities(job.cutouts.take(rows).images)
         valid = np.isfinite(predicted).all(1)  # an image without a valid pixel has no prediction
         rows, predicted = rows[valid], predicted[valid]
-        learned = pseudo_labelled(task, fit_rows, rows, predicted)
-        both = np.concatenate([np.tile(fit_rows, copies), rows])
-        teacher, student = fit_labels(
-            *(copy.deepcopy(start), cutouts, learned, both, select_rows, views, config),
-            seed=seed + ROUND_SEED * (number - 1),
-            folder=folder if number == 1 else folder / f"before{number - 1}",
-            title=title,
-            quiet=quiet,
-            consistency=config.consistency,
+        following = replace(
+            job,
+            task=pseudo_labelled(task, fit_rows, rows, predicted),
+            fit_rows=np.concatenate([np.tile(fit_rows, copies), rows]),
+            config=config,
+            seed=job.seed + ROUND_SEED * (number - 1),
+            folder=job.folder if number == 1 else job.folder / f"before{number - 1}",
         )
+        teacher, student = fit_labels(copy.deepcopy(start), following, consistency=config.consistency)
         result = student.after(result)
-    for path in folder.glob("before*"):
+    for path in job.folder.glob("before*"):
         shutil.rmtree(path)
-    result.warn(title, _drift(task, fit_rows, predicted))
+    result.warn(job.title, _drift(task, fit_rows, predicted))
     return teacher, result
 
 
