@@ -204,7 +204,7 @@ def main() -> None:
         ("ResNet-18 from scratch", resnet, views),
         ("ResNet-18 from scratch with blur, noise and brightness", resnet, rough),
     ):
-        new = new_network(backbone, NormalisationConfig(), both, simulated, views.resolved(both.size), 0)
+        new = new_network(backbone, NormalisationConfig(), both, simulated, views, 0)
         fitted(new, fit, f"{name}, simulated labels", everywhere, shown)
 
     alone = pretrained(simulated, "pretrained-simulated", ("look-alikes", "field"))

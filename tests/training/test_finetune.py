@@ -371,7 +371,7 @@ def test_weights_of_a_run_keep_the_scale_of_runs_as_folder_file_and_export(data,
     """Only weights that others published expect pixels on their own scale."""
     cutouts, _, _ = data
     config, run = BackboneConfig("vit_tiny", SMALL_VIT | {"depth": 1}), tmp_path / "run"
-    views = ViewsConfig(crop=16, local_crops=0).resolved(cutouts.size)
+    views = ViewsConfig(crop=16, local_crops=0)
     rows = np.arange(len(cutouts))
     network = new_network(config, None, cutouts, rows, views, 0)
     save_network(run, replace(network, history=provenance.record(cutouts, {"fit": rows})))

@@ -50,10 +50,15 @@ class ViewsConfig:
     reddening: float = 0.0
     band_dropout: float = 0.0
 
+    def window(self, source: tuple[int, int]) -> tuple[int, int]:
+        """Return `crop` and `image_size` for images of `source` = (H, W) pixels."""
+        crop = min(source) if self.crop is None else self.crop
+        return crop, crop if self.image_size is None else self.image_size
+
     def resolved(self, source: tuple[int, int]) -> Self:
         """Return a copy with `crop` and `image_size` set, for images of `source` = (H, W) pixels."""
-        crop = min(source) if self.crop is None else self.crop
-        return replace(self, crop=crop, image_size=crop if self.image_size is None else self.image_size)
+        crop, image_size = self.window(source)
+        return replace(self, crop=crop, image_size=image_size)
 
     def text(self) -> str:
         """Return in one line how crops are changed; blur, noise and band dropout by their probabilities."""
@@ -73,8 +78,7 @@ class ViewsConfig:
         section: str = "views",
     ) -> None:
         """Raise UserError for the first option that does not fit images of `source` = (H, W) pixels or the targets."""
-        filled = self.resolved(source)
-        crop, size = filled.crop or 0, filled.image_size or 0
+        crop, size = self.window(source)
         increasing, fraction = "two numbers above 0, the smaller first", "two fractions of the area, 0 < low ≤ high ≤ 1"
         shares = [(name, getattr(self, name)) for name in ("blur", "noise", "band_dropout")]
         rules = [
@@ -96,7 +100,7 @@ class ViewsConfig:
             ("global_scale", not targets or tuple(self.global_scale) == (1, 1), "[1, 1]: a zoom changes theta_E"),
             ("local_crops", not targets or not n_local, "0 for regression: a local crop zooms, which changes theta_E"),
         ]
-        check(section, filled, *rules)
+        check(section, self, *rules)
 
 
 @dataclass

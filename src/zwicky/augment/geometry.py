@@ -89,10 +89,8 @@ class Geometry:
 
 def crop_geometries(config: ViewsConfig, source: tuple[int, int]) -> tuple[Geometry, Geometry]:
     """Return the geometries of global and local crops of images of (H, W) pixels, with auto and null resolved."""
-    config = config.resolved(source)
-    crop, size = config.crop or 0, config.image_size or 0
     (low, high), (local_low, local_high) = config.global_scale, config.local_scale
-    large = Geometry(source, crop, size, (low, high), config.rotation, config.flip, config.shift)
+    large = Geometry(source, *config.window(source), (low, high), config.rotation, config.flip, config.shift)
     if config.rotation == "auto":
         large = replace(large, rotation="any" if large.rotates_freely else "quarter")
     return large, replace(large, size=config.local_size, scale=(local_low, local_high))

@@ -251,8 +251,7 @@ def eval_views(images: Tensor, config: ViewsConfig, normalisation: Normalisation
     """Cut the centred window of raw images [B, bands, H, W]: normalised crops [B, bands, h, w] and `valid` (bool)."""
     source = (images.shape[2], images.shape[3])
     config.validate(source, normalisation.bands)
-    config = config.resolved(source)
-    window = Geometry(source, config.crop or 0, config.image_size or 0)
+    window = Geometry(source, *config.window(source))
     scaled, valid = normalisation.linear(images)
     middle = window.draw(torch.full((1, 1, geometry.N_UNIFORMS), 0.5)).expand(1, len(images), 2, 3)
     crops, valid = sample(scaled, middle, window, valid)

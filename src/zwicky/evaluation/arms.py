@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from zwicky.augment.config import ViewsConfig
 from zwicky.errors import UserError
 from zwicky.evaluation.baselines import BASELINES
 from zwicky.evaluation.config import BenchmarkConfig
@@ -116,11 +115,11 @@ def compared_arms(arms: Sequence[Arm], compare_with: str = "") -> list[tuple[str
 
 def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
     """Raise UserError unless the parts of a recipe fit together, for images of `size` (H, W)."""
-    window = _window(config.label_views, size)
+    window = config.label_views.window(size)
     for method, options in config.methods.items():
-        if _window(options.views, size) != window:
+        if options.views.window(size) != window:
             raise UserError(
-                f"methods.{method}.views shows the networks {_window(options.views, size)} (crop, image_size) but "
+                f"methods.{method}.views shows the networks {options.views.window(size)} (crop, image_size) but "
                 f"label_views {window}; give both the same, or networks from scratch would see other images"
             )
     networks = {f"methods.{method}.networks": options.networks for method, options in config.methods.items()}
@@ -149,8 +148,3 @@ def check_recipe(config: BenchmarkConfig, size: tuple[int, int]) -> None:
     arms = [arm.name for arm in make_arms(config)]
     if twice := sorted({name for name in arms if arms.count(name) > 1}):
         raise UserError(f"two arms would both be called {twice[0]!r}; give a method or backbone another short name")
-
-
-def _window(views: ViewsConfig, size: tuple[int, int]) -> tuple[int | None, int | None]:
-    resolved = views.resolved(size)
-    return resolved.crop, resolved.image_size

@@ -84,9 +84,8 @@ class CellRunner:
             network = pretrain(config, self.cutouts, rows, folder, labels=labels, title=folder.name, quiet=self.quiet)
         else:
             if not (folder / WEIGHTS).exists():
-                views = options.views.resolved(self.cutouts.size)
                 backbone = replace(backbone, pretrained=options.weights)
-                network = new_network(backbone, self.config.normalisation, self.cutouts, rows, views, seed)
+                network = new_network(backbone, self.config.normalisation, self.cutouts, rows, options.views, seed)
                 network.history = provenance.record(self.cutouts, {"normalise": rows}, network.history)
                 folder.mkdir(parents=True, exist_ok=True)
                 save_network(folder, network)
@@ -153,7 +152,7 @@ class CellRunner:
     def _new_network(self, arm: Arm, draw: LabelDraw) -> Network:
         """Random weights, normalised by the images that the pretrained networks were normalised by."""
         backbone = BackboneConfig(CONVNET) if arm.kind == "baseline" else self.config.backbones[arm.backbone]
-        views, rows = self.config.label_views.resolved(self.cutouts.size), draw.pretrain_rows(self.cutouts)
+        views, rows = self.config.label_views, draw.pretrain_rows(self.cutouts)
         return new_network(backbone, self.config.normalisation, self.cutouts, rows, views, self._seed(draw))
 
     def fit(

@@ -112,6 +112,5 @@ def _published(config: FinetuneConfig, cutouts: Cutouts, rows: np.ndarray, from_
     """The recipe's network with its published weights, normalised by these rows."""
     if config.backbone is None:
         raise UserError("finetune: name the run to start from, or a recipe with a backbone")
-    views = config.views.resolved(cutouts.size)
     backbone = replace(config.backbone, pretrained=None) if from_scratch else config.backbone
-    return new_network(backbone, config.normalisation, cutouts, rows, views, config.seed)
+    return new_network(backbone, config.normalisation, cutouts, rows, config.views, config.seed)

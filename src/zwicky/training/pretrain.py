@@ -100,8 +100,7 @@ def check_pretraining(
     method: MethodConfig, backbone: BackboneConfig, views: ViewsConfig, cutouts: Cutouts, section: str
 ) -> None:
     """Raise UserError unless network, method and views, the settings of `section`, fit the cutouts; trains nothing."""
-    views = views.resolved(cutouts.size)
-    size, bands = views.image_size or 0, cutouts.bands
+    bands, (_, size) = cutouts.bands, views.window(cutouts.size)
     net = backbones.create(backbone.name, bands=len(bands), image_size=size, **backbone.options)
     local = create_method(method, net, views).needs.local_crops
     views.validate(cutouts.size, bands, views.local_crops if local else 0, section=section)
@@ -115,20 +114,18 @@ def new_network(
     views: ViewsConfig,
     seed: int,
 ) -> Network:
-    """Build a network for `views`, which must be resolved, of these cutouts; pixels are normalised by those of `rows`.
+    """Build a network for `views` of these cutouts; pixels are normalised by those of `rows`.
 
     Published weights get pixels on the scale that they were trained on.
     """
-    assert views.image_size is not None, "views are resolved"
-    bands, source = cutouts.bands, backbone.source
+    bands, source, (_, size) = cutouts.bands, backbone.source, views.window(cutouts.size)
     seed_torch(seed)
-    create = partial(backbones.create, bands=len(bands), image_size=views.image_size)
-    net = create(backbone.name, pretrained=source, **backbone.options)
+    net = backbones.create(backbone.name, bands=len(bands), image_size=size, pretrained=source, **backbone.options)
     history = provenance.read(source)
     # Weights with a record, as a run, file or export, are ours and have our scale.
     scale = published_scale(net, source) if source is not None and source in history.unknown else None
     fitted = Normalisation.fit(cutouts.images, bands, normalisation, rows=rows, published=scale)
-    return Network(net, fitted, views, bands, cutouts.pixel_scale, history=history)
+    return Network(net, fitted, views.resolved(cutouts.size), bands, cutouts.pixel_scale, history=history)
 
 
 def cost(result: FitResult, backbone: Backbone) -> dict[str, float]:
