@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from zwicky.data.splits import DEFAULT, Split
 from zwicky.data.store import store_digest
 from zwicky.errors import UserError
 from zwicky.evaluation.arms import make_arms
-from zwicky.evaluation.benchmark import benchmark, select_for_finetuning, spend_on_benchmark
+from zwicky.evaluation.benchmark import benchmark, benchmark_fits, select_for_finetuning
 from zwicky.evaluation.cells import CellRunner
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.explore import components, explore
@@ -99,7 +100,7 @@ def start(
         raise UserError(f"no label is left to choose what ranks; {advice}")
     other, images = time.monotonic() - began, 2 * len(data.cutouts)
     wanted = config.scratch.train.max_steps
-    spend_on_benchmark(minutes, config, data, run, other, images, longest=1.0)
+    spend(minutes, config, run, partial(benchmark_fits, config, data), other, images, longest=1.0)
     config.size_note = short_of_steps(minutes, config.scratch.train.max_steps, wanted) or config.size_note
     benchmark(config, store, run)
     rank_unlabelled(run, config, data)

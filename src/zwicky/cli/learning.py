@@ -215,15 +215,16 @@ def verify(args: Namespace) -> None:
 )
 def benchmark(args: Namespace) -> None:
     """Compare pretraining with training from scratch and with baselines."""
-    from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
+    from zwicky.evaluation.benchmark import benchmark, benchmark_fits
     from zwicky.simulate.stream import open_data
+    from zwicky.training.budget import spend
 
     config, data = settings_of(BenchmarkConfig, args), open_data(args.data)
     config.label_views = _fitting(config.label_views, data)
     for options in config.methods.values():
         options.views = _fitting(options.views, data, quiet=True)
     if args.minutes is not None:
-        spend_on_benchmark(args.minutes, config, data, args.out)
+        spend(args.minutes, config, args.out, partial(benchmark_fits, config, data))
     benchmark(config, args.data, args.out, workers=args.workers, ray=args.ray)
     _write_page(args.out, args.data)
 
@@ -247,13 +248,14 @@ def report(args: Namespace) -> None:
 )
 def demo(args: Namespace) -> None:
     """Run the whole pipeline on simulated lenses."""
-    from zwicky.evaluation.benchmark import benchmark, spend_on_benchmark
+    from zwicky.evaluation.benchmark import benchmark, benchmark_fits
     from zwicky.report.data import load_results
     from zwicky.report.page import write_report
     from zwicky.report.verdict import ranking_sentence, verdict
     from zwicky.simulate.simulation import simulate_store
     from zwicky.simulate.stream import open_data
     from zwicky.start import rank_unlabelled
+    from zwicky.training.budget import spend
 
     began = time.monotonic()
     settings = recipes.read("demo", args.size)
@@ -267,7 +269,7 @@ def demo(args: Namespace) -> None:
     data = open_data(store)
     if args.minutes is not None:
         other, images = time.monotonic() - began, len(data.cutouts)
-        spend_on_benchmark(args.minutes, config, data, run, other, images)
+        spend(args.minutes, config, run, partial(benchmark_fits, config, data), other, images)
     benchmark(config, store, run)
     ranking = rank_unlabelled(run, config, data)
     page, results = write_report(run, data.cutouts), load_results(run)

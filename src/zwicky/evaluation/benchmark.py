@@ -29,7 +29,7 @@ from zwicky.io import WEIGHTS, read_json, remove, replacing, write_json, write_t
 from zwicky.parallel import map_parts
 from zwicky.rng import numpy_rng
 from zwicky.simulate.stream import SIMULATION, Data, open_data
-from zwicky.training.budget import Fits, fits_of, spend
+from zwicky.training.budget import Fits, fits_of
 from zwicky.training.config import FitConfig
 from zwicky.training.distributed import device
 from zwicky.training.pretrain import check_pretraining
@@ -160,49 +160,37 @@ def _run_cells(
     return [(arm, draw.index, count, runner.run(arm, draw, count)) for arm, draw, count in cells]
 
 
-def spend_on_benchmark(
-    minutes: float,
-    config: BenchmarkConfig,
-    data: Data,
-    out: Path,
-    other: float = 0.0,
-    images: int = 0,
-    longest: float = math.inf,
-) -> None:
-    """Set the steps of all fits of a benchmark so that it takes `minutes`; see `training.budget.spend`."""
+def benchmark_fits(config: BenchmarkConfig, data: Data, folder: Path) -> list[Fits]:
+    """Return all fits of a benchmark, whose trials write into a folder, for `training.budget.spend`."""
     cutouts, task = data.cutouts, Task.of(data.cutouts, data.labels, config.targets)
+    labels = task.strata(cutouts, data.labels)
+    draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
+    arms = make_arms(config)
+    runner, first, most = CellRunner(config, cutouts, task, folder, quiet=True), draws[0], max(draws[0].fit_counts)
 
-    def fits(folder: Path) -> list[Fits]:
-        labels = task.strata(cutouts, data.labels)
-        draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
-        arms = make_arms(config)
-        runner, first, most = CellRunner(config, cutouts, task, folder, quiet=True), draws[0], max(draws[0].fit_counts)
+    def pretraining(arm: Arm, _: Path) -> float:
+        runner.pretrained(arm, first)
+        return read_json(runner.pretrain_folder(arm, first) / "run.json")["step_seconds"]
 
-        def pretraining(arm: Arm, _: Path) -> float:
-            runner.pretrained(arm, first)
-            return read_json(runner.pretrain_folder(arm, first) / "run.json")["step_seconds"]
+    def fitting(arm: Arm, fit: FitConfig, path: Path) -> float:
+        return runner.fit(arm, fit, first, most, path)[1]["step_seconds"]
 
-        def fitting(arm: Arm, fit: FitConfig, path: Path) -> float:
-            return runner.fit(arm, fit, first, most, path)[1]["step_seconds"]
-
-        result = []
-        networks = [arm for arm in arms if arm.trains_network and arm.tta and arm.protocol != "self_training"]
-        for name, options in config.methods.items():
-            if options.weights:
-                continue
-            used = {arm.backbone: arm for arm in arms if arm.kind == "ssl" and arm.method == name}.values()
-            folders = {arm: {runner.pretrain_folder(arm, draw) for draw in draws} for arm in used}
-            runs = [(len(folders[arm]), partial(pretraining, arm)) for arm in used]
-            result.append(Fits(options.train, len(first.pretrain_rows(cutouts)), runs))
-        for kind, fit in (("ssl", config.finetune), ("supervised", config.scratch), ("baseline", config.convnet)):
-            if fit is not None and (used_by := [arm for arm in networks if arm.kind == kind]):
-                count = len(draws) * len(set(first.fit_counts))
-                rounds = {arm: fit.self_training * (arm.backbone in config.self_training) for arm in used_by}
-                trials = [(count, rounds[arm], partial(fitting, arm, fit)) for arm in used_by]
-                result += fits_of(fit, len(first.rows(cutouts, most)[0]), len(first.pretrain_rows(cutouts)), trials)
-        return result
-
-    spend(minutes, config, out, fits, other, images, longest)
+    result = []
+    networks = [arm for arm in arms if arm.trains_network and arm.tta and arm.protocol != "self_training"]
+    for name, options in config.methods.items():
+        if options.weights:
+            continue
+        used = {arm.backbone: arm for arm in arms if arm.kind == "ssl" and arm.method == name}.values()
+        folders = {arm: {runner.pretrain_folder(arm, draw) for draw in draws} for arm in used}
+        runs = [(len(folders[arm]), partial(pretraining, arm)) for arm in used]
+        result.append(Fits(options.train, len(first.pretrain_rows(cutouts)), runs))
+    for kind, fit in (("ssl", config.finetune), ("supervised", config.scratch), ("baseline", config.convnet)):
+        if fit is not None and (used_by := [arm for arm in networks if arm.kind == kind]):
+            count = len(draws) * len(set(first.fit_counts))
+            rounds = {arm: fit.self_training * (arm.backbone in config.self_training) for arm in used_by}
+            trials = [(count, rounds[arm], partial(fitting, arm, fit)) for arm in used_by]
+            result += fits_of(fit, len(first.rows(cutouts, most)[0]), len(first.pretrain_rows(cutouts)), trials)
+    return result
 
 
 def select_for_finetuning(runner: CellRunner, arms: Sequence[Arm], draws: Sequence[LabelDraw]) -> list[Arm]:
