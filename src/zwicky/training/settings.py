@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, NamedTuple, Self
 
 from zwicky.augment.config import ViewsConfig
@@ -85,15 +86,10 @@ def as_settings(choices: list[Choice]) -> dict[str, Any]:
     """Return the choices as settings that a recipe is merged with."""
     settings: dict[str, Any] = {}
     for choice in choices:
-        value = [1 - choice.value, 0.0, choice.value] if choice.name == "test share" else choice.value
+        value: Any = [1 - choice.value, 0.0, choice.value] if choice.name == "test share" else choice.value
         for name in choice.sets:
-            settings = merge(settings, _nested(name.split("."), value))
+            settings = merge(settings, reduce(lambda inner, key: {key: inner}, reversed(name.split(".")), value))
     return settings
-
-
-def _nested(keys: list[str], value: Any) -> dict[str, Any]:
-    first, *rest = keys
-    return {first: _nested(rest, value) if rest else value}
 
 
 def largest_crop(size: tuple[int, int], pixel_scale: float | None = None) -> tuple[int, str]:
