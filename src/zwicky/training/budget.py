@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,6 @@ def _loops(config: Any, prefix: str = "") -> Iterator[tuple[str, TrainConfig]]:
     """Yield every `TrainConfig` in a configuration with the prefix of its settings' dotted names."""
     if isinstance(config, TrainConfig):
         yield prefix, config
-    elif isinstance(config, Mapping):
-        for key, value in config.items():
+    elif isinstance(config, Mapping) or is_dataclass(config):
+        for key, value in (config if isinstance(config, Mapping) else vars(config)).items():
             yield from _loops(value, f"{prefix}{key}.")
-    elif is_dataclass(config):
-        for item in fields(config):
-            yield from _loops(getattr(config, item.name), f"{prefix}{item.name}.")
