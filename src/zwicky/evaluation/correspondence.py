@@ -192,12 +192,8 @@ def within(match: Tensor, partner: Tensor, grid: tuple[int, int], margin: int, c
 
 def chance(partner: Tensor, grid: tuple[int, int], margin: int, circular: bool = False) -> Tensor:
     """Return [B, T]: the probability that a random match lies at most `margin` regions from the partner."""
-
-    def near(position: Tensor, count: int) -> Tensor:
-        return (position + margin).clamp(max=count - 1) - (position - margin).clamp(min=0) + 1
-
-    columns = min(2 * margin + 1, grid[1]) if circular else near(partner % grid[1], grid[1])
-    return near(partner // grid[1], grid[0]) * columns / (grid[0] * grid[1])
+    regions = torch.arange(grid[0] * grid[1], device=partner.device)
+    return (within(regions[:, None], regions, grid, margin, circular).sum(0) / len(regions))[partner]
 
 
 def informative(crops: Tensor, grid: tuple[int, int]) -> Tensor:
