@@ -169,14 +169,12 @@ def resample(random: np.random.Generator, count: int, replicates: int) -> np.nda
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no cell defines it: NaN
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # no cell defines it: NaN
         return np.nanmean(values, axis=0)
 
 
 def _interval(value: np.ndarray, samples: np.ndarray, paired: bool = False) -> Interval:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # no replicate defines it: NaN
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # no replicate defines it: NaN
         low, high = np.nanquantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     low, high = (np.where(np.isnan(value), np.nan, limit) for limit in (low, high))
     if value.ndim:

@@ -133,8 +133,8 @@ def _write_onnx(network: Network, exported: ExportedNetwork, description: dict[s
     samples = [_random_crops(network, count) for count in (1, 2, 5)]
     with torch.no_grad():
         expected = [exported(crops) for crops in samples]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter's progress and its own deprecations
+    # Without the exporter's progress and its own deprecations.
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
             exported,
             (samples[1],),

@@ -89,9 +89,8 @@ def fit_logistic(
     model = LogisticRegression(C=0.01, max_iter=300, tol=1e-3)
     objects = y if groups is None else y[np.unique(groups, return_index=True)[1]]
     n_folds = int(min(FOLDS, np.unique(objects, return_counts=True)[1].min()))
-    with warnings.catch_warnings():
-        # A fit stopped early at the weakest penalty is one more candidate, not worth a line to the user.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # A fit stopped early at the weakest penalty is one more candidate, not worth a line to the user.
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         if n_folds < 2:
             return model.fit(x, y), float("nan")
         splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
