@@ -55,8 +55,5 @@ def neighbours(x: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def central(x: np.ndarray, cluster: np.ndarray) -> np.ndarray:
     """Return the row number of the object nearest to the centre of each cluster, in order of its number."""
-    rows = []
-    for number in range(cluster.max() + 1):
-        members = np.flatnonzero(cluster == number)
-        rows.append(members[((x[members] - x[members].mean(0)) ** 2).sum(1).argmin()])
-    return np.array(rows)
+    clusters = [np.flatnonzero(cluster == number) for number in range(cluster.max() + 1)]
+    return np.array([rows[((x[rows] - x[rows].mean(0)) ** 2).sum(1).argmin()] for rows in clusters])
