@@ -87,7 +87,6 @@ class CellRunner:
                 backbone = replace(backbone, pretrained=options.weights)
                 network = new_network(backbone, self.config.normalisation, self.cutouts, rows, options.views, seed)
                 network.history = provenance.record(self.cutouts, {"normalise": rows}, network.history)
-                folder.mkdir(parents=True, exist_ok=True)
                 save_network(folder, network)
             network = load_network(folder)
         test = draw.test_rows(self.cutouts)
