@@ -33,6 +33,7 @@ class Method(nn.Module, ABC):
 
     needs: ViewsNeeded  # what `forward` expects
     backbone_prefix = "encoder"  # path of the backbone that the optimiser trains
+    teacher_prefix: str | None = None  # path of its teacher, if there is one
     embedding_dim: int | None = None  # of the embeddings measured by `embedding_std`; the backbone's unless set
     prototypes: int | None = None  # K, for methods with a prototype head
     progress: Tensor  # share of the training steps that are done, from 0 to 1
@@ -62,7 +63,7 @@ class Method(nn.Module, ABC):
     @property
     def backbone(self) -> Backbone:
         """The network to evaluate and to fine-tune: the teacher's where there is a teacher."""
-        return cast(Backbone, self.get_submodule(self.backbone_prefix))
+        return cast(Backbone, self.get_submodule(self.teacher_prefix or self.backbone_prefix))
 
     def layer_groups(self) -> list[list[str]]:
         """Parameter names from input to output, for layer-wise decay; parameters not named form the last group."""

@@ -2,13 +2,12 @@
 
 import copy
 import math
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from timm.layers import DropPath
 from torch import nn
 
-from zwicky.backbones.base import Backbone
 from zwicky.methods.base import Method
 
 M = TypeVar("M", bound=nn.Module)
@@ -58,15 +57,10 @@ class MomentumTeacher(Method):
     the teacher averages over about 1/(1 − λ) steps, which should be a small part of the training.
     """
 
-    backbone_prefix = "student.backbone"
+    backbone_prefix, teacher_prefix = "student.backbone", "teacher.backbone"
     student: nn.ModuleDict
     teacher: nn.ModuleDict
     momentum: float
-
-    @property
-    def backbone(self) -> Backbone:
-        """The teacher's backbone."""
-        return cast(Backbone, self.teacher["backbone"])
 
     def after_step(self, progress: float) -> None:
         """Update the teacher with the momentum of this step."""
