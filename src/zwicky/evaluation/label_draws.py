@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,6 @@ from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import write_table
 from zwicky.training.fit_labels import divide_labels
-
-PRETRAIN_ROLES = ("train", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class LabelDraw:
 
     def pretrain_rows(self, cutouts: Cutouts) -> np.ndarray:
         """Return row numbers to pretrain on: the roles train and unlabelled, nothing else."""
-        return cutouts.rows_of(self.split.ids(*PRETRAIN_ROLES))
+        return cutouts.rows_of(self.split.ids("train", "unlabelled"))
 
     def test_rows(self, cutouts: Cutouts) -> np.ndarray:
         """Return row numbers of the test objects."""
@@ -54,25 +53,16 @@ def make_label_draws(
     class to all objects whose targets are known.
     """
     design = config.design
+    drawn: dict[str, Any] = {"seed": design.seed, "group_column": design.group}
     if design.kind == "holdout":
         if given is None:
-            split = holdout_split(
-                cutouts, labels, fractions=design.fractions, seed=design.seed, group_column=design.group
-            )
+            split = holdout_split(cutouts, labels, fractions=design.fractions, **drawn)
         else:
             split = clean_split(given, cutouts, labels, design.group)
         splits = [(split, f"draw {draw}") for draw in range(config.draws)]
     else:
-        folds = fold_splits(
-            cutouts,
-            labels,
-            folds=design.folds,
-            repeats=design.repeats,
-            seed=design.seed,
-            group_column=design.group,
-            test_where=design.test_where,
-            train_where=design.train_where,
-        )
+        where: dict[str, Any] = {"test_where": design.test_where, "train_where": design.train_where}
+        folds = fold_splits(cutouts, labels, folds=design.folds, repeats=design.repeats, **where, **drawn)
         splits = [(split, split.name.split("f")[0]) for split in folds]
     for split, _ in splits:
         if absent := sorted(set(labels.classes).difference(labels.of(split.ids("test")))):
@@ -83,8 +73,8 @@ def make_label_draws(
         for draw, (split, _) in enumerate(splits)
     ]
     for ids in (ids for subset in subsets for ids in subset.values() if len(labels.classes) > 1):
-        if len(drawn := set(labels.of(ids))) == 1:
-            raise UserError(f"the {len(ids)} labels of a draw are all {drawn.pop()}; ask for more or set balanced true")
+        if len(names := set(labels.of(ids))) == 1:
+            raise UserError(f"the {len(ids)} labels of a draw are all {names.pop()}; ask for more or set balanced true")
     all_count = round(float(np.mean([len(subset[0]) for subset in subsets]))) if 0 in config.labels else 0
     fit_counts = tuple(count or all_count for count in config.fit_labels or config.labels)
     draws = []
