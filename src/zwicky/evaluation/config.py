@@ -6,7 +6,7 @@ from typing import Literal
 from zwicky.augment.config import NormalisationConfig, ViewsConfig, check
 from zwicky.backbones import BackboneConfig
 from zwicky.methods import MethodConfig
-from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels, fit_from_pretrained
+from zwicky.training.config import FitConfig, TrainConfig, augmentation_for_labels
 
 
 @dataclass
@@ -114,7 +114,7 @@ class BenchmarkConfig:
     probes: list[Literal["linear", "knn", "blocks"]] = field(default_factory=lambda: ["linear", "knn"])
     normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
     label_views: ViewsConfig = field(default_factory=augmentation_for_labels)
-    finetune: FitConfig = field(default_factory=fit_from_pretrained)
+    finetune: FitConfig = field(default_factory=lambda: FitConfig(head="probe"))
     scratch: FitConfig = field(default_factory=lambda: FitConfig(train=replace(FitConfig().train, layer_decay=1.0)))
     self_training: list[str] = field(default_factory=list)
     convnet: FitConfig | None = None

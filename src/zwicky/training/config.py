@@ -150,11 +150,6 @@ def augmentation_for_labels() -> ViewsConfig:
     return ViewsConfig(global_scale=(1.0, 1.0), blur=0.0, noise=0.0, local_crops=0)
 
 
-def fit_from_pretrained() -> FitConfig:
-    """Return the default fit of a pretrained network, LP-FT."""
-    return FitConfig(head="probe")
-
-
 @dataclass
 class FinetuneConfig:
     """`zwicky finetune`: supervised training of the network of a run or of a recipe.
@@ -178,7 +173,7 @@ class FinetuneConfig:
     backbone: BackboneConfig | None = None
     normalisation: NormalisationConfig | None = None
     views: ViewsConfig = field(default_factory=augmentation_for_labels)
-    fit: FitConfig = field(default_factory=fit_from_pretrained)
+    fit: FitConfig = field(default_factory=lambda: FitConfig(head="probe"))
     unlabelled: bool = False
     labels: int = 0
     targets: list[str] = field(default_factory=list)
