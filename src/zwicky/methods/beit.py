@@ -37,20 +37,16 @@ class BEiT(MaskedMethod):
         self.tokenizer = Tokenizer(backbone.patch_pixels, tokens, components)
         self.head = nn.Linear(backbone.dim, tokens).apply(init_linear)
 
-    def patch_valid(self, views: Views) -> Tensor:
-        """Return which patches [B, h, w] are at least half valid."""
-        return self.encoder.valid_patches(views.crops[0], views.valid[0])
-
     def prepare(self, views: Views) -> None:
         """Fit the tokenizer to the valid patches of these views."""
-        self.tokenizer.fit(self.patches(views)[0][self.patch_valid(views)])
+        self.tokenizer.fit(self.patches(views)[0][self.encoder.valid_patches(views.crops[0], views.valid[0])])
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Return the loss, the accuracy, and what trivial predictions reach."""
         assert self.tokenizer.centroids.any(), "prepare comes before the first step"
         mask, tokens = views.masks[0], self.tokenizer(self.patches(views)[0])  # [B, h, w]
         logits = self.head(self.encoder(views.crops[0], mask=mask).patch_tokens).float()  # [B, h, w, K]
-        masked = mask & self.patch_valid(views)
+        masked = mask & self.encoder.valid_patches(views.crops[0], views.valid[0])
         loss = masked_mean(F.cross_entropy(logits.permute(0, 3, 1, 2), tokens, reduction="none"), masked)
         with torch.no_grad():
             frequency = torch.bincount(tokens[masked], minlength=logits.shape[-1]) / masked.sum().clamp(min=1)
