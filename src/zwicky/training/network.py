@@ -83,12 +83,10 @@ class Network:
             tokens: list[Tensor] = []
             blocks = [m for m in self.backbone.modules() if hasattr(m, "norm1") and hasattr(m, "attn")]
             norms = [block.get_submodule("norm1") for block in blocks]
-            hooks = [norm.register_forward_pre_hook(lambda _, args: tokens.append(args[0])) for norm in norms]
-            try:
+            with contextlib.ExitStack() as hooks:
+                for norm in norms:
+                    hooks.enter_context(norm.register_forward_pre_hook(lambda _, args: tokens.append(args[0])))
                 tokens.append(self.backbone(crops).patch_tokens)
-            finally:
-                for hook in hooks:
-                    hook.remove()
             flat = [each.float().flatten(1, -2) for each in tokens]
             return torch.cat([value for each in flat for value in (each.mean(1), each.std(1, correction=0))], 1)
 
