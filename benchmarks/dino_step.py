@@ -25,7 +25,7 @@ from timm.models.vision_transformer import VisionTransformer
 from zwicky import backbones, methods
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Augment, Views
+from zwicky.augment.views import Augment, Views, ViewsNeeded
 from zwicky.backbones import BACKBONES
 from zwicky.training.config import TrainConfig
 from zwicky.training.distributed import compile_backbones, use_bf16
@@ -49,7 +49,8 @@ def entries(options: argparse.Namespace, clock: Callable[[], float]) -> list[Con
     views = ViewsConfig(
         crop=options.size, image_size=options.size, local_size=options.local_size, local_crops=options.local_crops
     )
-    augment = Augment(views, Normalisation.fit(images, BANDS), (options.source, options.source), BANDS, 2, True)
+    source, normalisation = (options.source, options.source), Normalisation.fit(images, BANDS)
+    augment = Augment(views, normalisation, source, BANDS, ViewsNeeded(2, local_crops=True))
     resident = torch.from_numpy(images)
     train = TrainConfig(batch_size=options.batch)
     order = torch.Generator().manual_seed(0)

@@ -82,7 +82,7 @@ def step_of(name: str, network: str, options: argparse.Namespace) -> Callable[[]
     images = np.random.default_rng(0).integers(0, 256, (512, len(BANDS), source, source), dtype=np.uint8)
     views = ViewsConfig(crop=size, image_size=size, local_size=local, local_crops=options.local_crops)
     needs, normalisation = method.needs, Normalisation.fit(images, BANDS)
-    augment = Augment.for_method(needs, views, normalisation, (source, source), BANDS)
+    augment = Augment(views, normalisation, (source, source), BANDS, needs)
     resident, order = torch.from_numpy(images), torch.Generator().manual_seed(0)
     method.prepare(augment(resident, torch.arange(len(resident)), seed=0, step=0))
     step, drawn = zwicky_step(method, TrainConfig(batch_size=options.batch)), 0

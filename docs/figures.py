@@ -52,7 +52,7 @@ class Trainer:
 
     def views(self, method: Method, config: ViewsConfig, rows: np.ndarray, step: int) -> Views:
         """Cut the views that the method needs."""
-        augment = Augment.for_method(method.needs, config, self.normalisation, self.cutouts.size, self.cutouts.bands)
+        augment = Augment(config, self.normalisation, self.cutouts.size, self.cutouts.bands, method.needs)
         return augment(torch.from_numpy(self.cutouts.images[rows]), torch.from_numpy(rows), seed=1, step=step)
 
     @torch.enable_grad()

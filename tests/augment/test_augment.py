@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Augment, Masking, Target, eval_views
+from zwicky.augment.views import Augment, Masking, Target, ViewsNeeded, eval_views
 from zwicky.errors import UserError
 
 BANDS = ("u", "g", "r", "i", "z", "y")
@@ -28,9 +28,9 @@ def unit(bands=3, stretch="linear"):
     return Normalisation(BANDS[:bands], (0.0,) * bands, (1.0,) * bands, stretch)
 
 
-def build(config, images, n_global=2, local=True, stretch="linear", **options):
-    bands = images.shape[1]
-    return Augment(config, unit(bands, stretch), images.shape[2:], BANDS[:bands], n_global, local, **options)
+def build(config, images, n_global=2, local=True, stretch="linear", masking=None, **options):
+    bands, needs = images.shape[1], ViewsNeeded(n_global, local, masking=masking)
+    return Augment(config, unit(bands, stretch), images.shape[2:], BANDS[:bands], needs, **options)
 
 
 def views_of(config, images, n_global=2, local=True, truth=None, **options):
@@ -264,8 +264,8 @@ def test_options_that_do_not_fit_the_data_are_user_errors():
         ("global_scale", lambda: build(changed(global_scale=(0.5, 1)), images, 1, False, **scalar)),
         ("local_crops", lambda: build(PLAIN, images, 1, True, **scalar)),
         ("band_dropout", lambda: build(changed(band_dropout=0.1), stamps(bands=1))),
-        ("reddening", lambda: Augment(changed(reddening=0.1), x, (46, 46), ("x",), 1)),
-        ("bands", lambda: Augment(PLAIN, unit(3), (46, 46), ("r", "g", "u"), 1)),
+        ("reddening", lambda: Augment(changed(reddening=0.1), x, (46, 46), ("x",), ViewsNeeded(1))),
+        ("bands", lambda: Augment(PLAIN, unit(3), (46, 46), ("r", "g", "u"), ViewsNeeded(1))),
         ("pixels", lambda: build(PLAIN, images)(stamps(side=(40, 46)), rows, seed=0, step=0)),
         ("bands", lambda: build(PLAIN, images)(stamps(bands=2), rows, seed=0, step=0)),
         ("crop", lambda: eval_views(stamps(side=(20, 46)), PLAIN, unit())),

@@ -49,7 +49,7 @@ COLLAPSES = {  # method, what is removed, the expected diagnosis
 
 def train(method, images, views, steps, seed=0, schedule=lambda step: 1.0):
     """Train on images [N, 1, H, W] and yield the metrics of each step."""
-    augment = Augment.for_method(method.needs, views, Normalisation.fit(images, ("r",)), images.shape[2:], ("r",))
+    augment = Augment(views, Normalisation.fit(images, ("r",)), images.shape[2:], ("r",), method.needs)
     raw = torch.from_numpy(images)
     if method.needs.preview:
         rows = torch.arange(min(method.needs.preview, len(raw)))

@@ -103,7 +103,7 @@ def trial(small_backbone, small_method, tmp_path):
         if after_step is not None:
             method.after_step = lambda progress: (after_step(method), type(method).after_step(method, progress))
         views = ViewsConfig(local_crops=2, local_size=8, noise=noise)
-        augment = Augment.for_method(method.needs, views, normalisation, cutouts.size, cutouts.bands)
+        augment = Augment(views, normalisation, cutouts.size, cutouts.bands, method.needs)
         data = TrainingSet(cutouts.images, np.arange(rows), torch.arange(50) % 2 if method.needs.targets else None)
         options = {"seed": 5, "folder": tmp_path / folder, "title": "trial", "quiet": True}
         options |= {"evaluate": evaluate, "keep_lowest": keep_lowest}

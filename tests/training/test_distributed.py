@@ -58,7 +58,7 @@ for name, options in {METHODS!r}.items():
     folder = Path(sys.argv[1]) / name
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(method.state_dict(), folder / "start.pt")
-    augment = Augment.for_method(method.needs, views, normalisation, (16, 16), bands)
+    augment = Augment(views, normalisation, (16, 16), bands, method.needs)
     source = TrainingSet(images, np.arange(40), torch.arange(40) % 2 if method.needs.targets else None)
     config = TrainConfig(max_steps=5, batch_size=12, precision="float32", lr=1e-2, warmup=0.0)
     fit(method, source, augment, config, seed=5, folder=folder, title=name, quiet=True)

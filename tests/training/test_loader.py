@@ -11,7 +11,7 @@ import yaml
 
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
-from zwicky.augment.views import Augment
+from zwicky.augment.views import Augment, ViewsNeeded
 from zwicky.data import store as store_module
 from zwicky.data.store import open_store, write_store
 from zwicky.methods import MethodConfig
@@ -85,8 +85,8 @@ def test_crops_alternate_between_the_two_images(pairs):
     holed = np.array(pairs.images)
     holed[::2, :, 6:10, 6:10] = np.nan
     pairs = replace(pairs, images=holed)
-    views = ViewsConfig(crop=16, local_crops=2, local_size=8, noise=0.0)
-    augment = Augment(views, Normalisation.fit(pairs.images, pairs.bands), pairs.size, pairs.bands, 2, True)
+    views, needs = ViewsConfig(crop=16, local_crops=2, local_size=8, noise=0.0), ViewsNeeded(2, True)
+    augment = Augment(views, Normalisation.fit(pairs.images, pairs.bands), pairs.size, pairs.bands, needs)
     batches = loader(pairs.images, np.arange(64), augment=augment, partners=find_partners(pairs, np.arange(64)))
     for step in range(2):
         rows, mixed = batches.rows(step), batches.views(step)

@@ -44,7 +44,7 @@ def check_steps(size, bands, config, batches, count=8):
         side = views.resolved((size, size)).image_size
         backbone = backbones.create(network.name, bands=bands, image_size=side, **network.options)
         method = methods.create(name, backbone, **options)
-        augment = Augment.for_method(method.needs, views, normalisation, (size, size), names[:bands])
+        augment = Augment(views, normalisation, (size, size), names[:bands], method.needs)
         targets = torch.arange(count) % 2 if method.needs.targets else None
         drawn = augment(torch.from_numpy(images), torch.arange(count), seed=0, step=0, targets=targets)
         optimizer, kept = make_optimizer(method, train), [images.nbytes]

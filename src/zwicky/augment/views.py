@@ -6,7 +6,7 @@ numbers has the same shape whatever the options: turning blur off moves no crop.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -131,6 +131,17 @@ class Masking:
         return rows[:, :, None] & columns[:, None, :] & (n_left > 0)[:, None, None]
 
 
+@dataclass(frozen=True)
+class ViewsNeeded:
+    """Which crops a method needs of each image."""
+
+    global_crops: int
+    local_crops: bool = False  # whether it uses local crops as well
+    targets: bool = False  # whether it needs labels
+    masking: Masking | None = None  # of the global crops
+    preview: int = 0  # number of images that `Method.prepare` receives before the first step
+
+
 @dataclass
 class Augment:
     """Augmentation of batches, without state; raises UserError if the options do not fit the images."""
@@ -139,26 +150,18 @@ class Augment:
     normalisation: Normalisation  # fitted to the training rows
     source_size: tuple[int, int]  # (H, W) of the images
     bands: tuple[str, ...]
-    n_global: int
-    local: bool = False  # whether to cut local crops too, as many as `config` has
+    needs: ViewsNeeded  # the crops that are cut; of local ones as many as `config` has
     targets: tuple[Target, ...] = ()  # of a regression, in the order of their columns; none for classes
-    masking: Masking | None = None  # of the global crops; None for methods without masks
 
     def __post_init__(self) -> None:
         config = self.config
-        self.n_local = config.local_crops if self.local else 0
+        self.n_local = config.local_crops if self.needs.local_crops else 0
         config.validate(self.source_size, self.bands, self.n_local, self.targets)
         bands, fitted = ", ".join(self.bands), ", ".join(self.normalisation.bands)
         if bands != fitted:
             raise UserError(f"the images have the bands {bands}, not {fitted}; use data with the same bands in order")
         self.global_geometry, self.local_geometry = crop_geometries(config, self.source_size)
         self.extinction = photometry.extinction(self.bands) if config.reddening > 0 else None
-
-    @classmethod
-    def for_method(cls, needs: Any, *data: Any) -> Self:
-        """Build what a method asks for by its `ViewsNeeded`; data: config, normalisation, source_size and bands."""
-        crops = {"n_global": needs.global_crops, "local": needs.local_crops, "masking": needs.masking}
-        return cls(*data, **crops)
 
     def __call__(
         self,
@@ -180,15 +183,15 @@ class Augment:
         size = list(images.shape[2:])
         if size != list(self.source_size):
             raise UserError(f"the images are {size} pixels, not {list(self.source_size)}; use images of one size")
-        total = len(images) if global_batch is None else global_batch
+        total, n_global = len(images) if global_batch is None else global_batch, self.needs.global_crops
         batch = range(total)[part or slice(None)]
         # The second generator makes pixel noise on the images' device.
         numbers, pixels = torch_rng(seed, step), torch_rng(seed, step, 1, device=images.device)
         n_uniforms = geometry.N_UNIFORMS + photometry.N_UNIFORMS
-        u = torch.rand(total, self.n_global + self.n_local, n_uniforms, generator=numbers)
+        u = torch.rand(total, n_global + self.n_local, n_uniforms, generator=numbers)
         scaled, source_valid = self.normalisation.linear(images)
-        views = Views([], [], [], rows, self.n_global)
-        of_global, of_local = u.tensor_split([self.n_global], 1)
+        views = Views([], [], [], rows, n_global)
+        of_global, of_local = u.tensor_split([n_global], 1)
         groups = [(self.global_geometry, of_global), (self.local_geometry, of_local)]
         for cut, crop_numbers in groups[: 2 if self.n_local else 1]:
             placing, flux = crop_numbers.tensor_split([geometry.N_UNIFORMS], -1)
@@ -198,8 +201,8 @@ class Augment:
             views.crops += crops.chunk(len(maps))
             views.valid += (all_valid(crops) if valid is None else valid).chunk(len(maps))
             views.to_source += maps.float().to(images.device).unbind(0)
-        if self.masking is not None:
-            masks = self.masking.draw(total * self.n_global, numbers).unflatten(0, (self.n_global, total))
+        if self.needs.masking is not None:
+            masks = self.needs.masking.draw(total * n_global, numbers).unflatten(0, (n_global, total))
             views.masks = [mask[batch.start : batch.stop].to(images.device) for mask in masks]
         if targets is not None:
             views.targets = [

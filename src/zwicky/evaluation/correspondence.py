@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from zwicky import backbones
 from zwicky.augment.config import ViewsConfig
-from zwicky.augment.views import Augment
+from zwicky.augment.views import Augment, ViewsNeeded
 from zwicky.backbones.base import Backbone
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
@@ -146,7 +146,7 @@ def view_pairs(
     """Yield batches of pairs of views, a function of rows, views and seed, whatever the weights of the network."""
     views = replace(views, crop=network.views.crop, image_size=network.views.image_size, global_scale=SCALE)
     views = replace(views, brightness=0.0, contrast=0.0, blur=0.0, noise=0.0, reddening=0.0, band_dropout=0.0)
-    augment = Augment(views, network.normalisation, cutouts.size, cutouts.bands, n_global=2)
+    augment = Augment(views, network.normalisation, cutouts.size, cutouts.bands, ViewsNeeded(2))
     device = next(network.backbone.parameters()).device
     for step, start in enumerate(range(0, len(rows), BATCH)):
         batch = rows[start : start + BATCH]

@@ -2,26 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from zwicky.augment.views import Masking, Views
+from zwicky.augment.views import Views, ViewsNeeded
 from zwicky.backbones.base import Backbone
 from zwicky.methods import collapse
-
-
-@dataclass(frozen=True)
-class ViewsNeeded:
-    """Which crops a method needs of each image."""
-
-    global_crops: int
-    local_crops: bool = False  # whether it uses local crops as well
-    targets: bool = False  # whether it needs labels
-    masking: Masking | None = None  # of the global crops
-    preview: int = 0  # number of images that `Method.prepare` receives before the first step
 
 
 class Method(nn.Module, ABC):

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zwicky.augment.views import Views
+from zwicky.augment.views import Views, ViewsNeeded
 from zwicky.backbones.base import Backbone
-from zwicky.methods.base import ViewsNeeded
 from zwicky.methods.ema import early_momentum, ema_update, make_teacher
 from zwicky.methods.supervised import Supervised, class_numbers
 

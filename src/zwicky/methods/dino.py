@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zwicky.augment.views import Views
+from zwicky.augment.views import Views, ViewsNeeded
 from zwicky.backbones.base import Backbone, Features
 from zwicky.backbones.heads import init_linear
 from zwicky.errors import UserError
 from zwicky.methods import losses
-from zwicky.methods.base import ViewsNeeded
 from zwicky.methods.collapse import embedding_std, prototype_metrics
 from zwicky.methods.ema import MomentumTeacher, make_teacher
 

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zwicky.augment.views import Masking, Views
+from zwicky.augment.views import Masking, Views, ViewsNeeded
 from zwicky.backbones.base import Backbone
 from zwicky.methods import losses
-from zwicky.methods.base import ViewsNeeded
 from zwicky.methods.collapse import prototype_metrics
 from zwicky.methods.dino import DINO, Center, encode, require_several_regions
 from zwicky.methods.masked import require_masking

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zwicky.augment.views import Views
+from zwicky.augment.views import Views, ViewsNeeded
 from zwicky.backbones.base import Backbone
-from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.base import Method
 from zwicky.methods.collapse import embedding_std
 from zwicky.methods.losses import mean_over_ranks, world_size
 from zwicky.methods.siamese import MLP

@@ -8,12 +8,12 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from zwicky.augment.views import Masking, Views
+from zwicky.augment.views import Masking, Views, ViewsNeeded
 from zwicky.backbones.attention import forward_block
 from zwicky.backbones.base import Backbone
 from zwicky.backbones.patches import patchify
 from zwicky.errors import UserError
-from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.base import Method
 from zwicky.methods.losses import masked_mean
 
 

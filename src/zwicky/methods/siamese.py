@@ -6,10 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from zwicky.augment.views import Views
+from zwicky.augment.views import Views, ViewsNeeded
 from zwicky.backbones.base import Backbone
 from zwicky.backbones.heads import check_batch
-from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.base import Method
 from zwicky.methods.collapse import embedding_std
 from zwicky.methods.ema import MomentumTeacher, make_teacher
 from zwicky.methods.losses import negative_cosine

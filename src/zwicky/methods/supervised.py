@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zwicky.augment.views import Target, Views
+from zwicky.augment.views import Target, Views, ViewsNeeded
 from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
-from zwicky.methods.base import Method, ViewsNeeded
+from zwicky.methods.base import Method
 
 Values = TypeVar("Values", np.ndarray, Tensor)
 

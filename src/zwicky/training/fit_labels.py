@@ -69,8 +69,7 @@ def fit_labels(
     start.backbone.set_trainable()  # a teacher's has no gradients
     method = _supervised(start.backbone, task, task.truth[fit_rows], config.label_smoothing, consistency)
     views = replace(job.views, crop=job.views.crop or start.views.crop, image_size=start.views.image_size)
-    crops = method.needs.global_crops
-    augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, crops, False, task.targets)
+    augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, method.needs, task.targets)
     start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)
     select_images, select_truth = cutouts.images[select_rows], task.truth[select_rows]
     selects = len(select_rows) > 0

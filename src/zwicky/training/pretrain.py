@@ -60,7 +60,7 @@ def pretrain(
         print(f"{title}: stretch {normalisation.reason}", file=sys.stderr, flush=True)
     method = create_method(config.method, backbone, views)
     needs = method.needs
-    augment = Augment.for_method(needs, views, normalisation, cutouts.size, cutouts.bands)
+    augment = Augment(views, normalisation, cutouts.size, cutouts.bands, needs)
     if needs.preview:
         first = numpy_rng(config.seed).permutation(rows)[: needs.preview]
         raw = torch.from_numpy(cutouts.images[first])
