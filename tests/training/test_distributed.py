@@ -14,7 +14,8 @@ import torch
 from zwicky import cli
 from zwicky.io import read_json
 from zwicky.training import checkpoint
-from zwicky.training.distributed import local_world_size, rank, synchronise_batch_norm, world_size
+from zwicky.training.distributed import synchronise_batch_norm
+from zwicky.training.processes import local_world_size, rank, world_size
 
 from ..conftest import DISTILLED
 

@@ -11,7 +11,7 @@ from zwicky import __version__
 from zwicky.cli import data, learning, surveys  # noqa: F401  which add their commands
 from zwicky.cli.parsing import COMMANDS, parse, read_recipe
 from zwicky.errors import UserError, format_warning
-from zwicky.training.distributed import rank, world_size
+from zwicky.training.processes import rank, world_size
 
 MULTI_PROCESS = ("pretrain", "finetune")  # commands that torchrun or srun may start
 

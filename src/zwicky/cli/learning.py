@@ -23,7 +23,7 @@ from zwicky.errors import UserError
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.io import is_store
 from zwicky.training.config import FinetuneConfig, PretrainConfig
-from zwicky.training.distributed import rank
+from zwicky.training.processes import rank
 
 if TYPE_CHECKING:
     from zwicky.data.splits import Split

@@ -15,7 +15,7 @@ from typing import Any
 from zwicky.errors import UserError
 from zwicky.io import read_json, read_settings
 from zwicky.training.config import FitConfig, TrainConfig
-from zwicky.training.distributed import world_size
+from zwicky.training.processes import world_size
 from zwicky.training.run import flat, to_plain
 
 TRIAL_STEPS = 6

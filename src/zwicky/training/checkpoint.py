@@ -16,7 +16,8 @@ from torch import Tensor
 from zwicky.errors import UserError
 from zwicky.io import replacing, write_table
 from zwicky.methods.base import Method
-from zwicky.training.distributed import rank, run_on_rank_zero
+from zwicky.training.distributed import run_on_rank_zero
+from zwicky.training.processes import rank
 
 COSTS = ("steps", "images_seen", "flops", "seconds")  # of a fit, which add up
 

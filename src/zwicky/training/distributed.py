@@ -1,6 +1,4 @@
-"""Processes started by torchrun or srun, the device, and the precision. Imports torch only when it is used."""
-
-from __future__ import annotations
+"""How processes train together, the device, and the precision."""
 
 import logging
 import os
@@ -9,38 +7,23 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+import torch.distributed as dist
+
+from zwicky.backbones.base import Backbone
 from zwicky.errors import UserError
+from zwicky.training.processes import local_world_size, rank, world_size
 
 if TYPE_CHECKING:
-    import torch
-    from lightning_fabric import Fabric
-
-    from zwicky.backbones.base import Backbone
+    from lightning_fabric import Fabric  # which takes a second to load, and only training needs it
 
 TIMEOUT = timedelta(minutes=30)  # after which a process that waits for the others gives up
 
 T = TypeVar("T")
 
 
-def world_size() -> int:
-    """Return the number of processes that train together: 1 unless torchrun or srun started more."""
-    return int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
-
-
-def rank() -> int:
-    """Return the number of this process; 0 is the one that writes."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) if world_size() > 1 else 0
-
-
-def local_world_size() -> int:
-    """Return the number of processes on this machine."""
-    nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", 1)) if "RANK" not in os.environ else 1
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size() // nodes))
-
-
-def make_fabric() -> Fabric:
+def make_fabric() -> "Fabric":
     """Connect the processes, once, and choose the device; UserError if this machine has fewer GPUs than processes."""
-    import torch
     from lightning_fabric import Fabric
     from lightning_fabric.plugins import environments
     from lightning_fabric.strategies import DDPStrategy
@@ -67,8 +50,6 @@ def run_on_rank_zero(function: Callable[[], T]) -> T:
     """Run `function` on rank 0 and broadcast its result; a UserError is re-raised on every rank."""
     if world_size() == 1:
         return function()
-    import torch.distributed as dist
-
     if not dist.is_initialized():
         make_fabric()
     outcome: list[Any] = [None, ""]
@@ -85,15 +66,11 @@ def run_on_rank_zero(function: Callable[[], T]) -> T:
 
 def device() -> torch.device:
     """Return where networks run: a CUDA or ROCm device if there is one, else the CPU."""
-    import torch
-
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def use_bf16(precision: str, backbone: Backbone) -> bool:
     """Return whether to compute in bfloat16: if asked for, or if the hardware multiplies it faster than float32."""
-    import torch
-
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
@@ -104,24 +81,18 @@ def use_bf16(precision: str, backbone: Backbone) -> bool:
 
 def autocast(backbone: Backbone, precision: str = "auto") -> AbstractContextManager[None]:
     """Return torch's mixed-precision context for this backbone where it is."""
-    import torch
-
     on = next(backbone.parameters()).device.type
     return torch.autocast(on, torch.bfloat16, enabled=use_bf16(precision, backbone))
 
 
-def synchronise_batch_norm(method: torch.nn.Module, fabric: Fabric) -> None:
+def synchronise_batch_norm(method: torch.nn.Module, fabric: "Fabric") -> None:
     """Take the statistics of BatchNorm over the images of all GPUs, as one GPU would; torch cannot do it on CPUs."""
-    import torch
-
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         torch.nn.SyncBatchNorm.convert_sync_batchnorm(method)
 
 
 def compile_backbones(method: torch.nn.Module) -> None:
     """Compile student and teacher, one graph per crop size: dynamic shapes make slower code."""
-    from zwicky.backbones.base import Backbone
-
     for module in method.modules():
         if isinstance(module, Backbone):
             module.compile(dynamic=False)

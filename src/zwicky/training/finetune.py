@@ -16,10 +16,10 @@ from zwicky.data.splits import RANDOM_STRATUM, Split, label_subsets
 from zwicky.errors import UserError
 from zwicky.rng import seed_torch
 from zwicky.training.config import FinetuneConfig
-from zwicky.training.distributed import rank
 from zwicky.training.fit_labels import LabelFit, divide_labels, fit_labels
 from zwicky.training.network import Network, load_network, save_network
 from zwicky.training.pretrain import cost, new_network
+from zwicky.training.processes import rank
 from zwicky.training.run import Run, fingerprint, to_plain
 from zwicky.training.self_training import check_self_training, self_train
 from zwicky.training.task import Task

@@ -22,10 +22,10 @@ from zwicky.methods.collapse import knn_predict, rankme
 from zwicky.rng import numpy_rng, seed_torch
 from zwicky.training.checkpoint import FitResult
 from zwicky.training.config import PretrainConfig
-from zwicky.training.distributed import rank
 from zwicky.training.loader import TrainingSet, find_partners
 from zwicky.training.loop import fit
 from zwicky.training.network import Network, load_network, save_network
+from zwicky.training.processes import rank
 from zwicky.training.run import Run, fingerprint
 
 EVALUATION_IMAGES = 512

@@ -20,7 +20,8 @@ from zwicky import __version__
 from zwicky.data.cutouts import Cutouts
 from zwicky.errors import UserError
 from zwicky.io import file_digest, read_json, read_settings, weights_file, write_json, write_text
-from zwicky.training.distributed import rank, run_on_rank_zero, world_size
+from zwicky.training.distributed import run_on_rank_zero
+from zwicky.training.processes import rank, world_size
 
 SCHEMA_VERSION = 2
 MAX_SEED = 2**31  # numpy's and scikit-learn's go to twice that; draws add to it
