@@ -99,20 +99,12 @@ class BenchmarkResult:
     run = _file("run.json", read_json)
     data = _file("data.json", read_json)
     audit = _file("audit.json", read_json)
+    classes = cached_property(lambda result: tuple(result.data["classes"]))  # the positive one last; () for columns
+    columns = cached_property(lambda result: tuple(result.data["columns"]))  # that are regressed; () for classes
 
     def __post_init__(self) -> None:
         if not (self.path / "results.csv").exists():
             raise UserError(f"{self.path} holds no results.csv; give the directory `zwicky benchmark` wrote with --out")
-
-    @cached_property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, the positive one last; () for a regression."""
-        return tuple(self.data["classes"])
-
-    @cached_property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the regressed columns; () for a classification."""
-        return tuple(self.data["columns"])
 
     def cell(self, arm: str, labels: int, draw: int) -> Path:
         """Return the folder of a cell."""
