@@ -66,19 +66,14 @@ class TrainerState:
         self.evaluated = ema or method
         self.progress = FitResult()
         self._interval = seconds
-        self._best: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None  # the weights of the lowest loss passed to `keep_lowest`
         self._lowest = math.inf
         self._started = self._saved = time.monotonic()
-
-    @property
-    def best_weights(self) -> dict[str, Any]:
-        """The weights a fit ends with: those of the lowest loss passed to `keep_lowest`, else the last."""
-        return self._best or self.evaluated.state_dict()
 
     def keep_lowest(self, loss: float) -> None:
         """Remember the current weights if `loss` is the lowest so far."""
         if loss < self._lowest:
-            self._lowest, self._best = loss, copy.deepcopy(self.evaluated.state_dict())
+            self._lowest, self.best = loss, copy.deepcopy(self.evaluated.state_dict())
 
     def restore(self) -> FitResult:
         """Load the last checkpoint if there is one; return the progress, or raise UserError if it does not fit."""
@@ -90,7 +85,7 @@ class TrainerState:
                 module.load_state_dict(saved[name])
         except (KeyError, ValueError, RuntimeError) as error:
             raise UserError(f"{self.path} belongs to another network; delete it to start again") from error
-        self._best, self._lowest = saved["best"], saved["lowest"]
+        self.best, self._lowest = saved["best"], saved["lowest"]
         self.progress = FitResult(**saved["progress"])
         self._started -= self.progress.seconds
         return self.progress
@@ -103,7 +98,7 @@ class TrainerState:
         # The table first: after a kill in between, the resumed fit writes the same rows again.
         write_table(self.folder / "metrics.csv", pd.DataFrame(self.progress.rows))
         state = {name: module.state_dict() for name, module in self.modules.items()}
-        state |= {"best": self._best, "lowest": self._lowest, "progress": vars(self.progress)}
+        state |= {"best": self.best, "lowest": self._lowest, "progress": vars(self.progress)}
         with replacing(self.path) as temporary:
             try:
                 torch.save(state, temporary)

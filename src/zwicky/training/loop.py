@@ -125,7 +125,7 @@ def fit(
     if n_steps > first_step + 1:
         progress.step_seconds = (time.monotonic() - first_end - evaluating) / (n_steps - first_step - 1)
     fabric.barrier()
-    method.load_state_dict(state.best_weights)
+    method.load_state_dict(state.best or state.evaluated.state_dict())
     progress.flops = step_flops * progress.steps
     return progress
 
