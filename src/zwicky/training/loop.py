@@ -204,17 +204,13 @@ def make_optimizer(method: Method, config: TrainConfig) -> torch.optim.AdamW:
 def set_schedules(optimizer: torch.optim.Optimizer, config: TrainConfig, batch_size: int, progress: float) -> float:
     """Set learning rate and weight decay of the step at `progress` in [0, 1); return the head's learning rate."""
     peak = config.lr * batch_size / 256
-    lr = warmup_cosine(peak, config.min_lr, progress, config.warmup)
+    if progress < config.warmup:  # linear from 0, then a cosine
+        lr = peak * progress / config.warmup
+    else:
+        lr = cosine(peak, config.min_lr, (progress - config.warmup) / max(1.0 - config.warmup, 1e-12))
     end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
     weight_decay = cosine(config.weight_decay, end, progress)
     for group in optimizer.param_groups:
         group["lr"] = (peak if group["constant"] else lr) * group["lr_scale"]
         group["weight_decay"] = weight_decay if group["decayed"] else 0.0
     return lr
-
-
-def warmup_cosine(peak: float, end: float, progress: float, warmup: float) -> float:
-    """Linear from 0 to `peak` over the first `warmup` of training, then a cosine to `end`."""
-    if progress < warmup:
-        return peak * progress / warmup
-    return cosine(peak, end, (progress - warmup) / max(1.0 - warmup, 1e-12))
