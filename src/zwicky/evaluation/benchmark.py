@@ -74,8 +74,7 @@ def benchmark(
         used = {i: name for i, name in data.labels.values.items() if roles.get(i) != "unlabelled"}
         write_json(out / "audit.json", audit(cutouts, replace(data.labels, values=used)))
 
-    alone = workers == 1 and not ray
-    job = (config, source, out.absolute(), quiet or not alone)
+    job = (config, source, out.absolute(), quiet or workers != 1 or bool(ray))
     run_parts = partial(map_parts, workers=workers, ray=ray, gpus=float(device().type == "cuda"))
     pretrainings: dict[Path, list[tuple[Arm, LabelDraw]]] = {}
     for draw in draws:
@@ -163,9 +162,8 @@ def _run_cells(
 def benchmark_fits(config: BenchmarkConfig, data: Data, folder: Path) -> list[Fits]:
     """Return all fits of a benchmark, whose trials write into a folder, for `training.budget.spend`."""
     cutouts, task = data.cutouts, Task.of(data.cutouts, data.labels, config.targets)
-    labels = task.strata(cutouts, data.labels)
-    draws = make_label_draws(config, cutouts, labels, data.given_split(config.design.split))
-    arms = make_arms(config)
+    given, arms = data.given_split(config.design.split), make_arms(config)
+    draws = make_label_draws(config, cutouts, task.strata(cutouts, data.labels), given)
     runner, first, most = CellRunner(config, cutouts, task, folder, quiet=True), draws[0], max(draws[0].fit_counts)
 
     def pretraining(arm: Arm, _: Path) -> float:

@@ -69,8 +69,7 @@ class CellRunner:
 
     def pretrain_folder(self, arm: Arm, draw: LabelDraw) -> Path:
         """Return the run directory of the pretraining of an arm."""
-        name = f"{arm.method}-{arm.backbone}-{draw.split.name}-s{self.pretrain_seed(draw)}"
-        return self.folder / "pretrain" / name
+        return self.folder / "pretrain" / f"{arm.method}-{arm.backbone}-{draw.split.name}-s{self.pretrain_seed(draw)}"
 
     def pretrained(self, arm: Arm, draw: LabelDraw) -> Network:
         """Pretrain the network of an arm, resume it or read it back; UserError if it was trained on a test object."""
@@ -89,8 +88,7 @@ class CellRunner:
                 network.history = provenance.record(self.cutouts, {"normalise": rows}, network.history)
                 save_network(folder, network)
             network = load_network(folder)
-        test = draw.test_rows(self.cutouts)
-        provenance.check_no_leakage(self.cutouts, test, network.history, "the test")
+        provenance.check_no_leakage(self.cutouts, draw.test_rows(self.cutouts), network.history, "the test")
         return network
 
     def features(self, arm: Arm, draw: LabelDraw) -> np.ndarray:

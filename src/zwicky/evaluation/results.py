@@ -170,8 +170,7 @@ def summarise(
     `pairs` of (arm, reference) are compared at each number of labels where both ran. Holm's correction is over all
     comparisons of one metric; there are more `replicates` where the number of comparisons asks for it.
     """
-    results = result.results
-    ran = {labels: set(rows["arm"]) for labels, rows in results.groupby("labels")}
+    ran = {labels: set(rows["arm"]) for labels, rows in result.results.groupby("labels")}
     compared = {
         labels: [pair for pair in dict.fromkeys(pairs) if ran[labels].issuperset(pair)] for labels in sorted(ran)
     }

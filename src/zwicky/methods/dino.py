@@ -142,8 +142,7 @@ class DINO(MomentumTeacher):
         """Return the loss and the metrics of collapse."""
         with torch.no_grad():
             teacher = encode(self.teacher["backbone"], views.crops[: views.global_count])
-        student = encode(self.student["backbone"], views.crops)
-        return self.view_loss(student, teacher, len(views))
+        return self.view_loss(encode(self.student["backbone"], views.crops), teacher, len(views))
 
     def view_loss(self, student: list[Features], teacher: list[Features], batch: int) -> dict[str, Tensor]:
         """Return the loss between the pooled features of the views, and the metrics of collapse; move the centre."""

@@ -33,8 +33,7 @@ class MaskedMethod(Method):
                 f"{name}: mask_ratio {ratio} hides none or all of the {self.grid[0]} × {self.grid[1]} patches; "
                 "take a ratio between 0 and 1, larger crops or smaller patches"
             )
-        masking = Masking(grid=self.grid, ratio=(ratio, ratio), blocks=blocks)
-        self.needs = ViewsNeeded(1, masking=masking, preview=preview)
+        self.needs = ViewsNeeded(1, masking=Masking(self.grid, (ratio, ratio), blocks=blocks), preview=preview)
         self.encoder = backbone
         backbone.set_trainable(masked=True)
 

@@ -73,8 +73,7 @@ class TrainConfig:
         """Return the number of optimiser steps for this many images; `step_flops` is the compute of one."""
         if self.pflops:
             return max(round(self.pflops * 1e15 / step_flops), 1)
-        batch = min(self.batch_size, images)
-        steps = max(round(self.epochs * images / batch), self.min_steps, 1)
+        steps = max(round(self.epochs * images / min(self.batch_size, images)), self.min_steps, 1)
         return min(steps, self.max_steps) if self.max_steps else steps
 
 

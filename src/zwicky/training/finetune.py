@@ -80,8 +80,7 @@ def finetune(
     if from_scratch:
         seed_torch(config.seed)
         pretrained.backbone = backbones.create(**pretrained.backbone.config)
-    divided = divide_labels(ids, strata, config.fit, config.draw, split)
-    fit_rows, select_rows = map(cutouts.rows_of, divided)
+    fit_rows, select_rows = map(cutouts.rows_of, divide_labels(ids, strata, config.fit, config.draw, split))
     uses = {"fit": fit_rows, "select": select_rows} | ({"normalise": pool} if start is None else {})
     fit = replace(config.fit, head="random") if from_scratch else config.fit
 

@@ -71,7 +71,6 @@ def fit_labels(
     views = replace(job.views, crop=job.views.crop or start.views.crop, image_size=start.views.image_size)
     augment = Augment(views, start.normalisation, cutouts.size, cutouts.bands, method.needs, task.targets)
     start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)
-    select_images, select_truth = cutouts.images[select_rows], task.truth[select_rows]
     selects = len(select_rows) > 0
 
     probe: Network | None = None
@@ -83,7 +82,7 @@ def fit_labels(
         x = augmented_features(start.backbone, augment, images, fit_rows, seed, config.train.precision)
         init_from_probe(method, x, truth, fit_rows, task, seed)
 
-    held_out = {"select": (select_images, select_truth)} if selects else {}
+    held_out = {"select": (cutouts.images[select_rows], task.truth[select_rows])} if selects else {}
     held_out |= {"test": test} if test else {}
 
     def evaluate(learner: Method) -> dict[str, float]:
@@ -111,8 +110,8 @@ def fit_labels(
     network = _network(method, start, task)
     if not selects:
         return network, result
-    loss = calibrate(network, select_images, select_truth)
-    probe_loss = calibrate(probe, select_images, select_truth) if probe else np.inf
+    loss = calibrate(network, *held_out["select"])
+    probe_loss = calibrate(probe, *held_out["select"]) if probe else np.inf
     if probe is None or loss <= probe_loss:
         return network, result
     result.used_probe = True

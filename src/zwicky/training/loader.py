@@ -78,8 +78,7 @@ class BatchLoader:
         views = self._augmented(rows, step)
         if self.data.partners is None:
             return views
-        partners = torch.from_numpy(self.data.partners)[rows]
-        return views.mixed_with(self._augmented(partners, step))
+        return views.mixed_with(self._augmented(torch.from_numpy(self.data.partners)[rows], step))
 
     def _augmented(self, rows: Tensor, step: int) -> Views:
         targets = None if self.data.targets is None else self.data.targets[rows].to(self.device)

@@ -72,8 +72,7 @@ def pretrain(
 
     def evaluate(_: Method) -> dict[str, float]:
         features = network.features(images, turns=False)
-        accuracy = {} if labels is None else _knn_accuracy(features, labels[sample])
-        return {"rankme": float(rankme(features))} | accuracy
+        return {"rankme": rankme(features)} | ({} if labels is None else _knn_accuracy(features, labels[sample]))
 
     partners = find_partners(cutouts, rows) if needs.global_crops > 1 else None
     data, run_fit = TrainingSet(cutouts.images, rows, partners=partners), partial(fit, evaluate=evaluate, quiet=quiet)
