@@ -40,31 +40,11 @@ from zwicky.training.task import Task
 
 T = TypeVar("T")
 
-ARM_COLUMNS = (
-    "arm",  # short name, unique: e.g. dino-vit-finetune
-    "title",  # the same for people: "DINO pretraining, vit, fine-tuned"
-    "kind",  # ssl | semi | supervised | baseline
-    "method",  # the short name of the method in the recipe, or the baseline
-    "backbone",  # the short name of the network in the recipe
-    "protocol",  # finetune | self_training | linear | knn | blocks | scratch | baseline
-    "tta",  # whether the network was tested with test-time augmentation
-    "labels",
-    "draw",
-    "unit",  # what is resampled together with this draw: itself, or the repeat of a cross-validation
-    "pretrain_seed",  # empty where nothing was pretrained
-    "seed",
-    "test_objects",
-)
-COST_COLUMNS = (
-    "used_probe",  # whether fine-tuning did not help, so that the network is its linear probe; empty without a fit
-    "temperature",
-    "parameters",
-    "steps",
-    "images_seen",
-    "pflops",  # 10^15 floating-point operations of training this cell, pretraining not included
-    "seconds",
-)
-# Between ARM_COLUMNS and COST_COLUMNS are the metrics, see `evaluation.metrics.scores`.
+# Columns of results.csv: title to tta are those of `Arm`, unit and pretrain_seed those of `bootstrap.Cell`, …
+ARM_COLUMNS = "arm title kind method backbone protocol tta labels draw unit pretrain_seed seed test_objects".split()
+# … then come the metrics, see `evaluation.metrics.scores`, and what the fit cost, pretraining not included: used_probe
+# of `FitResult` and temperature, which are empty without a fit, and numbers of `training.pretrain.cost`.
+COST_COLUMNS = "used_probe temperature parameters steps images_seen pflops seconds".split()
 SUMMARY_COLUMNS = "arm labels metric value low high draws pretrain_seeds test_objects".split()
 COMPARISON_COLUMNS = "labels metric arm reference difference low high p".split()  # then p_holm and significant
 ALPHA = 0.05
