@@ -156,8 +156,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     p_values = np.asarray(p_values, dtype=np.float64)
     corrected = np.full(len(p_values), np.nan)
     order = np.argsort(p_values, kind="stable")[: int(np.sum(~np.isnan(p_values)))]
-    factors = len(order) - np.arange(len(order))
-    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
+    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)), 1.0)
     return corrected
 
 
