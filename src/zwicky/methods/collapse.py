@@ -69,8 +69,7 @@ def rankme(embeddings: np.ndarray) -> float:
 
     exp(−Σ p_k ln p_k) with p_k = σ_k / Σσ of the singular values (Eq. 1 of arXiv:2210.02885).
     """
-    bad = int((~np.isfinite(embeddings)).any(axis=1).sum())
-    if bad:
+    if bad := int((~np.isfinite(embeddings)).any(axis=1).sum()):
         raise UserError(f"{bad} of {len(embeddings)} embeddings are not finite; look for divergence or bad pixels")
     values = np.linalg.svd(embeddings, compute_uv=False)
     p = values[values > 0] / max(values.sum(), np.finfo(values.dtype).tiny)
