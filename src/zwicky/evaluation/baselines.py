@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from zwicky.data.cutouts import batches
 from zwicky.data.rings import asinh_scaled, binned, ring_modes, robust_scale
 from zwicky.methods.collapse import knn_predict
 from zwicky.rng import numpy_rng
@@ -19,6 +20,7 @@ from zwicky.training.task import Task
 
 Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, Task], np.ndarray]
 Baseline = Callable[[np.ndarray, np.ndarray, np.ndarray, Task, int], np.ndarray]
+Features = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # of images and their robust centre and scale
 BLOCK = 2**24  # pixels converted at once: 64 MB
 PCA_IMAGES = 3000  # images to which the components are fitted
 PCA_SIDE = 64  # images are binned by the largest whole number that keeps at least this side
@@ -78,14 +80,9 @@ def modes(train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: Task, se
 
 
 def _linear_on(
-    features: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-    train: np.ndarray,
-    truth: np.ndarray,
-    test: np.ndarray,
-    task: Task,
-    seed: int,
+    features: Features, train: np.ndarray, truth: np.ndarray, test: np.ndarray, task: Task, seed: int
 ) -> np.ndarray:
-    """Fit a linear probe to `features` of images and their robust centre and scale, and predict."""
+    """Fit a linear probe to `features` of images, and predict."""
     centre, scale = robust_scale(train, seed)
     x, query = (_in_blocks(images, lambda block: features(block, centre, scale)) for images in (train, test))
     return LinearProbe.fit(x, truth, task, seed=seed).predict(query)
@@ -119,7 +116,7 @@ def _principal_components(train: np.ndarray, test: np.ndarray, count: int, seed:
 
 def _in_blocks(images: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     step = max(1, BLOCK // int(np.prod(images.shape[1:])))
-    return np.concatenate([function(images[start : start + step]) for start in range(0, len(images), step)])
+    return np.concatenate([function(images[rows]) for rows in batches(len(images), step)])
 
 
 def _radial_profiles(images: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
