@@ -75,12 +75,12 @@ def fit_labels(
 
     probe: Network | None = None
     if config.head == "probe" and isinstance(method.head, LinearHead) and _can_probe(task, fit_rows):
-        images, truth = cutouts.take(fit_rows).images, task.truth[fit_rows]
+        images = cutouts.take(fit_rows).images
         if selects:
-            init_from_probe(method, start.features(images)[None], truth, fit_rows, task, seed)
+            init_from_probe(method, start.features(images)[None], fit_rows, task, seed)
             probe = _network(copy.deepcopy(method), start, task)
         x = augmented_features(start.backbone, augment, images, fit_rows, seed, config.train.precision)
-        init_from_probe(method, x, truth, fit_rows, task, seed)
+        init_from_probe(method, x, fit_rows, task, seed)
 
     held_out = {"select": (cutouts.images[select_rows], task.truth[select_rows])} if selects else {}
     held_out |= {"test": test} if test else {}
@@ -171,15 +171,12 @@ def _can_probe(task: Task, rows: np.ndarray) -> bool:
     return len(np.unique(task.truth[rows])) > 1
 
 
-def init_from_probe(
-    method: Supervised, features: np.ndarray, truth: np.ndarray, rows: np.ndarray, task: Task, seed: int
-) -> None:
-    """Set the linear head to the probe on features [views, n, D] of `rows` [n] with classes or values `truth`.
+def init_from_probe(method: Supervised, features: np.ndarray, rows: np.ndarray, task: Task, seed: int) -> None:
+    """Set the linear head to the probe on features [views, n, D] of `rows` [n] of the task.
 
     Views and repetitions of a row stay in one fold of the probe's cross-validation.
     """
-    if task.is_regression:
-        truth = method.scaler.transform(truth)
+    truth = method.scaler.transform(task.truth[rows]) if task.is_regression else task.truth[rows]
     x, groups = np.concatenate(features), np.tile(pd.factorize(rows)[0], len(features))
     probe = LinearProbe.fit(x, np.concatenate([truth] * len(features)), task, groups=groups, seed=seed)
     weight, bias = probe.to_linear()
