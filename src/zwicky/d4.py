@@ -16,19 +16,10 @@ def apply(images: Tensor) -> list[Tensor]:
     return [mirrored.rot90(k, (-2, -1)) for mirrored in (images, images.flip(-1)) for k in range(4)]
 
 
-def _vectors() -> Tensor:
-    quarter, mirror = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
-    rotations = [torch.linalg.matrix_power(quarter, k) for k in range(4)]
-    return torch.stack(rotations + [rotation @ mirror for rotation in rotations])
-
-
-def _products() -> Tensor:
-    products = VECTORS[:, None] @ VECTORS[None]  # [8, 8, 2, 2]
-    return (products[:, :, None] == VECTORS).all(-1).all(-1).long().argmax(-1)
-
-
-VECTORS = _vectors()  # [8, 2, 2]: the matrix by which element g acts on a vector (x, y)
-PRODUCT = _products()  # [8, 8]: the index of g·h
+_QUARTER, _MIRROR = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
+_ROTATIONS = torch.stack([torch.linalg.matrix_power(_QUARTER, k) for k in range(4)])
+VECTORS = torch.cat([_ROTATIONS, _ROTATIONS @ _MIRROR])  # [8, 2, 2]: by which element g acts on a vector (x, y)
+PRODUCT = ((VECTORS[:, None] @ VECTORS)[:, :, None] == VECTORS).all((-2, -1)).long().argmax(-1)  # [8, 8]: index of g·h
 INVERSE = (PRODUCT == 0).long().argmax(1)  # [8]: the index of g⁻¹
 
 
