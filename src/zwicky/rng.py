@@ -24,15 +24,12 @@ def torch_rng(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return the torch generator of the stream `key` on `device`."""
     import torch
 
-    return torch.Generator(device).manual_seed(_torch_seed(key))
+    seed = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> 1
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def seed_torch(*key: int) -> None:
     """Seed torch's global generators (weight initialisation, dropout, drop path) with the stream `key`."""
     import torch
 
-    torch.manual_seed(_torch_seed(key))
-
-
-def _torch_seed(key: tuple[int, ...]) -> int:
-    return int(np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0] >> 1)
+    torch.manual_seed(torch_rng(*key).initial_seed())
