@@ -84,11 +84,6 @@ def _start(workers: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _call(function: Callable[[P], R], part: P) -> R:
-    """Call `function`: Ray takes no `functools.partial` for a task."""
-    return function(part)
-
-
 def _map_on_ray(function: Callable[[P], R], parts: Sequence[P], address: str, gpus: float) -> Iterator[R]:
     try:
         import ray
@@ -103,7 +98,8 @@ def _map_on_ray(function: Callable[[P], R], parts: Sequence[P], address: str, gp
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"there is no Ray cluster at {address!r}; start one with `ray start --head`") from error
     try:
-        task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)(_call)
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1)
+        task: Any = remote(lambda function, part: function(part))  # a `functools.partial` cannot be a task
         shared = ray.put(function)
         waiting = list(parts)[::-1]
         running: list = []
