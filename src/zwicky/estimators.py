@@ -1,6 +1,6 @@
 """scikit-learn estimators over images, for notebooks and pipelines."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self
@@ -39,8 +39,7 @@ class _FittedToLabels(LensEstimator):
         start, cutouts = self._start(cutouts, settings)
         fit = settings["scratch" if self._is_new else "finetune"]
         config = FitConfig(**fit | {"train": self._train(fit["train"])})
-        views = ViewsConfig(**settings["label_views"])
-        views = replace(views, crop=start.views.crop)
+        views = ViewsConfig(**settings["label_views"] | {"crop": start.views.crop})
         strata = np.zeros(len(cutouts), int) if task.is_regression else task.truth
         labels = Labels(dict(zip(cutouts.ids, map(str, strata), strict=True)))
         groups = dict(zip(cutouts.ids, find_groups(cutouts), strict=True))
@@ -100,9 +99,7 @@ class LensClassifier(ClassifierMixin, _FittedToLabels):
         self.classes_, truth = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"the labels hold {len(self.classes_)} class; give images of at least two")
-        test = None
-        if eval_set is not None:
-            test = self._eval_set(*eval_set, cutouts.images.shape[1:])
+        test = None if eval_set is None else self._eval_set(*eval_set, cutouts.images.shape[1:])
         self._fit(cutouts, Task(truth, tuple(map(str, self.classes_))), test)
         return self
 
