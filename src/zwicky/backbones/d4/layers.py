@@ -74,10 +74,12 @@ class GroupLinear(nn.Module):
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
         """Apply to features in the basis of the stream; the result is in the same."""
-        return self._by_irreps(x) if irreps else self._dense(x)
-
-    def _by_irreps(self, x: Tensor) -> Tensor:
         outputs, inputs = self.weight.shape[1:]
+        if not irreps:
+            index = PRODUCT[INVERSE].to(self.weight.device)  # g⁻¹k by g and k
+            whole = self.weight[index].transpose(1, 2).reshape(ORDER * outputs, ORDER * inputs)
+            y = whole @ x.reshape(ORDER * inputs, -1)
+            return (y + self.bias.repeat(ORDER)[:, None].to(y.dtype)).view(ORDER, outputs, *x.shape[2:])
         characters = CHARACTERS.to(self.weight.device, self.weight.dtype)
         blocks = (characters @ self.weight.flatten(1)).view(ORDER, outputs, inputs)
         single, pairs = blocks.split(4)
@@ -87,13 +89,6 @@ class GroupLinear(nn.Module):
         y = BlockProduct.apply(x.flatten(2).to(dtype).contiguous(), single, double, self.bias.to(dtype))
         return cast(Tensor, y).view(ORDER, outputs, *x.shape[2:])
 
-    def _dense(self, x: Tensor) -> Tensor:
-        outputs, inputs = self.weight.shape[1:]
-        index = PRODUCT[INVERSE].to(self.weight.device)  # g⁻¹k by g and k
-        whole = self.weight[index].transpose(1, 2).reshape(ORDER * outputs, ORDER * inputs)
-        y = whole @ x.reshape(ORDER * inputs, -1)
-        return (y + self.bias.repeat(ORDER)[:, None].to(y.dtype)).view(ORDER, outputs, *x.shape[2:])
-
 
 class Norm(nn.Module):
     """LayerNorm over group and channels of a token, with scale and shift [C] shared by the group elements.
@@ -102,11 +97,10 @@ class Norm(nn.Module):
     the same in both. float32 inside; the result is of the type autocast would give.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
         """Normalise features in the basis of the stream."""
@@ -117,7 +111,7 @@ class Norm(nn.Module):
         first, unit = (1, ORDER**0.5) if irreps else (ORDER, 1.0)
         mean = wide[:first].mean((0, 1)) / unit
         variance = (wide.square().mean((0, 1)) - mean.square()).clamp(min=0)
-        scale = self.weight[:, None] * (variance + self.eps).rsqrt()
+        scale = self.weight[:, None] * (variance + 1e-6).rsqrt()
         y = wide * scale
         y[:first] += unit * (self.bias[:, None] - mean * scale)
         return y.to(dtype).view_as(x)
