@@ -8,6 +8,7 @@ it; with mirror-symmetric kernels both leave the pooled features unchanged, and 
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -63,16 +64,13 @@ def sample_polar(images: Tensor, points: Tensor, centre: Tensor, radius: float) 
     corner = place.floor()
     fraction, corner = (place - corner).to(images.dtype), corner.long()
     flat, result = images.flatten(2), images.new_zeros(())
-    for dx in (0, 1):
-        for dy in (0, 1):
-            x, y = corner[..., 0] + dx, corner[..., 1] + dy
-            weight = (fraction[..., 0] if dx else 1 - fraction[..., 0]) * (
-                fraction[..., 1] if dy else 1 - fraction[..., 1]
-            )
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).expand(batch, -1)
-            values = flat.gather(2, index[:, None].expand(-1, bands, -1)) if len(place) > 1 else flat[:, :, index[0]]
-            result = result + values * (weight * inside)[:, None]
+    for dx, dy in product((0, 1), repeat=2):
+        x, y = corner[..., 0] + dx, corner[..., 1] + dy
+        u, v = (fraction[..., axis] if step else 1 - fraction[..., axis] for axis, step in enumerate((dx, dy)))
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).expand(batch, -1)
+        values = flat.gather(2, index[:, None].expand(-1, bands, -1)) if len(place) > 1 else flat[:, :, index[0]]
+        result = result + values * (u * v * inside)[:, None]
     return result.unflatten(2, points.shape[:2])
 
 
