@@ -34,8 +34,7 @@ class TimmBackbone(Backbone):
         **options: Any,
     ) -> None:
         """Build timm's transformer, replace its patch embedding, and add a mask token."""
-        sizes = {"in_chans": bands, "img_size": image_size, "patch_size": patch_size, "embed_dim": width}
-        args = {**sizes, **options}
+        args = {"in_chans": bands, "img_size": image_size, "patch_size": patch_size, "embed_dim": width, **options}
         self.net = net(num_classes=0, drop_path_rate=drop_path, **args)
         self.convolved = 2 ** len(stem)
         if not stem:

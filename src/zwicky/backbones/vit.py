@@ -37,16 +37,13 @@ class PlainTransformer(TimmBackbone, Transformer):
     ) -> None:
         super().__init__()
         check_heads(width, heads)
-        if pool not in ("cls", "mean"):
+        pools = {"cls": "token", "mean": "avg"}
+        if pool not in pools:
             raise UserError(f"backbone: pool is {pool!r}; choose cls or mean")
         self.dim, self.pool, self.grids = width, pool, StageGrids(patch_size)
         self.grid(image_size)
-        options: dict[str, Any] = {
-            "depth": depth,
-            "num_heads": heads,
-            "global_pool": "avg" if pool == "mean" else "token",
-        }
-        self._build(self.net_class, bands, image_size, patch_size, width, drop_path, **options, **timm_options)
+        options = {"depth": depth, "num_heads": heads, "global_pool": pools[pool], **timm_options}
+        self._build(self.net_class, bands, image_size, patch_size, width, drop_path, **options)
         self.n_prefix = self.net.num_prefix_tokens
 
 

@@ -82,9 +82,8 @@ class Merge(nn.Module):
 
     def forward(self, x: Tensor, irreps: bool) -> Tensor:
         """Merge [8, C, B, h, w] to [8, 2C, B, h/2, w/2]."""
-        corners = (
-            layers.out_of_stream(x, irreps).unflatten(4, (-1, 2)).unflatten(3, (-1, 2))
-        )  # [8, C, B, h/2, y, w/2, x]
+        maps = layers.out_of_stream(x, irreps)
+        corners = maps.unflatten(4, (-1, 2)).unflatten(3, (-1, 2))  # [8, C, B, h/2, y, w/2, x]
         corners = corners.permute(0, 4, 6, 1, 2, 3, 5).flatten(1, 2)
         # Corner δ' of element k lies at k δ', where the inverse of k finds δ' in a map of corners.
         index = orbit(torch.arange(4).view(2, 2))[INVERSE].flatten(1).to(x.device)  # [8, 4]
@@ -117,9 +116,7 @@ class D4Swin(D4Backbone):
         depths, heads = cut_stages(depths, heads, stages)
         if window % 2 or window < 2:
             raise UserError(f"backbone: windows of {window} cells cannot be shifted by half; take {max(window - 1, 2)}")
-        channels = [
-            layers.channels_of(width * 2**stage, count, f" of stage {stage + 1}") for stage, count in enumerate(heads)
-        ]
+        channels = [layers.channels_of(width << k, count, f" of stage {k + 1}") for k, count in enumerate(heads)]
         self.grids, self.dim = StageGrids(patch_size, window, len(depths)), ORDER * channels[-1]
         self.grid(image_size)
         drops = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
