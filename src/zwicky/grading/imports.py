@@ -74,18 +74,13 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
         rows["grade"] = rows["grade"].str.replace(r"\.0$", "", regex=True).map(MOSAIC).fillna(rows["grade"])
         is_unseen = pd.to_numeric(table[columns["grid_pos"]], errors="coerce").to_numpy() == 0  # on a page never shown
         rows.loc[is_unseen, "grade"] = ""
-    for name, others in {
-        "subclass": ["subclassification"],
-        "comment": ["comments"],
-        "grader": ["user"],
-        "time": [],
-    }.items():
-        column = next((columns[other] for other in (name, *others) if other in columns), None)
+    aliases = {"subclass": "subclassification", "comment": "comments", "grader": "user", "time": None, "view": None}
+    for name, alias in aliases.items():
+        column = columns.get(name, columns.get(alias))
         rows[name] = "" if column is None else as_text(table[column])
     rows["grader"] = rows["grader"].replace("", path.stem)
     for name in ("score", "seconds", "inclusion_probability"):
         rows[name] = pd.to_numeric(table[columns[name]], errors="coerce") if name in columns else None
-    rows["view"] = as_text(table[columns["view"]]) if "view" in columns else ""
     rows["stratum"] = as_text(table[columns["stratum"]]).replace("", None) if "stratum" in columns else None
     rows["ra"], rows["dec"] = positions_of(table)
     rows["subclass"] = rows["subclass"].where(~rows["subclass"].str.lower().isin(UNGRADED), "")
