@@ -4,15 +4,13 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from itertools import product, zip_longest
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib import rc_context, style, ticker
+from matplotlib import rc_context, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
@@ -47,11 +45,6 @@ class Panel(NamedTuple):
     svg: Markup
     description: str
     title: str = ""
-
-
-def page_style() -> AbstractContextManager[None]:
-    """Return a context in which figures take the style of the page."""
-    return style.context(Path(__file__).parent / "templates" / "figures.mplstyle")
 
 
 def canvas(width: float = 4.6, height: float = 3.8) -> tuple[Figure, Axes]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from markupsafe import Markup, escape
+from matplotlib import style
 
 from zwicky.data.cutouts import Cutouts
 from zwicky.evaluation.results import read_table
@@ -41,7 +42,7 @@ def write_report(run: Path | str, data: Cutouts | None = None, out: Path | str |
     Without `data`, the cutouts that it was run on, there are no pictures.
     """
     path = Path(run) / "report.html" if out is None else Path(out)
-    with figures.page_style():
+    with style.context(Path(__file__).parent / "templates" / "figures.mplstyle"):
         write_text(path, render(load_results(run), data))
     return path
 
@@ -133,13 +134,11 @@ def pictures(data: ReportData, cutouts: Cutouts | None) -> dict[str, dict[str, l
         groups = {"Best candidates": positive, "False positives": negative, "Missed": positive[::-1]}
     else:
         groups = {"Smallest error": ranked[::-1], "Largest error": ranked}
-    n = max(2, min(EXAMPLES, GALLERY // table["label"].nunique()))
-
-    examples = {title: group[:EXAMPLES] for title, group in groups.items() if len(group)}
-    gallery = {label: group.iloc[figures.spread(len(group), n)] for label, group in table.groupby("label")}
+    kinds = table.groupby("label")
+    n = max(2, min(EXAMPLES, GALLERY // len(kinds)))
     return {
-        "examples": {title: show(group, cutouts) for title, group in examples.items()},
-        "gallery": {label: show(group, cutouts) for label, group in gallery.items()},
+        "examples": {title: show(group[:EXAMPLES], cutouts) for title, group in groups.items() if len(group)},
+        "gallery": {kind: show(group.iloc[figures.spread(len(group), n)], cutouts) for kind, group in kinds},
     }
 
 
@@ -151,12 +150,9 @@ def ranked(data: ReportData, cutouts: Cutouts | None) -> dict[str, Any] | None:
         raise NotRun(NO_CUTOUTS)
     table, network = read_table(data.path / "ranked.csv", ("id", "label")), read_json(data.path / "ranking.json")
     alike = table[table["distance"] <= 1] if "distance" in table else table
-    top = alike.head(RANKED)
-    known = top["label"].dropna() if "label" in top else top["id"][:0]
-    labels = top["label"].fillna("no label") if "label" in top else "no label"
-    ids = top["id"]
-    rows = pd.Index(cutouts.ids.astype(str)).get_indexer(ids)
-    sheet = pd.DataFrame({"row": rows, "id": ids, "label": labels, "score": top["probability"]}).query("row >= 0")
+    top = alike.head(RANKED).rename(columns={"probability": "score"})
+    top = top.assign(row=pd.Index(cutouts.ids.astype(str)).get_indexer(top["id"]), label=top.get("label"))
+    known = top["label"].dropna()
     return {
         "network": network,
         "quality": ranking_sentence(data, network["arm"], network["labels"]),
@@ -164,7 +160,7 @@ def ranked(data: ReportData, cutouts: Cutouts | None) -> dict[str, Any] | None:
         "unlike": len(table) - len(alike),
         "known": len(known),
         "positive": int((known == data.classes[-1]).sum()),
-        "pictures": show(sheet, cutouts),
+        "pictures": show(top.fillna({"label": "no label"}).query("row >= 0"), cutouts),
     }
 
 
