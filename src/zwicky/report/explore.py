@@ -47,27 +47,17 @@ def write_explore_page(
     ranked = []
     if "score" in table:
         ranked = _show(cutouts, table, table["score"].dropna().sort_values(ascending=False).index[:RANKED], "score")
-    page = (
-        make_environment()
-        .get_template("explore.html")
-        .render(
-            title="A map of the cutouts",
-            sentences=sentences,
-            map=_map(cutouts, table),
-            clusters=clusters,
-            oddities=_show(cutouts, table, oddest, "oddity"),
-            ranked=ranked,
-            facts=facts,
-        )
-    )
-    write_text(out, page)
+    oddities = _show(cutouts, table, oddest, "oddity")
+    content = {"sentences": sentences, "map": _map(cutouts, table), "clusters": clusters, "oddities": oddities}
+    content |= {"title": "A map of the cutouts", "ranked": ranked, "facts": facts}
+    write_text(out, make_environment().get_template("explore.html").render(content))
     return out
 
 
 def _show(cutouts: Cutouts, table: pd.DataFrame, rows: Any, column: str = "") -> list[Picture]:
     chosen = table.iloc[rows]
-    sheet = {"row": chosen.index, "id": chosen["id"], "label": "", "score": chosen[column] if column else 0.0}
-    return show(pd.DataFrame(sheet), cutouts)
+    score = chosen[column] if column else 0.0
+    return show(chosen.assign(row=chosen.index, label="", score=score), cutouts)
 
 
 def _map(cutouts: Cutouts, table: pd.DataFrame) -> str:
