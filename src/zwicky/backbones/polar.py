@@ -102,9 +102,8 @@ def find_centre(images: Tensor, how: str) -> Tensor:
 class PolarConv2d(nn.Conv2d):
     """A convolution over (radius, angle): zero padding in radius, circular in angle.
 
-    Args:
-        mirror: tie the kernel to its reflection in angle, which makes the layer equivariant under reflections; with an
-            even stride the kernel must be even in angle for that.
+    `mirror` ties the kernel to its reflection in angle, which makes the layer equivariant under reflections; with an
+    even stride the kernel must be even in angle for that.
     """
 
     def __init__(self, channels: int, width: int, kernel: tuple[int, int], *, mirror: bool, **options: Any) -> None:

@@ -73,13 +73,10 @@ class Reliability:
         return cls(share(1), share(0))
 
     def probability(self, votes: np.ndarray) -> np.ndarray:
-        """Return the probability that each object is a lens given all its votes, [objects].
+        """Return the probability [objects] that each is a lens given all its votes, [objects, graders] as of `measure`.
 
         Bayes' theorem for independent votes, as in SWAP. The prior is the share of lenses that is most likely
         given the votes (expectation maximisation).
-
-        Args:
-            votes: [objects, graders] as of `measure`.
         """
         says_lens = np.log(self.on_lenses / (1 - self.on_others))
         says_none = np.log((1 - self.on_lenses) / self.on_others)

@@ -136,12 +136,9 @@ def reliability(calibration: pd.DataFrame, graders: pd.Index) -> Reliability | N
 
 
 def catalogue(rows: pd.DataFrame, values: pd.DataFrame, reliable: Reliability | None) -> pd.DataFrame:
-    """Return one row an object, the best first.
+    """Return one row an object, the best first, of judgements and their `grade_matrix`.
 
-    Args:
-        rows: judgements.
-        values: their grades as numbers, objects × graders.
-        reliable: of the graders; without it `p_lens` is empty.
+    `p_lens` is empty without `reliable`, of the graders.
     """
     table = pd.DataFrame({"id": values.index, "grade_mean": values.mean(axis=1).to_numpy()})
     table["n_graders"] = values.notna().sum(axis=1).to_numpy()

@@ -28,15 +28,10 @@ def write_gallery(
 def write_explore_page(
     out: Path, cutouts: Cutouts, x: np.ndarray, table: pd.DataFrame, sentences: Sequence[str], facts: dict[str, Any]
 ) -> Path:
-    """Write the page.
+    """Write the page of all cutouts: their components x [N, K], see `evaluation.explore`, and the table `explore(x)`.
 
-    Args:
-        out: the file.
-        cutouts: all cutouts.
-        x: [N, K] components, see `evaluation.explore`.
-        table: `explore(x)` with the columns id and, where there are labels to rank by, score.
-        sentences: what can be said and what not.
-        facts: terms and values for the bottom of the page.
+    That has the columns id and, where there are labels to rank by, score. `sentences` say what can be said and what
+    not; `facts` are terms and values for the bottom of the page.
     """
     centres = central(x, table["cluster"].to_numpy())
     clusters = {}

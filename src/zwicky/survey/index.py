@@ -27,17 +27,11 @@ def is_available() -> bool:
 def candidates(
     folder: Path, files: Sequence[Path], mean: np.ndarray, std: np.ndarray, weights: np.ndarray, count: int
 ) -> np.ndarray:
-    """Return the rows x, standardised, with about the largest x·w / |x|, in order of their numbers.
+    """Return the numbers of the `count` rows with about the largest x·w / |x|, ascending.
 
-    The index (inverted lists of product-quantised codes, arXiv:1702.08734) is built once and kept in `folder`.
-
-    Args:
-        folder: of the scores.
-        files: `.npy` of the features [n, D], in the order of the rows.
-        mean: [D] of the features.
-        std: [D] of the features.
-        weights: w [D].
-        count: number of rows.
+    x are the features [n, D] of the `.npy` `files`, one after the other, standardised by `mean` and `std` [D]; w [D] is
+    `weights`. The index (inverted lists of product-quantised codes, arXiv:1702.08734) is built once and kept in
+    `folder`, that of the scores.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_search, folder / INDEX, files, mean, std, weights, count).result()
