@@ -27,8 +27,7 @@ class Session:
         table = _objects(cutouts)
         rows = candidate_order(cutouts, table, config)
         rng = numpy_rng(config.seed, 1)
-        place = np.arange(len(rows), dtype=float)
-        slots = pd.DataFrame({"row": rows, "repeat": 0, "place": place})
+        slots = pd.DataFrame({"row": rows, "repeat": 0, "place": np.arange(len(rows), dtype=float)})
         if config.calibration is not None:
             self.hidden, truth = _calibration(config.calibration, cutouts)
             table = pd.concat([table, _objects(self.hidden).assign(truth=truth)], ignore_index=True)
@@ -38,9 +37,8 @@ class Session:
             slots = pd.concat([slots, pd.DataFrame({"row": drawn, "repeat": 0, "place": places})])
         again = slots[rng.random(len(slots)) < config.repeat_share]
         again = again.assign(repeat=1, place=again["place"] + REPEAT_DISTANCE + rng.uniform(0, 50, len(again)))
-        slots = pd.concat([slots, again]).sort_values("place", kind="stable").drop(columns="place")
-        columns = table.iloc[slots["row"]].reset_index(drop=True)
-        self.slots = pd.concat([slots.reset_index(drop=True), columns], axis=1)
+        slots = pd.concat([slots, again]).sort_values("place", kind="stable", ignore_index=True).drop(columns="place")
+        self.slots = slots.join(table.iloc[slots["row"]].reset_index(drop=True))
 
     def image(self, row: int) -> np.ndarray:
         """Return the pixels [bands, H, W] of a slot's `row`."""
