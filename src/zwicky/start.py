@@ -81,12 +81,12 @@ def start(
     store = source if is_store(source) else out / "store"
     _check_data(out, source, catalog, options or IngestConfig())
     if store != source and not store.exists():
-        _say(ingest(source, store, catalog, options).text())
+        print(ingest(source, store, catalog, options).text(), file=sys.stderr)
     data = open_data(store)
     tested, given = can_be_tested(data.labels), usable_split(data, asked.design.split)
     table = choose(Facts.of(data.cutouts, data.labels, given, learn, minutes))
     for choice in table if tested else [row for row in table if row.name not in OF_LABELS]:
-        _say(f"  {choice.name}: {choice.value} ({choice.reason})")
+        print(f"  {choice.name}: {choice.value} ({choice.reason})", file=sys.stderr)
     config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))
     if given is None and config.design.split == DEFAULT:
         config.design.split = None
@@ -251,7 +251,3 @@ def _identity(cutouts: Cutouts, rows: np.ndarray) -> pd.DataFrame:
     """The id, file and position of these objects."""
     table = cutouts.table.iloc[rows].reset_index(drop=True)
     return table.assign(file=table.get("file", table["id"])).reindex(columns=["id", "file", "ra", "dec"])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
