@@ -196,9 +196,8 @@ class LensEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LensEstimat
         settings, bands = self._settings(cutouts), len(cutouts.bands)
         backbone, views = self._network(settings, bands)
         simmim = settings["methods"]["simmim"]
-        recipe = simmim
-        if self.method != "simmim" and self.method in recipes.names():
-            recipe = recipes.read(self.method, "desk")
+        has_own = self.method != "simmim" and self.method in recipes.names()
+        recipe = recipes.read(self.method, "desk") if has_own else simmim
         options = recipe["method"].get("options", {}) | (self.method_options or {})
         lengths = {"crop": views.crop, "image_size": views.image_size, "shift": simmim["views"]["shift"]}
         if recipe["views"].get("local_crops", 6):
@@ -212,10 +211,9 @@ class LensEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LensEstimat
             train=self._train(recipe["train"] | steps),
             seed=self.random_state,
         )
-        rows = np.arange(len(cutouts))
         with TemporaryDirectory() as temporary:
             out = Path(self.out or temporary)
-            self.network_ = pretrain(config, cutouts, rows, out, quiet=self.quiet)
+            self.network_ = pretrain(config, cutouts, np.arange(len(cutouts)), out, quiet=self.quiet)
             self.history_ = pd.read_csv(out / "metrics.csv")
         return self
 
