@@ -86,10 +86,10 @@ def weights_of(network: Network) -> str:
     return digest.hexdigest()
 
 
-def probe(x: np.ndarray, y: np.ndarray, query: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """[M, 2] probabilities of `query` by logistic regression on x."""
+def probe(x: np.ndarray, y: np.ndarray, query: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    """[M, 2] probabilities of `query` by logistic regression on x; rows of a group stay in one fold."""
     scaler = StandardScaler().fit(x)
-    return fit_logistic(scaler.transform(x), y, 0, weights)[0].predict_proba(scaler.transform(query))
+    return fit_logistic(scaler.transform(x), y, 0, groups)[0].predict_proba(scaler.transform(query))
 
 
 @dataclass
@@ -234,13 +234,12 @@ def main() -> None:
         for train, held in folds:
             colours[held] = radial_colour(pictures[train], truth[train], pictures[held], Task(truth, CLASSES), repeat)
             real_alone[held] = probe(query[train], truth[train], query[held])
-            count = len(train)
-            weights = np.concatenate([np.full(JOINED, count / JOINED), np.ones(count)])  # both halves count alike
+            again = np.repeat(train, JOINED // len(train))  # simulated and observed labels count alike
             joined[held] = probe(
-                np.concatenate([aligned[:JOINED], aligned_query[train]]),
-                np.concatenate([sim_y[:JOINED], truth[train]]),
+                np.concatenate([aligned[:JOINED], aligned_query[again]]),
+                np.concatenate([sim_y[:JOINED], truth[again]]),
                 aligned_query[held],
-                weights,
+                np.concatenate([np.arange(JOINED), JOINED + again]),
             )
         table.record("look-alikes", "radial colours, real labels", colours, few, repeat)
         table.record("look-alikes", "SimMIM on both, probe, real labels", real_alone, few, repeat)
