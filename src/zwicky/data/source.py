@@ -204,7 +204,8 @@ def group_units(folder: Path, files: Sequence[str], bands: Sequence[str]) -> dic
         for parent, members in arrays.items()
         if 1 < len(members) <= MAX_ARRAYS and is_archive([folder / file for file in members])
     }
-    rest = [file for file in files if file not in {file for members in archives.values() for file in members}]
+    archived = {file for members in archives.values() for file in members}
+    rest = [file for file in files if file not in archived]
     units = {parent: {"": parent} for parent in archives} | group_files(rest, bands)
     grouped = {file for unit in units.values() for file in unit.values()}
     units |= {file: {"": file} for file in rest if file not in grouped}
