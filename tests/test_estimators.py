@@ -190,6 +190,7 @@ MISTAKES = [
     ({"X": np.zeros((4, 16, 16, 3))}, "np.moveaxis"),
     ({"X": np.zeros((0, 1, 16, 16)), "y": []}, "N, bands, H, W"),
     ({"X": np.full((4, 1, 16, 16), "x")}, "N, bands, H, W"),
+    ({"X": [np.zeros((1, 16, side)) for side in (16, 16, 16, 20)]}, "several shapes"),
     ({"X": np.zeros((4, 1, 3, 3))}, "too small"),
     ({"y": ["a", "b"]}, "one label per image"),
     ({"y": np.array([None, "b", "a", "b"], object)}, "1 of 4 labels are None or NaN"),

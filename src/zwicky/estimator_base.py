@@ -16,7 +16,7 @@ from zwicky import backbones, recipes
 from zwicky.augment.config import NormalisationConfig, ViewsConfig
 from zwicky.backbones import SHIPPED, BackboneConfig
 from zwicky.data.bands import unnamed_bands
-from zwicky.data.cutouts import Cutouts, LazyImages, as_pixels, make_cutouts
+from zwicky.data.cutouts import Cutouts, LazyImages, as_array, as_pixels, make_cutouts
 from zwicky.errors import UserError
 from zwicky.simulate.stream import open_data
 from zwicky.training.config import TrainConfig
@@ -83,11 +83,11 @@ class LensEstimator(BaseEstimator):
         if isinstance(images, str | Path):
             images = open_data(images).cutouts
         if not isinstance(images, Cutouts):
-            ndim = getattr(images, "ndim", None) or np.asarray(images).ndim
-            if ndim < 3:
+            images = images if hasattr(images, "ndim") else as_array(images)
+            if images.ndim < 3:
                 images = _squares(validate_data(self, images, reset=fitting and reset, ensure_all_finite=False))
             elif not isinstance(images, LazyImages):
-                images = as_pixels(images, self.image_shape_[0] if ndim == 3 and not fitting else None)
+                images = as_pixels(images, self.image_shape_[0] if images.ndim == 3 and not fitting else None)
             if not len(images):
                 raise InputError(f"there are no images in {list(images.shape)}; give numbers [N, bands, H, W]")
             images = make_cutouts(images, unnamed_bands(images.shape[1]))

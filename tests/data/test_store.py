@@ -129,6 +129,12 @@ def test_labels_may_have_any_name(tmp_path):
         read_labels(tmp_path)
 
 
+@pytest.mark.parametrize("images", [5.0, np.zeros(16), [np.zeros((4, 4)), np.zeros((5, 5))], ["a.fits"]])
+def test_what_is_no_stack_of_images_is_named(images):
+    with pytest.raises(UserError, match="the images are"):
+        make_cutouts(images, ("g",))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_are_read_as_from_an_array(tmp_path, small_shards, dtype):
     images = ramp(23, dtype=dtype)

@@ -186,9 +186,9 @@ def as_pixels(images: Any, n_bands: int | None = None) -> np.ndarray:
     """
     if isinstance(images, np.ma.MaskedArray):
         images = np.ma.filled(images.astype(np.float32), np.nan)
-    array = np.asarray(images)
+    array = as_array(images)
     is_one = array.ndim == 3 and len(array) == n_bands
-    shape = {2: (1, 1, *array.shape), 3: (1, *array.shape) if is_one else (len(array), 1, *array.shape[1:])}
+    shape = {2: (1, 1, *array.shape), 3: (1, *array.shape) if is_one else (*array.shape[:1], 1, *array.shape[1:])}
     full = shape.get(array.ndim, array.shape)
     if array.dtype.kind not in "buif" or len(full) != 4 or full[1] != (n_bands or full[1]):
         wanted = f"[N, {n_bands or 'bands'}, H, W]"
@@ -197,6 +197,14 @@ def as_pixels(images: Any, n_bands: int | None = None) -> np.ndarray:
         raise UserError(f"the images are {list(full)}, with the bands last; give np.moveaxis(images, -1, 1)")
     native = array.reshape(full).astype(array.dtype.newbyteorder("="), copy=False)  # FITS is big-endian
     return native if native.dtype.name in PIXEL_TYPES else native.astype(np.float32)
+
+
+def as_array(images: Any) -> np.ndarray:
+    """Return images, e.g. a list of them, as an array; UserError if they differ in shape."""
+    try:
+        return np.asarray(images)
+    except ValueError:
+        raise UserError("the images are of several shapes; cut or pad them to one") from None
 
 
 def complete_table(table: pd.DataFrame) -> pd.DataFrame:
