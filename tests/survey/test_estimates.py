@@ -113,6 +113,8 @@ def test_known_lenses_are_matched_by_position_and_id(cutouts, scored, tmp_path):
     assert f"{expected} of 12 known" in text
     pd.DataFrame({"id": [*cutouts.ids[:12], "elsewhere"]}).to_csv(tmp_path / "ids.csv", index=False)
     assert evaluate_grades(scored, tmp_path / "g.csv", tmp_path / "ids.csv") == text
+    best[["id"]].iloc[:10].to_csv(tmp_path / "top.csv", index=False)  # the last has the score of the threshold
+    assert "10 of 10 known" in evaluate_grades(scored, tmp_path / "g.csv", tmp_path / "top.csv")
 
 
 def test_a_known_lens_counts_once_by_its_best_cutout(tmp_path):
