@@ -6,8 +6,6 @@ from typing import Literal
 
 from zwicky.errors import check_limits
 
-Order = Literal["random", "top", "uncertain", "diverse"]
-
 
 @dataclass(frozen=True)
 class SessionConfig:
@@ -23,7 +21,7 @@ class SessionConfig:
         seed: random seed of the order.
     """
 
-    next: Order = "random"
+    next: Literal["random", "top", "uncertain", "diverse"] = "random"
     random_share: float = 0.2
     calibration: Path | None = None
     calibration_share: float = 0.05

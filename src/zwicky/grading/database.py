@@ -15,8 +15,7 @@ import pandas as pd
 from zwicky.errors import UserError
 
 OBJECT_COLUMNS = ("id", "repeat", "ra", "dec", "score", "stratum", "inclusion_probability", "truth")
-JUDGEMENT_COLUMNS = ("key", "grader", "grade", "subclass", "comment", "seconds", "time", "view")
-COLUMNS = (*OBJECT_COLUMNS, *JUDGEMENT_COLUMNS)
+COLUMNS = (*OBJECT_COLUMNS, "key", "grader", "grade", "subclass", "comment", "seconds", "time", "view")
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS judgements (
   seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, id TEXT NOT NULL, repeat INTEGER NOT NULL, ra REAL, dec REAL,

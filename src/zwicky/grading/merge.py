@@ -17,7 +17,7 @@ from zwicky.grading.agreement import Reliability, krippendorff_alpha
 from zwicky.grading.imports import match_ids, read_grades
 from zwicky.io import replacing, write_table
 
-TEAM = {"A": 2.5, "B": 1.5, "C": 0.5, "X": -np.inf}  # smallest mean of the graders
+TEAM = {"X": -np.inf, "C": 0.5, "B": 1.5, "A": 2.5}  # smallest mean of the graders
 GRADES_COLUMNS = "id ra dec score grader grade subclass comment seconds time view stratum".split()
 GRADES_COLUMNS += ["inclusion_probability"]
 GRADERS_COLUMNS = "grader graded median_seconds right_on_lenses right_on_others known_images repeats same_grade".split()
@@ -142,8 +142,8 @@ def catalogue(rows: pd.DataFrame, values: pd.DataFrame, reliable: Reliability | 
     """
     table = pd.DataFrame({"id": values.index, "grade_mean": values.mean(axis=1).to_numpy()})
     table["n_graders"] = values.notna().sum(axis=1).to_numpy()
-    names, limits = zip(*reversed(TEAM.items()), strict=True)
-    table["team_grade"] = pd.cut(table["grade_mean"], [*limits, np.inf], right=False, labels=names).astype(str)
+    limits = [*TEAM.values(), np.inf]
+    table["team_grade"] = pd.cut(table["grade_mean"], limits, right=False, labels=list(TEAM)).astype(str)
     table["p_lens"] = np.nan if reliable is None else reliable.probability(_votes(values.to_numpy()))
     grouped = rows.groupby("id", sort=True)
     for name in PROPERTIES:
@@ -174,11 +174,8 @@ def known_lenses(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
 
 def grader_table(rows: pd.DataFrame, calibration: pd.DataFrame, repeats: pd.DataFrame) -> pd.DataFrame:
     """Return one row a grader: how many, how fast, how reliable on known images and how consistent on repeats."""
-    first = rows.set_index(["grader", "id"])["grade"]
-    keys = pd.MultiIndex.from_frame(repeats[["grader", "id"]])
-    same = pd.Series(
-        repeats["grade"].to_numpy() == first.reindex(keys).to_numpy(), index=keys.get_level_values(0), dtype=float
-    )
+    pairs = repeats.merge(rows, how="left", on=["grader", "id"], suffixes=("", "_first"))
+    same = (pairs["grade"] == pairs["grade_first"]).astype(float).groupby(pairs["grader"])
     known = calibration[(calibration["grade"] != "") & (calibration["repeat"] == 0)]
     right = (known["grade"].map(GRADES).astype(float) > LENS_GRADE) == (known["truth"] == 1)
     graded = rows[rows["grade"] != ""].groupby("grader")
@@ -186,7 +183,7 @@ def grader_table(rows: pd.DataFrame, calibration: pd.DataFrame, repeats: pd.Data
     for name, truth in (("right_on_lenses", 1), ("right_on_others", 0)):
         table[name] = right[known["truth"] == truth].astype(float).groupby(known["grader"]).mean()
     table["known_images"] = known.groupby("grader").size()
-    table["repeats"], table["same_grade"] = same.groupby(level=0).size(), same.groupby(level=0).mean()
+    table["repeats"], table["same_grade"] = same.size(), same.mean()
     table[["known_images", "repeats"]] = table[["known_images", "repeats"]].fillna(0).astype(int)
     return table.reset_index()[GRADERS_COLUMNS]
 
