@@ -15,8 +15,6 @@ from torch import Tensor
 from zwicky.simulate.light import Parameters, ellipse
 from zwicky.simulate.subhalos import SOFTENING, Subhalos, sum_deflections
 
-Deflector = Callable[[Tensor, Tensor, Parameters], tuple[Tensor, Tensor]]
-
 CORE = 1e-6  # arcsec; keeps the deflection of the SIE finite at its centre
 EPL_TERMS = 18  # of the series; its ratio is below (1 - q) / (1 + q), 0.35 at most
 VORTEX_POINTS = 100
@@ -65,7 +63,7 @@ def vortex(x: Tensor, y: Tensor, p: Parameters) -> tuple[Tensor, Tensor]:
     return sum_deflections("point", x, y, masses)
 
 
-DEFLECTORS: dict[str, Deflector] = {
+DEFLECTORS: dict[str, Callable[[Tensor, Tensor, Parameters], tuple[Tensor, Tensor]]] = {
     "sie": sie,
     "epl": epl,
     "shear": partial(centred, func.reduced_deflection_angle_external_shear, "gamma1 gamma2"),
