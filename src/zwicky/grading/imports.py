@@ -76,7 +76,7 @@ def _from_csv(table: pd.DataFrame, columns: dict[str, str], path: Path) -> pd.Da
         rows.loc[is_unseen, "grade"] = ""
     aliases = {"subclass": "subclassification", "comment": "comments", "grader": "user", "time": None, "view": None}
     for name, alias in aliases.items():
-        column = columns.get(name, columns.get(alias))
+        column = columns.get(name, columns.get(alias or name))
         rows[name] = "" if column is None else as_text(table[column])
     rows["grader"] = rows["grader"].replace("", path.stem)
     for name in ("score", "seconds", "inclusion_probability"):
