@@ -96,3 +96,11 @@ def test_an_experiment_runs_at_smoke_size(name, tmp_path):
     assert result["accuracy"].notna().all()
     assert {"ssl", "supervised"} <= set(result["kind"])
     assert (out / "comparisons.csv").exists()
+
+
+def test_shipped_weights_are_fine_tuned_as_in_the_benchmark_that_measured_them():
+    alone, measured = recipes.read("zwicky-rings"), recipes.read("few-labels")
+    assert alone["fit"] == measured["finetune"]
+    assert alone["views"] == measured["label_views"] == measured["methods"]["rings"]["views"]
+    assert alone["normalisation"] == measured["normalisation"]
+    assert alone["backbone"]["pretrained"] == measured["methods"]["rings"]["weights"]
