@@ -69,13 +69,22 @@ def simulated_votes(rng, truth, right_on_lenses, right_on_others):
     return np.where(rng.random(right.shape) < right, truth[:, None], ~truth[:, None]).astype(float)
 
 
-def test_swap_recovers_graders():
+def test_swap_recovers_graders_and_calibrated_probabilities():
     rng = numpy_rng(0)
     on_lenses, on_others = np.array([0.95, 0.8, 0.5]), np.array([0.9, 0.7, 0.5])  # the third one guesses
     truth = np.arange(2000) % 2 == 0
     reliable = Reliability.measure(simulated_votes(rng, truth, on_lenses, on_others), truth)
     np.testing.assert_allclose(reliable.on_lenses, on_lenses, atol=0.03)
     np.testing.assert_allclose(reliable.on_others, on_others, atol=0.03)
+
+    is_lens = rng.random(20_000) < 0.1
+    votes = simulated_votes(rng, is_lens, on_lenses, on_others)
+    votes[rng.random(votes.shape) < 0.3] = np.nan
+    probability = reliable.probability(votes)
+    assert probability.mean() == pytest.approx(0.1, abs=0.015)
+    for low, high in [(0, 0.05), (0.05, 0.3), (0.3, 1)]:
+        inside = (probability >= low) & (probability < high)
+        assert is_lens[inside].mean() == pytest.approx(probability[inside].mean(), abs=0.04)
 
 
 def test_swap_by_bayes_theorem_in_loops():
@@ -101,4 +110,5 @@ def test_swap_by_bayes_theorem_in_loops():
 def test_a_grader_without_calibration_carries_no_information():
     reliable = Reliability.measure(np.full((4, 2), np.nan), np.array([True, True, False, False]))
     assert (reliable.on_lenses == 0.5).all()
-    assert (reliable.on_others == 0.5).all()
+    probability = reliable.probability(np.array([[1.0, 0.0], [1.0, 1.0]]))
+    assert probability[0] == probability[1]

@@ -237,6 +237,23 @@ def test_a_run_without_counts_of_its_labels_is_named(cutouts, make_run, tmp_path
     assert sum(f"{run} does not record" in str(warning.message) for warning in recwarn) == 1
 
 
+@pytest.mark.parametrize("prevalence", [1e-5, 1e-4, 1e-3])
+def test_scores_are_calibrated_at_the_prevalence_of_a_survey(prevalence, make_run):
+    """Gaussian log-odds of lenses and others, balanced in training: by Bayes' theorem, exact in a survey."""
+    rng = np.random.default_rng(0)
+    ensemble = Ensemble.load([make_run()], prevalence, True)
+    count, lenses = 2_000_000, rng.poisson(2_000_000 * prevalence)
+    truth = np.arange(count) < lenses
+    z = rng.normal(np.where(truth, 4.0, -4.0), np.sqrt(8.0))  # z = ln p(x | lens) / p(x | other)
+    network = ensemble.networks[0]
+    logits = np.stack([np.zeros(count), z * network.temperature], 1)
+    probability = expit(ensemble._log_odds(logits, network, 0.5))[:, 0]
+    for low, high in ((0.0, 0.1), (0.1, 0.5), (0.5, 1.0)):
+        inside = (probability >= low) & (probability < high)
+        expected, variance = probability[inside].sum(), (probability * (1 - probability))[inside].sum()
+        assert abs(truth[inside].sum() - expected) < 4.5 * np.sqrt(variance + 1)
+
+
 def test_networks_of_other_tasks_are_refused(make_run):
     without_head, other_bands, other_pixels = make_run(head=""), make_run(), make_run()
     path = other_bands / "network.json"
