@@ -40,10 +40,8 @@ from zwicky.training.task import Task
 
 T = TypeVar("T")
 
-# Columns of results.csv: title to tta are those of `Arm`, unit and pretrain_seed those of `bootstrap.Cell`, …
+# Columns of results.csv, see docs/report.md; between these two stand the metrics of `evaluation.metrics.scores`.
 ARM_COLUMNS = "arm title kind method backbone protocol tta labels draw unit pretrain_seed seed test_objects".split()
-# … then come the metrics, see `evaluation.metrics.scores`, and what the fit cost, pretraining not included: used_probe
-# of `FitResult` and temperature, which are empty without a fit, and numbers of `training.pretrain.cost`.
 COST_COLUMNS = "used_probe temperature parameters steps images_seen pflops seconds".split()
 SUMMARY_COLUMNS = "arm labels metric value low high draws pretrain_seeds test_objects".split()
 COMPARISON_COLUMNS = "labels metric arm reference difference low high p".split()  # then p_holm and significant
@@ -79,12 +77,20 @@ class BenchmarkResult:
     run = _file("run.json", read_json)
     data = _file("data.json", read_json)
     audit = _file("audit.json", read_json)
-    classes = cached_property(lambda result: tuple(result.data["classes"]))  # the positive one last; () for columns
-    columns = cached_property(lambda result: tuple(result.data["columns"]))  # that are regressed; () for classes
 
     def __post_init__(self) -> None:
         if not (self.path / "results.csv").exists():
             raise UserError(f"{self.path} holds no results.csv; give the directory `zwicky benchmark` wrote with --out")
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, the positive one last; () for a regression."""
+        return tuple(self.data["classes"])
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the regressed columns; () for a classification."""
+        return tuple(self.data["columns"])
 
     def cell(self, arm: str, labels: int, draw: int) -> Path:
         """Return the folder of a cell."""
