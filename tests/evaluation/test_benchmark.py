@@ -278,8 +278,9 @@ def test_arms_and_the_pairs_that_are_compared():
 
 
 def test_an_arm_without_tta_trains_nothing_again(store, tmp_path):
-    config = two_networks(without_tta=True, fit_labels=[20], methods={}, draws=1, compare_with="A")
+    config = two_networks(without_tta=True, fit_labels=[20], methods={}, draws=1, compare_with="A", correspondence=8)
     result = benchmark(config, store, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "correspondence.csv").exists()  # nothing was pretrained
     table = result.results.set_index("arm")
     assert set(table.index) == {f"{net}-supervised{end}" for net in "AB" for end in ("", "-no-tta")}
     assert set(table["labels"]) == {20}

@@ -105,7 +105,7 @@ def benchmark(
                 print(line, file=sys.stderr, flush=True)
         write_table(out / "results.csv", pd.DataFrame([rows[key] for key in sorted(rows)], dtype=object))
         run.save_seconds()
-    if config.correspondence:
+    if config.correspondence and config.methods:
         write_correspondence(runner, draws, [arm for arm in arms if arm.kind == "ssl"])
     pairs = compared_arms(arms, config.compare_with)
     summary, comparisons = summarise(BenchmarkResult(out), pairs, config.replicates, config.seed)
