@@ -24,6 +24,7 @@ from zwicky.evaluation.metrics import CLASSIFICATION
 from zwicky.evaluation.results import ARM_COLUMNS, COST_COLUMNS, BenchmarkResult
 from zwicky.io import read_json, write_json
 from zwicky.methods import MethodConfig
+from zwicky.report.page import write_report
 from zwicky.training.config import FitConfig, TrainConfig
 from zwicky.training.network import load_network
 from zwicky.training.self_training import self_train
@@ -280,7 +281,7 @@ def test_arms_and_the_pairs_that_are_compared():
 def test_an_arm_without_tta_trains_nothing_again(store, tmp_path):
     config = two_networks(without_tta=True, fit_labels=[20], methods={}, draws=1, compare_with="A", correspondence=8)
     result = benchmark(config, store, tmp_path / "run", quiet=True)
-    assert not (tmp_path / "run" / "correspondence.csv").exists()  # nothing was pretrained
+    assert "nothing was pretrained" in write_report(result.path).read_text()  # whose regions are compared
     table = result.results.set_index("arm")
     assert set(table.index) == {f"{net}-supervised{end}" for net in "AB" for end in ("", "-no-tta")}
     assert set(table["labels"]) == {20}

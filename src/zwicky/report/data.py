@@ -208,6 +208,8 @@ class ReportData(BenchmarkResult):
         """correspondence.csv with a column `title`, one row per pretraining."""
         if not self.config["correspondence"]:
             raise NotRun("Not measured; `correspondence: 256` in the recipe matches regions of 256 test objects.")
+        if not self.config["methods"]:
+            raise NotRun("Not measured: nothing was pretrained.")
         table = read_table(self.require("correspondence.csv"))
         return table.assign(title=table["method"] + ", " + table["network"])
 
