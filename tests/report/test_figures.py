@@ -3,8 +3,10 @@
 import base64
 import io
 import re
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +62,16 @@ def test_purity_follows_from_the_band(tmp_path):
     numbers = [float(text) for text in re.findall(r"[\d.]+", table.filter(like="1\u2009000").iloc[0, 0])]
     np.testing.assert_allclose(numbers, expected, rtol=0.05)
     assert table.iloc[0]["False-positive rate"].startswith("0.1\n")
+
+
+def test_fits_without_labels_for_selection_have_curves(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    with_selection = figures.finetuning(load_results(copy))
+    for path in copy.glob("cells/*/metrics.csv"):
+        pd.read_csv(path).drop(columns="select_loss").to_csv(path, index=False)
+    alone = figures.finetuning(load_results(copy))
+    assert [panel.description for panel in alone] == [panel.description for panel in with_selection]
+    assert alone[0].svg.count("<path") < with_selection[0].svg.count("<path")
 
 
 def test_tables_of_confusion_and_correspondence(data):

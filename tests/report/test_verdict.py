@@ -166,11 +166,16 @@ def test_network_comparison(load, first, second, text):
     d4, d4_dino = supervised("D4"), finetuned("DINO", "D4")
     pairs = ((d4, VIT, *first), (d4_dino, DINO, *second))
     rows = [difference(a, b, gap - 0.005, gap, gap + 0.005, significant) for a, b, gap, significant in pairs]
-    # The last is no comparison of networks.
-    data = load([*rows, BETTER], auc={VIT: 0.9, DINO: 0.91, d4: 0.92, d4_dino: 0.93}, compare_with="ViT")
+    probes = [replace(arm, protocol="linear", title=f"{arm.title}, frozen") for arm in (d4_dino, DINO)]
+    frozen = difference(*probes, -0.3, -0.2, -0.1, True)  # which the headline leaves out
+    arms = {VIT: 0.9, DINO: 0.91, d4: 0.92, d4_dino: 0.93} | dict.fromkeys(probes, 0.8)
+    data = load([*rows, frozen, BETTER], auc=arms, compare_with="ViT")  # the last is no comparison of networks
     assert verdict(data).headline.startswith("D4 instead of ViT: AUC is ")
     assert text in verdict(data).headline
-    assert list(tables.differences(data, tables.network_differences(data)).index) == [d4.title, d4_dino.title]
+    compared = list(tables.differences(data, tables.network_differences(data)).index)
+    assert compared == [d4.title, d4_dino.title, probes[0].title]
+    alone = load([frozen], auc={VIT: 0.9, DINO: 0.91, d4_dino: 0.93} | dict.fromkeys(probes, 0.8), compare_with="ViT")
+    assert "worse in 1 of 1 paired comparison:" in verdict(alone).headline
 
 
 def test_numbers_intervals_counts_and_times():

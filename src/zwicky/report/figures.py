@@ -33,6 +33,7 @@ DIAGONAL: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (
 MAX_POINTS = 400  # of a curve; more is below a pixel
 OUTPUTS = ("truth", "predicted")  # of a cell
 DIAGNOSTICS_SHOWN = 8
+FIT_CURVES = ("loss", "accuracy")  # of a fit without labels for selection
 NOT_DIAGNOSTICS = {"step", "images", "epoch", "seconds", "lr", "progress", "momentum", "weight_decay"}
 MATCHES_SHOWN = 8  # lines between two views
 TILE = 48  # pixels on a side of a cutout in a mosaic
@@ -172,11 +173,12 @@ def finetuning(data: ReportData) -> list[Panel]:
     for labels, arm in product(data.ends, data.featured):
         logs = [data.curves(arm.name, labels, draw) for draw in draws.get((arm.name, labels), ())]
         logs = [log for log in logs if len(log)]
-        scores = [name for name in (logs[0] if logs else ()) if f"select_{name}" in logs[0]]
+        columns = [] if not logs else list(logs[0])
+        scores = [name for name in columns if f"select_{name}" in columns] or [n for n in FIT_CURVES if n in columns]
         title = f"{arm.title}, {plural(labels, 'label')}"
         panels += [panel for name in scores for panel in curves(logs, [name, f"select_{name}"], title)]
     if not panels:
-        raise NotRun("No network was fitted to labels.")
+        raise NotRun("No fit to labels was logged at two steps or more.")
     return panels
 
 

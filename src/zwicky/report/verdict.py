@@ -48,10 +48,14 @@ def effect(row: Any) -> str:
 
 
 def network_sentences(data: ReportData) -> list[str]:
-    """Count for each network how often it is significantly better or worse than `compare_with`."""
-    sentences, name = [], metric_name(data.main_metrics[0])
+    """Count for each network how often it, trained on labels, is significantly better or worse than `compare_with`.
+
+    Frozen features count only where no network was trained on labels.
+    """
+    sentences, name, rows = [], metric_name(data.main_metrics[0]), network_differences(data)
+    rows = [row for row in rows if data.arm(row.arm).trains_network] or rows
     results = {(True, False): "significantly better", (False, True): "significantly worse", (True, True): "mixed"}
-    for network, group in groupby(network_differences(data), key=lambda row: data.arm(row.arm).backbone):
+    for network, group in groupby(rows, key=lambda row: data.arm(row.arm).backbone):
         gains = [row.difference * row.significant for row in group]
         better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
         result = results.get((better > 0, worse > 0), "no significant difference")
