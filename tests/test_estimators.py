@@ -214,6 +214,8 @@ def test_mistakes_in_settings_are_in_the_users_terms():
     for settings, message in (({"steps": -1}, "^steps is -1"), ({"train": {"lrr": 1}}, "'lrr'; choose of .*lr,")):
         with pytest.raises(UserError, match=message):
             LensClassifier(**SMALL | settings).fit(FOUR, ABAB)
+    with pytest.raises(UserError, match="no method is named 'polar-finetune'"):  # a recipe, but of no method
+        LensEncoder(**QUICK, method="polar-finetune").fit(FOUR)
 
 
 def test_arrays_of_fits_files_masked_ones_and_other_shapes(fitted):

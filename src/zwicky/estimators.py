@@ -21,7 +21,7 @@ from zwicky.data.duplicates import find_groups
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
 from zwicky.estimator_base import InputError, LensEstimator, largest_size
-from zwicky.methods import MethodConfig
+from zwicky.methods import METHODS, MethodConfig
 from zwicky.simulate.stream import open_data
 from zwicky.training.config import FitConfig, PretrainConfig
 from zwicky.training.fit_labels import LabelFit, divide_labels, fit_labels
@@ -196,7 +196,7 @@ class LensEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, LensEstimat
         settings, bands = self._settings(cutouts), len(cutouts.bands)
         backbone, views = self._network(settings, bands)
         simmim = settings["methods"]["simmim"]
-        has_own = self.method != "simmim" and self.method in recipes.names()
+        has_own = self.method != "simmim" and self.method in METHODS and self.method in recipes.names()
         recipe = recipes.read(self.method, "desk") if has_own else simmim
         options = recipe["method"].get("options", {}) | (self.method_options or {})
         lengths = {"crop": views.crop, "image_size": views.image_size, "shift": simmim["views"]["shift"]}
