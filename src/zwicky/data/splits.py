@@ -154,7 +154,7 @@ def holdout_split(
             if strict:
                 raise UserError(f"{problem}; add labels or change the split fractions")
             warnings.warn(f"{problem}: nothing can be known about it; label more")
-    role = np.array([ROLES[part_of.get(key, -1)] for key in group], dtype=object)  # the last is "unlabelled"
+    role = np.array([ROLES[part_of[key]] if key in part_of else "unlabelled" for key in group], dtype=object)
     role[~labelled] = [{"train": "unlabelled", "unlabelled": "unlabelled"}.get(name) for name in role[~labelled]]
     return _make_split(DEFAULT, cutouts.ids, role, group)
 

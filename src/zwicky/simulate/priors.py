@@ -76,23 +76,31 @@ class Prior:
 
     def draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return [count] float64 draws; `drawn` holds the parameters drawn before, [count] each."""
-        first, last = self.values[0], self.values[-1]
-        weights = np.asarray(self.weights or np.ones(len(self.values)))
-        draws = {
-            "value": lambda: np.full(count, first),
-            "uniform": lambda: rng.uniform(first, last, count),
-            "log_uniform": lambda: np.exp(rng.uniform(np.log(first), np.log(last), count)),
-            "annulus": lambda: np.sqrt(rng.uniform(first**2, last**2, count)),
-            "normal": lambda: rng.normal(first, last, count),
-            "choice": lambda: rng.choice(np.asarray(self.values), count, p=weights / weights.sum()),
-            "einstein_radius": lambda: einstein_radius(first, drawn["z_lens"], drawn["z_source"]),
-        }[self.family]()
-        low, high = self.between or (-np.inf, np.inf)
-        while (rejected := (draws < low) | (draws > high)).any():
-            draws[rejected] = rng.normal(first, last, int(rejected.sum()))
+        draws = self._draw(rng, count, drawn)
         if self.around:
             return (1.0 if self.slope is None else self.slope) * drawn[self.around] + draws
         return drawn[self.times] * draws if self.times else draws
+
+    def _draw(self, rng: np.random.Generator, count: int, drawn: Mapping[str, np.ndarray]) -> np.ndarray:
+        first, last = self.values[0], self.values[-1]
+        if self.family == "value":
+            return np.full(count, first)
+        if self.family == "uniform":
+            return rng.uniform(first, last, count)
+        if self.family == "log_uniform":
+            return np.exp(rng.uniform(np.log(first), np.log(last), count))
+        if self.family == "annulus":
+            return np.sqrt(rng.uniform(first**2, last**2, count))
+        if self.family == "choice":
+            weights = np.asarray(self.weights or np.ones(len(self.values)))
+            return rng.choice(np.asarray(self.values), count, p=weights / weights.sum())
+        if self.family == "einstein_radius":
+            return einstein_radius(first, drawn["z_lens"], drawn["z_source"])
+        draws = rng.normal(first, last, count)
+        low, high = self.between or (-np.inf, np.inf)
+        while (rejected := (draws < low) | (draws > high)).any():
+            draws[rejected] = rng.normal(first, last, int(rejected.sum()))
+        return draws
 
 
 TAU = Prior("uniform", (2.0, 8.0))
