@@ -17,8 +17,9 @@ from zwicky.augment.normalise import Normalisation
 from zwicky.backbones import BackboneConfig
 from zwicky.data.cutouts import Cutouts, make_cutouts
 from zwicky.data.labels import Labels
-from zwicky.data.splits import Split
+from zwicky.data.splits import Split, label_subsets
 from zwicky.errors import UserError
+from zwicky.evaluation.baselines import PROBES
 from zwicky.evaluation.config import BenchmarkConfig
 from zwicky.evaluation.evaluate import evaluate
 from zwicky.evaluation.label_draws import make_label_draws
@@ -409,6 +410,45 @@ def test_the_head_starts_as_the_probe(tune, started, data, finetune_config, monk
         expected, outputs = np.diff(expected), np.diff(outputs)
     scale = task.truth.std(0) if targets else expected.std()
     assert np.allclose(outputs, expected, atol=0.1 * scale) == (head == "probe")
+
+
+@pytest.mark.parametrize("targets", [[], ["flux", "dx"]])
+def test_a_frozen_network_predicts_what_a_benchmark_says_of_its_linear_probe(
+    tmp_path, tune, started, data, finetune_config, used, targets
+):
+    cutouts, labels, split = data
+    config = finetune_config(labels=60, targets=targets)
+    config.fit.head = "frozen"
+    network, before = tune(config), load_network(started)
+    state = before.backbone.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in network.backbone.state_dict().items())
+    task = Task.regression(cutouts, targets) if targets else Task.classification(cutouts, labels)
+    strata = task.strata(cutouts, labels)
+    ids = np.concatenate(divide_labels(label_subsets(split, strata, [60], seed=0)[60], strata, config.fit, 0, split))
+    assert sorted(ids) == sorted(used(tmp_path / "run", "fit", "select"))
+    learned = cutouts.rows_of(ids)
+    features, test = before.features(cutouts.images), cutouts.rows_of(split.ids("test"))
+    expected = PROBES["linear"](features[learned], task.truth[learned], features[test], task)
+    np.testing.assert_allclose(network.predict(cutouts.images[test]), expected, rtol=1e-4, atol=1e-4)
+    result = read_json(tmp_path / "run" / "run.json")
+    assert result["used_probe"]
+    assert result["steps"] == 0
+    assert result["labels"] == 60
+
+
+def test_a_probe_can_teach_and_has_no_directions(tmp_path, tune, data, finetune_config):
+    config = finetune_config(steps=2, labels=60)
+    config.fit.head, config.fit.select, config.unlabelled = "frozen", 0.0, True
+    network = tune(config)
+    result = read_json(tmp_path / "run" / "run.json")
+    assert result["steps"] == 2
+    assert not result["used_probe"]
+    assert network.history.of_use("pseudo_label")
+    config.unlabelled, config.targets = False, ["vector:dx/dy"]
+    with pytest.raises(UserError, match=r"^fit.head: vectors and spin-2 targets have no linear probe; take random$"):
+        tune(config, "directed")
+    with pytest.raises(UserError, match=r"^scratch.head is 'frozen'; choose random or probe"):
+        BenchmarkConfig(scratch=config.fit)
 
 
 def test_copies_of_a_row_stay_in_one_fold_of_the_probe(small_method, small_backbone):

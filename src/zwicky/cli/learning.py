@@ -93,6 +93,8 @@ def finetune(args: Namespace) -> None:
         finetune, config, start, data.cutouts, labels, split, from_scratch=args.from_scratch, quiet=rank() > 0
     )
     if args.minutes is not None:
+        if config.fit.head == "frozen":
+            raise UserError("--minutes sets the number of steps, and fit.head frozen trains in none; leave it out")
         images, rounds = config.labels or len(split.ids("train")), config.fit.self_training * config.unlabelled
         sizes = images, len(split.ids("train", "unlabelled"))
         spend(args.minutes, config, args.out, lambda _: fits_of(config.fit, *sizes, [(1, rounds, timed(fit))]))

@@ -129,3 +129,8 @@ class BenchmarkConfig:
         least = {"draws": 1, "pretrain_seeds": 1, "replicates": 2, "finetune_best": 0, "correspondence": 0, "seed": 0}
         rules = [(name, getattr(self, name) >= number, f"{number} or more") for name, number in least.items()]
         check("benchmark", self, *rules, ("labels", len(self.labels) > 0, "one number of labels or more"))
+        for name in ("finetune", "scratch", "convnet"):
+            if fit := getattr(self, name):
+                check(
+                    name, fit, ("head", fit.head != "frozen", "random or probe: frozen features are read by `probes`")
+                )

@@ -118,7 +118,8 @@ class FitConfig:
         label_smoothing: fraction of the target probability spread over all classes.
         head: initialisation of the head: random, or probe, a linear regression on the frozen features (LP-FT,
             arXiv:2202.10054). If fine-tuning does not improve on the probe on the held-out labels, the probe is kept.
-            Vector and spin-2 targets always start at random.
+            Vector and spin-2 targets always start at random. frozen trains nothing else: the head is the linear probe
+            of the features of all n labels, and the backbone stays as it is.
         self_training: rounds of self-training, where images without labels are learned from.
         student: training in these rounds; null trains for as many steps, and otherwise as before.
         consistency: weight, in self-training, of a loss between two views of every image (FixMatch, arXiv:2001.07685).
@@ -132,7 +133,7 @@ class FitConfig:
     select: float = 0.2
     select_most: int = 400
     label_smoothing: float = 0.05
-    head: Literal["random", "probe"] = "random"
+    head: Literal["random", "probe", "frozen"] = "random"
     self_training: int = 1
     student: TrainConfig | None = None
     consistency: float = 0.0

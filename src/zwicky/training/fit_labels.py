@@ -6,6 +6,7 @@ With `head: probe` this is LP-FT (Kumar et al. 2022, arXiv:2202.10054): linear p
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from zwicky.backbones.heads import LinearHead
 from zwicky.data.cutouts import Cutouts, Images, batches
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split, fit_select
+from zwicky.errors import UserError
 from zwicky.methods.base import Method
 from zwicky.methods.consistency import Consistency
 from zwicky.methods.supervised import Supervised, TargetScaler
@@ -61,7 +63,7 @@ def fit_labels(
 
     Loss and accuracy on the images and truth of `test` are recorded in `metrics.csv`, and select nothing; `consistency`
     weighs the loss between two views of every image, for students of self-training. Returns the fitted network, or its
-    linear probe where that is better on the rows that select, and the result.
+    linear probe where that is better on the rows that select or nothing else is asked for, and the result.
     """
     cutouts, task, config, seed, title = job.cutouts, job.task, job.config, job.seed, job.title
     fit_rows, select_rows = job.fit_rows, job.select_rows
@@ -73,6 +75,8 @@ def fit_labels(
     start = replace(start, views=views, bands=cutouts.bands, pixel_scale=cutouts.pixel_scale)
     selects = len(select_rows) > 0
 
+    if config.head == "frozen":
+        return _linear_probe(method, start, job)
     probe: Network | None = None
     if config.head == "probe" and isinstance(method.head, LinearHead) and _can_probe(task, fit_rows):
         images = cutouts.take(fit_rows).images
@@ -118,6 +122,16 @@ def fit_labels(
     losses = f"validation loss {loss:z.3f} vs {probe_loss:z.3f}"
     result.warn(title, f"fine-tuning did not improve on the linear probe ({losses}); keeping the probe")
     return probe, result
+
+
+def _linear_probe(method: Supervised, start: Network, job: LabelFit) -> tuple[Network, FitResult]:
+    """`start` as it is, with the linear probe of the features of all labels for a head, as a benchmark measures it."""
+    began, task, rows = time.monotonic(), job.task, np.concatenate([job.fit_rows, job.select_rows])
+    if any(target.kind != "scalar" for target in task.targets):
+        raise UserError("fit.head: vectors and spin-2 targets have no linear probe; take random")
+    features = start.features(job.cutouts.take(rows).images)
+    set_head(method, LinearProbe.fit(features, _scaled_truth(method, task, rows), task), features)
+    return _network(method, start, task), FitResult(seconds=time.monotonic() - began, used_probe=True)
 
 
 def calibrate(network: Network, images: np.ndarray, truth: np.ndarray) -> float:
@@ -176,12 +190,20 @@ def init_from_probe(method: Supervised, features: np.ndarray, rows: np.ndarray, 
 
     Views and repetitions of a row stay in one fold of the probe's cross-validation.
     """
-    truth = method.scaler.transform(task.truth[rows]) if task.is_regression else task.truth[rows]
+    truth = _scaled_truth(method, task, rows)
     x, groups = np.concatenate(features), np.tile(pd.factorize(rows)[0], len(features))
-    probe = LinearProbe.fit(x, np.concatenate([truth] * len(features)), task, groups=groups, seed=seed)
-    weight, bias = probe.to_linear()
+    set_head(method, LinearProbe.fit(x, np.concatenate([truth] * len(features)), task, groups=groups, seed=seed), x)
+
+
+def set_head(method: Supervised, probe: LinearProbe, features: np.ndarray) -> None:
+    """Make a probe of features [n, D] the linear head."""
     assert isinstance(method.head, LinearHead)
-    method.head.set_linear(*(torch.from_numpy(values).float() for values in (weight, bias, x)))
+    method.head.set_linear(*(torch.from_numpy(values).float() for values in (*probe.to_linear(), features)))
+
+
+def _scaled_truth(method: Supervised, task: Task, rows: np.ndarray) -> np.ndarray:
+    """Classes [n] of these rows, or values [n, columns] as the head gives them."""
+    return method.scaler.transform(task.truth[rows]) if task.is_regression else task.truth[rows]
 
 
 @torch.no_grad()

@@ -59,6 +59,8 @@ def self_train(teacher: Network, unlabelled: np.ndarray, start: Network, job: La
         config = replace(config, train=replace(config.train, min_steps=steps, max_steps=steps, pflops=0.0))
     else:
         config = replace(config, train=config.student)
+    if config.head == "frozen":  # the teacher alone
+        config = replace(config, head="probe")
     for number in range(config.self_training, 0, -1):
         predicted = teacher.probabilities(job.cutouts.take(rows).images)
         valid = np.isfinite(predicted).all(1)  # an image without a valid pixel has no prediction
