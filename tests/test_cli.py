@@ -13,8 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 import zwicky
-from zwicky import cli
-from zwicky.cli.parsing import make_parser
+from zwicky import cli, recipes
+from zwicky.cli.arguments import RECIPES
+from zwicky.cli.parsing import make_parser, read_recipe
 from zwicky.data.store import open_store
 from zwicky.errors import UserError
 from zwicky.io import read_settings
@@ -82,6 +83,17 @@ def test_settings_are_laid_over_recipes_in_order(capsys, tmp_path):
     shown = printed([*words, "--config", str(tmp_path / "more.yaml"), "--train.lr", "0.5"], capsys)
     assert [shown["train"][name] for name in ("lr", "batch_size", "max_steps", "warmup")] == [0.5, 7, 20, 0.1]
     assert shown["backbone"]["options"]["width"] == 64
+
+
+def test_help_names_the_recipes_that_a_command_takes():
+    for name, listed in RECIPES.items():
+        taken = set(recipes.names()) - {"start", "demo"}
+        for recipe in sorted(taken):
+            try:
+                read_recipe(name, [recipe])
+            except UserError:
+                taken.remove(recipe)
+        assert sorted(re.findall(r"[\w-]+", re.sub(r" \(.*?\)", "", listed))) == sorted(taken)
 
 
 def test_print_config_of_a_population_is_a_valid_population(capsys, tmp_path, monkeypatch):

@@ -117,7 +117,13 @@ def test_grade_learn_look_again(rings, tmp_path, monkeypatch, capsys):
     assert "Krippendorff's alpha" in capsys.readouterr().out
     cli.run(["evaluate", "scores", "--grades", "catalogue.csv"])
     assert pd.read_csv("scores/estimates.csv")["purity"].iloc[-1] > 0.6  # a third of all are lenses
+    capsys.readouterr()
     cli.run(["finetune", "first", "--data", "survey", "--grades", "catalogue.csv", "--out", "second", *FAST])
+    following = capsys.readouterr().out.partition("next: zwicky ")[2].split()
+    cli.run(following)
+    assert "accuracy" in capsys.readouterr().out
+    cli.run(["finetune", "first", "--data", "scores/candidates", "--grades", "catalogue.csv", "--out", "alone", *FAST])
+    assert "next: zwicky score alone --data scores/candidates" in capsys.readouterr().out  # nothing to test on
     cli.run(["score", "second", "--data", "survey", "--out", "scores2", *options])
     everything = np.arange(len(cutouts))
     before, trained = (

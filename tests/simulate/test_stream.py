@@ -1,6 +1,7 @@
 """A simulation in place of a store: the same images, splits and networks, each block rendered when it is first used."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,10 @@ def test_the_split_of_a_run_comes_first_then_that_of_the_store_then_the_default(
         history = provenance.record(cutouts, train)
         save_file(history.tensors(), "run/network.safetensors", history.metadata())
         assert data.split("holdout", runs=[Path("run")]) == expected
+    network = Path("run/cells/scratch-n9-d0")
+    network.mkdir(parents=True)
+    shutil.copy("run/network.safetensors", network)
+    assert data.split("holdout", runs=[network]) == data.test_split(network) == default
     write_split("store/splits", replace(own, name="mine"))
     assert data.split("mine").roles == own.roles
     with pytest.raises(UserError, match="no split 'other'; choose one of holdout, mine"):

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from jsonargparse.typing import NonNegativeInt
 
-from zwicky import recipes
-
 A_RUN = "a run of `zwicky pretrain` or `zwicky finetune`"
 A_STORE = "a store written by `zwicky ingest` or `zwicky simulate`, or simulate:POPULATION:N:SEED to render on the fly"
 A_SURVEY = (
@@ -21,7 +19,12 @@ DATA = ("--data", Path, A_STORE)
 MINUTES = ("--minutes", float | None, OF_STEPS)
 RAY = ("--ray", str, "auto, or the address of a Ray cluster, to work there", "")
 PARALLEL = (("--workers", NonNegativeInt, "local processes; 0: one a core", 1), RAY)
-RECIPE = ("recipe", str, f"a shipped recipe ({', '.join(recipes.names())}) or a YAML file")
+RECIPES = {  # without those of `zwicky start` and `zwicky demo`
+    "pretrain": "dino, ibot, esvit, simsiam, byol, lejepa, simmim, mae, beit",
+    "finetune": "zwicky-rings (weights that ship), polar-finetune, beit-finetune, rings",
+    "benchmark": "substructure, few-labels, polar, proposal, three-classes, model-two, lens-finding, cfhtls, blog, "
+    "blog-as-published, methods, equivariance, regression",
+}
 RESULTS = ("--out", Path | None, "folder for the results; default: the run")
 RUN = ("run", Path, A_RUN)
 TRAINING = (

@@ -16,7 +16,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from zwicky import recipes
 from zwicky.augment.config import ViewsConfig
-from zwicky.cli.arguments import A_RUN, A_STORE, CATALOG, DATA, MINUTES, PARALLEL, RECIPE, RESULTS, RUN, TRAINING
+from zwicky.cli.arguments import A_RUN, A_STORE, CATALOG, DATA, MINUTES, PARALLEL, RECIPES, RESULTS, RUN, TRAINING
 from zwicky.cli.parsing import COMMANDS, command, is_recipe, parse, settings_of
 from zwicky.data.image_format import IngestConfig
 from zwicky.errors import UserError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @command(
     "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
-    RECIPE,
+    ("recipe", str, f"a shipped recipe ({RECIPES['pretrain']}) or a YAML file"),
     *TRAINING,
     settings=PretrainConfig,
 )
@@ -65,7 +65,7 @@ def pretrain(args: Namespace) -> None:
 
 @command(
     "RUN|RECIPE --data STORE --out RUN [--labels N] [settings]",
-    ("run", Path, "pretrained run to start from, or a recipe that names a backbone"),
+    ("run", Path, f"pretrained run to start from, a shipped recipe ({RECIPES['finetune']}) or a YAML file"),
     *TRAINING,
     ("--from_scratch", bool, "train the same network from random weights, for comparison", False),
     (
@@ -101,7 +101,11 @@ def finetune(args: Namespace) -> None:
     fit(args.out)
     if rank() == 0:
         write_split(args.out / "splits", split)
-        print(f"fine-tuned; next: zwicky evaluate {shlex.quote(str(args.out))} --data {shlex.quote(str(args.data))}")
+        out, name = shlex.quote(str(args.out)), shlex.quote(str(args.data))
+        following = f"evaluate {out} --data {name}{'' if args.grades is None else ' --split grades'}"
+        if args.grades is not None and not len(split.ids("test")):
+            following = f"score {out} --data {name} --out SCORES"
+        print(f"fine-tuned; next: zwicky {following}")
 
 
 def _open(args: Namespace, config: Any, runs: list[Path | None]) -> tuple[Data, Split]:
@@ -210,7 +214,7 @@ def verify(args: Namespace) -> None:
 
 @command(
     "RECIPE --data STORE --out RUN [--size SIZE] [settings]",
-    RECIPE,
+    ("recipe", str, f"a shipped recipe ({RECIPES['benchmark']}) or a YAML file"),
     *TRAINING,
     *PARALLEL,
     settings=BenchmarkConfig,

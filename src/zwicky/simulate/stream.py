@@ -89,9 +89,10 @@ class Data:
     def split(self, name: str, columns: Sequence[str] = (), runs: Sequence[Path | None] = ()) -> Split:
         """Return a split; nothing is ever written into the store.
 
-        It is that of the first of `runs` whose `splits/NAME.csv` has training objects, all in these cutouts by id and
-        pixels, else the store's own `splits/NAME.csv`, else the default split, a function of the data and of the
-        regression targets `columns` alone. UserError if there is no split of this name and it is not the default one.
+        It is that of the first of `runs` whose `splits/NAME.csv`, or that of the benchmark it is part of, has training
+        objects, all in these cutouts by id and pixels, else the store's own `splits/NAME.csv`, else the default split,
+        a function of the data and of the regression targets `columns` alone. UserError if there is no split of this
+        name and it is not the default one.
         """
         return self._recorded(name, runs) or default_split(self.cutouts, self.labels, columns)
 
@@ -114,11 +115,12 @@ class Data:
         return {} if self.store is None else {path.stem: path for path in self.store.glob("splits/*.csv")}
 
     def _recorded(self, name: str, runs: Sequence[Path | None]) -> Split | None:
-        for path in (run / "splits" / f"{name}.csv" for run in runs if run is not None):
-            if path.exists():
-                split = read_split(path)
+        for run in filter(None, runs):
+            for folder in (run, run.parent.parent):  # a network in a benchmark has the splits of the benchmark
+                path = folder / "splits" / f"{name}.csv"
+                split = read_split(path) if path.exists() else Split(name, {})
                 is_here = len(split.ids("train")) > 0 and set(split.roles) <= set(self.cutouts.ids)
-                if is_here and self._has_trained(path.parents[1], split):
+                if is_here and self._has_trained(run, split):
                     return split
         return self.given_split(name)
 
