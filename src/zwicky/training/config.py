@@ -116,10 +116,10 @@ class FitConfig:
         select: fraction of the n labels held out to select the weights and the temperature.
         select_most: largest number of labels held out.
         label_smoothing: fraction of the target probability spread over all classes.
-        head: initialisation of the head: random, or probe, a linear regression on the frozen features (LP-FT,
-            arXiv:2202.10054). If fine-tuning does not improve on the probe on the held-out labels, the probe is kept.
-            Vector and spin-2 targets always start at random. frozen trains nothing else: the head is the linear probe
-            of the features of all n labels, and the backbone stays as it is.
+        head: initialisation of the head: random, or probe, a logistic (of numbers a ridge) regression on the frozen
+            features (LP-FT, arXiv:2202.10054). If fine-tuning does not improve on the probe on the held-out labels, the
+            probe is kept. Vector and spin-2 targets always start at random. frozen trains nothing else: the head is the
+            linear probe of the features of all n labels, and the backbone stays as it is.
         self_training: rounds of self-training, where images without labels are learned from.
         student: training in these rounds; null trains for as many steps, and otherwise as before.
         consistency: weight, in self-training, of a loss between two views of every image (FixMatch, arXiv:2001.07685).
