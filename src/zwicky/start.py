@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from zwicky.backbones import BackboneConfig
 from zwicky.data.catalog import is_catalog_name
 from zwicky.data.cutouts import Cutouts
 from zwicky.data.image_format import IngestConfig
@@ -42,7 +44,7 @@ from zwicky.training.task import Task
 
 FEW_OF_A_CLASS = 5
 LEAST_MAPPED = 3
-OF_LABELS = ("fit steps", "split", "test share", "label draws", "labels")  # settings that need labels
+OF_LABELS = ("weights", "fit steps", "split", "test share", "label draws", "labels")  # settings that need labels
 
 
 def start(
@@ -84,7 +86,8 @@ def start(
         print(ingest(source, store, catalog, options).text(), file=sys.stderr)
     data = open_data(store)
     tested, given = can_be_tested(data.labels), usable_split(data, asked.design.split)
-    table = choose(Facts.of(data.cutouts, data.labels, given, learn, minutes))
+    facts = Facts.of(data.cutouts, data.labels, given, learn, minutes)
+    table = choose(replace(facts, own_network=asked.backbones != {"polar": BackboneConfig("polar_vit")}))
     for choice in table if tested else [row for row in table if row.name not in OF_LABELS]:
         print(f"  {choice.name}: {choice.value} ({choice.reason})", file=sys.stderr)
     config = configure({"title": f"First look at {source.resolve().name}"} | as_settings(table))

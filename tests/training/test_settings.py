@@ -10,6 +10,7 @@ from zwicky import backbones, cli, methods, recipes
 from zwicky.augment.config import ViewsConfig
 from zwicky.augment.normalise import Normalisation
 from zwicky.augment.views import Augment
+from zwicky.backbones import BackboneConfig
 from zwicky.cli.parsing import parse, settings_of
 from zwicky.data.labels import Labels
 from zwicky.data.splits import Split
@@ -89,6 +90,22 @@ def test_the_table_is_sane_everywhere():
         assert all(count <= learn for count in table["labels"].value)
         assert 200 <= table["fit steps"].value <= 4000
         assert 300 <= table["pretraining steps"].value <= 20_000
+
+
+def test_the_weights_that_ship_are_taken_where_they_fit():
+    assert "rings" not in recipe(64, 1, 100, 100).methods  # a window of fewer radii
+    assert "weights" not in choices(size=150, own_network=True)
+    config = recipe(150, 3, 10**4, 100)
+    rings, network = config.methods["rings"], config.backbones["polar"]
+    assert rings.views.crop == config.label_views.crop
+    side = rings.views.resolved((150, 150)).image_size
+    pretrained = BackboneConfig(pretrained=rings.weights).source
+    loaded, random = (
+        backbones.create(network.name, bands=3, image_size=side, pretrained=source, **network.options)
+        for source in (pretrained, None)
+    )
+    same = [torch.equal(*pair) for pair in zip(loaded.parameters(), random.parameters(), strict=True)]
+    assert np.mean(same) < 0.2
 
 
 def test_a_split_of_the_data_replaces_the_drawn_one(make_blobs):

@@ -125,9 +125,10 @@ class ReportData(BenchmarkResult):
 
     @cached_property
     def featured(self) -> list[Arm]:
-        """At most four arms for crowded figures: primary, its reference, the best baselines, then others."""
+        """At most four arms for crowded figures: primary, its reference, best baselines, fine-tuned ones, others."""
         leading = [self.primary, self.reference(self.primary), self.best_baseline(True), self.best_baseline(False)]
-        return list(dict.fromkeys(arm for arm in [*leading, *self.arms] if arm is not None))[:4]
+        others = sorted(self.arms, key=lambda arm: not arm.is_finetuned)
+        return list(dict.fromkeys(arm for arm in [*leading, *others] if arm is not None))[:4]
 
     @property
     def scattered(self) -> list[Arm]:

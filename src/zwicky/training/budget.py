@@ -116,7 +116,7 @@ def budget_text(settings: Mapping[str, Any]) -> str:
     """Say how many steps the budget of a resolved configuration (`config.yaml`) bought; "" without one."""
     if not settings.get("budget_minutes"):
         return ""
-    bought = {name: steps for name, steps in flat(dict(settings)).items() if name.endswith(".max_steps")}
+    bought = {name: steps for name, steps in flat(dict(settings)).items() if name.endswith(".max_steps") and steps}
     text = ", ".join(f"{name.removesuffix('.max_steps')} {steps}" for name, steps in bought.items())
     return f"steps within {settings['budget_minutes']:g} min: {text}"
 

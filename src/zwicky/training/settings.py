@@ -14,6 +14,7 @@ from zwicky.recipes import merge
 
 LEAST_CROP = 32  # pixels; a smaller part of the image is not worth free rotation
 FIELD = 12.0  # arcsec: galaxy-scale rings have radii below 3"
+RADII = 24  # of the polar network, as of the weights `zwicky-rings`
 FEW = 20  # fewer labels than this cannot be both learned from and tested on
 
 
@@ -29,6 +30,7 @@ class Facts:
     learn: int = 0  # number of labels to learn from; 0 is all that are not tested
     minutes: float = math.inf  # time budget, infinite without one
     given: int = 0  # number of labels to learn from in the data's own split; 0 without one
+    own_network: bool = False  # whether the user gave a network, for which no weights ship
 
     @classmethod
     def of(
@@ -57,14 +59,16 @@ def choose(facts: Facts) -> list[Choice]:
     batch = 64 if facts.objects < 100_000 else 128
     pretrain_steps = round(min(max(10 * facts.objects / batch, 300), 20_000))
     fit_steps = 200 if learn <= 50 else max(400, min(5 * learn // 64, 4000))
-    radii = max(8, min(24, crop // 2 // 4 * 4))
+    radii = max(8, min(RADII, crop // 2 // 4 * 4))
     counts = [facts.learn] if learn < 4 * FEW else [learn // 4, facts.learn]
-    views, train = ("label_views", "methods.simmim.views"), "methods.simmim.train"
+    views, train = ["label_views", "methods.simmim.views"], "methods.simmim.train"
+    if has_weights := radii == RADII and not facts.own_network:
+        views.append("methods.rings.views")
     fits = [f"{fit}.train.{limit}_steps" for fit in ("finetune", "scratch") for limit in ("min", "max")]
     rows: list[tuple[str, Any, str, Sequence[str]]] = [
         ("crop", crop, window, [f"{v}.crop" for v in views]),
         ("shift", max(1.0, crop / 100), "1 % of the crop, at least a pixel", [f"{v}.shift" for v in views]),
-        ("radii", radii, "one a pixel, at most 24", ["backbones.polar.options.radii"]),
+        ("radii", radii, f"one a pixel, at most {RADII}", ["backbones.polar.options.radii"]),
         ("pretraining batch", batch, "64 images, 128 from 100,000 objects on", [f"{train}.batch_size"]),
         (
             "pretraining steps",
@@ -79,6 +83,9 @@ def choose(facts: Facts) -> list[Choice]:
         ("label draws", 1 if facts.minutes < 30 else 3, "1 below 30 minutes, else 3", ["draws"]),
         ("labels", counts, f"{learn} to learn from, and a quarter of them if that is {FEW} or more", ["labels"]),
     ]
+    if has_weights:
+        reason = "measures lenses, and is fine-tuned beside the network pretrained here"
+        rows.insert(3, ("weights", "zwicky-rings", reason, ["methods.rings.weights"]))
     return [Choice(*row) for row in rows]
 
 
