@@ -138,6 +138,8 @@ def error_of(capsys, monkeypatch):
         (finetune("--views.rotation=spin"), "rotation"),
         (finetune("--config=nothing.yaml"), "nothing.yaml"),
         (finetune(first="demo"), "zwicky benchmark"),
+        (finetune(first="zwicky-ring"), "did you mean zwicky-rings?"),
+        (finetune("--size=smoke"), "is a run, and sizes are of recipes"),
         (finetune(first="mine.yaml"), "mine.yaml"),
         (benchmark(first="dino"), "zwicky pretrain"),
         (benchmark(store="one_class"), "class"),

@@ -461,6 +461,9 @@ def test_grey_and_colour_pictures(folder, read):
     luminance = np.asarray(PIL.Image.fromarray(colour).convert("L")).astype(int)
     assert abs(read(bands=("gray",)).cutouts.images[1][0] - luminance).max() <= 1
     assert read(source="mixed").cutouts.bands == ("gray",)  # whatever the order of a set
+    assert read(bands=("i", "r", "g")).cutouts.bands == ("i", "r", "g")
+    with pytest.raises(UserError, match=r"g, r, i run from blue to red; name .* in their order, as i, r, g"):
+        read(bands=("g", "r", "i"))  # as of a network that has seen no pictures
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 9, 12])

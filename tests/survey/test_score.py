@@ -149,6 +149,12 @@ def test_tasks_that_start_together(store, make_run, tmp_path, monkeypatch):
     assert task(1, tmp_path / "other")["left"] == 0
 
 
+def test_a_run_without_a_head_scores_nothing(store, make_run, tmp_path):
+    with pytest.raises(UserError, match="has no head yet: fine-tune it, or take its features by --features true"):
+        score([make_run(head=None)], store, tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
 def test_other_settings_are_refused(store, make_run, tmp_path):
     run, out = make_run(), tmp_path / "scores"
     score([run], store, out, ScoreConfig(**SMALL), workers=1, quiet=True)

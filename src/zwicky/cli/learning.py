@@ -83,12 +83,19 @@ def finetune(args: Namespace) -> None:
     from zwicky.training.finetune import finetune
 
     config, start = settings_of(FinetuneConfig, args), None if is_recipe(args.run) else args.run
+    if start is not None and not start.exists():
+        recipes.read(str(start))  # says what is there
+    if start is not None and args.size is not None:
+        raise UserError(f"--size {args.size}: {start} is a run, and sizes are of recipes; set --fit.train.max_steps")
     data, split = _open(args, config, [args.out, start])
     labels = data.labels
     if args.grades is not None:
         from zwicky.grading.labels import learn_from_grades
 
         labels, split = learn_from_grades(args.grades, data.cutouts, labels, split)
+        learned = sum(split.roles.get(name) == "train" for name in labels.soft)
+        if rank() == 0:
+            print(f"{learned} of {len(labels.soft)} graded objects may be learned from; others are tested or random")
     fit = partial(
         finetune, config, start, data.cutouts, labels, split, from_scratch=args.from_scratch, quiet=rank() > 0
     )
@@ -191,7 +198,10 @@ def export(args: Namespace) -> None:
     """Export a network to timm or ONNX."""
     from zwicky.training.export import export
 
-    print("written:", *export(args.run, args.out, args.format))
+    files = export(args.run, args.out, args.format)
+    print("written:", *files)
+    if args.format == "safetensors" and args.out / "config.json" not in files:
+        print("timm has no such network: zwicky alone reads these files; other programs read --format onnx")
 
 
 @command(

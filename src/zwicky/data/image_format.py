@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from zwicky.data.bands import unnamed_bands
+from zwicky.data.bands import unnamed_bands, wavelength_rank
 from zwicky.data.readers import GRAY, RGB, Record
 from zwicky.errors import UserError, check_limits
 
@@ -209,6 +209,10 @@ def choose_format(formats: Counter[ImageFormat], config: IngestConfig) -> StoreF
         bands = max(names) or unnamed_bands(number)
     if given and len(given) != number:
         raise UserError(f"{len(given)} band names given ({', '.join(given)}) but the images have {number}; name each")
+    ranks = [rank for band in given if (rank := wavelength_rank(band)) is not None]
+    if bands == RGB and ranks == sorted(ranks) and len(ranks) == 3:
+        problem = f"the images are pictures in red, green and blue, and {', '.join(given)} run from blue to red"
+        raise UserError(f"{problem}; name the bands of the pictures in their order, as {', '.join(reversed(given))}")
     if number > MAX_BANDS and is_named:
         raise UserError(f"the images have {number} bands in all ({', '.join(source[:4])}, …); choose some by --bands")
     promote = promote or any(f.shape[1] < size[0] or f.shape[2] < size[1] for f in formats)

@@ -89,6 +89,8 @@ def score(
         for run in (run for run, share in zip(runs, ensemble.shares, strict=True) if np.isnan(share)):
             advice = "so its classes are taken as equally frequent in it; fine-tune again to record them"
             warnings.warn(f"{run} does not record how many labels of each class it learned, {advice}")
+    if not (ensemble.columns or config.features or training):
+        raise UserError(f"{runs[0]} has no head yet: fine-tune it, or take its features by --features true")
     survey = SurveyData.open(data, ensemble.networks[0], config.part_size)
     features = None
     if training is not None and not (out / TRAINING).exists():
