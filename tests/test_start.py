@@ -1,5 +1,6 @@
 """`zwicky start`: a page and a ranking from a folder; a map without labels; it goes on after a kill."""
 
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -101,6 +102,8 @@ def test_a_map_where_nothing_can_be_tested(tmp_path, monkeypatch, labelled):
     assert yaml.safe_load((out / "run" / "config.yaml").read_text())["views"]["crop"] == 16
     page = (out / "report.html").read_text()
     assert "cannot be said" in page
+    oddest = re.findall('alt="(.*), : ', page.partition('id="oddities"')[2].partition("</section>")[0])
+    assert oddest == table.nlargest(24, "oddity")["id"].tolist()
     assert ("lens 4" in page) == bool(labelled)
     assert (out / "ranked.csv").exists() == bool(labelled)
     if labelled:

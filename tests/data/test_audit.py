@@ -241,6 +241,8 @@ def test_category_scores_are_out_of_fold():
     scores = category_scores(np.arange(200), positive)
     assert abs(roc_auc_score(positive, scores) - 0.5) < 0.1
     assert roc_auc_score(positive, category_scores(np.where(positive, "a", "b"), positive)) == 1
+    twins = category_scores(np.arange(200) // 4 * 2 + positive, positive)
+    assert set(abs(twins - 0.5)) == {0, 0.25}  # what is seen once is half believed
     noise = category_scores(rng.integers(0, 4, 200), positive)
     assert abs(roc_auc_score(positive, noise) - 0.5) < 0.15
 

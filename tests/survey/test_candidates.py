@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zwicky.survey.candidates import Selection, random_keys
+from zwicky.survey.parts import display_names
 
 
 def made(count, seed=0):
@@ -69,3 +70,11 @@ def test_keys_depend_on_name_and_seed_alone():
     assert keys[0] == keys[2] != keys[1]
     assert (random_keys(names, 2) != keys).all()
     assert random_keys(names[1:2], 1)[0] == keys[1]
+    table, images = made(60)
+    in_files = table.assign(id="same", file=table["id"])[::-1].reset_index(drop=True)
+    chosen = []
+    for one in (table, in_files):
+        selection = Selection(5, 20, 7)
+        selection.add(one, images, len(chosen), 0)
+        chosen.append(display_names(selection.rows).tolist())
+    assert chosen[0] == chosen[1]

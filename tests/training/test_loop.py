@@ -91,6 +91,16 @@ def test_a_budget_of_compute_sets_the_steps_and_changes_nothing_else(trial, name
     assert half.steps == 2
 
 
+def test_metrics_are_judged_after_a_fifth_of_the_steps(trial, monkeypatch):
+    judged = []
+    monkeypatch.setattr(Supervised, "diagnose", lambda _, row: judged.append(row["step"]) or f"stuck: {row['step']}")
+    with pytest.warns(UserWarning, match="^trial: stuck: 5$") as given:
+        _, result = trial("run", name="supervised", max_steps=24)
+    assert judged == list(range(5, 25))
+    assert result.warnings == ["stuck: 5"]
+    assert len(given) == 1
+
+
 def test_mistakes_are_one_line(trial, tmp_path):
     with pytest.raises(UserError, match="not finite at step"):
         trial("infinite", name="supervised", lr=1e30, clip=0.0, warmup=0.0)
