@@ -277,7 +277,9 @@ def test_columns_that_may_hold_labels_are_named(folder, read, name, classes):
     lines = [f"file,{name},z", *(f"img{n:03d}.npy,{classes[n % len(classes)]},0.{n}5" for n in range(6))]
     write(folder / "c.csv", "\n".join(lines))
     assert f"no column is known to hold labels; if one of {name} does: --label_column" in read().report.text()
-    assert read(label_column=name).report.classes == dict.fromkeys(classes, 6 // len(classes))
+    report = read(label_column=name).report
+    assert report.classes == dict.fromkeys(classes, 6 // len(classes))
+    assert ("labels such as 0.5 are numbers" in report.text()) == ("0.5" in classes)
 
 
 # ---------------------------------------------------------------------------------------------------- files of many

@@ -1,6 +1,7 @@
 """What an ingest took for bands, labels, positions and splits, what looks wrong, and the options that change it."""
 
 import os
+import re
 from collections import Counter, defaultdict
 
 import pandas as pd
@@ -49,6 +50,9 @@ def add_warnings(data: Source, objects: pd.DataFrame, store: StoreFormat, descri
         to_colour = ("grey pictures repeated into R, G, B", "[gray]")
         change, option = to_colour if len(store.bands) == 3 else ("colour pictures turned into grey", "[R, G, B]")
         data.warnings.append(f"{grays} {change} (--bands '{option}' does the reverse)")
+    if fractions := [name for name in labels.classes if re.fullmatch(r"-?\d*\.\d*[1-9]\d*", name)]:
+        advice = "to learn them as numbers leave --label_column out, and train with --targets"
+        data.warnings.append(f"labels such as {fractions[0]} are numbers, taken for classes; {advice}")
     for split in description.splits:
         role = ids.map(split.roles)
         if shared := set(objects["pixel_hash"][role == "test"]) & set(objects["pixel_hash"][role == "train"]):
