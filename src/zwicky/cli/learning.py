@@ -95,7 +95,8 @@ def finetune(args: Namespace) -> None:
         labels, split = learn_from_grades(args.grades, data.cutouts, labels, split)
         learned = sum(split.roles.get(name) == "train" for name in labels.soft)
         if rank() == 0:
-            print(f"{learned} of {len(labels.soft)} graded objects may be learned from; others are tested or random")
+            left_out = "the others are tested or of the random stratum"
+            print(f"{learned} of {len(labels.soft)} graded objects are in the training set; {left_out}")
     fit = partial(
         finetune, config, start, data.cutouts, labels, split, from_scratch=args.from_scratch, quiet=rank() > 0
     )
