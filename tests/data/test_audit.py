@@ -88,7 +88,7 @@ def test_only_jointly_visible_shortcuts_are_found_by_boosting():
 def test_classes_of_one_origin_and_telling_columns_are_warned_of_but_truth_is_not():
     origin = ["sw" if row % 2 == 0 or row % 6 == 1 else "gallery" for row in range(COUNT)]
     theta = np.where(np.arange(COUNT) % 2, 1.0, 0.0) + np.linspace(0, 0.1, COUNT)
-    columns = {"origin": origin, "theta_E": theta, "expert_grade": theta * 2, "seeing": theta * 3}
+    columns = {"origin": origin, "theta_E": theta, "expert_grade": theta * 2, "seeing": -theta}
     columns["simulated"] = [row % 2 == 1 for row in range(COUNT)]
     columns["name"] = [f"o{row}" for row in range(COUNT)]
     cutouts = make_cutouts(sky(), ("g", "r"), **columns)
@@ -198,6 +198,7 @@ def test_auc_is_scikit_learns_and_its_interval_delongs():
     assert separation(positive, -score, directed=True)["auc"] == pytest.approx(1 - result["auc"])
     assert separation(positive, np.ones(400)) is None
     assert separation(positive[:4], np.array([1, np.nan, np.nan, 3.0])) is None
+    assert separation(np.arange(4) % 3 == 0, np.arange(4.0)) == {"auc": 0.5, "low": 0, "high": 1}
     above = (score[positive, None] > score[~positive]) + 0.5 * (score[positive, None] == score[~positive])
     placements = above.mean(1), above.mean(0)  # DeLong's, of either class
     error = sum(values.var(ddof=1) / len(values) for values in placements) ** 0.5
@@ -241,6 +242,8 @@ def test_category_scores_are_out_of_fold():
     scores = category_scores(np.arange(200), positive)
     assert abs(roc_auc_score(positive, scores) - 0.5) < 0.1
     assert roc_auc_score(positive, category_scores(np.where(positive, "a", "b"), positive)) == 1
+    few = (category_scores(np.arange(20), np.arange(20) < count) for count in (4, 5))
+    assert [scores is None for scores in few] == [True, False]
     twins = category_scores(np.arange(200) // 4 * 2 + positive, positive)
     assert set(abs(twins - 0.5)) == {0, 0.25}  # what is seen once is half believed
     noise = category_scores(rng.integers(0, 4, 200), positive)

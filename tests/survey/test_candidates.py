@@ -9,7 +9,8 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zwicky.survey.candidates import Selection, random_keys
+from zwicky.data.store import open_store
+from zwicky.survey.candidates import Selection, random_keys, write_candidates
 from zwicky.survey.parts import display_names
 
 
@@ -64,7 +65,7 @@ def test_top_are_the_best_and_the_rest_is_uniform():
     assert abs(chi2 - below.sum()) < 4 * np.sqrt(2 * below.sum())
 
 
-def test_keys_depend_on_name_and_seed_alone():
+def test_keys_depend_on_name_and_seed_alone(tmp_path):
     names = pd.Series(["a", "b", "a"])
     keys = random_keys(names, 1)
     assert keys[0] == keys[2] != keys[1]
@@ -78,3 +79,5 @@ def test_keys_depend_on_name_and_seed_alone():
         selection.add(one, images, len(chosen), 0)
         chosen.append(display_names(selection.rows).tolist())
     assert chosen[0] == chosen[1]
+    write_candidates(tmp_path, tmp_path / "store", selection, 60, ("g",))
+    assert open_store(tmp_path / "store").ids.tolist() == chosen[0]  # equal ids give way to files

@@ -94,11 +94,24 @@ def test_a_budget_of_compute_sets_the_steps_and_changes_nothing_else(trial, name
 def test_metrics_are_judged_after_a_fifth_of_the_steps(trial, monkeypatch):
     judged = []
     monkeypatch.setattr(Supervised, "diagnose", lambda _, row: judged.append(row["step"]) or f"stuck: {row['step']}")
-    with pytest.warns(UserWarning, match="^trial: stuck: 5$") as given:
+    with pytest.warns(UserWarning, match="^trial: stuck: 5$"):
         _, result = trial("run", name="supervised", max_steps=24)
     assert judged == list(range(5, 25))
     assert result.warnings == ["stuck: 5"]
-    assert len(given) == 1
+
+
+def test_each_step_trains_with_its_own_noise_and_rate(trial):
+    def after_step(method):
+        steps.append((method.training, float(torch.rand(()))))
+
+    steps, options = [], {"warmup": 0.0, "min_lr": 0.0, "evaluate": lambda method: {"training": method.eval().training}}
+    _, result = trial("run", name="supervised", after_step=after_step, **options)
+    training, noise = zip(*steps, strict=True)
+    assert all(training)
+    assert len(set(noise)) == 9
+    rates = [1e-2 * 16 / 256 * (1 + math.cos(math.pi * k / 9)) / 2 for k in range(9)]
+    assert [row["lr"] for row in result.rows] == pytest.approx(rates)
+    assert [row["epoch"] for row in result.rows] == pytest.approx([row["images"] / 48 for row in result.rows])
 
 
 def test_mistakes_are_one_line(trial, tmp_path):
